@@ -1,0 +1,76 @@
+"""Sizes and addresses as QEMU's users write them: powers of 1024, decimal, hexadecimal or with a suffix."""
+
+from __future__ import annotations
+
+import re
+
+from emu.errors import UsageError
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+PAGE = 4096
+CACHE_LINE = 64
+U64_MAX = (1 << 64) - 1
+
+_SUFFIXES = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40, "P": 1 << 50, "E": 1 << 60}
+_SIZE = re.compile(r"(?P<number>0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?)(?P<suffix>[BKMGTPE]?)(?:I?B)?", re.IGNORECASE)
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
+_LONGEST = 64
+
+
+def parse_size(text: str, *, what: str = "size") -> int:
+    """Bytes named by ``text`` (``64M``, ``1.5G``, ``0x1000``, ``4096``); UsageError names ``what`` when it is none.
+
+    Like QEMU's size properties a bare number is bytes and suffixes are powers of 1024. A fraction must come to whole bytes.
+    """
+    match = _SIZE.fullmatch(text) if len(text) <= _LONGEST else None
+    if match is None:
+        raise UsageError(f"{what}: '{text[:_LONGEST]}' is not a size", "write bytes or a number with K, M, G or T, such as 64M")
+    number, suffix = match["number"], match["suffix"].upper()
+    unit = _SUFFIXES[suffix]
+    if number[:2].lower() == "0x":
+        value = int(number, 16) * unit
+    elif "." in number:
+        whole, fraction = number.split(".")
+        scaled, rest = divmod(int(fraction) * unit, 10 ** len(fraction))
+        if rest:
+            raise UsageError(f"{what}: '{text}' is not a whole number of bytes", "write it with a smaller unit")
+        value = int(whole) * unit + scaled
+    else:
+        value = int(number) * unit
+    if value > U64_MAX:
+        raise UsageError(f"{what}: '{text}' does not fit in 64 bits", "give a smaller size")
+    return value
+
+
+def parse_number(text: str, *, what: str, low: int = 0, high: int = U64_MAX) -> int:
+    """The decimal or 0x number ``text``, checked against the closed range ``low``..``high``."""
+    negative = text.startswith("-")
+    digits = text[1:] if negative else text
+    if len(text) > _LONGEST or not _NUMBER.fullmatch(digits):
+        raise UsageError(f"{what}: '{text[:_LONGEST]}' is not a number", "write it in decimal or as 0x hexadecimal")
+    value = int(digits, 16) if digits[:2].lower() == "0x" else int(digits)
+    if negative:
+        value = -value
+    if not low <= value <= high:
+        raise UsageError(f"{what}: {text} is out of range", f"give a number from {low} to {high}")
+    return value
+
+
+def human_size(size: int) -> str:
+    """``size`` in the largest unit that divides it: 67108864 -> '64 MiB', 1000 -> '1000 B'."""
+    for unit, name in ((1 << 40, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size >= unit and size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size} B"
+
+
+def align_up(value: int, alignment: int) -> int:
+    """The smallest multiple of ``alignment`` that is at least ``value``."""
+    return -(-value // alignment) * alignment
+
+
+def align_down(value: int, alignment: int) -> int:
+    """The largest multiple of ``alignment`` that is at most ``value``."""
+    return value // alignment * alignment
