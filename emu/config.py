@@ -1,7 +1,7 @@
 """Frozen descriptions of a machine: what is asked for, before any file is opened. JSON both ways.
 
-The words and defaults are QEMU's (``-object memory-backend-file``, ``-device nvdimm``, ``-machine``, ``-m``); ``sync`` is
-the option of the patch thread that gave QEMU's file backend its MAP_SYNC mapping.
+The words and defaults are QEMU's (``-object memory-backend-file``, ``-device nvdimm``, ``-machine``, ``-m``); ``sync``
+is the option of the patch thread that gave QEMU's file backend its MAP_SYNC mapping.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PersistenceDomain(enum.StrEnum):
 
 
 class Clock(enum.StrEnum):
-    """``virtual`` time follows the instructions executed (deterministic); ``real`` follows the host's monotonic clock."""
+    """``virtual`` time follows the instructions executed (deterministic), ``real`` the host's monotonic clock."""
 
     VIRTUAL = "virtual"
     REAL = "real"
@@ -145,7 +145,7 @@ def from_json(kind: type[T], text: str) -> T:
         raw = json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise UsageError(f"machine description is not JSON: {exc}") from None
-    return typing.cast(T, _decode(kind, raw, kind.__name__))
+    return typing.cast("T", _decode(kind, raw, kind.__name__))
 
 
 def _decode(kind: Any, raw: Any, where: str) -> Any:
@@ -159,7 +159,7 @@ def _decode(kind: Any, raw: Any, where: str) -> Any:
             raise UsageError(f"machine description: {where} has unknown keys: {', '.join(sorted(unknown))}")
         values = {name: _decode(hints[name], value, f"{where}.{name}") for name, value in raw.items()}
         try:
-            return typing.cast(Any, kind)(**values)
+            return typing.cast("Any", kind)(**values)
         except TypeError as exc:
             raise UsageError(f"machine description: {where}: {exc}") from None
     if origin in (typing.Union, types.UnionType):
@@ -170,7 +170,8 @@ def _decode(kind: Any, raw: Any, where: str) -> Any:
         if not isinstance(raw, list) or (arguments[-1] is not Ellipsis and len(raw) != len(arguments)):
             raise UsageError(f"machine description: {where} is not a list of the right length")
         kinds = [arguments[0]] * len(raw) if arguments[-1] is Ellipsis else list(arguments)
-        return tuple(_decode(item, value, f"{where}[{n}]") for n, (item, value) in enumerate(zip(kinds, raw, strict=True)))
+        pairs = enumerate(zip(kinds, raw, strict=True))
+        return tuple(_decode(item, value, f"{where}[{n}]") for n, (item, value) in pairs)
     if isinstance(kind, type) and issubclass(kind, enum.StrEnum):
         try:
             return kind(raw)

@@ -94,7 +94,7 @@ class Fields:
             or any(type(item) is not int or not low <= item <= high for item in value)
         ):
             raise self._wrong(name, f"is not a list of {count} numbers from {low} to {high}")
-        return tuple(value)
+        return tuple(int(item) for item in value)
 
     def finish(self) -> None:
         """Raise StateError when any field was not taken."""

@@ -22,11 +22,13 @@ _LONGEST = 64
 def parse_size(text: str, *, what: str = "size") -> int:
     """Bytes named by ``text`` (``64M``, ``1.5G``, ``0x1000``, ``4096``); UsageError names ``what`` when it is none.
 
-    Like QEMU's size properties a bare number is bytes and suffixes are powers of 1024. A fraction must come to whole bytes.
+    Like QEMU's size properties a bare number is bytes and suffixes are powers of 1024; a fraction must come to whole
+    bytes.
     """
     match = _SIZE.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
-        raise UsageError(f"{what}: '{text[:_LONGEST]}' is not a size", "write bytes or a number with K, M, G or T, such as 64M")
+        remedy = "write bytes or a number with K, M, G or T, such as 64M"
+        raise UsageError(f"{what}: '{text[:_LONGEST]}' is not a size", remedy)
     number, suffix = match["number"], match["suffix"].upper()
     unit = _SUFFIXES[suffix]
     if number[:2].lower() == "0x":
