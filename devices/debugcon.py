@@ -1,0 +1,36 @@
+"""The debug console of Bochs and QEMU: one port, by custom 0xE9. A byte written comes out; a read tells it is there."""
+
+from __future__ import annotations
+
+from devices.contract import Sink
+from emu.state import Fields, SavedState
+
+PORT = 0xE9
+READBACK = 0xE9
+
+
+class DebugConsole:
+    """Every byte written goes to ``sink`` at once; a read gives 0xE9, which is how guests find the console."""
+
+    width = 1
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def read(self, offset: int, size: int) -> int:
+        return READBACK
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._sink(bytes((value & 0xFF,)))
+
+    def reset(self) -> None:
+        """Nothing: the console has no registers."""
+
+    def save(self) -> SavedState:
+        return SavedState("debugcon", 1, {})
+
+    def restore(self, state: SavedState) -> None:
+        Fields(state, kind="debugcon", version=1).finish()
+
+    def inspect(self) -> dict[str, object]:
+        return {"readback": READBACK}
