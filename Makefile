@@ -2,15 +2,69 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-NATIVE := kernel hooks trace
+READY := $(VENV)/.ready
+JOBS ?= auto
 
-.PHONY: native
-native: $(NATIVE:%=emu/host/_%.abi3.so)
+.PHONY: help setup demo demo-migrate test examine lint bench guests native docs clean
+
+help:
+	@echo "make demo          set up .venv and watch a guest's bytes survive a reboot and a kill -9"
+	@echo "make test          every test that a plain machine can run"
+	@echo "make examine       let QEMU, iasl, Linux, ndctl, gdb and qemu.qmp judge us (apt packages: see .ci/run)"
+	@echo "make bench         speed and memory, as ratios against peers in the same run"
+	@echo "make lint          ruff, mypy --strict, import-linter, generated files"
+	@echo "make demo-migrate  a counting guest moves from one emu to another"
+	@echo "make guests        rebuild the bundled guest images (gcc, ld)"
+
+setup: $(READY)
+
+$(READY): pyproject.toml $(wildcard emu/host/_*.c)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("emu needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip' || { echo "the venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; os.path.exists(sysconfig.get_path("include") + "/Python.h") or sys.exit("Python.h is missing; on Debian: apt-get install python3-dev")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+demo: $(READY)
+	@$(VENV)/bin/emu demo persistence
+
+demo-migrate: $(READY)
+	@$(VENV)/bin/emu demo migrate
+
+test: $(READY)
+	$(PY) -m pytest -n $(JOBS) tests/unit tests/integration
+
+$(VENV)/.examine: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check '.[examine,lint]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+examine: $(VENV)/.examine
+	$(PY) -m pytest -n $(JOBS) tests/oracle
+
+lint: $(VENV)/.examine
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(READY)
+	$(PY) -m tests.bench
+
+guests:
+	$(MAKE) -C guest
 
 # The C that cffi generates is committed, so that installing needs no generator.
+NATIVE := kernel hooks trace
+native: $(NATIVE:%=emu/host/_%.abi3.so)
+
 emu/host/_%.c: emu/host/_%.cdef.txt emu/host/_%.csrc.c
 	$(PY) -m cffi.gen_src read-sources emu.host._$* $^ $@
 
 emu/host/_%.abi3.so: emu/host/_%.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \
 	  -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') -o $@ $<
+
+clean:
+	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,12 +30,13 @@ class ExitRequest:
     """A wish of the guest to end the machine.
 
     ``reason`` is one of the words of ``emu.machine``'s exit reasons, ``status`` the exit status of ``emu run``
-    (0 to 255), ``code`` what the guest itself said: the value written to an exit port, else 0.
+    (0 to 255), ``code`` what the guest itself said (the value written to an exit port), ``detail`` words for a person.
     """
 
     reason: str
     status: int
-    code: int = 0
+    code: int | None = None
+    detail: str = ""
 
 
 End = Callable[[ExitRequest], None]
