@@ -1,0 +1,48 @@
+"""What is left of a PC's keyboard controller without a keyboard: port 0x64 resets the machine when 0xFE is written.
+
+Status reads 0: nothing to read, ready for a command. Guests that wait for the controller before they open the A20 gate
+or pulse the reset line therefore do not hang. Other commands and data are dropped; A20 is always open.
+"""
+
+from __future__ import annotations
+
+from devices.contract import Reset, Window
+from emu.state import Fields, SavedState
+
+DATA, COMMAND = 0x60, 0x64
+PULSE_RESET = 0xFE
+
+
+class KeyboardReset:
+    """Windows for the data port 0x60 and the command and status port 0x64."""
+
+    def __init__(self, reset: Reset) -> None:
+        self._reset_machine = reset
+        self.windows = (
+            Window(DATA, 1, 1, _nothing, _dropped),
+            Window(COMMAND, 1, 1, _nothing, self._command),
+        )
+
+    def _command(self, offset: int, size: int, value: int) -> None:
+        if value == PULSE_RESET:
+            self._reset_machine()
+
+    def reset(self) -> None:
+        """Nothing: there are no registers."""
+
+    def save(self) -> SavedState:
+        return SavedState("kbdreset", 1, {})
+
+    def restore(self, state: SavedState) -> None:
+        Fields(state, kind="kbdreset", version=1).finish()
+
+    def inspect(self) -> dict[str, object]:
+        return {}
+
+
+def _nothing(offset: int, size: int) -> int:
+    return 0
+
+
+def _dropped(offset: int, size: int, value: int) -> None:
+    """A byte for a keyboard that is not there."""
