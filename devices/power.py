@@ -184,7 +184,7 @@ class Power:
         control = take_bits(take, "pm1_control", _CONTROL_BITS)
         gpe = take.octets("gpe0", exactly=GPE0_LENGTH)
         reset_control = take_bits(take, "reset_control", _RESET_STORED)
-        flip = take.integer("timer_flip")
+        flip = take.integer("timer_flip", high=1 << 51)
         take.finish()
         self._status, self._enable, self._control = status, enable, control | SCI_EN
         self._gpe = bytearray(gpe)
