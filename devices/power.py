@@ -11,13 +11,10 @@ which says that there is no legacy mode to leave, and SCI_EN reads 1 always (ACP
 from __future__ import annotations
 
 from devices.contract import End, ExitRequest, Line, Now, Output, Reset, Window, take_bits
+from emu.acpi.hardware import GPE0, GPE0_LENGTH, PM1_CONTROL, PM1_EVENT, PM_TIMER, RESET, S5_TYPE
 from emu.state import Fields, SavedState
 
-PM1_EVENT, PM1_CONTROL, PM_TIMER, GPE0, PCI_CONFIG, RESET = 0x600, 0x604, 0x608, 0x620, 0xCF8, 0xCF9
-GPE0_LENGTH = 16
-SCI_IRQ = 9
-S5_TYPE = 0
-RESET_VALUE = 0x06
+PCI_CONFIG = 0xCF8
 
 TIMER_HZ = 3_579_545
 TIMER_BITS = 24

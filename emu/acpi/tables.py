@@ -1,0 +1,104 @@
+"""Builds all tables and places them in the BIOS area, where guests find them by scanning for the RSDP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emu.acpi import fadt, root
+from emu.acpi.dsdt import dsdt
+from emu.acpi.hardware import TABLES_END, TABLES_START
+from emu.acpi.madt import madt
+from emu.acpi.srat import MemoryAffinity, srat
+from emu.errors import UsageError
+from emu.units import PAGE, align_up
+
+_ALIGNMENT = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablesSpec:
+    """What the tables describe.
+
+    ``memory`` gives the SRAT, none when it is empty. ``nvdimm_ssdt`` makes the SSDT of the NVDIMM devices for the
+    address of the page through which their _DSM talks to the machine; with it come that page and the hot-plug event.
+    ``nfit`` is the finished NFIT, if there is one.
+    """
+
+    memory: tuple[MemoryAffinity, ...] = ()
+    nvdimm_ssdt: Callable[[int], bytes] | None = None
+    nfit: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One table: its signature (``RSDP`` for the root pointer), guest physical address and bytes."""
+
+    name: str
+    address: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """All tables in the order of their addresses. ``dsm_page`` is the address of the 4 KiB page for _DSM, if any."""
+
+    placed: tuple[Placed, ...]
+    rsdp: int
+    dsm_page: int | None
+
+    def get(self, name: str) -> bytes | None:
+        """The bytes of the table ``name``, None when there is no such table."""
+        return next((item.data for item in self.placed if item.name == name), None)
+
+    @property
+    def segments(self) -> tuple[tuple[int, bytes], ...]:
+        """What belongs into guest memory: (guest physical address, bytes), the zeroed _DSM page included."""
+        tables = tuple((item.address, item.data) for item in self.placed)
+        return tables if self.dsm_page is None else (*tables, (self.dsm_page, bytes(PAGE)))
+
+
+class _Area:
+    """Hands out the BIOS area from below; the last page goes to _DSM where there is one."""
+
+    def __init__(self, end: int) -> None:
+        self._next = TABLES_START
+        self._end = end
+        self.placed: list[Placed] = []
+
+    def reserve(self, size: int, alignment: int = _ALIGNMENT) -> int:
+        address = align_up(self._next, alignment)
+        self._next = address + size
+        if self._next > self._end:
+            raise UsageError(
+                f"the ACPI tables need more than the {self._end - TABLES_START} bytes of the BIOS area",
+                "ask for fewer memory slots or NVDIMMs: each slot takes about 400 bytes, each NVDIMM in one 184 more",
+            )
+        return address
+
+    def put(self, name: str, data: bytes, alignment: int = _ALIGNMENT) -> int:
+        address = self.reserve(len(data), alignment)
+        self.placed.append(Placed(name, address, data))
+        return address
+
+
+def build(spec: TablesSpec) -> Tables:
+    """All tables for ``spec``; UsageError when they do not fit in 0xE0000 to 0xFFFFF."""
+    dsm_page = TABLES_END - PAGE if spec.nvdimm_ssdt is not None else None
+    area = _Area(TABLES_END if dsm_page is None else dsm_page)
+    rsdp_at = area.reserve(root.RSDP_SIZE)
+    facs_at = area.put("FACS", fadt.facs(), fadt.FACS_ALIGNMENT)
+    dsdt_at = area.put("DSDT", dsdt(nvdimm_hotplug=dsm_page is not None))
+
+    listed = [area.put("FACP", fadt.fadt(facs=facs_at, dsdt=dsdt_at)), area.put("APIC", madt())]
+    if spec.memory:
+        listed.append(area.put("SRAT", srat(spec.memory)))
+    if spec.nvdimm_ssdt is not None and dsm_page is not None:
+        listed.append(area.put("SSDT", spec.nvdimm_ssdt(dsm_page)))
+    if spec.nfit is not None:
+        listed.append(area.put("NFIT", spec.nfit))
+
+    rsdt_at = area.put("RSDT", root.rsdt(listed))
+    xsdt_at = area.put("XSDT", root.xsdt(listed))
+    rsdp = Placed("RSDP", rsdp_at, root.rsdp(rsdt=rsdt_at, xsdt=xsdt_at))
+    return Tables((rsdp, *area.placed), rsdp_at, dsm_page)
