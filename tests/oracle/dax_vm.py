@@ -1,6 +1,6 @@
 """A Linux with real DAX: Debian's kernel in QEMU's software emulation, the host's root file system over 9p.
 
-No KVM, no root file system image, nothing installed: the kernel package is unpacked into a cache directory. Inside there are
+No KVM, no root file system image, nothing installed: the kernel package is unpacked into a cache directory. Inside are
 
     /mnt/ext4      ext4 mounted with -o dax on an fsdax namespace
     /mnt/xfs       xfs mounted with -o dax on an fsdax namespace
@@ -21,10 +21,11 @@ from pathlib import Path
 
 from requirements import missing, require
 
+# In load order: each needs the ones before it.
 _MODULES = (
-    "crc32c_generic libcrc32c libnvdimm nfit nd_btt nd_pmem dax_pmem device_dax crc16 mbcache jbd2 ext4 xfs virtio_ring "
-    "virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci netfs fscache 9pnet 9p 9pnet_virtio"
-).split()
+    "crc32c_generic libcrc32c libnvdimm nfit nd_btt nd_pmem dax_pmem device_dax crc16 mbcache jbd2 ext4 xfs "
+    "virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci netfs fscache 9pnet 9p 9pnet_virtio"
+)
 _MIB = 1 << 20
 # 512 MiB regions behind 2 MiB of labels: a multiple of the 16 MiB region alignment, without which DAX is refused.
 _SIZE = 514 * _MIB
@@ -71,9 +72,21 @@ region() {  # the region number of the NVDIMM in slot $1; Linux numbers regions 
     basename $(dirname $mapping) | tr -dc 0-9
   done
 }
+dimm() {  # the nmem name of the NVDIMM in slot $1
+  for dimm in /sys/bus/nd/devices/nmem*; do
+    [ $(($(cat $dimm/nfit/handle))) = $(($1 + 1)) ] && basename $dimm
+  done
+}
+labelled() {  # give the NVDIMM in slot $1 labels of version $2, as an administrator would
+  ndctl disable-region region$(region $1)
+  ndctl init-labels -f -V $2 $(dimm $1)
+  ndctl enable-region region$(region $1)
+}
 A=$(region 0) B=$(region 1) C=$(region 2)
-{ ndctl create-namespace -f -e namespace$A.0 -m fsdax -M mem
-  ndctl create-namespace -f -e namespace$B.0 -m fsdax -M mem
+{ labelled 0 1.1
+  labelled 1 1.2
+  ndctl create-namespace -r region$A -m fsdax -M mem -n first
+  ndctl create-namespace -r region$B -m fsdax -M mem -n second
   ndctl create-namespace -f -e namespace$C.0 -m devdax -M mem
   mkfs.ext4 -q -b 4096 /dev/pmem$A
   mkfs.xfs -q -m reflink=0 /dev/pmem$B
@@ -86,12 +99,13 @@ DAX=/dev/dax$C.0
 
 @dataclass(frozen=True)
 class Result:
-    """What the command printed (both streams), its exit status, and the kernel's console."""
+    """What the command printed (both streams), its exit status, the console; ``backings`` are the NVDIMM files."""
 
     output: str
     status: int
     console: str
     results: Path
+    backings: tuple[Path, ...]
 
 
 def _unpacked_kernel() -> tuple[Path, Path]:
@@ -122,11 +136,11 @@ def _initramfs(target: Path, modules: Path, work: Path) -> None:
     (root / "modules").mkdir()
     shutil.copy2(require("busybox", "busybox-static"), root / "bin" / "busybox")
     known = {path.stem: path for path in modules.rglob("*.ko")}
-    for name in _MODULES:
+    for name in _MODULES.split():
         if name in known:
             shutil.copy2(known[name], root / "modules" / f"{name}.ko")
     init = root / "init"
-    init.write_text(_INIT.format(modules=" ".join(_MODULES)))
+    init.write_text(_INIT.format(modules=_MODULES))
     init.chmod(0o755)
     names = "\n".join(str(path.relative_to(root)) for path in [root, *sorted(root.rglob("*"))])
     packed = subprocess.run(
@@ -178,4 +192,4 @@ def run(command: str, work: Path, *, labels: Path | None = None, setup: str = SE
         setup_log = results / "setup.log"
         detail = setup_log.read_text() if setup_log.exists() else ""
         raise AssertionError(f"the Linux guest did not finish:\n{ran.stdout[-4000:]}\n{ran.stderr[-2000:]}\n{detail}")
-    return Result(output.read_text(), int(status.read_text()), ran.stdout, results)
+    return Result(output.read_text(), int(status.read_text()), ran.stdout, results, tuple(backings))
