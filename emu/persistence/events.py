@@ -1,0 +1,102 @@
+"""What a CPU does to persistent memory: stores, cache-line flushes and fences, in program order.
+
+An event's number is its position in the trace. "Crash at N" means: power fails just before event N.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from emu.units import CACHE_LINE, PAGE
+
+UNIT = 8
+"""Bytes that persist together: an aligned 8-byte unit is the largest that x86 keeps whole across a power failure."""
+
+
+class FlushKind(enum.StrEnum):
+    CLFLUSH = "clflush"
+    CLFLUSHOPT = "clflushopt"
+    CLWB = "clwb"
+
+
+class FenceKind(enum.StrEnum):
+    SFENCE = "sfence"
+    MFENCE = "mfence"
+    LOCKED = "locked"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """``data`` written at guest-physical ``address`` by one instruction at ``pc``; ``nt`` bypasses the caches.
+
+    A REP string instruction is one store: the order of its parts is not architectural. ``locked`` marks the store of
+    a locked read-modify-write, whose ``Fence`` is the event before it.
+    """
+
+    address: int
+    data: bytes
+    nt: bool = False
+    locked: bool = False
+    pc: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """A flush of the cache line that holds ``address``."""
+
+    address: int
+    kind: FlushKind
+    pc: int = 0
+
+    @property
+    def line(self) -> int:
+        return self.address & -CACHE_LINE
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """SFENCE, MFENCE or the barrier of a locked instruction; ``failed`` marks a compare-and-swap that stored nothing."""
+
+    kind: FenceKind
+    failed: bool = False
+    pc: int = 0
+
+
+Event = Store | Flush | Fence
+
+
+def byte_mask(first: int, count: int) -> int:
+    """The 64-bit mask that covers ``count`` bytes of a unit from byte ``first`` (byte 0 is the lowest)."""
+    return ((1 << 8 * count) - 1) << 8 * first
+
+
+def split(address: int, data: bytes) -> Iterator[tuple[int, int, int]]:
+    """``(unit, mask, value)`` of each aligned 8-byte unit that ``data`` at ``address`` touches, lowest first."""
+    at, end = address, address + len(data)
+    while at < end:
+        unit = at & -UNIT
+        upto = min(end, unit + UNIT)
+        shift = 8 * (at - unit)
+        value = int.from_bytes(data[at - address : upto - address], "little") << shift
+        yield unit, byte_mask(at - unit, upto - at), value
+        at = upto
+
+
+def units_of(address: int, length: int) -> Iterator[tuple[int, int]]:
+    """``(unit, mask)`` of each unit that ``length`` bytes at ``address`` touch, lowest first."""
+    at, end = address, address + length
+    while at < end:
+        unit = at & -UNIT
+        upto = min(end, unit + UNIT)
+        yield unit, byte_mask(at - unit, upto - at)
+        at = upto
+
+
+def line_of(address: int) -> int:
+    return address & -CACHE_LINE
+
+
+def page_of(address: int) -> int:
+    return address & -PAGE

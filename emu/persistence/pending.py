@@ -1,0 +1,210 @@
+"""Stores that are not yet durable, and every way in which they can have persisted when the power fails.
+
+One ``Component`` holds the pending stores that are ordered with each other. Its regular stores form a chain: all
+parts of a store persist before any part of the next one; the parts of one store (its aligned 8-byte units) are
+independent. Non-temporal stores stand outside the chain. In one unit, all parts persist in program order, whatever
+they are. So a memory is possible exactly when the set of persisted parts contains with each part everything that must
+persist before it.
+
+A possible set is described by its *cut* k, the number of stores of the chain that persisted completely, and by the
+number of parts persisted in each unit. Given k the units are independent of each other: that is what makes counting
+and reading cheap.
+
+Lists only ever grow until a commit replaces them, so that a frozen view of a component shares them and costs its
+units alone.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Part(NamedTuple):
+    """The piece of store number ``event`` inside one unit: ``value`` under ``mask``, both 64 bits wide."""
+
+    event: int
+    mask: int
+    value: int
+    nt: bool
+
+
+Content = tuple[int, int]
+"""``(mask, value)``: the bytes of a unit that are known, and what they are."""
+
+NOTHING: Content = (0, 0)
+
+
+def overlay(below: Content, above: Content) -> Content:
+    return below[0] | above[0], (below[1] & ~above[0]) | (above[1] & above[0])
+
+
+class FrozenUnit(NamedTuple):
+    """The pending parts of one unit: the first ``length`` of ``parts``; ``contents[m]`` is what its first m parts
+    leave.
+    """
+
+    parts: list[Part]
+    contents: list[Content]
+    length: int
+
+    def choices(self, chain: FrozenComponent) -> Iterator[tuple[Content, int]]:
+        """For m = 0..length: the content after m parts, and the cuts that allow it as a bit set."""
+        regular = [chain.rank(part.event) for part in self.parts[: self.length] if not part.nt]
+        seen = 0
+        for m in range(self.length + 1):
+            if m and not self.parts[m - 1].nt:
+                seen += 1
+            low = regular[seen - 1] if seen else 0
+            high = regular[seen] if seen < len(regular) else chain.length
+            yield self.contents[m], (1 << (high + 1)) - (1 << low)
+
+
+class FrozenComponent(NamedTuple):
+    """A component at one crash point: the first ``length`` stores of its ``chain``, its units, and the possible sets'
+    number.
+    """
+
+    chain: list[int]
+    length: int
+    units: dict[int, FrozenUnit]
+    possible: int
+
+    def rank(self, event: int) -> int:
+        """The position of store ``event`` in the chain."""
+        return bisect_left(self.chain, event, 0, self.length)
+
+    @property
+    def all_cuts(self) -> int:
+        return (1 << (self.length + 1)) - 1
+
+
+@dataclass(slots=True)
+class _Unit:
+    parts: list[Part]
+    contents: list[Content]
+    regular: int = 0
+
+
+class Component:
+    """The pending parts of one component, by unit, in program order. Units are built on what is durable beneath them."""
+
+    __slots__ = ("_chain", "_nt_choices", "_sizes", "_subsets", "mixed", "nt_parts", "units")
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.units: dict[int, _Unit] = {}
+        self.nt_parts = 0
+        self.mixed: set[int] = set()  # units with both kinds of parts
+        self._chain: list[int] = []
+        self._sizes: dict[int, int] = {}  # parts pending of each store in the chain
+        self._subsets = 1  # possible sets of the chain alone
+        self._nt_choices = 1  # possible sets of the units that have only non-temporal parts
+
+    @property
+    def first_regular(self) -> int | None:
+        """The oldest pending store of the chain."""
+        return self._chain[0] if self._chain else None
+
+    def add(self, unit: int, part: Part, durable: Content) -> None:
+        entry = self.units.get(unit)
+        if entry is None:
+            entry = self.units[unit] = _Unit([], [durable])
+        parts = entry.parts
+        if parts and parts[-1].event == part.event:
+            # One instruction that writes a unit byte by byte (REP MOVSB) is still one part.
+            last = parts.pop()
+            entry.contents.pop()
+            mask, value = overlay((last.mask, last.value), (part.mask, part.value))
+            part = Part(part.event, mask, value, part.nt)
+        else:
+            self._account(unit, entry, part)
+        parts.append(part)
+        entry.contents.append(overlay(entry.contents[-1], (part.mask, part.value)))
+
+    def _account(self, unit: int, entry: _Unit, part: Part) -> None:
+        if part.nt:
+            self.nt_parts += 1
+            if not entry.regular:
+                self._nt_choices = self._nt_choices // (len(entry.parts) + 1) * (len(entry.parts) + 2)
+        else:
+            if not entry.regular and entry.parts:
+                self._nt_choices //= len(entry.parts) + 1
+            entry.regular += 1
+            size = self._sizes.get(part.event, 0)
+            if not size:
+                self._chain.append(part.event)
+            self._subsets += 1 << size
+            self._sizes[part.event] = size + 1
+        if 0 < entry.regular <= len(entry.parts):
+            self.mixed.add(unit)
+
+    def commit(self, *, through: int, nt: bool) -> dict[int, Content]:
+        """Make durable the regular stores up to event ``through``, with ``nt`` all non-temporal ones, and what must
+        persist before them; returns the durable content of each unit that gained any.
+        """
+        needed: dict[int, int] = {}
+        while True:
+            reach = through
+            for unit, entry in self.units.items():
+                known = needed.get(unit, 0)
+                for position in range(len(entry.parts), known, -1):
+                    part = entry.parts[position - 1]
+                    if nt if part.nt else part.event <= through:
+                        needed[unit] = position
+                        break
+                for part in reversed(entry.parts[known : needed.get(unit, 0)]):
+                    if not part.nt:
+                        # All that precedes it in the chain, but not its own other parts.
+                        reach = max(reach, part.event - 1)
+                        break
+            if reach == through:
+                break
+            through = reach
+        gained = {unit: self.units[unit].contents[count] for unit, count in needed.items()}
+        if needed:
+            self._drop(needed)
+        return gained
+
+    def _drop(self, needed: dict[int, int]) -> None:
+        left = [(unit, entry, entry.parts[needed.get(unit, 0) :]) for unit, entry in self.units.items()]
+        bases = {unit: entry.contents[needed.get(unit, 0)] for unit, entry, _ in left}
+        self._clear()
+        # The chain's order is that of event numbers, which units do not share with each other.
+        for unit, part in sorted(
+            ((unit, part) for unit, _, parts in left for part in parts), key=lambda item: item[1].event
+        ):
+            self.add(unit, part, bases[unit])
+
+    def freeze(self) -> FrozenComponent:
+        units = {unit: FrozenUnit(entry.parts, entry.contents, len(entry.parts)) for unit, entry in self.units.items()}
+        frozen = FrozenComponent(self._chain, len(self._chain), units, self._subsets * self._nt_choices)
+        return frozen._replace(possible=self._count_mixed(frozen) * self._nt_choices) if self.mixed else frozen
+
+    def _count_mixed(self, frozen: FrozenComponent) -> int:
+        """Possible sets of the chain and the units that mix both kinds: for each cut the choices of all units, less
+        those that complete the next store (they belong to the next cut).
+        """
+        plain = dict(self._sizes)
+        mixed = []
+        for unit in self.mixed:
+            parts = self.units[unit].parts
+            for part in parts:
+                if not part.nt:
+                    plain[part.event] -= 1
+            mixed.append((parts, [cuts for _, cuts in frozen.units[unit].choices(frozen)]))
+        total = 0
+        for cut in range(frozen.length + 1):
+            event = frozen.chain[cut] if cut < frozen.length else -1
+            anything, complete = 1 << plain.get(event, 0), 1
+            for parts, allowed in mixed:
+                choices = [m for m, cuts in enumerate(allowed) if cuts >> cut & 1]
+                anything *= len(choices)
+                at = next((m for m, part in enumerate(parts, 1) if part.event == event), 0)
+                complete *= sum(m >= at for m in choices)
+            total += anything - (complete if cut < frozen.length else 0)
+        return total

@@ -1,0 +1,133 @@
+"""A second opinion on the persistence model, written from the operational side and sharing no code with it.
+
+An explicit-state machine in the style of Px86: instructions enter a store buffer, leave it in any order that the x86
+ordering table allows, wait in a persist buffer and reach the memory one 8-byte piece at a time. Every interleaving is
+followed; the answer is the set of all memories seen at any moment.
+
+A program is a list of tuples: ("st", address, bytes), ("nt", address, bytes), ("fl", address), ("fo", address),
+("sf",), ("mf",), ("rmw", address, bytes).
+"""
+
+from __future__ import annotations
+
+SIZE = 80
+
+
+def pieces(address, data):
+    """(address, bytes) of each part that does not cross an 8-byte boundary."""
+    result, start = [], address
+    for at in range(address, address + len(data)):
+        if at % 8 == 7 or at == address + len(data) - 1:
+            result.append((start, data[start - address : at + 1 - address]))
+            start = at + 1
+    return tuple(result)
+
+
+def same_unit(one, other):
+    return any(a // 8 == b // 8 for a, _ in one for b, _ in other)
+
+
+def may_pass(later, earlier):
+    """Whether ``later`` may leave the store buffer before ``earlier``, which is ahead of it in program order."""
+    kinds = (earlier[0], later[0])
+    if "sf" in kinds:
+        return False
+    if kinds == ("st", "st") or kinds == ("fl", "st") or kinds == ("st", "fl") or kinds == ("fl", "fl"):
+        return False
+    if "nt" in kinds:
+        if kinds == ("fl", "nt"):
+            return False
+        if "fo" in kinds or "fl" in kinds:
+            return True
+        return not same_unit(earlier[1], later[1])
+    if kinds == ("fo", "st"):
+        return True
+    if kinds == ("st", "fo"):
+        return not any(at // 64 == later[1] // 64 for at, _ in earlier[1])
+    if kinds == ("fo", "fo"):
+        return True
+    return earlier[1] // 64 != later[1] // 64  # clflush and clflushopt
+
+
+class Machine:
+    """One choice of domain and order; ``run`` gives the set of all memories (``SIZE`` bytes) of a program."""
+
+    def __init__(self, domain="adr", order="line"):
+        self.eadr = domain == "eadr"
+        self.granule = 64 if order == "line" else 8
+
+    def run(self, program, initial=bytes(SIZE)):
+        program = [step for op in program for step in self.decode(op)]
+        start = (0, (), (), initial)
+        seen, todo, memories = {start}, [start], set()
+        while todo:
+            state = todo.pop()
+            memories.add(state[3])
+            for after in self.steps(program, state):
+                if after not in seen:
+                    seen.add(after)
+                    todo.append(after)
+        return memories
+
+    def decode(self, op):
+        """What enters the store buffer: the parts of a store together, those of a non-temporal one each for itself."""
+        if op[0] == "nt":
+            return [("nt", (part,)) for part in pieces(op[1], op[2])]
+        if len(op) == 3:
+            return [(op[0], pieces(op[1], op[2]))]
+        return [] if op[0] == "fo" and self.eadr else [op]
+
+    def steps(self, program, state):
+        at, buffer, waiting, memory = state
+        if at < len(program):
+            op = program[at]
+            if op[0] in ("mf", "rmw"):
+                if not buffer and not self.unfenced(waiting):
+                    if op[0] == "mf":
+                        yield at + 1, buffer, waiting, memory
+                    elif self.eadr:
+                        for address, data in op[1]:
+                            memory = memory[:address] + data + memory[address + len(data) :]
+                        yield at + 1, buffer, waiting, memory
+                    else:
+                        yield at + 1, buffer, (*waiting, ("st", op[1])), memory
+            else:
+                yield at + 1, (*buffer, op), waiting, memory
+        for number, op in enumerate(buffer):
+            if any(not may_pass(op, earlier) for earlier in buffer[:number]):
+                continue
+            rest = buffer[:number] + buffer[number + 1 :]
+            if op[0] in ("st", "nt"):
+                # Visible from here on. Under eADR a store is in the caches, hence safe, when the next one becomes
+                # visible.
+                if not (self.eadr and op[0] == "st" and any(kind == "st" for kind, _ in waiting)):
+                    yield at, rest, (*waiting, op), memory
+            elif op[0] == "sf":
+                if number == 0 and not self.unfenced(waiting):
+                    yield at, rest, waiting, memory
+            elif not any(kind == "st" and (self.eadr or self.touches(parts, op[1])) for kind, parts in waiting):
+                yield at, rest, waiting, memory
+        for number, (kind, parts) in enumerate(waiting):
+            for part in parts:
+                if not self.blocked(kind, part, waiting[:number]):
+                    left = tuple(other for other in parts if other != part)
+                    rest = waiting[:number] + (((kind, left),) if left else ()) + waiting[number + 1 :]
+                    address, data = part
+                    yield at, buffer, rest, memory[:address] + data + memory[address + len(data) :]
+
+    def touches(self, parts, address):
+        return any(at // 64 == address // 64 for at, _ in parts)
+
+    def unfenced(self, waiting):
+        """Whether a fence must wait: for non-temporal stores, and under eADR for a store that is half visible."""
+        return bool(waiting) if self.eadr else any(kind == "nt" for kind, _ in waiting)
+
+    def blocked(self, kind, part, ahead):
+        """Whether something ahead in the persist buffer must reach the memory before ``part``."""
+        for other, parts in ahead:
+            for address, _ in parts:
+                if address // 8 == part[0] // 8:
+                    return True
+                if kind == other == "st" and (self.eadr or address // self.granule == part[0] // self.granule):
+                    return True
+        return False
