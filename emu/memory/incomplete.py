@@ -1,0 +1,114 @@
+"""The mark on a backing file whose content is only part of a machine's.
+
+A migration fills the destination's file while the source still runs. Until the hand-over that file is nobody's: a boot
+from it would find a mixture. So a sidecar file, ``FILE.emu-incomplete``, is made durable *before* the first page lands
+and removed (durably) only when the destination takes over, before its guest runs. From this follows the rule that also
+settles a lost acknowledgement: **while the mark exists, the destination never ran.**
+
+For a device (``/dev/dax0.0``) the sidecar cannot lie beside it, because /dev does not outlive the host; it lies in
+``$XDG_STATE_HOME/emu/incomplete/`` (``~/.local/state`` by default) under the device's path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+from emu.errors import HostError, UsageError
+
+SUFFIX = ".emu-incomplete"
+_LONGEST = 4096
+
+
+def marker_path(path: str | Path) -> Path:
+    """Where the mark of ``path`` lies; symbolic links are followed, so every name of a file finds the same mark."""
+    real = Path(os.path.realpath(path))
+    try:
+        is_device = stat.S_ISCHR(real.stat().st_mode) or stat.S_ISBLK(real.stat().st_mode)
+    except OSError:
+        is_device = False
+    if not is_device:
+        return real.with_name(real.name + SUFFIX)
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "emu" / "incomplete" / (str(real).strip("/").replace("/", "-") + SUFFIX)
+
+
+def mark(path: str | Path, why: str) -> None:
+    """Mark ``path`` as incomplete, saying ``why``. HostError when that cannot be made durable.
+
+    Durable when it returns: the sidecar and its directory entry were fsynced.
+    """
+    marker = marker_path(path)
+    text = json.dumps({"file": os.path.realpath(path), "why": why}) + "\n"
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            os.write(descriptor, text.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        _sync_directory(marker.parent)
+    except OSError as error:
+        raise HostError(
+            f"{path}: cannot be marked as incomplete: {marker}: {error.strerror}",
+            "make its directory writable and leave some space there: a migration may not touch an unmarked file",
+            errno=error.errno or 0,
+        ) from None
+
+
+def clear(path: str | Path) -> None:
+    """Remove the mark of ``path``; nothing happens when there is none.
+
+    Durable when it returns: the directory was fsynced after the removal.
+    """
+    marker = marker_path(path)
+    try:
+        marker.unlink(missing_ok=True)
+        if marker.parent.is_dir():
+            _sync_directory(marker.parent)
+    except OSError as error:
+        raise HostError(
+            f"{marker}: cannot be removed: {error.strerror}", "remove it by hand", errno=error.errno or 0
+        ) from None
+
+
+def reason(path: str | Path) -> str | None:
+    """Why ``path`` is marked as incomplete, or None when it is not."""
+    marker = marker_path(path)
+    try:
+        with marker.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_LONGEST)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"its mark cannot be read ({error.strerror})"
+    try:
+        why = json.loads(text)["why"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        why = None
+    return why if isinstance(why, str) else "its mark says nothing readable"
+
+
+def check_not_incomplete(path: str | Path, *, accept: bool = False) -> None:
+    """UsageError when ``path`` is marked as incomplete; with ``accept`` the mark is removed instead."""
+    why = reason(path)
+    if why is None:
+        return
+    if accept:
+        clear(path)
+        return
+    raise UsageError(
+        f"{path}: its content is incomplete: {why}",
+        f"migrate into it again, or, if you want it as it is, pass --accept-incomplete (or remove {marker_path(path)})",
+    )
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,292 @@
+"""Carries frames over a socket or a file, with a stall timeout and a cancel that takes effect at once.
+
+A live channel is a stream socket used in both directions. A file channel goes one way: it is written as a whole under a
+temporary name and renamed when it is complete and durable, so a snapshot file exists entirely or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from emu.errors import HostError
+from emu.migration.errors import Cancelled, ConnectionLost, StreamError
+from emu.migration.stream import Decoder, Encoder, Frame, FrameType
+
+_MOST_BUFFERS = 512
+
+
+class Interrupt:
+    """Wakes a channel that waits: ``set`` from any thread makes the wait raise Cancelled, until ``disarm``."""
+
+    def __init__(self) -> None:
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._armed = True
+        self.requested = False
+
+    def set(self) -> None:
+        self.requested = True
+        os.eventfd_write(self._event, 1)
+
+    def disarm(self) -> None:
+        """From here on a cancel comes too late and is not heard any more."""
+        self._armed = False
+
+    def check(self) -> None:
+        if self._armed and self.requested:
+            raise Cancelled("the migration was cancelled")
+
+    def wait(self, seconds: float, *descriptors: int, writing: bool = False) -> bool:
+        """Wait until one of ``descriptors`` is ready (True) or the time is over (False); Cancelled on ``set``."""
+        poll = select.poll()
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLOUT if writing else select.POLLIN)
+        if self._armed:
+            poll.register(self._event, select.POLLIN)
+        ready = poll.poll(max(0.0, seconds) * 1000)
+        self.check()
+        return bool(ready)
+
+    def close(self) -> None:
+        os.close(self._event)
+
+
+class Channel(Protocol):
+    """What the two sides of a migration need. ``live`` tells whether there is anybody at the other end to answer."""
+
+    live: bool
+    sent: int
+
+    def send(self, kind: FrameType, meta: bytes = b"", data: Sequence[memoryview | bytes] = ()) -> None: ...
+
+    def receive(self, timeout: float | None = None) -> Frame: ...
+
+    def readable(self) -> bool: ...
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class SocketChannel:
+    """Both directions over one connected stream socket, which it owns. ``stall_timeout`` in seconds of silence."""
+
+    live = True
+
+    def __init__(self, sock: socket.socket, decoder: Decoder, interrupt: Interrupt, *, stall_timeout: float) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._decoder = decoder
+        self._interrupt = interrupt
+        self._stall = stall_timeout
+        self._encoder = Encoder()
+        self._opened = False
+        self.sent = 0
+
+    def send(self, kind: FrameType, meta: bytes = b"", data: Sequence[memoryview | bytes] = ()) -> None:
+        """Send one frame; the data may change again when this returns. ``sent`` counts the bytes the kernel took."""
+        head = self._encoder.frame(kind, meta, data)
+        if not self._opened:
+            head = self._encoder.opening + head
+            self._opened = True
+        buffers = [memoryview(head), *(memoryview(part) for part in data)]
+        while buffers:
+            self._interrupt.check()
+            try:
+                count = self._socket.sendmsg(buffers[:_MOST_BUFFERS])
+            except BlockingIOError:
+                if not self._interrupt.wait(self._stall, self._socket.fileno(), writing=True):
+                    raise ConnectionLost(f"the other side took no data for {self._stall:g} s") from None
+                continue
+            except OSError as error:
+                raise ConnectionLost(f"the connection broke: {error.strerror}") from None
+            self.sent += count
+            while count:
+                taken = min(count, len(buffers[0]))
+                buffers[0] = buffers[0][taken:]
+                count -= taken
+                if not buffers[0]:
+                    buffers.pop(0)
+
+    def receive(self, timeout: float | None = None) -> Frame:
+        """The next frame. ConnectionLost after ``timeout`` (default: the stall timeout) seconds without a byte."""
+        limit = self._stall if timeout is None else timeout
+        while True:
+            self._interrupt.check()
+            try:
+                count = self._socket.recvmsg_into(self._decoder.buffers()[:_MOST_BUFFERS])[0]
+            except BlockingIOError:
+                if not self._interrupt.wait(limit, self._socket.fileno()):
+                    raise ConnectionLost(f"the other side was silent for {limit:g} s") from None
+                continue
+            except OSError as error:
+                raise _receive_failed(error) from None
+            if not count:
+                raise ConnectionLost("the other side closed the connection")
+            frame = self._decoder.advance(count)
+            if frame is not None:
+                return frame
+
+    def readable(self) -> bool:
+        """Whether a byte (or the end) is waiting."""
+        return self._interrupt.wait(0, self._socket.fileno())
+
+    def finish(self) -> None:
+        """Nothing: a live stream ends with its last frame."""
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _receive_failed(error: OSError) -> Exception:
+    if isinstance(error, ConnectionError):
+        return ConnectionLost(f"the connection broke: {error.strerror}")
+    # The kernel could not store into the mapping: the file has no block for the page (disk full, or cut short).
+    return HostError(
+        f"received pages cannot be stored: {error.strerror}",
+        "the disk of the destination's file is full, or the file was cut short; make room and migrate again",
+        errno=error.errno or 0,
+    )
+
+
+class FileWriter:
+    """A snapshot in the making: ``finish`` makes it durable and names it; ``close`` without it leaves nothing."""
+
+    live = False
+
+    def __init__(self, path: str, interrupt: Interrupt) -> None:
+        self._path = Path(path)
+        self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        self._interrupt = interrupt
+        self._encoder = Encoder()
+        self.sent = 0
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._file: int | None = os.open(self._temporary, flags, 0o600)
+        except OSError as error:
+            raise HostError(
+                f"{self._temporary}: {error.strerror}",
+                "name a file in a directory you may write to",
+                errno=error.errno or 0,
+            ) from None
+        self._write([self._encoder.opening])
+
+    def send(self, kind: FrameType, meta: bytes = b"", data: Sequence[memoryview | bytes] = ()) -> None:
+        self._interrupt.check()
+        self._write([self._encoder.frame(kind, meta, data), *data])
+
+    def _write(self, parts: Sequence[memoryview | bytes]) -> None:
+        assert self._file is not None
+        buffers = [memoryview(part) for part in parts]
+        while buffers:
+            try:
+                count = os.writev(self._file, buffers[:_MOST_BUFFERS])
+            except OSError as error:
+                raise self._failed(error) from None
+            self.sent += count
+            while count:
+                taken = min(count, len(buffers[0]))
+                buffers[0] = buffers[0][taken:]
+                count -= taken
+                if not buffers[0]:
+                    buffers.pop(0)
+
+    def _failed(self, error: OSError) -> HostError:
+        return HostError(f"{self._path}: {error.strerror}", "make room on that file system", errno=error.errno or 0)
+
+    def receive(self, timeout: float | None = None) -> Frame:
+        raise ConnectionLost("a file does not answer")
+
+    def readable(self) -> bool:
+        return False
+
+    def finish(self) -> None:
+        """Durable when it returns: the file was fsynced, renamed, and its directory fsynced."""
+        assert self._file is not None
+        try:
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = None
+            os.replace(self._temporary, self._path)  # noqa: PTH105 - the same call as in the text books of atomic replacement
+            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+            self._temporary.unlink(missing_ok=True)
+
+
+class FileReader:
+    """A snapshot being read. What is sent to it is dropped: nobody listens."""
+
+    live = False
+
+    def __init__(self, path: str, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._path = path
+        self.sent = 0
+        try:
+            self._file: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HostError(
+                f"{path}: {error.strerror}", "name a file that 'emu migrate' wrote", errno=error.errno or 0
+            ) from None
+
+    def send(self, kind: FrameType, meta: bytes = b"", data: Sequence[memoryview | bytes] = ()) -> None:
+        pass
+
+    def receive(self, timeout: float | None = None) -> Frame:
+        assert self._file is not None
+        while True:
+            try:
+                count = os.readv(self._file, self._decoder.buffers()[:_MOST_BUFFERS])
+            except OSError as error:
+                raise _receive_failed(error) from None
+            if not count:
+                raise StreamError(f"{self._path}: the file ends too early", "it is incomplete: take the snapshot again")
+            frame = self._decoder.advance(count)
+            if frame is not None:
+                return frame
+
+    def readable(self) -> bool:
+        return True
+
+    def finish(self) -> None:
+        """StreamError when anything follows the last frame."""
+        assert self._file is not None
+        if os.read(self._file, 1):
+            raise StreamError(f"{self._path}: there are bytes behind the end of the snapshot")
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class Pacer:
+    """Keeps a sender at or below ``limit`` bytes per second (0: no limit), by waiting before it sends on."""
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self._interrupt = interrupt
+        self._free_at = time.monotonic()
+
+    def spend(self, count: int, limit: int) -> None:
+        """Account for ``count`` bytes just sent, and wait until the next may go."""
+        if not limit:
+            return
+        now = time.monotonic()
+        self._free_at = max(self._free_at, now - 0.05) + count / limit
+        while (left := self._free_at - time.monotonic()) > 0:
+            self._interrupt.wait(min(left, 0.5))

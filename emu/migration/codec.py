@@ -1,0 +1,102 @@
+"""What the frames of the stream carry: JSON documents with bounded shape, and saved device state inside them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from emu.migration.errors import StreamError
+from emu.state import SavedState, Value
+
+MAX_COMPONENTS = 256
+MAX_FIELDS = 512
+MAX_TEXT = 4096
+_U128 = 1 << 128
+
+
+def encode_json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+
+def decode_json(data: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in ``data``; StreamError names ``what`` when it is none."""
+    try:
+        document = json.loads(data.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise StreamError(f"migration stream: the {what} is not JSON") from None
+    if not isinstance(document, dict):
+        raise StreamError(f"migration stream: the {what} is not a JSON object")
+    return document
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def encode_states(states: Sequence[SavedState], *, running: bool) -> bytes:
+    """The STATE document: every component's state, and whether the guest was running when it was stopped."""
+    return encode_json(
+        {
+            "running": running,
+            "components": [
+                {
+                    "kind": state.kind,
+                    "version": state.version,
+                    "fields": {name: _encode_value(state.kind, name, value) for name, value in state.fields.items()},
+                }
+                for state in states
+            ],
+        }
+    )
+
+
+def _encode_value(kind: str, name: str, value: Value) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, (bool, int, str)):
+        return value
+    items = list(value)
+    if any(type(item) is not int for item in items):
+        raise StreamError(f"saved state of '{kind}': field '{name}' is of a type that cannot travel")
+    return items
+
+
+def decode_states(data: bytes) -> tuple[list[SavedState], bool]:
+    """The components' states and the running flag of a STATE document; StreamError on anything else."""
+    document = decode_json(data, "device state")
+    if document.keys() != {"running", "components"} or type(document["running"]) is not bool:
+        raise StreamError("migration stream: the device state has missing or unknown keys")
+    components = document["components"]
+    if not isinstance(components, list) or len(components) > MAX_COMPONENTS:
+        raise StreamError("migration stream: the device state is not a list of components")
+    return [_decode_component(item) for item in components], document["running"]
+
+
+def _decode_component(item: Any) -> SavedState:
+    if not isinstance(item, dict) or item.keys() != {"kind", "version", "fields"}:
+        raise StreamError("migration stream: a component of the device state has missing or unknown keys")
+    kind, version, fields = item["kind"], item["version"], item["fields"]
+    if not isinstance(kind, str) or len(kind) > MAX_TEXT or type(version) is not int or not isinstance(fields, dict):
+        raise StreamError("migration stream: a component of the device state is malformed")
+    if len(fields) > MAX_FIELDS:
+        raise StreamError(f"migration stream: the state of '{kind}' has too many fields")
+    return SavedState(kind, version, {name: _decode_value(kind, name, value) for name, value in fields.items()})
+
+
+def _decode_value(kind: str, name: str, value: Any) -> Value:
+    match value:
+        case bool() | str():
+            return value
+        case int() if -_U128 < value < _U128:
+            return value
+        case list() if all(type(item) is int and -_U128 < item < _U128 for item in value):
+            return value
+        case {"base64": str(text)} if len(value) == 1:
+            try:
+                return base64.b64decode(text, validate=True)
+            except (binascii.Error, ValueError):
+                pass
+    raise StreamError(f"migration stream: state of '{kind}': field '{name}' has a value of no known type")

@@ -1,0 +1,312 @@
+"""The destination of a migration: fills its memory, makes it durable, and runs only after the hand-over.
+
+    SETUP -> PAGES -> STATE -> FINISHED -> OWNER
+      any phase before OWNER fails: it never ran, never will, and its NVDIMM files stay marked as incomplete
+
+A destination becomes the owner when it has received COMMIT and its marks are durably gone; only then the guest runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from emu.errors import EmuError
+from emu.host.kernel import is_zero
+from emu.memory import incomplete
+from emu.migration import codec
+from emu.migration.channel import Channel, Interrupt
+from emu.migration.errors import ConnectionLost, MigrationError, Refused, StreamError
+from emu.migration.facts import MachineFacts, decode_facts
+from emu.migration.guest import Block, Guest
+from emu.migration.parameters import Capabilities
+from emu.migration.persister import Persister
+from emu.migration.policy import Terms, compare
+from emu.migration.progress import Progress, Status
+from emu.migration.stream import MAX_PAGES_DATA, Frame, FrameType, PageRuns, decode_runs
+from emu.units import PAGE
+
+_ZEROS = bytes(MAX_PAGES_DATA)
+
+
+class Phase(enum.Enum):
+    SETUP = enum.auto()
+    PAGES = enum.auto()
+    STATE = enum.auto()
+    FINISHED = enum.auto()
+    OWNER = enum.auto()
+
+
+_ALLOWED = {
+    Phase.PAGES: {FrameType.PAGES, FrameType.ZEROS, FrameType.ROUND_END, FrameType.STATE},
+    Phase.STATE: {FrameType.FINISH},
+    Phase.FINISHED: {FrameType.COMMIT},
+}
+
+
+class Destination:
+    """One migration from this side. Make it before the channel: ``place`` belongs to the channel's decoder."""
+
+    def __init__(self, guest: Guest, *, capabilities: Capabilities, progress: Progress, interrupt: Interrupt) -> None:
+        self.phase = Phase.SETUP
+        self._guest = guest
+        self._capabilities = capabilities
+        self._progress = progress
+        self._interrupt = interrupt
+        self._here: dict[str, Block] = {block.name: block for block in guest.blocks()}
+        self._blocks: list[Block] = []
+        self._block_pages: list[int] = []
+        self._copied: list[bool] = []
+        self._covered: list[bytearray] = []
+        self._marked: list[str] = []
+        self._rounds = self._normal = self._zeros = 0
+        self._runs_on = False
+        self._landing: PageRuns | None = None
+        self._persister: Persister | None = None
+
+    # -- the decoder asks where pages go ------------------------------------------------------------------------------
+
+    def place(self, meta: bytes, length: int) -> list[memoryview]:
+        """Where the data of a PAGES frame goes: inside announced, copied blocks, or StreamError."""
+        if self.phase is not Phase.PAGES:
+            raise StreamError("migration stream: pages before the preamble or after the device state")
+        runs = self._runs(meta)
+        if runs.pages * PAGE != length:
+            raise StreamError(f"migration stream: {length} bytes for {runs.pages} pages")
+        self._landing = runs
+        view = self._blocks[runs.block].view
+        return [view[run.first * PAGE : (run.first + run.count) * PAGE] for run in runs.runs]
+
+    def _runs(self, meta: bytes) -> PageRuns:
+        runs = decode_runs(meta, self._block_pages)
+        if not self._copied[runs.block]:
+            raise StreamError(
+                f"migration stream: pages of '{self._blocks[runs.block].name}', which is not to be copied"
+            )
+        return runs
+
+    # -- the migration -----------------------------------------------------------------------------------------------
+
+    def run(self, channel: Channel) -> bool:
+        """Take the machine over; True when its guest is to run, False when it was stopped at the source.
+
+        When this raises, the guest never ran here.
+        """
+        try:
+            self._setup(channel)
+            while self.phase is not Phase.OWNER:
+                self._take(channel, channel.receive())
+        except EmuError as error:
+            self._give_up(channel, error)
+            raise
+        finally:
+            if self._persister is not None:
+                self._persister.close()
+        self._progress.enter(Status.COMPLETED)
+        return self._runs_on
+
+    def taken_over(self, channel: Channel) -> None:
+        """Tell the source that the machine lives here now. That the source hears it is not needed any more."""
+        with contextlib.suppress(EmuError):
+            channel.send(FrameType.RUNNING)
+
+    def _give_up(self, channel: Channel, error: EmuError) -> None:
+        self._interrupt.disarm()
+        with contextlib.suppress(EmuError):
+            if isinstance(error, Refused):
+                reasons = [reason[:2048] for reason in error.reasons[:16]]
+                channel.send(FrameType.REFUSE, b"", [codec.encode_json({"reasons": reasons})])
+            else:
+                channel.send(FrameType.FAILED, b"", [error.what.encode()[:2048]])
+
+    def _setup(self, channel: Channel) -> None:
+        self._progress.enter(Status.SETUP)
+        frame = channel.receive()
+        if frame.kind is not FrameType.PREAMBLE:
+            raise StreamError(f"migration stream: it begins with {frame.kind.name}")
+        preamble = codec.decode_json(frame.data, "preamble")
+        if preamble.keys() != {"machine", "terms", "not_copied"}:
+            raise StreamError("migration stream: the preamble has missing or unknown keys")
+        source, terms, absent = decode_facts(preamble["machine"]), _terms(preamble["terms"]), preamble["not_copied"]
+        if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
+            raise StreamError("migration stream: the preamble names no list of blocks")
+        if terms.snapshot is channel.live:
+            raise StreamError("migration stream: a snapshot can be read from a file only, and a live one from a socket")
+        allowed = terms.allow_weaker_persistence or self._capabilities.allow_weaker_persistence
+        facts = self._guest.facts()
+        self._compare(source, facts, Terms(terms.ignore_shared, allowed, terms.snapshot))
+        self._announce(source, terms, absent)
+        proofs = self._prove_files()
+        for block, copied in zip(self._blocks, self._copied, strict=True):
+            if copied and block.persistent and block.share and block.path is not None:
+                incomplete.mark(block.path, "a migration into it has not completed")
+                self._marked.append(block.path)
+        self._persister = Persister([b for b, copied in zip(self._blocks, self._copied, strict=True) if copied])
+        answer = {"machine": facts.to_json(), "allow_weaker_persistence": allowed, "proofs": proofs}
+        channel.send(FrameType.ACCEPT, b"", [codec.encode_json(answer)])
+        self.phase = Phase.PAGES
+        self._progress.enter(Status.ACTIVE)
+
+    def _compare(self, source: MachineFacts, facts: MachineFacts, terms: Terms) -> None:
+        mismatches = compare(source, facts, terms)
+        if mismatches:
+            raise Refused([str(mismatch) for mismatch in mismatches])
+
+    def _announce(self, source: MachineFacts, terms: Terms, absent: Sequence[str]) -> None:
+        """Fix the order of blocks, and which of them will be copied."""
+        if {block.name for block in source.blocks} != self._here.keys():
+            raise StreamError("migration stream: the announced blocks are not this machine's")
+        for announced in source.blocks:
+            block = self._here[announced.name]
+            if block.size != announced.size:
+                raise StreamError(f"migration stream: block '{block.name}' is announced with another size")
+            copied = block.name not in absent
+            if not copied and not (terms.ignore_shared and block.persistent and block.share and block.path is not None):
+                raise StreamError(f"migration stream: block '{block.name}' must be copied")
+            self._blocks.append(block)
+            self._block_pages.append(block.pages)
+            self._copied.append(copied)
+            self._covered.append(bytearray(block.pages if copied else 0))
+        self._progress.total = sum(b.size for b, copied in zip(self._blocks, self._copied, strict=True) if copied)
+        self._progress.remaining = self._progress.total
+
+    def _prove_files(self) -> dict[str, int]:
+        """The secrets read from the locks of the files that are not copied; Refused when a file is not right."""
+        proofs = {}
+        for block, copied in zip(self._blocks, self._copied, strict=True):
+            if block.lock is None:
+                continue
+            if copied and not block.lock.held:
+                raise Refused(
+                    [f"{block.path} is in use by another emulator: copying into it would destroy what that one stores"],
+                    "give the destination a file of its own, or set x-ignore-shared if both are to use this one",
+                )
+            if not copied:
+                secret = None if block.lock.held else block.lock.look()
+                if secret is None:
+                    raise Refused([f"{block.path} at the destination is not the file that the source has locked"])
+                proofs[block.name] = secret
+        return proofs
+
+    def _take(self, channel: Channel, frame: Frame) -> None:
+        if frame.kind is FrameType.KEEPALIVE:
+            return
+        if frame.kind is FrameType.ABORT:
+            raise ConnectionLost(
+                f"the source gave up: {frame.data.decode(errors='replace')}", "the guest goes on at the source"
+            )
+        if frame.kind not in _ALLOWED[self.phase]:
+            raise StreamError(f"migration stream: {frame.kind.name} is out of turn")
+        match frame.kind:
+            case FrameType.PAGES:
+                assert self._landing is not None
+                self._landed(self._landing, zeros=False)
+            case FrameType.ZEROS:
+                runs = self._runs(frame.meta)
+                self._clear_pages(runs)
+                self._landed(runs, zeros=True)
+            case FrameType.ROUND_END:
+                self._end_round(channel, frame)
+            case FrameType.STATE:
+                states, self._runs_on = codec.decode_states(frame.data)
+                # Before the answer: state that cannot be taken must be found while the source still owns the machine.
+                self._guest.restore(states)
+                self.phase = Phase.STATE
+                self._progress.enter(Status.DEVICE)
+            case FrameType.FINISH:
+                self._finish(channel, frame)
+            case _:
+                self._become_owner(channel)
+
+    def _landed(self, runs: PageRuns, *, zeros: bool) -> None:
+        covered = self._covered[runs.block]
+        for run in runs.runs:
+            covered[run.first : run.first + run.count] = b"\1" * run.count
+        pages = runs.pages
+        self._zeros += pages if zeros else 0
+        self._normal += 0 if zeros else pages
+        self._progress.count(
+            normal=0 if zeros else pages, zeros=pages if zeros else 0, transferred=0 if zeros else pages * PAGE
+        )
+        assert self._persister is not None
+        self._persister.add(self._blocks[runs.block], runs.runs)
+
+    def _clear_pages(self, runs: PageRuns) -> None:
+        """Zero the pages; holes of a sparse file stay holes, and pages that are zero already are not written."""
+        block = self._blocks[runs.block]
+        for run in runs.runs:
+            at, end = run.first * PAGE, (run.first + run.count) * PAGE
+            while (at := block.next_data(at)) < end:
+                piece = block.view[at : min(at + MAX_PAGES_DATA, end)]
+                if not is_zero(piece):
+                    piece[:] = _ZEROS[: len(piece)]
+                at += len(piece)
+
+    def _end_round(self, channel: Channel, frame: Frame) -> None:
+        self._rounds += 1
+        if frame.meta != struct.pack("<I", self._rounds):
+            raise StreamError(f"migration stream: the end of another round than {self._rounds}")
+        self._drain(channel)
+        channel.send(FrameType.ROUND_DURABLE, frame.meta)
+
+    def _finish(self, channel: Channel, frame: Frame) -> None:
+        if frame.meta != struct.pack("<QQ", self._normal, self._zeros):
+            raise StreamError("migration stream: it ends with other page counts than were received")
+        for block, covered in zip(self._blocks, self._covered, strict=True):
+            missing = covered.find(0)
+            if missing >= 0:
+                raise StreamError(f"migration stream: page {missing} of '{block.name}' was never sent")
+        self._drain(channel)
+        assert self._persister is not None
+        self._progress.persistence = self._persister.report()
+        self.phase = Phase.FINISHED
+        if channel.live:
+            channel.send(FrameType.DURABLE, b"", [codec.encode_json({"nvdimms": self._progress.persistence})])
+        else:
+            channel.finish()
+            self._become_owner(channel)
+
+    def _drain(self, channel: Channel) -> None:
+        assert self._persister is not None
+        self._persister.drain(lambda: channel.send(FrameType.PROGRESS))
+        for block in self._blocks:
+            lost = block.storage.lost()
+            if lost is not None:
+                raise MigrationError(
+                    f"{block.path or block.name}: no room for the page at offset {lost:#x}",
+                    "make room and migrate again",
+                )
+
+    def _become_owner(self, channel: Channel) -> None:
+        """The source has let go: take the locks it released, remove the marks, and own the machine."""
+        self._interrupt.disarm()
+        taken: list[Block] = []
+        cleared: list[str] = []
+        try:
+            for block, copied in zip(self._blocks, self._copied, strict=True):
+                if not copied and block.lock is not None:
+                    block.lock.take()
+                    taken.append(block)
+            for path in self._marked:
+                incomplete.clear(path)
+                cleared.append(path)
+        except EmuError:
+            # Not the owner after all. The source hears so and goes on; put everything back to what it was.
+            for path in cleared:
+                with contextlib.suppress(EmuError):
+                    incomplete.mark(path, "a migration into it failed at the hand-over")
+            for block in taken:
+                assert block.lock is not None
+                block.lock.release()
+            raise
+        self.phase = Phase.OWNER
+
+
+def _terms(raw: Any) -> Terms:
+    names = {"ignore_shared", "allow_weaker_persistence", "snapshot"}
+    if not isinstance(raw, dict) or raw.keys() != names or any(type(value) is not bool for value in raw.values()):
+        raise StreamError("migration stream: the terms have missing or unknown keys")
+    return Terms(**raw)

@@ -1,0 +1,128 @@
+"""What a migration needs of a machine: its facts, its blocks of memory, and the power to stop and restore it.
+
+``emu.migration.adapter`` makes a Guest of a real Machine; tests make one of plain mappings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from emu.migration.facts import MachineFacts
+from emu.state import SavedState
+from emu.units import PAGE
+
+
+class Storage(Protocol):
+    """The part of a Mapping that migration uses beyond its bytes."""
+
+    def persist(self, offset: int, length: int) -> None:
+        """Make the range durable by the strongest means the mapping has."""
+
+    def lost(self) -> int | None:
+        """The offset of a page whose file has vanished under it (cut short, disk full), or None."""
+
+
+class Tracker(Protocol):
+    """Collects the pages of one block that the guest dirtied (host write faults; no CPU hook)."""
+
+    def start(self) -> None: ...
+
+    def collect(self) -> Sequence[tuple[int, int]]:
+        """Runs (first page, count) written since ``start`` or the last ``collect``, watched again before it returns."""
+
+    def stop(self) -> None: ...
+
+
+class FileLock(Protocol):
+    """The exclusive lock of a backing file, and its use as a proof that two processes opened the same file.
+
+    ``show`` cuts a hole into the lock far behind the end of the file, at a secret place; only who opened the same file
+    can see with F_OFD_GETLK where it is. Nothing is written to the file.
+    """
+
+    @property
+    def held(self) -> bool: ...
+
+    def take(self) -> None:
+        """HostError when another emulator holds it."""
+
+    def release(self) -> None: ...
+
+    def show(self, secret: int) -> None: ...
+
+    def hide(self) -> None: ...
+
+    def look(self) -> int | None:
+        """The secret that the holder of the lock shows, or None when nobody holds it."""
+
+
+class Holes(Protocol):
+    """Knows which parts of a sparse file have no blocks, so that nobody touches them to find zeros."""
+
+    def next_data(self, offset: int) -> int:
+        """The first page-aligned offset from ``offset`` on with blocks behind it; a huge number when there is none."""
+
+    def next_hole(self, offset: int) -> int:
+        """The first page-aligned offset from ``offset`` on without blocks; the file's end counts as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block of memory that migrates as a whole. ``view`` is its bytes (read-only where the guest cannot write).
+
+    ``persistent`` marks the backend of an NVDIMM: its bytes must be durable before the hand-over. ``path`` is its file.
+    """
+
+    name: str
+    view: memoryview
+    writable: bool
+    persistent: bool
+    share: bool
+    granularity: str
+    storage: Storage
+    path: str | None = None
+    lock: FileLock | None = None
+    holes: Holes | None = None
+
+    def next_data(self, offset: int) -> int:
+        """The first offset from ``offset`` on that may hold anything but zeros; the size when there is none."""
+        return offset if self.holes is None else min(self.holes.next_data(offset), self.size)
+
+    @property
+    def size(self) -> int:
+        return len(self.view)
+
+    @property
+    def pages(self) -> int:
+        return len(self.view) // PAGE
+
+
+class Guest(Protocol):
+    """A machine as migration sees it. All methods may be called from the migration's thread."""
+
+    @property
+    def running(self) -> bool: ...
+
+    def facts(self) -> MachineFacts: ...
+
+    def blocks(self) -> Sequence[Block]: ...
+
+    def tracker(self, block: Block) -> Tracker: ...
+
+    def stop(self) -> None:
+        """Stop the guest for the switch-over; returns when it stands still."""
+
+    def go_on(self) -> None:
+        """Let it run again: the migration failed here, or was completed there."""
+
+    def handed_over(self) -> None:
+        """The machine lives elsewhere now: stay stopped, and keep the hands off shared files from here on."""
+
+    def save(self) -> list[SavedState]: ...
+
+    def restore(self, states: Sequence[SavedState]) -> None: ...
+
+    def hold_back(self, seconds: float) -> None:
+        """Keep the guest from running for ``seconds`` (auto-converge)."""

@@ -1,0 +1,119 @@
+"""Turns pages of a block into frames: a stable copy, zero pages left out, at most 1 MiB in one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from emu.host.kernel import is_zero
+from emu.migration.channel import Channel, Pacer
+from emu.migration.progress import Progress
+from emu.migration.stream import MAX_PAGES_DATA, MAX_RUNS, FrameType, PageRuns, Run, encode_runs
+from emu.units import PAGE
+
+_BATCH = MAX_PAGES_DATA // PAGE
+
+
+class PageSender:
+    """Sends pages while the guest may still be writing them.
+
+    A frame's checksum and its bytes must agree, so data pages are copied before they are summed: what the guest changes
+    after the copy is in the dirty log and goes out in a later round. ``limit()`` is the bandwidth in bytes per second.
+    """
+
+    def __init__(self, channel: Channel, progress: Progress, pacer: Pacer, limit: Callable[[], int]) -> None:
+        self._channel = channel
+        self._progress = progress
+        self._pacer = pacer
+        self._limit = limit
+        self._copy = memoryview(bytearray(MAX_PAGES_DATA))
+        self.normal = 0
+        self.zeros = 0
+
+    def send(self, number: int, view: memoryview, runs: Sequence[Run]) -> None:
+        """Send ``runs`` of the block with index ``number`` whose bytes are ``view``. The runs must not overlap."""
+        empty: list[Run] = []
+        batch: list[Run] = []
+        filled = 0
+        # Under a tight limit small frames keep the stream moving: one frame should take a tenth of a second.
+        most = max(1, min(_BATCH, self._limit() // (10 * PAGE))) if self._limit() else _BATCH
+        for run in runs:
+            at, left = run.first, run.count
+            while left:
+                count = min(left, most - filled)
+                piece = view[at * PAGE : (at + count) * PAGE]
+                if piece[0] == 0 and is_zero(piece):
+                    _append(empty, Run(at, count))
+                else:
+                    self._copy[filled * PAGE : (filled + count) * PAGE] = piece
+                    batch.append(Run(at, count))
+                    filled += count
+                at, left = at + count, left - count
+                if filled == most or len(batch) == MAX_RUNS:
+                    self._flush(number, batch, empty)
+                    batch, filled = [], 0
+                if len(empty) >= MAX_RUNS:
+                    self._send_zeros(number, empty)
+                    empty = []
+        self._flush(number, batch, empty)
+        self._send_zeros(number, empty)
+
+    def _flush(self, number: int, batch: Sequence[Run], empty: list[Run]) -> None:
+        """Send the copied pages of ``batch``, except zero pages, which are added to ``empty``."""
+        runs: list[Run] = []
+        data: list[memoryview] = []
+        base = 0
+        for run in batch:
+            copied = self._copy[base * PAGE : (base + run.count) * PAGE]
+            base += run.count
+            start = 0
+            for zero in _zero_pages(copied):
+                if zero > start:
+                    runs.append(Run(run.first + start, zero - start))
+                    data.append(copied[start * PAGE : zero * PAGE])
+                _append(empty, Run(run.first + zero, 1))
+                start = zero + 1
+            if run.count > start:
+                runs.append(Run(run.first + start, run.count - start))
+                data.append(copied[start * PAGE :])
+        # Zero pages can cut a batch into more runs than one frame holds.
+        for index in range(0, len(runs), MAX_RUNS):
+            part = data[index : index + MAX_RUNS]
+            self._send(FrameType.PAGES, PageRuns(number, tuple(runs[index : index + MAX_RUNS])), part)
+
+    def _send_zeros(self, number: int, empty: Sequence[Run]) -> None:
+        for index in range(0, len(empty), MAX_RUNS):
+            self._send(FrameType.ZEROS, PageRuns(number, tuple(sorted(empty[index : index + MAX_RUNS], key=_first))))
+
+    def _send(self, kind: FrameType, runs: PageRuns, data: Sequence[memoryview] = ()) -> None:
+        before = self._channel.sent
+        self._channel.send(kind, encode_runs(runs), data)
+        moved = self._channel.sent - before
+        zeros = runs.pages if kind is FrameType.ZEROS else 0
+        self.zeros += zeros
+        self.normal += runs.pages - zeros
+        self._progress.count(normal=runs.pages - zeros, zeros=zeros, transferred=moved)
+        self._pacer.spend(moved, self._limit())
+
+
+def _first(run: Run) -> int:
+    return run.first
+
+
+def _append(runs: list[Run], run: Run) -> None:
+    """Append ``run``, joined with its predecessor where it continues it."""
+    if runs and runs[-1].first + runs[-1].count == run.first:
+        runs[-1] = Run(runs[-1].first, runs[-1].count + run.count)
+    else:
+        runs.append(run)
+
+
+def _zero_pages(data: memoryview) -> list[int]:
+    """Page numbers within ``data`` that are all zero; one strided look at the first bytes rules most pages out."""
+    firsts = bytes(data[::PAGE])
+    found: list[int] = []
+    page = firsts.find(0)
+    while page >= 0:
+        if is_zero(data[page * PAGE : (page + 1) * PAGE]):
+            found.append(page)
+        page = firsts.find(0, page + 1)
+    return found

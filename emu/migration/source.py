@@ -1,0 +1,378 @@
+"""The source of a migration: sends the machine, and stays its owner until the hand-over.
+
+    SETUP -> ROUNDS -> SWITCHOVER -> DURABLE -> HANDOVER -> DONE
+      any phase before HANDOVER fails or is cancelled: the guest goes on here, nothing is lost
+      HANDOVER without an answer: OutcomeUnknown, the guest stays stopped here
+
+The point of no return is the first byte of COMMIT that the kernel took. docs/reference/migration-protocol.md has the
+diagram and the table of faults.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import secrets
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from emu.errors import EmuError, HostError
+from emu.migration import codec
+from emu.migration.channel import Channel, Interrupt, Pacer
+from emu.migration.errors import DestinationFailed, MigrationError, OutcomeUnknown, Refused, StreamError
+from emu.migration.facts import decode_facts
+from emu.migration.guest import Block, FileLock, Guest, Tracker
+from emu.migration.pages import PageSender
+from emu.migration.parameters import Capabilities, Parameters
+from emu.migration.policy import Terms, compare
+from emu.migration.progress import Progress, Status
+from emu.migration.stream import Frame, FrameType, Run
+from emu.migration.throttle import Throttle
+from emu.units import MIB, PAGE
+
+_PERSIST_STEP = 64 * MIB
+
+
+class Phase(enum.Enum):
+    SETUP = enum.auto()
+    ROUNDS = enum.auto()
+    SWITCHOVER = enum.auto()
+    DURABLE = enum.auto()
+    HANDOVER = enum.auto()
+    DONE = enum.auto()
+
+
+class Source:
+    """One migration from this side. ``run`` blocks until it is over; ``parameters`` may change while it runs."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        channel: Channel,
+        *,
+        capabilities: Capabilities,
+        parameters: Callable[[], Parameters],
+        progress: Progress,
+        interrupt: Interrupt,
+    ) -> None:
+        self.phase = Phase.SETUP
+        self._guest = guest
+        self._channel = channel
+        self._capabilities = capabilities
+        self._parameters = parameters
+        self._progress = progress
+        self._interrupt = interrupt
+        self._blocks = list(guest.blocks())
+        self._copied = [not self._ignored(block) for block in self._blocks]
+        self._trackers: dict[int, Tracker] = {}
+        self._switch = threading.Event()
+        self._was_running = guest.running
+        self._sender = PageSender(channel, progress, Pacer(interrupt), lambda: self._limit)
+        self._limit = parameters().max_bandwidth
+        self._released = False
+        self._synced_at = self._stopped_at = 0.0
+        self._pending: Mapping[int, Sequence[Run]] = {}
+
+    def _ignored(self, block: Block) -> bool:
+        return self._capabilities.x_ignore_shared and block.persistent and block.share and block.path is not None
+
+    def switch_over(self) -> None:
+        """Go on after ``pause-before-switchover``; from any thread."""
+        self._switch.set()
+
+    def run(self) -> None:
+        """Migrate. Returns when the destination has taken over (or the snapshot is durable).
+
+        Raises Refused, Cancelled or another MigrationError when the guest stays here and goes on, and OutcomeUnknown
+        when nobody knows who owns it and it stays stopped.
+        """
+        try:
+            self._setup()
+            self._rounds()
+            self._switchover()
+            self._hand_over()
+        except OutcomeUnknown:
+            raise
+        except BaseException as error:
+            self._keep(error)
+            raise
+        finally:
+            self._stop_tracking()
+
+    # -- phases -----------------------------------------------------------------------------------------------------
+
+    def _setup(self) -> None:
+        self._progress.enter(Status.SETUP)
+        self._progress.total = sum(
+            block.size for block, copied in zip(self._blocks, self._copied, strict=True) if copied
+        )
+        self._progress.remaining = self._progress.total
+        facts = self._guest.facts()
+        terms = Terms(
+            ignore_shared=self._capabilities.x_ignore_shared,
+            allow_weaker_persistence=self._capabilities.allow_weaker_persistence,
+            snapshot=not self._channel.live,
+        )
+        shared = [block for block, copied in zip(self._blocks, self._copied, strict=True) if not copied]
+        proofs = {block.name: secrets.randbits(63) for block in shared}
+        try:
+            for block in shared:
+                _lock_of(block).show(proofs[block.name])
+            preamble = {
+                "machine": facts.to_json(),
+                "terms": {
+                    "ignore_shared": terms.ignore_shared,
+                    "allow_weaker_persistence": terms.allow_weaker_persistence,
+                    "snapshot": terms.snapshot,
+                },
+                "not_copied": [block.name for block in shared],
+            }
+            self._channel.send(FrameType.PREAMBLE, b"", [codec.encode_json(preamble)])
+            if not self._channel.live:
+                return
+            answer = codec.decode_json(self._expect(FrameType.ACCEPT).data, "answer of the destination")
+        finally:
+            for block in shared:
+                _lock_of(block).hide()
+        if answer.keys() != {"machine", "allow_weaker_persistence", "proofs"}:
+            raise StreamError("migration stream: the answer of the destination has missing or unknown keys")
+        theirs = decode_facts(answer["machine"])
+        allowed = terms.allow_weaker_persistence or answer["allow_weaker_persistence"] is True
+        mismatches = compare(facts, theirs, Terms(terms.ignore_shared, allowed, terms.snapshot))
+        if mismatches:
+            raise Refused([str(mismatch) for mismatch in mismatches])
+        if answer["proofs"] != proofs:
+            raise Refused(["the destination did not open the same file: x-ignore-shared copies nothing, so it must"])
+
+    def _rounds(self) -> None:
+        self.phase = Phase.ROUNDS
+        self._progress.enter(Status.ACTIVE)
+        if self._was_running:
+            for number, block in enumerate(self._blocks):
+                if self._copied[number] and block.writable:
+                    tracker = self._guest.tracker(block)
+                    tracker.start()
+                    self._trackers[number] = tracker
+        self._synced_at = time.monotonic()
+        pending: Mapping[int, Sequence[Run]] = {
+            n: [Run(0, block.pages)] for n, block in enumerate(self._blocks) if self._copied[n]
+        }
+        throttle = Throttle(self._guest, self._progress)
+        slow_rounds = 0
+        try:
+            while True:
+                began, sent = time.monotonic(), self._send_round(pending)
+                # Speed means speed to durability: the destination answers a round when it could survive losing power.
+                speed = sent / max(time.monotonic() - began, 1e-6)
+                pending = self._collect()
+                dirty = sum(run.count for runs in pending.values() for run in runs) * PAGE
+                self._progress.remaining = dirty
+                expected = dirty / speed * 1000 if dirty else 0.0
+                self._progress.expected_downtime_ms = round(expected)
+                if expected <= self._parameters().downtime_limit:
+                    break
+                slow_rounds = slow_rounds + 1 if dirty > sent / 2 else 0
+                if slow_rounds >= 2 and self._capabilities.auto_converge:
+                    throttle.tighten(self._parameters())
+                    slow_rounds = 0
+            self._pending = pending
+        finally:
+            throttle.stop()
+        self._settle_shared()
+
+    def _send_round(self, pending: Mapping[int, Sequence[Run]]) -> int:
+        """Send the pages of one round and wait until they are durable there; the bytes it stood for."""
+        self._limit = self._parameters().max_bandwidth
+        self._progress.begin_round()
+        for number, runs in pending.items():
+            self._look_for_refusal()
+            self._sender.send(number, self._blocks[number].view, runs)
+            self._check_storage(self._blocks[number])
+        self._channel.send(FrameType.ROUND_END, struct.pack("<I", self._progress.rounds))
+        if self._channel.live:
+            answer = self._expect(FrameType.ROUND_DURABLE)
+            if answer.meta != struct.pack("<I", self._progress.rounds):
+                raise StreamError("migration stream: the destination answered another round")
+        return sum(run.count for runs in pending.values() for run in runs) * PAGE
+
+    def _collect(self) -> Mapping[int, Sequence[Run]]:
+        now = time.monotonic()
+        found = {
+            number: [Run(first, count) for first, count in runs]
+            for number, tracker in self._trackers.items()
+            if (runs := tracker.collect())
+        }
+        pages = sum(run.count for runs in found.values() for run in runs)
+        elapsed = now - self._synced_at
+        self._progress.dirty_pages_per_s = round(pages / elapsed) if elapsed > 0 else 0
+        self._synced_at = now
+        return found
+
+    def _switchover(self) -> None:
+        self.phase = Phase.SWITCHOVER
+        self._stopped_at = time.monotonic()
+        self._guest.stop()
+        if self._capabilities.pause_before_switchover:
+            self._progress.enter(Status.PRE_SWITCHOVER)
+            while not self._switch.is_set():
+                self._interrupt.wait(min(1.0, self._parameters().x_emu_stall_timeout / 3))
+                self._channel.send(FrameType.KEEPALIVE)
+                self._look_for_refusal()
+        self._progress.enter(Status.DEVICE)
+        self._limit = 0
+        last = dict(self._pending)
+        for number, runs in self._collect().items():
+            last[number] = [*last.get(number, ()), *runs]
+        for number, runs in last.items():
+            self._sender.send(number, self._blocks[number].view, _merge(runs))
+            self._check_storage(self._blocks[number])
+        self._settle_shared()
+        states = codec.encode_states(self._guest.save(), running=self._was_running)
+        self._channel.send(FrameType.STATE, b"", [states])
+        self._channel.send(FrameType.FINISH, struct.pack("<QQ", self._sender.normal, self._sender.zeros))
+        self.phase = Phase.DURABLE
+        if self._channel.live:
+            report = codec.decode_json(self._expect(FrameType.DURABLE).data, "report of the destination")
+            nvdimms = report.get("nvdimms")
+            self._progress.persistence = nvdimms if isinstance(nvdimms, list) else []
+        self._interrupt.check()
+
+    def _settle_shared(self) -> None:
+        """Make the blocks that are not copied durable here: the destination takes the file as it is.
+
+        Durable when it returns: every byte of every shared NVDIMM file, by the mapping's strongest means.
+        """
+        for block, copied in zip(self._blocks, self._copied, strict=True):
+            if copied or not block.writable:
+                continue
+            for offset in range(0, block.size, _PERSIST_STEP):
+                block.storage.persist(offset, min(_PERSIST_STEP, block.size - offset))
+                self._channel.send(FrameType.KEEPALIVE)
+            self._check_storage(block)
+
+    def _hand_over(self) -> None:
+        self._interrupt.disarm()
+        if not self._channel.live:
+            self._channel.finish()
+            self._complete()
+            return
+        self._release_locks()
+        before = self._channel.sent
+        try:
+            self._channel.send(FrameType.COMMIT)
+        except MigrationError:
+            if self._channel.sent == before:
+                raise
+            self._unknown()
+        self.phase = Phase.HANDOVER
+        try:
+            self._expect(FrameType.RUNNING)
+        except (Refused, DestinationFailed):
+            self.phase = Phase.SWITCHOVER
+            raise
+        except EmuError as error:
+            self._unknown(error)
+        self._guest.handed_over()
+        self._complete()
+
+    def _complete(self) -> None:
+        self.phase = Phase.DONE
+        self._progress.downtime_ms = round((time.monotonic() - self._stopped_at) * 1000)
+        self._progress.enter(Status.COMPLETED)
+
+    def _unknown(self, error: EmuError | None = None) -> None:
+        self.phase = Phase.HANDOVER
+        raise OutcomeUnknown(
+            f"the hand-over was sent but not answered ({error.what if error else 'the connection broke'}):"
+            " the destination may own the machine now",
+            "look at the destination: while its NVDIMM file is marked incomplete it never ran, and 'cont' with force is"
+            " safe here; otherwise quit here",
+        ) from error
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    def _keep(self, error: BaseException) -> None:
+        """The migration failed before the point of no return: tell the other side, and go on here."""
+        self._interrupt.disarm()
+        self._stop_tracking()
+        if self._channel.live:
+            with contextlib.suppress(EmuError):
+                text = error.what if isinstance(error, EmuError) else "internal error of the source"
+                self._channel.send(FrameType.ABORT, b"", [text.encode()[:2048]])
+        self._take_locks()
+        if self._was_running and not self._guest.running:
+            self._guest.go_on()
+
+    def _release_locks(self) -> None:
+        self._released = True
+        for block, copied in zip(self._blocks, self._copied, strict=True):
+            if not copied:
+                _lock_of(block).release()
+
+    def _take_locks(self) -> None:
+        if self._released:
+            for block, copied in zip(self._blocks, self._copied, strict=True):
+                if not copied:
+                    _lock_of(block).take()
+            self._released = False
+
+    def _stop_tracking(self) -> None:
+        for tracker in self._trackers.values():
+            tracker.stop()
+        self._trackers.clear()
+
+    def _check_storage(self, block: Block) -> None:
+        lost = block.storage.lost()
+        if lost is not None:
+            raise HostError(
+                f"{block.path or block.name}: the file was cut short at offset {lost:#x}", "restore its size"
+            )
+
+    def _look_for_refusal(self) -> None:
+        if self._channel.live and self._channel.readable():
+            self._expect(None)
+
+    def _expect(self, kind: FrameType | None) -> Frame:
+        """The next frame, which must be ``kind`` (None: only a refusal or a sign of life may come now)."""
+        while True:
+            frame = self._channel.receive()
+            if frame.kind is FrameType.PROGRESS:
+                if kind is None:
+                    return frame
+                continue
+            if frame.kind is kind:
+                return frame
+            if frame.kind is FrameType.REFUSE:
+                raise Refused(_reasons(frame))
+            if frame.kind is FrameType.FAILED:
+                raise DestinationFailed(
+                    f"the destination failed: {frame.data.decode(errors='replace')}", "the guest stays here"
+                )
+            raise StreamError(f"migration stream: the destination sent {frame.kind.name} out of turn")
+
+
+def _reasons(frame: Frame) -> list[str]:
+    reasons = codec.decode_json(frame.data, "refusal").get("reasons")
+    if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+        raise StreamError("migration stream: the refusal gives no reasons")
+    return reasons
+
+
+def _lock_of(block: Block) -> FileLock:
+    if block.lock is None:
+        raise Refused([f"{block.path or block.name} cannot be locked, so x-ignore-shared cannot hand it over"])
+    return block.lock
+
+
+def _merge(runs: Sequence[Run]) -> list[Run]:
+    """Runs that may overlap, as ascending disjoint runs."""
+    merged: list[Run] = []
+    for run in sorted(runs, key=lambda run: run.first):
+        if merged and run.first <= merged[-1].first + merged[-1].count:
+            end = max(merged[-1].first + merged[-1].count, run.first + run.count)
+            merged[-1] = Run(merged[-1].first, end - merged[-1].first)
+        else:
+            merged.append(run)
+    return merged
