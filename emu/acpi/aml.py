@@ -313,6 +313,10 @@ def less(left: Operand, right: Operand) -> bytes:
     return b"\x95" + _terms((left, right))
 
 
+def to_buffer(value: Operand, target: Operand = NO_TARGET) -> bytes:
+    return b"\x96" + _terms((value, target))
+
+
 # Resources (section 6.4)
 
 
