@@ -57,7 +57,7 @@ class Flush:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """SFENCE, MFENCE or the barrier of a locked instruction; ``failed`` marks a compare-and-swap that stored nothing."""
+    """SFENCE, MFENCE or the barrier of a locked instruction; ``failed`` marks a compare-and-swap that failed."""
 
     kind: FenceKind
     failed: bool = False

@@ -12,7 +12,8 @@ Intel SDM volume 1 section 11.4.4.1, volume 3 section 9.2):
   cover it: it waits in a write-combining buffer, not in the line.
 * A locked instruction is a fence followed by a store that is not durable by itself.
 * eADR: visible is durable, so all regular stores persist in program order. What has not left the store buffer at the
-  crash is lost: fences and CLFLUSH, which are ordered with all stores, empty it. Non-temporal stores still need a fence.
+  crash is lost: fences and CLFLUSH, which are ordered with all stores, empty it. Non-temporal stores still need a
+  fence.
 * Page cache: flushes and fences mean nothing; each 4 KiB page holds a prefix of its stores.
 * DAX without MAP_SYNC: as DAX with it, but a page that was stored to may come back whole as it was before the first
   store.

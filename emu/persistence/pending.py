@@ -89,7 +89,7 @@ class _Unit:
 
 
 class Component:
-    """The pending parts of one component, by unit, in program order. Units are built on what is durable beneath them."""
+    """The pending parts of one component, by unit, in program order. Units build on what is durable beneath."""
 
     __slots__ = ("_chain", "_nt_choices", "_sizes", "_subsets", "mixed", "nt_parts", "units")
 

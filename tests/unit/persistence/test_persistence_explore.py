@@ -1,0 +1,208 @@
+"""Exploration against brute force: recovery run on every memory of every crash point, and of every crash of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from emu.persistence.crashstate import FULL, CrashState, memories
+from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store
+from emu.persistence.explore import Answer, Exploration, Limits, LocalWorker, Run, Verdict, explore
+from emu.persistence.model import Timeline, build
+from emu.persistence.rules import Domain, Media, Order, Rules
+
+UNITS = (0, 8, 64, 4096)
+RULES = [Rules(domain, order, media) for domain in Domain for order in Order for media in Media]
+
+
+def clean(_unit: int) -> int:
+    return 0
+
+
+@dataclass
+class Memory:
+    """The persistent memory as a toy recovery sees it."""
+
+    tracked: frozenset[int]
+    answer: Answer
+    known: dict[int, tuple[int, int]] = field(default_factory=dict)
+    reads: list[tuple[int, int, int]] = field(default_factory=list)
+    trace: list[tuple[int, Event]] = field(default_factory=list)
+
+    def load(self, unit: int) -> int:
+        mask, value = self.known.get(unit, (0, 0))
+        wanted = FULL & ~mask
+        if wanted and unit in self.tracked:
+            found = self.answer(unit, wanted)
+            self.reads.append((unit, wanted, found))
+            value |= found
+        self.known[unit] = (FULL, value)
+        return value
+
+    def store(self, unit: int, data: bytes) -> None:
+        mask, value = self.known.get(unit, (0, 0))
+        covered = (1 << 8 * len(data)) - 1
+        self.known[unit] = (mask | covered, value & ~covered | int.from_bytes(data, "little"))
+        self.event(Store(unit, data))
+
+    def event(self, event: Event) -> None:
+        self.trace.append((len(self.reads), event))
+
+
+class Toy:
+    """Wraps a Python function as a recovery."""
+
+    def __init__(self, body: Callable[[Memory], int]) -> None:
+        self.body = body
+        self.runs = 0
+
+    def run(self, tracked: frozenset[int], answer: Answer) -> Run:
+        self.runs += 1
+        memory = Memory(tracked, answer)
+        status = self.body(memory)
+        return Run(tuple(memory.reads), Verdict(status == 0, "exit-port", status), tuple(memory.trace))
+
+
+def random_body(seed: int, *, stores: bool) -> Callable[[Memory], int]:
+    """A recovery whose next step depends on all that it has read."""
+
+    def body(memory: Memory) -> int:
+        state = seed
+        for _ in range(4):
+            rng = random.Random(state)
+            unit = rng.choice(UNITS)
+            action = rng.random()
+            if stores and action < 0.3:
+                memory.store(unit, bytes([rng.randint(1, 3)]) * rng.choice([8, 4]))
+            elif stores and action < 0.4:
+                memory.event(rng.choice([Flush(unit, FlushKind.CLFLUSH), Fence(FenceKind.SFENCE)]))
+            elif action < 0.9:
+                state = state * 31 + memory.load(unit)
+            state = state * 31 + 7
+        return random.Random(state).randint(0, 3)
+
+    return body
+
+
+def random_events(rng: random.Random) -> list[Event]:
+    def one(number: int) -> Event:
+        kind = rng.random()
+        if kind < 0.6:
+            return Store(rng.choice(UNITS), bytes([number]) * rng.choice([8, 8, 16, 4]), nt=rng.random() < 0.2)
+        if kind < 0.8:
+            return Flush(rng.choice(UNITS), rng.choice(list(FlushKind)))
+        return Fence(rng.choice([FenceKind.SFENCE, FenceKind.MFENCE]))
+
+    return [one(number) for number in range(1, rng.randint(2, 7))]
+
+
+def lookup(memory: dict[int, int]) -> Callable[[int], int]:
+    return lambda unit: memory.get(unit, 0)
+
+
+def brute_force(
+    timeline: Timeline, toy: Toy, depth: int, initial: Callable[[int], int] = clean
+) -> Iterator[tuple[int, int]]:
+    """(crash point, status) of every memory, and of every memory after a second crash."""
+    for point in timeline.points:
+        for memory in memories(CrashState.at(timeline, point.number, initial)):
+            content = {**{unit: initial(unit) for unit in (*UNITS, 16, 72, 4104)}, **memory}
+            run = toy.run(frozenset(content), lambda unit, mask, content=content: content[unit] & mask)
+            yield point.number, run.verdict.status
+            if depth > 1:
+                again = build([event for _, event in run.trace], timeline.rules)
+                for _, status in brute_force(again, toy, depth - 1, lookup(content)):
+                    yield point.number, status
+
+
+def found(exploration: Exploration) -> set[tuple[int, int]]:
+    assert not exploration.incomplete_because
+    return {(point, result.leaf.verdict.status) for result in exploration.results for point in result.points}
+
+
+@pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+def test_finds_every_verdict_that_brute_force_finds(rules: Rules) -> None:
+    rng = random.Random(f"explore {rules}")
+    for _ in range(60):
+        timeline = build(random_events(rng), rules)
+        toy = Toy(random_body(rng.randint(0, 10**9), stores=False))
+        exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean))
+        assert exploration.executed == toy.runs == len({result.leaf.path() for result in exploration.results})
+        assert found(exploration) == set(brute_force(timeline, toy, 1))
+
+
+@pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+def test_finds_every_verdict_of_crashes_during_recovery(rules: Rules) -> None:
+    rng = random.Random(f"nested {rules}")
+    for _ in range(25):
+        timeline = build(random_events(rng), rules)
+        toy = Toy(random_body(rng.randint(0, 10**9), stores=True))
+        exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean), limits=Limits(depth=2))
+        assert found(exploration) == set(brute_force(timeline, toy, 2))
+
+
+def commit_log(lines: int, records: int) -> list[Event]:
+    """Records of ``lines`` data lines, persisted, then counted in a commit word, persisted."""
+    events: list[Event] = []
+    for record in range(records):
+        for line in range(lines):
+            address = 64 * (1 + record * lines + line)
+            events += [Store(address, (record + 1).to_bytes(8, "little")), Flush(address, FlushKind.CLWB)]
+        events += [Fence(FenceKind.SFENCE), Store(0, (record + 1).to_bytes(8, "little"))]
+        events += [Flush(0, FlushKind.CLWB), Fence(FenceKind.SFENCE)]
+    return events
+
+
+def read_log(lines: int) -> Callable[[Memory], int]:
+    def body(memory: Memory) -> int:
+        for record in range(memory.load(0)):
+            for line in range(lines):
+                if memory.load(64 * (1 + record * lines + line)) != record + 1:
+                    return 1
+        return 0
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("lines", "records", "eager"), [(4, 10, 180), (8, 10, 2580), (16, 10, 655380), (8, 100, 25800)]
+)
+def test_executions_grow_with_what_recovery_reads(lines: int, records: int, eager: int) -> None:
+    timeline = build(commit_log(lines, records), Rules())
+    exploration = explore(timeline, clean, LocalWorker(Toy(read_log(lines)), timeline, clean))
+    assert sum(point.eager for point in timeline.points) == eager + 1  # and the end, where all is durable
+    assert exploration.executed == records + 1
+    assert all(result.leaf.verdict.ok for result in exploration.results)
+
+
+def test_a_limit_of_executions_is_said_and_keeps_what_was_found() -> None:
+    timeline = build(commit_log(2, 10), Rules())
+    worker = LocalWorker(Toy(read_log(2)), timeline, clean)
+    exploration = explore(timeline, clean, worker, limits=Limits(executions=4))
+    assert exploration.executed == 4
+    assert exploration.incomplete_because == ["the limit of 4 executions was reached"]
+    covered = {point for result in exploration.results if result.leaf.verdict for point in result.points}
+    missing = {point for result in exploration.results if not result.leaf.verdict for point in result.points}
+    assert covered
+    assert missing
+    assert covered | missing == {point.number for point in timeline.points}
+
+
+def test_a_time_limit_is_said() -> None:
+    timeline = build(commit_log(2, 3), Rules())
+    worker = LocalWorker(Toy(read_log(2)), timeline, clean)
+    exploration = explore(timeline, clean, worker, limits=Limits(seconds=0))
+    assert exploration.incomplete_because == ["the time limit of 0 s was reached"]
+
+
+def test_observed_bytes_split_the_outcomes_before_recovery() -> None:
+    timeline = build([Store(0, b"\1" * 8), Store(64, b"\1" * 8)], Rules())
+    toy = Toy(lambda memory: memory.load(0) != 0 and memory.load(64) == 0)
+    observe = [(0, 0xFF), (64, 0xFF)]
+    exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean), observe=observe)
+    verdicts = {result.observed: result.leaf.verdict.ok for result in exploration.results}
+    assert verdicts == {(0, 0): True, (0, 1): True, (1, 0): False, (1, 1): True}
+    assert exploration.executed == 3
