@@ -1,0 +1,60 @@
+"""Device DAX (``/dev/dax0.0``): its size and alignment, from sysfs.
+
+Source: Linux drivers/dax/bus.c (attributes of a dax device and of its region); QEMU reads the size at the same place.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from emu.errors import HostError
+
+SYSFS = Path("/sys")
+
+
+@dataclass(frozen=True, slots=True)
+class DaxDevice:
+    """Bytes the device has, and the alignment that every mapping of it must keep (2 MiB, as a rule).
+
+    ``persistent``: the device hangs off the NVDIMM bus. Volatile memory (high-bandwidth, CXL) can be a device DAX too.
+    """
+
+    size: int
+    align: int
+    persistent: bool
+
+
+def read_device(device: int, *, what: str, sysfs: Path = SYSFS) -> DaxDevice | None:
+    """What sysfs says of the character device with number ``device`` (st_rdev); None when it is not a device DAX.
+
+    HostError when it is one but its size or alignment cannot be read.
+    """
+    node = sysfs / "dev" / "char" / f"{os.major(device)}:{os.minor(device)}"
+    try:
+        subsystem = (node / "subsystem").readlink().name
+    except OSError:
+        return None
+    if subsystem != "dax":
+        return None
+    real = node.resolve()
+    size = _number(real / "size")
+    # Newer kernels give each device its own alignment, older ones only the region it was cut from.
+    align = (
+        _number(real / "align")
+        or _number(real.parent / "dax_region" / "align")
+        or _number(real / "device" / "dax_region" / "align")
+    )
+    if not size or not align:
+        raise HostError(
+            f"cannot read the size and alignment of {what} from {node}", "check that sysfs is mounted and readable"
+        )
+    return DaxDevice(size, align, any(part.startswith("ndbus") for part in real.parts))
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text().strip(), 0)
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,116 @@
+"""Memory faults put to use: dirty-page tracking by write protection, and survival of a backing file cut short.
+
+One handler for SIGSEGV and SIGBUS (installed with the first range, never at import) serves every range here and hands
+any other fault to the handler that was there before, such as Python's ``faulthandler``.
+
+A store of ours into a tracked range (a memoryview assignment, a label write) faults and is seen like the guest's. A
+store by the *kernel* on our behalf (``recv_into``, ``readinto``) is not: into a protected page it fails with EFAULT,
+and nothing is stored. Read into a buffer and copy.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import NamedTuple
+
+from emu.errors import HostError
+from emu.host import kernel
+from emu.host._kernel import ffi, lib
+
+_RUNS = 4096
+
+
+class LostPage(NamedTuple):
+    """The first page that a guarded mapping lost. ``poisoned``: the memory itself failed, not the file."""
+
+    offset: int
+    poisoned: bool
+
+
+class Guard:
+    """Keeps SIGBUS in [address, address + length) from killing the process.
+
+    A page that its file no longer backs (cut short, disk full, bad memory) is replaced by zeros of its own, the
+    lowest lost offset is kept, and the stop function of the faulting thread is called (``set_stop``). ``page_size``
+    is the mapping's. Close it before the memory is unmapped.
+    """
+
+    def __init__(self, address: int, length: int, page_size: int = kernel.PAGE_SIZE) -> None:
+        slot = lib.emu_guard_add(address, length, page_size)
+        if slot < 0:
+            raise kernel.host_error(
+                "cannot guard a mapping", -slot, "use fewer memory backends in one process (64 work)"
+            )
+        self._slot: int = slot
+        self._close = weakref.finalize(self, lib.emu_guard_remove, slot)
+        self._close.atexit = False
+
+    def lost(self) -> LostPage | None:
+        """The lowest page lost so far, or None."""
+        poisoned = ffi.new("int *")
+        offset: int = lib.emu_guard_lost(self._slot, poisoned) if self._close.alive else -1
+        return None if offset < 0 else LostPage(offset, bool(poisoned[0]))
+
+    def close(self) -> None:
+        self._close()
+
+
+def set_stop(function: int, argument: int) -> None:
+    """Have ``function(argument)`` (two addresses) called when the *calling thread* meets a lost page; 0 for none.
+
+    It runs in a signal handler, so it must be async-signal-safe: a function that sets a flag, such as uc_emu_stop.
+    """
+    lib.emu_set_stop(function, argument)
+
+
+class DirtyLog:
+    """Which pages of [address, address + length) were stored to, by write protection. The range must be writable.
+
+    ``page_size`` is the mapping's own (2 MiB for a device DAX or huge pages); results always count pages of 4096 bytes.
+    """
+
+    def __init__(self, address: int, length: int, page_size: int = kernel.PAGE_SIZE) -> None:
+        self.address = address
+        self.length = length
+        self.page_size = page_size
+        self._slot = -1
+
+    def start(self) -> None:
+        """Protect the range. Stores from now on are seen; those before are the caller's first full pass."""
+        if self._slot >= 0:
+            raise HostError("dirty pages of this range are tracked already", "stop tracking first")
+        slot = lib.emu_dirty_start(self.address, self.length, self.page_size)
+        if slot < 0:
+            raise kernel.host_error("cannot track dirty pages", -slot, "end the other migration of this memory first")
+        self._slot = slot
+
+    def collect(self) -> list[tuple[int, int]]:
+        """The runs (first page, count) stored to since the last call, rising, in pages of 4096 bytes.
+
+        Every page is protected again before this returns, so a store that comes after is in the next result, and what
+        the caller reads afterwards holds every store up to here. May be called while other threads store.
+        """
+        if self._slot < 0:
+            raise HostError("dirty pages of this range are not tracked", "start tracking first")
+        buffer, more = ffi.new("emu_run[]", _RUNS), ffi.new("int *", 1)
+        scale = self.page_size // 4096
+        last = -(-self.length // 4096)
+        runs: list[tuple[int, int]] = []
+        while more[0]:
+            found = lib.emu_dirty_collect(self._slot, buffer, _RUNS, more)
+            for n in range(found):
+                first, count = buffer[n].first * scale, buffer[n].count * scale
+                count = min(count, last - first)
+                if runs and sum(runs[-1]) == first:
+                    first, count = runs[-1][0], runs[-1][1] + count
+                    runs.pop()
+                runs.append((first, count))
+        return runs
+
+    def stop(self) -> None:
+        """Make the range writable again and forget what was dirty. Harmless when not started."""
+        slot, self._slot = self._slot, -1
+        if slot >= 0:
+            result = lib.emu_dirty_stop(slot)
+            if result < 0:
+                raise kernel.host_error("cannot end the tracking of dirty pages", -result)

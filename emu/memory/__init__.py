@@ -1,0 +1,18 @@
+"""Memory backends: a config becomes a mapping that knows what it guarantees; guest memory is made of such mappings."""
+
+from emu.memory.address_space import GuestMemory, GuestMemoryError, Region
+from emu.memory.backend import Backend, open_backend
+from emu.memory.durability import Durability, Granularity, Survives
+from emu.memory.mapping import Mapping
+
+__all__ = [
+    "Backend",
+    "Durability",
+    "Granularity",
+    "GuestMemory",
+    "GuestMemoryError",
+    "Mapping",
+    "Region",
+    "Survives",
+    "open_backend",
+]
