@@ -192,7 +192,8 @@ class Rtc:
                         continue
                     for second in seconds:
                         if start + second > second_of_day:
-                            return self._since + (shown + start + second - second_of_day - self._shown) * _SECOND
+                            due = shown - second_of_day + start + second
+                            return self._since + (due - self._shown) * _SECOND if due <= _LATEST else None
         return None
 
     def next_event(self) -> int | None:
