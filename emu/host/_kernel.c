@@ -2593,6 +2593,13 @@ static int _cffi_const_MADV_DONTDUMP(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_MADV_DONTNEED(unsigned long long *o)
+{
+  int n = (MADV_DONTNEED) <= 0;
+  *o = (unsigned long long)((MADV_DONTNEED) | 0);  /* check that MADV_DONTNEED is an integer */
+  return n;
+}
+
 static int _cffi_const_MADV_HUGEPAGE(unsigned long long *o)
 {
   int n = (MADV_HUGEPAGE) <= 0;
@@ -2788,6 +2795,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "HUGETLBFS_MAGIC", (void *)_cffi_const_HUGETLBFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "MADV_DODUMP", (void *)_cffi_const_MADV_DODUMP, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "MADV_DONTDUMP", (void *)_cffi_const_MADV_DONTDUMP, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "MADV_DONTNEED", (void *)_cffi_const_MADV_DONTNEED, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "MADV_HUGEPAGE", (void *)_cffi_const_MADV_HUGEPAGE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "MADV_MERGEABLE", (void *)_cffi_const_MADV_MERGEABLE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "MADV_POPULATE_WRITE", (void *)_cffi_const_MADV_POPULATE_WRITE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -2875,7 +2883,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  63,  /* num_globals */
+  64,  /* num_globals */
   2,  /* num_struct_unions */
   0,  /* num_enums */
   2,  /* num_typenames */

@@ -54,6 +54,7 @@ _REMEDIES = {
 class Advice(enum.IntEnum):
     """What madvise(2) is told about a range."""
 
+    DONTNEED = lib.MADV_DONTNEED
     REMOVE = lib.MADV_REMOVE
     MERGEABLE = lib.MADV_MERGEABLE
     UNMERGEABLE = lib.MADV_UNMERGEABLE
