@@ -120,7 +120,9 @@ def open_file(path: str | os.PathLike[str], *, write: bool, create: bool = False
         raise HostError(
             f"cannot open {os.fspath(path)!r}: not a file name", "give the path of a file", errno=errno.EINVAL
         )
-    return _check(lib.emu_open(raw, flags, 0o644), f"cannot {'create' if create else 'open'} {os.fspath(path)}")
+    result = lib.emu_open(raw, flags, 0o644)
+    remedy = "change the file's permissions" if result == -errno.EACCES and not write else ""
+    return _check(result, f"cannot {'create' if create else 'open'} {os.fspath(path)}", remedy)
 
 
 def open_unnamed(directory: str | os.PathLike[str]) -> int:

@@ -12,7 +12,7 @@ from types import TracebackType
 from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
 from emu.errors import EmuError, HostError, UsageError
 from emu.host import kernel
-from emu.host.kernel import Advice, NumaMode
+from emu.host.kernel import Advice, Lock, NumaMode
 from emu.memory.durability import MAP_SYNC_MEANS, MappingFacts, judge
 from emu.memory.mapping import Mapping
 from emu.memory.properties import FROZEN, as_json, check_combination, check_value
@@ -204,6 +204,16 @@ class Backend:
     def properties(self) -> dict[str, object]:
         """Every property by QEMU's name, as JSON values (what qom-get and query-memdev show)."""
         return as_json(self.config)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the open backing file, which stays the backend's; -1 for anonymous memory."""
+        return -1 if self._source is None else self._source.fd
+
+    @property
+    def lock_kind(self) -> Lock:
+        """How the backing file is locked: WRITE by one user alone, READ with others."""
+        return Lock.NONE if self._source is None else self._source.lock.kind
 
     def acquire_lock(self) -> None:
         """Take the file's lock again after ``release_lock``; HostError when another emulator has it."""

@@ -29,10 +29,14 @@ class FileLock:
         self._share = share
         self._name = name
 
+    @property
+    def kind(self) -> Lock:
+        """Whether the whole file is locked for writing (nobody else) or for reading."""
+        return Lock.WRITE if self._write and not self._share else Lock.READ
+
     def acquire(self) -> None:
         """Take the lock; HostError naming the file when another emulator's is in the way. Harmless when held."""
-        kind = Lock.WRITE if self._write and not self._share else Lock.READ
-        if not self._take(kind) or self._mixed():
+        if not self._take() or self._mixed():
             self.release()
             raise HostError(
                 f"{self._name} is in use by another emulator",
@@ -43,8 +47,8 @@ class FileLock:
         """Give the lock up (for a hand-over). Harmless when not held."""
         kernel.lock(self._fd, Lock.NONE, what=self._name)
 
-    def _take(self, kind: Lock) -> bool:
-        return kernel.lock(self._fd, kind, what=self._name, length=_END)
+    def _take(self) -> bool:
+        return kernel.lock(self._fd, self.kind, what=self._name, length=_END)
 
     def _mixed(self) -> bool:
         """Announce which reading user this is, then look for the kind it cannot live with: of two, the later one sees

@@ -78,7 +78,7 @@ def open_source(config: BackendConfig) -> Source:
             lock=lock,
             size=size,
             page_size=device.align if device else system.block_size if huge else kernel.PAGE_SIZE,
-            file_system="device DAX" if device else kernel.file_system_name(fd),
+            file_system=_system_name(fd, status.st_mode),
             memory_file_system=system.is_memory and stat.S_ISREG(status.st_mode),
             is_dax=device is not None or bool(kernel.is_dax(fd)),
             device=device,
@@ -127,6 +127,11 @@ def _open(config: BackendConfig, path: str) -> tuple[int, bool]:
                 errno=errno.ENOENT,
             ) from None
         raise
+
+
+def _system_name(fd: int, mode: int) -> str:
+    special = {stat.S_IFCHR: "device DAX", stat.S_IFBLK: "block device"}
+    return special.get(stat.S_IFMT(mode)) or kernel.file_system_name(fd)
 
 
 def _refuse_kind(path: str, mode: int) -> None:
