@@ -1,0 +1,56 @@
+"""Writes the pages that follow from the code: python docs/generate.py. A test fails when a page is behind."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from emu.cli.main import VERBS, build_parser
+from emu.cli.options import HELP_TABLES
+
+PAGES = Path(__file__).parent
+_INTRO = """\
+# Options
+
+This page is written by `python docs/generate.py` from the tables that the parser itself uses.
+
+Options of the form `key=value,...` follow QEMU's grammar: `,,` is one comma, the last of equal keys wins, sizes are bytes or
+numbers with K, M, G, T (powers of 1024), `help` lists the keys, and a list is written `key.0=...,key.1=...`. The same can
+be written as JSON: `'{"file": "pmem.img", "size": "64M"}'`.
+
+In `--nvdimm`, `share` defaults to on; in `-object`, to off, as in QEMU. `--nvdimm FILE` is short for `--nvdimm file=FILE`.
+"""
+
+
+def options_page() -> str:
+    """docs/reference/options.md."""
+    parts = [_INTRO]
+    for option, keys in HELP_TABLES.items():
+        parts.append(f"## `{option}`\n")
+        parts.append("| key | value | meaning |\n|---|---|---|")
+        for name, key in keys.items():
+            parts.append(f"| `{name}` | `{key.shape.replace('|', chr(92) + '|')}` | {key.summary} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def commands_page() -> str:
+    """docs/reference/commands.md."""
+    parts = ["# Commands\n\nThis page is written by `python docs/generate.py` from the parser.\n"]
+    for verb in VERBS:
+        parser = build_parser(verb)
+        (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        sub = commands.choices[verb]
+        sub.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=110)
+        parts.append(f"## emu {verb}\n\n```text\n{sub.format_help().rstrip()}\n```\n")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    (PAGES / "reference" / "options.md").write_text(options_page())
+    (PAGES / "reference" / "commands.md").write_text(commands_page())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

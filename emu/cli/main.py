@@ -1,0 +1,139 @@
+"""``emu VERB ...``: finds the verb's module, runs it, and turns errors into one or two lines and an exit status.
+
+Each verb is a module with ``add_arguments(parser)`` and ``run(options) -> int``, imported only when asked for, so that
+start-up pays for one verb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+
+from emu import __version__
+from emu.cli.keyval import help_text
+from emu.errors import EmuError, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    module: str
+    summary: str
+
+
+VERBS = {
+    "run": Verb("emu.cli.run", "boot a guest on a machine with NVDIMMs"),
+    "crash": Verb("emu.cli.crash", "cut the power at every point and show what the machine could wake up with"),
+    "probe": Verb("emu.cli.probe", "say what a file or directory can promise as an NVDIMM"),
+    "label": Verb("emu.cli.label", "read, check and write namespace label areas"),
+    "acpi": Verb("emu.cli.acpi", "show or dump the ACPI tables of a machine"),
+    "migrate": Verb("emu.cli.migrate", "move a running machine to another emu, or to a file"),
+    "demo": Verb("emu.cli.demo", "watch it work"),
+    "guests": Verb("emu.cli.guests", "list the bundled guests"),
+}
+
+_EPILOG = """\
+examples:
+  emu run hello --nvdimm file=pmem.img,size=64M        boot the bundled guest 'hello' on an NVDIMM file
+  emu run guest.bin --nvdimm file=pmem.img,sync=on     insist on a MAP_SYNC mapping
+  emu crash commit-noflush --nvdimm file=pool.img,size=2M
+  emu probe /mnt/pmem                                  can files there be mapped with MAP_SYNC?
+  emu VERB --help                                      every verb has its own page
+"""
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser of ``emu``; with ``verb``, that verb's arguments are filled in (its module is imported)."""
+    parser = argparse.ArgumentParser(
+        prog="emu",
+        description="A mini x86-64 machine with a virtual NVDIMM, and a crash-consistency laboratory.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"emu {__version__}")
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, entry in VERBS.items():
+        if verb is not None and name != verb:
+            commands.add_parser(name, help=entry.summary, add_help=False)
+            continue
+        module = importlib.import_module(entry.module) if verb else None
+        sub = commands.add_parser(
+            name,
+            help=entry.summary,
+            description=(module.__doc__ or "").strip() if module else entry.summary,
+            epilog=getattr(module, "EPILOG", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
+        if module:
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status and never raises for anything a user can cause."""
+    words = sys.argv[1:] if argv is None else argv
+    verb = next((word for word in words if word in VERBS), None)
+    parser = build_parser(verb)
+    try:
+        options = parser.parse_args(words)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else Status.USAGE
+    if _help_asked(options):
+        return Status.OK
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except EmuError as error:
+        return _report(error, options.traceback)
+    except KeyboardInterrupt:
+        print("emu: interrupted", file=sys.stderr)
+        return Status.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Status.OK
+    except Exception as error:
+        if options.traceback:
+            raise
+        print(f"emu: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("This is a bug in emu; 'emu ... --traceback' shows where it happened.", file=sys.stderr)
+        return Status.BUG
+    return status
+
+
+def _help_asked(options: argparse.Namespace) -> bool:
+    """Print the table of keys when a key=value option was given as ``help``."""
+    if not hasattr(options, "nvdimm"):
+        return False
+    from emu.cli import options as machine_options
+
+    given = {"--nvdimm": options.nvdimm, "-object": options.object, "-device": options.device,
+             "-machine": options.machine, "-m": [options.memory or ""], "-numa": options.numa}  # fmt: skip
+    for option, values in given.items():
+        if any(value in ("help", "?") or value.endswith((",help", ",?")) for value in values):
+            print(help_text(option, machine_options.HELP_TABLES[option]))
+            return True
+    return False
+
+
+def _report(error: EmuError, traceback: bool) -> int:
+    if traceback:
+        raise error
+    for number, line in enumerate(str(error).splitlines()):
+        print(f"emu: {line}" if number == 0 else f"     {line}", file=sys.stderr)
+    return error.status
+
+
+def entry() -> None:
+    """The ``emu`` command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,32 @@
+"""Say what a file, directory or device can promise as an NVDIMM on this host. Nothing is changed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+EPILOG = """\
+examples:
+  emu probe pmem.img
+  emu probe /mnt/pmem --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a file, a directory (files there) or a device DAX")
+    parser.add_argument("--json", action="store_true", help="print one JSON document (schema emu.probe/1)")
+
+
+def run(options: argparse.Namespace) -> int:
+    from emu.host.probe import probe_path
+
+    document = {"schema": "emu.probe/1", **probe_path(options.path).to_json()}
+    if options.json:
+        print(json.dumps(document, indent=2))
+        return 0
+    for key, value in document.items():
+        if key != "schema":
+            text = ", ".join(value) or "none" if isinstance(value, list) else value
+            text = {True: "yes", False: "no"}.get(text, text) if isinstance(text, bool) else text
+            print(f"{key.replace('_', ' ') + ':':<22}{text}")
+    return 0
