@@ -1,0 +1,346 @@
+"""The CPU: one Unicorn engine made into a whole processor.
+
+Unicorn executes instructions; this class adds what a machine needs around that: boot states, memory without holes,
+exceptions and interrupts through the guest's IDT, SYSCALL, a deterministic clock, stops that are never lost, and a
+state that can be saved.
+
+Virtual time: one nanosecond for each byte of code in the basic blocks executed, about four per instruction; the time
+stamp counter counts these nanoseconds. The hook that counts them is installed when first needed (a deadline, a pending
+interrupt, a time stamp or clock read); before that time stands still, and nothing slows the guest down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from emu.cpu import library
+from emu.cpu import registers as r
+from emu.cpu.delivery import Delivery, Fault, Source, TripleFault
+from emu.cpu.layout import layout
+from emu.cpu.memory import PhysicalMemory
+from emu.cpu.paging import PageFault
+from emu.cpu.saved import Architectural
+from emu.cpu.state import Segment, State
+from emu.cpu.stop import ExceptionRecord, Stop, StopKind
+from emu.cpu.system_calls import enter_syscall, enter_sysenter
+from emu.entry import Entry
+from emu.errors import EmuError, UsageError
+from emu.host import hooks
+from emu.state import Fields, SavedState
+from emu.units import U64_MAX
+
+MODELS = {"icelake-server": r.ICELAKE_SERVER}
+"""Models that have CLWB and CLFLUSHOPT."""
+
+_STATE_KIND, _STATE_VERSION = "cpu", 1
+
+
+class Cpu:
+    """One x86-64 processor. Not thread-safe, except ``request_stop``.
+
+    ``on_port_read(port, size)`` and ``on_port_write(port, size, value)`` answer I/O; assign them before running. What
+    they raise comes out of ``run``, with the guest stopped behind the basic block of the I/O instruction.
+    """
+
+    def __init__(self, model: str = "icelake-server", *, real_time: bool = False) -> None:
+        if model not in MODELS:
+            raise UsageError(f"there is no CPU model '{model}'", f"use one of {', '.join(MODELS)}")
+        self.on_port_read: Callable[[int, int], int] = lambda port, size: (1 << 8 * size) - 1
+        self.on_port_write: Callable[[int, int, int], None] = lambda port, size, value: None
+        self.last_exception: ExceptionRecord | None = None
+        self._engine = hooks.Engine(library.functions(), MODELS[model], _Ports(self), library.describe)
+        self._state = State(self._engine, layout())
+        self._memory = PhysicalMemory(self._engine)
+        self._delivery = Delivery(self._state, self._memory)
+        self._halted = False
+        self._pending = False
+        self._dead: Stop | None = None
+        self._want_clock = real_time
+        self._want_flush = False
+        self._deadline: int | None = None
+        if real_time:
+            self._engine.set_real_time()
+
+    def close(self) -> None:
+        """Free the engine. The memory that was mapped may go away afterwards, not before."""
+        self._engine.close()
+        self._memory.release()
+
+    # Set-up
+
+    def map(self, gpa: int, size: int, host_address: int, *, writable: bool = True) -> None:
+        """Show ``size`` bytes of host memory to the guest; stores to a region that is not ``writable`` are dropped.
+
+        The memory must stay mapped until ``close``. Durable when: what a guest store is worth is decided by how the
+        caller mapped the host memory; the CPU stores straight into it and never copies.
+        """
+        self._memory.map(gpa, size, host_address, writable=writable)
+
+    def enter(self, entry: Entry) -> None:
+        """Put the CPU in a boot state, as after a reset; memory and virtual time stay as they are."""
+        self._load(Architectural.at_entry(entry))
+        self._halted = False
+
+    def _load(self, registers: Architectural) -> None:
+        registers.apply(self._state)
+        self._want_flush = True
+        self._dead = None
+        self.last_exception = None
+        self._engine.clock_position = (False, 0)
+
+    # Running
+
+    def run(self) -> Stop:
+        """Execute until something needs the caller; see ``StopKind``."""
+        while True:
+            stop = self._stop_now()
+            if stop is not None:
+                return stop
+            self._memory.fill_holes()
+            if self._want_clock:
+                self._engine.start_clock()
+                self._want_clock = False
+            if self._want_flush:
+                self._engine.flush()
+                self._want_flush = False
+            error = self._engine.run(self._state.rip)
+            self._after(error, self._engine.reason)
+            failure = self._engine.take_failure()
+            if failure is not None:
+                raise failure
+
+    def _stop_now(self) -> Stop | None:
+        if self._engine.take_stop():
+            return self._stop(StopKind.REQUESTED)
+        if self._dead is not None:
+            return self._dead
+        if self._pending and self.interrupts_enabled:
+            return self._stop(StopKind.INTERRUPT_WINDOW)
+        if self._deadline is not None and self._engine.now() >= self._deadline:
+            return self._stop(StopKind.TIMER)
+        if self._halted:
+            return self._stop(StopKind.HALT)
+        return None
+
+    def _stop(self, kind: StopKind, detail: str = "", exception: ExceptionRecord | None = None) -> Stop:
+        enabled = bool(self._state.flags & r.IF)
+        return Stop(kind, self._state.rip, interrupts_enabled=enabled, exception=exception, detail=detail)
+
+    def _after(self, error: int, reason: int) -> None:
+        """Deal with what the engine stopped for."""
+        if reason & (hooks.EXCEPTION | hooks.INVALID_OPCODE):
+            self._raise_exception(self._engine.vector, bool(reason & hooks.EXCEPTION))
+        elif error:
+            what = f"the guest executes at {self._state.rip:#x}, where it cannot: {library.describe(error)}"
+            self._dead = self._stop(StopKind.BAD_STATE, what, self.last_exception)
+        elif reason & (hooks.SYSCALL | hooks.SYSENTER):
+            self._system_call(enter_syscall if reason & hooks.SYSCALL else enter_sysenter)
+        elif self._state.halted:
+            self._halted = True
+        elif reason & hooks.SERVICE and not self._engine.clock_started and not self._want_flush:
+            self._want_clock = True
+
+    def _raise_exception(self, vector: int, known_to_engine: bool) -> None:
+        state = self._state
+        software = known_to_engine and state.is_software
+        state.clear_latch()
+        code = (state.error_code if known_to_engine else 0) if vector in r.WITH_ERROR_CODE and not software else None
+        cr2 = self._engine.read(r.CR2) if vector == r.PF and not software else None
+        self._deliver(Fault(vector, code, cr2), Source.SOFTWARE if software else Source.EXCEPTION)
+
+    def _system_call(self, enter: Callable[[State], None]) -> None:
+        try:
+            enter(self._state)
+        except Fault as fault:
+            self._deliver(fault, Source.EXCEPTION)
+
+    def _deliver(self, fault: Fault, source: Source) -> None:
+        if source is Source.EXCEPTION:
+            self.last_exception = ExceptionRecord(fault.vector, self._state.rip, fault.error_code, fault.cr2)
+        try:
+            self._delivery.deliver(fault, source)
+        except TripleFault:
+            record = self.last_exception or ExceptionRecord(fault.vector, self._state.rip)
+            self._dead = self._stop(StopKind.TRIPLE_FAULT, f"triple fault after {record}", record)
+
+    def request_stop(self) -> None:
+        """Make ``run`` return REQUESTED: the current call, or the next one. From any thread and from callbacks."""
+        self._engine.request_stop()
+
+    # Interrupts
+
+    @property
+    def interrupts_enabled(self) -> bool:
+        """The guest would take an interrupt right now: IF is set and no STI or SS shadow holds it back."""
+        return bool(self._state.flags & r.IF) and not self._state.shadow
+
+    @property
+    def halted(self) -> bool:
+        """The guest waits in HLT."""
+        return self._halted
+
+    def set_interrupt_pending(self, pending: bool) -> None:
+        """Say whether an interrupt waits; ``run`` then returns INTERRUPT_WINDOW when it can be taken.
+
+        From callbacks too. The first call with True starts the clock.
+        """
+        self._pending = pending
+        self._engine.set_interrupt_pending(pending)
+        if pending:
+            self._need_clock()
+
+    def raise_interrupt(self, vector: int) -> None:
+        """Deliver an external interrupt through the guest's IDT; ends HLT. Only while ``interrupts_enabled``."""
+        if not 0 <= vector <= 255 or not self.interrupts_enabled or self._engine.running:
+            raise EmuError(f"interrupt {vector} raised while the guest cannot take it", "report this as a bug")
+        self._halted = False
+        self._deliver(Fault(vector), Source.EXTERNAL)
+
+    # Time
+
+    def now(self) -> int:
+        """Nanoseconds since power-on. Asked from a callback, this starts the virtual clock."""
+        if self._engine.running:
+            self._need_clock()
+        return self._engine.now()
+
+    def set_deadline(self, deadline: int | None) -> None:
+        """``run`` returns TIMER at the first basic block at or after ``deadline`` (absolute, ns); None for never."""
+        self._deadline = deadline
+        self._engine.set_deadline(min(deadline, hooks.NO_DEADLINE) if deadline is not None else hooks.NO_DEADLINE)
+        if deadline is not None:
+            self._need_clock()
+
+    def advance_to(self, now: int) -> None:
+        """Let virtual time pass while the guest waits in HLT; never backwards."""
+        self._engine.set_time(max(now, self._engine.now()))
+
+    def _need_clock(self) -> None:
+        if not self._engine.clock_started and not self._want_clock:
+            self._want_clock = True
+            self._engine.service()
+
+    # Looking and saving
+
+    def invalidate(self, gpa: int, size: int) -> None:
+        """The host changed guest memory at ``gpa``: forget code translated from it, before the next basic block."""
+        if size > 0 and not self._want_flush:
+            self._want_flush = True
+            self._engine.service()
+
+    def registers(self) -> dict[str, int]:
+        """General registers, ``rip``, ``rflags``, selectors, segment bases, control registers and ``efer``."""
+        state = self._state
+        values = {name: state.general(number) for number, name in enumerate(r.GENERAL)}
+        values |= {"rip": state.rip, "rflags": state.flags}
+        segments = {name: state.segment(number) for number, name in enumerate(r.SEGMENTS)}
+        values |= {name: segment.selector for name, segment in segments.items()}
+        values |= {f"{name}_base": segment.base for name, segment in segments.items()}
+        values |= {
+            f"cr{n}": self._engine.read(number) for n, number in ((0, r.CR0), (2, r.CR2), (3, r.CR3), (4, r.CR4))
+        }
+        return values | {"efer": state.msr(r.MSR_EFER)}
+
+    def set_register(self, name: str, value: int) -> None:
+        """Set a general register, ``rip`` or ``rflags`` of the stopped CPU; UsageError for any other name or value."""
+        if not 0 <= value <= U64_MAX:
+            raise UsageError(f"{value:#x} does not fit in register {name}", "give an unsigned 64-bit value")
+        if name in r.GENERAL:
+            self._state.set_general(list(r.GENERAL).index(name), value)
+        elif name == "rip":
+            self._state.rip = value
+            self._halted = False
+        elif name == "rflags":
+            self._state.flags = value & 0x3F7FD7
+        else:
+            raise UsageError(f"register {name} cannot be set", f"use rip, rflags or {', '.join(r.GENERAL)}")
+
+    def segment(self, name: str) -> Segment:
+        """The segment register ``name`` (``cs``, ``ds`` ...) with its hidden part."""
+        return self._state.segment(list(r.SEGMENTS).index(name))
+
+    @property
+    def mode(self) -> int:
+        """The width of the code being executed, in bits: 16, 32 or 64."""
+        if self._state.code64:
+            return 64
+        return 32 if self._state.segment(r.CS).flags & 1 << 22 else 16
+
+    def read_linear(self, address: int, size: int) -> bytes:
+        """Guest memory at a linear address, as the guest's page tables map it now; UsageError where they do not."""
+        try:
+            return self._delivery.paging().read(self._memory, address, size, mark=False)
+        except PageFault as exc:
+            raise UsageError(f"the guest maps nothing at linear address {exc.address:#x}", "give another one") from None
+
+    def translate(self, address: int) -> int | None:
+        """The guest-physical address behind a linear one; None where the guest's page tables map nothing."""
+        try:
+            return self._delivery.paging().translate(self._memory, address, mark=False)
+        except PageFault:
+            return None
+
+    def save(self) -> SavedState:
+        """The architectural state, the clock and whether the guest halts; not the memory."""
+        skip, block = self._engine.clock_position
+        own = {
+            "now": self._engine.now(),
+            "clock_started": self._engine.clock_started or self._want_clock,
+            "block_charged": skip,
+            "last_block": block,
+            "halted": self._halted,
+        }
+        return SavedState(_STATE_KIND, _STATE_VERSION, Architectural.capture(self._state).fields() | own)
+
+    def restore(self, state: SavedState) -> None:
+        """Replace the whole state, or raise StateError and change nothing. The caller sets deadlines again."""
+        fields = Fields(state, kind=_STATE_KIND, version=_STATE_VERSION)
+        registers = Architectural.from_fields(fields)
+        now = fields.integer("now")
+        clock = fields.boolean("clock_started")
+        position = (fields.boolean("block_charged"), fields.integer("last_block"))
+        halted = fields.boolean("halted")
+        fields.finish()
+        self._load(registers)
+        self._engine.set_time(now)
+        self._engine.clock_position = position
+        self._want_clock = self._want_clock or clock
+        self._halted = halted
+
+    # Instrumentation
+
+    @property
+    def engine(self) -> int:
+        """Unicorn's handle of the engine, for hooks written in C."""
+        return self._engine.handle
+
+    @staticmethod
+    def uc_function(name: str) -> int:
+        """The address of Unicorn's function ``name``, such as ``uc_hook_add``."""
+        return library.function(name)
+
+    def add_native_hook(self, kind: int, function: int, user_data: int, begin: int = 1, end: int = 0) -> int:
+        """Install the C callback at address ``function`` for Unicorn's hook ``kind``; a handle for ``remove_hook``.
+
+        ``begin`` > ``end`` means everywhere. Code translated before is translated again, so that it is seen.
+        """
+        handle = self._engine.add_hook(kind, function, user_data, begin, end)
+        self.invalidate(0, 1)
+        return handle
+
+    def remove_hook(self, handle: int) -> None:
+        self._engine.delete_hook(handle)
+        self.invalidate(0, 1)
+
+
+class _Ports:
+    """Forwards to the CPU's callbacks, which may be assigned at any time."""
+
+    def __init__(self, cpu: Cpu) -> None:
+        self._cpu = cpu
+
+    def port_read(self, port: int, size: int) -> int:
+        return self._cpu.on_port_read(port, size)
+
+    def port_write(self, port: int, size: int, value: int) -> None:
+        self._cpu.on_port_write(port, size, value)

@@ -1,0 +1,105 @@
+"""Guest-linear addresses: the page walk, and reads and writes through it (Intel SDM volume 3, chapter 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emu.cpu import registers as r
+from emu.cpu.memory import PhysicalMemory
+from emu.units import PAGE
+
+PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE, NX = 1, 2, 4, 0x20, 0x40, 0x80, 1 << 63
+_ADDRESS = (1 << 52) - PAGE
+
+
+class PageFault(Exception):
+    """A linear address that cannot be used so; ``error_code`` as the CPU would push it."""
+
+    def __init__(self, address: int, error_code: int) -> None:
+        super().__init__(f"page fault at {address:#x}, error code {error_code:#x}")
+        self.address = address
+        self.error_code = error_code
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """The registers that decide how linear addresses are translated. ``long`` is EFER.LMA."""
+
+    cr0: int
+    cr3: int
+    cr4: int
+    long: bool
+
+    def canonical(self, address: int) -> bool:
+        """Whether the upper bits of a 64-bit address are copies of its top implemented bit."""
+        top = 56 if self.cr4 & r.CR4_LA57 else 47
+        return address >> top in (0, (1 << 64 - top) - 1)
+
+    def _levels(self) -> list[tuple[int, int]]:
+        """(shift, index bits) of each level from the root."""
+        if self.long:
+            return [(shift, 9) for shift in ((48, 39, 30, 21, 12) if self.cr4 & r.CR4_LA57 else (39, 30, 21, 12))]
+        if self.cr4 & r.CR4_PAE:
+            return [(30, 2), (21, 9), (12, 9)]
+        return [(22, 10), (12, 10)]
+
+    def translate(
+        self, memory: PhysicalMemory, address: int, *, write: bool = False, user: bool = False, mark: bool = True
+    ) -> int:
+        """The physical address behind ``address``. Sets accessed and dirty bits as the CPU does if ``mark``."""
+        if not self.long:
+            address &= 0xFFFFFFFF
+        if not self.cr0 & r.CR0_PG:
+            return address
+        wide = self.long or bool(self.cr4 & r.CR4_PAE)
+        size = 8 if wide else 4
+        table = self.cr3 & (_ADDRESS if self.long else 0xFFFFFFE0 if wide else 0xFFFFF000)
+        allowed = WRITABLE | USER
+        cause = (2 if write else 0) | (4 if user else 0)
+        for shift, bits in self._levels():
+            at = table + (address >> shift & (1 << bits) - 1) * size
+            entry = int.from_bytes(memory.read(at, size), "little")
+            if not entry & PRESENT:
+                raise PageFault(address, cause)
+            root_of_pae = wide and not self.long and shift == 30
+            if not root_of_pae:
+                allowed &= entry
+            large = not root_of_pae and entry & LARGE and shift in (21, 22, 30) and (wide or self.cr4 & r.CR4_PSE)
+            last = bool(large) or shift == 12
+            read_only = not allowed & WRITABLE and (user or self.cr0 & r.CR0_WP)
+            if last and ((user and not allowed & USER) or (write and read_only)):
+                raise PageFault(address, cause | 1)
+            marked = entry | (0 if root_of_pae else ACCESSED) | (DIRTY if last and write else 0)
+            if mark and marked != entry:
+                memory.write(at, marked.to_bytes(size, "little"))
+            if last:
+                offset = address & (1 << shift) - 1
+                if not wide and large:  # PSE-36 keeps address bits 32-39 in bits 13-20
+                    return entry & 0xFFC00000 | (entry >> 13 & 0xFF) << 32 | offset
+                return entry & _ADDRESS & ~((1 << shift) - 1) | offset
+            table = entry & _ADDRESS if wide else entry & 0xFFFFF000
+        raise AssertionError("the last level returns")
+
+    def read(self, memory: PhysicalMemory, address: int, size: int, *, mark: bool = True) -> bytes:
+        """``size`` bytes at linear ``address``, over page borders, with the rights of the kernel."""
+        data = b""
+        while len(data) < size:
+            at = self._wrap(address + len(data))
+            step = min(size - len(data), PAGE - at % PAGE)
+            data += memory.read(self.translate(memory, at, mark=mark), step)
+        return data
+
+    def write(self, memory: PhysicalMemory, address: int, data: bytes, *, user: bool = False) -> None:
+        """Write ``data`` at linear ``address``: all of it, or nothing and a PageFault."""
+        pieces = []
+        done = 0
+        while done < len(data):
+            at = self._wrap(address + done)
+            step = min(len(data) - done, PAGE - at % PAGE)
+            pieces.append((self.translate(memory, at, write=True, user=user), data[done : done + step]))
+            done += step
+        for gpa, piece in pieces:
+            memory.write(gpa, piece)
+
+    def _wrap(self, address: int) -> int:
+        return address & ((1 << 64) - 1 if self.long else 0xFFFFFFFF)

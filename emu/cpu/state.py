@@ -1,0 +1,188 @@
+"""The architectural state of one engine: what its register interface shows, and what ``layout`` found."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from emu.cpu import registers as r
+from emu.cpu.layout import SEGMENT_SIZE, Layout
+from emu.errors import HostError
+from emu.host import hooks
+
+# Bits of a descriptor's high word (Intel SDM volume 3, section 3.4.5), which is also how the engine caches them.
+TYPE_CODE, TYPE_CONFORMING = 1 << 11, 1 << 10
+DESC_S, DESC_P, DESC_L, DESC_B, DESC_G = 1 << 12, 1 << 15, 1 << 21, 1 << 22, 1 << 23
+DPL_SHIFT = 13
+
+# Flags that the engine derives from the rest and keys its translated code with.
+_CPL, _INHIBIT, _CS32, _SS32, _ADDSEG, _LMA, _CS64 = 3, 8, 0x10, 0x20, 0x40, 0x4000, 0x8000
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment register with its hidden part; ``flags`` is the descriptor's high word, ``limit`` is in bytes."""
+
+    selector: int
+    base: int = 0
+    limit: int = 0
+    flags: int = 0
+
+    @property
+    def dpl(self) -> int:
+        return self.flags >> DPL_SHIFT & 3
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """GDTR or IDTR: linear base and limit (size - 1)."""
+
+    base: int
+    limit: int
+
+
+class State:
+    """Reads and writes the state of a stopped engine. Numbers are unsigned, general registers 64 bits wide."""
+
+    def __init__(self, engine: hooks.Engine, layout: Layout) -> None:
+        self.engine = engine
+        own = engine.own_memory()
+        (cpu,) = struct.unpack_from("<Q", own, layout.cpu_pointer)
+        start = cpu + layout.state
+        if hooks.peek(cpu + layout.self_pointer, 8) != struct.pack("<Q", start):
+            raise HostError("Unicorn's CPU state is not where it was measured", "report this as a bug")
+        self._q = hooks.words(start, "uint64_t")
+        self._d = hooks.words(start, "uint32_t")
+        self._halted = hooks.words(cpu + layout.halted, "uint32_t")
+        self._hflags = layout.hflags // 4
+        self._segments = layout.segments
+        self._latch = hooks.words(start + layout.latch, "int32_t")
+        self._error_code = hooks.words(start + layout.error_code, "uint32_t")
+        self._is_software = hooks.words(start + layout.is_software, "uint32_t")
+        engine.watch_flags(start, 17 * 8, layout.hflags)
+
+    # General registers
+
+    def general(self, number: int) -> int:
+        return int(self._q[number])
+
+    def set_general(self, number: int, value: int) -> None:
+        self._q[number] = value
+
+    @property
+    def rip(self) -> int:
+        return int(self._q[16])
+
+    @rip.setter
+    def rip(self, value: int) -> None:
+        self._q[16] = value
+
+    @property
+    def flags(self) -> int:
+        return self.engine.read(r.RFLAGS)
+
+    @flags.setter
+    def flags(self, value: int) -> None:
+        self.engine.write(r.RFLAGS, value | 2)
+
+    # Modes
+
+    @property
+    def cpl(self) -> int:
+        return int(self._d[self._hflags]) & _CPL
+
+    @property
+    def long_mode(self) -> bool:
+        """IA-32e mode is active (EFER.LMA), 64-bit or compatibility."""
+        return bool(self._d[self._hflags] & _LMA)
+
+    @property
+    def code64(self) -> bool:
+        return bool(self._d[self._hflags] & _CS64)
+
+    @property
+    def shadow(self) -> bool:
+        """Interrupts are held back for one instruction, after STI or a load of SS."""
+        return bool(self._d[self._hflags] & _INHIBIT)
+
+    @shadow.setter
+    def shadow(self, value: bool) -> None:
+        self._d[self._hflags] = self._d[self._hflags] & ~_INHIBIT | (_INHIBIT if value else 0)
+
+    @property
+    def halted(self) -> bool:
+        """The last run ended with HLT."""
+        return bool(self._halted[0])
+
+    # Exceptions
+
+    @property
+    def error_code(self) -> int:
+        return int(self._error_code[0])
+
+    @property
+    def is_software(self) -> bool:
+        """The exception came from INT n, INT3 or INTO, and RIP is already behind it."""
+        return bool(self._is_software[0])
+
+    def clear_latch(self) -> None:
+        """Tell the engine that its exception has been dealt with, else the next one counts as nested in it."""
+        self._latch[0] = -1
+
+    # Segments and tables
+
+    def segment(self, number: int) -> Segment:
+        at = (self._segments + SEGMENT_SIZE * number) // 4
+        d = self._d
+        return Segment(int(d[at]), int(d[at + 2]) | int(d[at + 3]) << 32, int(d[at + 4]), int(d[at + 5]))
+
+    def set_segment(self, number: int, value: Segment) -> None:
+        """Load hidden part and all; ``refresh`` afterwards."""
+        at = (self._segments + SEGMENT_SIZE * number) // 4
+        d = self._d
+        d[at], d[at + 2], d[at + 3] = value.selector, value.base & 0xFFFFFFFF, value.base >> 32
+        d[at + 4], d[at + 5] = value.limit, value.flags
+
+    def refresh(self) -> None:
+        """Derive the flags that depend on the segments; ends an interrupt shadow."""
+        flags = int(self._d[self._hflags]) & ~(_CPL | _INHIBIT | _CS32 | _SS32 | _ADDSEG | _CS64)
+        code, stack = self.segment(r.CS), self.segment(r.SS)
+        flags |= stack.dpl
+        if flags & _LMA and code.flags & DESC_L:
+            flags |= _CS32 | _SS32 | _CS64
+        else:
+            flags |= _CS32 if code.flags & DESC_B else 0
+            flags |= _SS32 if stack.flags & DESC_B else 0
+            simple = not self.engine.read(r.CR0) & r.CR0_PE or not code.flags & DESC_B or self.flags & r.VM
+            if simple or stack.base or self.segment(r.DS).base or self.segment(r.ES).base:
+                flags |= _ADDSEG
+        self._d[self._hflags] = flags
+
+    def _structure(self, register: int) -> tuple[int, int, int, int]:
+        selector, base, limit, flags = struct.unpack("<H6xQII", self.engine.read_bytes(register, 24))
+        return selector, base, limit, flags
+
+    def table(self, register: int) -> Table:
+        _, base, limit, _ = self._structure(register)
+        return Table(base, limit)
+
+    def set_table(self, register: int, value: Table) -> None:
+        self.engine.write_bytes(register, struct.pack("<H6xQII", 0, value.base, value.limit, 0))
+
+    def system_segment(self, register: int) -> Segment:
+        """LDTR or TR."""
+        selector, base, limit, flags = self._structure(register)
+        return Segment(selector, base, limit, flags)
+
+    def set_system_segment(self, register: int, value: Segment) -> None:
+        data = struct.pack("<H6xQII", value.selector, value.base, value.limit, value.flags)
+        self.engine.write_bytes(register, data)
+
+    # Model-specific registers
+
+    def msr(self, number: int) -> int:
+        (value,) = struct.unpack("<8xQ", self.engine.read_bytes(r.MSR, 16, struct.pack("<I4xQ", number, 0)))
+        return int(value)
+
+    def set_msr(self, number: int, value: int) -> None:
+        self.engine.write_bytes(r.MSR, struct.pack("<I4xQ", number, value))

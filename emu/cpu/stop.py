@@ -1,0 +1,54 @@
+"""Why the CPU stopped."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from emu.cpu.registers import VECTOR_NAMES
+
+
+class StopKind(enum.StrEnum):
+    """What ended ``Cpu.run``."""
+
+    HALT = "halt"
+    """HLT; only an interrupt goes on from here. See ``Stop.interrupts_enabled``."""
+    REQUESTED = "requested"
+    """``request_stop`` was called."""
+    TIMER = "timer"
+    """The deadline has come."""
+    INTERRUPT_WINDOW = "interrupt-window"
+    """An interrupt is pending and the guest takes interrupts now: call ``raise_interrupt``."""
+    TRIPLE_FAULT = "triple-fault"
+    """An exception could not be delivered, nor the double fault after it. A PC resets here."""
+    BAD_STATE = "bad-state"
+    """The guest cannot go on: it executes where there is no memory, or what Unicorn cannot execute."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionRecord:
+    """An exception as the CPU raised it. ``cr2`` is the faulting address for a page fault, else None."""
+
+    vector: int
+    rip: int
+    error_code: int | None = None
+    cr2: int | None = None
+
+    def __str__(self) -> str:
+        text = f"{VECTOR_NAMES.get(self.vector, f'exception {self.vector}')} at RIP {self.rip:#x}"
+        if self.error_code is not None:
+            text += f", error code {self.error_code:#x}"
+        if self.cr2 is not None:
+            text += f", address {self.cr2:#x}"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """``exception`` is what led to a triple fault; ``detail`` says in words what happened, for messages."""
+
+    kind: StopKind
+    rip: int
+    interrupts_enabled: bool = False
+    exception: ExceptionRecord | None = None
+    detail: str = ""

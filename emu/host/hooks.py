@@ -1,0 +1,258 @@
+"""One Unicorn engine driven from C (``_hooks``): callbacks, virtual clock and stop requests.
+
+This room does not know Unicorn: ``Engine`` gets the addresses of its functions as numbers and hands them to C. Register
+and error numbers go through uninterpreted. What the engine means belongs to ``emu.cpu``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from emu.errors import HostError
+from emu.host._hooks import ffi, lib
+
+_ffi: Any = ffi
+_lib: Any = lib
+
+EXCEPTION: int = _lib.EMU_EXCEPTION
+INVALID_OPCODE: int = _lib.EMU_INVALID_OPCODE
+SYSCALL: int = _lib.EMU_SYSCALL
+SYSENTER: int = _lib.EMU_SYSENTER
+TIMER: int = _lib.EMU_TIMER
+WINDOW: int = _lib.EMU_WINDOW
+SERVICE: int = _lib.EMU_SERVICE
+
+FUNCTIONS = (
+    "open", "close", "emu_start", "emu_stop", "mem_map_ptr", "mmio_map", "mem_unmap", "hook_add", "hook_del",
+    "reg_read", "reg_write", "ctl",
+)  # fmt: skip
+"""The functions an ``Engine`` needs, without the prefix ``uc_``."""
+
+NO_DEADLINE = (1 << 64) - 1
+RWX = 7
+_RUNNING = "it is used while the guest runs"
+
+
+class PortHandler(Protocol):
+    """Who answers port accesses; called on the thread that runs the engine."""
+
+    def port_read(self, port: int, size: int) -> int: ...
+
+    def port_write(self, port: int, size: int, value: int) -> None: ...
+
+
+class Engine:
+    """A Unicorn x86 engine. ``ports`` answers IN and OUT; what it raises stops the engine.
+
+    ``functions`` maps each name in ``FUNCTIONS`` to an address; ``describe`` turns a Unicorn error number into text.
+    All numbers are host-endian unsigned; guest addresses are physical.
+    """
+
+    def __init__(
+        self, functions: Mapping[str, int], model: int, ports: PortHandler, describe: Callable[[int], str]
+    ) -> None:
+        table = _ffi.new("emu_uc_functions *")
+        for name in FUNCTIONS:
+            setattr(table, name, _ffi.cast("void *", functions[name]))
+        self._e: Any = _ffi.new("emu_engine *")
+        self._describe = describe
+        self._check(_lib.emu_engine_open(self._e, table, model), "open an engine")
+        self.ports = ports
+        self._failure: BaseException | None = None
+        self._owner = _ffi.new_handle(self)
+        self._e.owner = self._owner
+        self._scratch: Any = _ffi.new("uint64_t[4]")
+
+    def _check(self, error: int, doing: str) -> None:
+        if error:
+            raise HostError(
+                f"Unicorn cannot {doing}: {self._describe(error)}", "see that unicorn 2.1 is installed whole"
+            )
+
+    @property
+    def handle(self) -> int:
+        """Unicorn's own handle of the engine; 0 once closed."""
+        return int(_ffi.cast("uintptr_t", self._e.uc))
+
+    def close(self) -> None:
+        _lib.emu_engine_close(self._e)
+
+    # Memory
+
+    def map(self, gpa: int, size: int, host: int) -> None:
+        """Let the guest see ``size`` bytes at host address ``host``; whole pages. The caller keeps them mapped."""
+        self._check(_lib.emu_engine_map(self._e, gpa, size, _ffi.cast("void *", host), RWX), f"map memory at {gpa:#x}")
+
+    def map_rom(self, gpa: int, size: int, host: int) -> None:
+        """As ``map``, but guest stores are dropped."""
+        self._check(_lib.emu_engine_map_rom(self._e, gpa, size, _ffi.cast("void *", host)), f"map memory at {gpa:#x}")
+
+    def map_nothing(self, gpa: int, size: int) -> None:
+        """Nobody lives there: reads give 0, writes are dropped."""
+        self._check(_lib.emu_engine_map_nothing(self._e, gpa, size), f"fill the hole at {gpa:#x}")
+
+    def unmap(self, gpa: int, size: int) -> None:
+        self._check(_lib.emu_engine_unmap(self._e, gpa, size), f"unmap {gpa:#x}")
+
+    # Running
+
+    def run(self, pc: int) -> int:
+        """Run from ``pc``; Unicorn's error number. ``reason`` says why it stopped; see also ``take_failure``."""
+        return int(_lib.emu_engine_run(self._e, pc))
+
+    def take_failure(self) -> BaseException | None:
+        """What ``ports`` raised during the last run, once."""
+        failure, self._failure = self._failure, None
+        return failure
+
+    def fail(self, failure: BaseException) -> None:
+        """From a callback: stop the engine and keep ``failure`` for ``take_failure``; the first one counts."""
+        if self._failure is None:
+            self._failure = failure
+        _lib.emu_engine_service(self._e)
+
+    def request_stop(self) -> None:
+        """Make ``run`` return, now or when it is next called; from any thread, also from a callback. Never lost."""
+        _lib.emu_engine_request_stop(self._e)
+
+    def take_stop(self) -> bool:
+        """Whether a stop was requested since the last call."""
+        return bool(_lib.emu_engine_take_stop(self._e))
+
+    def service(self) -> None:
+        """From a callback: leave ``run`` with SERVICE."""
+        _lib.emu_engine_service(self._e)
+
+    @property
+    def running(self) -> bool:
+        return bool(_lib.emu_engine_running(self._e))
+
+    @property
+    def reason(self) -> int:
+        return int(self._e.reason)
+
+    @property
+    def vector(self) -> int:
+        return int(self._e.vector)
+
+    def flush(self) -> None:
+        """Forget all translated code. Not while running."""
+        assert not self.running, _RUNNING
+        self._check(_lib.emu_engine_flush(self._e), "drop translated code")
+
+    # Clock
+
+    def start_clock(self) -> None:
+        """Install the block hook that counts virtual time and watches for deadlines and interrupts."""
+        assert not self.running, _RUNNING
+        self._check(_lib.emu_engine_start_clock(self._e), "install the clock")
+
+    @property
+    def clock_started(self) -> bool:
+        return bool(self._e.clock_installed)
+
+    def now(self) -> int:
+        return int(_lib.emu_engine_now(self._e))
+
+    def set_time(self, now: int) -> None:
+        self._e.time = now
+
+    def set_real_time(self) -> None:
+        self._e.real_time = 1
+
+    def set_deadline(self, deadline: int) -> None:
+        self._e.deadline = deadline
+
+    def set_interrupt_pending(self, pending: bool) -> None:
+        self._e.interrupt_pending = int(pending)
+
+    @property
+    def clock_position(self) -> tuple[bool, int]:
+        """(whether the block about to run has been charged already, the address of the last block announced)."""
+        return bool(self._e.skip_charge), int(self._e.last_block)
+
+    @clock_position.setter
+    def clock_position(self, value: tuple[bool, int]) -> None:
+        self._e.skip_charge, self._e.last_block = int(value[0]), value[1]
+
+    # Registers, by Unicorn's numbers
+
+    def read(self, register: int) -> int:
+        self._scratch[0] = 0
+        self._check(_lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
+        return int(self._scratch[0])
+
+    def write(self, register: int, value: int) -> None:
+        self._scratch[0] = value
+        self._check(_lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
+
+    def read_bytes(self, register: int, size: int, question: bytes = b"") -> bytes:
+        """``size`` of at most 32 bytes of a wide register or of one of Unicorn's register structures.
+
+        ``question`` fills the structure beforehand, for those that say in it what to read.
+        """
+        _ffi.memmove(self._scratch, question, len(question))
+        self._check(_lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
+        return bytes(_ffi.buffer(self._scratch, size))
+
+    def write_bytes(self, register: int, value: bytes) -> None:
+        _ffi.memmove(self._scratch, value, len(value))
+        self._check(_lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
+
+    # Unicorn's own memory
+
+    def watch_flags(self, environment: int, eflags: int, hflags: int) -> None:
+        """Tell the block hook where the flags live: host address of the CPU state and two offsets in it."""
+        self._e.env = _ffi.cast("uint8_t *", environment)
+        self._e.eflags_offset, self._e.hflags_offset = eflags, hflags
+
+    def own_memory(self) -> bytes:
+        """The bytes of Unicorn's engine structure."""
+        return bytes(_ffi.buffer(self._e.uc, _lib.emu_allocation_size(self._e.uc)))
+
+    # Instrumentation
+
+    def add_hook(self, kind: int, function: int, user_data: int, begin: int, end: int) -> int:
+        handle = _ffi.new("uintptr_t *")
+        error = _lib.emu_engine_add_hook(self._e, handle, kind, function, user_data, begin, end)
+        self._check(error, "add a hook")
+        return int(handle[0])
+
+    def delete_hook(self, handle: int) -> None:
+        self._check(_lib.emu_engine_delete_hook(self._e, handle), "remove a hook")
+
+
+def peek(address: int, size: int) -> bytes:
+    """Up to ``size`` bytes of this process at ``address``; shorter, even empty, where nothing is mapped."""
+    buffer = _ffi.new("char[]", size)
+    return bytes(_ffi.buffer(buffer, _lib.emu_peek(address, buffer, size)))
+
+
+def words(address: int, kind: str) -> Any:
+    """An indexable C pointer at host ``address``; ``kind`` is a C integer type such as ``uint64_t``."""
+    return _ffi.cast(f"{kind} *", address)
+
+
+def view(address: int, size: int) -> memoryview:
+    """A writable view of ``size`` bytes at host ``address``; valid as long as that memory is."""
+    return memoryview(_ffi.buffer(_ffi.cast("char *", address), size))
+
+
+@_ffi.def_extern()  # type: ignore[untyped-decorator]
+def emu_port_read(owner: Any, port: int, size: int) -> int:
+    engine: Engine = _ffi.from_handle(owner)
+    try:
+        return engine.ports.port_read(port, size) & ((1 << 8 * size) - 1)
+    except BaseException as failure:
+        engine.fail(failure)
+        return (1 << 8 * size) - 1
+
+
+@_ffi.def_extern()  # type: ignore[untyped-decorator]
+def emu_port_write(owner: Any, port: int, size: int, value: int) -> None:
+    engine: Engine = _ffi.from_handle(owner)
+    try:
+        engine.ports.port_write(port, size, value)
+    except BaseException as failure:
+        engine.fail(failure)

@@ -1,0 +1,15 @@
+"""Fixtures of the CPU tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from cpu_harness import Guest
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    machine = Guest()
+    yield machine
+    machine.close()
