@@ -44,7 +44,8 @@ def commands(image: str, nvdimm: str, rounds: str) -> dict[str, list[str]]:
     if qemu := shutil.which("qemu-system-x86_64"):
         found["qemu"] = [
             qemu, "-machine", "q35,nvdimm=on,accel=tcg", "-m", "128M,slots=1,maxmem=1G", "-nodefaults",
-            "-display", "none", "-no-reboot", "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-kernel", image,
+            "-display", "none", "-no-reboot", "-serial", "stdio",
+            "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-kernel", image,
             "-append", rounds, "-object", f"memory-backend-file,id=m,share=on,mem-path={nvdimm},size=16M",
             "-device", "nvdimm,memdev=m",
         ]  # fmt: skip

@@ -1,0 +1,208 @@
+"""Boot a guest on a machine with NVDIMMs and say what survives."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from devices.contract import ExitRequest
+from emu.cli import options as machine_options
+from emu.config import MachineConfig
+from emu.errors import HostError, Status, UsageError
+from emu.units import human_size
+
+if TYPE_CHECKING:
+    from emu.machine import Exit, Machine
+
+EPILOG = """\
+examples:
+  emu run hello --nvdimm file=pmem.img,size=64M            a bundled guest
+  emu run ./guest.bin --nvdimm file=pmem.img,sync=auto     your own image: Multiboot, PVH ELF or flat 64-bit
+  emu run hello --nvdimm help                              every key of --nvdimm
+  emu run -machine q35,nvdimm=on -m 256M,slots=2,maxmem=2G \\
+      -object memory-backend-file,id=m1,share=on,mem-path=pmem.img,size=64M \\
+      -device nvdimm,memdev=m1,label-size=128K -kernel guest.elf
+
+exit status: 0 power-off or halt; odd: the guest's debug-exit value * 2 + 1; 2 usage; 4 the host cannot do it;
+6 the guest crashed; 8 a bug in emu; 124 timeout; 130 interrupted.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="path of an image, or the name of a bundled guest")
+    parser.add_argument("--json", action="store_true", help="print one JSON document (schema emu.run/1) at the end")
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end the run after this much real time")
+    parser.add_argument("--quiet", action="store_true", help="leave out the lines about what the NVDIMMs guarantee")
+    parser.add_argument("-serial", "--serial", default=None, metavar="stdio|none|file:PATH", help="where COM1 goes")
+    parser.add_argument("-debugcon", "--debugcon", default="none", metavar="stdio|none|file:PATH",
+                        help="where the debug console (port 0xE9) goes")  # fmt: skip
+    parser.add_argument("-qmp", "--qmp", action="append", default=[], metavar="unix:PATH,server=on,wait=off",
+                        help="offer QMP on a socket")  # fmt: skip
+    parser.add_argument(
+        "-incoming", "--incoming", metavar="URI", help="wait for a migration: unix:, tcp:, fd: or file:"
+    )
+    parser.add_argument("-S", dest="start_paused", action="store_true", help="do not start the guest until 'cont'")
+    parser.add_argument("-no-reboot", "--no-reboot", action="store_true", help="end at the first reset")
+    parser.add_argument(
+        "--power-fail-at", metavar="EVENT|random:SEED", help="cut the power before this store, flush or fence"
+    )
+    parser.add_argument("--power-fail-state", default="none", metavar="none|all|random:SEED|N",
+                        help="which of the possible memories the power cut leaves")  # fmt: skip
+    parser.add_argument("--accept-incomplete", action="store_true",
+                        help="use an NVDIMM file that an unfinished migration marked incomplete")  # fmt: skip
+    machine_options.add_arguments(parser)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1e9:
+        raise argparse.ArgumentTypeError(f"'{text[:32]}' is not a positive number of seconds")
+    return value
+
+
+def run(options: argparse.Namespace) -> int:
+    from emu import board
+
+    config = configuration(options)
+    began = time.monotonic()
+    captured: list[bytes] | None = [] if options.json else None
+    with contextlib.ExitStack() as stack:
+        outputs = board.Outputs(
+            serial=_sink(stack, config.serial, captured), debugcon=_sink(stack, config.debugcon, None)
+        )
+        machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
+        if not options.quiet and not options.json:
+            _announce(machine)
+        ended = drive(machine, options.timeout)
+        nvdimms = [dimm.describe() for dimm in machine.nvdimms]
+    if captured is not None:
+        document = {
+            "schema": "emu.run/1",
+            "exit": {"reason": ended.reason, "status": ended.status, "code": ended.code},
+            "nvdimms": nvdimms,
+            "serial": b"".join(captured).decode("utf-8", "replace"),
+            "duration_s": round(time.monotonic() - began, 6),
+        }
+        print(json.dumps(document, indent=2))
+    elif ended.detail:
+        print(f"emu: {ended.reason}: {ended.detail}", file=sys.stderr)
+    return ended.status
+
+
+def configuration(options: argparse.Namespace) -> MachineConfig:
+    """The machine that the command line describes, image path resolved."""
+    image = options.kernel or options.image
+    if options.kernel and options.image:
+        raise UsageError("two images given: IMAGE and -kernel", "give one of them")
+    if image is None and options.incoming is None:
+        raise UsageError("no image given", "write emu run IMAGE; 'emu guests' lists the bundled ones")
+    config = machine_options.machine_config(options, resolve_image(image) if image else None)
+    return replace(
+        config,
+        serial="stdio" if options.serial is None else options.serial,
+        debugcon=options.debugcon,
+        no_reboot=options.no_reboot,
+        start_paused=options.start_paused,
+        qmp=tuple(options.qmp),
+        incoming=options.incoming,
+    )
+
+
+def resolve_image(name: str) -> str:
+    """The path of an image: an existing path wins over the name of a bundled guest."""
+    import guest
+
+    if Path(name).exists():
+        return name
+    found = guest.find(name)
+    if found is None:
+        raise UsageError(f"no image '{name}'", "give the path of an image, or a name that 'emu guests' lists")
+    return str(found.path)
+
+
+def drive(machine: Machine, timeout: float | None) -> Exit:
+    """Run the machine in a thread of its own, so that this one can take signals meanwhile.
+
+    Python runs signal handlers between byte codes of the main thread only, and the CPU may run guest code for hours.
+    """
+    outcome: list[Exit | BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.append(machine.run(timeout))
+        except BaseException as error:
+            outcome.append(error)
+
+    def interrupted(number: int, _frame: object) -> None:
+        machine.end(ExitRequest("interrupted", Status.INTERRUPTED, None, signal.Signals(number).name))
+
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    thread = threading.Thread(target=work, name="cpu", daemon=True)
+    try:
+        thread.start()
+        while thread.is_alive():
+            thread.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    result = outcome[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _sink(stack: contextlib.ExitStack, target: str, captured: list[bytes] | None) -> Callable[[bytes], None]:
+    """Where a character device's bytes go; the name is QEMU's (stdio, none, null, file:PATH)."""
+    if target.startswith("file:"):
+        try:
+            file = stack.enter_context(Path(target[5:]).open("wb", buffering=0))
+        except OSError as error:
+            remedy = "give a path that can be written"
+            raise HostError(f"{target[5:]}: {error.strerror}", remedy, errno=error.errno or 0) from None
+        return lambda data: _write(file, data, flush=False)
+    if target in ("stdio", "mon:stdio"):
+        if captured is not None:
+            return captured.append
+        out = sys.stdout.buffer
+        stack.callback(out.flush)
+        interactive = sys.stdout.isatty()
+        return lambda data: _write(out, data, flush=interactive or data.endswith(b"\n"))
+    if target in ("none", "null"):
+        return lambda data: None
+    raise UsageError(f"'{target[:64]}' is not a place for characters", "use stdio, none or file:PATH")
+
+
+def _write(file: IO[bytes], data: bytes, *, flush: bool) -> None:
+    file.write(data)
+    if flush:
+        file.flush()
+
+
+def _announce(machine: Machine) -> None:
+    """One line for each NVDIMM on stderr: what it is and what its mapping is worth."""
+    for dimm in machine.nvdimms:
+        facts = dimm.describe()
+        name = facts["id"] or f"nvdimm{facts['slot']}"
+        kept = [label for key, label in (("guest_crash", "a guest crash"), ("emulator_kill", "kill -9 of emu"),
+                                         ("host_power_loss", "a host power loss")) if facts["survives"][key]]  # fmt: skip
+        lost = "" if facts["survives"]["host_power_loss"] else "; NOT persistent against a host power loss"
+        print(
+            f"emu: {name}: {human_size(facts['size'])} at {facts['gpa']:#x} on {facts['file'] or 'anonymous memory'}, "
+            f"MAP_SYNC {'on' if facts['sync']['effective'] else 'off'} ({facts['sync']['why']}); "
+            f"survives {', '.join(kept) or 'nothing'}{lost}",
+            file=sys.stderr,
+        )
+        for warning in dimm.backend.warnings:
+            print(f"emu: {name}: {warning}", file=sys.stderr)

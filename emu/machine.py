@@ -1,0 +1,360 @@
+"""The machine: life cycle and run loop.
+
+One thread runs the guest (the caller of ``run``). Everything else - a monitor, a signal, a migration, a timer - talks
+to it through ``call``, ``end``, ``pause`` and ``resume``, which may be used from any thread: they stop the CPU at an
+instruction boundary and take effect between two slices.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from devices.bus import PortBus
+from devices.contract import Device, ExitRequest, Timed
+from devices.nvdimm.device import NvdimmDevice
+from devices.pic import PicPair
+from emu.config import Clock, MachineConfig, NvdimmConfig
+from emu.cpu import Cpu, Stop, StopKind
+from emu.entry import Entry
+from emu.errors import StateError, Status, UsageError
+from emu.memory import Backend, GuestMemory
+from emu.state import Saveable, SavedState
+
+T = TypeVar("T")
+_FOREVER = None
+
+
+class RunState(enum.StrEnum):
+    """QEMU's run states, as far as this machine has them."""
+
+    PRELAUNCH = "prelaunch"
+    RUNNING = "running"
+    PAUSED = "paused"
+    INMIGRATE = "inmigrate"
+    FINISH_MIGRATE = "finish-migrate"
+    POSTMIGRATE = "postmigrate"
+    SHUTDOWN = "shutdown"
+    GUEST_PANICKED = "guest-panicked"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a run ended: the reason, the exit status of the process, and the value written to an exit port if any."""
+
+    reason: str
+    status: int
+    code: int | None = None
+    detail: str = ""
+
+
+class Observer(Protocol):
+    """Someone who is told of the machine's life (the monitor's events). Called in the machine's thread."""
+
+    def machine_event(self, name: str, data: Mapping[str, Any]) -> None: ...
+
+
+class HotPlug(Protocol):
+    """Where NVDIMMs go (the board's slots)."""
+
+    def plug_backend(self, config: NvdimmConfig, backend: Backend, *, hot: bool) -> PluggedNvdimm: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PluggedNvdimm:
+    """An NVDIMM in its slot: the device model and the backend that holds its bytes."""
+
+    device: NvdimmDevice
+    backend: Backend
+    hotplugged: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """What the NVDIMM is and what its mapping truly guarantees (an item of ``nvdimms`` in emu.run/1)."""
+        durability = self.backend.mapping.durability
+        return {
+            "id": self.device.config.id,
+            "file": self.backend.config.path,
+            "size": self.device.size,
+            "label_size": self.device.config.label_size,
+            "gpa": self.device.gpa,
+            "slot": self.device.slot,
+            "unarmed": self.device.unarmed,
+            "sync": {
+                "requested": str(durability.requested),
+                "effective": durability.effective,
+                "why": durability.why,
+            },
+            "granularity": durability.granularity,
+            "survives": {
+                "guest_crash": durability.survives.guest_crash,
+                "emulator_kill": durability.survives.emulator_kill,
+                "host_power_loss": durability.survives.host_power_loss,
+            },
+        }
+
+
+class Machine:
+    """A machine; emu.board puts the parts in. A context manager: ``close`` unmaps the backends."""
+
+    def __init__(self, config: MachineConfig, cpu: Cpu, memory: GuestMemory) -> None:
+        self.config = config
+        self.cpu = cpu
+        self.memory = memory
+        self.bus = PortBus()
+        self.pic = PicPair(self._interrupt_line)
+        self.devices: dict[str, Device] = {"pic": self.pic}
+        self.nvdimms: list[PluggedNvdimm] = []
+        self.backends: list[Backend] = []
+        self.tables: dict[str, bytes] = {}
+        self.slots: HotPlug | None = None
+        self.observers: list[Observer] = []
+        self.state = RunState.PRELAUNCH
+        self.start: Callable[[], Entry] | None = None
+        self._timed: list[Timed] = []
+        # Ports through which a guest programs the timed devices.
+        self.clock_ports: set[int] = set()
+        self._exit: Exit | None = None
+        self._reset_asked = False
+        self._paused_as: RunState | None = RunState.PRELAUNCH if config.start_paused else None
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._changed = threading.Condition(threading.RLock())
+        self._loop_thread: int | None = None
+        self.bus.attach(self.pic)
+        cpu.on_port_read = self.bus.read
+        cpu.on_port_write = self._port_write
+
+    def add_device(self, name: str, device: Device) -> None:
+        """Make ``device`` part of reset and saved state under ``name``; its ports are the board's business."""
+        self.devices[name] = device
+
+    def add_timed(self, device: Timed) -> None:
+        """Let ``device`` take part in time."""
+        self._timed.append(device)
+
+    # -- what other threads may use ---------------------------------------------------------------------------------
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run ``function`` in the machine's thread between two slices and return what it returns (or raises).
+
+        Without a running loop, or from the machine's own thread, it runs at once.
+        """
+        with self._changed:
+            if self._loop_thread in (None, threading.get_ident()):
+                return function()
+            future: Future[T] = Future()
+            self._calls.append((function, future))
+            self._interrupt()
+        return future.result()
+
+    def end(self, request: ExitRequest) -> None:
+        """End the run with ``request``; the first request wins."""
+        with self._changed:
+            if self._exit is None:
+                self._exit = Exit(request.reason, request.status, request.code, request.detail)
+            self._interrupt()
+
+    def pause(self, state: RunState = RunState.PAUSED) -> None:
+        """Stop the guest; returns when it stands still. ``state`` is the run state shown meanwhile."""
+
+        def stop() -> None:
+            was_running = self._paused_as is None
+            self._paused_as = self.state = state
+            if was_running:
+                self._tell("STOP", {})
+
+        self.call(stop)
+
+    def resume(self) -> None:
+        """Let the guest go on after ``pause`` or a paused start."""
+
+        def go() -> None:
+            if self._paused_as is not None:
+                self._paused_as = None
+                self.state = RunState.RUNNING
+                self._tell("RESUME", {})
+
+        self.call(go)
+
+    def reset(self) -> None:
+        """Reboot: devices to their power-on state, RAM cleared, image loaded again; NVDIMM contents stay."""
+        with self._changed:
+            self._reset_asked = True
+            self._interrupt()
+
+    @property
+    def exit(self) -> Exit | None:
+        """How the run ended, or None while it has not."""
+        return self._exit
+
+    @property
+    def paused(self) -> bool:
+        return self._paused_as is not None
+
+    # -- the run loop -----------------------------------------------------------------------------------------------
+
+    def run(self, timeout: float | None = None) -> Exit:
+        """Run until the guest, the user or the clock ends it. ``timeout`` is in seconds of real time."""
+        timer = None
+        if timeout is not None:
+            request = ExitRequest("timeout", Status.TIMEOUT, None, f"the guest was still running after {timeout:g} s")
+            timer = threading.Timer(timeout, self.end, [request])
+            timer.daemon = True
+            timer.start()
+        with self._changed:
+            self._loop_thread = threading.get_ident()
+            if self.state is RunState.PRELAUNCH:
+                if self.start is not None:
+                    self.cpu.enter(self.start())
+                if self._paused_as is None:
+                    self.state = RunState.RUNNING
+        try:
+            while self._exit is None:
+                self._between_slices()
+                if self._exit is None:
+                    self._slice()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            with self._changed:
+                self._loop_thread = None
+                self.state = RunState.SHUTDOWN
+                self._run_calls()
+        self._tell("SHUTDOWN", {"guest": self._exit.reason != "quit", "reason": self._exit.reason})
+        return self._exit
+
+    def _between_slices(self) -> None:
+        with self._changed:
+            self._run_calls()
+            while self._paused_as is not None and self._exit is None and not self._reset_asked:
+                self._changed.wait()
+                self._run_calls()
+            if self._reset_asked:
+                self._reset_asked = False
+                self._do_reset()
+
+    def _slice(self) -> None:
+        now = self.cpu.now()
+        for device in self._timed:
+            device.catch_up(now)
+        self.cpu.set_interrupt_pending(self.pic.pending())
+        self.cpu.set_deadline(self._next_event())
+        stop = self.cpu.run()
+        self._check_backends()
+        match stop.kind:
+            case StopKind.HALT if stop.interrupts_enabled:
+                self._wait_for_interrupt()
+            case StopKind.HALT:
+                self.end(ExitRequest("halt", Status.OK, None, ""))
+            case StopKind.INTERRUPT_WINDOW:
+                if self.pic.pending():
+                    self.cpu.raise_interrupt(self.pic.acknowledge())
+            case StopKind.TRIPLE_FAULT:
+                self._guest_died("triple-fault", stop)
+            case StopKind.BAD_STATE:
+                self._guest_died("exception", stop)
+            case StopKind.REQUESTED | StopKind.TIMER:
+                pass
+
+    def _wait_for_interrupt(self) -> None:
+        """The CPU is halted with interrupts on: let time pass until a device has one, or someone asks for something."""
+        while not self.pic.pending():
+            with self._changed:
+                if self._exit is not None or self._calls or self._reset_asked or self._paused_as is not None:
+                    return
+                event = self._next_event()
+                if event is None or self.config.clock is Clock.REAL:
+                    self._changed.wait(_FOREVER if event is None else max(0, event - self.cpu.now()) / 1e9)
+                else:
+                    self.cpu.advance_to(event)
+            now = self.cpu.now()
+            for device in self._timed:
+                device.catch_up(now)
+        self.cpu.raise_interrupt(self.pic.acknowledge())
+
+    def _next_event(self) -> int | None:
+        return min((event for device in self._timed if (event := device.next_event()) is not None), default=None)
+
+    def _run_calls(self) -> None:
+        while self._calls:
+            function, future = self._calls.popleft()
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+    def _interrupt(self) -> None:
+        self._changed.notify_all()
+        self.cpu.request_stop()
+
+    def _guest_died(self, reason: str, stop: Stop) -> None:
+        self.state = RunState.GUEST_PANICKED
+        self.end(ExitRequest(reason, Status.GUEST_CRASHED, None, stop.detail))
+
+    def _check_backends(self) -> None:
+        for backend in self.backends:
+            backend.mapping.check()
+
+    def _do_reset(self) -> None:
+        self._tell("RESET", {"guest": True, "reason": "guest-reset"})
+        if self.config.no_reboot:
+            self.end(ExitRequest("reset", Status.OK, None, ""))
+            return
+        if self.start is None:
+            raise UsageError(
+                "this machine has no image to boot again", "it came from a migration; start it with an image"
+            )
+        for device in self.devices.values():
+            device.reset()
+        self.cpu.enter(self.start())
+
+    def _tell(self, name: str, data: Mapping[str, Any]) -> None:
+        for observer in self.observers:
+            observer.machine_event(name, data)
+
+    # -- ports ------------------------------------------------------------------------------------------------------
+
+    def _port_write(self, port: int, size: int, value: int) -> None:
+        self.bus.write(port, size, value)
+        if port in self.clock_ports:
+            # The next event may have moved: the run loop sets a new deadline.
+            self.cpu.request_stop()
+
+    def _interrupt_line(self, level: bool) -> None:
+        if level:
+            self.cpu.request_stop()
+
+    # -- saved state ------------------------------------------------------------------------------------------------
+
+    def save(self) -> list[SavedState]:
+        """The state of the CPU and every device, memory contents apart; each kind carries the component's name."""
+        return [replace(part.save(), kind=name) for name, part in self._parts().items()]
+
+    def restore(self, states: Sequence[SavedState]) -> None:
+        """Take what ``save`` gave on a machine of the same configuration; StateError when anything does not fit."""
+        parts = self._parts()
+        found = {state.kind: state for state in states}
+        if len(found) != len(states) or found.keys() != parts.keys():
+            odd = sorted(found.keys() ^ parts.keys()) or ["a component named twice"]
+            raise StateError(f"saved state and machine differ in their components: {', '.join(odd)}")
+        for name, part in parts.items():
+            part.restore(replace(found[name], kind=part.save().kind))
+
+    def _parts(self) -> dict[str, Saveable]:
+        return {"cpu": self.cpu, **self.devices}
+
+    def close(self) -> None:
+        """Free the CPU and unmap every backend."""
+        self.cpu.close()
+        for backend in self.backends:
+            backend.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
