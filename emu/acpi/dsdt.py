@@ -49,4 +49,5 @@ def dsdt(*, nvdimm_hotplug: bool) -> bytes:
     if nvdimm_hotplug:
         handler = aml.method(f"_E{hw.NVDIMM_GPE:02X}", 0, aml.notify(NVDIMM_ROOT, _NVDIMM_CHANGED))
         events = aml.scope("\\_GPE", handler)
+    # Revision 1 means 32-bit integers in all AML of the machine, as in QEMU, for whose NVDIMM code it matters.
     return system_table(b"DSDT", power_off + devices + events)

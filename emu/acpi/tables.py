@@ -72,7 +72,7 @@ class _Area:
         if self._next > self._end:
             raise UsageError(
                 f"the ACPI tables need more than the {self._end - TABLES_START} bytes of the BIOS area",
-                "ask for fewer memory slots or NVDIMMs: each slot takes about 400 bytes, each NVDIMM in one 184 more",
+                "ask for fewer memory slots or NVDIMMs: each slot takes about 400 bytes, each NVDIMM in one 224 more",
             )
         return address
 
