@@ -23,9 +23,12 @@ class GuestImage:
     """One bundled image.
 
     ``kind`` is the boot protocol; a ``multiboot`` image carries a PVH note too. ``cmdline`` is an example of its
-    arguments. The guests of the group ``crash`` teach the crash laboratory: run on an empty NVDIMM they format a pool
-    and work on it, run on a pool they recover and check it. ``planted`` names the bug that the laboratory finds in
-    them, ``fixed`` marks the version without it, ``media`` lists the ``--media`` under which all crash states recover.
+    arguments.
+
+    The guests of the group ``crash`` teach the crash laboratory: on an empty NVDIMM they format a pool and work on it, on
+    a pool they recover and check it. ``planted`` names the bug that the laboratory finds when it explores under
+    ``--media`` ``media`` (None in the versions marked ``fixed``, where it finds nothing); ``eadr`` says whether the bug
+    shows under ``--domain eadr`` too.
     """
 
     name: str
@@ -37,7 +40,8 @@ class GuestImage:
     cmdline: str = ""
     planted: str | None = None
     fixed: bool | None = None
-    media: tuple[str, ...] = ()
+    media: str | None = None
+    eadr: bool | None = None
 
     @property
     def path(self) -> Path:
@@ -53,9 +57,7 @@ class GuestImage:
 def images() -> tuple[GuestImage, ...]:
     """All bundled images, in the manifest's order: one group after the other."""
     manifest = json.loads((_FOLDER / "manifest.json").read_text(encoding="utf-8"))
-    return tuple(
-        GuestImage(name=name, **{**entry, "media": tuple(entry.get("media", ()))}) for name, entry in manifest.items()
-    )
+    return tuple(GuestImage(name=name, **entry) for name, entry in manifest.items())
 
 
 def find(name: str) -> GuestImage | None:

@@ -44,6 +44,28 @@ def test_image_is_found_by_name_and_small(name: str) -> None:
     assert image.kind == ("flat" if image.file.endswith(".bin") else "multiboot")
 
 
+CRASH = [image for image in guest.images() if image.group == "crash"]
+
+
+def test_every_crash_lesson_has_broken_and_fixed_versions_and_says_what_to_expect() -> None:
+    lessons: dict[str, list[bool]] = {}
+    for image in CRASH:
+        assert image.fixed is (image.planted is None)
+        assert image.media in ("dax-sync", "dax")
+        assert image.needs_nvdimm
+        assert image.eadr is not None
+        assert not (image.fixed and image.eadr)
+        lessons.setdefault(image.name.rsplit("-", 1)[0], []).append(bool(image.fixed))
+    assert len(lessons) >= 8
+    assert all(sorted(versions)[-2:] == [False, True] for versions in lessons.values())
+    assert {path.stem for path in FOLDER.glob("crash/*.c")} == set(lessons)
+
+
+def test_only_crash_guests_have_a_verdict_to_expect() -> None:
+    others = [image for image in guest.images() if image.group != "crash"]
+    assert all((image.planted, image.fixed, image.media, image.eadr) == (None,) * 4 for image in others)
+
+
 def test_unknown_name() -> None:
     assert guest.find("no-such-guest") is None
 
