@@ -14,6 +14,7 @@ from emu.errors import EmuError, HostError, UsageError
 from emu.host import kernel
 from emu.host.kernel import Advice, Lock, NumaMode
 from emu.memory.durability import MAP_SYNC_MEANS, MappingFacts, judge
+from emu.memory.lock import FileLock
 from emu.memory.mapping import Mapping
 from emu.memory.properties import FROZEN, as_json, check_combination, check_value
 from emu.memory.source import Source, check_geometry, open_source, settle_size
@@ -29,8 +30,11 @@ _MODES = {
 }
 
 
-def open_backend(config: BackendConfig, *, default_size: int | None = None) -> Backend:
+def open_backend(config: BackendConfig, *, default_size: int | None = None, lock_later: bool = False) -> Backend:
     """Check ``config``, open and lock its file, map it. ``default_size`` is for a new file when no size is given.
+
+    ``lock_later`` is for a machine that waits for a migration: another emulator may still have the file locked; nothing
+    may be stored to the memory until ``acquire_lock``.
 
     UsageError when the request cannot be right, HostError (status 4) when this host cannot do it: then nothing is left
     behind, and a file that was created is gone again.
@@ -38,7 +42,7 @@ def open_backend(config: BackendConfig, *, default_size: int | None = None) -> B
     check_combination(config)
     if config.kind is BackendKind.RAM:
         return _open_ram(config, default_size)
-    source = open_source(config)
+    source = open_source(config, lock_later=lock_later)
     try:
         return _map_file(config, source, default_size)
     except BaseException:
@@ -214,6 +218,11 @@ class Backend:
     def lock_kind(self) -> Lock:
         """How the backing file is locked: WRITE by one user alone, READ with others."""
         return Lock.NONE if self._source is None else self._source.lock.kind
+
+    @property
+    def lock(self) -> FileLock | None:
+        """The lock of the backing file; None for anonymous memory."""
+        return None if self._source is None else self._source.lock
 
     def acquire_lock(self) -> None:
         """Take the file's lock again after ``release_lock``; HostError when another emulator has it."""

@@ -21,13 +21,14 @@ _UNSHARING_READERS = _END + 2
 
 
 class FileLock:
-    """The lock of one backend on its open file ``fd``; ``name`` is for errors."""
+    """The lock of one backend on its open file ``fd``; ``name`` is for errors. ``held`` tells whether it has it."""
 
     def __init__(self, fd: int, *, write: bool, share: bool, name: str) -> None:
-        self._fd = fd
+        self.fd = fd
+        self.name = name
+        self.held = False
         self._write = write
         self._share = share
-        self._name = name
 
     @property
     def kind(self) -> Lock:
@@ -39,16 +40,18 @@ class FileLock:
         if not self._take() or self._mixed():
             self.release()
             raise HostError(
-                f"{self._name} is in use by another emulator",
+                f"{self.name} is in use by another emulator",
                 "end that one first, or say share-lock=on on both sides if they know how to share the file",
             )
+        self.held = True
 
     def release(self) -> None:
         """Give the lock up (for a hand-over). Harmless when not held."""
-        kernel.lock(self._fd, Lock.NONE, what=self._name)
+        kernel.lock(self.fd, Lock.NONE, what=self.name)
+        self.held = False
 
     def _take(self) -> bool:
-        return kernel.lock(self._fd, self.kind, what=self._name, length=_END)
+        return kernel.lock(self.fd, self.kind, what=self.name, length=_END)
 
     def _mixed(self) -> bool:
         """Announce which reading user this is, then look for the kind it cannot live with: of two, the later one sees
@@ -59,9 +62,9 @@ class FileLock:
             mine, theirs = _UNSHARING_READERS, _SHARING_WRITERS
         else:
             return False
-        if not kernel.lock(self._fd, Lock.READ, what=self._name, start=mine, length=1):
+        if not kernel.lock(self.fd, Lock.READ, what=self.name, start=mine, length=1):
             return True
         return self._seen(theirs)
 
     def _seen(self, byte: int) -> bool:
-        return kernel.lock_conflicts(self._fd, Lock.WRITE, what=self._name, start=byte, length=1)
+        return kernel.lock_conflicts(self.fd, Lock.WRITE, what=self.name, start=byte, length=1)

@@ -54,8 +54,11 @@ class Source:
         os.close(self.fd)
 
 
-def open_source(config: BackendConfig) -> Source:
-    """Open and lock the file of ``config``; a missing one is created unless ``readonly``. UsageError or HostError."""
+def open_source(config: BackendConfig, *, lock_later: bool = False) -> Source:
+    """Open and lock the file of ``config``; a missing one is created unless ``readonly``. UsageError or HostError.
+
+    With ``lock_later`` a lock that another emulator has is no error: ``lock.held`` tells.
+    """
     path = str(config.path)
     fd, created = _open(config, path)
     lock = FileLock(
@@ -67,7 +70,11 @@ def open_source(config: BackendConfig) -> Source:
         device = None
         if stat.S_ISCHR(status.st_mode):
             device = _device(path, status.st_rdev)
-        lock.acquire()
+        try:
+            lock.acquire()
+        except HostError:
+            if not lock_later:
+                raise
         # Measured under the lock: whoever had it before may have just created the file and not sized it yet.
         size = device.size if device else os.lseek(fd, 0, os.SEEK_END)
         system = kernel.file_system(fd)

@@ -29,6 +29,7 @@ from emu.migration.progress import Progress, Status
 from emu.migration.stream import MAX_PAGES_DATA, Frame, FrameType, PageRuns, decode_runs
 from emu.units import PAGE
 
+_OWN_FILE = "give the destination a file of its own, or set x-ignore-shared if both are to use this one"
 _ZEROS = bytes(MAX_PAGES_DATA)
 
 
@@ -180,12 +181,10 @@ class Destination:
             if block.lock is None:
                 continue
             if copied and not block.lock.held:
-                raise Refused(
-                    [f"{block.path} is in use by another emulator: copying into it would destroy what that one stores"],
-                    "give the destination a file of its own, or set x-ignore-shared if both are to use this one",
-                )
+                why = "is in use by another emulator, and copying into it would destroy what that one stores"
+                raise Refused([f"{block.path} {why}; {_OWN_FILE}"])
             if not copied:
-                secret = None if block.lock.held else block.lock.look()
+                secret = block.lock.look()
                 if secret is None:
                     raise Refused([f"{block.path} at the destination is not the file that the source has locked"])
                 proofs[block.name] = secret

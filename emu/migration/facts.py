@@ -64,7 +64,6 @@ class MachineFacts:
     """One machine. ``persistence`` is the platform's domain (``cpu``, ``mem-ctrl`` or none)."""
 
     ram_size: int
-    cpu_model: str
     clock: str
     persistence: str
     blocks: tuple[BlockFacts, ...]
@@ -83,7 +82,6 @@ def decode_facts(raw: Any) -> MachineFacts:
         raise StreamError("migration stream: two blocks of memory have the same name")
     return MachineFacts(
         ram_size=_integer(values, "ram_size"),
-        cpu_model=_text(values, "cpu_model"),
         clock=_text(values, "clock"),
         persistence=_text(values, "persistence"),
         blocks=blocks,

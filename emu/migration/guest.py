@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -117,8 +117,11 @@ class Guest(Protocol):
     def go_on(self) -> None:
         """Let it run again: the migration failed here, or was completed there."""
 
-    def handed_over(self) -> None:
-        """The machine lives elsewhere now: stay stopped, and keep the hands off shared files from here on."""
+    def protect_files(self) -> None:
+        """From here on no file is discarded when this process ends, whatever ``discard-data`` says."""
+
+    def handed_over(self, copied: Iterable[str]) -> None:
+        """The machine lives elsewhere now: stay stopped. The ``copied`` blocks' files may be discarded again."""
 
     def save(self) -> list[SavedState]: ...
 

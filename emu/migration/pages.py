@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from emu.host.kernel import is_zero
 from emu.migration.channel import Channel, Pacer
+from emu.migration.guest import Block
 from emu.migration.progress import Progress
 from emu.migration.stream import MAX_PAGES_DATA, MAX_RUNS, FrameType, PageRuns, Run, encode_runs
 from emu.units import PAGE
@@ -52,10 +53,10 @@ class PageSender:
                     self._flush(number, batch, empty)
                     batch, filled = [], 0
                 if len(empty) >= MAX_RUNS:
-                    self._send_zeros(number, empty)
+                    self.send_zeros(number, empty)
                     empty = []
         self._flush(number, batch, empty)
-        self._send_zeros(number, empty)
+        self.send_zeros(number, empty)
 
     def _flush(self, number: int, batch: Sequence[Run], empty: list[Run]) -> None:
         """Send the copied pages of ``batch``, except zero pages, which are added to ``empty``."""
@@ -80,7 +81,8 @@ class PageSender:
             part = data[index : index + MAX_RUNS]
             self._send(FrameType.PAGES, PageRuns(number, tuple(runs[index : index + MAX_RUNS])), part)
 
-    def _send_zeros(self, number: int, empty: Sequence[Run]) -> None:
+    def send_zeros(self, number: int, empty: Sequence[Run]) -> None:
+        """Say of pages that they are all zero, without looking at them."""
         for index in range(0, len(empty), MAX_RUNS):
             self._send(FrameType.ZEROS, PageRuns(number, tuple(sorted(empty[index : index + MAX_RUNS], key=_first))))
 
@@ -117,3 +119,21 @@ def _zero_pages(data: memoryview) -> list[int]:
             found.append(page)
         page = firsts.find(0, page + 1)
     return found
+
+
+def split_holes(block: Block) -> tuple[list[Run], list[Run]]:
+    """All pages of ``block`` as runs that may hold data, and runs known to be zero (holes of its file)."""
+    if block.holes is None:
+        return [Run(0, block.pages)], []
+    data: list[Run] = []
+    holes: list[Run] = []
+    at = 0
+    while at < block.size:
+        start = block.next_data(at)
+        if start > at:
+            holes.append(Run(at // PAGE, (start - at) // PAGE))
+        end = min(max(block.holes.next_hole(start), start + PAGE), block.size) if start < block.size else start
+        if end > start:
+            data.append(Run(start // PAGE, (end - start) // PAGE))
+        at = end
+    return data, holes

@@ -13,6 +13,8 @@ from emu.migration.stream import Run
 from emu.units import MIB, PAGE
 
 _START_AT = 32 * MIB
+# Well below the smallest stall timeout, one second.
+_ALIVE_S = 0.25
 
 
 class Persister:
@@ -45,7 +47,7 @@ class Persister:
                 self._changed.notify_all()
 
     def drain(self, alive: Callable[[], None]) -> None:
-        """Wait until everything added is durable, calling ``alive`` every second; HostError when it cannot be.
+        """Wait until everything added is durable, calling ``alive`` meanwhile; HostError when it cannot be.
 
         Durable when it returns: all bytes added before, by each mapping's strongest means.
         """
@@ -53,7 +55,7 @@ class Persister:
             self._draining = True
             self._changed.notify_all()
             while (self._waiting or self._busy) and self._error is None:
-                if not self._changed.wait(1.0):
+                if not self._changed.wait(_ALIVE_S):
                     self._changed.release()
                     try:
                         alive()

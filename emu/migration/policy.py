@@ -73,7 +73,6 @@ def _compare_machines(source: MachineFacts, destination: MachineFacts) -> list[M
             found.append(Mismatch("machine", what, here, there, remedy))
 
     check("RAM", human_size(source.ram_size), human_size(destination.ram_size), "give both sides the same -m")
-    check("the CPU model", source.cpu_model, destination.cpu_model, "give both sides the same -cpu")
     check("the clock", source.clock, destination.clock, "give both sides the same --clock")
     check(
         "the persistence domain",
@@ -100,6 +99,7 @@ def _size(size: int | None) -> str:
 
 def _compare_nvdimms(source: NvdimmFacts, destination: NvdimmFacts, terms: Terms) -> list[Mismatch]:
     found = []
+    handed_over = terms.ignore_shared and source.share and destination.share
     where = f"NVDIMM {source.id}"
 
     def check(what: str, here: object, there: object, remedy: str) -> None:
@@ -121,7 +121,7 @@ def _compare_nvdimms(source: NvdimmFacts, destination: NvdimmFacts, terms: Terms
     check("the NUMA node", source.node, destination.node, same("node="))
     if destination.readonly != source.readonly:
         check("readonly", _on(source.readonly), _on(destination.readonly), "give the destination a file it may write")
-    elif destination.readonly and not (terms.ignore_shared and source.share and destination.share):
+    elif destination.readonly and not handed_over:
         found.append(
             Mismatch(
                 where, "readonly", "on", "on", "a read-only destination cannot take pages: give it a writable file"
@@ -129,6 +129,9 @@ def _compare_nvdimms(source: NvdimmFacts, destination: NvdimmFacts, terms: Terms
         )
     if not terms.allow_weaker_persistence:
         found += _weaker(where, source, destination)
+    if source.file is not None and source.file == destination.file and not terms.snapshot and not handed_over:
+        remedy = "give the destination a file of its own, or set x-ignore-shared if both are to use this one"
+        found.append(Mismatch(where, "the backing file", "in use", "the very same file", remedy))
     if terms.ignore_shared and source.share != destination.share:
         check("share", _on(source.share), _on(destination.share), "x-ignore-shared needs share=on on both sides")
     return found

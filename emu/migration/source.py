@@ -17,14 +17,15 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from emu.errors import EmuError, HostError
 from emu.migration import codec
 from emu.migration.channel import Channel, Interrupt, Pacer
-from emu.migration.errors import DestinationFailed, MigrationError, OutcomeUnknown, Refused, StreamError
+from emu.migration.errors import ConnectionLost, DestinationFailed, MigrationError, OutcomeUnknown, Refused, StreamError
 from emu.migration.facts import decode_facts
 from emu.migration.guest import Block, FileLock, Guest, Tracker
-from emu.migration.pages import PageSender
+from emu.migration.pages import PageSender, split_holes
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.policy import Terms, compare
 from emu.migration.progress import Progress, Status
@@ -33,6 +34,8 @@ from emu.migration.throttle import Throttle
 from emu.units import MIB, PAGE
 
 _PERSIST_STEP = 64 * MIB
+# Well below the smallest stall timeout, one second.
+_KEEPALIVE_S = 0.25
 
 
 class Phase(enum.Enum):
@@ -95,6 +98,10 @@ class Source:
             self._hand_over()
         except OutcomeUnknown:
             raise
+        except ConnectionLost as error:
+            self._keep(error)
+            self._hear_last_words()
+            raise
         except BaseException as error:
             self._keep(error)
             raise
@@ -116,7 +123,7 @@ class Source:
             snapshot=not self._channel.live,
         )
         shared = [block for block, copied in zip(self._blocks, self._copied, strict=True) if not copied]
-        proofs = {block.name: secrets.randbits(63) for block in shared}
+        proofs = {block.name: secrets.randbits(63) | 1 << 63 for block in shared}
         try:
             for block in shared:
                 _lock_of(block).show(proofs[block.name])
@@ -156,9 +163,7 @@ class Source:
                     tracker.start()
                     self._trackers[number] = tracker
         self._synced_at = time.monotonic()
-        pending: Mapping[int, Sequence[Run]] = {
-            n: [Run(0, block.pages)] for n, block in enumerate(self._blocks) if self._copied[n]
-        }
+        pending: Mapping[int, Sequence[Run]] = self._first_round()
         throttle = Throttle(self._guest, self._progress)
         slow_rounds = 0
         try:
@@ -181,6 +186,15 @@ class Source:
         finally:
             throttle.stop()
         self._settle_shared()
+
+    def _first_round(self) -> Mapping[int, Sequence[Run]]:
+        """Say which pages are holes of sparse files (nobody needs to read them), and return all the others."""
+        pending = {}
+        for number, block in enumerate(self._blocks):
+            if self._copied[number]:
+                pending[number], holes = split_holes(block)
+                self._sender.send_zeros(number, holes)
+        return pending
 
     def _send_round(self, pending: Mapping[int, Sequence[Run]]) -> int:
         """Send the pages of one round and wait until they are durable there; the bytes it stood for."""
@@ -217,7 +231,7 @@ class Source:
         if self._capabilities.pause_before_switchover:
             self._progress.enter(Status.PRE_SWITCHOVER)
             while not self._switch.is_set():
-                self._interrupt.wait(min(1.0, self._parameters().x_emu_stall_timeout / 3))
+                self._interrupt.wait(_KEEPALIVE_S)
                 self._channel.send(FrameType.KEEPALIVE)
                 self._look_for_refusal()
         self._progress.enter(Status.DEVICE)
@@ -258,6 +272,7 @@ class Source:
             self._channel.finish()
             self._complete()
             return
+        self._guest.protect_files()
         self._release_locks()
         before = self._channel.sent
         try:
@@ -274,7 +289,7 @@ class Source:
             raise
         except EmuError as error:
             self._unknown(error)
-        self._guest.handed_over()
+        self._guest.handed_over(b.name for b, copied in zip(self._blocks, self._copied, strict=True) if copied)
         self._complete()
 
     def _complete(self) -> None:
@@ -304,6 +319,14 @@ class Source:
         self._take_locks()
         if self._was_running and not self._guest.running:
             self._guest.go_on()
+
+    def _hear_last_words(self) -> None:
+        """The connection broke: what the destination said before it went is the better explanation."""
+        with contextlib.suppress(ConnectionLost, StreamError):
+            while self._channel.live:
+                frame = self._channel.receive(timeout=0)
+                if frame.kind in (FrameType.REFUSE, FrameType.FAILED):
+                    self._judge(frame)
 
     def _release_locks(self) -> None:
         self._released = True
@@ -344,13 +367,17 @@ class Source:
                 continue
             if frame.kind is kind:
                 return frame
-            if frame.kind is FrameType.REFUSE:
-                raise Refused(_reasons(frame))
-            if frame.kind is FrameType.FAILED:
-                raise DestinationFailed(
-                    f"the destination failed: {frame.data.decode(errors='replace')}", "the guest stays here"
-                )
-            raise StreamError(f"migration stream: the destination sent {frame.kind.name} out of turn")
+            self._judge(frame)
+
+    def _judge(self, frame: Frame) -> NoReturn:
+        """Raise what an unexpected frame means."""
+        if frame.kind is FrameType.REFUSE:
+            raise Refused(_reasons(frame))
+        if frame.kind is FrameType.FAILED:
+            raise DestinationFailed(
+                f"the destination failed: {frame.data.decode(errors='replace')}", "the guest stays here"
+            )
+        raise StreamError(f"migration stream: the destination sent {frame.kind.name} out of turn")
 
 
 def _reasons(frame: Frame) -> list[str]:

@@ -1,0 +1,235 @@
+"""Test doubles for migration: a guest made of real mappings and real file locks, without a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from emu.errors import HostError
+from emu.host import kernel
+from emu.host.faults import DirtyLog, Guard
+from emu.memory.lock import FileLock
+from emu.migration.channel import Interrupt, SocketChannel
+from emu.migration.destination import Destination
+from emu.migration.facts import BlockFacts, FileFacts, MachineFacts, NvdimmFacts
+from emu.migration.guest import Block
+from emu.migration.parameters import Capabilities, Parameters
+from emu.migration.progress import Progress
+from emu.migration.proof import BackingFileLock
+from emu.migration.source import Source
+from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder
+from emu.state import Fields, SavedState
+
+RAM = 64 * 4096
+PMEM = 128 * 4096
+
+
+class Memory:
+    """One mapping: anonymous, or shared of a file. Remembers what was persisted."""
+
+    def __init__(self, size: int, path: Path | None = None) -> None:
+        self.size = self.mapped = size
+        self.fd = -1
+        if path is not None:
+            if not path.exists():
+                path.touch()
+                os.truncate(path, size)
+            self.fd = kernel.open_file(path, write=True)
+        self.address = kernel.map_memory(size, what="test", fd=self.fd, shared=self.fd >= 0)
+        self.view = kernel.memory_view(self.address, size)
+        self.guard = Guard(self.address, size)
+        self.persisted: list[tuple[int, int]] = []
+        self.fail_persist: Exception | None = None
+        self.lock = None
+        if path is not None:
+            lock = FileLock(self.fd, write=True, share=False, name=str(path))
+            with contextlib.suppress(HostError):
+                lock.acquire()
+            self.lock = BackingFileLock(lock)
+
+    def persist(self, offset: int, length: int) -> None:
+        if self.fail_persist is not None:
+            raise self.fail_persist
+        self.persisted.append((offset, length))
+
+    def lost(self) -> int | None:
+        page = self.guard.lost()
+        return None if page is None else page.offset
+
+    def close(self) -> None:
+        self.guard.close()
+        self.view.release()
+        kernel.unmap_memory(self.address, self.mapped)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@dataclass
+class FakeGuest:
+    """A machine with RAM, at most one NVDIMM, and one component of state."""
+
+    ram: Memory
+    pmem: Memory | None = None
+    path: Path | None = None
+    nvdimm: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    running: bool = True
+    counter: int = 7
+    history: list[str] = field(default_factory=list)
+    on_stop: Any = None
+
+    def facts(self) -> MachineFacts:
+        blocks = [BlockFacts("pc.ram", self.ram.size)]
+        nvdimms: tuple[NvdimmFacts, ...] = ()
+        if self.pmem is not None:
+            blocks.append(BlockFacts("m1", self.pmem.size))
+            status = self.path.stat() if self.path else None
+            one = NvdimmFacts(
+                id="nv1", block="m1", size=self.pmem.size, label_size=0, uuid="u", unarmed=False, slot=0, gpa=1 << 32,
+                node=0, readonly=False, granularity="page", survives_guest_crash=True, survives_emulator_kill=True,
+                survives_host_power_loss=False, share=True,
+                file=FileFacts(status.st_dev, status.st_ino, "boot") if status else None,
+            )  # fmt: skip
+            nvdimms = (replace(one, **self.nvdimm),)
+        facts = MachineFacts(self.ram.size, "virtual", "none", tuple(blocks), nvdimms)
+        return replace(facts, **self.machine)
+
+    def blocks(self) -> list[Block]:
+        found = [Block("pc.ram", self.ram.view, True, False, False, "none", self.ram)]
+        if self.pmem is not None:
+            path = str(self.path) if self.path else None
+            found.append(Block("m1", self.pmem.view, True, True, True, "page", self.pmem, path, self.pmem.lock))
+        return found
+
+    def tracker(self, block: Block) -> DirtyLog:
+        memory = self.ram if block.name == "pc.ram" else self.pmem
+        assert memory is not None
+        return DirtyLog(memory.address, memory.size)
+
+    def stop(self) -> None:
+        if self.on_stop is not None:
+            self.on_stop()
+        self.running = False
+        self.history.append("stop")
+
+    def go_on(self) -> None:
+        self.running = True
+        self.history.append("go-on")
+
+    def protect_files(self) -> None:
+        self.history.append("protect")
+
+    def handed_over(self, copied: Iterable[str]) -> None:
+        self.history.append(f"handed-over {','.join(copied)}")
+
+    def save(self) -> list[SavedState]:
+        return [SavedState("counter", 1, {"value": self.counter, "blob": b"\x00\xff", "list": [1, 2]})]
+
+    def restore(self, states: Sequence[SavedState]) -> None:
+        (state,) = states
+        fields = Fields(state, kind="counter", version=1)
+        self.counter = fields.integer("value")
+        fields.octets("blob")
+        fields.integers("list", 2)
+        fields.finish()
+
+    def hold_back(self, seconds: float) -> None:
+        self.history.append("held-back")
+
+    def close(self) -> None:
+        self.ram.close()
+        if self.pmem is not None:
+            self.pmem.close()
+
+
+def make_guest(path: Path | None = None, **changes: Any) -> FakeGuest:
+    pmem = None if path is None else Memory(PMEM, path)
+    return FakeGuest(Memory(RAM), pmem, path, **changes)
+
+
+def fill(guest: FakeGuest, seed: int = 1) -> None:
+    """Content with data pages, zero pages and runs of both."""
+    generator = __import__("random").Random(seed)
+    for memory in (guest.ram, guest.pmem):
+        if memory is None:
+            continue
+        for page in range(memory.size // 4096):
+            if generator.random() < 0.6:
+                memory.view[page * 4096 : (page + 1) * 4096] = generator.randbytes(4096)
+
+
+@dataclass
+class Result:
+    """What became of both sides: the exception each ended with, or None; ``runs`` is what the destination returned."""
+
+    source: BaseException | None = None
+    destination: BaseException | None = None
+    runs: bool | None = None
+    source_progress: Progress = field(default_factory=Progress)
+    destination_progress: Progress = field(default_factory=Progress)
+
+
+def migrate(
+    source: FakeGuest,
+    destination: FakeGuest,
+    *,
+    capabilities: Capabilities | None = None,
+    there: Capabilities | None = None,
+    parameters: Parameters | None = None,
+    sockets: tuple[socket.socket, socket.socket] | None = None,
+    on_source: Any = None,
+    stall: float = 5.0,
+) -> Result:
+    """Migrate over a socket pair, both sides in threads, and wait for both."""
+    left, right = sockets or socket.socketpair()
+    result = Result()
+    interrupts = Interrupt(), Interrupt()
+
+    def source_side() -> None:
+        channel = SocketChannel(left, Decoder(FROM_DESTINATION), interrupts[0], stall_timeout=stall)
+        try:
+            side = Source(
+                source, channel, capabilities=capabilities or Capabilities(),
+                parameters=lambda: parameters or Parameters(), progress=result.source_progress, interrupt=interrupts[0],
+            )  # fmt: skip
+            if on_source is not None:
+                on_source(side, interrupts[0])
+            side.run()
+        except BaseException as error:
+            result.source = error
+        finally:
+            channel.close()
+
+    def destination_side() -> None:
+        side = Destination(
+            destination,
+            capabilities=there or Capabilities(),
+            progress=result.destination_progress,
+            interrupt=interrupts[1],
+        )
+        channel = SocketChannel(right, Decoder(FROM_SOURCE, side.place), interrupts[1], stall_timeout=stall)
+        try:
+            result.runs = side.run(channel)
+            destination.running = result.runs
+            side.taken_over(channel)
+        except BaseException as error:
+            result.destination = error
+        finally:
+            channel.close()
+
+    threads = [threading.Thread(target=side, daemon=True) for side in (source_side, destination_side)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a side of the migration hangs"
+    for interrupt in interrupts:
+        interrupt.close()
+    return result

@@ -1,0 +1,263 @@
+"""Source and destination against each other, over a socket pair, with real mappings, faults and locks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from migration_doubles import FakeGuest, fill, make_guest, migrate
+
+from emu.errors import HostError
+from emu.memory import incomplete
+from emu.migration.errors import Cancelled, DestinationFailed, Refused
+from emu.migration.parameters import Capabilities, Parameters
+from emu.migration.progress import Status
+
+Pair = Callable[..., tuple[FakeGuest, FakeGuest]]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made: list[FakeGuest] = []
+
+    def make(*, same_file: bool = False, **changes: Any) -> tuple[FakeGuest, FakeGuest]:
+        source = make_guest(tmp_path / "source.img")
+        destination = make_guest(
+            tmp_path / ("source.img" if same_file else "destination.img"), running=False, **changes
+        )
+        made.extend((source, destination))
+        fill(source)
+        return source, destination
+
+    yield make
+    for guest in made:
+        guest.close()
+
+
+def same_memory(one: FakeGuest, other: FakeGuest) -> bool:
+    assert one.pmem is not None
+    assert other.pmem is not None
+    return one.ram.view == other.ram.view and one.pmem.view == other.pmem.view
+
+
+def test_everything_arrives_and_is_durable_before_the_mark_goes(pair: Pair) -> None:
+    source, destination = pair()
+    source.counter = 42
+    assert destination.pmem is not None
+    destination.pmem.view[5 * 4096] = 99  # what was there before must go, zero pages included
+    result = migrate(source, destination)
+    assert (result.source, result.destination, result.runs) == (None, None, True)
+    assert same_memory(source, destination)
+    assert destination.counter == 42
+    assert not source.running
+    assert source.history == ["stop", "protect", "handed-over pc.ram,m1"]
+    assert incomplete.reason(destination.path or "") is None
+    covered = bytearray(destination.pmem.size)
+    for offset, length in destination.pmem.persisted:
+        covered[offset : offset + length] = b"\1" * length
+    assert 0 not in covered
+    answer = result.source_progress.query()
+    assert answer["status"] == "completed"
+    assert answer["ram"]["normal"] + answer["ram"]["duplicate"] == (source.ram.size + source.pmem.size) // 4096  # type: ignore[union-attr]
+    assert answer["x-emu-persistence"][0]["means"] == "msync"
+
+
+def test_pages_dirtied_while_it_runs_arrive(pair: Pair) -> None:
+    source, destination = pair()
+    assert source.pmem is not None
+    pmem = source.pmem
+
+    def last_stores() -> None:
+        pmem.view[0:8] = b"counter!"
+        source.ram.view[4096:4104] = b"the last"
+
+    source.on_stop = last_stores
+    result = migrate(source, destination)
+    assert result.source is None
+    assert same_memory(source, destination)
+    assert bytes(destination.ram.view[4096:4104]) == b"the last"
+
+
+def test_a_stopped_guest_arrives_stopped(pair: Pair) -> None:
+    source, destination = pair()
+    source.running = False
+    result = migrate(source, destination)
+    assert (result.source, result.destination, result.runs) == (None, None, False)
+    assert same_memory(source, destination)
+
+
+@pytest.mark.parametrize(
+    ("side", "change", "word"),
+    [
+        ("nvdimm", {"label_size": 131072}, "label-size"),
+        ("nvdimm", {"uuid": "other"}, "uuid"),
+        ("nvdimm", {"unarmed": True}, "unarmed"),
+        ("nvdimm", {"slot": 3}, "slot"),
+        ("nvdimm", {"gpa": 2 << 32}, "address"),
+        ("nvdimm", {"readonly": True}, "readonly"),
+        ("nvdimm", {"size": 4096}, "size"),
+        ("nvdimm", {"granularity": "none"}, "granularity"),
+        ("nvdimm", {"survives_emulator_kill": False}, "killed emulator"),
+        ("machine", {"persistence": "cpu"}, "persistence domain"),
+        ("machine", {"ram_size": 4096}, "RAM"),
+        ("machine", {"nvdimms": ()}, "the device"),
+    ],
+)
+def test_mismatches_are_refused_before_the_first_page(pair: Pair, side: str, change: dict[str, Any], word: str) -> None:
+    source, destination = pair(**{side: change})
+    result = migrate(source, destination)
+    assert isinstance(result.source, Refused)
+    assert isinstance(result.destination, Refused)
+    assert word in str(result.source)
+    assert result.source.reasons == result.destination.reasons
+    assert source.running
+    assert "stop" not in source.history
+    assert bytes(destination.ram.view) == bytes(destination.ram.size)
+    assert incomplete.reason(destination.path or "") is None
+    assert result.source_progress.normal == 0
+
+
+@pytest.mark.parametrize("side", ["capabilities", "there"])
+def test_a_weaker_mapping_passes_with_consent_of_either_side(pair: Pair, side: str) -> None:
+    source, destination = pair(nvdimm={"granularity": "none", "survives_emulator_kill": False})
+    result = migrate(source, destination, **{side: Capabilities(allow_weaker_persistence=True)})  # type: ignore[arg-type]
+    assert result.source is None
+    assert same_memory(source, destination)
+
+
+def test_ignore_shared_copies_no_page_of_the_file_and_moves_the_lock(pair: Pair) -> None:
+    source, destination = pair(same_file=True)
+    assert source.pmem is not None
+    assert destination.pmem is not None
+    assert destination.pmem.lock is not None
+    assert not destination.pmem.lock.held
+    result = migrate(source, destination, capabilities=Capabilities(x_ignore_shared=True))
+    assert (result.source, result.destination) == (None, None)
+    assert result.source_progress.total == source.ram.size
+    assert source.ram.view == destination.ram.view
+    assert destination.pmem.lock.held
+    assert source.pmem.lock is not None
+    assert not source.pmem.lock.held
+    assert sum(length for _, length in source.pmem.persisted) >= source.pmem.size
+    assert destination.pmem.persisted == []
+    with pytest.raises(HostError, match="in use"):
+        source.pmem.lock.take()
+
+
+def test_ignore_shared_with_another_file_is_refused(pair: Pair) -> None:
+    source, destination = pair()
+    result = migrate(source, destination, capabilities=Capabilities(x_ignore_shared=True))
+    assert isinstance(result.source, Refused)
+    assert "not the file" in str(result.source)
+    assert source.running
+    assert source.pmem is not None
+    assert source.pmem.lock is not None
+    assert source.pmem.lock.held
+
+
+def test_copying_into_the_sources_own_file_is_refused(pair: Pair) -> None:
+    source, destination = pair(same_file=True)
+    before = bytes(source.pmem.view)  # type: ignore[union-attr]
+    result = migrate(source, destination)
+    assert isinstance(result.source, Refused)
+    assert "same file" in str(result.source)
+    assert bytes(source.pmem.view) == before  # type: ignore[union-attr]
+
+
+def test_a_destination_that_cannot_persist_leaves_the_source_running(pair: Pair) -> None:
+    source, destination = pair()
+    assert destination.pmem is not None
+    destination.pmem.fail_persist = HostError("the medium is full", "")
+    result = migrate(source, destination)
+    assert isinstance(result.source, DestinationFailed)
+    assert "the medium is full" in str(result.source)
+    assert source.running
+    assert result.runs is None
+    assert incomplete.reason(destination.path or "") is not None
+
+
+def test_a_full_disk_at_the_destination_is_an_error_and_not_a_crash(pair: Pair, tmp_path: Path) -> None:
+    source, destination = pair()
+    import os
+
+    os.truncate(tmp_path / "destination.img", 4096)
+    result = migrate(source, destination)
+    assert isinstance(result.source, (DestinationFailed, HostError))
+    assert isinstance(result.destination, HostError)
+    assert source.running
+    assert incomplete.reason(destination.path or "") is not None
+
+
+def test_state_that_does_not_fit_is_found_while_the_source_still_owns_the_machine(pair: Pair) -> None:
+    source, destination = pair()
+    source.counter = -1
+    result = migrate(source, destination)
+    assert isinstance(result.source, DestinationFailed)
+    assert source.running
+    assert result.runs is None
+
+
+def test_cancel_during_the_rounds(pair: Pair) -> None:
+    source, destination = pair()
+    slow = Parameters(max_bandwidth=100_000)
+    result = migrate(source, destination, parameters=slow, on_source=lambda side, interrupt: interrupt.set())
+    assert isinstance(result.source, Cancelled)
+    assert result.destination is not None
+    assert source.running
+    assert result.runs is None
+
+
+def test_pause_before_switchover_waits_and_goes_on(pair: Pair) -> None:
+    source, destination = pair()
+    import threading
+
+    def later(side: Any, interrupt: Any) -> None:
+        threading.Timer(0.3, side.switch_over).start()
+
+    result = migrate(
+        source, destination, capabilities=Capabilities(pause_before_switchover=True), on_source=later, stall=1.0
+    )
+    assert (result.source, result.destination) == (None, None)
+    assert result.source_progress.status is Status.COMPLETED
+    assert (result.source_progress.downtime_ms or 0) >= 250
+
+
+def test_the_bandwidth_limit_holds(pair: Pair) -> None:
+    import time
+
+    source, destination = pair()
+    began = time.monotonic()
+    result = migrate(source, destination, parameters=Parameters(max_bandwidth=1_000_000))
+    assert result.source is None
+    moved = result.source_progress.normal * 4096
+    assert time.monotonic() - began >= moved / 1_000_000 * 0.8
+
+
+def test_auto_converge_holds_a_busy_guest_back(pair: Pair) -> None:
+    import threading
+
+    source, destination = pair()
+    assert source.pmem is not None
+    over = threading.Event()
+    pages = source.pmem.size // 4096
+
+    def write() -> None:
+        n = 0
+        while not over.is_set() and source.history.count("held-back") < 3:
+            source.pmem.view[n % pages * 4096] = n & 0xFF  # type: ignore[union-attr]
+            n += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        result = migrate(
+            source, destination, capabilities=Capabilities(auto_converge=True),
+            parameters=Parameters(max_bandwidth=3_000_000, downtime_limit=1),
+        )  # fmt: skip
+    finally:
+        over.set()
+        writer.join()
+    assert result.source is None
+    assert source.history.count("held-back") >= 3
