@@ -305,7 +305,7 @@ static struct sigaction earlier[2]; /* SIGSEGV, SIGBUS */
 /* Initial-exec: other models may allocate on first use, which a handler must not do. */
 #define THREAD_LOCAL static __thread __attribute__((tls_model("initial-exec")))
 THREAD_LOCAL int chaining;
-THREAD_LOCAL uintptr_t unknown_fault;
+THREAD_LOCAL uintptr_t unknown_fault; /* see is_stale */
 THREAD_LOCAL void (*stop_function)(uintptr_t);
 THREAD_LOCAL uintptr_t stop_argument;
 
@@ -346,6 +346,19 @@ static int mark_dirty(uintptr_t at) {
         if (errno != ENOMEM || count == pages)
             return 0;
     }
+}
+
+/* Whether tracking of the page ended, or ended and began again, between the fault and now: then the store only has to be
+ * repeated. The kernel says if the page can be written; before Linux 5.14 it cannot be asked, so there the same address
+ * is given a second chance, but no third one. */
+static int is_stale(uintptr_t at) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (int tries = 0; tries < 16; tries++)
+        if (madvise((void *)(at / page * page), page, MADV_POPULATE_WRITE) == 0 || mark_dirty(at))
+            return 1;
+    int second = unknown_fault == at;
+    unknown_fault = at;
+    return !second;
 }
 
 static int replace_lost_page(uintptr_t at, int code) {
@@ -399,16 +412,8 @@ static void on_fault(int sig, siginfo_t *info, void *context) {
         if (sig == SIGBUS)
             handled = replace_lost_page(at, info->si_code);
         else if (info->si_code == SEGV_ACCERR && is_store(context))
-            handled = mark_dirty(at);
+            handled = mark_dirty(at) || is_stale(at);
         atomic_fetch_sub(&handlers_running, 1);
-        /* The fault may be of a range whose tracking ended between the fault and this line. Then the page is writable
-         * now: try once more before calling it a crash. */
-        if (handled) {
-            unknown_fault = 0;
-        } else if (sig == SIGSEGV && info->si_code == SEGV_ACCERR && unknown_fault != at) {
-            unknown_fault = at;
-            handled = 1;
-        }
     }
     if (!handled)
         chain(sig, info, context);

@@ -227,7 +227,14 @@ def bind_memory(address: int, size: int, mode: NumaMode, nodes: Iterable[int], *
 
 
 def allocate_blocks(fd: int, offset: int, size: int, *, what: str) -> bool:
-    """Allocate the file's blocks for the range; content and length stay. False when the file system cannot."""
+    """Allocate the file's blocks for the range; content and length stay. False when the file system cannot.
+
+    HostError (ENOSPC) when there is too little space. What surely does not fit is not tried: a file system may fill the
+    disk to the last block before it finds out, and keep what it took.
+    """
+    disk, status = os.fstatvfs(fd), os.fstat(fd)
+    if disk.f_blocks and size - status.st_blocks * 512 > disk.f_bavail * disk.f_frsize:
+        raise host_error(f"cannot preallocate {what} ({size} bytes)", errno.ENOSPC)
     result = lib.emu_fallocate(fd, offset, size)
     if result in (-errno.EOPNOTSUPP, -errno.ENODEV, -errno.ESPIPE):
         return False
