@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from emu.errors import EmuError
 from emu.host.faults import DirtyLog
@@ -15,7 +16,7 @@ from emu.machine import Machine, PluggedNvdimm, RunState
 from emu.memory import Backend
 from emu.migration.errors import MigrationError
 from emu.migration.facts import BlockFacts, FileFacts, MachineFacts, NvdimmFacts
-from emu.migration.guest import Block, FileLock
+from emu.migration.guest import Block, FileLock, Tracker
 from emu.migration.proof import BackingFileLock
 from emu.state import SavedState
 from emu.units import PAGE, align_down, align_up
@@ -76,6 +77,7 @@ class MachineGuest:
         self._machine = machine
         self._locks: dict[str, FileLock] = {}
         self._kept: dict[str, Backend] = {}
+        self._state_before: RunState | None = None
 
     @property
     def running(self) -> bool:
@@ -140,19 +142,24 @@ class MachineGuest:
             return None
         return self._locks.setdefault(backend.config.id, BackingFileLock(backend.lock))
 
-    def tracker(self, block: Block) -> DirtyLog:
-        return self._backend(block.name).mapping.dirty_log()
+    def tracker(self, block: Block) -> Tracker:
+        log = self._backend(block.name).mapping.dirty_log()
+        return log if block.persistent else RamTracker(self._machine, log, block.pages)
 
     def _backend(self, name: str) -> Backend:
         return next(backend for backend in self._machine.backends if backend.config.id == name)
 
     def stop(self) -> None:
+        self._state_before = self._machine.state if self._machine.paused else None
         self._machine.pause(RunState.FINISH_MIGRATE)
         if self._machine.exit is not None:
             raise MigrationError("the guest ended before it could be handed over", "there is nothing left to migrate")
 
     def go_on(self) -> None:
-        self._machine.resume()
+        if self._state_before is None:
+            self._machine.resume()
+        else:
+            self._machine.pause(self._state_before)
 
     def protect_files(self) -> None:
         for backend in self._machine.backends:
@@ -176,13 +183,45 @@ class MachineGuest:
         self._machine.call(lambda: time.sleep(seconds))
 
 
+class RamTracker:
+    """The dirty log of RAM, which a reset clears behind its back: the kernel drops the pages, nobody stores zeros."""
+
+    def __init__(self, machine: Machine, log: DirtyLog, pages: int) -> None:
+        self._machine = machine
+        self._log = log
+        self._pages = pages
+        self._was_reset = False
+
+    def machine_event(self, name: str, data: Mapping[str, Any]) -> None:
+        self._was_reset = self._was_reset or name == "RESET"
+
+    def start(self) -> None:
+        self._log.start()
+        self._machine.observers.append(self)
+
+    def collect(self) -> Sequence[tuple[int, int]]:
+        runs = self._log.collect()
+        # Asked between two slices, so that a reset is seen either not at all or after it has cleared the RAM.
+        return [(0, self._pages)] if self._machine.call(self._take_reset) else runs
+
+    def _take_reset(self) -> bool:
+        was_reset, self._was_reset = self._was_reset, False
+        return was_reset
+
+    def stop(self) -> None:
+        if self in self._machine.observers:
+            self._machine.observers.remove(self)
+        self._log.stop()
+
+
 def take_back(machine: Machine) -> None:
     """Lock the backing files again that a hand-over released; HostError when another emulator has them."""
     taken: list[Backend] = []
     try:
         for backend in machine.backends:
-            backend.acquire_lock()
-            taken.append(backend)
+            if backend.lock is not None and not backend.lock.held:
+                backend.acquire_lock()
+                taken.append(backend)
     except EmuError:
         for backend in taken:
             backend.release_lock()

@@ -115,7 +115,7 @@ class Guest(Protocol):
         """Stop the guest for the switch-over; returns when it stands still."""
 
     def go_on(self) -> None:
-        """Let it run again: the migration failed here, or was completed there."""
+        """Undo ``stop``: the migration failed and the guest stays; one that did not run before does not run now."""
 
     def protect_files(self) -> None:
         """From here on no file is discarded when this process ends, whatever ``discard-data`` says."""

@@ -317,7 +317,7 @@ class Source:
                 text = error.what if isinstance(error, EmuError) else "internal error of the source"
                 self._channel.send(FrameType.ABORT, b"", [text.encode()[:2048]])
         self._take_locks()
-        if self._was_running and not self._guest.running:
+        if self._stopped_at:
             self._guest.go_on()
 
     def _hear_last_words(self) -> None:

@@ -1,0 +1,268 @@
+"""One migration of one machine at a time, behind the commands that QMP offers. It owns the migration's thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from devices.contract import ExitRequest
+from emu.errors import EmuError, HostError, UsageError
+from emu.machine import Machine, RunState
+from emu.migration import uri
+from emu.migration.adapter import MachineGuest, take_back
+from emu.migration.channel import Channel, FileReader, FileWriter, Interrupt, SocketChannel
+from emu.migration.destination import Destination
+from emu.migration.errors import Cancelled, OutcomeUnknown, Refused
+from emu.migration.parameters import Capabilities, Parameters
+from emu.migration.progress import Progress, Status
+from emu.migration.source import Source
+from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder
+
+
+class MigrationControl:
+    """Starts, watches and cancels migrations of ``machine``. Every method may be called from any thread."""
+
+    def __init__(self, machine: Machine, *, allow_weaker_persistence: bool = False) -> None:
+        self._machine = machine
+        self._guest = MachineGuest(machine)
+        self._capabilities = Capabilities(allow_weaker_persistence=allow_weaker_persistence)
+        self._parameters = Parameters()
+        self._progress = Progress()
+        self._interrupt: Interrupt | None = None
+        self._source: Source | None = None
+        self._listener: uri.Listener | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
+        self._gone_to = ""
+        self.error: EmuError | None = None
+
+    # -- what QMP asks ----------------------------------------------------------------------------------------------
+
+    def start(self, text: str) -> None:
+        """``migrate``: begin to migrate to the address ``text``, in the background."""
+        address = uri.parse(text)
+        with self._lock:
+            self._refuse_second()
+            if self._machine.state is RunState.INMIGRATE:
+                raise UsageError("this machine waits for an incoming migration", "let it arrive first")
+            if self._gone_to:
+                raise UsageError(f"this machine has been handed over to {self._gone_to}", "quit here")
+            interrupt = self._begin()
+            # Opened here, so that an address nobody listens at is an error of the command.
+            try:
+                channel = self._open_source(address, interrupt)
+            except BaseException:
+                self._progress.enter(Status.FAILED)
+                raise
+            self._source = Source(
+                self._guest,
+                channel,
+                capabilities=self._capabilities,
+                parameters=lambda: self._parameters,
+                progress=self._progress,
+                interrupt=interrupt,
+            )
+            self._spawn(self._send, self._source, channel, str(address))
+
+    def incoming(self, text: str) -> str:
+        """``migrate-incoming``: wait for a machine at the address ``text``, in the background; the address in full.
+
+        The machine stands in the run state inmigrate until the hand-over. A failure ends it.
+        """
+        address = uri.parse(text)
+        with self._lock:
+            self._refuse_second()
+            if self._machine.state not in (RunState.INMIGRATE, RunState.PRELAUNCH):
+                raise UsageError("this machine has run already", "start another one with -incoming")
+            self._machine.pause(RunState.INMIGRATE)
+            interrupt = self._begin()
+            listener = None if address.scheme == "file" else uri.Listener(address)
+            self._listener = listener
+            self._spawn(self._receive, address, listener, interrupt)
+            return str(address if listener is None else listener.address)
+
+    def cancel(self) -> None:
+        """``migrate_cancel``: give up, if it is not too late. Harmless when nothing is under way."""
+        with self._lock:
+            if self._interrupt is not None and self._progress.status.under_way:
+                self._interrupt.set()
+
+    def proceed(self) -> None:
+        """``migrate-continue``: go on after pause-before-switchover."""
+        with self._lock:
+            if self._source is None or self._progress.status is not Status.PRE_SWITCHOVER:
+                raise UsageError("the migration does not wait before its switch-over", "see query-migrate")
+            self._source.switch_over()
+
+    def query(self) -> dict[str, Any]:
+        """``query-migrate``."""
+        return self._progress.query()
+
+    @property
+    def status(self) -> Status:
+        return self._progress.status
+
+    def capabilities(self) -> list[dict[str, Any]]:
+        return self._capabilities.listing()
+
+    def set_capabilities(self, states: dict[str, bool]) -> None:
+        """``migrate-set-capabilities``: all of ``states`` or, with a UsageError, none."""
+        with self._lock:
+            self._refuse_second()
+            self._capabilities = self._capabilities.with_states(states)
+
+    def parameters(self) -> dict[str, Any]:
+        return self._parameters.listing()
+
+    def set_parameters(self, values: dict[str, Any]) -> None:
+        """``migrate-set-parameters``: takes effect at once, also while a migration runs."""
+        with self._lock:
+            self._parameters = self._parameters.with_values(values)
+
+    def check_resume(self, *, force: bool = False) -> None:
+        """Whether ``cont`` may let the guest run here; UsageError or HostError when another emulator may own it.
+
+        After a hand-over it never may. When the outcome is unknown it may with ``force``, the user having looked at the
+        destination; shared files must then be free, which their locks decide.
+        """
+        with self._lock:
+            if self._machine.state is RunState.INMIGRATE:
+                raise UsageError("this machine waits for an incoming migration", "it runs when it has arrived")
+            if self._progress.status is Status.OUTCOME_UNKNOWN:
+                if not force:
+                    raise UsageError(
+                        "the hand-over was sent and not answered: the destination may be running this guest",
+                        "look there first; 'cont' with force=true if it never ran, 'quit' if it did",
+                    )
+                take_back(self._machine)
+                self._progress.enter(Status.FAILED)
+                return
+            if self._gone_to:
+                raise UsageError(f"this machine has been handed over to {self._gone_to}", "quit here")
+            if self._progress.status in (Status.PRE_SWITCHOVER, Status.DEVICE):
+                raise UsageError("the guest is being handed over", "cancel the migration first")
+            take_back(self._machine)
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait until the migration is over, at most ``timeout`` seconds; its status."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+        return self._progress.status
+
+    def finish(self) -> None:
+        """Cancel what is under way and wait for it: call before the machine is closed."""
+        self.cancel()
+        if self._progress.status is Status.NONE and self._interrupt is not None:
+            self._interrupt.set()
+        self.wait()
+
+    # -- threads ----------------------------------------------------------------------------------------------------
+
+    def _refuse_second(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            raise UsageError("There's a migration process in progress", "wait for it or cancel it")
+
+    def _begin(self) -> Interrupt:
+        self._progress = Progress(self._tell)
+        if self._interrupt is not None:
+            self._interrupt.close()
+        self._interrupt = Interrupt()
+        self._source = None
+        self.error = None
+        return self._interrupt
+
+    def _spawn(self, work: Callable[..., None], *arguments: object) -> None:
+        self._thread = threading.Thread(target=work, args=arguments, name="migration", daemon=True)
+        self._thread.start()
+
+    def _tell(self, event: str, data: dict[str, Any]) -> None:
+        """Events are told in the machine's thread, like all of its events."""
+        if self._capabilities.events:
+
+            def tell() -> None:
+                for observer in self._machine.observers:
+                    observer.machine_event(event, data)
+
+            self._machine.call(tell)
+
+    def _stall(self) -> float:
+        return float(self._parameters.x_emu_stall_timeout)
+
+    def _open_source(self, address: uri.Address, interrupt: Interrupt) -> Channel:
+        if address.scheme == "file":
+            return FileWriter(address.text, interrupt)
+        sock = uri.connect(address, interrupt, self._stall())
+        return SocketChannel(sock, Decoder(FROM_DESTINATION), interrupt, stall_timeout=self._stall())
+
+    def _send(self, source: Source, channel: Channel, address: str) -> None:
+        try:
+            source.run()
+            if channel.live:
+                self._gone_to = address
+            else:
+                self._machine.pause(RunState.POSTMIGRATE)
+        except OutcomeUnknown as error:
+            self._machine.pause(RunState.POSTMIGRATE)
+            self._end(error, Status.OUTCOME_UNKNOWN)
+        except Cancelled as error:
+            self._end(error, Status.CANCELLED)
+        except EmuError as error:
+            self._end(error, Status.FAILED)
+        except Exception as error:
+            self._end(EmuError(f"internal error of the migration: {error}", "this is a bug in emu"), Status.FAILED)
+        finally:
+            channel.close()
+
+    def _end(self, error: EmuError, status: Status) -> None:
+        self.error = error
+        self._progress.error = str(error).replace("\n", "; ")
+        if isinstance(error, Refused):
+            self._progress.reasons = error.reasons
+        self._progress.enter(status)
+
+    def _receive(self, address: uri.Address, listener: uri.Listener | None, interrupt: Interrupt) -> None:
+        channel: Channel | None = None
+        try:
+            side = Destination(
+                self._guest, capabilities=self._capabilities, progress=self._progress, interrupt=interrupt
+            )
+            decoder = Decoder(FROM_SOURCE, side.place)
+            if listener is None:
+                channel = FileReader(address.text, decoder)
+            else:
+                sock = listener.accept(interrupt)
+                listener.close()
+                channel = SocketChannel(sock, decoder, interrupt, stall_timeout=self._stall())
+            runs = side.run(channel)
+            if runs and not self._machine.config.start_paused:
+                self._machine.resume()
+            else:
+                self._machine.pause(RunState.PAUSED)
+            side.taken_over(channel)
+        except EmuError as error:
+            self._incoming_failed(error)
+        except Exception as error:
+            self._incoming_failed(HostError(f"internal error of the migration: {error}", "this is a bug in emu"))
+        finally:
+            if listener is not None:
+                listener.close()
+            if channel is not None:
+                channel.close()
+
+    def _incoming_failed(self, error: EmuError) -> None:
+        self._end(error, Status.CANCELLED if isinstance(error, Cancelled) else Status.FAILED)
+        self._machine.end(ExitRequest("migration-failed", error.status, None, self._progress.error))
+
+
+def parse_states(items: Sequence[dict[str, Any]]) -> dict[str, bool]:
+    """QMP's list of {capability, state} as a dictionary; UsageError when an item is malformed."""
+    states: dict[str, bool] = {}
+    for item in items:
+        match item:
+            case {"capability": str(name), "state": bool(state)} if len(item) == 2:
+                states[name] = state
+            case _:
+                raise UsageError("Parameter 'capabilities' expects objects with a capability and a state")
+    return states
