@@ -25,8 +25,8 @@ class GuestImage:
     ``kind`` is the boot protocol; a ``multiboot`` image carries a PVH note too. ``cmdline`` is an example of its
     arguments.
 
-    The guests of the group ``crash`` teach the crash laboratory: on an empty NVDIMM they format a pool and work on it, on
-    a pool they recover and check it. ``planted`` names the bug that the laboratory finds when it explores under
+    The guests of the group ``crash`` teach the crash laboratory: on an empty NVDIMM they format a pool and work on it,
+    on a pool they recover and check it. ``planted`` names the bug that the laboratory finds when it explores under
     ``--media`` ``media`` (None in the versions marked ``fixed``, where it finds nothing); ``eadr`` says whether the bug
     shows under ``--domain eadr`` too.
     """

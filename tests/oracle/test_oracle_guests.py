@@ -29,6 +29,7 @@ class Case:
     persistence: str | None = None
 
 
+CRASH = [image.name for image in guest.images() if image.group == "crash"]
 BARE = ("16M", "", False, None)
 CASES = {
     "hello": Case((Run("hello"), Run("hello"), Run("hello"))),
@@ -58,6 +59,8 @@ CASES = {
     "bench-copy": Case((Run("bench-copy", "1000"),)),
     "bench-alu": Case((Run("bench-alu", "1000"),), ()),
     "bench-call": Case((Run("bench-call", "15"),), ()),
+    # First the workload, then its recovery.
+    **{name: Case((Run(name), Run(name))) for name in CRASH},
 }
 
 
