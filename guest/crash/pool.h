@@ -33,8 +33,13 @@ static void pool_recover(struct pool *pool);
         }                                                                                                              \
     } while (0)
 
-static inline int pool_main(volatile u64 *magic, u64 expected) {
-    struct pool *pool = (struct pool *)magic;
+static inline int pool_main(const struct nvdimm *nvdimm, u64 size, u64 expected) {
+    struct pool *pool = (struct pool *)nvdimm->base;
+    volatile u64 *magic = (volatile u64 *)nvdimm->base;
+    if (nvdimm->size < size) {
+        printf("the NVDIMM is too small: %lu bytes are needed\n", size);
+        return EXIT_USAGE;
+    }
     if (*magic == expected) {
         pool_recover(pool);
         return EXIT_OK;
@@ -60,7 +65,7 @@ static inline int pool_main(volatile u64 *magic, u64 expected) {
         (void)argc, (void)argv;                                                                                        \
         _Static_assert(sizeof name == 9, "a magic number has eight characters");                                       \
         __builtin_memcpy(&expected, name, 8);                                                                          \
-        return pool_main((volatile u64 *)nvdimm.base, expected);                                                       \
+        return pool_main(&nvdimm, sizeof(struct pool), expected);                                                      \
     }
 
 #endif

@@ -8,8 +8,10 @@
 enum { DEFAULT_EVERY = 1000000 };
 
 static void format(struct log *log, u64 slots) {
-    if (log->magic)
-        panic("the NVDIMM holds something else");
+    if (log->magic) {
+        printf("the NVDIMM holds something else, left as it is\n");
+        guest_exit(EXIT_USAGE);
+    }
     log->slots = slots;
     pmem_persist(log, sizeof *log);
     log->magic = LOG_MAGIC;

@@ -16,7 +16,11 @@ int main(int argc, char **argv) {
     (void)argc, (void)argv;
 
     printf("NVDIMM at 0x%lx, %lu bytes%s\n", nvdimm.base, nvdimm.size, nvdimm.armed ? "" : ", not armed");
-    if (page->magic != MAGIC) {
+    if (page->magic && page->magic != MAGIC) {
+        printf("it holds something else, left as it is\n");
+        return EXIT_USAGE;
+    }
+    if (!page->magic) {
         memset(page, 0, sizeof *page);
         memcpy(page->message, "hello, persistent world", 24);
         pmem_persist(page, sizeof *page);

@@ -20,6 +20,10 @@ int main(int argc, char **argv) {
             return EXIT_UNARMED;
         }
         volatile u64 *mark = (volatile u64 *)nvdimms[i].base;
+        if (*mark && *mark != MARK) {
+            printf("NVDIMM %u holds something else, left as it is\n", nvdimms[i].handle);
+            return EXIT_USAGE;
+        }
         *mark = MARK;
         pmem_persist(mark, sizeof *mark);
         printf("NVDIMM %u is armed: mark written\n", nvdimms[i].handle);
