@@ -1,0 +1,105 @@
+"""ELF images: loadable segments, entry and the PVH note (System V ABI; Xen's public header elfnote.h)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from emu.boot.plan import LoadSegment
+from emu.errors import UsageError
+
+MAGIC = b"\x7fELF"
+_LITTLE_ENDIAN, _I386, _X86_64 = 1, 3, 62
+_PT_LOAD, _PT_NOTE = 1, 4
+_PHYS32_ENTRY = 18
+_RELINK = "link the image again as a static x86 executable"
+
+
+@dataclass(frozen=True, slots=True)
+class ElfImage:
+    """``pvh_entry`` is None without a PVH note. ``entry`` is translated to the physical address it loads at."""
+
+    bits: int
+    entry: int
+    segments: tuple[LoadSegment, ...]
+    pvh_entry: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    kind: int
+    offset: int
+    vaddr: int
+    paddr: int
+    filesz: int
+    memsz: int
+    align: int
+
+
+def parse(image: bytes, name: str) -> ElfImage:
+    """UsageError when ``image``, which starts with the ELF magic, is cut short or not for x86."""
+    if len(image) < 52 or image[5] != _LITTLE_ENDIAN or image[4] not in (1, 2):
+        raise UsageError(f"{name}: the ELF header is cut short or not little-endian", _RELINK)
+    bits = 32 * image[4]
+    if bits == 64 and len(image) < 64:
+        raise UsageError(f"{name}: the ELF header is cut short", _RELINK)
+    machine = struct.unpack_from("<H", image, 18)[0]
+    if machine not in (_I386, _X86_64):
+        raise UsageError(f"{name}: ELF machine {machine} is not x86", "build the image for x86-64 or i386")
+    if bits == 64:
+        entry, table = struct.unpack_from("<QQ", image, 24)
+        size, count = struct.unpack_from("<HH", image, 54)
+    else:
+        entry, table = struct.unpack_from("<II", image, 24)
+        size, count = struct.unpack_from("<HH", image, 42)
+    if count and size != (56 if bits == 64 else 32):
+        raise UsageError(f"{name}: program headers of {size} bytes are not those of ELF{bits}", _RELINK)
+    if table + size * count > len(image):
+        raise UsageError(f"{name}: the program headers lie beyond the end of the file", "the file is cut short")
+    headers = [_header(image, table + size * n, bits) for n in range(count)]
+    loaded = [header for header in headers if header.kind == _PT_LOAD and header.memsz]
+    if not loaded:
+        raise UsageError(f"{name}: the ELF file has nothing to load", _RELINK)
+    segments = tuple(_segment(image, header, name) for header in loaded)
+    for header in loaded:
+        if header.vaddr <= entry < header.vaddr + header.memsz:
+            entry += header.paddr - header.vaddr
+            break
+    return ElfImage(bits, entry, segments, _pvh_entry(image, headers))
+
+
+def _header(image: bytes, at: int, bits: int) -> _Header:
+    if bits == 64:
+        kind, _flags, offset, vaddr, paddr, filesz, memsz, align = struct.unpack_from("<IIQQQQQQ", image, at)
+    else:
+        kind, offset, vaddr, paddr, filesz, memsz, _flags, align = struct.unpack_from("<8I", image, at)
+    return _Header(kind, offset, vaddr, paddr, filesz, memsz, align)
+
+
+def _segment(image: bytes, header: _Header, name: str) -> LoadSegment:
+    if header.filesz > header.memsz:
+        raise UsageError(f"{name}: a segment at {header.paddr:#x} has more bytes in the file than in memory", _RELINK)
+    if header.offset + header.filesz > len(image):
+        raise UsageError(
+            f"{name}: the segment at {header.paddr:#x} needs file bytes up to {header.offset + header.filesz:#x}, "
+            f"the file has {len(image):#x}",
+            "the file is cut short; build or copy it again",
+        )
+    return LoadSegment(header.paddr, memoryview(image)[header.offset : header.offset + header.filesz], header.memsz)
+
+
+def _pvh_entry(image: bytes, headers: list[_Header]) -> int | None:
+    for header in headers:
+        if header.kind == _PT_NOTE and header.offset + header.filesz <= len(image):
+            notes = image[header.offset : header.offset + header.filesz]
+            at = 0
+            while at + 12 <= len(notes):
+                name_size, desc_size, kind = struct.unpack_from("<III", notes, at)
+                desc = at + 12 + (name_size + 3 & ~3)
+                owner = notes[at + 12 : at + 12 + name_size] if name_size <= 16 else b""
+                if kind == _PHYS32_ENTRY and owner.rstrip(b"\0") == b"Xen" and desc_size in (4, 8):
+                    value = notes[desc : desc + desc_size]
+                    if len(value) == desc_size:
+                        return int.from_bytes(value, "little")
+                at = desc + (desc_size + 3 & ~3)
+    return None

@@ -1,0 +1,63 @@
+"""Tells images apart by their content and plans how they are loaded.
+
+1. A Multiboot 1 header in the first 8 KiB: 32-bit entry as the specification says.
+2. ELF with a PVH note: 32-bit entry, EBX = start info.
+3. Anything else is a flat 64-bit binary, except files that are plainly something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from emu.boot import elf, flat, multiboot
+from emu.boot.plan import Kind, LoadPlan, LowMemory, MemoryRange, check_entry, check_segments, start_info
+from emu.entry import Protected32
+from emu.errors import UsageError
+
+
+def load(
+    image: bytes,
+    *,
+    name: str,
+    cmdline: str,
+    memory_map: Sequence[MemoryRange],
+    rsdp_address: int,
+    highest_address: int,
+) -> LoadPlan:
+    """Plan how to boot ``image``; UsageError, naming what is wrong and where, when it cannot be.
+
+    ``name`` is how messages call the image and, for Multiboot, the first word of the command line. ``memory_map`` lists
+    all ranges the guest is told of; images load into those of type RAM. ``highest_address`` is the end of all RAM and
+    device memory, which a flat image finds mapped.
+    """
+    header = multiboot.find_header(image)
+    if header is not None:
+        return multiboot.load(image, header, name=name, cmdline=cmdline, memory_map=memory_map)
+    if image.startswith(elf.MAGIC):
+        return _pvh(image, name=name, cmdline=cmdline, memory_map=memory_map, rsdp_address=rsdp_address)
+    if image[0x202:0x206] == b"HdrS":
+        raise UsageError(
+            f"{name} is a compressed Linux kernel, which emu does not unpack", "give the uncompressed vmlinux"
+        )
+    return flat.load(
+        image,
+        name=name,
+        cmdline=cmdline,
+        memory_map=memory_map,
+        rsdp_address=rsdp_address,
+        highest_address=highest_address,
+    )
+
+
+def _pvh(image: bytes, *, name: str, cmdline: str, memory_map: Sequence[MemoryRange], rsdp_address: int) -> LoadPlan:
+    parsed = elf.parse(image, name)
+    if parsed.pvh_entry is None:
+        raise UsageError(
+            f"{name} is an ELF file with neither a Multiboot header nor a PVH note",
+            "add one of them, or make a flat binary with: objcopy -O binary",
+        )
+    check_segments(name, parsed.segments, memory_map)
+    check_entry(name, parsed.pvh_entry, parsed.segments)
+    low = LowMemory(name, memory_map, parsed.segments)
+    info = start_info(low, cmdline, memory_map, rsdp_address)
+    return LoadPlan(Kind.PVH, (*parsed.segments, *low.segments), Protected32(parsed.pvh_entry, 0, info))
