@@ -207,16 +207,10 @@ class Machine:
             timer.start()
         with self._changed:
             self._loop_thread = threading.get_ident()
-            if self.state is RunState.PRELAUNCH:
-                if self.start is not None:
-                    self.cpu.enter(self.start())
-                if self._paused_as is None:
-                    self.state = RunState.RUNNING
+        self.boot()
         try:
             while self._exit is None:
-                self._between_slices()
-                if self._exit is None:
-                    self._slice()
+                self.step()
         finally:
             if timer is not None:
                 timer.cancel()
@@ -226,6 +220,31 @@ class Machine:
                 self._run_calls()
         self._tell("SHUTDOWN", {"guest": self._exit.reason != "quit", "reason": self._exit.reason})
         return self._exit
+
+    def boot(self) -> None:
+        """Power on: load the image and put the CPU at its entry, unless that has happened. ``run`` does it."""
+        with self._changed:
+            if self.state is RunState.PRELAUNCH:
+                if self.start is not None:
+                    self.cpu.enter(self.start())
+                if self._paused_as is None:
+                    self.state = RunState.RUNNING
+
+    def step(self) -> Exit | None:
+        """One slice of the run loop, for those who drive the machine themselves; how it ended, once it has."""
+        self._between_slices()
+        if self._exit is None:
+            self._slice()
+        return self._exit
+
+    def rewind(self, devices: Mapping[str, SavedState]) -> None:
+        """Forget that the run ended and put back the devices. The caller puts back the CPU and the memory."""
+        with self._changed:
+            self._exit = None
+            self._reset_asked = False
+            self.state = RunState.RUNNING
+        for name, saved in devices.items():
+            self.devices[name].restore(saved)
 
     def _between_slices(self) -> None:
         with self._changed:
