@@ -1,7 +1,8 @@
 /* Allocator metadata: a bit per block says that it is taken, a root per object says where it is.
  *
  * A root must never point to a free block: the next allocation would hand that block out a second time. A taken block
- * without a root is only a leak, and recovery gives it back. So: take before pointing, stop pointing before giving back.
+ * without a root is only a leak, and recovery gives it back. So: take before pointing, stop pointing before giving
+ * back.
  *
  * FREE_FIRST  the block is given back while its root still points to it. No flush or fence can mend that order.
  */

@@ -1,7 +1,8 @@
-/* A two-level hash table: each key has two possible buckets in the top level and two in the bottom level, which has half
- * as many. A bucket has a token per slot that says whether the slot is in use (idea: level hashing, OSDI'18).
+/* A two-level hash table: each key has two possible buckets in the top level and two in the bottom level, which has
+ * half as many. A bucket has a token per slot that says whether the slot is in use (idea: level hashing, OSDI'18).
  *
- * TOKEN_WITH_ITEM  the token is stored before the item is durable, and one fence waits for both: the token can arrive alone.
+ * TOKEN_WITH_ITEM  the token is stored before the item is durable, and one fence waits for both: the token can arrive
+ *                  alone.
  */
 #include "pool.h"
 

@@ -1,8 +1,9 @@
 /* What MAP_SYNC is for. The guest does everything right: store, flush, fence, and only then the commit word.
  *
- * But its file may be sparse. The first store to a page makes the file system allocate a block; unless the host mapped the
- * file with MAP_SYNC, the journal entry for that block can be lost in a power failure although the data reached the medium,
- * and then the page reads as before. A guest cannot see or cure that: it has no way to ask the host for a sync.
+ * But its file may be sparse. The first store to a page makes the file system allocate a block; unless the host
+ * mapped the file with MAP_SYNC, the journal entry for that block can be lost in a power failure although the data
+ * reached the medium, and then the page reads as before. A guest cannot see or cure that: it has no way to ask the
+ * host for a sync.
  *
  * OWN_PAGE  every value lives on a fresh page: right with MAP_SYNC, broken without.
  * Fixed: commit word and values share one page, which is there as a whole or not at all.

@@ -6,8 +6,8 @@
  * The magic number is one aligned 8-byte store made last, after everything else of the format is durable; so a crash
  * during formatting leaves zero, and formatting again is right, because it writes every field that anybody reads.
  *
- * Recovery is quiet unless something is wrong: the laboratory runs it hundreds of times per second.
- * Every field that has to be ordered against another one has a cache line to itself, so that only flushes and fences order them.
+ * Recovery is quiet unless something is wrong: the laboratory runs it hundreds of times per second. Every field that
+ * has to be ordered against another one has a cache line to itself, so that only flushes and fences order them.
  */
 #ifndef POOL_H
 #define POOL_H

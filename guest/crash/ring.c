@@ -1,6 +1,7 @@
 /* A ring of records: when it is full, each new record takes the place of the oldest one.
  *
- * Records oldest .. newest - 1 are promised to be readable. Fixed: give the oldest one up, write over it, then count the new one in.
+ * Records oldest .. newest - 1 are promised to be readable. Fixed: give the oldest one up, write over it, then count
+ * the new one in.
  *
  * TAIL_LAST  the oldest record is given up only after it has been written over.
  */

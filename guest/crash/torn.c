@@ -29,7 +29,11 @@ static void pool_format(struct pool *pool) {
 #define store_16_bytes(to, low, high)                                                                                  \
     do {                                                                                                               \
         u64 pair_[2] __attribute__((aligned(16))) = {(low), (high)};                                                   \
-        __asm__ volatile("movaps %1, %%xmm0\n\tmovaps %%xmm0, %0" : "=m"(*(to)) : "m"(pair_) : "memory");               \
+        __asm__ volatile("movaps %1, %%xmm0\n\t"                                                                       \
+                         "movaps %%xmm0, %0"                                                                           \
+                         : "=m"(*(to))                                                                                 \
+                         : "m"(pair_)                                                                                  \
+                         : "memory");                                                                                  \
     } while (0)
 
 static void pool_work(struct pool *pool) {

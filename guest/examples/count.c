@@ -1,4 +1,4 @@
-/* count [RECORDS [EVERY]]: appends numbered records to a log in persistent memory, each durable before the next one begins.
+/* count [RECORDS [EVERY]]: appends numbered records to a log in persistent memory, each durable before the next begins.
  *
  * Goes on where the log ends. Without RECORDS, or with 0, it counts until it is stopped; it prints after EVERY records.
  */

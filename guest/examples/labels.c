@@ -1,4 +1,4 @@
-/* Reads and writes every NVDIMM's label storage area through its _DSM. An area that holds somebody's labels is only read. */
+/* Reads and writes every NVDIMM's label storage area through its _DSM. An area that holds labels is only read. */
 #include "nvdimm.h"
 #include "string.h"
 

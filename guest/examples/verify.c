@@ -1,4 +1,4 @@
-/* Checks the log that `count` wrote: every record is there, whole and in its place; only the one being written may be torn. */
+/* Checks the log that `count` wrote: every record is whole and in its place; only the one being written may be torn. */
 #include "log.h"
 
 int main(int argc, char **argv) {

@@ -1,4 +1,4 @@
-# A whole guest: leaves "hello" in the NVDIMM, says "hi" on the serial port and stops. Assembled flat, entered in long mode.
+# A whole guest: leaves "hello" in the NVDIMM, says "hi" on the serial port and stops.
         .intel_syntax noprefix
         mov     rbx, 0x100000000        # the first NVDIMM
         mov     rax, 0x6f6c6c6568       # "hello"

@@ -11,7 +11,7 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 typedef int64_t s64;
 
-/* A guest's verdict. The exit status of the emulator is 0 for EXIT_OK (power-off) and (verdict << 1) | 1 for the others. */
+/* A guest's verdict. The emulator's exit status is 0 for EXIT_OK (power-off) and (verdict << 1) | 1 for the others. */
 enum verdict {
     EXIT_OK = 0,
     EXIT_FAILED = 1,    /* status 3 */
@@ -36,7 +36,7 @@ __attribute__((format(printf, 1, 2))) void printf(const char *format, ...);
 /* The decimal or 0x number in `text`; ends with EXIT_USAGE, naming `what`, when it is none. */
 u64 parse_number(const char *text, const char *what);
 
-/* Makes [base, base + size) readable and writable at its own address, never executable. Below 4 GiB all is mapped at start. */
+/* Makes [base, base + size) readable and writable at its own address, never executable. Mapped at start: 4 GiB. */
 void map_physical(u64 base, u64 size);
 
 /* Where the boot loader says the RSDP is (PVH), or 0 (Multiboot 1 cannot say). */

@@ -51,7 +51,7 @@ void idt_dispatch(struct frame *frame) {
     if (frame->vector >= sizeof names / sizeof *names)
         panic("interrupt vector %lu without a handler", frame->vector);
     printf("rip 0x%lx rsp 0x%lx rflags 0x%lx cr2 0x%lx\n", frame->rip, frame->rsp, frame->rflags, read_cr2());
-    printf("rax 0x%lx rbx 0x%lx rcx 0x%lx rdx 0x%lx rsi 0x%lx rdi 0x%lx rbp 0x%lx\n", frame->rax, frame->rbx, frame->rcx,
-           frame->rdx, frame->rsi, frame->rdi, frame->rbp);
+    printf("rax 0x%lx rbx 0x%lx rcx 0x%lx rdx 0x%lx\n", frame->rax, frame->rbx, frame->rcx, frame->rdx);
+    printf("rsi 0x%lx rdi 0x%lx rbp 0x%lx\n", frame->rsi, frame->rdi, frame->rbp);
     panic("%s at 0x%lx, error code 0x%lx", names[frame->vector], frame->rip, frame->error);
 }

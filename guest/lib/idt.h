@@ -1,4 +1,4 @@
-/* Exceptions and interrupts: one C handler per vector; an exception without a handler is a panic that prints its frame. */
+/* Exceptions and interrupts: one C handler per vector; an exception without one is a panic that prints its frame. */
 #ifndef IDT_H
 #define IDT_H
 
@@ -42,7 +42,7 @@ static inline void interrupts_off(void) {
     __asm__ volatile("cli" ::: "memory");
 }
 
-/* Sleeps until an interrupt has been handled; none can slip in between switching them on and sleeping (STI's shadow). */
+/* Sleeps until an interrupt has been handled; none slips in between switching them on and sleeping (STI's shadow). */
 static inline void wait_for_interrupt(void) {
     __asm__ volatile("sti; hlt; cli" ::: "memory");
 }

@@ -14,7 +14,7 @@ struct nvdimm {
     int armed;
 };
 
-/* Fills `found` with at most `most` NVDIMMs in NFIT order, their memory mapped, and returns how many there are in it. */
+/* Fills `found` with at most `most` NVDIMMs in NFIT order, maps their memory, and returns how many it filled in. */
 unsigned nvdimm_find(struct nvdimm *found, unsigned most);
 
 /* The first NVDIMM; without one it says so and ends with EXIT_NO_NVDIMM. */

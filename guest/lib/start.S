@@ -4,8 +4,8 @@
  * (Xen "x86/HVM direct boot ABI"). Both enter here in 32-bit protected mode with paging off.
  *
  * Everything is identity-mapped below 4 GiB and is NX except .text. That is not only hygiene: an emulator that caches
- * translated code has to watch stores to executable pages, so stores to data mapped executable are several times slower.
- * .text and .rodata are read-only. Page 0 is absent so that null pointers fault.
+ * translated code has to watch stores to executable pages, so stores to data mapped executable are several times
+ * slower. .text and .rodata are read-only. Page 0 is absent so that null pointers fault.
  */
         .set    MULTIBOOT_MAGIC, 0x1BADB002
         .set    MULTIBOOT_FLAGS, 0x00010000     /* address fields valid: a loader need not read ELF */
