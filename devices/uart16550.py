@@ -18,7 +18,7 @@ BACKLOG = 1 << 16
 IER_RX, IER_THRE, IER_LINE, IER_MODEM = 0x01, 0x02, 0x04, 0x08
 IIR_NONE, IIR_MODEM, IIR_THRE, IIR_RX, IIR_LINE, IIR_TIMEOUT = 0x01, 0x00, 0x02, 0x04, 0x06, 0x0C
 IIR_FIFO = 0xC0
-FCR_ENABLE, FCR_CLEAR_RX, FCR_STORED = 0x01, 0x02, 0xC9
+FCR_ENABLE, FCR_CLEAR_RX, FCR_CLEAR_TX, FCR_STORED = 0x01, 0x02, 0x04, 0xC9
 LCR_DLAB = 0x80
 MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 0x01, 0x02, 0x04, 0x08, 0x10
 LSR_DATA, LSR_OVERRUN, LSR_EMPTY = 0x01, 0x02, 0x60
@@ -165,6 +165,9 @@ class Uart16550:
                 pass  # LSR and MSR are read-only; the factory test mode behind their writes is not modelled
 
     def _transmit(self, value: int) -> None:
+        # The register is full for no time at all, but the line shows it: an edge-triggered input needs a new edge.
+        self._thre_pending = False
+        self._update()
         self._thre_pending = True
         if not self._mcr & MCR_LOOP:
             self._sink(bytes((value,)))
@@ -176,11 +179,12 @@ class Uart16550:
                 self._fifo[0] = value  # without a FIFO the new byte replaces the unread one
 
     def _control_fifo(self, value: int) -> None:
-        if not value & FCR_ENABLE:
-            value = 0
-        if (self._fcr ^ value) & FCR_ENABLE or value & FCR_CLEAR_RX:
+        switched = (self._fcr ^ value) & FCR_ENABLE
+        if switched or value & FCR_CLEAR_RX:
             self._fifo.clear()
-        self._fcr = value & FCR_STORED
+        if switched or value & FCR_CLEAR_TX:
+            self._thre_pending = True  # emptying the transmitter's FIFO is an event, though it was empty before
+        self._fcr = value & FCR_STORED if value & FCR_ENABLE else 0
         self._fill()
 
     def _control_modem(self, value: int) -> None:

@@ -266,3 +266,14 @@ def test_reset_leaves_what_firmware_would() -> None:
 def test_lines_that_do_not_exist(pair: Wired, number: int) -> None:
     with pytest.raises(ValueError, match="no interrupt line"):
         pair.pic.line(number)
+
+
+def test_in_special_mask_mode_the_non_specific_end_leaves_masked_lines(pair: Wired) -> None:
+    pair.pulse(1)
+    pair.pic.acknowledge()
+    pair.bus.write(0x21, 1, 0x02)
+    pair.bus.write(0x20, 1, 0x68)
+    pair.pulse(6)
+    pair.pic.acknowledge()
+    pair.bus.write(0x20, 1, 0x20)
+    assert pair.registers()[1] == 0x02

@@ -201,3 +201,19 @@ def test_restore_brings_unread_input_and_the_line_along(com1: Wired) -> None:
     twin.uart.restore(com1.uart.save())
     assert twin.line
     assert bytes(twin.read(RBR) for _ in range(3)) == b"abc"
+
+
+def test_writing_data_gives_an_edge_even_when_the_interrupt_was_not_read(com1: Wired) -> None:
+    com1.write(IER, 0x02)
+    before = com1.changes
+    com1.write(THR, 0x41)
+    assert com1.line
+    assert com1.changes == before + 2
+
+
+def test_clearing_the_transmit_fifo_raises_thre_again(com1: Wired) -> None:
+    com1.write(IER, 0x02)
+    com1.read(IIR)
+    com1.write(FCR, 0x05)
+    assert com1.line
+    assert com1.read(IIR) == 0xC2
