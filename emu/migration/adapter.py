@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emu.errors import EmuError
+from emu.host import kernel
 from emu.host.faults import DirtyLog
 from emu.machine import Machine, PluggedNvdimm, RunState
 from emu.memory import Backend
@@ -53,6 +54,25 @@ class FileHoles:
             return self._offset + offset
         finally:
             os.close(descriptor)
+
+
+class FileStore:
+    """Writes to a file in the page cache by system call: cheaper than faulting its pages in one by one, and a full disk
+    is an error number instead of a signal. A shared mapping of the file sees the bytes at once."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __call__(self, offset: int, data: memoryview) -> None:
+        at = self._backend.config.offset + offset
+        while data:
+            try:
+                count = os.pwrite(self._backend.fd, data, at)
+            except OSError as error:
+                raise kernel.host_error(
+                    f"{self._backend.config.path}: cannot store received pages", error.errno or 0
+                ) from None
+            data, at = data[count:], at + count
 
 
 @cache
@@ -121,9 +141,11 @@ class MachineGuest:
 
     def _block(self, backend: Backend, persistent: bool) -> Block:
         mapping, config = backend.mapping, backend.config
-        holes = None
+        holes = writer = None
         if config.path is not None and config.share and Path(config.path).is_file():
             holes = FileHoles(config.path, config.offset)
+            if mapping.durability.granularity == "page":
+                writer = FileStore(backend)
         return Block(
             name=config.id,
             view=mapping.view,
@@ -135,6 +157,7 @@ class MachineGuest:
             path=config.path,
             lock=self._lock(backend),
             holes=holes,
+            writer=writer,
         )
 
     def _lock(self, backend: Backend) -> FileLock | None:

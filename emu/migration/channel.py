@@ -17,6 +17,7 @@ from typing import Protocol
 from emu.errors import HostError
 from emu.migration.errors import Cancelled, ConnectionLost, StreamError
 from emu.migration.stream import Decoder, Encoder, Frame, FrameType
+from emu.units import MIB
 
 _MOST_BUFFERS = 512
 
@@ -80,6 +81,8 @@ class SocketChannel:
 
     def __init__(self, sock: socket.socket, decoder: Decoder, interrupt: Interrupt, *, stall_timeout: float) -> None:
         sock.setblocking(False)
+        # Room for more than one frame, so that the two sides need not take turns.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
         self._socket = sock
         self._decoder = decoder
         self._interrupt = interrupt
@@ -125,7 +128,7 @@ class SocketChannel:
                     raise ConnectionLost(f"the other side was silent for {limit:g} s") from None
                 continue
             except OSError as error:
-                raise _receive_failed(error) from None
+                raise ConnectionLost(f"the connection broke: {error.strerror}") from None
             if not count:
                 raise ConnectionLost("the other side closed the connection")
             frame = self._decoder.advance(count)
@@ -141,17 +144,6 @@ class SocketChannel:
 
     def close(self) -> None:
         self._socket.close()
-
-
-def _receive_failed(error: OSError) -> Exception:
-    if isinstance(error, ConnectionError):
-        return ConnectionLost(f"the connection broke: {error.strerror}")
-    # The kernel could not store into the mapping: the file has no block for the page (disk full, or cut short).
-    return HostError(
-        f"received pages cannot be stored: {error.strerror}",
-        "the disk of the destination's file is full, or the file was cut short; make room and migrate again",
-        errno=error.errno or 0,
-    )
 
 
 class FileWriter:
@@ -253,7 +245,7 @@ class FileReader:
             try:
                 count = os.readv(self._file, self._decoder.buffers()[:_MOST_BUFFERS])
             except OSError as error:
-                raise _receive_failed(error) from None
+                raise HostError(f"{self._path}: {error.strerror}", "read the file from elsewhere") from None
             if not count:
                 raise StreamError(f"{self._path}: the file ends too early", "it is incomplete: take the snapshot again")
             frame = self._decoder.advance(count)

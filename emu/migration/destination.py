@@ -30,7 +30,7 @@ from emu.migration.stream import MAX_PAGES_DATA, Frame, FrameType, PageRuns, dec
 from emu.units import PAGE
 
 _OWN_FILE = "give the destination a file of its own, or set x-ignore-shared if both are to use this one"
-_ZEROS = bytes(MAX_PAGES_DATA)
+_ZEROS = memoryview(bytes(MAX_PAGES_DATA))
 
 
 class Phase(enum.Enum):
@@ -66,20 +66,23 @@ class Destination:
         self._rounds = self._normal = self._zeros = 0
         self._runs_on = False
         self._landing: PageRuns | None = None
+        self._buffer = memoryview(bytearray(MAX_PAGES_DATA))
         self._persister: Persister | None = None
 
     # -- the decoder asks where pages go ------------------------------------------------------------------------------
 
     def place(self, meta: bytes, length: int) -> list[memoryview]:
-        """Where the data of a PAGES frame goes: inside announced, copied blocks, or StreamError."""
+        """Where the data of a PAGES frame goes: into a buffer of ours, to be checked before any of it is stored.
+
+        StreamError unless the pages it names are inside of announced, copied blocks.
+        """
         if self.phase is not Phase.PAGES:
             raise StreamError("migration stream: pages before the preamble or after the device state")
         runs = self._runs(meta)
         if runs.pages * PAGE != length:
             raise StreamError(f"migration stream: {length} bytes for {runs.pages} pages")
         self._landing = runs
-        view = self._blocks[runs.block].view
-        return [view[run.first * PAGE : (run.first + run.count) * PAGE] for run in runs.runs]
+        return [self._buffer[:length]]
 
     def _runs(self, meta: bytes) -> PageRuns:
         runs = decode_runs(meta, self._block_pages)
@@ -202,6 +205,7 @@ class Destination:
         match frame.kind:
             case FrameType.PAGES:
                 assert self._landing is not None
+                self._store_pages(self._landing)
                 self._landed(self._landing, zeros=False)
             case FrameType.ZEROS:
                 runs = self._runs(frame.meta)
@@ -219,6 +223,12 @@ class Destination:
                 self._finish(channel, frame)
             case _:
                 self._become_owner(channel)
+
+    def _store_pages(self, runs: PageRuns) -> None:
+        at = 0
+        for run in runs.runs:
+            self._blocks[runs.block].store(run.first * PAGE, self._buffer[at : at + run.count * PAGE])
+            at += run.count * PAGE
 
     def _landed(self, runs: PageRuns, *, zeros: bool) -> None:
         covered = self._covered[runs.block]
@@ -241,7 +251,7 @@ class Destination:
             while (at := block.next_data(at)) < end:
                 piece = block.view[at : min(at + MAX_PAGES_DATA, end)]
                 if not is_zero(piece):
-                    piece[:] = _ZEROS[: len(piece)]
+                    block.store(at, _ZEROS[: len(piece)])
                 at += len(piece)
 
     def _end_round(self, channel: Channel, frame: Frame) -> None:

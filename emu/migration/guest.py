@@ -68,6 +68,13 @@ class Holes(Protocol):
         """The first page-aligned offset from ``offset`` on without blocks; the file's end counts as one."""
 
 
+class Store(Protocol):
+    """Puts bytes into a block on another way than through its mapping."""
+
+    def __call__(self, offset: int, data: memoryview) -> None:
+        """Store all of ``data`` at ``offset``; HostError when it does not fit on the medium."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """One block of memory that migrates as a whole. ``view`` is its bytes (read-only where the guest cannot write).
@@ -85,6 +92,14 @@ class Block:
     path: str | None = None
     lock: FileLock | None = None
     holes: Holes | None = None
+    writer: Store | None = None
+
+    def store(self, offset: int, data: memoryview) -> None:
+        """Put ``data`` at ``offset``, visible in ``view``."""
+        if self.writer is None:
+            self.view[offset : offset + len(data)] = data
+        else:
+            self.writer(offset, data)
 
     def next_data(self, offset: int) -> int:
         """The first offset from ``offset`` on that may hold anything but zeros; the size when there is none."""

@@ -7,8 +7,8 @@ A stream is a 16-byte header and then frames. Everything is little-endian.
 
 ``chain`` is the CRC32C of the header's other fields and of meta, seeded with the chain of the frame before (the first
 with the stream header's CRC). So a frame that is changed, lost, repeated or moved breaks the chain of itself or of its
-successor, and where data may land is proven before one byte of it is received. Data has a CRC of its own because pages
-go straight into the destination's memory: it is checked after they landed; until the hand-over nothing there counts.
+successor, and where data may land is proven before one byte of it is received. Data has a CRC of its own, checked
+before any of it is stored.
 
 Versions: a receiver takes exactly its own version. Unknown frame types, flags and lengths are errors.
 """

@@ -58,6 +58,9 @@ class Memory:
             raise self.fail_persist
         self.persisted.append((offset, length))
 
+    def write(self, offset: int, data: memoryview) -> None:
+        os.pwrite(self.fd, data, offset)
+
     def lost(self) -> int | None:
         page = self.guard.lost()
         return None if page is None else page.offset
@@ -105,7 +108,12 @@ class FakeGuest:
         found = [Block("pc.ram", self.ram.view, True, False, False, "none", self.ram)]
         if self.pmem is not None:
             path = str(self.path) if self.path else None
-            found.append(Block("m1", self.pmem.view, True, True, True, "page", self.pmem, path, self.pmem.lock))
+            found.append(
+                Block(
+                    "m1", self.pmem.view, True, True, True, "page", self.pmem, path, self.pmem.lock,
+                    writer=self.pmem.write if path else None,
+                )
+            )  # fmt: skip
         return found
 
     def tracker(self, block: Block) -> DirtyLog:

@@ -178,13 +178,21 @@ def test_a_destination_that_cannot_persist_leaves_the_source_running(pair: Pair)
     assert incomplete.reason(destination.path or "") is not None
 
 
-def test_a_full_disk_at_the_destination_is_an_error_and_not_a_crash(pair: Pair, tmp_path: Path) -> None:
+def test_a_full_disk_at_the_destination_is_an_error_and_not_a_crash(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, destination = pair()
-    import os
+    written = []
 
-    os.truncate(tmp_path / "destination.img", 4096)
+    def full(offset: int, data: memoryview) -> None:
+        written.append(offset)
+        if len(written) > 2:
+            raise HostError("No space left on device", "make room")
+
+    monkeypatch.setattr(destination.pmem, "write", full)
     result = migrate(source, destination)
-    assert isinstance(result.source, (DestinationFailed, HostError))
+    assert isinstance(result.source, DestinationFailed)
+    assert "No space left" in str(result.source)
     assert isinstance(result.destination, HostError)
     assert source.running
     assert incomplete.reason(destination.path or "") is not None
