@@ -239,8 +239,9 @@ class Backend:
         if self.mapping.closed:
             return
         config = self.config
+        ours = self._source is not None and self._source.lock.held  # after a hand-over the content is somebody else's
         try:
-            if config.discard_data and config.share and config.discard_shared and not self.mapping.readonly:
+            if ours and config.discard_data and config.share and config.discard_shared and not self.mapping.readonly:
                 kernel.advise(
                     self.mapping.address,
                     self.mapping.size,

@@ -51,6 +51,9 @@ class Source:
         self.close()
 
     def close(self) -> None:
+        # Not left to the close: a mapping that outlives it (a forked child's, one whose view is in use) keeps the file
+        # open, and its lock with it.
+        self.lock.release()
         os.close(self.fd)
 
 
@@ -77,6 +80,10 @@ def open_source(config: BackendConfig, *, lock_later: bool = False) -> Source:
                 raise
         # Measured under the lock: whoever had it before may have just created the file and not sized it yet.
         size = device.size if device else os.lseek(fd, 0, os.SEEK_END)
+        if not size and not lock.held:
+            raise HostError(
+                f"{path} is empty and in use by another emulator", "wait until it has a size, then start again"
+            )
         system = kernel.file_system(fd)
         huge = system.is_hugetlbfs and device is None
         return Source(

@@ -1,0 +1,105 @@
+"""Guest physical memory: reads and writes across regions, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.config import BackendConfig, BackendKind
+from emu.errors import EmuError, Status
+from emu.memory import Backend, GuestMemory, GuestMemoryError, Region, open_backend
+
+PAGE = 4096
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Backend]:
+    with open_backend(BackendConfig(id="ram", kind=BackendKind.RAM, size=4 * PAGE)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def memory(backend: Backend) -> GuestMemory:
+    """Two pages at 0, one right behind them from elsewhere in the mapping, and a read-only one at page 16."""
+    backend.mapping.view[:] = bytes(4 * PAGE)
+    guest = GuestMemory()
+    guest.add(Region(gpa=2 * PAGE, size=PAGE, mapping=backend.mapping, offset=0, name="second"))
+    guest.add(Region(gpa=0, size=2 * PAGE, mapping=backend.mapping, offset=PAGE, name="first"))
+    guest.add(Region(gpa=16 * PAGE, size=PAGE, mapping=backend.mapping, offset=3 * PAGE, name="rom", readonly=True))
+    return guest
+
+
+def test_regions_are_sorted_and_found(memory: GuestMemory, backend: Backend) -> None:
+    assert [region.name for region in memory.regions] == ["first", "second", "rom"]
+    for gpa, name in ((0, "first"), (2 * PAGE - 1, "first"), (2 * PAGE, "second"), (16 * PAGE, "rom")):
+        found = memory.find(gpa)
+        assert found is not None
+        assert found.name == name
+    for gpa in (-1, 3 * PAGE, 16 * PAGE - 1, 17 * PAGE, 1 << 64):
+        assert memory.find(gpa) is None
+    assert memory.regions[1].host_address == backend.mapping.address
+
+
+def test_access_across_a_border(memory: GuestMemory, backend: Backend) -> None:
+    memory.write(2 * PAGE - 3, b"across")
+    assert memory.read(2 * PAGE - 3, 6) == b"across"
+    assert bytes(backend.mapping.view[3 * PAGE - 3 : 3 * PAGE]) == b"acr"
+    assert bytes(backend.mapping.view[:3]) == b"oss"
+    assert memory.read(5, 0) == b""
+    memory.write(99 * PAGE, b"")
+
+
+@pytest.mark.parametrize(
+    ("gpa", "length"),
+    [(3 * PAGE, 1), (3 * PAGE - 1, 2), (-1, 1), (0, -1), (1 << 64, 1), (0, 1 << 70), (17 * PAGE - 1, 2)],
+)
+def test_outside_is_an_error_before_anything_is_copied(gpa: int, length: int, memory: GuestMemory) -> None:
+    with pytest.raises(GuestMemoryError) as caught:
+        memory.read(gpa, length)
+    assert caught.value.status is Status.GUEST_CRASHED
+
+
+def test_a_write_that_does_not_fit_writes_nothing(memory: GuestMemory) -> None:
+    with pytest.raises(GuestMemoryError, match="nothing is at"):
+        memory.write(3 * PAGE - 2, b"abcd")
+    assert memory.read(3 * PAGE - 2, 2) == bytes(2)
+
+
+def test_a_write_to_a_read_only_region_is_refused(memory: GuestMemory) -> None:
+    with pytest.raises(GuestMemoryError, match="'rom' is read-only"):
+        memory.write(16 * PAGE, b"x")
+    assert memory.read(16 * PAGE, 1) == b"\0"
+
+
+@pytest.mark.parametrize(
+    ("gpa", "size", "offset"),
+    [(PAGE, PAGE, 0), (0, PAGE, 0), (3 * PAGE - 1, 2, 0), (15 * PAGE, 8 * PAGE, 0), (32 * PAGE, 5 * PAGE, 0),
+     (32 * PAGE, PAGE, 4 * PAGE), (32 * PAGE, 0, 0), (-PAGE, PAGE, 0), ((1 << 64) - PAGE, 2 * PAGE, 0),
+     (32 * PAGE, PAGE, -1)],
+)  # fmt: skip
+def test_regions_that_do_not_fit_are_refused(
+    gpa: int, size: int, offset: int, memory: GuestMemory, backend: Backend
+) -> None:
+    before = memory.regions
+    with pytest.raises(EmuError):
+        memory.add(Region(gpa=gpa, size=size, mapping=backend.mapping, offset=offset, name="new"))
+    assert memory.regions == before
+
+
+@given(st.lists(st.tuples(st.integers(0, 3 * PAGE), st.binary(max_size=300)), max_size=20))
+def test_behaves_like_a_flat_array(backend: Backend, writes: list[tuple[int, bytes]]) -> None:
+    backend.mapping.view[:] = bytes(4 * PAGE)
+    guest, flat = GuestMemory(), bytearray(3 * PAGE)
+    for number, offset in enumerate((2 * PAGE, 0, PAGE)):
+        guest.add(Region(gpa=number * PAGE, size=PAGE, mapping=backend.mapping, offset=offset, name=str(number)))
+    for gpa, data in writes:
+        if gpa + len(data) <= len(flat):
+            flat[gpa : gpa + len(data)] = data
+            guest.write(gpa, data)
+        else:
+            with pytest.raises(GuestMemoryError):
+                guest.write(gpa, data)
+    assert guest.read(0, 3 * PAGE) == flat
