@@ -7,39 +7,42 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import struct
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import pytest
+from requirements import require
 
 QEMU = "qemu-system-x86_64"
 _DEADLINE_S = 60.0
-
-
-def require_qemu() -> None:
-    """Skip the test when QEMU is not installed."""
-    if shutil.which(QEMU) is None:
-        pytest.skip(f"needs {QEMU} (apt install qemu-system-x86)")
 
 
 class Qemu:
     """A running QEMU with a QMP socket: commands and reads of guest physical memory."""
 
     def __init__(self, options: Sequence[str], scratch: Path) -> None:
+        self.errors = ""
         self._scratch = scratch
         address = scratch / "qmp"
         self.process = subprocess.Popen(
-            [QEMU, *options, "-nodefaults", "-display", "none", "-qmp", f"unix:{address},server=on,wait=off"],
+            [
+                require(QEMU, "qemu-system-x86"),
+                *options,
+                "-nodefaults",
+                "-display",
+                "none",
+                "-qmp",
+                f"unix:{address},server=on,wait=off",
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._lines: TextIO | None = None
         self._socket = socket.socket(socket.AF_UNIX)
         end = time.monotonic() + _DEADLINE_S
         while True:
@@ -53,12 +56,12 @@ class Qemu:
                 time.sleep(0.01)
         self._socket.settimeout(_DEADLINE_S)
         self._lines = self._socket.makefile("r")
-        json.loads(self._lines.readline())
+        self._answer()
         self.command("qmp_capabilities")
 
-    errors = ""
-
     def close(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
         self._socket.close()
         self.process.kill()
         self.errors = self.process.communicate()[1]
@@ -66,11 +69,15 @@ class Qemu:
     def command(self, execute: str, **arguments: Any) -> Any:
         self._socket.sendall(json.dumps({"execute": execute, "arguments": arguments}).encode() + b"\n")
         while True:
-            answer = json.loads(self._lines.readline())
+            answer = self._answer()
             if "error" in answer:
                 raise AssertionError(f"{execute}: {answer['error']}")
             if "return" in answer:
                 return answer["return"]
+
+    def _answer(self) -> Any:
+        assert self._lines is not None
+        return json.loads(self._lines.readline())
 
     def memory(self, gpa: int, size: int) -> bytes:
         target = self._scratch / "memory"
@@ -117,7 +124,9 @@ def qemu_tables(options: Sequence[str], scratch: Path) -> list[bytes]:
 def table_of(tables: Sequence[bytes], signature: bytes, table_id: bytes | None = None) -> bytes | None:
     """The one table with ``signature`` (and OEM table id), or None."""
     found = [
-        table for table in tables if table[:4] == signature and (table_id is None or table[16:24].rstrip(b" \0") == table_id)
+        table
+        for table in tables
+        if table[:4] == signature and (table_id is None or table[16:24].rstrip(b" \0") == table_id)
     ]
     assert len(found) <= 1, f"several {signature!r} tables"
     return found[0] if found else None
