@@ -29,6 +29,7 @@ from emu import boot
 from emu.acpi.srat import MemoryAffinity
 from emu.acpi.tables import Tables, TablesSpec
 from emu.acpi.tables import build as build_tables
+from emu.boot.plan import LEGACY_END, LOW_END, MemoryRange, MemoryType
 from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig
 from emu.cpu import Cpu
 from emu.entry import Entry
@@ -226,11 +227,24 @@ def _start(machine: Machine, tables: Tables, image: bytes) -> Entry:
     plan = boot.load(
         image,
         name=config.image or "",
-        ram_size=split_ram(config.ram_size)[0],
         cmdline=config.cmdline,
-        rsdp=tables.rsdp,
-        top=max(region.end for region in machine.memory.regions),
+        memory_map=_memory_map(config.ram_size),
+        rsdp_address=tables.rsdp,
+        highest_address=max(region.end for region in machine.memory.regions),
     )
-    for gpa, data in plan.segments:
-        machine.memory.write(gpa, data)
+    for segment in plan.segments:
+        machine.memory.write(segment.gpa, segment.data)  # RAM is zero, so what follows the data is too
     return plan.entry
+
+
+def _memory_map(ram_size: int) -> tuple[MemoryRange, ...]:
+    """What the loaders tell the guest: NVDIMMs are not in it, as in QEMU only the NFIT names them."""
+    below, above = split_ram(ram_size)
+    ranges = [
+        MemoryRange(0, LOW_END),
+        MemoryRange(LOW_END, LEGACY_END - LOW_END, MemoryType.RESERVED),
+        MemoryRange(LEGACY_END, below - LEGACY_END),
+    ]
+    if above:
+        ranges.append(MemoryRange(FOUR_GIB, above))
+    return tuple(ranges)

@@ -167,7 +167,7 @@ def _sink(stack: contextlib.ExitStack, target: str, captured: list[bytes] | None
     """Where a character device's bytes go; the name is QEMU's (stdio, none, null, file:PATH)."""
     if target.startswith("file:"):
         try:
-            file = stack.enter_context(Path(target[5:]).open("wb", buffering=0))
+            file = stack.enter_context(Path(target[5:]).open("wb", buffering=0))  # noqa: SIM115 - the stack closes it
         except OSError as error:
             remedy = "give a path that can be written"
             raise HostError(f"{target[5:]}: {error.strerror}", remedy, errno=error.errno or 0) from None
@@ -190,13 +190,19 @@ def _write(file: IO[bytes], data: bytes, *, flush: bool) -> None:
         file.flush()
 
 
+_CRASHES = (
+    ("guest_crash", "a guest crash"),
+    ("emulator_kill", "kill -9 of emu"),
+    ("host_power_loss", "a host power loss"),
+)
+
+
 def _announce(machine: Machine) -> None:
     """One line for each NVDIMM on stderr: what it is and what its mapping is worth."""
     for dimm in machine.nvdimms:
         facts = dimm.describe()
         name = facts["id"] or f"nvdimm{facts['slot']}"
-        kept = [label for key, label in (("guest_crash", "a guest crash"), ("emulator_kill", "kill -9 of emu"),
-                                         ("host_power_loss", "a host power loss")) if facts["survives"][key]]  # fmt: skip
+        kept = [words for key, words in _CRASHES if facts["survives"][key]]
         lost = "" if facts["survives"]["host_power_loss"] else "; NOT persistent against a host power loss"
         print(
             f"emu: {name}: {human_size(facts['size'])} at {facts['gpa']:#x} on {facts['file'] or 'anonymous memory'}, "
