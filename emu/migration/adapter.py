@@ -237,7 +237,7 @@ class RamTracker:
         self._log.stop()
 
 
-def take_back(machine: Machine) -> None:
+def lock_files(machine: Machine) -> None:
     """Lock the backing files again that a hand-over released; HostError when another emulator has them."""
     taken: list[Backend] = []
     try:

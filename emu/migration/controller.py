@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from devices.contract import ExitRequest
 from emu.errors import EmuError, HostError, UsageError
 from emu.machine import Machine, RunState
 from emu.migration import uri
-from emu.migration.adapter import MachineGuest, take_back
+from emu.migration.adapter import MachineGuest, lock_files
 from emu.migration.channel import Channel, FileReader, FileWriter, Interrupt, SocketChannel
 from emu.migration.destination import Destination
 from emu.migration.errors import Cancelled, OutcomeUnknown, Refused
 from emu.migration.parameters import Capabilities, Parameters
-from emu.migration.progress import Progress, Status
+from emu.migration.progress import Emit, Progress, Status
 from emu.migration.source import Source
 from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder
 
@@ -23,7 +23,9 @@ from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder
 class MigrationControl:
     """Starts, watches and cancels migrations of ``machine``. Every method may be called from any thread."""
 
-    def __init__(self, machine: Machine, *, allow_weaker_persistence: bool = False) -> None:
+    def __init__(self, machine: Machine, emit: Emit | None = None, *, allow_weaker_persistence: bool = False) -> None:
+        """``emit(event, data)`` is told MIGRATION and MIGRATION_PASS, from the migration's thread."""
+        self._emit = emit
         self._machine = machine
         self._guest = MachineGuest(machine)
         self._capabilities = Capabilities(allow_weaker_persistence=allow_weaker_persistence)
@@ -88,7 +90,7 @@ class MigrationControl:
             if self._interrupt is not None and self._progress.status.under_way:
                 self._interrupt.set()
 
-    def proceed(self) -> None:
+    def continue_(self) -> None:
         """``migrate-continue``: go on after pause-before-switchover."""
         with self._lock:
             if self._source is None or self._progress.status is not Status.PRE_SWITCHOVER:
@@ -106,7 +108,7 @@ class MigrationControl:
     def capabilities(self) -> list[dict[str, Any]]:
         return self._capabilities.listing()
 
-    def set_capabilities(self, states: dict[str, bool]) -> None:
+    def set_capabilities(self, states: Mapping[str, bool]) -> None:
         """``migrate-set-capabilities``: all of ``states`` or, with a UsageError, none."""
         with self._lock:
             self._refuse_second()
@@ -115,13 +117,13 @@ class MigrationControl:
     def parameters(self) -> dict[str, Any]:
         return self._parameters.listing()
 
-    def set_parameters(self, values: dict[str, Any]) -> None:
-        """``migrate-set-parameters``: takes effect at once, also while a migration runs."""
+    def set_parameters(self, values: Mapping[str, Any]) -> None:
+        """``migrate-set-parameters``, all or none: takes effect at once, also while a migration runs."""
         with self._lock:
             self._parameters = self._parameters.with_values(values)
 
-    def check_resume(self, *, force: bool = False) -> None:
-        """Whether ``cont`` may let the guest run here; UsageError or HostError when another emulator may own it.
+    def take_back(self, *, force: bool) -> None:
+        """Called before ``cont`` lets the guest run: UsageError or HostError when another emulator may own it.
 
         After a hand-over it never may. When the outcome is unknown it may with ``force``, the user having looked at the
         destination; shared files must then be free, which their locks decide.
@@ -133,16 +135,16 @@ class MigrationControl:
                 if not force:
                     raise UsageError(
                         "the hand-over was sent and not answered: the destination may be running this guest",
-                        "look there first; 'cont' with force=true if it never ran, 'quit' if it did",
+                        "look there first; 'cont' with x-emu-force=true if it never ran, 'quit' if it did",
                     )
-                take_back(self._machine)
+                lock_files(self._machine)
                 self._progress.enter(Status.FAILED)
                 return
             if self._gone_to:
                 raise UsageError(f"this machine has been handed over to {self._gone_to}", "quit here")
             if self._progress.status in (Status.PRE_SWITCHOVER, Status.DEVICE):
                 raise UsageError("the guest is being handed over", "cancel the migration first")
-            take_back(self._machine)
+            lock_files(self._machine)
 
     def wait(self, timeout: float | None = None) -> Status:
         """Wait until the migration is over, at most ``timeout`` seconds; its status."""
@@ -165,7 +167,7 @@ class MigrationControl:
             raise UsageError("There's a migration process in progress", "wait for it or cancel it")
 
     def _begin(self) -> Interrupt:
-        self._progress = Progress(self._tell)
+        self._progress = Progress(self._emit)
         if self._interrupt is not None:
             self._interrupt.close()
         self._interrupt = Interrupt()
@@ -176,16 +178,6 @@ class MigrationControl:
     def _spawn(self, work: Callable[..., None], *arguments: object) -> None:
         self._thread = threading.Thread(target=work, args=arguments, name="migration", daemon=True)
         self._thread.start()
-
-    def _tell(self, event: str, data: dict[str, Any]) -> None:
-        """Events are told in the machine's thread, like all of its events."""
-        if self._capabilities.events:
-
-            def tell() -> None:
-                for observer in self._machine.observers:
-                    observer.machine_event(event, data)
-
-            self._machine.call(tell)
 
     def _stall(self) -> float:
         return float(self._parameters.x_emu_stall_timeout)
@@ -254,15 +246,3 @@ class MigrationControl:
     def _incoming_failed(self, error: EmuError) -> None:
         self._end(error, Status.CANCELLED if isinstance(error, Cancelled) else Status.FAILED)
         self._machine.end(ExitRequest("migration-failed", error.status, None, self._progress.error))
-
-
-def parse_states(items: Sequence[dict[str, Any]]) -> dict[str, bool]:
-    """QMP's list of {capability, state} as a dictionary; UsageError when an item is malformed."""
-    states: dict[str, bool] = {}
-    for item in items:
-        match item:
-            case {"capability": str(name), "state": bool(state)} if len(item) == 2:
-                states[name] = state
-            case _:
-                raise UsageError("Parameter 'capabilities' expects objects with a capability and a state")
-    return states

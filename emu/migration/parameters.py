@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +30,7 @@ class Capabilities:
     x_ignore_shared: bool = False
     allow_weaker_persistence: bool = False
 
-    def with_states(self, states: dict[str, bool]) -> Capabilities:
+    def with_states(self, states: Mapping[str, bool]) -> Capabilities:
         """A copy with the named capabilities set; UsageError on unknown or refused ones, and then nothing changes."""
         changes: dict[str, bool] = {}
         for name, state in states.items():
@@ -65,7 +66,7 @@ class Parameters:
     max_cpu_throttle: int = 99
     x_emu_stall_timeout: int = 30
 
-    def with_values(self, values: dict[str, Any]) -> Parameters:
+    def with_values(self, values: Mapping[str, Any]) -> Parameters:
         """A copy with the named parameters set; UsageError on unknown names and values out of range."""
         changes: dict[str, int] = {}
         for name, value in values.items():

@@ -302,8 +302,8 @@ class Source:
         raise OutcomeUnknown(
             f"the hand-over was sent but not answered ({error.what if error else 'the connection broke'}):"
             " the destination may own the machine now",
-            "look at the destination: while its NVDIMM file is marked incomplete it never ran, and 'cont' with force is"
-            " safe here; otherwise quit here",
+            "look at the destination: while its NVDIMM file is marked incomplete it never ran, and 'cont' with"
+            " x-emu-force is safe here; otherwise quit here",
         ) from error
 
     # -- helpers ----------------------------------------------------------------------------------------------------
