@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from emu.errors import EmuError
@@ -31,24 +31,26 @@ Answer = Callable[[int, int], int]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a recovery ended, in the words of ``Exit``."""
+    """How a recovery ended, in the words of ``Exit``; ``output`` is the end of what it printed."""
 
     ok: bool
     reason: str
     status: int
     code: int | None = None
     detail: str = ""
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One recovery: what it read of the tracked units, how it ended, and what it did to the persistent memory, each
-    event with the number of reads that came before it.
+    event with the number of reads that came before it. ``caveat`` says what the run did that reads do not show.
     """
 
     reads: tuple[Read, ...]
     verdict: Verdict
     trace: tuple[tuple[int, Event], ...] = ()
+    caveat: str = ""
 
 
 class Recovery(Protocol):
@@ -129,7 +131,7 @@ def execute(job: Job, recovery: Recovery, tracked: frozenset[int], timeline: Tim
         return value
 
     run = recovery.run(tracked, answer)
-    return Run(run.reads[job.known :], run.verdict, run.trace)
+    return replace(run, reads=run.reads[job.known :])
 
 
 class Workers(Protocol):
@@ -249,6 +251,7 @@ class Explorer:
         self._open: dict[Node, None] = {}
         self._results: dict[tuple[tuple[int, ...], int], Result] = {}
         self._executed = 0
+        self._caveats: set[str] = set()
         self.stored: set[int] = set()
 
     def run(self) -> Exploration:
@@ -261,7 +264,8 @@ class Explorer:
                 for walker in node.waiting:
                     self._finish(walker, node)
         results = sorted(self._results.values(), key=lambda result: (result.observed, result.latest.key))
-        return Exploration(results, self._executed, [stopped] if stopped else [], self._tracked)
+        because = sorted(self._caveats) + ([stopped] if stopped else [])
+        return Exploration(results, self._executed, because, self._tracked)
 
     def _start(self) -> str:
         for point in self._timeline.points:
@@ -291,6 +295,7 @@ class Explorer:
         for (_, node), run in zip(ends, self._workers.execute(jobs, self._tracked), strict=False):
             del self._open[node]
             self._executed += 1
+            self._caveats.update([run.caveat] if run.caveat else [])
             self._grow(node, run)
             waiting, node.waiting = node.waiting, []
             for walker in waiting:

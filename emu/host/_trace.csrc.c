@@ -1,0 +1,537 @@
+/*
+ * The crash laboratory's callbacks for Unicorn: a log of what the guest does to its NVDIMM, and the reads of bytes
+ * that a power failure left in doubt. Unicorn's functions come as addresses; nothing links against its library.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG_CR3 = 53, REG_CR4 = 54, REG_MSR = 248 };
+#define CTL_REMOVE_CACHE (9 | (2 << 26) | (1 << 30))
+#define MSR_EFER 0xC0000080u
+
+#define EMU_TRACE_STORE 1
+#define EMU_TRACE_FLUSH 2
+#define EMU_TRACE_FENCE 3
+
+#define EMU_SITE_FLUSH 1
+#define EMU_SITE_FENCE 2
+#define EMU_SITE_LOCKED 4
+#define EMU_SITE_NT 8
+#define EMU_SITE_REP 16
+#define EMU_SITE_CAS 32
+#define EMU_SITE_CAS_PAIR 64
+
+#define EMU_TRACE_FULL 1
+#define EMU_TRACE_BUDGET 2
+#define EMU_TRACE_BLOCK 3
+#define EMU_TRACE_CODE 4
+#define EMU_TRACE_ACCESS 5
+
+#define PAGE 4096u
+#define SLOTS (1u << 16)
+#define CODE_PAGES 1024u
+
+typedef struct {
+    void *hook_add, *hook_del, *reg_read, *reg_write, *mem_read, *ctl;
+} emu_trace_functions;
+
+typedef struct {
+    uint64_t pc;
+    uint64_t address;
+    uint64_t value;
+    uint32_t instance;
+    uint8_t size;
+    uint8_t kind;
+    uint8_t site;
+    uint8_t detail;
+} emu_trace_entry;
+
+/* The bytes of a physical page that hold code which was looked at. */
+typedef struct code_page {
+    uint64_t page;
+    struct code_page *next;
+    uint64_t covered[PAGE / 64];
+} code_page;
+
+typedef struct {
+    void *owner;
+    emu_trace_entry *log;
+    uint64_t count;
+    uint64_t limit;
+    uint64_t blocks;
+    uint64_t budget;
+    uint64_t stop_block;
+    uint64_t first_access;
+    int code_changed;
+
+    void *uc;
+    emu_trace_functions f;
+    uint64_t capacity;
+    uint32_t instance;
+    uint64_t site_pc;
+    uint8_t site;
+    uint64_t rep_pc, rep_count;
+    uint64_t *seen;
+    code_page *code[CODE_PAGES];
+
+    uint64_t base, units;
+    uint8_t *unknown, *initial;
+    uint64_t *touched;
+    size_t touches, touch_room;
+} emu_trace;
+
+typedef struct {
+    emu_trace *trace;
+    uint64_t pc;
+    int64_t displacement;
+    uint64_t address_mask;
+    int32_t base, index, segment;
+    uint8_t scale, size, site, detail;
+} emu_trace_site;
+
+typedef int (*hook_add_fn)(void *, uintptr_t *, int, void *, void *, uint64_t, uint64_t, ...);
+typedef int (*hook_del_fn)(void *, uintptr_t);
+typedef int (*reg_fn)(void *, int, void *);
+typedef int (*mem_read_fn)(void *, uint64_t, void *, uint64_t);
+typedef int (*ctl_fn)(void *, int, ...);
+
+void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
+void emu_trace_unknown_read(void *owner, uint64_t address, uint32_t size);
+void emu_trace_stop(void *owner, int why);
+
+static uint64_t reg(emu_trace *t, int id)
+{
+    uint64_t value = 0;
+    ((reg_fn)t->f.reg_read)(t->uc, id, &value);
+    return value;
+}
+
+static uint64_t efer(emu_trace *t)
+{
+    struct { uint32_t id; uint64_t value; } msr = {MSR_EFER, 0};
+    ((reg_fn)t->f.reg_read)(t->uc, REG_MSR, &msr);
+    return msr.value;
+}
+
+static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
+{
+    uint64_t value = 0;
+    ((mem_read_fn)t->f.mem_read)(t->uc, address, &value, size);
+    return value;
+}
+
+/* Linear to physical (Intel SDM volume 3, chapter 4); false where nothing is mapped. */
+static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
+{
+    static const uint8_t shifts[3][5] = {{48, 39, 30, 21, 12}, {30, 21, 12}, {22, 12}};
+    uint64_t cr0 = reg(t, REG_CR0), cr4 = reg(t, REG_CR4), table;
+    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    unsigned mode = is_long ? 0 : pae ? 1 : 2, last = is_long ? 4 : pae ? 2 : 1;
+    if (!is_long)
+        linear &= 0xffffffffu;
+    if (!(cr0 >> 31 & 1)) {
+        *physical = linear;
+        return true;
+    }
+    table = reg(t, REG_CR3) & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
+    for (unsigned level = is_long && !(cr4 & 0x1000); level <= last; level++) {
+        unsigned shift = shifts[mode][level], size = mode == 2 ? 4 : 8;
+        unsigned bits = mode == 2 ? 10 : mode == 1 && level == 0 ? 2 : 9;
+        uint64_t entry = entry_at(t, table + (linear >> shift & ((1u << bits) - 1)) * size, size);
+        bool large = entry & 0x80 && (shift == 21 || (shift == 30 && is_long) || (shift == 22 && cr4 & 0x10));
+        if (!(entry & 1))
+            return false;
+        table = entry & (mode == 2 ? 0xfffff000u : 0x000ffffffffff000u);
+        if (large || level == last) {
+            uint64_t offset = ((uint64_t)1 << shift) - 1;
+            if (large && mode == 2)
+                table = (entry & 0xffc00000u) | (entry >> 13 & 0xff) << 32;
+            *physical = (table & ~offset) | (linear & offset);
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool effective_address(const emu_trace_site *s, uint64_t *physical)
+{
+    uint64_t address = (uint64_t)s->displacement;
+    if (s->base)
+        address += reg(s->trace, s->base);
+    if (s->index)
+        address += reg(s->trace, s->index) * s->scale;
+    address &= s->address_mask;
+    if (s->segment)
+        address += reg(s->trace, s->segment);
+    return translate(s->trace, address, physical);
+}
+
+static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
+{
+    if (t->count == t->capacity) {
+        uint64_t room = t->capacity ? 2 * t->capacity : 1024;
+        emu_trace_entry *log;
+        if (room > t->limit)
+            room = t->limit;
+        log = room > t->count ? realloc(t->log, room * sizeof *log) : NULL;
+        if (!log) {
+            emu_trace_stop(t->owner, EMU_TRACE_FULL);
+            return NULL;
+        }
+        t->log = log;
+        t->capacity = room;
+    }
+    emu_trace_entry *e = &t->log[t->count++];
+    memset(e, 0, sizeof *e);
+    e->kind = kind;
+    e->pc = pc;
+    return e;
+}
+
+/* Whether a compare-and-swap is about to fail, its memory operand being at `physical`. */
+static bool cas_fails(emu_trace *t, const emu_trace_site *s, uint64_t physical)
+{
+    uint64_t found[2] = {0, 0}, expected[2] = {reg(t, REG_RAX), reg(t, REG_RDX)};
+    unsigned half = s->site & EMU_SITE_CAS_PAIR ? s->size / 2u : s->size;
+    uint64_t mask = half < 8 ? ((uint64_t)1 << 8 * half) - 1 : UINT64_MAX;
+    found[0] = entry_at(t, physical, half);
+    if (((found[0] ^ expected[0]) & mask) || !(s->site & EMU_SITE_CAS_PAIR))
+        return (found[0] ^ expected[0]) & mask;
+    found[1] = entry_at(t, physical + half, half);
+    return (found[1] ^ expected[1]) & mask;
+}
+
+/* An instruction that matters is about to execute; a REP instruction announces itself before each iteration. */
+static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
+{
+    emu_trace_site *s = user;
+    emu_trace *t = s->trace;
+    emu_trace_entry *e;
+    uint64_t physical = 0;
+    (void)uc, (void)address, (void)size;
+    t->site_pc = s->pc;
+    t->site = s->site;
+    if (s->site & EMU_SITE_REP) {
+        uint64_t left = reg(t, REG_RCX) & s->address_mask;
+        if (t->rep_pc != s->pc || left + 1 != t->rep_count)
+            t->instance++;
+        t->rep_pc = s->pc;
+        t->rep_count = left;
+        return;
+    }
+    t->instance++;
+    if (s->site & EMU_SITE_FLUSH) {
+        if (effective_address(s, &physical) && physical - t->base < t->units * 8 &&
+            (e = append(t, EMU_TRACE_FLUSH, s->pc))) {
+            e->address = physical;
+            e->site = s->site;
+            e->detail = s->detail;
+        }
+    } else if (s->site & (EMU_SITE_FENCE | EMU_SITE_LOCKED)) {
+        bool failed = false;
+        if (s->site & (EMU_SITE_CAS | EMU_SITE_CAS_PAIR) && effective_address(s, &physical))
+            failed = cas_fails(t, s, physical);
+        if ((e = append(t, EMU_TRACE_FENCE, s->pc))) {
+            e->instance = t->instance;
+            e->site = s->site;
+            e->detail = s->detail;
+            e->value = failed;
+        }
+    }
+}
+
+/* Unicorn itself drops the translation of code that is stored to; what is left is to look at the new code. */
+static void check_code(emu_trace *t, uint64_t address, unsigned size)
+{
+    code_page *page = t->code[address / PAGE % CODE_PAGES];
+    while (page && page->page != address / PAGE)
+        page = page->next;
+    if (!page)
+        return;
+    for (uint64_t at = address % PAGE; at < address % PAGE + size && at < PAGE; at++)
+        if (page->covered[at / 64] >> at % 64 & 1) {
+            memset(t->seen, 0, SLOTS * sizeof *t->seen);
+            t->code_changed = 1;
+            return;
+        }
+}
+
+/* Remember where the code of a block lies, so that a store to it is noticed. */
+static void cover(emu_trace *t, uint64_t address, uint32_t size)
+{
+    uint64_t physical = 0;
+    for (uint64_t at = address; at < address + size; at++, physical++) {
+        code_page **slot, *page;
+        if ((at == address || at % PAGE == 0) && !translate(t, at, &physical))
+            return;
+        slot = &t->code[physical / PAGE % CODE_PAGES];
+        for (page = *slot; page && page->page != physical / PAGE;)
+            page = page->next;
+        if (!page) {
+            page = calloc(1, sizeof *page);
+            if (!page)
+                return;
+            page->page = physical / PAGE;
+            page->next = *slot;
+            *slot = page;
+        }
+        page->covered[physical % PAGE / 64] |= (uint64_t)1 << physical % 64;
+    }
+}
+
+static void on_any_store(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
+{
+    (void)uc, (void)type, (void)value;
+    check_code(user, address, (unsigned)size);
+}
+
+static void note_access(emu_trace *t)
+{
+    if (!t->first_access) {
+        t->first_access = t->blocks;
+        emu_trace_stop(t->owner, EMU_TRACE_ACCESS);
+    }
+}
+
+static void on_store(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
+{
+    emu_trace *t = user;
+    uint64_t pc = reg(t, REG_RIP);
+    emu_trace_entry *e = append(t, EMU_TRACE_STORE, pc);
+    (void)uc, (void)type;
+    if (!e)
+        return;
+    e->address = address;
+    e->value = (uint64_t)value;
+    e->size = (uint8_t)size;
+    if (pc == t->site_pc) {
+        e->site = t->site;
+    } else {
+        t->site_pc = 0;
+        t->instance++;
+    }
+    e->instance = t->instance;
+}
+
+static bool is_new(emu_trace *t, uint64_t address, uint32_t size)
+{
+    uint64_t *slot = &t->seen[(address * 0x9E3779B97F4A7C15u) >> 48];
+    if (*slot == address + 1)
+        return false;
+    *slot = address + 1;
+    cover(t, address, size);
+    return true;
+}
+
+static void count_block(emu_trace *t)
+{
+    t->blocks++;
+    if (t->blocks >= t->budget)
+        emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
+    else if (t->blocks == t->stop_block)
+        emu_trace_stop(t->owner, EMU_TRACE_BLOCK);
+}
+
+static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
+{
+    (void)uc;
+    is_new(user, address, size);
+    count_block(user);
+}
+
+/* As on_block, and shows new code to Python, which puts hooks on the instructions that matter. */
+static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *user)
+{
+    emu_trace *t = user;
+    (void)uc;
+    if (is_new(t, address, size))
+        emu_trace_new_block(t->owner, address, size);
+    count_block(t);
+}
+
+static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *user)
+{
+    (void)uc, (void)address, (void)size;
+    emu_trace_stop(((emu_trace *)user)->owner, EMU_TRACE_CODE);
+}
+
+uint8_t emu_trace_learn(emu_trace *t, uint64_t unit, uint8_t bytes)
+{
+    uint64_t at = (unit - t->base) / 8;
+    uint8_t before;
+    if (unit < t->base || at >= t->units)
+        return 0;
+    before = t->unknown[at] & bytes;
+    if (!before)
+        return 0;
+    if (t->touches == t->touch_room) {
+        size_t room = t->touch_room ? 2 * t->touch_room : 256;
+        uint64_t *touched = realloc(t->touched, room * sizeof *touched);
+        if (!touched)
+            return 0;
+        t->touched = touched;
+        t->touch_room = room;
+    }
+    t->touched[t->touches++] = at;
+    t->unknown[at] &= (uint8_t)~bytes;
+    return before;
+}
+
+static uint8_t bytes_in(uint64_t unit, uint64_t address, unsigned size)
+{
+    uint64_t from = address > unit ? address - unit : 0;
+    uint64_t upto = address + size - unit < 8 ? address + size - unit : 8;
+    return (uint8_t)(((1u << upto) - 1) & ~((1u << from) - 1));
+}
+
+static void on_read(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
+{
+    emu_trace *t = user;
+    (void)uc, (void)type, (void)value;
+    note_access(t);
+    for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8) {
+        uint64_t at = (unit - t->base) / 8;
+        if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, address, (unsigned)size)) {
+            emu_trace_unknown_read(t->owner, address, (unsigned)size);
+            return;
+        }
+    }
+}
+
+/* A store of recovery: from now on these bytes are its own. */
+static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
+{
+    emu_trace *t = user;
+    (void)uc, (void)type, (void)value;
+    note_access(t);
+    for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8)
+        emu_trace_learn(t, unit, bytes_in(unit, address, (unsigned)size));
+}
+
+/* Install callback number `which` for Unicorn's hook `type`; user data is the trace, or `site` if given. */
+int emu_trace_hook(emu_trace *t, uintptr_t *handle, int which, int type, emu_trace_site *site, uint64_t begin,
+                   uint64_t end)
+{
+    void *const callbacks[] = {on_site, on_store, on_any_store, on_block, on_block_watching, on_read, on_overwrite,
+                               on_code_in_nvdimm};
+    return ((hook_add_fn)t->f.hook_add)(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
+}
+
+int emu_trace_unhook(emu_trace *t, uintptr_t handle)
+{
+    return ((hook_del_fn)t->f.hook_del)(t->uc, handle);
+}
+
+int emu_trace_open(emu_trace *t, void *uc, const emu_trace_functions *f)
+{
+    void *owner = t->owner;
+    memset(t, 0, sizeof *t);
+    t->owner = owner;
+    t->uc = uc;
+    t->f = *f;
+    t->budget = UINT64_MAX;
+    t->seen = calloc(SLOTS, sizeof *t->seen);
+    return t->seen ? 0 : -ENOMEM;
+}
+
+void emu_trace_close(emu_trace *t)
+{
+    for (unsigned n = 0; n < CODE_PAGES; n++)
+        while (t->code[n]) {
+            code_page *next = t->code[n]->next;
+            free(t->code[n]);
+            t->code[n] = next;
+        }
+    if (t->unknown)
+        munmap(t->unknown, t->units);
+    if (t->initial)
+        munmap(t->initial, t->units);
+    free(t->log);
+    free(t->seen);
+    free(t->touched);
+    memset(t, 0, sizeof *t);
+}
+
+/* Start a new log, from the same memory. */
+void emu_trace_clear(emu_trace *t)
+{
+    t->count = 0;
+    t->instance = 0;
+    t->site_pc = 0;
+    t->site = 0;
+    t->rep_pc = 0;
+}
+
+/* From the block callback: drop the block's translation, which lacks the new hooks, and enter it again. */
+int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
+{
+    int error = ((ctl_fn)t->f.ctl)(t->uc, CTL_REMOVE_CACHE, address, address + size);
+    t->blocks--;
+    return error ? error : ((reg_fn)t->f.reg_write)(t->uc, REG_RIP, &address);
+}
+
+static uint8_t *sparse_bytes(uint64_t size)
+{
+    void *bytes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return bytes == MAP_FAILED ? NULL : bytes;
+}
+
+/* The NVDIMM range: only flushes in it are logged, only reads in it can be of unknown bytes. */
+int emu_trace_track(emu_trace *t, uint64_t base, uint64_t size)
+{
+    t->base = base;
+    t->units = size / 8;
+    t->unknown = sparse_bytes(t->units);
+    t->initial = sparse_bytes(t->units);
+    return t->unknown && t->initial ? 0 : -ENOMEM;
+}
+
+/* All bytes of these units are unknown until they are read or stored to; no others are. */
+int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
+{
+    if (madvise(t->unknown, t->units, MADV_DONTNEED) || madvise(t->initial, t->units, MADV_DONTNEED))
+        return -errno;
+    t->touches = 0;
+    for (size_t n = 0; n < count; n++)
+        if (units[n] >= t->base && (units[n] - t->base) / 8 < t->units)
+            t->unknown[(units[n] - t->base) / 8] = t->initial[(units[n] - t->base) / 8] = 0xff;
+    return 0;
+}
+
+void emu_trace_restore_unknown(emu_trace *t)
+{
+    while (t->touches) {
+        uint64_t at = t->touched[--t->touches];
+        t->unknown[at] = t->initial[at];
+    }
+}
+
+/* Make the present contents of a private mapping what MADV_DONTNEED goes back to: they move to a file without a name. */
+int emu_freeze(void *address, size_t size)
+{
+    static const uint8_t zeros[PAGE];
+    uint8_t *bytes = address;
+    int fd, error = 0;
+    fd = memfd_create("emu-frozen", MFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, (off_t)size))
+        error = -errno;
+    for (size_t at = 0; !error && at < size; at += PAGE)
+        if (memcmp(bytes + at, zeros, PAGE) && pwrite(fd, bytes + at, PAGE, (off_t)at) != PAGE)
+            error = errno ? -errno : -EIO;
+    if (!error &&
+        mmap(address, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED)
+        error = -errno;
+    close(fd);
+    return error;
+}

@@ -1,0 +1,270 @@
+"""The crash laboratory's eyes inside Unicorn, over the C callbacks of ``_trace``.
+
+``StoreLog`` records what a guest does to its NVDIMM: every store, and the flushes and fences at the instructions that
+it was told of. ``ReadWatch`` stops at reads of bytes that a power failure left in doubt, so that somebody can say what
+they hold. Both make the guest's loads and stores slow; nothing else pays for them.
+
+This room knows neither Unicorn's library nor its registers: function addresses, hook numbers and register numbers come
+as numbers from ``emu.cpu``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from emu.errors import HostError
+from emu.host._trace import ffi, lib
+
+_ffi: Any = ffi
+_lib: Any = lib
+
+STORE, FLUSH, FENCE = int(_lib.EMU_TRACE_STORE), int(_lib.EMU_TRACE_FLUSH), int(_lib.EMU_TRACE_FENCE)
+FULL, BUDGET, BLOCK = int(_lib.EMU_TRACE_FULL), int(_lib.EMU_TRACE_BUDGET), int(_lib.EMU_TRACE_BLOCK)
+CODE, ACCESS = int(_lib.EMU_TRACE_CODE), int(_lib.EMU_TRACE_ACCESS)
+
+FUNCTIONS = ("hook_add", "hook_del", "reg_read", "reg_write", "mem_read", "ctl")
+"""The functions of Unicorn that this needs, without the prefix ``uc_``."""
+
+# Unicorn's hook types (unicorn/unicorn.h).
+_HOOK_CODE, _HOOK_BLOCK, _HOOK_MEM_READ, _HOOK_MEM_WRITE = 4, 8, 1 << 10, 1 << 11
+# The callbacks, in the order of the table in C.
+_ON_SITE, _ON_STORE, _ON_ANY_STORE, _ON_BLOCK, _ON_BLOCK_WATCHING, _ON_READ, _ON_OVERWRITE, _ON_CODE = range(8)
+_EVERYWHERE = (1, 0)
+
+
+class Entry(NamedTuple):
+    """One log entry. ``instance`` is equal for the pieces of one store; ``site`` has the bits of ``SiteLike.kind``."""
+
+    kind: int
+    pc: int
+    address: int
+    value: int
+    size: int
+    instance: int
+    site: int
+    detail: int
+
+
+class SiteLike(Protocol):
+    """An instruction to watch, as ``emu.cpu.sites.Site`` describes it."""
+
+    @property
+    def pc(self) -> int: ...
+    @property
+    def kind(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def base(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def scale(self) -> int: ...
+    @property
+    def displacement(self) -> int: ...
+    @property
+    def segment(self) -> int: ...
+    @property
+    def address_mask(self) -> int: ...
+    @property
+    def detail(self) -> int: ...
+
+
+class Tracer:
+    """The C side of one engine: hooks, log and the table of unknown bytes. Callbacks run on the engine's thread.
+
+    ``on_new_block(address, size)`` sees code before it first executes; ``on_unknown_read(address, size)`` must end the
+    doubt with ``learn``; ``on_stop(why)`` gets FULL, BUDGET, BLOCK or CODE. What they raise is kept for
+    ``take_failure`` after ``on_failure`` was called, which should stop the engine.
+    """
+
+    def __init__(self, engine: int, functions: Mapping[str, int], *, log_limit: int = 1 << 22) -> None:
+        self._t: Any = _ffi.new("emu_trace *")
+        self._owner = _ffi.new_handle(self)
+        self._t.owner = self._owner
+        table = _ffi.new("emu_trace_functions *")
+        for name in FUNCTIONS:
+            setattr(table, name, _ffi.cast("void *", functions[name]))
+        if _lib.emu_trace_open(self._t, _ffi.cast("void *", engine), table):
+            raise HostError("not enough memory to trace the guest", "close other programs")
+        self._t.limit = log_limit
+        self._sites: dict[int, tuple[Any, int]] = {}
+        self._failure: BaseException | None = None
+        self.on_new_block: Callable[[int, int], None] = lambda address, size: None
+        self.on_unknown_read: Callable[[int, int], None] = lambda address, size: None
+        self.on_stop: Callable[[int], None] = lambda why: None
+        self.on_failure: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        """Free the log. The engine must be closed first: it still holds the hooks."""
+        _lib.emu_trace_close(self._t)
+
+    def _hook(self, which: int, kind: int, span: tuple[int, int] = _EVERYWHERE, site: Any = _ffi.NULL) -> int:
+        handle = _ffi.new("uintptr_t *")
+        if _lib.emu_trace_hook(self._t, handle, which, kind, site, *span):
+            raise HostError("Unicorn cannot add a hook", "see that unicorn 2.1 is installed whole")
+        return int(handle[0])
+
+    def cover(self, base: int, size: int) -> None:
+        """The guest-physical range that holds all NVDIMMs; at most once."""
+        if _lib.emu_trace_track(self._t, base, size):
+            raise HostError("not enough address space to trace the NVDIMM", "use a smaller one")
+
+    def record(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Log stores to these guest-physical ranges (first and last address), and show new code. Before running."""
+        for span in spans:
+            self._hook(_ON_STORE, _HOOK_MEM_WRITE, span)
+        self._hook(_ON_ANY_STORE, _HOOK_MEM_WRITE)
+        self._hook(_ON_BLOCK_WATCHING, _HOOK_BLOCK)
+
+    def watch_reads(self, spans: Iterable[tuple[int, int]], *, record: bool) -> None:
+        """Report reads of unknown bytes in these ranges; with ``record`` log what ``record`` logs. Before running."""
+        for span in spans:
+            self._hook(_ON_READ, _HOOK_MEM_READ, span)
+            self._hook(_ON_OVERWRITE, _HOOK_MEM_WRITE, span)
+            if record:
+                self._hook(_ON_STORE, _HOOK_MEM_WRITE, span)
+            self._hook(_ON_CODE, _HOOK_BLOCK, span)
+        self._hook(_ON_ANY_STORE, _HOOK_MEM_WRITE)
+        self._hook(_ON_BLOCK_WATCHING if record else _ON_BLOCK, _HOOK_BLOCK)
+
+    # Code
+
+    def set_sites(self, address: int, size: int, sites: Iterable[SiteLike]) -> None:
+        """From ``on_new_block``: these, and no others, are the instructions to watch in this block."""
+        wanted = {site.pc: site for site in sites}
+        changed = False
+        for pc in range(address, address + size):
+            known, site = self._sites.get(pc), wanted.get(pc)
+            fresh = None if site is None else self._describe(site)
+            if known is not None and (fresh is None or bytes(_ffi.buffer(known[0])) != bytes(_ffi.buffer(fresh))):
+                _lib.emu_trace_unhook(self._t, known[1])
+                del self._sites[pc]
+                known, changed = None, True
+            if fresh is not None and known is None:
+                self._sites[pc] = (fresh, self._hook(_ON_SITE, _HOOK_CODE, (pc, pc), fresh))
+                changed = True
+        if changed and _lib.emu_trace_translate_again(self._t, address, size):
+            raise HostError("Unicorn cannot drop translated code", "see that unicorn 2.1 is installed whole")
+
+    def _describe(self, site: SiteLike) -> Any:
+        described = _ffi.new("emu_trace_site *")
+        described.trace = self._t
+        for name in ("pc", "size", "base", "index", "scale", "segment", "address_mask", "detail"):
+            setattr(described, name, getattr(site, name))
+        described.site = int(site.kind)
+        displacement = site.displacement
+        described.displacement = displacement - (1 << 64) if displacement >> 63 else displacement
+        return described
+
+    @property
+    def code_changed(self) -> bool:
+        """Whether the guest has stored to code that had been executed since this was last set to False."""
+        return bool(self._t.code_changed)
+
+    @code_changed.setter
+    def code_changed(self, value: bool) -> None:
+        self._t.code_changed = int(value)
+
+    # The log
+
+    @property
+    def count(self) -> int:
+        return int(self._t.count)
+
+    def entries(self) -> Iterator[Entry]:
+        """The log so far."""
+        for number in range(self._t.count):
+            e = self._t.log[number]
+            yield Entry(e.kind, e.pc, e.address, e.value, e.size, e.instance, e.site, e.detail)
+
+    def clear(self) -> None:
+        """Empty the log."""
+        _lib.emu_trace_clear(self._t)
+
+    @property
+    def log_limit(self) -> int:
+        return int(self._t.limit)
+
+    # Basic blocks
+
+    @property
+    def blocks(self) -> int:
+        """Basic blocks executed."""
+        return int(self._t.blocks)
+
+    @blocks.setter
+    def blocks(self, value: int) -> None:
+        self._t.blocks = value
+
+    def set_budget(self, blocks: int) -> None:
+        """``on_stop(BUDGET)`` at this many blocks, and at each one after it."""
+        self._t.budget = blocks
+
+    def stop_at_block(self, block: int) -> None:
+        """``on_stop(BLOCK)`` when this block begins; 0 for never."""
+        self._t.stop_block = block
+
+    @property
+    def first_access(self) -> int:
+        """The block that first loaded from or stored to a watched range; 0 for none yet."""
+        return int(self._t.first_access)
+
+    # Unknown bytes
+
+    def set_unknown(self, units: Iterable[int]) -> None:
+        """Let exactly these 8-byte units be unknown, whole."""
+        wanted = list(units)
+        if _lib.emu_trace_set_unknown(self._t, _ffi.new("uint64_t[]", wanted), len(wanted)):
+            raise HostError("not enough memory to trace the NVDIMM", "close other programs")
+
+    def restore_unknown(self) -> None:
+        """Undo all learning."""
+        _lib.emu_trace_restore_unknown(self._t)
+
+    def learn(self, unit: int, bytes_of_unit: int) -> int:
+        """Make bytes of a unit known (bit 0 for the first byte); which of them were not."""
+        return int(_lib.emu_trace_learn(self._t, unit, bytes_of_unit))
+
+    # Failures
+
+    def fail(self, failure: BaseException) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self.on_failure()
+
+    def take_failure(self) -> BaseException | None:
+        """What a callback raised, once."""
+        failure, self._failure = self._failure, None
+        return failure
+
+
+def freeze(address: int, size: int) -> None:
+    """Make the contents of a private mapping what MADV_DONTNEED brings back. The address stays the same."""
+    error = -int(_lib.emu_freeze(_ffi.cast("void *", address), size))
+    if error:
+        raise HostError(f"cannot keep a copy of guest memory (error {error})", "free some memory", errno=error)
+
+
+def _guarded(owner: Any, call: Callable[[Tracer], None]) -> None:
+    tracer: Tracer = _ffi.from_handle(owner)
+    try:
+        call(tracer)
+    except BaseException as failure:
+        tracer.fail(failure)
+
+
+@_ffi.def_extern()  # type: ignore[untyped-decorator]
+def emu_trace_new_block(owner: Any, address: int, size: int) -> None:
+    _guarded(owner, lambda tracer: tracer.on_new_block(address, size))
+
+
+@_ffi.def_extern()  # type: ignore[untyped-decorator]
+def emu_trace_unknown_read(owner: Any, address: int, size: int) -> None:
+    _guarded(owner, lambda tracer: tracer.on_unknown_read(address, size))
+
+
+@_ffi.def_extern()  # type: ignore[untyped-decorator]
+def emu_trace_stop(owner: Any, why: int) -> None:
+    _guarded(owner, lambda tracer: tracer.on_stop(why))

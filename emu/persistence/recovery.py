@@ -1,0 +1,235 @@
+"""Recovery on a real machine, hundreds of times per second: the guest boots once, then runs again and again from there.
+
+All that happens before the first access to an NVDIMM is the same in every run. So the machine is stopped at the basic
+block of that access, its RAM is frozen (private pages over a copy), and each run starts from this moment: pages,
+devices and CPU go back, the translated code stays. The NVDIMM is a private mapping of its file, which never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emu import board
+from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig, OnOffAuto
+from emu.cpu.snapshot import Snapshot
+from emu.host import kernel, trace
+from emu.persistence import recorder
+from emu.persistence.events import Event, units_of
+from emu.persistence.explore import Answer, Run, Verdict
+
+if TYPE_CHECKING:
+    from emu.host.trace import Tracer
+    from emu.machine import Exit, Machine
+    from emu.persistence.explore import Read
+    from emu.state import SavedState
+
+_OUTPUT_KEPT = 2000
+_EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
+
+
+def private(config: MachineConfig) -> MachineConfig:
+    """``config`` with every NVDIMM on a private mapping: no store reaches a file, and a missing file is not made."""
+    dimms = tuple(replace(dimm, backend=_private_backend(dimm)) for dimm in config.nvdimms)
+    return replace(
+        config, nvdimms=dimms, clock=Clock.VIRTUAL, no_reboot=True, start_paused=False, incoming=None, qmp=()
+    )
+
+
+def _private_backend(dimm: NvdimmConfig) -> BackendConfig:
+    backend = replace(dimm.backend, share=False, sync=OnOffAuto.OFF, pmem=False, prealloc=False, discard_data=False)
+    if backend.kind is BackendKind.FILE and backend.size and backend.path and not Path(backend.path).exists():
+        return BackendConfig(id=backend.id, kind=BackendKind.RAM, size=backend.size)
+    return backend
+
+
+def judge(ended: Exit, output: bytes) -> Verdict:
+    """Recovery succeeded when it powered off or halted, or wrote 0 to an exit port."""
+    ok = ended.status == 0 or (ended.reason == "exit-port" and ended.code == 0)
+    text = output[-_OUTPUT_KEPT:].decode("utf-8", "replace")
+    return Verdict(ok, ended.reason, int(ended.status), ended.code, ended.detail, text)
+
+
+class Output:
+    """Keeps the end of what a guest prints."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def __call__(self, data: bytes) -> None:
+        self.data += data
+        if len(self.data) > 2 * _OUTPUT_KEPT:
+            del self.data[:-_OUTPUT_KEPT]
+
+
+class MachineRecovery:
+    """Runs the image of ``config`` as recovery. ``budget`` bounds a run, in basic blocks; ``record`` keeps its trace.
+
+    Close it: it holds a machine.
+    """
+
+    def __init__(self, config: MachineConfig, *, budget: int = 20_000_000, record: bool = False) -> None:
+        self._config = private(config)
+        self._budget = budget
+        self._record = record
+        self._output = Output()
+        self._reads: list[Read] = []
+        self._positions: list[int] = []
+        self._answer: Answer = lambda unit, mask: 0
+        self._tracked: frozenset[int] | None = None
+        self._caveat = ""
+        self._machine: Machine | None = None
+        self._always: Run | None = None
+
+    def close(self) -> None:
+        if self._machine is not None:
+            self._snapshot.close()
+            self._machine.close()
+            self._tracer.close()
+            self._machine = None
+
+    def run(self, tracked: frozenset[int], answer: Answer) -> Run:
+        """One recovery from power-on. Bytes of ``tracked`` units come from ``answer`` when they are first read."""
+        if self._machine is None and self._always is None:
+            self._boot()
+        if self._always is not None:
+            return self._always
+        if tracked != self._tracked:
+            self._tracer.set_unknown(tracked)
+            self._tracked = tracked
+        self._go_back()
+        self._answer = answer
+        ended = self._drive(self._machine, self._tracer)
+        assert ended is not None
+        events = tuple(self._events()) if self._record else ()
+        return Run(tuple(self._reads), judge(ended, bytes(self._output.data)), events, self._caveat)
+
+    def _open(self) -> tuple[Machine, Tracer]:
+        machine = board.build(self._config, board.Outputs(serial=self._output))
+        try:
+            tracer = recorder.open_tracer(machine)
+            tracer.watch_reads(recorder.spans(machine), record=self._record)
+        except BaseException:
+            machine.close()
+            raise
+        return machine, tracer
+
+    def _drive(self, machine: Machine | None, tracer: Tracer, *, until: list[int] | None = None) -> Exit | None:
+        """Run the machine to its end, or until something is put in ``until``."""
+        assert machine is not None
+        while not until:
+            ended = machine.step()
+            failure = tracer.take_failure()
+            if failure is not None:
+                raise failure
+            if ended is not None:
+                return ended
+        return None
+
+    def _boot(self) -> None:
+        """Find the block of the first access on one machine, stop another one there."""
+        block, ended = self._first_access()
+        if ended is not None:
+            self._always = Run((), judge(ended, bytes(self._output.data)))
+            return
+        self._output.data.clear()
+        machine, tracer = self._open()
+        self._machine, self._tracer = machine, tracer
+        reached: list[int] = []
+        default = tracer.on_stop
+
+        def stop(why: int) -> None:
+            if why == trace.BLOCK:
+                reached.append(why)
+                machine.cpu.request_stop()
+
+        tracer.on_stop = stop
+        tracer.stop_at_block(block)
+        machine.boot()
+        self._drive(machine, tracer, until=reached)
+        tracer.stop_at_block(0)
+        self._block = tracer.blocks - 1
+        tracer.on_stop = lambda why: self._stop(why, default)
+        tracer.on_unknown_read = self._unknown_read
+        self._printed = bytes(self._output.data)
+        self._devices: dict[str, SavedState] = {name: device.save() for name, device in machine.devices.items()}
+        self._snapshot = Snapshot(machine.cpu)
+        self._nvdimms = [(region.gpa, region.end, region.mapping.view) for region in machine.memory.regions
+                         if region.kind == "nvdimm"]  # fmt: skip
+        of_nvdimms = [dimm.backend for dimm in machine.nvdimms]
+        for backend in machine.backends:
+            if backend not in of_nvdimms:
+                trace.freeze(backend.mapping.address, backend.mapping.size)
+
+    def _first_access(self) -> tuple[int, Exit | None]:
+        machine, tracer = self._open()
+        try:
+            accessed: list[int] = []
+            default = tracer.on_stop
+
+            def stop(why: int) -> None:
+                if why == trace.ACCESS:
+                    accessed.append(tracer.first_access)
+                    machine.cpu.request_stop()
+                else:
+                    default(why)
+
+            tracer.on_stop = stop
+            tracer.set_budget(self._budget)
+            machine.boot()
+            ended = self._drive(machine, tracer, until=accessed)
+            return tracer.first_access, ended
+        finally:
+            machine.close()
+            tracer.close()
+
+    def _go_back(self) -> None:
+        machine, tracer = self._machine, self._tracer
+        assert machine is not None
+        for backend in machine.backends:
+            kernel.advise(backend.mapping.address, backend.mapping.size, kernel.Advice.DONTNEED, what="guest memory")
+        machine.rewind(self._devices)
+        self._snapshot.rewind(code_changed=tracer.code_changed)
+        tracer.code_changed = False
+        tracer.restore_unknown()
+        tracer.clear()
+        tracer.blocks = self._block
+        tracer.set_budget(self._block + self._budget)
+        self._output.data[:] = self._printed
+        self._reads = []
+        self._positions = []
+        self._caveat = ""
+
+    def _stop(self, why: int, default: recorder.OnStop) -> None:
+        if why == trace.CODE:
+            self._caveat = _EXECUTES
+        else:
+            default(why)
+
+    def _unknown_read(self, address: int, size: int) -> None:
+        for unit, mask in units_of(address, size):
+            bits = sum(1 << byte for byte in range(8) if mask >> 8 * byte & 0xFF)
+            unknown = self._tracer.learn(unit, bits)
+            if unknown:
+                mask = sum(0xFF << 8 * byte for byte in range(8) if unknown >> byte & 1)
+                value = self._answer(unit, mask)
+                self._poke(unit, mask, value)
+                self._reads.append((unit, mask, value))
+                self._positions.append(self._tracer.count)
+
+    def _poke(self, unit: int, mask: int, value: int) -> None:
+        for gpa, end, view in self._nvdimms:
+            if gpa <= unit < end:
+                at = unit - gpa
+                before = int.from_bytes(view[at : at + 8], "little")
+                view[at : at + 8] = (before & ~mask | value).to_bytes(8, "little")
+
+    def _events(self) -> Iterable[tuple[int, Event]]:
+        """The run's events, each with the number of reads before it."""
+        reads = 0
+        for entry, event in recorder.numbered_events(self._tracer.entries()):
+            while reads < len(self._positions) and self._positions[reads] <= entry:
+                reads += 1
+            yield reads, event
