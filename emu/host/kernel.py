@@ -201,8 +201,20 @@ def advise(address: int, size: int, advice: Advice, *, what: str, remedy: str = 
     _check(lib.emu_madvise(_pointer(address), size, int(advice)), f"cannot {what}", remedy)
 
 
-def populate(address: int, size: int, page_size: int, *, what: str) -> None:
-    """Give every page of a writable range its memory now. The content does not change."""
+def populate(address: int, size: int, page_size: int, *, what: str, threads: int = 1) -> None:
+    """Give every page of a writable range its memory now, in ``threads`` equal parts. The content does not change."""
+    if threads > 1 and size > page_size:
+        from concurrent.futures import ThreadPoolExecutor
+
+        part = -(-size // page_size // threads) * page_size or page_size
+        starts = range(0, size, part)
+        with ThreadPoolExecutor(min(threads, 64)) as pool:
+            for done in [
+                pool.submit(populate, address + start, min(part, size - start), page_size, what=what)
+                for start in starts
+            ]:
+                done.result()
+        return
     result = lib.emu_madvise(_pointer(address), size, lib.MADV_POPULATE_WRITE)
     if result == -errno.EINVAL:  # a kernel before 5.14
         result = lib.emu_touch(_pointer(address), size, page_size)
@@ -271,9 +283,10 @@ def is_dax(fd: int) -> bool | None:
 
 
 def file_system(fd: int) -> FileSystem:
-    """What kind of file system the file is on."""
+    """What kind of file system the file is on; number 0 when it does not say (9p, of a file without a name)."""
     result = ffi.new("emu_fs *")
-    _check(lib.emu_fstatfs(fd, result), "cannot query the file system")
+    if lib.emu_fstatfs(fd, result) < 0:
+        return FileSystem(0, PAGE_SIZE)
     return FileSystem(result.type, result.block_size)
 
 

@@ -184,8 +184,8 @@ class Backend:
         """Change a property of the running backend, as qom-set does. UsageError for one that is frozen, unknown or
         wrong.
 
-        ``prealloc`` only ever goes from false to true; ``host-nodes``, ``policy`` and ``prealloc-threads`` are taken
-        and have no effect on memory that exists.
+        ``prealloc`` only ever goes from false to true; ``host-nodes`` and ``policy`` are taken and have no effect on
+        memory that exists.
         """
         kind = self.config.kind
         if name in FROZEN[kind]:
@@ -295,4 +295,5 @@ class Backend:
             raise UsageError(f"prealloc=on of {mapping.name} needs a mapping that can be written", "leave prealloc out")
         if mapping.lost() is not None:
             raise EmuError(f"{mapping.name} lost pages before it was preallocated")
-        kernel.populate(mapping.address, mapping.size, mapping.page_size, what=mapping.name)
+        threads = self.config.prealloc_threads
+        kernel.populate(mapping.address, mapping.size, mapping.page_size, what=mapping.name, threads=threads)

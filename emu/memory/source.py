@@ -185,6 +185,8 @@ def settle_size(config: BackendConfig, source: Source, default_size: int | None)
 def check_geometry(config: BackendConfig, source: Source, size: int) -> int:
     """The alignment of the mapping; UsageError when align, offset or size cannot be had. The order is QEMU's."""
     page, align = source.page_size, config.align
+    if source.device and not config.share:
+        raise UsageError(f"{source.path} is a device DAX, which cannot be mapped privately", "add share=on")
     if source.device and align and align < source.device.align:
         raise UsageError(
             f"backing store {source.path} has alignment {source.device.align:#x}, larger than 'align' {align:#x}",

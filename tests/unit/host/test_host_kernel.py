@@ -221,6 +221,8 @@ def test_advice_and_population(anonymous: tuple[int, memoryview]) -> None:
     assert flags is None or "dd" not in flags
     view[7] = 9
     kernel.populate(address, MIB, 4096, what="memory")
+    for threads in (2, 3, 1000):
+        kernel.populate(address, MIB, 4096, what="memory", threads=threads)
     assert view[7] == 9
     assert kernel.is_zero(view[8:])
 

@@ -670,6 +670,7 @@ def test_device_dax_size_and_alignment_come_from_sysfs(device: Path, monkeypatch
 
 def test_device_dax_refuses_less_than_its_alignment(device: Path) -> None:
     assert "align=2M" in refused(config(device, size=None, align=4096), "larger than 'align'").remedy
+    refused(config(device, size=None, share=False), "cannot be mapped privately")
     refused(config(device, size=3 * MIB), "not a multiple of the page size 0x200000")
     refused(config(device, size=8 * MIB), "too small")
     refused(config(device, size=2 * MIB, offset=4096), "offset")
