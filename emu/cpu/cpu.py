@@ -58,6 +58,7 @@ class Cpu:
         self._want_clock = real_time
         self._want_flush = False
         self._deadline: int | None = None
+        self.stop_between_blocks(True)
         if real_time:
             self._engine.set_real_time()
 
@@ -251,7 +252,7 @@ class Cpu:
             self._state.rip = value
             self._halted = False
         elif name == "rflags":
-            self._state.flags = value & 0x3F7FD7
+            self._state.flags = value
         else:
             raise UsageError(f"register {name} cannot be set", f"use rip, rflags or {', '.join(r.GENERAL)}")
 
@@ -308,6 +309,14 @@ class Cpu:
         self._halted = halted
 
     # Instrumentation
+
+    def stop_between_blocks(self, only: bool) -> None:
+        """Whether stops come between basic blocks only (the default, and the only right way for a guest that goes on).
+
+        A memory hook that must stop at its access turns this off; see ``emu.cpu.whole_blocks``.
+        """
+        hooks.view(self._engine.handle + layout().whole_blocks, 1)[0] = only
+        self.invalidate(0, 1)
 
     @property
     def engine(self) -> int:

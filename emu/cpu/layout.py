@@ -26,6 +26,7 @@ from emu.cpu.registers import (
     RIP,
     SEGMENTS,
 )
+from emu.cpu.whole_blocks import find as find_whole_blocks
 from emu.errors import HostError
 from emu.host import hooks
 
@@ -40,8 +41,8 @@ _HF_LONG = 0xC000
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Offsets in bytes. ``cpu_pointer`` is in the engine structure, ``halted`` and ``self_pointer`` in the CPU object,
-    ``state`` is that of the architectural state in the CPU object, the others are in the architectural state, which
+    """Offsets in bytes. ``cpu_pointer`` and ``whole_blocks`` are in the engine structure, ``halted`` and
+    ``self_pointer`` in the CPU object, ``state`` is that of the architectural state in the CPU object, the others are in the architectural state, which
     starts with the 16 general registers, RIP and RFLAGS.
     """
 
@@ -54,14 +55,19 @@ class Layout:
     latch: int
     error_code: int
     is_software: int
+    whole_blocks: int
 
 
-class _NoPorts:
+class _StopAtPort:
+    """Every OUT asks for a stop."""
+
+    engine: hooks.Engine
+
     def port_read(self, port: int, size: int) -> int:
         return 0
 
     def port_write(self, port: int, size: int, value: int) -> None:
-        return None
+        self.engine.request_stop()
 
 
 def _unknown(what: str) -> HostError:
@@ -84,7 +90,8 @@ def _only(what: str, places: list[int]) -> int:
 @cache
 def layout() -> Layout:
     """The layout of the loaded library; measured once per process, in a few milliseconds."""
-    engine = hooks.Engine(library.functions(), ICELAKE_SERVER, _NoPorts(), library.describe)
+    ports = _StopAtPort()
+    engine = ports.engine = hooks.Engine(library.functions(), ICELAKE_SERVER, ports, library.describe)
     memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
     anchor = ctypes.c_char.from_buffer(memory)
     try:
@@ -110,7 +117,10 @@ def _measure(engine: hooks.Engine, memory: mmap.mmap) -> Layout:
     hflags, segments = _static_places(engine, observe)
     halted = _halted(engine, memory, cpu, owner)
     latch, error_code, is_software = _exception_places(engine, memory, observe, start)
-    return Layout(cpu_pointer, self_pointer, state, halted, hflags, segments, latch, error_code, is_software)
+    whole_blocks = find_whole_blocks(engine, memory)
+    return Layout(
+        cpu_pointer, self_pointer, state, halted, hflags, segments, latch, error_code, is_software, whole_blocks
+    )
 
 
 def _locate(engine: hooks.Engine) -> tuple[int, int, int, int]:

@@ -22,10 +22,6 @@ MSRS = {
 """Saved by name; EFER is apart, FS and GS bases are in the segments."""
 
 _DEBUG = (0, 1, 2, 3, 6, 7)
-_CR0_BITS = 0xE005003F
-_CR4_BITS = 0x007FFFFF
-_EFER_BITS = r.EFER_SCE | r.EFER_LME | r.EFER_LMA | r.EFER_NXE
-_RFLAGS_BITS = 0x3FFFFF
 _PAT_AT_RESET = 0x0007040600070406
 _CODE_FLAGS = DESC_S | DESC_P | DESC_G | TYPE_CODE | 0x300
 _DATA_FLAGS = DESC_S | DESC_P | DESC_G | DESC_B | 0x300
@@ -120,15 +116,17 @@ class Architectural:
     def apply(self, state: State) -> None:
         """Make the stopped CPU hold this, whatever mode it was in."""
         engine = state.engine
-        # Turning paging on and off again is the way out of IA-32e mode, in which the engine starts.
+        # Turning paging on and off again is the way out of IA-32e mode, in which the engine starts. On the way in,
+        # EFER and CR4 get their values last: the engine lets guests change them afterwards to what could not get in.
         engine.write(r.CR4, r.CR4_PAE)
         engine.write(r.CR0, r.CR0_PG | r.CR0_PE)
         engine.write(r.CR0, r.CR0_PE)
-        state.set_msr(r.MSR_EFER, self.efer & ~r.EFER_LMA)
-        engine.write(r.CR4, self.cr4)
+        state.set_msr(r.MSR_EFER, r.EFER_LME if self.efer & r.EFER_LMA else 0)
         engine.write(r.CR3, self.cr3)
         engine.write(r.CR2, self.cr2)
         engine.write(r.CR0, self.cr0)
+        engine.write(r.CR4, self.cr4)
+        state.set_msr(r.MSR_EFER, self.efer & ~r.EFER_LMA)
         for name, number in MSRS.items():
             state.set_msr(number, self.msrs[name])
         for n, value in zip(_DEBUG, self.debug, strict=True):
@@ -180,10 +178,13 @@ class Architectural:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Architectural:
-        """Takes its fields out of ``fields``; StateError for what no CPU of this model can hold."""
+        """Takes its fields out of ``fields``; StateError for what this CPU cannot hold.
+
+        Unicorn lets guests set reserved bits, so they are let through here: a guest can do the same.
+        """
         general = fields.integers("general", 16)
         rip = fields.integer("rip")
-        rflags = fields.integer("rflags", high=_RFLAGS_BITS)
+        rflags = fields.integer("rflags", high=r.RFLAGS_BITS)
         columns = zip(
             fields.integers("selectors", 8, high=0xFFFF),
             fields.integers("bases", 8),
@@ -217,7 +218,7 @@ class Architectural:
             ),
             fpu=fields.octets("fpu", exactly=80),
             xmm=fields.octets("xmm", exactly=256),
-            mxcsr=fields.integer("mxcsr", high=0xFFFF),
+            mxcsr=fields.integer("mxcsr", high=0xFFFFFFFF),
             shadow=fields.boolean("shadow"),
         )
         saved._check()
@@ -229,10 +230,6 @@ class Architectural:
                 raise StateError(f"saved state of 'cpu': {what}", "save the machine again")
 
         long = bool(self.efer & r.EFER_LMA)
-        require(not self.cr0 & ~_CR0_BITS and not self.cr4 & ~_CR4_BITS, "a control register has unknown bits set")
-        require(not self.efer & ~_EFER_BITS, "EFER has unknown bits set")
-        require(self.cr3 < 1 << 52, "CR3 is beyond the physical address space")
-        require(bool(self.cr0 & r.CR0_PE) or not self.cr0 & r.CR0_PG, "paging without protected mode")
-        require(long == bool(self.cr0 & r.CR0_PG and self.efer & r.EFER_LME), "EFER.LMA contradicts CR0 and EFER.LME")
-        require(not long or bool(self.cr4 & r.CR4_PAE), "long mode without PAE")
+        require(max(self.cr0, self.cr4, self.efer) < 1 << 32, "a control register has more than 32 bits")
+        require(not long or bool(self.cr0 & r.CR0_PG), "long mode without paging")
         require(max(self.gdtr.limit, self.idtr.limit) <= 0xFFFF, "a descriptor table is too long")

@@ -70,22 +70,8 @@ _PLAIN = {
 }
 # Unicorn executes these in helper functions, which store in pieces and without telling where the program counter is.
 _IN_PIECES = frozenset(
-    [
-        "fxsave",
-        "fxsave64",
-        "fnsave",
-        "fnstenv",
-        "fbstp",
-        "fstp",
-        "xsave",
-        "xsave64",
-        "xsaveopt",
-        "xsaveopt64",
-        "cmpxchg8b",
-        "cmpxchg16b",
-        "enter",
-    ]
-)
+    ("cmpxchg8b", "cmpxchg16b", "enter", "fbstp", "fnsave", "fnstenv", "fstp", "fxsave", "fxsave64", "xsave")
+) | frozenset(("xsave64", "xsaveopt", "xsaveopt64"))
 _STRING_STORES = ("movs", "stos", "ins")
 _WIDE_OPERANDS = ("xmmword ptr", "xword ptr")
 _SEGMENTS = {"fs": r.FS_BASE, "gs": r.GS_BASE}
@@ -110,6 +96,12 @@ def find_sites(code: bytes, address: int, bits: int = 64) -> list[Site]:
             offset = at - address
             sites.append(_locate(code[offset : offset + length], at, bits, kind))
     return sites
+
+
+def describe_instruction(code: bytes, address: int, bits: int = 64) -> str:
+    """The text of the first instruction in ``code``; empty when it is none."""
+    first = next(_decoder(bits, False).disasm_lite(code, address, 1), None)
+    return f"{first[2]} {first[3]}".strip() if first else ""
 
 
 def _kind(mnemonic: str, operands: str) -> SiteKind | None:

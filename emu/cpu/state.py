@@ -79,11 +79,12 @@ class State:
 
     @property
     def flags(self) -> int:
-        return self.engine.read(r.RFLAGS)
+        # Some lazily evaluated flags leave operand bits above the flags.
+        return self.engine.read(r.RFLAGS) & r.RFLAGS_BITS | 2
 
     @flags.setter
     def flags(self, value: int) -> None:
-        self.engine.write(r.RFLAGS, value | 2)
+        self.engine.write(r.RFLAGS, value & r.RFLAGS_BITS | 2)
 
     # Modes
 

@@ -599,7 +599,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 #include <unistd.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
-enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5 };
+enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
 enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
 enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40 };
@@ -614,6 +614,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_WINDOW 32
 #define EMU_SERVICE 64
 
+#define RIP_OFFSET 128
 #define FLAG_IF 0x200u
 #define INHIBIT_IRQ 8u
 #define MSR_TSC_AUX 0xC0000103u
@@ -621,7 +622,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define BLOCKS_PER_CLOCK_READ 64
 
 typedef struct {
-    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_unmap;
+    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_unmap, *mem_protect;
     void *hook_add, *hook_del, *reg_read, *reg_write, *ctl;
 } emu_uc_functions;
 
@@ -633,13 +634,10 @@ typedef struct {
     uint8_t *env;
     uint32_t eflags_offset;
     uint32_t hflags_offset;
-    int clock_installed;
-    int real_time;
-    int interrupt_pending;
     uint64_t time;
     uint64_t deadline;
-    int skip_charge;
     uint64_t last_block;
+    int clock_installed;
 
     emu_uc_functions f;
     pthread_mutex_t lock;
@@ -649,6 +647,13 @@ typedef struct {
     pthread_t runner;
     uint64_t origin;
     unsigned blocks;
+    /* Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. */
+    union {
+        volatile uint64_t any;
+        struct {
+            volatile uint8_t real_time, charged, interrupt_pending, leaving, entering, stop_requested;
+        };
+    } attention;
 } emu_engine;
 
 typedef int (*open_fn)(int, int, void **);
@@ -656,6 +661,7 @@ typedef int (*engine_fn)(void *);
 typedef int (*start_fn)(void *, uint64_t, uint64_t, uint64_t, size_t);
 typedef int (*map_ptr_fn)(void *, uint64_t, size_t, uint32_t, void *);
 typedef int (*mmio_fn)(void *, uint64_t, size_t, void *, void *, void *, void *);
+typedef int (*protect_fn)(void *, uint64_t, size_t, uint32_t);
 typedef int (*unmap_fn)(void *, uint64_t, size_t);
 typedef int (*hook_add_fn)(void *, uintptr_t *, int, void *, void *, uint64_t, uint64_t, ...);
 typedef int (*hook_del_fn)(void *, uintptr_t);
@@ -675,7 +681,7 @@ static uint64_t host_ns(void)
 
 uint64_t emu_engine_now(emu_engine *e)
 {
-    if (e->real_time) {
+    if (e->attention.real_time) {
         if (!e->origin)
             e->origin = host_ns() - e->time;
         e->time = host_ns() - e->origin;
@@ -687,6 +693,7 @@ uint64_t emu_engine_now(emu_engine *e)
 static void stop_here(emu_engine *e, uint32_t reason)
 {
     e->reason |= reason;
+    e->attention.leaving = 1;
     ((engine_fn)e->f.emu_stop)(e->uc);
 }
 
@@ -742,7 +749,7 @@ static int on_rdtsc(void *uc, void *user)
 {
     emu_engine *e = user;
     uint64_t now, half;
-    if (!e->real_time)
+    if (!e->attention.real_time)
         e->time++;
     now = emu_engine_now(e);
     half = now & 0xffffffffu;
@@ -773,31 +780,30 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    atomic_store_explicit(&e->entered, 1, memory_order_relaxed);
-    if (e->real_time) {
-        if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0 && emu_engine_now(e) >= e->deadline)
-            stop_here(e, EMU_TIMER);
-    } else {
-        if (e->skip_charge && address == e->last_block)
-            e->skip_charge = 0;
-        else {
-            e->skip_charge = 0;
-            e->time += size;
-        }
+    if (__builtin_expect(!e->attention.any, 1)) {
         e->last_block = address;
-        if (e->time >= e->deadline) {
-            e->skip_charge = 1;
-            stop_here(e, EMU_TIMER);
+        e->time += size;
+        if (__builtin_expect(e->time < e->deadline, 1))
             return;
-        }
-        if (e->reason || atomic_load_explicit(&e->stop_requested, memory_order_relaxed))
-            e->skip_charge = 1;
+    } else {
+        bool charged = e->attention.charged && address == e->last_block;
+        atomic_store(&e->entered, 1);
+        e->attention.entering = 0;
+        e->attention.charged = 0;
+        e->last_block = address;
+        if (e->attention.real_time) {
+            if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
+                emu_engine_now(e);
+        } else if (!charged)
+            e->time += size;
     }
-    if (e->interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
-        !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ)) {
-        e->skip_charge = 1;
+    if (e->time >= e->deadline)
+        stop_here(e, EMU_TIMER);
+    else if (e->attention.interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
+             !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ))
         stop_here(e, EMU_WINDOW);
-    }
+    if (e->attention.leaving || e->attention.stop_requested)
+        e->attention.charged = 1;
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -862,15 +868,18 @@ int emu_engine_open(emu_engine *e, const emu_uc_functions *f, int cpu_model)
     return error;
 }
 
-int emu_engine_map(emu_engine *e, uint64_t gpa, uint64_t size, void *host, uint32_t permissions)
+int emu_engine_map(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
 {
-    return ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, permissions, host);
+    return ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_ALL, host);
 }
 
 int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
 {
     uintptr_t handle;
-    int error = ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_READ_EXEC, host);
+    /* Only a later change of the permissions makes the engine's memory region read-only. */
+    int error = ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_ALL, host);
+    if (!error)
+        error = ((protect_fn)e->f.mem_protect)(e->uc, gpa, size, PROT_READ_EXEC);
     if (error)
         return error;
     return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
@@ -890,6 +899,8 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
 {
     int error = 0;
     e->reason = 0;
+    e->attention.leaving = 0;
+    e->attention.entering = 1;
     e->runner = pthread_self();
     atomic_store(&e->entered, 0);
     atomic_store(&e->running, 1);
@@ -897,6 +908,9 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
         error = ((start_fn)e->f.emu_start)(e->uc, pc, 0, 0, 0);
     else
         e->reason = EMU_SERVICE;
+    /* A request from another thread can come between the announcement of a block and its own check. */
+    if (!e->reason && e->env && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
+        e->attention.charged = 1;
     atomic_store(&e->running, 0);
     return error;
 }
@@ -912,6 +926,7 @@ void emu_engine_request_stop(emu_engine *e)
     do {
         pthread_mutex_lock(&e->lock);
         atomic_store(&e->stop_requested, 1);
+        e->attention.stop_requested = 1;
         again = e->uc && atomic_load(&e->running);
         if (again) {
             if (pthread_equal(e->runner, pthread_self()) || atomic_load(&e->entered))
@@ -931,14 +946,32 @@ void emu_engine_service(emu_engine *e)
         stop_here(e, EMU_SERVICE);
 }
 
-int emu_engine_stop_requested(emu_engine *e)
+void emu_engine_set_real_time(emu_engine *e)
 {
-    return atomic_load(&e->stop_requested);
+    e->attention.real_time = 1;
+}
+
+void emu_engine_set_interrupt_pending(emu_engine *e, int pending)
+{
+    e->attention.interrupt_pending = (uint8_t)pending;
+}
+
+/* Whether the block at last_block has been charged although it was not executed yet. */
+int emu_engine_charged(emu_engine *e)
+{
+    return e->attention.charged;
+}
+
+void emu_engine_set_charged(emu_engine *e, int charged)
+{
+    e->attention.charged = (uint8_t)charged;
 }
 
 int emu_engine_take_stop(emu_engine *e)
 {
-    return atomic_exchange(&e->stop_requested, 0);
+    int was = atomic_exchange(&e->stop_requested, 0);
+    e->attention.stop_requested = 0;
+    return was;
 }
 
 int emu_engine_running(emu_engine *e)
@@ -1014,22 +1047,22 @@ size_t emu_peek(uint64_t address, void *buffer, size_t size)
 
 static void *_cffi_types[] = {
 /*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 6), // int()(emu_engine *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 78), // emu_engine *
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 75), // emu_engine *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 6), // int()(emu_engine *, emu_uc_functions const *, int)
 /*  4 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 79), // emu_uc_functions const *
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 76), // emu_uc_functions const *
 /*  6 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 6), // int()(emu_engine *, int, void *)
 /*  9 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 10 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 11 */ _CFFI_OP(_CFFI_OP_POINTER, 84), // void *
+/* 11 */ _CFFI_OP(_CFFI_OP_POINTER, 81), // void *
 /* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION, 6), // int()(emu_engine *, int, void const *)
 /* 14 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 16 */ _CFFI_OP(_CFFI_OP_POINTER, 84), // void const *
+/* 16 */ _CFFI_OP(_CFFI_OP_POINTER, 81), // void const *
 /* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 6), // int()(emu_engine *, uint64_t)
 /* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
@@ -1046,58 +1079,55 @@ static void *_cffi_types[] = {
 /* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 31 */ _CFFI_OP(_CFFI_OP_NOOP, 11),
 /* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION, 6), // int()(emu_engine *, uint64_t, uint64_t, void *, uint32_t)
+/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION, 6), // int()(emu_engine *, uintptr_t *, int, uintptr_t, uintptr_t, uint64_t, uint64_t)
 /* 34 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 37 */ _CFFI_OP(_CFFI_OP_NOOP, 11),
-/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 40 */ _CFFI_OP(_CFFI_OP_FUNCTION, 6), // int()(emu_engine *, uintptr_t *, int, uintptr_t, uintptr_t, uint64_t, uint64_t)
-/* 41 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 42 */ _CFFI_OP(_CFFI_OP_POINTER, 44), // uintptr_t *
-/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 37), // uintptr_t *
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 37 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 6), // int()(emu_engine *, uintptr_t)
+/* 43 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION, 49), // size_t()(uint64_t, void *, size_t)
 /* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 6), // int()(emu_engine *, uintptr_t)
-/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 56), // size_t()(uint64_t, void *, size_t)
-/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 11),
+/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 49), // size_t()(void *)
+/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 11),
+/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION, 56), // uint32_t()(void *, uint32_t, int)
 /* 55 */ _CFFI_OP(_CFFI_OP_NOOP, 11),
-/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 56), // size_t()(void *)
-/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 11),
-/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint32_t()(void *, uint32_t, int)
-/* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 11),
-/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // uint64_t()(emu_engine *)
-/* 67 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // uint64_t()(emu_engine *)
+/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION, 81), // void()(emu_engine *)
+/* 63 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION, 81), // void()(emu_engine *, int)
+/* 66 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION, 84), // void()(emu_engine *)
-/* 70 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION, 84), // void()(void *, uint32_t, int, uint32_t)
-/* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 11),
-/* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 78 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_engine
-/* 79 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_uc_functions
-/* 80 */ _CFFI_OP(_CFFI_OP_POINTER, 61), // uint32_t(*)(void *, uint32_t, int)
-/* 81 */ _CFFI_OP(_CFFI_OP_POINTER, 82), // uint8_t *
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 83 */ _CFFI_OP(_CFFI_OP_POINTER, 72), // void(*)(void *, uint32_t, int, uint32_t)
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION, 81), // void()(void *, uint32_t, int, uint32_t)
+/* 70 */ _CFFI_OP(_CFFI_OP_NOOP, 11),
+/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 75 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_engine
+/* 76 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_uc_functions
+/* 77 */ _CFFI_OP(_CFFI_OP_POINTER, 54), // uint32_t(*)(void *, uint32_t, int)
+/* 78 */ _CFFI_OP(_CFFI_OP_POINTER, 79), // uint8_t *
+/* 79 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 80 */ _CFFI_OP(_CFFI_OP_POINTER, 69), // void(*)(void *, uint32_t, int, uint32_t)
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1112,13 +1142,10 @@ static void _cffi_checkfld_typedef_emu_engine(emu_engine *p)
   { uint8_t * *tmp = &p->env; (void)tmp; }
   (void)((p->eflags_offset) | 0);  /* check that 'emu_engine.eflags_offset' is an integer */
   (void)((p->hflags_offset) | 0);  /* check that 'emu_engine.hflags_offset' is an integer */
-  (void)((p->clock_installed) | 0);  /* check that 'emu_engine.clock_installed' is an integer */
-  (void)((p->real_time) | 0);  /* check that 'emu_engine.real_time' is an integer */
-  (void)((p->interrupt_pending) | 0);  /* check that 'emu_engine.interrupt_pending' is an integer */
   (void)((p->time) | 0);  /* check that 'emu_engine.time' is an integer */
   (void)((p->deadline) | 0);  /* check that 'emu_engine.deadline' is an integer */
-  (void)((p->skip_charge) | 0);  /* check that 'emu_engine.skip_charge' is an integer */
   (void)((p->last_block) | 0);  /* check that 'emu_engine.last_block' is an integer */
+  (void)((p->clock_installed) | 0);  /* check that 'emu_engine.clock_installed' is an integer */
 }
 struct _cffi_align_typedef_emu_engine { char x; emu_engine y; };
 
@@ -1134,6 +1161,7 @@ static void _cffi_checkfld_typedef_emu_uc_functions(emu_uc_functions *p)
   { void * *tmp = &p->mem_map_ptr; (void)tmp; }
   { void * *tmp = &p->mmio_map; (void)tmp; }
   { void * *tmp = &p->mem_unmap; (void)tmp; }
+  { void * *tmp = &p->mem_protect; (void)tmp; }
   { void * *tmp = &p->hook_add; (void)tmp; }
   { void * *tmp = &p->hook_del; (void)tmp; }
   { void * *tmp = &p->reg_read; (void)tmp; }
@@ -1248,10 +1276,10 @@ _cffi_f_emu_engine_add_hook(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(42), arg1, (char **)&x1);
+      _cffi_type(35), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(42), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1289,6 +1317,44 @@ _cffi_f_emu_engine_add_hook(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_engine_add_hook _cffi_d_emu_engine_add_hook
+#endif
+
+static int _cffi_d_emu_engine_charged(emu_engine * x0)
+{
+  return emu_engine_charged(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_charged(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_charged(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_charged _cffi_d_emu_engine_charged
 #endif
 
 static void _cffi_d_emu_engine_close(emu_engine * x0)
@@ -1413,9 +1479,9 @@ _cffi_f_emu_engine_flush(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_flush _cffi_d_emu_engine_flush
 #endif
 
-static int _cffi_d_emu_engine_map(emu_engine * x0, uint64_t x1, uint64_t x2, void * x3, uint32_t x4)
+static int _cffi_d_emu_engine_map(emu_engine * x0, uint64_t x1, uint64_t x2, void * x3)
 {
-  return emu_engine_map(x0, x1, x2, x3, x4);
+  return emu_engine_map(x0, x1, x2, x3);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -1425,7 +1491,6 @@ _cffi_f_emu_engine_map(PyObject *self, PyObject *args)
   uint64_t x1;
   uint64_t x2;
   void * x3;
-  uint32_t x4;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   int result;
@@ -1434,9 +1499,8 @@ _cffi_f_emu_engine_map(PyObject *self, PyObject *args)
   PyObject *arg1;
   PyObject *arg2;
   PyObject *arg3;
-  PyObject *arg4;
 
-  if (!PyArg_UnpackTuple(args, "emu_engine_map", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
+  if (!PyArg_UnpackTuple(args, "emu_engine_map", 4, 4, &arg0, &arg1, &arg2, &arg3))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
@@ -1465,13 +1529,9 @@ _cffi_f_emu_engine_map(PyObject *self, PyObject *args)
       return NULL;
   }
 
-  x4 = _cffi_to_c_int(arg4, uint32_t);
-  if (x4 == (uint32_t)-1 && PyErr_Occurred())
-    return NULL;
-
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_engine_map(x0, x1, x2, x3, x4); }
+  { result = emu_engine_map(x0, x1, x2, x3); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -1917,6 +1977,134 @@ _cffi_f_emu_engine_service(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_service _cffi_d_emu_engine_service
 #endif
 
+static void _cffi_d_emu_engine_set_charged(emu_engine * x0, int x1)
+{
+  emu_engine_set_charged(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_set_charged(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  int x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_set_charged", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, int);
+  if (x1 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_set_charged(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_set_charged _cffi_d_emu_engine_set_charged
+#endif
+
+static void _cffi_d_emu_engine_set_interrupt_pending(emu_engine * x0, int x1)
+{
+  emu_engine_set_interrupt_pending(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_set_interrupt_pending(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  int x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_set_interrupt_pending", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, int);
+  if (x1 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_set_interrupt_pending(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_set_interrupt_pending _cffi_d_emu_engine_set_interrupt_pending
+#endif
+
+static void _cffi_d_emu_engine_set_real_time(emu_engine * x0)
+{
+  emu_engine_set_real_time(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_set_real_time(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_set_real_time(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_set_real_time _cffi_d_emu_engine_set_real_time
+#endif
+
 static int _cffi_d_emu_engine_start_clock(emu_engine * x0)
 {
   return emu_engine_start_clock(x0);
@@ -1953,44 +2141,6 @@ _cffi_f_emu_engine_start_clock(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_start_clock _cffi_d_emu_engine_start_clock
-#endif
-
-static int _cffi_d_emu_engine_stop_requested(emu_engine * x0)
-{
-  return emu_engine_stop_requested(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_engine_stop_requested(PyObject *self, PyObject *arg0)
-{
-  emu_engine * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_engine_stop_requested(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_engine_stop_requested _cffi_d_emu_engine_stop_requested
 #endif
 
 static int _cffi_d_emu_engine_take_stop(emu_engine * x0)
@@ -2255,29 +2405,32 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_SYSENTER", (void *)_cffi_const_EMU_SYSENTER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TIMER", (void *)_cffi_const_EMU_TIMER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_allocation_size },
-  { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 40), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 69), (void *)_cffi_d_emu_engine_close },
-  { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_engine_delete_hook },
+  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 51), (void *)_cffi_d_emu_allocation_size },
+  { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 33), (void *)_cffi_d_emu_engine_add_hook },
+  { "emu_engine_charged", (void *)_cffi_f_emu_engine_charged, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_engine_charged },
+  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 62), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_engine_flush },
-  { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 33), (void *)_cffi_d_emu_engine_map },
+  { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_emu_engine_map },
   { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 22), (void *)_cffi_d_emu_engine_map_nothing },
   { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_emu_engine_map_rom },
-  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 66), (void *)_cffi_d_emu_engine_now },
+  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 59), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_engine_open },
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 8), (void *)_cffi_d_emu_engine_read_register },
-  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 69), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 62), (void *)_cffi_d_emu_engine_request_stop },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_engine_running },
-  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 69), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 62), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_charged", (void *)_cffi_f_emu_engine_set_charged, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 65), (void *)_cffi_d_emu_engine_set_charged },
+  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 65), (void *)_cffi_d_emu_engine_set_interrupt_pending },
+  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 62), (void *)_cffi_d_emu_engine_set_real_time },
   { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_engine_start_clock },
-  { "emu_engine_stop_requested", (void *)_cffi_f_emu_engine_stop_requested, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_engine_stop_requested },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_engine_take_stop },
   { "emu_engine_unmap", (void *)_cffi_f_emu_engine_unmap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 22), (void *)_cffi_d_emu_engine_unmap },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 13), (void *)_cffi_d_emu_engine_write_register },
-  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 80), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 83), (void *)emu_port_write },
+  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 46), (void *)_cffi_d_emu_peek },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 77), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 80), (void *)emu_port_write },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -2289,40 +2442,31 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 11) },
   { "reason", offsetof(emu_engine, reason),
               sizeof(((emu_engine *)0)->reason),
-              _CFFI_OP(_CFFI_OP_NOOP, 38) },
+              _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "vector", offsetof(emu_engine, vector),
               sizeof(((emu_engine *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 38) },
+              _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 81) },
+           _CFFI_OP(_CFFI_OP_NOOP, 78) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 38) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "hflags_offset", offsetof(emu_engine, hflags_offset),
                      sizeof(((emu_engine *)0)->hflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 38) },
-  { "clock_installed", offsetof(emu_engine, clock_installed),
-                       sizeof(((emu_engine *)0)->clock_installed),
-                       _CFFI_OP(_CFFI_OP_NOOP, 6) },
-  { "real_time", offsetof(emu_engine, real_time),
-                 sizeof(((emu_engine *)0)->real_time),
-                 _CFFI_OP(_CFFI_OP_NOOP, 6) },
-  { "interrupt_pending", offsetof(emu_engine, interrupt_pending),
-                         sizeof(((emu_engine *)0)->interrupt_pending),
-                         _CFFI_OP(_CFFI_OP_NOOP, 6) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 20) },
   { "deadline", offsetof(emu_engine, deadline),
                 sizeof(((emu_engine *)0)->deadline),
                 _CFFI_OP(_CFFI_OP_NOOP, 20) },
-  { "skip_charge", offsetof(emu_engine, skip_charge),
-                   sizeof(((emu_engine *)0)->skip_charge),
-                   _CFFI_OP(_CFFI_OP_NOOP, 6) },
   { "last_block", offsetof(emu_engine, last_block),
                   sizeof(((emu_engine *)0)->last_block),
                   _CFFI_OP(_CFFI_OP_NOOP, 20) },
+  { "clock_installed", offsetof(emu_engine, clock_installed),
+                       sizeof(((emu_engine *)0)->clock_installed),
+                       _CFFI_OP(_CFFI_OP_NOOP, 6) },
   { "open", offsetof(emu_uc_functions, open),
             sizeof(((emu_uc_functions *)0)->open),
             _CFFI_OP(_CFFI_OP_NOOP, 11) },
@@ -2344,6 +2488,9 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "mem_unmap", offsetof(emu_uc_functions, mem_unmap),
                  sizeof(((emu_uc_functions *)0)->mem_unmap),
                  _CFFI_OP(_CFFI_OP_NOOP, 11) },
+  { "mem_protect", offsetof(emu_uc_functions, mem_protect),
+                   sizeof(((emu_uc_functions *)0)->mem_protect),
+                   _CFFI_OP(_CFFI_OP_NOOP, 11) },
   { "hook_add", offsetof(emu_uc_functions, hook_add),
                 sizeof(((emu_uc_functions *)0)->hook_add),
                 _CFFI_OP(_CFFI_OP_NOOP, 11) },
@@ -2362,15 +2509,15 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_engine", 78, 0,
-    sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 0, 14 },
-  { "$emu_uc_functions", 79, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_uc_functions), offsetof(struct _cffi_align_typedef_emu_uc_functions, y), 14, 12 },
+  { "$emu_engine", 75, 0,
+    sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 0, 11 },
+  { "$emu_uc_functions", 76, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_uc_functions), offsetof(struct _cffi_align_typedef_emu_uc_functions, y), 11, 13 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_engine", 78 },
-  { "emu_uc_functions", 79 },
+  { "emu_engine", 75 },
+  { "emu_uc_functions", 76 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2380,12 +2527,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  30,  /* num_globals */
+  33,  /* num_globals */
   2,  /* num_struct_unions */
   0,  /* num_enums */
   2,  /* num_typenames */
   NULL,  /* no includes */
-  85,  /* num_types */
+  82,  /* num_types */
   1,  /* flags */
 };
 

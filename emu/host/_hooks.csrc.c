@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
-enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5 };
+enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
 enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
 enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40 };
@@ -34,6 +34,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_WINDOW 32
 #define EMU_SERVICE 64
 
+#define RIP_OFFSET 128
 #define FLAG_IF 0x200u
 #define INHIBIT_IRQ 8u
 #define MSR_TSC_AUX 0xC0000103u
@@ -41,7 +42,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define BLOCKS_PER_CLOCK_READ 64
 
 typedef struct {
-    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_unmap;
+    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_unmap, *mem_protect;
     void *hook_add, *hook_del, *reg_read, *reg_write, *ctl;
 } emu_uc_functions;
 
@@ -53,13 +54,10 @@ typedef struct {
     uint8_t *env;
     uint32_t eflags_offset;
     uint32_t hflags_offset;
-    int clock_installed;
-    int real_time;
-    int interrupt_pending;
     uint64_t time;
     uint64_t deadline;
-    int skip_charge;
     uint64_t last_block;
+    int clock_installed;
 
     emu_uc_functions f;
     pthread_mutex_t lock;
@@ -69,6 +67,13 @@ typedef struct {
     pthread_t runner;
     uint64_t origin;
     unsigned blocks;
+    /* Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. */
+    union {
+        volatile uint64_t any;
+        struct {
+            volatile uint8_t real_time, charged, interrupt_pending, leaving, entering, stop_requested;
+        };
+    } attention;
 } emu_engine;
 
 typedef int (*open_fn)(int, int, void **);
@@ -76,6 +81,7 @@ typedef int (*engine_fn)(void *);
 typedef int (*start_fn)(void *, uint64_t, uint64_t, uint64_t, size_t);
 typedef int (*map_ptr_fn)(void *, uint64_t, size_t, uint32_t, void *);
 typedef int (*mmio_fn)(void *, uint64_t, size_t, void *, void *, void *, void *);
+typedef int (*protect_fn)(void *, uint64_t, size_t, uint32_t);
 typedef int (*unmap_fn)(void *, uint64_t, size_t);
 typedef int (*hook_add_fn)(void *, uintptr_t *, int, void *, void *, uint64_t, uint64_t, ...);
 typedef int (*hook_del_fn)(void *, uintptr_t);
@@ -95,7 +101,7 @@ static uint64_t host_ns(void)
 
 uint64_t emu_engine_now(emu_engine *e)
 {
-    if (e->real_time) {
+    if (e->attention.real_time) {
         if (!e->origin)
             e->origin = host_ns() - e->time;
         e->time = host_ns() - e->origin;
@@ -107,6 +113,7 @@ uint64_t emu_engine_now(emu_engine *e)
 static void stop_here(emu_engine *e, uint32_t reason)
 {
     e->reason |= reason;
+    e->attention.leaving = 1;
     ((engine_fn)e->f.emu_stop)(e->uc);
 }
 
@@ -162,7 +169,7 @@ static int on_rdtsc(void *uc, void *user)
 {
     emu_engine *e = user;
     uint64_t now, half;
-    if (!e->real_time)
+    if (!e->attention.real_time)
         e->time++;
     now = emu_engine_now(e);
     half = now & 0xffffffffu;
@@ -193,31 +200,30 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    atomic_store_explicit(&e->entered, 1, memory_order_relaxed);
-    if (e->real_time) {
-        if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0 && emu_engine_now(e) >= e->deadline)
-            stop_here(e, EMU_TIMER);
-    } else {
-        if (e->skip_charge && address == e->last_block)
-            e->skip_charge = 0;
-        else {
-            e->skip_charge = 0;
-            e->time += size;
-        }
+    if (__builtin_expect(!e->attention.any, 1)) {
         e->last_block = address;
-        if (e->time >= e->deadline) {
-            e->skip_charge = 1;
-            stop_here(e, EMU_TIMER);
+        e->time += size;
+        if (__builtin_expect(e->time < e->deadline, 1))
             return;
-        }
-        if (e->reason || atomic_load_explicit(&e->stop_requested, memory_order_relaxed))
-            e->skip_charge = 1;
+    } else {
+        bool charged = e->attention.charged && address == e->last_block;
+        atomic_store(&e->entered, 1);
+        e->attention.entering = 0;
+        e->attention.charged = 0;
+        e->last_block = address;
+        if (e->attention.real_time) {
+            if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
+                emu_engine_now(e);
+        } else if (!charged)
+            e->time += size;
     }
-    if (e->interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
-        !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ)) {
-        e->skip_charge = 1;
+    if (e->time >= e->deadline)
+        stop_here(e, EMU_TIMER);
+    else if (e->attention.interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
+             !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ))
         stop_here(e, EMU_WINDOW);
-    }
+    if (e->attention.leaving || e->attention.stop_requested)
+        e->attention.charged = 1;
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -282,15 +288,18 @@ int emu_engine_open(emu_engine *e, const emu_uc_functions *f, int cpu_model)
     return error;
 }
 
-int emu_engine_map(emu_engine *e, uint64_t gpa, uint64_t size, void *host, uint32_t permissions)
+int emu_engine_map(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
 {
-    return ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, permissions, host);
+    return ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_ALL, host);
 }
 
 int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
 {
     uintptr_t handle;
-    int error = ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_READ_EXEC, host);
+    /* Only a later change of the permissions makes the engine's memory region read-only. */
+    int error = ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_ALL, host);
+    if (!error)
+        error = ((protect_fn)e->f.mem_protect)(e->uc, gpa, size, PROT_READ_EXEC);
     if (error)
         return error;
     return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
@@ -310,6 +319,8 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
 {
     int error = 0;
     e->reason = 0;
+    e->attention.leaving = 0;
+    e->attention.entering = 1;
     e->runner = pthread_self();
     atomic_store(&e->entered, 0);
     atomic_store(&e->running, 1);
@@ -317,6 +328,9 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
         error = ((start_fn)e->f.emu_start)(e->uc, pc, 0, 0, 0);
     else
         e->reason = EMU_SERVICE;
+    /* A request from another thread can come between the announcement of a block and its own check. */
+    if (!e->reason && e->env && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
+        e->attention.charged = 1;
     atomic_store(&e->running, 0);
     return error;
 }
@@ -332,6 +346,7 @@ void emu_engine_request_stop(emu_engine *e)
     do {
         pthread_mutex_lock(&e->lock);
         atomic_store(&e->stop_requested, 1);
+        e->attention.stop_requested = 1;
         again = e->uc && atomic_load(&e->running);
         if (again) {
             if (pthread_equal(e->runner, pthread_self()) || atomic_load(&e->entered))
@@ -351,14 +366,32 @@ void emu_engine_service(emu_engine *e)
         stop_here(e, EMU_SERVICE);
 }
 
-int emu_engine_stop_requested(emu_engine *e)
+void emu_engine_set_real_time(emu_engine *e)
 {
-    return atomic_load(&e->stop_requested);
+    e->attention.real_time = 1;
+}
+
+void emu_engine_set_interrupt_pending(emu_engine *e, int pending)
+{
+    e->attention.interrupt_pending = (uint8_t)pending;
+}
+
+/* Whether the block at last_block has been charged although it was not executed yet. */
+int emu_engine_charged(emu_engine *e)
+{
+    return e->attention.charged;
+}
+
+void emu_engine_set_charged(emu_engine *e, int charged)
+{
+    e->attention.charged = (uint8_t)charged;
 }
 
 int emu_engine_take_stop(emu_engine *e)
 {
-    return atomic_exchange(&e->stop_requested, 0);
+    int was = atomic_exchange(&e->stop_requested, 0);
+    e->attention.stop_requested = 0;
+    return was;
 }
 
 int emu_engine_running(emu_engine *e)

@@ -24,13 +24,12 @@ WINDOW: int = _lib.EMU_WINDOW
 SERVICE: int = _lib.EMU_SERVICE
 
 FUNCTIONS = (
-    "open", "close", "emu_start", "emu_stop", "mem_map_ptr", "mmio_map", "mem_unmap", "hook_add", "hook_del",
+    "open", "close", "emu_start", "emu_stop", "mem_map_ptr", "mmio_map", "mem_unmap", "mem_protect", "hook_add", "hook_del",
     "reg_read", "reg_write", "ctl",
 )  # fmt: skip
 """The functions an ``Engine`` needs, without the prefix ``uc_``."""
 
 NO_DEADLINE = (1 << 64) - 1
-RWX = 7
 _RUNNING = "it is used while the guest runs"
 
 
@@ -82,7 +81,7 @@ class Engine:
 
     def map(self, gpa: int, size: int, host: int) -> None:
         """Let the guest see ``size`` bytes at host address ``host``; whole pages. The caller keeps them mapped."""
-        self._check(_lib.emu_engine_map(self._e, gpa, size, _ffi.cast("void *", host), RWX), f"map memory at {gpa:#x}")
+        self._check(_lib.emu_engine_map(self._e, gpa, size, _ffi.cast("void *", host)), f"map memory at {gpa:#x}")
 
     def map_rom(self, gpa: int, size: int, host: int) -> None:
         """As ``map``, but guest stores are dropped."""
@@ -159,22 +158,23 @@ class Engine:
         self._e.time = now
 
     def set_real_time(self) -> None:
-        self._e.real_time = 1
+        _lib.emu_engine_set_real_time(self._e)
 
     def set_deadline(self, deadline: int) -> None:
         self._e.deadline = deadline
 
     def set_interrupt_pending(self, pending: bool) -> None:
-        self._e.interrupt_pending = int(pending)
+        _lib.emu_engine_set_interrupt_pending(self._e, pending)
 
     @property
     def clock_position(self) -> tuple[bool, int]:
         """(whether the block about to run has been charged already, the address of the last block announced)."""
-        return bool(self._e.skip_charge), int(self._e.last_block)
+        return bool(_lib.emu_engine_charged(self._e)), int(self._e.last_block)
 
     @clock_position.setter
     def clock_position(self, value: tuple[bool, int]) -> None:
-        self._e.skip_charge, self._e.last_block = int(value[0]), value[1]
+        _lib.emu_engine_set_charged(self._e, value[0])
+        self._e.last_block = value[1]
 
     # Registers, by Unicorn's numbers
 
