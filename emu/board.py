@@ -175,9 +175,11 @@ class Slots:
 
         UsageError or HostError when it does not fit or cannot be had; then nothing has changed.
         """
-        if config.backend.path is not None and not accept_incomplete:
-            check_not_incomplete(config.backend.path)
-        backend = open_backend(config.backend)
+        # A machine that waits for a migration may be given a file that the source still uses, or an unfinished one.
+        incoming = self._machine.config.incoming is not None
+        if config.backend.path is not None and not incoming:
+            check_not_incomplete(config.backend.path, accept=accept_incomplete)
+        backend = open_backend(config.backend, lock_later=incoming)
         try:
             return self.plug_backend(config, backend, hot=hot)
         except BaseException:

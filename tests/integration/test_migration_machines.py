@@ -1,0 +1,221 @@
+"""Two whole machines in one process: a guest that counts in persistent memory moves while it counts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import guest
+from devices.contract import ExitRequest
+from emu import board
+from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.errors import UsageError
+from emu.machine import Machine, RunState
+from emu.memory import incomplete
+from emu.migration.controller import MigrationControl
+from emu.migration.progress import Status
+
+MIB = 1 << 20
+PMEM = 4 * MIB
+LABELS = 128 << 10
+
+
+@dataclass
+class Running:
+    """A machine that runs in a thread of its own."""
+
+    machine: Machine
+    control: MigrationControl
+    serial: bytearray
+    thread: threading.Thread | None = None
+    outcome: list[Any] = field(default_factory=list)
+
+    def go(self) -> None:
+        self.thread = threading.Thread(target=lambda: self.outcome.append(self.machine.run()), daemon=True)
+        self.thread.start()
+
+    def wait_for(self, text: bytes, timeout: float = 30) -> None:
+        wait_until(
+            lambda: text in self.serial, timeout, f"{text!r} on the serial port, got {bytes(self.serial)[-200:]!r}"
+        )
+
+    def close(self) -> None:
+        self.control.finish()
+        self.machine.end(ExitRequest("quit", 0))
+        if self.thread is not None:
+            self.thread.join(30)
+            assert not self.thread.is_alive()
+        self.machine.close()
+
+
+def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"no {what}"
+        time.sleep(0.01)
+
+
+def config(path: Path, *, image: str | None = "count", cmdline: str = "0 20000", **changes: Any) -> MachineConfig:
+    found = guest.find(image) if image else None
+    backend = BackendConfig(id="m1", path=str(path), size=PMEM, share=True)
+    nvdimm = NvdimmConfig(backend=backend, id="nv1", label_size=LABELS)
+    made = MachineConfig(
+        image=str(found.path) if found else None, cmdline=cmdline, ram_size=16 * MIB, slots=2, max_memory=1 << 30,
+        nvdimms=(nvdimm,), serial="buffer",
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+Start = Callable[[MachineConfig], Running]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    made: list[Running] = []
+
+    def make(settings: MachineConfig) -> Running:
+        serial = bytearray()
+        machine = board.build(settings, board.Outputs(serial=serial.extend))
+        running = Running(machine, MigrationControl(machine), serial)
+        made.append(running)
+        if settings.incoming is not None:
+            running.control.incoming(settings.incoming)
+        running.go()
+        return running
+
+    yield make
+    for running in reversed(made):
+        running.close()
+
+
+def numbers(serial: bytes) -> list[int]:
+    """The numbers of the whole lines."""
+    return [int(line.split()[1]) for line in serial.decode().split("\n")[:-1] if line.startswith("count ")]
+
+
+def gapless(before: bytes, after: bytes) -> bool:
+    """Whether what two machines printed is one count, also where a line was printed partly here and partly there."""
+    found = numbers(before + after)
+    return len(found) > 1 and found == list(range(20000, 20000 * (len(found) + 1), 20000))
+
+
+def test_a_counting_guest_moves_and_goes_on_without_a_gap(start: Start, tmp_path: Path) -> None:
+    uri = f"unix:{tmp_path}/m.sock"
+    destination = start(config(tmp_path / "b.img", image=None, incoming=uri))
+    source = start(config(tmp_path / "a.img"))
+    source.wait_for(b"count 20000")
+    source.machine.call(
+        lambda: source.machine.backends[-1].mapping.view.__setitem__(slice(PMEM - 9, PMEM), b"label end")
+    )
+    source.control.start(uri)
+    assert source.control.wait(60) is Status.COMPLETED, source.control.query()
+    assert source.machine.state is RunState.POSTMIGRATE
+    moved = len(source.serial)
+    last = numbers(bytes(source.serial))[-1]
+    destination.wait_for(f"count {last + 40000}".encode())
+    destination.machine.pause()
+    assert len(source.serial) == moved
+    assert gapless(bytes(source.serial), bytes(destination.serial))
+    assert destination.machine.backends[-1].mapping.view[PMEM - 9 :] == b"label end"
+    assert incomplete.reason(tmp_path / "b.img") is None
+    with pytest.raises(UsageError, match="handed over"):
+        source.control.take_back(force=True)
+    report = source.control.query()["x-emu-persistence"]
+    assert report[0]["bytes"] >= PMEM
+
+
+def test_the_moved_guest_computes_what_the_unmoved_one_does(start: Start, tmp_path: Path) -> None:
+    still = start(config(tmp_path / "still.img", cmdline="30000000 20000"))
+    still.thread.join(60)  # type: ignore[union-attr]
+    uri = f"unix:{tmp_path}/m.sock"
+    destination = start(config(tmp_path / "b.img", image=None, incoming=uri))
+    source = start(config(tmp_path / "a.img", cmdline="30000000 20000"))
+    source.wait_for(b"count 20000")
+    source.control.start(uri)
+    assert source.control.wait(60) is Status.COMPLETED, source.control.query()
+    destination.thread.join(60)  # type: ignore[union-attr]
+    assert bytes(source.serial) + bytes(destination.serial) == bytes(still.serial)
+    assert destination.outcome[0].code == still.outcome[0].code
+    assert (tmp_path / "b.img").read_bytes() == (tmp_path / "still.img").read_bytes()
+    ours, theirs = destination.machine.save(), still.machine.save()
+    assert {state.kind for state in ours} == {state.kind for state in theirs}
+
+
+def test_a_refused_migration_leaves_the_guest_counting(start: Start, tmp_path: Path) -> None:
+    uri = f"unix:{tmp_path}/m.sock"
+    settings = config(tmp_path / "b.img", image=None, incoming=uri)
+    other = replace(settings.nvdimms[0], label_size=256 << 10)
+    destination = start(replace(settings, nvdimms=(other,)))
+    source = start(config(tmp_path / "a.img"))
+    source.wait_for(b"count 20000")
+    source.control.start(uri)
+    assert source.control.wait(30) is Status.FAILED
+    answer = source.control.query()
+    assert "label-size is 128 KiB at the source and 256 KiB at the destination" in answer["error-desc"]
+    at = numbers(bytes(source.serial))[-1]
+    source.wait_for(f"count {at + 40000}".encode())
+    destination.thread.join(30)  # type: ignore[union-attr]
+    assert destination.outcome[0].status == 4
+    assert incomplete.reason(tmp_path / "b.img") is None
+
+
+def test_a_snapshot_resumes_where_it_was_taken(start: Start, tmp_path: Path) -> None:
+    uri = f"file:{tmp_path}/machine.emu"
+    source = start(config(tmp_path / "a.img"))
+    source.wait_for(b"count 20000")
+    source.control.start(uri)
+    assert source.control.wait(60) is Status.COMPLETED, source.control.query()
+    before = bytes(source.serial)
+    last = numbers(before)[-1]
+    source.control.take_back(force=False)
+    source.machine.resume()
+    source.wait_for(f"count {last + 40000}".encode())
+    restored = start(config(tmp_path / "b.img", image=None, incoming=uri))
+    restored.wait_for(f"count {last + 40000}".encode())
+    assert gapless(bytes(before), bytes(restored.serial))
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+
+
+def test_the_same_file_is_handed_over_without_copying(start: Start, tmp_path: Path) -> None:
+    uri = f"unix:{tmp_path}/m.sock"
+    source = start(config(tmp_path / "a.img"))
+    destination = start(config(tmp_path / "a.img", image=None, incoming=uri))
+    source.wait_for(b"count 20000")
+    source.control.set_capabilities({"x-ignore-shared": True})
+    source.control.start(uri)
+    assert source.control.wait(60) is Status.COMPLETED, source.control.query()
+    assert source.control.query()["ram"]["total"] == 16 * MIB
+    last = numbers(bytes(source.serial))[-1]
+    destination.wait_for(f"count {last + 40000}".encode())
+    assert gapless(bytes(source.serial), bytes(destination.serial))
+
+
+def test_cancel_and_migrate_again(start: Start, tmp_path: Path) -> None:
+    uri = f"unix:{tmp_path}/m.sock"
+    first = start(config(tmp_path / "b.img", image=None, incoming=uri))
+    source = start(config(tmp_path / "a.img"))
+    source.wait_for(b"count 20000")
+    source.control.set_parameters({"max-bandwidth": 200_000})
+    source.control.start(uri)
+    with pytest.raises(UsageError, match="in progress"):
+        source.control.start(uri)
+    wait_until(lambda: source.control.status is Status.ACTIVE, 10, "active migration")
+    source.control.cancel()
+    assert source.control.wait(30) is Status.CANCELLED
+    first.thread.join(30)  # type: ignore[union-attr]
+    assert incomplete.reason(tmp_path / "b.img") is not None
+    with pytest.raises(UsageError, match="incomplete"):
+        board.build(config(tmp_path / "b.img"), board.Outputs())
+    first.machine.close()
+    source.control.set_parameters({"max-bandwidth": 0})
+    second = start(config(tmp_path / "b.img", image=None, incoming=uri))
+    source.control.start(uri)
+    assert source.control.wait(60) is Status.COMPLETED, source.control.query()
+    second.wait_for(b"count ")
+    assert incomplete.reason(tmp_path / "b.img") is None
