@@ -238,7 +238,10 @@ def initialise(storage: LabelStorage, version: Version, *, force: bool = False, 
 
 
 def is_blank(storage: LabelStorage) -> bool:
-    """Whether nobody ever wrote index blocks here: their places are all zero in every version."""
+    """Whether nobody ever wrote index blocks here: their places are all zero in every version.
+
+    LabelError when the area is too small for labels.
+    """
     return not any(storage.read(0, _head(storage)))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emu.errors import HostError, Status, UsageError
-from emu.units import KIB, MIB, PAGE, align_down, align_up, human_size, parse_number, parse_size
+from emu.units import MIB, PAGE, align_down, align_up, human_size, parse_number, parse_size
 
 if TYPE_CHECKING:
     from devices.nvdimm.device import LabelStorage
@@ -36,7 +36,6 @@ the guest's to write. The label area of a running machine belongs to its guest: 
 """
 
 _SCHEMA = "emu.label/1"
-_DEFAULT_LABEL_SIZE = 128 * KIB
 # Linux rounds namespaces to this, so that their pages can be large, unless the NVDIMM is smaller.
 _NAMESPACE_ALIGNMENT = 16 * MIB
 _CHUNK = 1 << 20
@@ -49,15 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def action(name: str, summary: str) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         sub.add_argument("file", metavar="FILE", help="backing file, device DAX, or a dump of a label area")
-        sub.add_argument("--label-size", type=_size, default=_DEFAULT_LABEL_SIZE, metavar="N",
+        sub.add_argument("--label-size", default="128K", metavar="N",
                          help="bytes of the label area at the end of FILE (default 128K)")  # fmt: skip
         sub.add_argument("-j", "--json", action="store_true", help=f"print one JSON document (schema {_SCHEMA})")
         sub.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
         return sub
 
     def span(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("-s", "--size", type=_size, default=0, metavar="N", help="only N bytes (0: all)")
-        sub.add_argument("-O", "--offset", type=_size, default=0, metavar="N", help="begin at this offset in the area")
+        sub.add_argument("-s", "--size", default="0", metavar="N", help="only N bytes (0: all)")
+        sub.add_argument("-O", "--offset", default="0", metavar="N", help="begin at this offset in the area")
 
     init = action("init", "write empty index blocks")
     init.add_argument("-f", "--force", action="store_true", help="destroy the labels of a valid area")
@@ -76,35 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create = action("create-namespace", "add a namespace label")
     create.add_argument("-m", "--mode", choices=("raw", "fsdax", "devdax", "sector"),
                         help="default fsdax; raw with labels of version 1.1, which cannot say it")  # fmt: skip
-    create.add_argument("-s", "--size", type=_size, metavar="N", help="bytes; default: the largest free range")
+    create.add_argument("-s", "--size", metavar="N", help="bytes; default: the largest free range")
     create.add_argument("-n", "--name", default="", metavar="NAME", help="name of the namespace")
-    create.add_argument("-u", "--uuid", type=_uuid, metavar="UUID", help="default: a random one")
-    create.add_argument("-l", "--sector-size", type=_size, metavar="N", help="for -m sector: 512 or 4096 (default)")
-    create.add_argument("--slot", type=_slot, default=0, metavar="N",
+    create.add_argument("-u", "--uuid", metavar="UUID", help="default: a random one")
+    create.add_argument("-l", "--sector-size", metavar="N", help="for -m sector: 512 or 4096 (default)")
+    create.add_argument("--slot", default="0", metavar="N",
                         help="slot of the NVDIMM in its machine (default 0): labels are tied to it")  # fmt: skip
     destroy = action("destroy-namespace", "free the labels of a namespace")
-    destroy.add_argument("uuid", type=_uuid, metavar="UUID", help="which namespace")
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(error.what) from None
-
-
-def _slot(text: str) -> int:
-    try:
-        return parse_number(text, what="slot", high=255)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(error.what) from None
-
-
-def _uuid(text: str) -> uuid.UUID:
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text[:64]}' is not a UUID") from None
+    destroy.add_argument("uuid", metavar="UUID", help="which namespace")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -112,7 +90,23 @@ def run(options: argparse.Namespace) -> int:
         "init": _init, "read": _read, "check": _check, "write": _write, "zero": _zero,
         "create-namespace": _create, "destroy-namespace": _destroy,
     }  # fmt: skip
+    # Not argparse's business: its complaint about a value would be a page of usage.
+    for name in ("label_size", "size", "offset", "sector_size"):
+        text = getattr(options, name, None)
+        if text is not None:
+            setattr(options, name, parse_size(text, what="--" + name.replace("_", "-")))
+    if options.action == "create-namespace":
+        options.slot = parse_number(options.slot, what="--slot", high=255)
+    if getattr(options, "uuid", None) is not None:
+        options.uuid = _uuid(options.uuid)
     return actions[options.action](options)
+
+
+def _uuid(text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise UsageError(f"'{text[:64]}' is not a UUID", "write it as 8-4-4-4-12 hexadecimal digits") from None
 
 
 @contextlib.contextmanager

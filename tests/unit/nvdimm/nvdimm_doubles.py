@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 
 from devices.nvdimm.device import NvdimmDevice
@@ -80,6 +81,25 @@ class TornLabels(BytesLabels):
         if len(data) > self.budget:
             raise PowerCut
         self.budget -= len(data)
+
+
+class ShuffledLabels(BytesLabels):
+    """A label area whose power fails in write number ``cut``, of which any eight-byte words have arrived."""
+
+    def __init__(self, content: bytes, cut: int, chance: random.Random) -> None:
+        super().__init__(bytearray(content))
+        self._left = cut
+        self._chance = chance
+
+    def write(self, offset: int, data: bytes) -> None:
+        if self._left:
+            self._left -= 1
+            super().write(offset, data)
+            return
+        for word in range(0, len(data), 8):
+            if self._chance.random() < 0.5:
+                super().write(offset + word, data[word : word + 8])
+        raise PowerCut
 
 
 BACKEND = BackendConfig(id="m1", path="f", size=16 * MIB, share=True)
