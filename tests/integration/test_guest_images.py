@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import guest
+from devices.uart16550 import Uart16550
+from emu import board
+from emu.config import MachineConfig
 
 TIMEOUT_S = 120
 SIZE, LABELS = 1 << 20, 128 << 10
 
 
-def run(name: str, *options: str, append: str = "", stdin: bytes = b"") -> tuple[str, int]:
+def run(name: str, *options: str, append: str = "") -> tuple[str, int]:
     """Serial text and exit status of ``emu run NAME OPTIONS``."""
     command = [sys.executable, "-m", "emu.cli.main", "run", name, *options, "--timeout", str(TIMEOUT_S)]
     done = subprocess.run(
-        command + (["--append", append] if append else []), input=stdin, capture_output=True, timeout=2 * TIMEOUT_S
+        command + (["--append", append] if append else []),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=2 * TIMEOUT_S,
     )
     return done.stdout.decode(), done.returncode
 
@@ -160,8 +168,34 @@ def test_bench_copy_does_the_same_to_ram_and_to_the_nvdimm(file: Path) -> None:
 
 
 def test_echo_answers_by_interrupt() -> None:
-    text, status = run("echo", stdin=b"one\ntwo words\n\x04")
-    assert (text, status) == ("ready\necho: one\necho: two words\nbye\n", 0)
+    typed = b"one\nand a line longer than the receive FIFO\n\x04"
+    serial = bytearray()
+    ready = threading.Event()
+
+    def sink(data: bytes) -> None:
+        serial.extend(data)
+        if serial == b"ready\n":
+            ready.set()
+
+    image = guest.find("echo")
+    assert image is not None
+    with board.build(MachineConfig(image=str(image.path)), board.Outputs(serial=sink)) as machine:
+        com1 = machine.devices["com1"]
+        assert isinstance(com1, Uart16550)
+
+        def type_it() -> None:
+            ready.wait(TIMEOUT_S)
+            left = typed
+            while left and machine.exit is None:
+                left = left[machine.call(functools.partial(com1.receive, left)) :]
+
+        typist = threading.Thread(target=type_it)
+        typist.start()
+        ended = machine.run(TIMEOUT_S)
+        ready.set()
+        typist.join()
+    assert (ended.reason, ended.status) == ("power-off", 0)
+    assert serial == b"ready\necho: one\necho: and a line longer than the receive FIFO\nbye\n"
 
 
 def test_the_flat_guest_of_the_readme(file: Path) -> None:

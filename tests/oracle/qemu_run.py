@@ -91,8 +91,7 @@ def run_emu(
     *,
     append: str = "",
     persistence: str | None = None,
-    stdin: bytes = b"",
 ) -> Outcome:
     """Boot ``image`` under ``emu run`` with the very same words."""
     options = machine_options(image, nvdimms, append=append, persistence=persistence)
-    return _run([sys.executable, "-m", "emu.cli.main", "run", *options], nvdimms, stdin)
+    return _run([sys.executable, "-m", "emu.cli.main", "run", *options], nvdimms, b"")
