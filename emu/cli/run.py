@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from devices.contract import ExitRequest
 from emu.cli import options as machine_options
+from emu.cli.services import offer
 from emu.config import MachineConfig
 from emu.errors import HostError, Status, UsageError
 from emu.units import human_size
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
         if not options.quiet and not options.json:
             _announce(machine)
+        offer(stack, machine, quiet=options.quiet or options.json)
         ended = drive(machine, options.timeout)
         nvdimms = [dimm.describe() for dimm in machine.nvdimms]
     if captured is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from devices.contract import ExitRequest
 from emu.errors import EmuError, HostError, UsageError
 from emu.machine import Machine, RunState
-from emu.migration import uri
+from emu.migration import uri as addresses
 from emu.migration.adapter import MachineGuest, lock_files
 from emu.migration.channel import Channel, FileReader, FileWriter, Interrupt, SocketChannel
 from emu.migration.destination import Destination
@@ -33,17 +33,18 @@ class MigrationControl:
         self._progress = Progress()
         self._interrupt: Interrupt | None = None
         self._source: Source | None = None
-        self._listener: uri.Listener | None = None
+        self._listener: addresses.Listener | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
         self._gone_to = ""
+        self.waits_at = ""
         self.error: EmuError | None = None
 
     # -- what QMP asks ----------------------------------------------------------------------------------------------
 
-    def start(self, text: str) -> None:
-        """``migrate``: begin to migrate to the address ``text``, in the background."""
-        address = uri.parse(text)
+    def start(self, uri: str) -> None:
+        """``migrate``: begin to migrate to the address ``uri``, in the background."""
+        address = addresses.parse(uri)
         with self._lock:
             self._refuse_second()
             if self._machine.state is RunState.INMIGRATE:
@@ -67,22 +68,23 @@ class MigrationControl:
             )
             self._spawn(self._send, self._source, channel, str(address))
 
-    def incoming(self, text: str) -> str:
-        """``migrate-incoming``: wait for a machine at the address ``text``, in the background; the address in full.
+    def incoming(self, uri: str) -> None:
+        """``migrate-incoming``: wait for a machine at the address ``uri``, in the background.
 
-        The machine stands in the run state inmigrate until the hand-over. A failure ends it.
+        The machine stands in the run state inmigrate until the hand-over; a failure ends it. ``waits_at`` is the
+        address in full, with the port that a port 0 became.
         """
-        address = uri.parse(text)
+        address = addresses.parse(uri)
         with self._lock:
             self._refuse_second()
             if self._machine.state not in (RunState.INMIGRATE, RunState.PRELAUNCH):
                 raise UsageError("this machine has run already", "start another one with -incoming")
             self._machine.pause(RunState.INMIGRATE)
             interrupt = self._begin()
-            listener = None if address.scheme == "file" else uri.Listener(address)
+            listener = None if address.scheme == "file" else addresses.Listener(address)
             self._listener = listener
             self._spawn(self._receive, address, listener, interrupt)
-            return str(address if listener is None else listener.address)
+            self.waits_at = str(address if listener is None else listener.address)
 
     def cancel(self) -> None:
         """``migrate_cancel``: give up, if it is not too late. Harmless when nothing is under way."""
@@ -182,10 +184,10 @@ class MigrationControl:
     def _stall(self) -> float:
         return float(self._parameters.x_emu_stall_timeout)
 
-    def _open_source(self, address: uri.Address, interrupt: Interrupt) -> Channel:
+    def _open_source(self, address: addresses.Address, interrupt: Interrupt) -> Channel:
         if address.scheme == "file":
             return FileWriter(address.text, interrupt)
-        sock = uri.connect(address, interrupt, self._stall())
+        sock = addresses.connect(address, interrupt, self._stall())
         return SocketChannel(sock, Decoder(FROM_DESTINATION), interrupt, stall_timeout=self._stall())
 
     def _send(self, source: Source, channel: Channel, address: str) -> None:
@@ -214,7 +216,7 @@ class MigrationControl:
             self._progress.reasons = error.reasons
         self._progress.enter(status)
 
-    def _receive(self, address: uri.Address, listener: uri.Listener | None, interrupt: Interrupt) -> None:
+    def _receive(self, address: addresses.Address, listener: addresses.Listener | None, interrupt: Interrupt) -> None:
         channel: Channel | None = None
         try:
             side = Destination(

@@ -1,0 +1,42 @@
+"""What a running machine offers besides running: QMP sockets, and migration in both directions."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emu.machine import Machine
+
+
+def offer(stack: contextlib.ExitStack, machine: Machine, *, quiet: bool) -> None:
+    """Open the QMP sockets of the machine's configuration and begin to wait for its incoming migration.
+
+    ``stack`` ends both before the machine is closed.
+    """
+    config = machine.config
+    if not config.qmp and config.incoming is None:
+        return
+    from emu.machine import RunState
+    from emu.migration.controller import MigrationControl
+    from emu.monitor.control import Control
+    from emu.monitor.events import EventQueue
+    from emu.monitor.machine_control import MachineAdapter
+    from emu.monitor.server import start
+
+    events = EventQueue()
+    migration = MigrationControl(machine, events.emit)
+    if config.incoming == "defer":
+        machine.pause(RunState.INMIGRATE)
+    elif config.incoming is not None:
+        migration.incoming(config.incoming)
+        stack.callback(migration.finish)
+        if not quiet:
+            print(f"emu: waiting for a migration at {migration.waits_at}", file=sys.stderr)
+    if config.qmp:
+        adapter = MachineAdapter(machine, events)
+        stack.callback(adapter.close)
+        stack.callback(start(config.qmp, Control(adapter, migration), events).finish)
+    # Last in, first out: what a migration says when it is ended here still reaches the monitor's clients.
+    stack.callback(migration.finish)
