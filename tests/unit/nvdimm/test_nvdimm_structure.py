@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -39,6 +42,33 @@ def test_size_and_places(kind: type[Structure], size: int, places: dict[str, int
     assert {name: kind.offset_of(name) for name in places} == places
     data = bytes(range(256)) * 2
     assert kind.unpack_from(data, 7).pack() == data[7 : 7 + size]
+
+
+C_FIELDS: dict[str, tuple[type[Structure], dict[str, str]]] = {
+    "nfit_spa": (layouts.SpaRange, {"proximity": "proximity_domain", "guid": "range_type", "length": "size"}),
+    "nfit_memdev": (layouts.MemoryMap, {"handle": "device_handle", "dcr_index": "control_index", "dpa": "region_dpa"}),
+    "nfit_dcr": (layouts.ControlRegion, {"serial": "serial_number", "interface_code": "format_interface"}),
+    "nfit_capabilities": (layouts.PlatformCapabilities, {"highest": "highest_valid", "reserved2": "reserved_end"}),
+}
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (apt install gcc)")
+def test_the_compiler_lays_out_the_guests_structures_alike(tmp_path: Path) -> None:
+    lines = ['#include "acpi.h"', "#include <stddef.h>"]
+    for c_name, (kind, names) in C_FIELDS.items():
+        for c_field, name in {**names, "reserved": "reserved"}.items():
+            offset = kind.offset_of(name)
+            lines.append(f'_Static_assert(offsetof(struct {c_name}, {c_field}) == {offset}, "{c_name}.{c_field}");')
+        if kind is not layouts.ControlRegion:  # the guests read only its first part
+            lines.append(f'_Static_assert(sizeof(struct {c_name}) == {kind.SIZE}, "{c_name}");')
+    (tmp_path / "check.c").write_text("\n".join(lines) + "\n")
+    library = Path(__file__).parents[3] / "guest" / "lib"
+    done = subprocess.run(
+        ["cc", "-ffreestanding", "-fsyntax-only", "-I", str(library), str(tmp_path / "check.c")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_guid_and_uuid_byte_orders() -> None:
