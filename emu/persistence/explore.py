@@ -203,23 +203,34 @@ class Walker:
 
 @dataclass(slots=True)
 class Result:
-    """What recovery makes of the memories in which ``observed`` was seen and that lead to one leaf (None: not run)."""
+    """What recovery makes of the memories in which ``observed`` was seen and that lead to one leaf (open: not run).
+
+    ``points`` are all crash points that allow it, ``direct`` those that do without a second crash; ``latest`` is the
+    walker from the latest point, ``shortest`` the one with the fewest crashes.
+    """
 
     observed: tuple[int, ...]
     leaf: Node
     latest: Walker
+    shortest: Walker
     points: set[int] = field(default_factory=set)
+    direct: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class Exploration:
-    """All results, in a fixed order; ``incomplete_because`` is empty when every possible memory was covered."""
+    """All results, in a fixed order, and the ``tree`` of all reads. ``incomplete_because`` is empty when every possible
+    memory was covered.
+    """
 
     results: list[Result]
     executed: int
     incomplete_because: list[str]
     tracked: frozenset[int]
+    tree: Node
 
+
+_MOST_WALKERS = 1 << 20
 
 Progress = Callable[[int, int], None]
 """Told the number of runs done and of those known to be still needed."""
@@ -265,16 +276,20 @@ class Explorer:
                     self._finish(walker, node)
         results = sorted(self._results.values(), key=lambda result: (result.observed, result.latest.key))
         because = sorted(self._caveats) + ([stopped] if stopped else [])
-        return Exploration(results, self._executed, because, self._tracked)
+        return Exploration(results, self._executed, because, self._tracked, self._root)
 
     def _start(self) -> str:
+        walkers = 0
         for point in self._timeline.points:
             state = CrashState.at(self._timeline, point.number, self._initial)
             for number, (values, left) in enumerate(possible_values(state, self._observe)):
                 reads = tuple((unit, mask, value) for (unit, mask), value in zip(self._observe, values, strict=True))
                 crash = Crash(point.number, reads=reads)
                 self._walk(Walker((point.number, number), (crash,), left, values), self._root)
-                if number % 256 == 255 and self._out_of_time():
+                walkers += 1
+                if walkers > _MOST_WALKERS:
+                    return f"the observed bytes can hold more than {_MOST_WALKERS} different values"
+                if walkers % 256 == 0 and self._out_of_time():
                     return self._time_limit()
             if self._out_of_time():
                 return self._time_limit()
@@ -369,8 +384,12 @@ class Explorer:
             stack.append((Walker((*walker.key, -1, number), crashes, state, walker.observed), self._root))
 
     def _finish(self, walker: Walker, leaf: Node) -> None:
-        result = self._results.setdefault((walker.observed, id(leaf)), Result(walker.observed, leaf, walker))
+        result = self._results.setdefault((walker.observed, id(leaf)), Result(walker.observed, leaf, walker, walker))
         result.points.add(walker.point)
+        if len(walker.crashes) == 1:
+            result.direct.add(walker.point)
+        if (len(walker.crashes), walker.key) < (len(result.shortest.crashes), result.shortest.key):
+            result.shortest = walker
         if walker.key > result.latest.key:
             result.latest = walker
 

@@ -173,6 +173,15 @@ class Timeline:
         at = bisect_right(history[0], point) if history else 0
         return history[1][at - 1] if history and at else None
 
+    def pending(self, point: int) -> dict[int, FrozenComponent]:
+        """Everything that is pending at ``point``, by component."""
+        found = ((key, self.component(key, point)) for key in self._components)
+        return {key: component for key, component in found if component is not None}
+
+    def pages_stored(self, point: int) -> list[int]:
+        """The pages stored to before ``point``."""
+        return sorted(page for page, first in self._pages.items() if first <= point)
+
     def durable(self, unit: int, point: int) -> Content:
         """The bytes of a unit that are durable at ``point``."""
         history = self._durable.get(unit)
@@ -182,10 +191,15 @@ class Timeline:
     def page_stored(self, page: int, point: int) -> bool:
         return self._pages.get(page, point + 1) <= point
 
-    def last_change(self, key: int, point: int) -> int:
-        """A number that is equal for two points between which the component did not change."""
-        history = self._components.get(key)
-        return bisect_right(history[0], point) if history else 0
+    def version(self, units: Iterable[int], point: int) -> tuple[object, ...]:
+        """Equal for two crash points between which nothing changed for these units."""
+        keys = dict.fromkeys(self.rules.component(unit) for unit in units)
+        histories = [self._components.get(key) for key in keys]
+        return (
+            *(bisect_right(history[0], point) if history else 0 for history in histories),
+            *(bisect_right(self._durable[unit][0], point) for unit in units if unit in self._durable),
+            *(self.page_stored(page, point) for page in dict.fromkeys(page_of(unit) for unit in units)),
+        )
 
 
 class TimelineBuilder:

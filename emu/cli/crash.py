@@ -1,0 +1,223 @@
+"""Cut the power at every point of a guest's run and show every memory that the machine could wake up with.
+
+The guest runs once, recorded. Then its recovery (the same image again, or --recover) is run on each memory that it can
+tell apart; a recovery that does not end well is a crash state that fails. Backing files are never changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emu.cli import options as machine_options
+from emu.cli.run import resolve_image
+from emu.errors import HostError, Status, UsageError
+from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
+from emu.units import parse_size
+
+if TYPE_CHECKING:
+    from emu.persistence.laboratory import Question
+
+EPILOG = """\
+examples:
+  emu crash commit-noflush --nvdimm file=pool.img,size=2M          find the missing flush
+  emu crash ./guest.bin --nvdimm file=p.img,size=2M --observe 0:8 --observe 64:8 --json
+  emu crash level-broken --nvdimm file=p.img,size=2M --export out  and boot what failed: emu run ... (it says how)
+  emu crash mapsync-broken --nvdimm file=p.img,size=2M --media dax
+
+exit status: 0 every crash state recovers; 3 some do not; 2 usage; 4 the host cannot do it.
+"""
+_SHOWN = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("image", nargs="?", metavar="IMAGE", help="path of an image, or the name of a bundled guest")
+    add("--recover", metavar="IMAGE2", help="the image that recovers; default: IMAGE again")
+    add("--recover-append", metavar="TEXT", help="the command line of recovery; default: that of the workload")
+    add("--observe", action="append", default=[], metavar="OFFSET[:LENGTH]",
+        help="show what these bytes of the first NVDIMM can hold after the crash (LENGTH 8 by default)")  # fmt: skip
+    add("--domain", choices=list(Domain), default=Domain.ADR, help="what the platform saves when power fails")
+    add("--media", choices=list(Media), default=Media.DAX_SYNC, help="what the NVDIMM is mapped from on its host")
+    add("--order", choices=list(Order), default=Order.LINE,
+        help="stores that persist in order: to one cache line, or to one 8-byte location")  # fmt: skip
+    add("--failed-cas", choices=list(FailedCas), default=FailedCas.BARRIER,
+        help="what a locked compare-and-swap that fails is worth")  # fmt: skip
+    add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
+    add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
+    add("--time-limit", type=float, metavar="SECONDS", help="stop exploring after this much real time")
+    add("--timeout", type=float, default=60.0, metavar="SECONDS", help="end the recorded run after this much real time")
+    add("--recovery-blocks", type=int, default=20_000_000, metavar="N",
+        help="a recovery that executes more basic blocks has failed")  # fmt: skip
+    add("--jobs", type=int, default=1, metavar="N", help="processes that run recoveries")
+    add("--json", action="store_true", help="print one JSON document (schema emu.crash/1)")
+    add("--html", metavar="FILE", help="write a report page")
+    add("--export", metavar="DIR", help="write the memory of each failure, and say how to boot it")
+    add("--warnings", action="store_true", help="also list redundant flushes and fences and the like")
+    machine_options.add_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    question = _question(options)
+    from emu.persistence import laboratory
+    from emu.persistence.document import document
+    from emu.persistence.export import export
+    from emu.persistence.symbols import load_symbols
+
+    progress = None if options.json or not sys.stderr.isatty() else _Progress()
+    try:
+        answer = laboratory.investigate(question, progress=progress)
+    finally:
+        if progress is not None:
+            progress.clear()
+    exported = export(answer, options.export) if options.export else None
+    symbols = load_symbols(question.workload.image)
+    result = document(answer, symbols, exported=exported, warnings=options.warnings)
+    if options.html:
+        from emu.persistence.report import report_html
+
+        _write(options.html, report_html(result))
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _print(result)
+    return Status.CRASH_STATES_FAIL if answer.failed else Status.OK
+
+
+def _question(options: argparse.Namespace) -> Question:
+    from emu.persistence.explore import Limits
+    from emu.persistence.laboratory import Question
+
+    image = options.kernel or options.image
+    if options.kernel and options.image:
+        raise UsageError("two images given: IMAGE and -kernel", "give one of them")
+    if image is None:
+        raise UsageError("no image given", "write emu crash IMAGE; 'emu guests' lists the bundled ones")
+    for name, least in (("depth", 1), ("max_executions", 1), ("jobs", 1), ("recovery_blocks", 1)):
+        if getattr(options, name) < least:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}", "give a larger number")
+    if not 0 < options.timeout <= 1e6 or (options.time_limit is not None and not 0 < options.time_limit <= 1e6):
+        raise UsageError("--timeout and --time-limit are seconds, more than 0", "give another number")
+    config = machine_options.machine_config(options, resolve_image(image))
+    if not config.nvdimms:
+        raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
+    config = replace(config, serial="buffer", debugcon="none")
+    recovery = config
+    if options.recover is not None:
+        recovery = replace(recovery, image=resolve_image(options.recover))
+    if options.recover_append is not None:
+        recovery = replace(recovery, cmdline=options.recover_append)
+    return Question(
+        config,
+        recovery,
+        Rules(Domain(options.domain), Order(options.order), Media(options.media), FailedCas(options.failed_cas)),
+        tuple(_range(text) for text in options.observe),
+        Limits(options.max_executions, options.time_limit, options.depth),
+        workload_timeout=options.timeout,
+        budget=options.recovery_blocks,
+        jobs=options.jobs,
+    )
+
+
+def _range(text: str) -> tuple[int, int]:
+    offset, _, length = text.partition(":")
+    return parse_size(offset, what="--observe"), parse_size(length or "8", what="--observe")
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise HostError(f"{path}: cannot write the report: {error.strerror}", "choose another path") from None
+
+
+class _Progress:
+    """One line on the terminal: recoveries done, and those known to be still needed."""
+
+    def __init__(self) -> None:
+        self._shown = 0.0
+
+    def __call__(self, done: int, left: int) -> None:
+        import time
+
+        if time.monotonic() - self._shown < 0.1:
+            return
+        self._shown = time.monotonic()
+        filled = 30 * done // max(done + left, 1)
+        print(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done} recoveries, {left} waiting ", end="", file=sys.stderr)
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr)
+
+
+def _print(result: dict[str, Any]) -> None:
+    """The report for a terminal: the verdict first."""
+    failing = [outcome for outcome in result["outcomes"] if outcome["verdict"] == "failed"]
+    unknown = [outcome for outcome in result["outcomes"] if outcome["verdict"] is None]
+    if failing:
+        count = len(result["failures"])
+        print(f"FAILED: some crash states do not recover ({count} cause{'' if count == 1 else 's'} found)")
+    elif unknown:
+        print("no failure found, but not every crash state was tried")
+    else:
+        print("ok: every crash state recovers")
+    model, counts = result["model"], result["events"]
+    distinct = "not counted" if result["distinct"] is None else result["distinct"]
+    complete = "yes" if result["complete"] else f"no ({'; '.join(result['incomplete_because'])})"
+    print(f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}")
+    print(
+        f"trace: {counts['stores']} stores, {counts['nt_stores']} non-temporal stores, {counts['flushes']} flushes, "
+        f"{counts['fences']} fences, {result['crash_points']} crash points"
+    )
+    print(f"eager {result['eager']} / distinct {distinct} / executed {result['executed']} / complete {complete}")
+    for number, failure in enumerate(result["failures"], 1):
+        _print_failure(number, failure)
+    if any(outcome["observed"] for outcome in result["outcomes"]):
+        print("\nwhat the observed bytes can hold:")
+        for outcome in result["outcomes"]:
+            points = outcome["crash_points"]
+            print(
+                f"  {' '.join(outcome['observed'])}  {outcome['verdict'] or 'not tried'}, crash points {_some(points)}"
+            )
+    for warning in result["warnings"]:
+        if warning["kind"] == "note":
+            print(f"\nnote: {warning['text']}")
+        else:
+            print(f"warning: {warning['kind']} at {_place(warning)}, {warning['count']} times")
+
+
+def _print_failure(number: int, failure: dict[str, Any]) -> None:
+    print(f"\n{number}. {failure['kind']}: {failure['explanation']}")
+    for store in failure["lost"]:
+        print(f"   lost       {_event(store)}")
+    for page in failure["lost_pages"]:
+        print(f"   lost page  at offset {page['offset']:#x}")
+    if failure["persisted_later"]:
+        print(f"   persisted  {_event(failure['persisted_later'])}")
+    print(f"   power fails before event {failure['crash_point']}, or {_some(failure['crash_points'])}")
+    verdict = failure["verdict"]
+    last = verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]]
+    print(f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last[0] else ''}{last[0]}")
+    if failure["reproduce"]:
+        print(f"   boot it    {failure['reproduce']['command']}")
+
+
+def _event(event: dict[str, Any]) -> str:
+    if "size" in event:
+        return f"event {event['event']}: {event['size']} bytes at offset {event['offset']:#x}, {_place(event)}"
+    return f"event {event['event']}: {event['kind']}, {_place(event)}"
+
+
+def _place(item: dict[str, Any]) -> str:
+    names = [item["symbol"] or f"{item['pc']:#x}", item["source"], item["instruction"]]
+    return ", ".join(name for name in names if name)
+
+
+def _some(numbers: list[int]) -> str:
+    shown = ", ".join(str(number) for number in numbers[:_SHOWN])
+    return shown + (f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else "")

@@ -1,0 +1,69 @@
+"""Writes possible memories to files, so that one command boots what a power failure left."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emu.errors import HostError
+from emu.persistence.laboratory import Answer
+from emu.persistence.workload import Contents
+from emu.units import PAGE
+
+
+def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
+    """One file for each failure and NVDIMM in ``folder``; by the failure's number: the files and the command.
+
+    HostError when the folder cannot be written.
+    """
+    written: dict[int, dict[str, Any]] = {}
+    question = answer.question
+    if not answer.failures:
+        return written
+    contents = Contents(question.workload, answer.workload.dimms)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for number, failure in enumerate(answer.failures):
+            files, options = [], []
+            for index, dimm in enumerate(answer.workload.dimms):
+                path = Path(folder, f"failure-{number + 1:02}-{dimm.id}.img")
+                inside = {
+                    unit - dimm.gpa: value
+                    for unit, value in failure.contents.items()
+                    if dimm.gpa <= unit < dimm.gpa + dimm.size
+                }
+                write_memory(path, contents.view(index), inside)
+                files.append(str(path))
+                label = question.recovery.nvdimms[index].label_size
+                options += ["--nvdimm", f"file={path}" + (f",label-size={label}" if label else "")]
+            image = question.recovery.image or ""
+            command = ["emu", "run", image, "-m", str(question.recovery.ram_size), *options]
+            if question.recovery.cmdline:
+                command += ["-append", question.recovery.cmdline]
+            written[number] = {"files": files, "command": shlex.join(command)}
+    except OSError as error:
+        raise HostError(f"{folder}: cannot write the memories: {error.strerror}", "choose another folder") from None
+    finally:
+        contents.close()
+    return written
+
+
+def write_memory(path: Path, base: memoryview, units: Mapping[int, int]) -> None:
+    """A file like ``base`` with ``units`` (offset to 8-byte value) put in; pages of zeros become holes.
+
+    Durable when: the operating system writes the file back; it is a copy for examination, not a pool to rely on.
+    """
+    by_page: dict[int, list[int]] = {}
+    for offset in units:
+        by_page.setdefault(offset // PAGE, []).append(offset)
+    with path.open("wb") as file:
+        file.truncate(len(base))
+        for at in range(0, len(base), PAGE):
+            page = bytearray(base[at : at + PAGE])
+            for offset in by_page.get(at // PAGE, ()):
+                page[offset - at : offset - at + 8] = units[offset].to_bytes(8, "little")
+            if any(page):
+                file.seek(at)
+                file.write(page)
