@@ -30,11 +30,11 @@ EVENTS: dict[str, Struct] = {
     "STOP": NOTHING,
     "RESUME": NOTHING,
     "POWERDOWN": NOTHING,
-    "RESET": Struct("RESET", (required("guest", BOOL), required("reason", SHUTDOWN_CAUSE))),
-    "SHUTDOWN": Struct("SHUTDOWN", (required("guest", BOOL), required("reason", SHUTDOWN_CAUSE))),
-    "GUEST_PANICKED": Struct("GUEST_PANICKED", (required("action", PANIC_ACTION), optional("x-emu-detail", STR))),
-    "MIGRATION": Struct("MIGRATION", (required("status", MIGRATION_STATUS),)),
-    "MIGRATION_PASS": Struct("MIGRATION_PASS", (required("pass", INT),)),
+    "RESET": Struct("RESET-arg", (required("guest", BOOL), required("reason", SHUTDOWN_CAUSE))),
+    "SHUTDOWN": Struct("SHUTDOWN-arg", (required("guest", BOOL), required("reason", SHUTDOWN_CAUSE))),
+    "GUEST_PANICKED": Struct("GUEST_PANICKED-arg", (required("action", PANIC_ACTION), optional("x-emu-detail", STR))),
+    "MIGRATION": Struct("MIGRATION-arg", (required("status", MIGRATION_STATUS),)),
+    "MIGRATION_PASS": Struct("MIGRATION_PASS-arg", (required("pass", INT),)),
 }
 MIGRATION_EVENTS = ("MIGRATION", "MIGRATION_PASS")
 

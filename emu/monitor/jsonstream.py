@@ -24,7 +24,11 @@ MAX_DEPTH = 128
 
 _SPACE = re.compile(rb"[ \t\r\n]+")
 _WORD = re.compile(rb"[0-9A-Za-z_+.\-]+")
-_STRING_STOP = re.compile(rb"[\"'\\\x00-\x1f\xfe\xff]")
+# What a string goes on with, by its quote: neither a control character nor an impossible byte, escaped or not.
+_STRING_BODY = {
+    ord('"'): re.compile(rb"(?:[^\"\\\x00-\x1f\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+"),
+    ord("'"): re.compile(rb"(?:[^'\\\x00-\x1f\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+"),
+}
 _RESET = re.compile(rb"[\[\]{}:,\x00-\x08\x0a-\x1f\xfe\xff]")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _ESCAPE = re.compile(r"\\(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL)
@@ -216,28 +220,28 @@ class JsonDecoder:
             raise _Lexical(f"JSON parse error, stray '{shown}'")
 
     def _string(self) -> None:
-        stop = None if self._escaped else _STRING_STOP.search(self._data, self._at)
-        end = self._at if self._escaped else len(self._data) if stop is None else stop.start()
-        self._token += self._data[self._at : end]
-        self._at = end
-        if end == len(self._data):
-            return
-        byte = self._data[end]
-        if byte < 0x20 or byte >= 0xFE:
-            raise _Lexical(f"JSON parse error, stray '{chr(self._quote)}{_shown(self._token)}'")
-        self._at += 1
-        if self._escaped:
+        byte = self._data[self._at]
+        if self._escaped and 0x20 <= byte < 0xFE:  # the backslash was the last byte of what was fed before
             self._token.append(byte)
+            self._at += 1
             self._escaped = False
             return
-        if byte == self._quote:
+        body = _STRING_BODY[self._quote].match(self._data, self._at)
+        if body is not None and body.end() > self._at:
+            self._token += body.group()
+            self._at = body.end()
+        elif byte == self._quote:
+            self._at += 1
             text = self._text()
             self._token = bytearray()
             self._quote = 0
             self._builder.take("string", text)
-        else:
+        elif byte == ord("\\") and self._at + 1 == len(self._data):
             self._token.append(byte)
-            self._escaped = byte == ord("\\")
+            self._at += 1
+            self._escaped = True
+        else:
+            raise _Lexical(f"JSON parse error, stray '{chr(self._quote)}{_shown(self._token)}'")
 
     def _text(self) -> str:
         """The finished string; what is wrong inside it makes the whole value malformed, but not out of step."""

@@ -22,7 +22,7 @@ VERSION: Final[dict[str, Any]] = {
     "package": f"emu {__version__}",
 }
 NEGOTIATE = "qmp_capabilities"
-NEGOTIATE_ARGUMENTS = Struct(NEGOTIATE, (optional("enable", Array(Enum("QMPCapability", ("oob",)))),))
+NEGOTIATE_ARGUMENTS = Struct(f"{NEGOTIATE}-arg", (optional("enable", Array(Enum("QMPCapability", ("oob",)))),))
 _MEMBERS = ("execute", "arguments", "id")
 _SHOWN = 64
 

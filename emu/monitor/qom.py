@@ -40,7 +40,6 @@ _NVDIMM_TYPES = {
     "size": "uint64",
 }
 _NVDIMM_COMPUTED = ("size", "hotpluggable")
-_DEEPEST_PATH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def build(machine: MachineControl) -> Node:
 
 def resolve(root: Node, path: str) -> Node:
     """The object at ``path``: absolute, or the end of exactly one path. QmpError when there is none or several."""
-    parts = [part for part in path[:_DEEPEST_PATH].split("/") if part]
+    parts = [part for part in path.split("/") if part]
     if path.startswith("/"):
         node: Node | None = root
         for part in parts:

@@ -24,7 +24,7 @@ def _query_schema(control: Control, arguments: dict[str, Any]) -> Any:
     return introspection()
 
 
-# The members of SchemaInfo depend on meta-type; QEMU describes it by itself, and so it is told apart here only roughly.
+# What else a SchemaInfo has depends on its meta-type.
 _SCHEMA_INFO = Struct("SchemaInfo", (required("name", STR), required("meta-type", STR)), open=True)
 COMMANDS: dict[str, Command] = {
     "query-commands": Command(_query_commands, NOTHING, Array(Struct("CommandInfo", (required("name", STR),)))),

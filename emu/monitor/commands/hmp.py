@@ -82,6 +82,6 @@ def _run(control: Control, arguments: dict[str, Any]) -> Any:
     return "".join(f"{line}\r\n" for line in lines)
 
 
-_ARGUMENTS = Struct("human-monitor-command", (required("command-line", STR), optional("cpu-index", INT)))
+_ARGUMENTS = Struct("human-monitor-command-arg", (required("command-line", STR), optional("cpu-index", INT)))
 
 COMMANDS = {"human-monitor-command": Command(_run, _ARGUMENTS, STR)}

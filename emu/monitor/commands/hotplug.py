@@ -56,7 +56,7 @@ _FILE = (
     optional("sync", ON_OFF_AUTO),
 )
 _OBJECT = Struct(
-    "object-add",
+    "object-add-arg",
     (required("qom-type", Enum("ObjectType", tuple(BackendKind))), required("id", STR)),
     tag="qom-type",
     variants=(
@@ -68,7 +68,7 @@ _OBJECT = Struct(
 _FIELDS = PROPERTIES[BackendKind.FILE] | {"discard-shared": "discard_shared", "share-lock": "share_lock"}
 _ENUMS = {"policy": Policy, "rom": OnOffAuto, "sync": OnOffAuto}
 
-_DEVICE = Struct("device_add", (required("driver", STR), optional("bus", STR), optional("id", STR)), open=True)
+_DEVICE = Struct("device_add-arg", (required("driver", STR), optional("bus", STR), optional("id", STR)), open=True)
 _NVDIMM = Struct(
     "nvdimm",
     (
@@ -184,7 +184,7 @@ def _device_del(control: Control, arguments: dict[str, Any]) -> Any:
 
 COMMANDS = {
     "object-add": Command(_object_add, _OBJECT),
-    "object-del": Command(_object_del, Struct("object-del", (required("id", STR),))),
+    "object-del": Command(_object_del, Struct("object-del-arg", (required("id", STR),))),
     "device_add": Command(_device_add, _DEVICE),
-    "device_del": Command(_device_del, Struct("device_del", (required("id", STR),))),
+    "device_del": Command(_device_del, Struct("device_del-arg", (required("id", STR),))),
 }

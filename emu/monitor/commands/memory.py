@@ -186,6 +186,6 @@ COMMANDS = {
     "query-memory-devices": Command(_query_memory_devices, NOTHING, Array(_MEMORY_DEVICE)),
     "query-memdev": Command(_query_memdev, NOTHING, Array(_MEMDEV)),
     "x-emu-query-persistence": Command(_query_persistence, NOTHING, Array(_PERSISTENCE)),
-    "memsave": Command(_memsave, Struct("memsave", (*_SAVE, optional("cpu-index", INT)))),
-    "pmemsave": Command(_pmemsave, Struct("pmemsave", _SAVE)),
+    "memsave": Command(_memsave, Struct("memsave-arg", (*_SAVE, optional("cpu-index", INT)))),
+    "pmemsave": Command(_pmemsave, Struct("pmemsave-arg", _SAVE)),
 }

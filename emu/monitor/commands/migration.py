@@ -143,17 +143,19 @@ COMMANDS = {
     "migrate": Command(
         _migrate,
         Struct(
-            "migrate",
+            "migrate-arg",
             (_URI, optional("blk", BOOL), optional("inc", BOOL), optional("detach", BOOL), optional("resume", BOOL)),
         ),
     ),
-    "migrate-incoming": Command(_migrate_incoming, Struct("migrate-incoming", (_URI,))),
+    "migrate-incoming": Command(_migrate_incoming, Struct("migrate-incoming-arg", (_URI,))),
     "query-migrate": Command(_query_migrate, NOTHING, _INFO),
     "migrate_cancel": Command(_migrate_cancel),
-    "migrate-continue": Command(_migrate_continue, Struct("migrate-continue", (required("state", MIGRATION_STATUS),))),
+    "migrate-continue": Command(
+        _migrate_continue, Struct("migrate-continue-arg", (required("state", MIGRATION_STATUS),))
+    ),
     "query-migrate-capabilities": Command(_query_capabilities, NOTHING, Array(_CAPABILITY)),
     "migrate-set-capabilities": Command(
-        _set_capabilities, Struct("migrate-set-capabilities", (required("capabilities", Array(_CAPABILITY)),))
+        _set_capabilities, Struct("migrate-set-capabilities-arg", (required("capabilities", Array(_CAPABILITY)),))
     ),
     "query-migrate-parameters": Command(_query_parameters, NOTHING, PARAMETERS),
     "migrate-set-parameters": Command(_set_parameters, PARAMETERS),

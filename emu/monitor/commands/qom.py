@@ -42,10 +42,10 @@ _INFO = Struct("ObjectPropertyInfo", (required("name", STR), required("type", ST
 _PATH, _PROPERTY = required("path", STR), required("property", STR)
 
 COMMANDS = {
-    "qom-list": Command(_list, Struct("qom-list", (_PATH,)), Array(_INFO)),
-    "qom-get": Command(_get, Struct("qom-get", (_PATH, _PROPERTY)), ANY),
-    "qom-set": Command(_set, Struct("qom-set", (_PATH, _PROPERTY, required("value", ANY)))),
+    "qom-list": Command(_list, Struct("qom-list-arg", (_PATH,)), Array(_INFO)),
+    "qom-get": Command(_get, Struct("qom-get-arg", (_PATH, _PROPERTY)), ANY),
+    "qom-set": Command(_set, Struct("qom-set-arg", (_PATH, _PROPERTY, required("value", ANY)))),
     "qom-list-properties": Command(
-        _list_properties, Struct("qom-list-properties", (required("typename", STR),)), Array(_INFO)
+        _list_properties, Struct("qom-list-properties-arg", (required("typename", STR),)), Array(_INFO)
     ),
 }

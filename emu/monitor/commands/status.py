@@ -105,7 +105,7 @@ COMMANDS = {
     "query-version": Command(_query_version, NOTHING, _VERSION),
     "query-status": Command(_query_status, NOTHING, _STATUS),
     "stop": Command(_stop),
-    "cont": Command(_cont, Struct("cont", (optional("x-emu-force", BOOL),))),
+    "cont": Command(_cont, Struct("cont-arg", (optional("x-emu-force", BOOL),))),
     "system_reset": Command(_system_reset),
     "system_powerdown": Command(_system_powerdown),
     "quit": Command(_quit),
