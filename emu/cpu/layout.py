@@ -41,9 +41,10 @@ _HF_LONG = 0xC000
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Offsets in bytes. ``cpu_pointer`` and ``whole_blocks`` are in the engine structure, ``halted`` and
-    ``self_pointer`` in the CPU object, ``state`` is that of the architectural state in the CPU object, the others are in the architectural state, which
-    starts with the 16 general registers, RIP and RFLAGS.
+    """Offsets in bytes.
+
+    ``cpu_pointer`` is in the engine structure; ``self_pointer``, ``halted`` and ``state`` are in the CPU object it points
+    to; the others are in the architectural state, which starts with the 16 general registers, RIP and RFLAGS.
     """
 
     cpu_pointer: int

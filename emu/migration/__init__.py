@@ -1,0 +1,1 @@
+"""Live migration that honours pmem semantics: stream, phases, policy, source and destination."""
