@@ -194,11 +194,12 @@ def _print(result: dict[str, Any]) -> None:
 def _print_failure(number: int, failure: dict[str, Any]) -> None:
     print(f"\n{number}. {failure['kind']}: {failure['explanation']}")
     for store in failure["lost"]:
-        print(f"   lost       {_event(store)}")
+        missing = store["event"] >= failure["crash_point"]
+        print(f"   {'not made' if missing else 'lost    '}   {_event(store)}")
     for page in failure["lost_pages"]:
         print(f"   lost page  at offset {page['offset']:#x}")
-    if failure["persisted_later"]:
-        print(f"   persisted  {_event(failure['persisted_later'])}")
+    if failure["persisted"]:
+        print(f"   persisted  {_event(failure['persisted'])}")
     print(f"   power fails before event {failure['crash_point']}, or {_some(failure['crash_points'])}")
     verdict = failure["verdict"]
     last = verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]]

@@ -59,6 +59,7 @@ class Describer:
     def failure(self, failure: Failure, exported: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "kind": failure.kind,
+            "names": list(failure.names),
             "explanation": failure.explanation,
             "crash_point": failure.event,
             "crash_points": sorted(failure.events),
@@ -67,7 +68,7 @@ class Describer:
             "lost": [self.event(number) for number in failure.lost],
             "forced": [self.event(number) for number in failure.forced],
             "lost_pages": [{"address": page, "offset": self.offset(page)} for page in failure.lost_pages],
-            "persisted_later": None if failure.later is None else self.event(failure.later),
+            "persisted": None if failure.persisted is None else self.event(failure.persisted),
             "cross_failure_race": [{"address": unit, "offset": self.offset(unit)} for unit in failure.uncertain_reads],
             "reproduce": exported,
         }

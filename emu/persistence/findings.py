@@ -6,7 +6,7 @@ The names are those of the field (pmemcheck, Agamotto, XFDetector, Witcher).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from emu.persistence.crashstate import FULL, Initial
@@ -25,13 +25,15 @@ MISSING_MAP_SYNC = "missing MAP_SYNC"
 
 _SECONDS = 20.0
 _MOST_FAILURES = 64
+_LOOK_BACK = 64
 
 
 @dataclass(slots=True)
 class Failure:
-    """A cause of failing recoveries. ``lost`` are the numbers of the lost stores (the smallest set found), ``forced``
-    of those that their loss takes along; ``later`` is a store made after them that did persist. ``event`` is the crash
-    point (power fails just before it) that ``contents`` belongs to, ``events`` all where this was found.
+    """A cause of failing recoveries. ``lost`` are the numbers of the lost stores (the smallest set found; one that is
+    not before the crash point had yet to be made), ``forced`` of those that their loss takes along; ``persisted`` is a
+    store that did persist and should not have without them. ``event`` is the crash point (power fails just before it)
+    that ``contents`` belongs to, ``events`` all where this was found.
     """
 
     kind: str
@@ -41,10 +43,24 @@ class Failure:
     lost: tuple[int, ...]
     forced: tuple[int, ...] = ()
     lost_pages: tuple[int, ...] = ()
-    later: int | None = None
+    persisted: int | None = None
     contents: dict[int, int] = field(default_factory=dict)
     uncertain_reads: tuple[int, ...] = ()
     events: set[int] = field(default_factory=set)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The cause, and the class of bug that it is a case of."""
+        ordering = self.kind in (MISSING_FLUSH, MISSING_FENCE) and self.persisted is not None
+        return (self.kind, ORDERING) if ordering else (self.kind,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    kind: str
+    why: str
+    lost: tuple[int, ...]
+    persisted: int | None = None
 
 
 class Analyst:
@@ -122,8 +138,8 @@ class Analyst:
                 image = smaller
         self._note(image, read)
 
-    def _verdict(self, image: Image) -> Verdict:
-        contents = image.contents()
+    def _ending(self, contents: Mapping[int, int]) -> Verdict:
+        """What recovery makes of a memory: from the tree of reads if it is there, else by running it."""
 
         def content(unit: int) -> int:
             return contents[unit] if unit in contents else self._initial(unit)
@@ -140,64 +156,90 @@ class Analyst:
         if time.monotonic() > self._deadline:
             self.gave_up = True
             return False
-        return not self._verdict(image).ok
+        return not self._ending(image.contents()).ok
 
     def _note(self, image: Image, read: set[int]) -> bool:
-        verdict = self._verdict(image)
+        verdict = self._ending(image.contents())
         if verdict.ok:
             return False
         event = self._timeline.points[image.point].event
-        roots = sorted({root.event for root in image.roots})
-        kind, later, why = self._classify(image, event, read)
-        key = (kind, *(self._events[root].pc for root in roots), len(image.lost_pages), verdict.reason, verdict.code)
+        cause = self._classify(image, event, read)
+        key = (cause.kind, *(self._events[number].pc for number in cause.lost), len(image.lost_pages), verdict.reason,
+               verdict.code)  # fmt: skip
         failure = self._failures.get(key)
         if failure is None:
-            lost = {part.event for part in image.lost()}
+            forced = {part.event for part in image.lost()} - set(cause.lost)
+            uncertain = {root.unit for root in candidates(self._timeline, image.point, read)}
             failure = self._failures[key] = Failure(
-                kind,
-                why,
+                cause.kind,
+                cause.why,
                 event,
                 verdict,
-                tuple(roots),
-                tuple(sorted(lost - set(roots))),
+                cause.lost,
+                tuple(sorted(forced)),
                 tuple(sorted(image.lost_pages)),
-                later,
+                cause.persisted,
                 image.contents(),
-                tuple(sorted(read & {root.unit for root in candidates(self._timeline, image.point, read)})),
+                tuple(sorted(uncertain)),
             )
         failure.events.add(event)
         return True
 
-    def _classify(self, image: Image, crash: int, read: set[int]) -> tuple[str, int | None, str]:
-        """(name, a later store that persisted, why the loss was possible)."""
+    def _classify(self, image: Image, crash: int, read: set[int]) -> _Cause:
         if image.lost_pages:
-            return MISSING_MAP_SYNC, None, (
+            why = (
                 "the file system had not journalled the blocks of a page that was stored to, so the page came back "
                 "as it was; a mapping made with MAP_SYNC journals them before the first store"
-            )  # fmt: skip
-        if not image.roots:
-            return ATOMICITY, None, (
-                "nothing was lost: all stores made so far persisted, and recovery cannot cope with that state; "
-                "the stores before and after the crash must take effect together"
-            )  # fmt: skip
-        root = min(image.roots)
-        store = self._events[root.event]
+            )
+            return _Cause(MISSING_MAP_SYNC, why, ())
+        roots = sorted(image.roots)
+        if not roots:
+            return self._prefix(self._next_store(crash, read), image, read)
+        lost = tuple(dict.fromkeys(root.event for root in roots))
+        store = self._events[lost[0]]
         assert isinstance(store, Store)
-        if self._is_torn(root, store, image):
-            return TORN, None, (
-                f"the {len(store.data)} bytes of the store are not one aligned 8-byte unit, "
-                "so a part persisted without the rest"
-            )  # fmt: skip
-        lost_events = {part.event for part in image.lost()}
-        after = [
-            number
-            for number in range(root.event + 1, crash)
-            if isinstance(self._events[number], Store) and number not in lost_events
-        ]
-        touching = [number for number in after if self._touches(number, read)]
-        later = next(iter(touching or after), None)
-        kind, why = self._cause(root, store, crash, later)
-        return kind, later, why
+        if self._is_torn(roots[0], store, image):
+            why = f"the {len(store.data)} bytes of the store are not one aligned 8-byte unit: one part persisted alone"
+            return _Cause(TORN, why, lost)
+        gone = {part.event for part in image.lost()}
+        later = [number for number in range(lost[0] + 1, crash) if number not in gone and self._is_store(number)]
+        persisted = next((number for number in later if self._touches(number, read)), next(iter(later), None))
+        found = self._broken_promise(roots[0], store, crash, persisted)
+        if found is not None:
+            return _Cause(*found, lost, persisted)
+        if persisted is not None:
+            why = "nothing makes the store persist before a later one, which did"
+            return _Cause(ORDERING, why, lost, persisted)
+        return self._prefix(lost[0], image, read)
+
+    def _prefix(self, store: int | None, image: Image, read: set[int]) -> _Cause:
+        """All stores before ``store`` persisted, and that is a state that recovery does not accept. Would it, had the
+        store come before one of them?
+        """
+        if store is None:
+            return _Cause(RECOVERY_LOGIC, "nothing was lost and nothing was left to do, yet recovery fails", ())
+        for earlier in range(store - 1, max(-1, store - _LOOK_BACK), -1):
+            if self._touches(earlier, read) and self._passes_swapped(store, earlier):
+                why = "the program makes the stores in the wrong order: this one must persist before an earlier one"
+                return _Cause(ORDERING, why, (store,), earlier)
+        why = (
+            "recovery cannot cope with a state in which some stores were made and this one was not; "
+            "they must take effect together"
+        )
+        return _Cause(ATOMICITY, why, (store,))
+
+    def _next_store(self, crash: int, read: set[int]) -> int | None:
+        numbers = [number for number in range(crash, len(self._events)) if self._is_store(number)]
+        return next((number for number in numbers if self._touches(number, read)), next(iter(numbers), None))
+
+    def _passes_swapped(self, store: int, earlier: int) -> bool:
+        """Whether recovery accepts the memory in which all stores up to ``store`` persisted except ``earlier``."""
+        contents: dict[int, int] = {}
+        for number, event in enumerate(self._events[: store + 1]):
+            if isinstance(event, Store) and number != earlier:
+                for unit, mask, value in split(event.address, event.data):
+                    contents[unit] = contents.get(unit, self._initial(unit)) & ~mask | value
+        return time.monotonic() < self._deadline and self._ending(contents).ok
 
     def _is_torn(self, root: PartId, store: Store, image: Image) -> bool:
         """Whether it is the loss of a part that hurts, where the loss of the whole store would not."""
@@ -207,18 +249,20 @@ class Analyst:
             return False
         return len(pending) < len(units) or not self._fails(self._without(image.point, pending))
 
+    def _is_store(self, number: int) -> bool:
+        return isinstance(self._events[number], Store)
+
     def _touches(self, number: int, units: set[int]) -> bool:
         store = self._events[number]
         return isinstance(store, Store) and any(unit in units for unit, _, _ in split(store.address, store.data))
 
-    def _cause(self, root: PartId, store: Store, crash: int, later: int | None) -> tuple[str, str]:
+    def _broken_promise(self, root: PartId, store: Store, crash: int, later: int | None) -> tuple[str, str] | None:
+        """(name, explanation) when a flush or fence that should make the store durable is not there."""
         if not self._timeline.rules.flushes_count:
-            return (ORDERING if later is not None else ATOMICITY), (
-                "in a page cache flushes and fences make nothing durable, and pages are written back in any order"
-            )
+            return None
         if store.nt:
             if self._fence_between(root.event, crash) or (later is None and self._fence_between(root.event)):
-                return self._order(later)
+                return None
             return MISSING_FENCE, "no fence follows the non-temporal store, so it can wait in a write-combining buffer"
         line = line_of(root.unit)
         flushes = [n for n, event in enumerate(self._events) if isinstance(event, Flush) and event.line == line]
@@ -227,16 +271,8 @@ class Analyst:
             hint = "; its line was flushed before the store, which is too early" if flushes else ""
             return MISSING_FLUSH, f"the line of the store is never flushed after it{hint}"
         if later is not None and after[0] < crash and not self._fence_between(after[0], later):
-            return MISSING_FENCE, "the line was flushed, but no fence waits for the flush before the later store"
-        return self._order(later)
-
-    def _order(self, later: int | None) -> tuple[str, str]:
-        if later is not None:
-            return ORDERING, "nothing makes the store persist before a later one, which did"
-        return ATOMICITY, (
-            "the store was still on its way, and what persisted before it is a state that recovery cannot cope with; "
-            "the stores must take effect together"
-        )
+            return MISSING_FENCE, "the line was flushed, but no fence waits for the flush before a later store"
+        return None
 
     def _fence_between(self, first: int, end: int | None = None) -> bool:
         return any(isinstance(event, Fence) for event in self._events[first + 1 : end])
