@@ -39,10 +39,11 @@ def private(config: MachineConfig) -> MachineConfig:
 
 
 def _private_backend(dimm: NvdimmConfig) -> BackendConfig:
-    backend = replace(dimm.backend, share=False, sync=OnOffAuto.OFF, pmem=False, prealloc=False, discard_data=False)
-    if backend.kind is BackendKind.FILE and backend.size and backend.path and not Path(backend.path).exists():
+    backend = dimm.backend
+    missing = backend.path is not None and not Path(backend.path).exists()
+    if backend.kind is BackendKind.RAM or (missing and backend.size):
         return BackendConfig(id=backend.id, kind=BackendKind.RAM, size=backend.size)
-    return backend
+    return replace(backend, share=False, sync=OnOffAuto.OFF, pmem=False, prealloc=False, discard_data=False)
 
 
 def judge(ended: Exit, output: bytes) -> Verdict:
