@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from emu.errors import HostError, Status
@@ -60,6 +61,14 @@ def _until(process: subprocess.Popen[bytes], lines: int) -> None:
         if not line:
             raise HostError("the demonstration stopped: the counting guest ended too early")
         print(line.decode("utf-8", "replace"), end="", flush=True)
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until ``process`` listens at the socket ``path``."""
+    while not path.exists():
+        if process.poll() is not None:
+            raise HostError("the demonstration stopped: the destination did not start")
+        time.sleep(0.01)
 
 
 def persistence() -> int:
@@ -121,6 +130,7 @@ def migrate() -> int:
             _command(f"run --quiet --nvdimm file={target},size=64M --incoming unix:{stream}"),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         )  # fmt: skip
+        _wait_for(stream, second)
         _say("Terminal 3: move it. The destination answers when every byte is durable there.")
         _emu(f"migrate --qmp unix:{qmp} unix:{stream}")
         _say("Terminal 2 goes on where terminal 1 stopped.")
