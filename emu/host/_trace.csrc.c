@@ -177,13 +177,15 @@ static bool effective_address(const emu_trace_site *s, uint64_t *physical)
 
 static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
 {
+    if (t->count >= t->limit)
+        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
+    if (t->count >= t->limit)
+        return NULL;
     if (t->count == t->capacity) {
         uint64_t room = t->capacity ? 2 * t->capacity : 1024;
-        emu_trace_entry *log;
-        if (room > t->limit)
-            room = t->limit;
-        log = room > t->count ? realloc(t->log, room * sizeof *log) : NULL;
+        emu_trace_entry *log = realloc(t->log, room * sizeof *log);
         if (!log) {
+            t->limit = t->count;
             emu_trace_stop(t->owner, EMU_TRACE_FULL);
             return NULL;
         }

@@ -185,7 +185,12 @@ class Tracer:
 
     @property
     def log_limit(self) -> int:
+        """Entries that the log holds at most; ``on_stop(FULL)`` may raise it, and then no entry is lost."""
         return int(self._t.limit)
+
+    @log_limit.setter
+    def log_limit(self, entries: int) -> None:
+        self._t.limit = entries
 
     # Basic blocks
 

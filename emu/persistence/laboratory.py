@@ -111,6 +111,8 @@ def investigate(question: Question, *, executor: Executor | None = None, progres
         because = list(found.incomplete_because)
         if workload.cut_short:
             because.append(f"the workload was cut short: {workload.cut_short}")
+        if workload.labels_changed:
+            because.append("the workload changed a label area, which recoveries see as it was before")
         return Answer(
             question,
             workload,

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from devices.contract import ExitRequest
 from emu import board
 from emu.config import MachineConfig
 from emu.cpu.sites import describe_instruction
-from emu.errors import UsageError
+from emu.errors import Status, UsageError
+from emu.host import trace
+from emu.host.trace import Tracer
 from emu.machine import Exit, Machine
 from emu.memory import Backend, open_backend
 from emu.persistence import recorder
 from emu.persistence.events import Event
 from emu.persistence.recovery import Output, private
+
+POWER_FAILURE = "power-failure"
+"""Reason of the ``Exit`` of a run that was stopped by a power failure."""
 
 _INSTRUCTIONS_KEPT = 10_000
 _X86_LONGEST = 15
@@ -30,7 +36,9 @@ class Dimm:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is."""
+    """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``labels`` are the
+    label areas as it left them, which it changed if ``labels_changed``.
+    """
 
     events: tuple[Event, ...]
     ended: Exit
@@ -38,26 +46,39 @@ class Workload:
     dimms: tuple[Dimm, ...]
     cut_short: str = ""
     instructions: dict[int, str] = field(default_factory=dict)
+    labels: tuple[bytes, ...] = ()
+    labels_changed: bool = False
 
 
 def record(
-    config: MachineConfig, *, timeout: float | None = None, event_limit: int = 1 << 20, upto: int | None = None
+    config: MachineConfig,
+    *,
+    timeout: float | None = None,
+    event_limit: int = 1 << 20,
+    upto: int | None = None,
+    outputs: board.Outputs | None = None,
 ) -> Workload:
     """Boot ``config`` and record it to its end, for at most ``timeout`` seconds and ``event_limit`` log entries.
 
-    ``upto`` ends the recording after that many log entries on purpose. The files of ``config`` are not changed.
+    With ``upto`` power fails just before that event: the run ends there with the reason ``POWER_FAILURE``, and the
+    trace has exactly ``upto`` events. The files of ``config`` are not changed.
     """
     output = Output()
-    with board.build(private(config), board.Outputs(serial=output)) as machine:
+    with board.build(private(config), outputs or board.Outputs(serial=output)) as machine:
         tracer = recorder.open_tracer(machine, log_limit=event_limit if upto is None else upto)
         try:
+            if upto is not None:
+                _fail_before(machine, tracer, upto, event_limit)
+            labels = _label_areas(machine)
             tracer.record(recorder.spans(machine))
             ended = machine.run(timeout)
             failure = tracer.take_failure()
             if failure is not None:
                 raise failure
             events = tuple(recorder.events(tracer.entries()))
-            cut_short = ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL) and upto is None else ""
+            if upto is not None and len(events) >= upto:
+                request = _power_failure(upto)
+                events, ended = events[:upto], Exit(request.reason, request.status, None, request.detail)
             return Workload(
                 events,
                 ended,
@@ -67,12 +88,45 @@ def record(
                     for dimm in machine.nvdimms
                     for item in (dimm.describe(),)
                 ),
-                cut_short,
+                ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL) else "",
                 _instructions(machine, events),
+                _label_areas(machine),
+                _label_areas(machine) != labels,
             )
         finally:
             machine.cpu.close()
             tracer.close()
+
+
+def _fail_before(machine: Machine, tracer: Tracer, event: int, most: int) -> None:
+    """End the run when more than ``event`` events are in the log; a store in many pieces needs room for all of them."""
+    default = tracer.on_stop
+    seen, step = -1, 1
+
+    def stop(why: int) -> None:
+        nonlocal seen, step
+        if why != trace.FULL or tracer.log_limit >= most:
+            default(why)
+            return
+        made = sum(1 for _ in recorder.events(tracer.entries()))
+        if made > event:
+            machine.end(_power_failure(event))
+            return
+        step = 2 * step if made == seen else event + 1 - made
+        seen = made
+        tracer.log_limit = min(tracer.log_limit + step, most)
+
+    tracer.on_stop = stop
+
+
+def _power_failure(event: int) -> ExitRequest:
+    return ExitRequest(POWER_FAILURE, Status.OK, None, f"power failed before event {event}")
+
+
+def _label_areas(machine: Machine) -> tuple[bytes, ...]:
+    """What lies behind the guest's part of each NVDIMM; _DSM makes it durable at once."""
+    return tuple(bytes(dimm.backend.mapping.view[dimm.device.size :]) if dimm.device.config.label_size else b""
+                 for dimm in machine.nvdimms)  # fmt: skip
 
 
 def _instructions(machine: Machine, events: tuple[Event, ...]) -> dict[int, str]:

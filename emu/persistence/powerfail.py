@@ -1,0 +1,114 @@
+"""A power failure in ``emu run``: the guest stops just before an event, and its files hold one of the possible
+memories.
+
+The guest runs on private copies; only when it has stopped is the memory that was chosen written to the files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+
+from emu import board
+from emu.config import MachineConfig, PersistenceDomain
+from emu.errors import UsageError
+from emu.machine import Exit
+from emu.memory import open_backend
+from emu.persistence.crashstate import FULL, CrashState, memories
+from emu.persistence.image import Image, candidates
+from emu.persistence.model import Timeline, build
+from emu.persistence.rules import Domain, Rules
+from emu.persistence.workload import POWER_FAILURE, Contents, Workload, record
+from emu.units import parse_number
+
+_MOST_ENTRIES = 1 << 22
+_LAST_STATE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PowerCut:
+    """When power fails (``event``, or a random event by ``event_seed``) and which possible memory it leaves: ``state``
+    is "none" (nothing that was not certain), "all", a number, or None for a random one by ``state_seed``.
+    """
+
+    event: int | None = None
+    event_seed: int = 0
+    state: str | int | None = "none"
+    state_seed: int = 0
+
+
+def parse_power_cut(at: str, state: str) -> PowerCut:
+    """From the words of ``--power-fail-at`` and ``--power-fail-state``; UsageError."""
+    event, event_seed = _number_or_seed(at, "--power-fail-at")
+    if state in ("none", "all"):
+        return PowerCut(event, event_seed, state)
+    number, state_seed = _number_or_seed(state, "--power-fail-state")
+    return PowerCut(event, event_seed, number, state_seed)
+
+
+def _number_or_seed(text: str, what: str) -> tuple[int | None, int]:
+    kind, colon, seed = text.partition(":")
+    if colon and kind == "random":
+        return None, parse_number(seed, what=f"{what} random")
+    return parse_number(text, what=what, high=_MOST_ENTRIES), 0
+
+
+def run_with_power_cut(
+    config: MachineConfig, cut: PowerCut, outputs: board.Outputs, *, timeout: float | None = None
+) -> Exit:
+    """Run ``config`` until the power fails; how it ended (reason ``power-failure``).
+
+    A guest that ends before that event ends as usual, and its files hold everything that it stored.
+    Durable when: it returns, by the strongest means of each file's mapping.
+    """
+    event = cut.event
+    if event is None:
+        whole = record(config, timeout=timeout, event_limit=_MOST_ENTRIES)
+        event = random.Random(cut.event_seed).randint(0, len(whole.events))
+    workload = record(config, timeout=timeout, event_limit=_MOST_ENTRIES, upto=event, outputs=outputs)
+    domain = Domain.EADR if config.persistence is PersistenceDomain.CPU else Domain.ADR
+    timeline = build(workload.events, Rules(domain))
+    initial = Contents(config, workload.dimms)
+    try:
+        failed = workload.ended.reason == POWER_FAILURE
+        chosen = _choose(timeline, initial, cut if failed else PowerCut(state="all"))
+    finally:
+        initial.close()
+    _write(config, workload, chosen)
+    return workload.ended
+
+
+def _choose(timeline: Timeline, initial: Contents, cut: PowerCut) -> dict[int, int]:
+    point = timeline.points[-1].number
+    if cut.state == "all":
+        return Image(timeline, initial, point).contents()
+    if cut.state == "none":
+        first = [part for part in candidates(timeline, point, timeline.units_at(point)) if part.position == 0]
+        return Image(timeline, initial, point, frozenset(first)).contents()
+    state = CrashState.at(timeline, point, initial)
+    if isinstance(cut.state, int):
+        found = next(itertools.islice(memories(state), min(cut.state, _LAST_STATE), None), None)
+        if found is None or cut.state >= _LAST_STATE:
+            raise UsageError(
+                f"--power-fail-state {cut.state}: there are fewer memories; they are counted from 0",
+                "give a smaller number",
+            )
+        return found
+    dice, contents = random.Random(cut.state_seed), {}
+    for unit in state.units():
+        contents[unit], state = dice.choice(state.read(unit, FULL))
+    return contents
+
+
+def _write(config: MachineConfig, workload: Workload, contents: dict[int, int]) -> None:
+    """Put the chosen memory, and the label areas, into the files."""
+    for number, (dimm, nvdimm) in enumerate(zip(workload.dimms, config.nvdimms, strict=True)):
+        with open_backend(nvdimm.backend) as backend:
+            view, area = backend.mapping.view, workload.labels[number]
+            for unit, value in contents.items():
+                if dimm.gpa <= unit < dimm.gpa + dimm.size:
+                    view[unit - dimm.gpa : unit - dimm.gpa + 8] = value.to_bytes(8, "little")
+            if area:
+                view[dimm.size : dimm.size + len(area)] = area
+            backend.mapping.persist()
