@@ -6,6 +6,7 @@ temporary name and renamed when it is complete and durable, so a snapshot file e
 
 from __future__ import annotations
 
+import array
 import os
 import select
 import socket
@@ -20,6 +21,8 @@ from emu.migration.stream import Decoder, Encoder, Frame, FrameType
 from emu.units import MIB
 
 _MOST_BUFFERS = 512
+_MOST_FILES = 64
+_RIGHTS = socket.CMSG_SPACE(_MOST_FILES * array.array("i").itemsize)
 
 
 class Interrupt:
@@ -61,9 +64,18 @@ class Channel(Protocol):
     """What the two sides of a migration need. ``live`` tells whether there is anybody at the other end to answer."""
 
     live: bool
+    passes_files: bool
     sent: int
+    files: list[int]
 
-    def send(self, kind: FrameType, meta: bytes = b"", data: Sequence[memoryview | bytes] = ()) -> None: ...
+    def send(
+        self,
+        kind: FrameType,
+        meta: bytes = b"",
+        data: Sequence[memoryview | bytes] = (),
+        *,
+        files: Sequence[int] = (),
+    ) -> None: ...
 
     def receive(self, timeout: float | None = None) -> Frame: ...
 
@@ -75,7 +87,10 @@ class Channel(Protocol):
 
 
 class SocketChannel:
-    """Both directions over one connected stream socket, which it owns. ``stall_timeout`` in seconds of silence."""
+    """Both directions over one connected stream socket, which it owns. ``stall_timeout`` in seconds of silence.
+
+    A unix socket passes open files along (``files`` holds those received, until ``close``): the peer is on this host.
+    """
 
     live = True
 
@@ -90,8 +105,17 @@ class SocketChannel:
         self._encoder = Encoder()
         self._opened = False
         self.sent = 0
+        self.passes_files = sock.family == socket.AF_UNIX
+        self.files: list[int] = []
 
-    def send(self, kind: FrameType, meta: bytes = b"", data: Sequence[memoryview | bytes] = ()) -> None:
+    def send(
+        self,
+        kind: FrameType,
+        meta: bytes = b"",
+        data: Sequence[memoryview | bytes] = (),
+        *,
+        files: Sequence[int] = (),
+    ) -> None:
         """Send one frame; the data may change again when this returns. ``sent`` counts the bytes the kernel took."""
         head = self._encoder.frame(kind, meta, data)
         if not self._opened:
@@ -101,7 +125,8 @@ class SocketChannel:
         while buffers:
             self._interrupt.check()
             try:
-                count = self._socket.sendmsg(buffers[:_MOST_BUFFERS])
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+                count = self._socket.sendmsg(buffers[:_MOST_BUFFERS], rights)
             except BlockingIOError:
                 if not self._interrupt.wait(self._stall, self._socket.fileno(), writing=True):
                     raise ConnectionLost(f"the other side took no data for {self._stall:g} s") from None
@@ -109,6 +134,7 @@ class SocketChannel:
             except OSError as error:
                 raise ConnectionLost(f"the connection broke: {error.strerror}") from None
             self.sent += count
+            files = ()
             while count:
                 taken = min(count, len(buffers[0]))
                 buffers[0] = buffers[0][taken:]
@@ -122,13 +148,16 @@ class SocketChannel:
         while True:
             self._interrupt.check()
             try:
-                count = self._socket.recvmsg_into(self._decoder.buffers()[:_MOST_BUFFERS])[0]
+                buffers = self._decoder.buffers()[:_MOST_BUFFERS]
+                count, rights, _, _ = self._socket.recvmsg_into(buffers, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 if not self._interrupt.wait(limit, self._socket.fileno()):
                     raise ConnectionLost(f"the other side was silent for {limit:g} s") from None
                 continue
             except OSError as error:
                 raise ConnectionLost(f"the connection broke: {error.strerror}") from None
+            if rights:
+                self._take_files(rights)
             if not count:
                 raise ConnectionLost("the other side closed the connection")
             frame = self._decoder.advance(count)
@@ -142,16 +171,28 @@ class SocketChannel:
     def finish(self) -> None:
         """Nothing: a live stream ends with its last frame."""
 
+    def _take_files(self, rights: Sequence[tuple[int, int, bytes]]) -> None:
+        for level, kind, data in rights:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                got = array.array("i")
+                got.frombytes(data[: len(data) - len(data) % got.itemsize])
+                self.files.extend(got)
+        if len(self.files) > _MOST_FILES:
+            raise StreamError("migration stream: more open files came with it than a machine has blocks")
+
     def close(self) -> None:
         self._socket.close()
+        while self.files:
+            os.close(self.files.pop())
 
 
 class FileWriter:
     """A snapshot in the making: ``finish`` makes it durable and names it; ``close`` without it leaves nothing."""
 
-    live = False
+    live = passes_files = False
 
     def __init__(self, path: str, interrupt: Interrupt) -> None:
+        self.files: list[int] = []
         self._path = Path(path)
         self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         self._interrupt = interrupt
@@ -168,7 +209,14 @@ class FileWriter:
             ) from None
         self._write([self._encoder.opening])
 
-    def send(self, kind: FrameType, meta: bytes = b"", data: Sequence[memoryview | bytes] = ()) -> None:
+    def send(
+        self,
+        kind: FrameType,
+        meta: bytes = b"",
+        data: Sequence[memoryview | bytes] = (),
+        *,
+        files: Sequence[int] = (),
+    ) -> None:
         self._interrupt.check()
         self._write([self._encoder.frame(kind, meta, data), *data])
 
@@ -223,9 +271,10 @@ class FileWriter:
 class FileReader:
     """A snapshot being read. What is sent to it is dropped: nobody listens."""
 
-    live = False
+    live = passes_files = False
 
     def __init__(self, path: str, decoder: Decoder) -> None:
+        self.files: list[int] = []
         self._decoder = decoder
         self._path = path
         self.sent = 0
@@ -236,7 +285,14 @@ class FileReader:
                 f"{path}: {error.strerror}", "name a file that 'emu migrate' wrote", errno=error.errno or 0
             ) from None
 
-    def send(self, kind: FrameType, meta: bytes = b"", data: Sequence[memoryview | bytes] = ()) -> None:
+    def send(
+        self,
+        kind: FrameType,
+        meta: bytes = b"",
+        data: Sequence[memoryview | bytes] = (),
+        *,
+        files: Sequence[int] = (),
+    ) -> None:
         pass
 
     def receive(self, timeout: float | None = None) -> Frame:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
+import stat
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +44,7 @@ class Phase(enum.Enum):
 
 
 _ALLOWED = {
-    Phase.PAGES: {FrameType.PAGES, FrameType.ZEROS, FrameType.ROUND_END, FrameType.STATE},
+    Phase.PAGES: {FrameType.PAGES, FrameType.ZEROS, FrameType.COPY, FrameType.ROUND_END, FrameType.STATE},
     Phase.STATE: {FrameType.FINISH},
     Phase.FINISHED: {FrameType.COMMIT},
 }
@@ -63,6 +65,7 @@ class Destination:
         self._copied: list[bool] = []
         self._covered: list[bytearray] = []
         self._marked: list[str] = []
+        self._references: dict[str, tuple[int, int]] = {}
         self._rounds = self._normal = self._zeros = 0
         self._runs_on = False
         self._landing: PageRuns | None = None
@@ -132,7 +135,7 @@ class Destination:
         if frame.kind is not FrameType.PREAMBLE:
             raise StreamError(f"migration stream: it begins with {frame.kind.name}")
         preamble = codec.decode_json(frame.data, "preamble")
-        if preamble.keys() != {"machine", "terms", "not_copied"}:
+        if preamble.keys() != {"machine", "terms", "not_copied", "by_reference"}:
             raise StreamError("migration stream: the preamble has missing or unknown keys")
         source, terms, absent = decode_facts(preamble["machine"]), _terms(preamble["terms"]), preamble["not_copied"]
         if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
@@ -149,10 +152,39 @@ class Destination:
                 incomplete.mark(block.path, "a migration into it has not completed")
                 self._marked.append(block.path)
         self._persister = Persister([b for b, copied in zip(self._blocks, self._copied, strict=True) if copied])
-        answer = {"machine": facts.to_json(), "allow_weaker_persistence": allowed, "proofs": proofs}
+        self._take_references(channel, preamble["by_reference"])
+        answer = {
+            "machine": facts.to_json(),
+            "allow_weaker_persistence": allowed,
+            "proofs": proofs,
+            "by_reference": sorted(self._references),
+        }
         channel.send(FrameType.ACCEPT, b"", [codec.encode_json(answer)])
         self.phase = Phase.PAGES
         self._progress.enter(Status.ACTIVE)
+
+    def _take_references(self, channel: Channel, offered: Any) -> None:
+        """Choose the blocks that can be copied from the open files that came with the preamble."""
+        match offered:
+            case [*items] if all(
+                isinstance(item, dict)
+                and item.keys() == {"block", "offset"}
+                and isinstance(item["block"], str)
+                and type(item["offset"]) is int
+                for item in items
+            ):
+                pass
+            case _:
+                raise StreamError("migration stream: the preamble's list of files is malformed")
+        if len(channel.files) != len(items):
+            return
+        for item, descriptor in zip(items, channel.files, strict=True):
+            block, start = self._here.get(item["block"]), item["offset"]
+            if block is None or block.file is None or start % PAGE or not 0 <= start <= 1 << 62:
+                continue
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode) and status.st_size >= start + block.size:
+                self._references[block.name] = (descriptor, start)
 
     def _compare(self, source: MachineFacts, facts: MachineFacts, terms: Terms) -> None:
         mismatches = compare(source, facts, terms)
@@ -211,6 +243,9 @@ class Destination:
                 runs = self._runs(frame.meta)
                 self._clear_pages(runs)
                 self._landed(runs, zeros=True)
+            case FrameType.COPY:
+                self._copy_pages(self._runs(frame.meta))
+                channel.send(FrameType.COPIED)
             case FrameType.ROUND_END:
                 self._end_round(channel, frame)
             case FrameType.STATE:
@@ -229,6 +264,17 @@ class Destination:
         for run in runs.runs:
             self._blocks[runs.block].store(run.first * PAGE, self._buffer[at : at + run.count * PAGE])
             at += run.count * PAGE
+
+    def _copy_pages(self, runs: PageRuns) -> None:
+        block = self._blocks[runs.block]
+        reference = self._references.get(block.name)
+        if reference is None or block.file is None:
+            raise StreamError(f"migration stream: no file was passed for block '{block.name}'")
+        descriptor, start = reference
+        for run in runs.runs:
+            at = run.first * PAGE
+            block.file.copy_from(descriptor, start + at, at, run.count * PAGE)
+        self._landed(runs, zeros=False)
 
     def _landed(self, runs: PageRuns, *, zeros: bool) -> None:
         covered = self._covered[runs.block]

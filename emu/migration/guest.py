@@ -68,11 +68,23 @@ class Holes(Protocol):
         """The first page-aligned offset from ``offset`` on without blocks; the file's end counts as one."""
 
 
-class Store(Protocol):
-    """Puts bytes into a block on another way than through its mapping."""
+class BackingFile(Protocol):
+    """The file in the page cache behind a shared block: another way to its bytes than through the mapping.
 
-    def __call__(self, offset: int, data: memoryview) -> None:
-        """Store all of ``data`` at ``offset``; HostError when it does not fit on the medium."""
+    ``offset`` is where the block begins in the file.
+    """
+
+    @property
+    def offset(self) -> int: ...
+
+    def store(self, offset: int, data: memoryview) -> None:
+        """Store all of ``data`` at ``offset`` of the block; HostError when it does not fit on the medium."""
+
+    def open_readonly(self) -> int:
+        """A descriptor for a peer on this host that may read the file; the caller closes it."""
+
+    def copy_from(self, descriptor: int, start: int, offset: int, length: int) -> None:
+        """Copy ``length`` bytes of another file from ``start`` on to ``offset`` of the block, inside the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +104,14 @@ class Block:
     path: str | None = None
     lock: FileLock | None = None
     holes: Holes | None = None
-    writer: Store | None = None
+    file: BackingFile | None = None
 
     def store(self, offset: int, data: memoryview) -> None:
         """Put ``data`` at ``offset``, visible in ``view``."""
-        if self.writer is None:
+        if self.file is None:
             self.view[offset : offset + len(data)] = data
         else:
-            self.writer(offset, data)
+            self.file.store(offset, data)
 
     def next_data(self, offset: int) -> int:
         """The first offset from ``offset`` on that may hold anything but zeros; the size when there is none."""

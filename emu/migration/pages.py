@@ -9,20 +9,31 @@ from emu.migration.channel import Channel, Pacer
 from emu.migration.guest import Block
 from emu.migration.progress import Progress
 from emu.migration.stream import MAX_PAGES_DATA, MAX_RUNS, FrameType, PageRuns, Run, encode_runs
-from emu.units import PAGE
+from emu.units import MIB, PAGE
 
 _BATCH = MAX_PAGES_DATA // PAGE
+# Pages in one COPY: enough to make the frame's cost vanish, few enough to be done in some milliseconds.
+_REFERENCES = 16 * MIB // PAGE
 
 
 class PageSender:
     """Sends pages while the guest may still be writing them.
 
     A frame's checksum and its bytes must agree, so data pages are copied before they are summed: what the guest changes
-    after the copy is in the dirty log and goes out in a later round. ``limit()`` is the bandwidth in bytes per second.
+    after the copy is in the dirty log and goes out in a later round. ``limit()`` is the bandwidth in bytes per second,
+    ``copied()`` waits until the destination has carried out one COPY.
     """
 
-    def __init__(self, channel: Channel, progress: Progress, pacer: Pacer, limit: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        progress: Progress,
+        pacer: Pacer,
+        limit: Callable[[], int],
+        copied: Callable[[], None],
+    ) -> None:
         self._channel = channel
+        self._copied = copied
         self._progress = progress
         self._pacer = pacer
         self._limit = limit
@@ -58,6 +69,41 @@ class PageSender:
         self._flush(number, batch, empty)
         self.send_zeros(number, empty)
 
+    def send_references(self, number: int, view: memoryview, runs: Sequence[Run]) -> None:
+        """Like ``send`` to a peer on this host that has the block's file open: it copies the pages itself.
+
+        At most two frames are under way, so that progress, pace and cancel mean what they say.
+        """
+        limit = self._limit()
+        most = max(1, min(_REFERENCES, limit // (10 * PAGE))) if limit else _REFERENCES
+        zeros: list[Run] = []
+        batch: list[Run] = []
+        filled = under_way = 0
+        for run in runs:
+            at, left = run.first, run.count
+            while left:
+                count = min(left, most - filled)
+                before = len(batch)
+                _part(Run(at, count), view[at * PAGE : (at + count) * PAGE], batch, zeros)
+                filled += sum(part.count for part in batch[before:])
+                at, left = at + count, left - count
+                if filled == most or len(batch) >= MAX_RUNS:
+                    under_way = self._refer(number, batch, under_way)
+                    batch, filled = [], 0
+        under_way = self._refer(number, batch, under_way)
+        for _ in range(under_way):
+            self._copied()
+        self.send_zeros(number, zeros)
+
+    def _refer(self, number: int, batch: Sequence[Run], under_way: int) -> int:
+        for index in range(0, len(batch), MAX_RUNS):
+            if under_way == 2:
+                self._copied()
+                under_way -= 1
+            self._send(FrameType.COPY, PageRuns(number, tuple(batch[index : index + MAX_RUNS])))
+            under_way += 1
+        return under_way
+
     def _flush(self, number: int, batch: Sequence[Run], empty: list[Run]) -> None:
         """Send the copied pages of ``batch``, except zero pages, which are added to ``empty``."""
         runs: list[Run] = []
@@ -66,20 +112,13 @@ class PageSender:
         for run in batch:
             copied = self._copy[base * PAGE : (base + run.count) * PAGE]
             base += run.count
-            start = 0
-            for zero in _zero_pages(copied):
-                if zero > start:
-                    runs.append(Run(run.first + start, zero - start))
-                    data.append(copied[start * PAGE : zero * PAGE])
-                _append(empty, Run(run.first + zero, 1))
-                start = zero + 1
-            if run.count > start:
-                runs.append(Run(run.first + start, run.count - start))
-                data.append(copied[start * PAGE :])
+            for part in _part(run, copied, runs, empty):
+                start = part.first - run.first
+                data.append(copied[start * PAGE : (start + part.count) * PAGE])
         # Zero pages can cut a batch into more runs than one frame holds.
         for index in range(0, len(runs), MAX_RUNS):
-            part = data[index : index + MAX_RUNS]
-            self._send(FrameType.PAGES, PageRuns(number, tuple(runs[index : index + MAX_RUNS])), part)
+            pieces = data[index : index + MAX_RUNS]
+            self._send(FrameType.PAGES, PageRuns(number, tuple(runs[index : index + MAX_RUNS])), pieces)
 
     def send_zeros(self, number: int, empty: Sequence[Run]) -> None:
         """Say of pages that they are all zero, without looking at them."""
@@ -91,6 +130,8 @@ class PageSender:
         self._channel.send(kind, encode_runs(runs), data)
         moved = self._channel.sent - before
         zeros = runs.pages if kind is FrameType.ZEROS else 0
+        if kind is FrameType.COPY:
+            moved += runs.pages * PAGE
         self.zeros += zeros
         self.normal += runs.pages - zeros
         self._progress.count(normal=runs.pages - zeros, zeros=zeros, transferred=moved)
@@ -107,6 +148,21 @@ def _append(runs: list[Run], run: Run) -> None:
         runs[-1] = Run(runs[-1].first, runs[-1].count + run.count)
     else:
         runs.append(run)
+
+
+def _part(run: Run, content: memoryview, data: list[Run], zeros: list[Run]) -> list[Run]:
+    """Divide ``run``, whose bytes are ``content``, into runs with data, added to ``data`` and returned, and zeros."""
+    found: list[Run] = []
+    start = 0
+    for zero in _zero_pages(content):
+        if zero > start:
+            found.append(Run(run.first + start, zero - start))
+        _append(zeros, Run(run.first + zero, 1))
+        start = zero + 1
+    if run.count > start:
+        found.append(Run(run.first + start, run.count - start))
+    data.extend(found)
+    return found
 
 
 def _zero_pages(data: memoryview) -> list[int]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import secrets
 import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from emu.errors import EmuError, HostError
 from emu.migration import codec
@@ -72,7 +73,9 @@ class Source:
         self._trackers: dict[int, Tracker] = {}
         self._switch = threading.Event()
         self._was_running = guest.running
-        self._sender = PageSender(channel, progress, Pacer(interrupt), lambda: self._limit)
+        self._sender = PageSender(channel, progress, Pacer(interrupt), lambda: self._limit, self._await_copy)
+        self._by_reference: frozenset[str] = frozenset()
+        self._offered: set[object] = set()
         self._limit = parameters().max_bandwidth
         self._released = False
         self._synced_at = self._stopped_at = 0.0
@@ -136,14 +139,14 @@ class Source:
                 },
                 "not_copied": [block.name for block in shared],
             }
-            self._channel.send(FrameType.PREAMBLE, b"", [codec.encode_json(preamble)])
+            self._offer(preamble)
             if not self._channel.live:
                 return
             answer = codec.decode_json(self._expect(FrameType.ACCEPT).data, "answer of the destination")
         finally:
             for block in shared:
                 _lock_of(block).hide()
-        if answer.keys() != {"machine", "allow_weaker_persistence", "proofs"}:
+        if answer.keys() != {"machine", "allow_weaker_persistence", "proofs", "by_reference"}:
             raise StreamError("migration stream: the answer of the destination has missing or unknown keys")
         theirs = decode_facts(answer["machine"])
         allowed = terms.allow_weaker_persistence or answer["allow_weaker_persistence"] is True
@@ -152,6 +155,24 @@ class Source:
             raise Refused([str(mismatch) for mismatch in mismatches])
         if answer["proofs"] != proofs:
             raise Refused(["the destination did not open the same file: x-ignore-shared copies nothing, so it must"])
+
+        by_reference = answer["by_reference"]
+        if not isinstance(by_reference, list) or not set(by_reference) <= self._offered:
+            raise StreamError("migration stream: the destination wants files that were not offered")
+        self._by_reference = frozenset(by_reference)
+
+    def _offer(self, preamble: dict[str, Any]) -> None:
+        """Send the preamble, and with it open files, read-only, that a destination on this host can copy from."""
+        with contextlib.ExitStack() as stack:
+            offered, files = [], []
+            for block, copied in zip(self._blocks, self._copied, strict=True):
+                if copied and block.file is not None and self._channel.passes_files:
+                    offered.append({"block": block.name, "offset": block.file.offset})
+                    files.append(block.file.open_readonly())
+                    stack.callback(os.close, files[-1])
+            self._offered = {item["block"] for item in offered}
+            document = codec.encode_json(preamble | {"by_reference": offered})
+            self._channel.send(FrameType.PREAMBLE, b"", [document], files=files)
 
     def _rounds(self) -> None:
         self.phase = Phase.ROUNDS
@@ -202,14 +223,19 @@ class Source:
         self._progress.begin_round()
         for number, runs in pending.items():
             self._look_for_refusal()
-            self._sender.send(number, self._blocks[number].view, runs)
-            self._check_storage(self._blocks[number])
+            self._send_pages(number, runs)
         self._channel.send(FrameType.ROUND_END, struct.pack("<I", self._progress.rounds))
         if self._channel.live:
             answer = self._expect(FrameType.ROUND_DURABLE)
             if answer.meta != struct.pack("<I", self._progress.rounds):
                 raise StreamError("migration stream: the destination answered another round")
         return sum(run.count for runs in pending.values() for run in runs) * PAGE
+
+    def _send_pages(self, number: int, runs: Sequence[Run]) -> None:
+        block = self._blocks[number]
+        send = self._sender.send_references if block.name in self._by_reference else self._sender.send
+        send(number, block.view, runs)
+        self._check_storage(block)
 
     def _collect(self) -> Mapping[int, Sequence[Run]]:
         now = time.monotonic()
@@ -240,8 +266,7 @@ class Source:
         for number, runs in self._collect().items():
             last[number] = [*last.get(number, ()), *runs]
         for number, runs in last.items():
-            self._sender.send(number, self._blocks[number].view, _merge(runs))
-            self._check_storage(self._blocks[number])
+            self._send_pages(number, _merge(runs))
         self._settle_shared()
         states = codec.encode_states(self._guest.save(), running=self._was_running)
         self._channel.send(FrameType.STATE, b"", [states])
@@ -352,6 +377,9 @@ class Source:
             raise HostError(
                 f"{block.path or block.name}: the file was cut short at offset {lost:#x}", "restore its size"
             )
+
+    def _await_copy(self) -> None:
+        self._expect(FrameType.COPIED)
 
     def _look_for_refusal(self) -> None:
         if self._channel.live and self._channel.readable():

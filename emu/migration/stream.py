@@ -50,6 +50,7 @@ class FrameType(enum.IntEnum):
     COMMIT = 7
     KEEPALIVE = 8
     ABORT = 9
+    COPY = 10
     ACCEPT = 16
     REFUSE = 17
     ROUND_DURABLE = 18
@@ -57,6 +58,7 @@ class FrameType(enum.IntEnum):
     RUNNING = 20
     FAILED = 21
     PROGRESS = 22
+    COPIED = 23
 
 
 _DATA_LIMIT = {
@@ -92,7 +94,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class PageRuns:
-    """What a PAGES or ZEROS frame names: runs of pages of the block with number ``block`` in the preamble."""
+    """What a PAGES, ZEROS or COPY frame names: runs of pages of the block with number ``block`` in the preamble."""
 
     block: int
     runs: tuple[Run, ...]

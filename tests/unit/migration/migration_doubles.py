@@ -44,6 +44,7 @@ class Memory:
         self.address = kernel.map_memory(size, what="test", fd=self.fd, shared=self.fd >= 0)
         self.view = kernel.memory_view(self.address, size)
         self.guard = Guard(self.address, size)
+        self.copied = 0
         self.persisted: list[tuple[int, int]] = []
         self.fail_persist: Exception | None = None
         self.lock = None
@@ -58,8 +59,17 @@ class Memory:
             raise self.fail_persist
         self.persisted.append((offset, length))
 
-    def write(self, offset: int, data: memoryview) -> None:
+    offset = 0
+
+    def store(self, offset: int, data: memoryview) -> None:
         os.pwrite(self.fd, data, offset)
+
+    def open_readonly(self) -> int:
+        return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY)
+
+    def copy_from(self, descriptor: int, start: int, offset: int, length: int) -> None:
+        self.copied += length
+        os.pwrite(self.fd, os.pread(descriptor, length, start), offset)
 
     def lost(self) -> int | None:
         page = self.guard.lost()
@@ -111,7 +121,7 @@ class FakeGuest:
             found.append(
                 Block(
                     "m1", self.pmem.view, True, True, True, "page", self.pmem, path, self.pmem.lock,
-                    writer=self.pmem.write if path else None,
+                    file=self.pmem if path else None,
                 )
             )  # fmt: skip
         return found

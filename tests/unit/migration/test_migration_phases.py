@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,22 @@ def test_everything_arrives_and_is_durable_before_the_mark_goes(pair: Pair) -> N
     assert answer["status"] == "completed"
     assert answer["ram"]["normal"] + answer["ram"]["duplicate"] == (source.ram.size + source.pmem.size) // 4096  # type: ignore[union-attr]
     assert answer["x-emu-persistence"][0]["means"] == "msync"
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        left = socket.create_connection(server.getsockname())
+        return left, server.accept()[0]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_peer_on_this_host_copies_from_the_file_and_any_other_gets_the_bytes(pair: Pair, local: bool) -> None:
+    source, destination = pair()
+    assert destination.pmem is not None
+    result = migrate(source, destination, sockets=None if local else tcp_pair())
+    assert (result.source, result.destination) == (None, None)
+    assert same_memory(source, destination)
+    assert (destination.pmem.copied > 0) is local
 
 
 def test_pages_dirtied_while_it_runs_arrive(pair: Pair) -> None:
@@ -184,12 +201,12 @@ def test_a_full_disk_at_the_destination_is_an_error_and_not_a_crash(
     source, destination = pair()
     written = []
 
-    def full(offset: int, data: memoryview) -> None:
+    def full(descriptor: int, start: int, offset: int, length: int) -> None:
         written.append(offset)
-        if len(written) > 2:
+        if len(written) > 1:
             raise HostError("No space left on device", "make room")
 
-    monkeypatch.setattr(destination.pmem, "write", full)
+    monkeypatch.setattr(destination.pmem, "copy_from", full)
     result = migrate(source, destination)
     assert isinstance(result.source, DestinationFailed)
     assert "No space left" in str(result.source)

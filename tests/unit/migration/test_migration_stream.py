@@ -200,9 +200,11 @@ class Tape:
         self._data = memoryview(data)
         self._decoder = decoder
         self.sent = 0
+        self.passes_files = False
+        self.files: list[int] = []
         self.answers: list[FrameType] = []
 
-    def send(self, kind: FrameType, meta: bytes = b"", data: object = ()) -> None:
+    def send(self, kind: FrameType, meta: bytes = b"", data: object = (), *, files: object = ()) -> None:
         self.answers.append(kind)
 
     def receive(self, timeout: float | None = None) -> Frame:
@@ -233,9 +235,11 @@ class Recorder:
     def __init__(self, guest: FakeGuest) -> None:
         self.frames: list[tuple[FrameType, bytes, bytes]] = []
         self.sent = 0
+        self.passes_files = False
+        self.files: list[int] = []
         self._guest = guest
 
-    def send(self, kind: FrameType, meta: bytes = b"", data: object = ()) -> None:
+    def send(self, kind: FrameType, meta: bytes = b"", data: object = (), *, files: object = ()) -> None:
         body = b"".join(bytes(part) for part in data)  # type: ignore[attr-defined]
         self.frames.append((kind, meta, body))
         self.sent += len(meta) + len(body)
@@ -245,6 +249,7 @@ class Recorder:
         match kind:
             case FrameType.PREAMBLE:
                 answer = {"machine": self._guest.facts().to_json(), "allow_weaker_persistence": False, "proofs": {}}
+                answer["by_reference"] = []
                 return Frame(FrameType.ACCEPT, b"", codec.encode_json(answer))
             case FrameType.ROUND_END:
                 return Frame(FrameType.ROUND_DURABLE, meta)
