@@ -58,6 +58,7 @@ class Cpu:
         self._want_clock = real_time
         self._want_flush = False
         self._deadline: int | None = None
+        self._native_hooks: set[int] = set()
         self.stop_between_blocks(True)
         if real_time:
             self._engine.set_real_time()
@@ -74,8 +75,23 @@ class Cpu:
 
         The memory must stay mapped until ``close``. Durable when: what a guest store is worth is decided by how the
         caller mapped the host memory; the CPU stores straight into it and never copies.
+
+        Memory that is added to a CPU that has run before costs a fresh engine, so native hooks must come after it.
         """
+        if self._memory.holes_filled and self._native_hooks:
+            raise EmuError("memory cannot be added while native hooks are installed", "remove the hooks before")
         self._memory.map(gpa, size, host_address, writable=writable)
+        if self._memory.holes_filled:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        registers = Architectural.capture(self._state)
+        self._want_clock = self._want_clock or self._engine.clock_started
+        self._engine.reopen()
+        self._state.attach()
+        self._memory.show_again()
+        self.stop_between_blocks(True)
+        registers.apply(self._state)
 
     def enter(self, entry: Entry) -> None:
         """Put the CPU in a boot state, as after a reset; memory and virtual time stay as they are."""
@@ -97,7 +113,8 @@ class Cpu:
             stop = self._stop_now()
             if stop is not None:
                 return stop
-            self._memory.fill_holes()
+            if not self._memory.holes_filled:
+                self._memory.fill_holes()
             if self._want_clock:
                 self._engine.start_clock()
                 self._want_clock = False
@@ -334,11 +351,13 @@ class Cpu:
         ``begin`` > ``end`` means everywhere. Code translated before is translated again, so that it is seen.
         """
         handle = self._engine.add_hook(kind, function, user_data, begin, end)
+        self._native_hooks.add(handle)
         self.invalidate(0, 1)
         return handle
 
     def remove_hook(self, handle: int) -> None:
         self._engine.delete_hook(handle)
+        self._native_hooks.discard(handle)
         self.invalidate(0, 1)
 
 

@@ -43,8 +43,9 @@ _HF_LONG = 0xC000
 class Layout:
     """Offsets in bytes.
 
-    ``cpu_pointer`` is in the engine structure; ``self_pointer``, ``halted`` and ``state`` are in the CPU object it points
-    to; the others are in the architectural state, which starts with the 16 general registers, RIP and RFLAGS.
+    ``cpu_pointer`` and ``whole_blocks`` are in the engine structure; ``self_pointer``, ``halted`` and ``state`` in the
+    CPU object it points to; the others in the architectural state, which starts with the 16 general registers, RIP and
+    RFLAGS.
     """
 
     cpu_pointer: int

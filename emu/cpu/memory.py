@@ -15,10 +15,11 @@ PHYSICAL_BITS = 52
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """``size`` bytes of host memory at guest-physical ``gpa``."""
+    """``size`` bytes of memory at host address ``host``, seen at guest-physical ``gpa``."""
 
     gpa: int
     size: int
+    host: int
     view: memoryview
     writable: bool
 
@@ -38,8 +39,7 @@ class PhysicalMemory:
         self._engine = engine
         self._regions: list[Mapped] = []
         self._starts: list[int] = []
-        self._holes: list[tuple[int, int]] = []
-        self._holes_stale = True
+        self.holes_filled = False
 
     def map(self, gpa: int, size: int, host: int, *, writable: bool) -> None:
         """UsageError when the range is not whole pages, overlaps another or leaves the physical address space."""
@@ -52,31 +52,34 @@ class PhysicalMemory:
                     f"guest memory at {gpa:#x}-{end - 1:#x} overlaps {region.gpa:#x}-{region.end - 1:#x}",
                     "place it elsewhere",
                 )
-        for hole in [hole for hole in self._holes if gpa < hole[1] and hole[0] < end]:
-            self._engine.unmap(hole[0], hole[1] - hole[0])
-            self._holes.remove(hole)
-        (self._engine.map if writable else self._engine.map_rom)(gpa, size, host)
+        if not self.holes_filled:
+            self._show(gpa, size, host, writable)
         at = bisect_right(self._starts, gpa)
         self._starts.insert(at, gpa)
-        self._regions.insert(at, Mapped(gpa, size, hooks.view(host, size), writable))
-        self._holes_stale = True
+        self._regions.insert(at, Mapped(gpa, size, host, hooks.view(host, size), writable))
+
+    def _show(self, gpa: int, size: int, host: int, writable: bool) -> None:
+        (self._engine.map if writable else self._engine.map_rom)(gpa, size, host)
+
+    def show_again(self) -> None:
+        """Map everything into an engine that was opened again."""
+        for region in self._regions:
+            self._show(region.gpa, region.size, region.host, region.writable)
+        self.holes_filled = False
 
     def fill_holes(self) -> None:
-        """Map nothing wherever there is no memory; before running."""
-        if not self._holes_stale:
-            return
-        at = 0
-        for begin, end in sorted([(region.gpa, region.end) for region in self._regions] + self._holes):
-            if at < begin:
-                self._fill(at, begin)
-            at = end
-        if at < 1 << PHYSICAL_BITS:
-            self._fill(at, 1 << PHYSICAL_BITS)
-        self._holes_stale = False
+        """Map nothing wherever there is no memory; before running.
 
-    def _fill(self, begin: int, end: int) -> None:
-        self._engine.map_nothing(begin, end - begin)
-        self._holes.append((begin, end))
+        From then on ``map`` only takes notice: the engine cannot make room in a hole. It must be opened again.
+        """
+        at = 0
+        for region in self._regions:
+            if at < region.gpa:
+                self._engine.map_nothing(at, region.gpa - at)
+            at = region.end
+        if at < 1 << PHYSICAL_BITS:
+            self._engine.map_nothing(at, (1 << PHYSICAL_BITS) - at)
+        self.holes_filled = True
 
     def _find(self, gpa: int) -> Mapped | None:
         at = bisect_right(self._starts, gpa) - 1

@@ -46,6 +46,12 @@ class State:
 
     def __init__(self, engine: hooks.Engine, layout: Layout) -> None:
         self.engine = engine
+        self._layout = layout
+        self.attach()
+
+    def attach(self) -> None:
+        """Find the state of the engine, which was opened just now."""
+        engine, layout = self.engine, self._layout
         own = engine.own_memory()
         (cpu,) = struct.unpack_from("<Q", own, layout.cpu_pointer)
         start = cpu + layout.state

@@ -622,7 +622,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define BLOCKS_PER_CLOCK_READ 64
 
 typedef struct {
-    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_unmap, *mem_protect;
+    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_protect;
     void *hook_add, *hook_del, *reg_read, *reg_write, *ctl;
 } emu_uc_functions;
 
@@ -640,6 +640,7 @@ typedef struct {
     int clock_installed;
 
     emu_uc_functions f;
+    int cpu_model;
     pthread_mutex_t lock;
     atomic_int stop_requested;
     atomic_int running;
@@ -662,7 +663,6 @@ typedef int (*start_fn)(void *, uint64_t, uint64_t, uint64_t, size_t);
 typedef int (*map_ptr_fn)(void *, uint64_t, size_t, uint32_t, void *);
 typedef int (*mmio_fn)(void *, uint64_t, size_t, void *, void *, void *, void *);
 typedef int (*protect_fn)(void *, uint64_t, size_t, uint32_t);
-typedef int (*unmap_fn)(void *, uint64_t, size_t);
 typedef int (*hook_add_fn)(void *, uintptr_t *, int, void *, void *, uint64_t, uint64_t, ...);
 typedef int (*hook_del_fn)(void *, uintptr_t);
 typedef int (*reg_read_fn)(void *, int, void *);
@@ -836,35 +836,57 @@ static int hook_instruction(emu_engine *e, int instruction, void *function)
     return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, HOOK_INSN, function, e, 1, 0, instruction);
 }
 
-void emu_engine_close(emu_engine *e)
+static void close_engine(emu_engine *e)
 {
-    pthread_mutex_lock(&e->lock);
     if (e->uc)
         ((engine_fn)e->f.close)(e->uc);
     e->uc = NULL;
     e->env = NULL;
-    pthread_mutex_unlock(&e->lock);
+    e->clock_installed = 0;
 }
 
-int emu_engine_open(emu_engine *e, const emu_uc_functions *f, int cpu_model)
+static int open_engine(emu_engine *e)
 {
-    int error;
-    memset(e, 0, sizeof *e);
-    e->f = *f;
-    e->deadline = UINT64_MAX;
-    pthread_mutex_init(&e->lock, NULL);
-    error = ((open_fn)f->open)(ARCH_X86, MODE_64, &e->uc);
+    int error = ((open_fn)e->f.open)(ARCH_X86, MODE_64, &e->uc);
     if (error)
         return error;
-    if ((error = ((ctl_fn)f->ctl)(e->uc, CTL_WRITE(CTL_CPU_MODEL, 1), cpu_model)) ||
-        (error = ((ctl_fn)f->ctl)(e->uc, CTL_WRITE(CTL_USE_EXITS, 1), 1)) ||
+    if ((error = ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_CPU_MODEL, 1), e->cpu_model)) ||
+        (error = ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_USE_EXITS, 1), 1)) ||
         (error = hook(e, HOOK_INTR, on_interrupt)) || (error = hook(e, HOOK_INSN_INVALID, on_invalid)) ||
         (error = hook_instruction(e, INSN_IN, on_in)) || (error = hook_instruction(e, INSN_OUT, on_out)) ||
         (error = hook_instruction(e, INSN_RDTSC, on_rdtsc)) ||
         (error = hook_instruction(e, INSN_RDTSCP, on_rdtscp)) ||
         (error = hook_instruction(e, INSN_SYSCALL, on_syscall)) ||
         (error = hook_instruction(e, INSN_SYSENTER, on_sysenter)))
-        emu_engine_close(e);
+        close_engine(e);
+    return error;
+}
+
+int emu_engine_open(emu_engine *e, const emu_uc_functions *f, int cpu_model)
+{
+    memset(e, 0, sizeof *e);
+    e->f = *f;
+    e->cpu_model = cpu_model;
+    e->deadline = UINT64_MAX;
+    pthread_mutex_init(&e->lock, NULL);
+    return open_engine(e);
+}
+
+void emu_engine_close(emu_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    close_engine(e);
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* A fresh engine without memory; clock and stop requests stay. */
+int emu_engine_reopen(emu_engine *e)
+{
+    int error;
+    pthread_mutex_lock(&e->lock);
+    close_engine(e);
+    error = open_engine(e);
+    pthread_mutex_unlock(&e->lock);
     return error;
 }
 
@@ -888,11 +910,6 @@ int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
 int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
 {
     return ((mmio_fn)e->f.mmio_map)(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
-}
-
-int emu_engine_unmap(emu_engine *e, uint64_t gpa, uint64_t size)
-{
-    return ((unmap_fn)e->f.mem_unmap)(e->uc, gpa, size);
 }
 
 int emu_engine_run(emu_engine *e, uint64_t pc)
@@ -1160,7 +1177,6 @@ static void _cffi_checkfld_typedef_emu_uc_functions(emu_uc_functions *p)
   { void * *tmp = &p->emu_stop; (void)tmp; }
   { void * *tmp = &p->mem_map_ptr; (void)tmp; }
   { void * *tmp = &p->mmio_map; (void)tmp; }
-  { void * *tmp = &p->mem_unmap; (void)tmp; }
   { void * *tmp = &p->mem_protect; (void)tmp; }
   { void * *tmp = &p->hook_add; (void)tmp; }
   { void * *tmp = &p->hook_del; (void)tmp; }
@@ -1819,6 +1835,44 @@ _cffi_f_emu_engine_read_register(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_read_register _cffi_d_emu_engine_read_register
 #endif
 
+static int _cffi_d_emu_engine_reopen(emu_engine * x0)
+{
+  return emu_engine_reopen(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_reopen(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_reopen(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_reopen _cffi_d_emu_engine_reopen
+#endif
+
 static void _cffi_d_emu_engine_request_stop(emu_engine * x0)
 {
   emu_engine_request_stop(x0);
@@ -2181,60 +2235,6 @@ _cffi_f_emu_engine_take_stop(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_take_stop _cffi_d_emu_engine_take_stop
 #endif
 
-static int _cffi_d_emu_engine_unmap(emu_engine * x0, uint64_t x1, uint64_t x2)
-{
-  return emu_engine_unmap(x0, x1, x2);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_engine_unmap(PyObject *self, PyObject *args)
-{
-  emu_engine * x0;
-  uint64_t x1;
-  uint64_t x2;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-  PyObject *arg0;
-  PyObject *arg1;
-  PyObject *arg2;
-
-  if (!PyArg_UnpackTuple(args, "emu_engine_unmap", 3, 3, &arg0, &arg1, &arg2))
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x1 = _cffi_to_c_int(arg1, uint64_t);
-  if (x1 == (uint64_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x2 = _cffi_to_c_int(arg2, uint64_t);
-  if (x2 == (uint64_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_engine_unmap(x0, x1, x2); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_engine_unmap _cffi_d_emu_engine_unmap
-#endif
-
 static int _cffi_d_emu_engine_write_register(emu_engine * x0, int x1, void const * x2)
 {
   return emu_engine_write_register(x0, x1, x2);
@@ -2417,6 +2417,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 59), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_engine_open },
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 8), (void *)_cffi_d_emu_engine_read_register },
+  { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_engine_reopen },
   { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 62), (void *)_cffi_d_emu_engine_request_stop },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_engine_running },
@@ -2426,7 +2427,6 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 62), (void *)_cffi_d_emu_engine_set_real_time },
   { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_engine_start_clock },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_unmap", (void *)_cffi_f_emu_engine_unmap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 22), (void *)_cffi_d_emu_engine_unmap },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 13), (void *)_cffi_d_emu_engine_write_register },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 46), (void *)_cffi_d_emu_peek },
   { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 77), (void *)emu_port_read },
@@ -2485,9 +2485,6 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "mmio_map", offsetof(emu_uc_functions, mmio_map),
                 sizeof(((emu_uc_functions *)0)->mmio_map),
                 _CFFI_OP(_CFFI_OP_NOOP, 11) },
-  { "mem_unmap", offsetof(emu_uc_functions, mem_unmap),
-                 sizeof(((emu_uc_functions *)0)->mem_unmap),
-                 _CFFI_OP(_CFFI_OP_NOOP, 11) },
   { "mem_protect", offsetof(emu_uc_functions, mem_protect),
                    sizeof(((emu_uc_functions *)0)->mem_protect),
                    _CFFI_OP(_CFFI_OP_NOOP, 11) },
@@ -2512,7 +2509,7 @@ static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
   { "$emu_engine", 75, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 0, 11 },
   { "$emu_uc_functions", 76, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_uc_functions), offsetof(struct _cffi_align_typedef_emu_uc_functions, y), 11, 13 },
+    sizeof(emu_uc_functions), offsetof(struct _cffi_align_typedef_emu_uc_functions, y), 11, 12 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {

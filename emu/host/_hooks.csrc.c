@@ -42,7 +42,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define BLOCKS_PER_CLOCK_READ 64
 
 typedef struct {
-    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_unmap, *mem_protect;
+    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_protect;
     void *hook_add, *hook_del, *reg_read, *reg_write, *ctl;
 } emu_uc_functions;
 
@@ -60,6 +60,7 @@ typedef struct {
     int clock_installed;
 
     emu_uc_functions f;
+    int cpu_model;
     pthread_mutex_t lock;
     atomic_int stop_requested;
     atomic_int running;
@@ -82,7 +83,6 @@ typedef int (*start_fn)(void *, uint64_t, uint64_t, uint64_t, size_t);
 typedef int (*map_ptr_fn)(void *, uint64_t, size_t, uint32_t, void *);
 typedef int (*mmio_fn)(void *, uint64_t, size_t, void *, void *, void *, void *);
 typedef int (*protect_fn)(void *, uint64_t, size_t, uint32_t);
-typedef int (*unmap_fn)(void *, uint64_t, size_t);
 typedef int (*hook_add_fn)(void *, uintptr_t *, int, void *, void *, uint64_t, uint64_t, ...);
 typedef int (*hook_del_fn)(void *, uintptr_t);
 typedef int (*reg_read_fn)(void *, int, void *);
@@ -256,35 +256,57 @@ static int hook_instruction(emu_engine *e, int instruction, void *function)
     return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, HOOK_INSN, function, e, 1, 0, instruction);
 }
 
-void emu_engine_close(emu_engine *e)
+static void close_engine(emu_engine *e)
 {
-    pthread_mutex_lock(&e->lock);
     if (e->uc)
         ((engine_fn)e->f.close)(e->uc);
     e->uc = NULL;
     e->env = NULL;
-    pthread_mutex_unlock(&e->lock);
+    e->clock_installed = 0;
 }
 
-int emu_engine_open(emu_engine *e, const emu_uc_functions *f, int cpu_model)
+static int open_engine(emu_engine *e)
 {
-    int error;
-    memset(e, 0, sizeof *e);
-    e->f = *f;
-    e->deadline = UINT64_MAX;
-    pthread_mutex_init(&e->lock, NULL);
-    error = ((open_fn)f->open)(ARCH_X86, MODE_64, &e->uc);
+    int error = ((open_fn)e->f.open)(ARCH_X86, MODE_64, &e->uc);
     if (error)
         return error;
-    if ((error = ((ctl_fn)f->ctl)(e->uc, CTL_WRITE(CTL_CPU_MODEL, 1), cpu_model)) ||
-        (error = ((ctl_fn)f->ctl)(e->uc, CTL_WRITE(CTL_USE_EXITS, 1), 1)) ||
+    if ((error = ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_CPU_MODEL, 1), e->cpu_model)) ||
+        (error = ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_USE_EXITS, 1), 1)) ||
         (error = hook(e, HOOK_INTR, on_interrupt)) || (error = hook(e, HOOK_INSN_INVALID, on_invalid)) ||
         (error = hook_instruction(e, INSN_IN, on_in)) || (error = hook_instruction(e, INSN_OUT, on_out)) ||
         (error = hook_instruction(e, INSN_RDTSC, on_rdtsc)) ||
         (error = hook_instruction(e, INSN_RDTSCP, on_rdtscp)) ||
         (error = hook_instruction(e, INSN_SYSCALL, on_syscall)) ||
         (error = hook_instruction(e, INSN_SYSENTER, on_sysenter)))
-        emu_engine_close(e);
+        close_engine(e);
+    return error;
+}
+
+int emu_engine_open(emu_engine *e, const emu_uc_functions *f, int cpu_model)
+{
+    memset(e, 0, sizeof *e);
+    e->f = *f;
+    e->cpu_model = cpu_model;
+    e->deadline = UINT64_MAX;
+    pthread_mutex_init(&e->lock, NULL);
+    return open_engine(e);
+}
+
+void emu_engine_close(emu_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    close_engine(e);
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* A fresh engine without memory; clock and stop requests stay. */
+int emu_engine_reopen(emu_engine *e)
+{
+    int error;
+    pthread_mutex_lock(&e->lock);
+    close_engine(e);
+    error = open_engine(e);
+    pthread_mutex_unlock(&e->lock);
     return error;
 }
 
@@ -308,11 +330,6 @@ int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
 int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
 {
     return ((mmio_fn)e->f.mmio_map)(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
-}
-
-int emu_engine_unmap(emu_engine *e, uint64_t gpa, uint64_t size)
-{
-    return ((unmap_fn)e->f.mem_unmap)(e->uc, gpa, size);
 }
 
 int emu_engine_run(emu_engine *e, uint64_t pc)

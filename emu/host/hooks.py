@@ -24,8 +24,8 @@ WINDOW: int = _lib.EMU_WINDOW
 SERVICE: int = _lib.EMU_SERVICE
 
 FUNCTIONS = (
-    "open", "close", "emu_start", "emu_stop", "mem_map_ptr", "mmio_map", "mem_unmap", "mem_protect", "hook_add", "hook_del",
-    "reg_read", "reg_write", "ctl",
+    "open", "close", "emu_start", "emu_stop", "mem_map_ptr", "mmio_map", "mem_protect",
+    "hook_add", "hook_del", "reg_read", "reg_write", "ctl",
 )  # fmt: skip
 """The functions an ``Engine`` needs, without the prefix ``uc_``."""
 
@@ -77,6 +77,11 @@ class Engine:
     def close(self) -> None:
         _lib.emu_engine_close(self._e)
 
+    def reopen(self) -> None:
+        """Replace the engine by a fresh one, without memory and hooks of others. Time, deadline and requests stay."""
+        assert not self.running, _RUNNING
+        self._check(_lib.emu_engine_reopen(self._e), "open an engine")
+
     # Memory
 
     def map(self, gpa: int, size: int, host: int) -> None:
@@ -90,9 +95,6 @@ class Engine:
     def map_nothing(self, gpa: int, size: int) -> None:
         """Nobody lives there: reads give 0, writes are dropped."""
         self._check(_lib.emu_engine_map_nothing(self._e, gpa, size), f"fill the hole at {gpa:#x}")
-
-    def unmap(self, gpa: int, size: int) -> None:
-        self._check(_lib.emu_engine_unmap(self._e, gpa, size), f"unmap {gpa:#x}")
 
     # Running
 
