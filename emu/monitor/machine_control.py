@@ -85,13 +85,19 @@ class MachineAdapter:
 
     def stop(self) -> None:
         def stop() -> None:
-            if self._machine.state is RunState.RUNNING:
-                self._machine.pause()
+            if not self._machine.paused:
+                # A client may be faster than the machine's thread: then it stops what has not booted yet.
+                early = self._machine.state is RunState.PRELAUNCH
+                self._machine.pause(RunState.PRELAUNCH if early else RunState.PAUSED)
 
         self._machine.call(stop)
 
     def cont(self) -> None:
-        self._machine.resume()
+        def cont() -> None:
+            self._machine.boot()  # for the same reason; a machine that has booted ignores it
+            self._machine.resume()
+
+        self._machine.call(cont)
 
     def reset(self) -> None:
         if self._machine.start is None:
