@@ -1,4 +1,4 @@
-"""The small parts: addresses, capabilities, parameters, page runs and holes, the mark, the lock as a proof, channels."""
+"""The small parts: addresses, parameters, page runs and holes, the mark, the lock as a proof, channels."""
 
 from __future__ import annotations
 
