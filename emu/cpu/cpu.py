@@ -23,7 +23,7 @@ from emu.cpu.saved import Architectural
 from emu.cpu.state import Segment, State
 from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
-from emu.entry import Entry
+from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
 from emu.host import hooks
 from emu.state import Fields, SavedState
@@ -62,6 +62,7 @@ class Cpu:
         self.stop_between_blocks(True)
         if real_time:
             self._engine.set_real_time()
+        self.enter(Protected32(0, 0, 0))
 
     def close(self) -> None:
         """Free the engine. The memory that was mapped may go away afterwards, not before."""

@@ -65,6 +65,7 @@ typedef struct {
     atomic_int stop_requested;
     atomic_int running;
     atomic_int entered;
+    atomic_int foreign_stop;
     pthread_t runner;
     uint64_t origin;
     unsigned blocks;
@@ -345,8 +346,11 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
         error = ((start_fn)e->f.emu_start)(e->uc, pc, 0, 0, 0);
     else
         e->reason = EMU_SERVICE;
-    /* A request from another thread can come between the announcement of a block and its own check. */
-    if (!e->reason && e->env && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
+    /*
+     * A request from another thread can come between the announcement of a block and its own check. (One from this
+     * thread cannot: the next announcement sees it.)
+     */
+    if (atomic_exchange(&e->foreign_stop, 0) && !e->reason && e->env && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
         e->attention.charged = 1;
     atomic_store(&e->running, 0);
     return error;
@@ -366,7 +370,10 @@ void emu_engine_request_stop(emu_engine *e)
         e->attention.stop_requested = 1;
         again = e->uc && atomic_load(&e->running);
         if (again) {
-            if (pthread_equal(e->runner, pthread_self()) || atomic_load(&e->entered))
+            bool own = pthread_equal(e->runner, pthread_self());
+            if (!own)
+                atomic_store(&e->foreign_stop, 1);
+            if (own || atomic_load(&e->entered))
                 again = false;
             ((engine_fn)e->f.emu_stop)(e->uc);
         }
