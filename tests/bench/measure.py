@@ -12,21 +12,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Run:
-    """One finished process: wall seconds and peak resident memory in KiB."""
+    """One process that ended well: wall seconds and peak resident memory in KiB."""
 
     wall: float
     peak: int
-    status: int
 
 
 def run(command: Sequence[str]) -> Run:
-    """Run ``command`` to its end with its output thrown away."""
+    """Run ``command`` to its end with its output thrown away; a command that fails has no figure."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
-    return Run(wall, usage.ru_maxrss, process.returncode)
+    if process.returncode:
+        raise RuntimeError(f"status {process.returncode}: {' '.join(command)}")
+    return Run(wall, usage.ru_maxrss)
 
 
 def interleaved(makers: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
