@@ -26,6 +26,7 @@ from devices.pvpanic import PanicPort
 from devices.rtc import Rtc, memory_bytes
 from devices.uart16550 import Uart16550
 from emu import boot
+from emu.acpi import hardware
 from emu.acpi.srat import MemoryAffinity
 from emu.acpi.tables import Tables, TablesSpec
 from emu.acpi.tables import build as build_tables
@@ -44,12 +45,12 @@ COM1, COM1_IRQ = 0x3F8, 4
 DEBUG_CONSOLE = 0xE9
 PIT_IRQ = 0
 RTC, RTC_IRQ = 0x70, 8
-SCI_IRQ = 9
 PANIC = 0x505
 DSM = 0xA18
-NVDIMM_GPE = 4
-# Where a guest programs the timed devices: PIT, port 0x61, RTC.
-CLOCK_PORTS = frozenset({*range(0x40, 0x44), 0x61, 0x70, 0x71})
+# Where a guest programs the timed devices: PIT, port 0x61, RTC, and the ACPI block whose PM timer can interrupt.
+CLOCK_PORTS = frozenset(
+    {*range(0x40, 0x44), 0x61, RTC, RTC + 1, *range(hardware.PM1_EVENT, hardware.PM1_EVENT + hardware.PM1_EVENT_LENGTH)}
+)
 
 # 2000-01-01 00:00:00 UTC
 _VIRTUAL_EPOCH = 946_684_800
@@ -106,7 +107,8 @@ def _read_image(path: str) -> bytes:
 
 def _add_ram(machine: Machine) -> None:
     size = machine.config.ram_size
-    ram = open_backend(BackendConfig(id="pc.ram", kind=BackendKind.RAM, size=size))
+    # Not reserved: a guest may have more RAM than the host as long as it does not touch it all.
+    ram = open_backend(BackendConfig(id="pc.ram", kind=BackendKind.RAM, size=size, reserve=False))
     machine.backends.append(ram)
     below, above = split_ram(size)
     for gpa, length, offset, name in ((0, below, 0, "ram-below-4g"), (FOUR_GIB, above, below, "ram-above-4g")):
@@ -128,13 +130,13 @@ def _add_devices(machine: Machine, outputs: Outputs) -> Slots:
         epoch=_epoch(machine.config),
         cmos=memory_bytes(*split_ram(machine.config.ram_size)),
     )
-    power = Power(sci=pic.line(SCI_IRQ), end=machine.end, reset=machine.reset, now=cpu.now)
+    power = Power(sci=pic.line(hardware.SCI_IRQ), end=machine.end, reset=machine.reset, now=cpu.now)
     keyboard = KeyboardReset(machine.reset)
     windowed: list[tuple[str, WindowedDevice]] = [("pit", pit), ("power", power), ("keyboard-reset", keyboard)]
     for name, device in windowed:
         bus.attach(device)
         machine.add_device(name, device)
-    for timed in (pit, rtc):
+    for timed in (pit, rtc, power):
         machine.add_timed(timed)
     machine.clock_ports.update(CLOCK_PORTS)
     simple: list[tuple[str, int, int, PortDevice]] = [
@@ -200,7 +202,7 @@ class Slots:
         machine.nvdimms.append(plugged)
         machine.add_device(f"nvdimm{device.slot}", device)
         if hot:
-            self._power.raise_gpe(NVDIMM_GPE)
+            self._power.raise_gpe(hardware.NVDIMM_GPE)
         return plugged
 
 

@@ -1,8 +1,17 @@
 """The machine: life cycle and run loop.
 
 One thread runs the guest (the caller of ``run``). Everything else - a monitor, a signal, a migration, a timer - talks
-to it through ``call``, ``end``, ``pause`` and ``resume``, which may be used from any thread: they stop the CPU at an
-instruction boundary and take effect between two slices.
+to it through ``call``, ``end``, ``pause``, ``resume`` and ``reset``, which may be used from any thread: they stop the
+CPU between two basic blocks and take effect between two slices.
+
+Rules that keep this free of races:
+
+- What the loop decides by (exit, reset, pause, queued calls) changes only under ``_changed``, and who changes it then
+  notifies the condition and stops the CPU. A stop request is never lost, so no slice starts in ignorance of it.
+- The end is final: the first request counts, and afterwards the machine is neither paused nor resumed.
+- A call is always answered: by the loop, at its end by what runs in ``finally``, without a loop by the caller's own
+  thread, which holds the lock meanwhile, so that no loop can start under it.
+- The guest is booted once, by whoever comes first: the loop, or someone who was told to let it run.
 """
 
 from __future__ import annotations
@@ -22,7 +31,8 @@ from devices.pic import PicPair
 from emu.config import Clock, MachineConfig, NvdimmConfig
 from emu.cpu import Cpu, Stop, StopKind
 from emu.entry import Entry
-from emu.errors import StateError, Status, UsageError
+from emu.errors import EmuError, StateError, Status, UsageError
+from emu.host import faults
 from emu.memory import Backend, GuestMemory
 from emu.state import Saveable, SavedState
 
@@ -45,7 +55,11 @@ class RunState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a run ended: the reason, the exit status of the process, and the value written to an exit port if any."""
+    """How a run ended: the reason, the exit status of the process, and the value written to an exit port if any.
+
+    Reasons: power-off, exit-port, halt, reset, panic, triple-fault, exception, timeout, interrupted, power-failure,
+    quit, migrated, host-error (``run`` raised it).
+    """
 
     reason: str
     status: int
@@ -119,6 +133,7 @@ class Machine:
         # Ports through which a guest programs the timed devices.
         self.clock_ports: set[int] = set()
         self._exit: Exit | None = None
+        self._booted = False
         self._reset_asked = False
         self._paused_as: RunState | None = RunState.PRELAUNCH if config.start_paused else None
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -141,7 +156,8 @@ class Machine:
     def call(self, function: Callable[[], T]) -> T:
         """Run ``function`` in the machine's thread between two slices and return what it returns (or raises).
 
-        Without a running loop, or from the machine's own thread, it runs at once.
+        Without a running loop, or from the machine's own thread, it runs at once. Also once the machine has ended, so a
+        function that needs a live one looks at ``exit``.
         """
         with self._changed:
             if self._loop_thread in (None, threading.get_ident()):
@@ -159,9 +175,14 @@ class Machine:
             self._interrupt()
 
     def pause(self, state: RunState = RunState.PAUSED) -> None:
-        """Stop the guest; returns when it stands still. ``state`` is the run state shown meanwhile."""
+        """Stop the guest; returns when it stands still. ``state`` is the run state shown meanwhile.
+
+        Before the start: it will stand still when the loop begins. After the end: nothing.
+        """
 
         def stop() -> None:
+            if self._exit is not None:
+                return
             was_running = self._paused_as is None
             self._paused_as = self.state = state
             if was_running:
@@ -170,10 +191,10 @@ class Machine:
         self.call(stop)
 
     def resume(self) -> None:
-        """Let the guest go on after ``pause`` or a paused start."""
+        """Let the guest go on after ``pause`` or a paused start; after the end: nothing."""
 
         def go() -> None:
-            if self._paused_as is not None:
+            if self._paused_as is not None and self._exit is None:
                 self._paused_as = None
                 self.state = RunState.RUNNING
                 self._tell("RESUME", {})
@@ -198,37 +219,54 @@ class Machine:
     # -- the run loop -----------------------------------------------------------------------------------------------
 
     def run(self, timeout: float | None = None) -> Exit:
-        """Run until the guest, the user or the clock ends it. ``timeout`` is in seconds of real time."""
+        """Run until the guest, the user or the clock ends it. ``timeout`` is in seconds of real time, pauses included.
+
+        HostError when a backing file loses its storage under the guest; whatever this raises, ``exit`` says that the
+        machine has ended.
+        """
+        with self._changed:
+            if self._loop_thread is not None:
+                raise EmuError("the machine runs already", "call run() once")
+            self._loop_thread = threading.get_ident()
         timer = None
         if timeout is not None:
             request = ExitRequest("timeout", Status.TIMEOUT, None, f"the guest was still running after {timeout:g} s")
             timer = threading.Timer(timeout, self.end, [request])
             timer.daemon = True
             timer.start()
-        with self._changed:
-            self._loop_thread = threading.get_ident()
-        self.boot()
+        # A page that its file stopped backing stops the guest at once, not when it next needs us.
+        faults.set_stop(*self.cpu.stop_function)
         try:
-            while self._exit is None:
-                self.step()
+            self.boot()
+            while (ended := self.step()) is None:
+                pass
+            return ended
+        except BaseException as error:
+            status = error.status if isinstance(error, EmuError) else Status.BUG
+            self.end(ExitRequest("host-error", status, None, str(error)))
+            raise
         finally:
+            faults.set_stop(0, 0)
             if timer is not None:
                 timer.cancel()
             with self._changed:
                 self._loop_thread = None
                 self.state = RunState.SHUTDOWN
                 self._run_calls()
-        self._tell("SHUTDOWN", {"guest": self._exit.reason != "quit", "reason": self._exit.reason})
-        return self._exit
+            assert self._exit is not None
+            self._tell("SHUTDOWN", {"guest": self._exit.reason != "quit", "reason": self._exit.reason})
 
     def boot(self) -> None:
-        """Power on: load the image and put the CPU at its entry, unless that has happened. ``run`` does it."""
+        """Power on: load the image and put the CPU at its entry. Once, and not where a migration brings the state."""
         with self._changed:
-            if self.state is RunState.PRELAUNCH:
-                if self.start is not None:
-                    self.cpu.enter(self.start())
-                if self._paused_as is None:
-                    self.state = RunState.RUNNING
+            if self._booted or self.state is RunState.INMIGRATE:
+                return
+            if self.start is None:
+                raise UsageError("this machine has no image to boot", "start it with an image, or with -incoming")
+            self.cpu.enter(self.start())
+            self._booted = True
+            if self._paused_as is None:
+                self.state = RunState.RUNNING
 
     def step(self) -> Exit | None:
         """One slice of the run loop, for those who drive the machine themselves; how it ended, once it has."""
@@ -248,13 +286,15 @@ class Machine:
 
     def _between_slices(self) -> None:
         with self._changed:
-            self._run_calls()
-            while self._paused_as is not None and self._exit is None and not self._reset_asked:
-                self._changed.wait()
+            while self._exit is None:
                 self._run_calls()
-            if self._reset_asked:
-                self._reset_asked = False
-                self._do_reset()
+                if self._reset_asked:
+                    self._reset_asked = False
+                    self._do_reset()
+                elif self._paused_as is not None:
+                    self._changed.wait()
+                else:
+                    return
 
     def _slice(self) -> None:
         now = self.cpu.now()
@@ -283,7 +323,7 @@ class Machine:
         """The CPU is halted with interrupts on: let time pass until a device has one, or someone asks for something."""
         while not self.pic.pending():
             with self._changed:
-                if self._exit is not None or self._calls or self._reset_asked or self._paused_as is not None:
+                if self._exit is not None or self._calls or self._reset_asked:
                     return
                 event = self._next_event()
                 if event is None or self.config.clock is Clock.REAL:
@@ -319,7 +359,6 @@ class Machine:
             backend.mapping.check()
 
     def _do_reset(self) -> None:
-        self._tell("RESET", {"guest": True, "reason": "guest-reset"})
         if self.config.no_reboot:
             self.end(ExitRequest("reset", Status.OK, None, ""))
             return
@@ -330,16 +369,17 @@ class Machine:
         for device in self.devices.values():
             device.reset()
         self.cpu.enter(self.start())
+        self._tell("RESET", {"guest": True, "reason": "guest-reset"})
 
     def _tell(self, name: str, data: Mapping[str, Any]) -> None:
-        for observer in self.observers:
+        for observer in tuple(self.observers):  # others may come and go meanwhile
             observer.machine_event(name, data)
 
     # -- ports ------------------------------------------------------------------------------------------------------
 
     def _port_write(self, port: int, size: int, value: int) -> None:
         self.bus.write(port, size, value)
-        if port in self.clock_ports:
+        if not self.clock_ports.isdisjoint(range(port, port + size)):
             # The next event may have moved: the run loop sets a new deadline.
             self.cpu.request_stop()
 
@@ -360,6 +400,7 @@ class Machine:
         if len(found) != len(states) or found.keys() != parts.keys():
             odd = sorted(found.keys() ^ parts.keys()) or ["a component named twice"]
             raise StateError(f"saved state and machine differ in their components: {', '.join(odd)}")
+        self._booted = True
         for name, part in parts.items():
             part.restore(replace(found[name], kind=part.save().kind))
 

@@ -186,6 +186,11 @@ class Cpu:
         """Make ``run`` return REQUESTED: the current call, or the next one. From any thread and from callbacks."""
         self._engine.request_stop()
 
+    @property
+    def stop_function(self) -> tuple[int, int]:
+        """Addresses of a C function and its argument that do the same as ``request_stop``, for a signal handler."""
+        return self._engine.stop_function
+
     # Interrupts
 
     @property

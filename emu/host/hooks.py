@@ -6,6 +6,7 @@ and error numbers go through uninterpreted. What the engine means belongs to ``e
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -117,6 +118,15 @@ class Engine:
         """Make ``run`` return, now or when it is next called; from any thread, also from a callback. Never lost."""
         _lib.emu_engine_request_stop(self._e)
 
+    @property
+    def stop_function(self) -> tuple[int, int]:
+        """Addresses of a C function and its argument that do what ``request_stop`` does.
+
+        A signal handler may call it for a fault of the guest's code, when the faulting thread holds no lock of ours.
+        """
+        function = _ffi.cast("uintptr_t", _ffi.addressof(_lib, "emu_engine_request_stop"))
+        return int(function), int(_ffi.cast("uintptr_t", self._e))
+
     def take_stop(self) -> bool:
         """Whether a stop was requested since the last call."""
         return bool(_lib.emu_engine_take_stop(self._e))
@@ -223,6 +233,35 @@ class Engine:
 
     def delete_hook(self, handle: int) -> None:
         self._check(_lib.emu_engine_delete_hook(self._e, handle), "remove a hook")
+
+
+class Library:
+    """A shared library loaded for its functions' addresses; HostError when it cannot be."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._handle = _lib.emu_load_library(os.fsencode(path))
+        if not self._handle:
+            why = _ffi.string(_lib.emu_load_error()).decode(errors="replace")
+            raise HostError(f"{path} cannot be loaded: {why}", "install the package it belongs to again")
+
+    def symbol(self, name: str) -> int:
+        """The address of ``name``; 0 when the library has none."""
+        return int(_ffi.cast("uintptr_t", _lib.emu_symbol(self._handle, name.encode())))
+
+    def function(self, name: str, signature: str) -> Any:
+        """A callable of C type ``signature``, such as ``int(*)(void *)``."""
+        return _ffi.cast(signature, self.symbol(name))
+
+
+def text(pointer: Any) -> str:
+    """The C string at ``pointer``; empty for a null pointer."""
+    return _ffi.string(pointer).decode("ascii", "replace") if pointer else ""
+
+
+def address_of(buffer: Any) -> int:
+    """The host address of a writable buffer, which must stay alive and in place."""
+    return int(_ffi.cast("uintptr_t", _ffi.from_buffer(buffer, require_writable=True)))
 
 
 def peek(address: int, size: int) -> bytes:
