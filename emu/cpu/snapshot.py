@@ -46,8 +46,8 @@ class Snapshot:
         self._flush_tlb = _function("uc_ctl", ctypes.c_void_p, ctypes.c_int)
         self._restore = _function("uc_context_restore", ctypes.c_void_p, ctypes.c_void_p)
 
-    def rewind(self, *, code_changed: bool) -> None:
-        """Go back. ``code_changed``: guest code in memory changed since, so what was translated is void."""
+    def rewind(self) -> None:
+        """Go back. Translated code stays: whoever puts back memory must see to code that differs from what it was."""
         cpu = self._cpu
         _check(self._restore(self._uc, self._context), "restore a context")
         _check(self._flush_tlb(self._uc, _FLUSH_TLB), "drop translated addresses")
@@ -58,7 +58,6 @@ class Snapshot:
         cpu._halted = self._halted
         cpu._dead = None
         cpu.last_exception = None
-        cpu._want_flush = cpu._want_flush or code_changed
 
     def close(self) -> None:
         _function("uc_context_free", ctypes.c_void_p)(self._context)

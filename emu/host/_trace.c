@@ -617,8 +617,10 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_TRACE_ACCESS 5
 
 #define PAGE 4096u
-#define SLOTS (1u << 16)
-#define CODE_PAGES 1024u
+#define BUCKETS (1u << 14)
+#define CHUNK (1u << 16) /* entries: 2 MiB, one huge page, since page faults cost more than the entries */
+#define CHUNK_BYTES (CHUNK * sizeof(emu_trace_entry))
+#define MOST_REGIONS 260
 
 typedef struct {
     void *hook_add, *hook_del, *reg_read, *reg_write, *mem_read, *ctl;
@@ -635,33 +637,40 @@ typedef struct {
     uint8_t detail;
 } emu_trace_entry;
 
-/* The bytes of a physical page that hold code which was looked at. */
-typedef struct code_page {
-    uint64_t page;
-    struct code_page *next;
-    uint64_t covered[PAGE / 64];
-} code_page;
+/* A basic block as it was when it was last looked at; its bytes lie on one or two pages of the host. */
+typedef struct block {
+    struct block *next;
+    uint64_t address;
+    uint32_t size, first;
+    const uint8_t *host[2];
+    uint8_t code[];
+} block;
+
+typedef struct {
+    uint64_t gpa, size;
+    const uint8_t *host;
+} region;
 
 typedef struct {
     void *owner;
-    emu_trace_entry *log;
+    emu_trace_entry **chunks;
     uint64_t count;
     uint64_t limit;
     uint64_t blocks;
     uint64_t budget;
     uint64_t stop_block;
     uint64_t first_access;
-    int code_changed;
 
     void *uc;
     emu_trace_functions f;
-    uint64_t capacity;
+    uint64_t chunk_count;
     uint32_t instance;
     uint64_t site_pc;
     uint8_t site;
     uint64_t rep_pc, rep_count;
-    uint64_t *seen;
-    code_page *code[CODE_PAGES];
+    block **blocks_seen;
+    region regions[MOST_REGIONS];
+    unsigned region_count;
 
     uint64_t base, units;
     uint8_t *unknown, *initial;
@@ -755,28 +764,43 @@ static bool effective_address(const emu_trace_site *s, uint64_t *physical)
     return translate(s->trace, address, physical);
 }
 
+static bool add_chunk(emu_trace *t)
+{
+    emu_trace_entry **chunks = realloc(t->chunks, (t->chunk_count + 1) * sizeof *chunks);
+    void *chunk;
+    if (!chunks)
+        return false;
+    t->chunks = chunks;
+    if (posix_memalign(&chunk, CHUNK_BYTES, CHUNK_BYTES))
+        return false;
+    madvise(chunk, CHUNK_BYTES, MADV_HUGEPAGE);
+    t->chunks[t->chunk_count++] = chunk;
+    return true;
+}
+
 static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
 {
+    emu_trace_entry *e;
     if (t->count >= t->limit)
         emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
     if (t->count >= t->limit)
         return NULL;
-    if (t->count == t->capacity) {
-        uint64_t room = t->capacity ? 2 * t->capacity : 1024;
-        emu_trace_entry *log = realloc(t->log, room * sizeof *log);
-        if (!log) {
-            t->limit = t->count;
-            emu_trace_stop(t->owner, EMU_TRACE_FULL);
-            return NULL;
-        }
-        t->log = log;
-        t->capacity = room;
+    if (t->count == t->chunk_count * CHUNK && !add_chunk(t)) {
+        t->limit = t->count;
+        emu_trace_stop(t->owner, EMU_TRACE_FULL);
+        return NULL;
     }
-    emu_trace_entry *e = &t->log[t->count++];
+    e = &t->chunks[t->count / CHUNK][t->count % CHUNK];
+    t->count++;
     memset(e, 0, sizeof *e);
     e->kind = kind;
     e->pc = pc;
     return e;
+}
+
+const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
+{
+    return &t->chunks[number / CHUNK][number % CHUNK];
 }
 
 /* Whether a compare-and-swap is about to fail, its memory operand being at `physical`. */
@@ -831,51 +855,6 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
     }
 }
 
-/* Unicorn itself drops the translation of code that is stored to; what is left is to look at the new code. */
-static void check_code(emu_trace *t, uint64_t address, unsigned size)
-{
-    code_page *page = t->code[address / PAGE % CODE_PAGES];
-    while (page && page->page != address / PAGE)
-        page = page->next;
-    if (!page)
-        return;
-    for (uint64_t at = address % PAGE; at < address % PAGE + size && at < PAGE; at++)
-        if (page->covered[at / 64] >> at % 64 & 1) {
-            memset(t->seen, 0, SLOTS * sizeof *t->seen);
-            t->code_changed = 1;
-            return;
-        }
-}
-
-/* Remember where the code of a block lies, so that a store to it is noticed. */
-static void cover(emu_trace *t, uint64_t address, uint32_t size)
-{
-    uint64_t physical = 0;
-    for (uint64_t at = address; at < address + size; at++, physical++) {
-        code_page **slot, *page;
-        if ((at == address || at % PAGE == 0) && !translate(t, at, &physical))
-            return;
-        slot = &t->code[physical / PAGE % CODE_PAGES];
-        for (page = *slot; page && page->page != physical / PAGE;)
-            page = page->next;
-        if (!page) {
-            page = calloc(1, sizeof *page);
-            if (!page)
-                return;
-            page->page = physical / PAGE;
-            page->next = *slot;
-            *slot = page;
-        }
-        page->covered[physical % PAGE / 64] |= (uint64_t)1 << physical % 64;
-    }
-}
-
-static void on_any_store(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    (void)uc, (void)type, (void)value;
-    check_code(user, address, (unsigned)size);
-}
-
 static void note_access(emu_trace *t)
 {
     if (!t->first_access) {
@@ -904,13 +883,49 @@ static void on_store(void *uc, int type, uint64_t address, int size, int64_t val
     e->instance = t->instance;
 }
 
+static const uint8_t *host_of(emu_trace *t, uint64_t linear)
+{
+    uint64_t gpa;
+    if (translate(t, linear, &gpa))
+        for (unsigned n = 0; n < t->region_count; n++)
+            if (gpa - t->regions[n].gpa < t->regions[n].size)
+                return t->regions[n].host + (gpa - t->regions[n].gpa);
+    return NULL;
+}
+
+static bool same_code(const block *b)
+{
+    return (!b->host[0] || !memcmp(b->code, b->host[0], b->first)) &&
+           (!b->host[1] || !memcmp(b->code + b->first, b->host[1], b->size - b->first));
+}
+
+/*
+ * Whether the block has not been looked at as it is now. Comparing its bytes whenever it executes finds code that was
+ * patched, loaded later, or put back by a rewind that Unicorn knows nothing of.
+ */
 static bool is_new(emu_trace *t, uint64_t address, uint32_t size)
 {
-    uint64_t *slot = &t->seen[(address * 0x9E3779B97F4A7C15u) >> 48];
-    if (*slot == address + 1)
+    block **bucket = &t->blocks_seen[(address * 0x9E3779B97F4A7C15u) >> 50], *b;
+    for (b = *bucket; b && (b->address != address || b->size != size);)
+        b = b->next;
+    if (b && same_code(b))
         return false;
-    *slot = address + 1;
-    cover(t, address, size);
+    if (!b) {
+        b = calloc(1, sizeof *b + size);
+        if (!b)
+            return true;
+        b->address = address;
+        b->size = size;
+        b->first = PAGE - address % PAGE < size ? PAGE - (uint32_t)(address % PAGE) : size;
+        b->next = *bucket;
+        *bucket = b;
+    }
+    b->host[0] = host_of(t, address);
+    b->host[1] = b->first < size ? host_of(t, address + b->first) : NULL;
+    if (b->host[0])
+        memcpy(b->code, b->host[0], b->first);
+    if (b->host[1])
+        memcpy(b->code + b->first, b->host[1], size - b->first);
     return true;
 }
 
@@ -923,10 +938,19 @@ static void count_block(emu_trace *t)
         emu_trace_stop(t->owner, EMU_TRACE_BLOCK);
 }
 
+/* From a block callback: drop the block's translation, which lacks new hooks or is of old code, and enter it again. */
+int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
+{
+    int error = ((ctl_fn)t->f.ctl)(t->uc, CTL_REMOVE_CACHE, address, address + size);
+    t->blocks--;
+    return error ? error : ((reg_fn)t->f.reg_write)(t->uc, REG_RIP, &address);
+}
+
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     (void)uc;
-    is_new(user, address, size);
+    if (is_new(user, address, size))
+        emu_trace_translate_again(user, address, size);
     count_block(user);
 }
 
@@ -1003,7 +1027,7 @@ static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t
 int emu_trace_hook(emu_trace *t, uintptr_t *handle, int which, int type, emu_trace_site *site, uint64_t begin,
                    uint64_t end)
 {
-    void *const callbacks[] = {on_site, on_store, on_any_store, on_block, on_block_watching, on_read, on_overwrite,
+    void *const callbacks[] = {on_site, on_store, on_block, on_block_watching, on_read, on_overwrite,
                                on_code_in_nvdimm};
     return ((hook_add_fn)t->f.hook_add)(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
 }
@@ -1021,24 +1045,26 @@ int emu_trace_open(emu_trace *t, void *uc, const emu_trace_functions *f)
     t->uc = uc;
     t->f = *f;
     t->budget = UINT64_MAX;
-    t->seen = calloc(SLOTS, sizeof *t->seen);
-    return t->seen ? 0 : -ENOMEM;
+    t->blocks_seen = calloc(BUCKETS, sizeof *t->blocks_seen);
+    return t->blocks_seen ? 0 : -ENOMEM;
 }
 
 void emu_trace_close(emu_trace *t)
 {
-    for (unsigned n = 0; n < CODE_PAGES; n++)
-        while (t->code[n]) {
-            code_page *next = t->code[n]->next;
-            free(t->code[n]);
-            t->code[n] = next;
+    for (unsigned n = 0; t->blocks_seen && n < BUCKETS; n++)
+        while (t->blocks_seen[n]) {
+            block *next = t->blocks_seen[n]->next;
+            free(t->blocks_seen[n]);
+            t->blocks_seen[n] = next;
         }
     if (t->unknown)
         munmap(t->unknown, t->units);
     if (t->initial)
         munmap(t->initial, t->units);
-    free(t->log);
-    free(t->seen);
+    while (t->chunk_count)
+        free(t->chunks[--t->chunk_count]);
+    free(t->chunks);
+    free(t->blocks_seen);
     free(t->touched);
     memset(t, 0, sizeof *t);
 }
@@ -1053,12 +1079,13 @@ void emu_trace_clear(emu_trace *t)
     t->rep_pc = 0;
 }
 
-/* From the block callback: drop the block's translation, which lacks the new hooks, and enter it again. */
-int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
+/* Where guest memory lies in this process, for looking at code. */
+int emu_trace_add_region(emu_trace *t, uint64_t gpa, uint64_t size, const void *host)
 {
-    int error = ((ctl_fn)t->f.ctl)(t->uc, CTL_REMOVE_CACHE, address, address + size);
-    t->blocks--;
-    return error ? error : ((reg_fn)t->f.reg_write)(t->uc, REG_RIP, &address);
+    if (t->region_count == MOST_REGIONS)
+        return -ENOSPC;
+    t->regions[t->region_count++] = (region){gpa, size, host};
+    return 0;
 }
 
 static uint8_t *sparse_bytes(uint64_t size)
@@ -1122,70 +1149,80 @@ int emu_freeze(void *address, size_t size)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 18), // int()(emu_trace *, uint64_t const *, size_t)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 54), // emu_trace *
-/*  2 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // uint64_t const *
-/*  3 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 18), // int()(emu_trace *, uint64_t, uint32_t)
-/*  6 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/*  8 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 18), // int()(emu_trace *, uint64_t, uint64_t)
-/* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 18), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
-/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 17 */ _CFFI_OP(_CFFI_OP_POINTER, 26), // uintptr_t *
-/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 20 */ _CFFI_OP(_CFFI_OP_POINTER, 58), // emu_trace_site *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 65), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // emu_trace const *
+/*  2 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uint64_t const *, size_t)
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // emu_trace *
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 2), // uint64_t const *
+/*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uint64_t, uint32_t)
+/* 10 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 11 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uint64_t, uint64_t)
+/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uint64_t, uint64_t, void const *)
+/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 18), // int()(emu_trace *, uintptr_t)
-/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 18), // int()(emu_trace *, void *, emu_trace_functions const *)
-/* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 30 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // void *
-/* 31 */ _CFFI_OP(_CFFI_OP_POINTER, 57), // emu_trace_functions const *
-/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION, 18), // int()(void *, size_t)
-/* 34 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
-/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION, 40), // uint8_t()(emu_trace *, uint64_t, uint8_t)
-/* 38 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 63), // void()(emu_trace *)
-/* 43 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 63), // void()(void *, int)
-/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
-/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 63), // void()(void *, uint64_t, uint32_t)
-/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
-/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 54 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 55 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // emu_trace_entry *
-/* 56 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 57 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_functions
-/* 58 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 61 */ _CFFI_OP(_CFFI_OP_POINTER, 45), // void(*)(void *, int)
-/* 62 */ _CFFI_OP(_CFFI_OP_POINTER, 49), // void(*)(void *, uint64_t, uint32_t)
-/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 23 */ _CFFI_OP(_CFFI_OP_POINTER, 73), // void const *
+/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
+/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 27 */ _CFFI_OP(_CFFI_OP_POINTER, 36), // uintptr_t *
+/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 30 */ _CFFI_OP(_CFFI_OP_POINTER, 68), // emu_trace_site *
+/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uintptr_t)
+/* 35 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, void *, emu_trace_functions const *)
+/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 40 */ _CFFI_OP(_CFFI_OP_POINTER, 73), // void *
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 67), // emu_trace_functions const *
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(void *, size_t)
+/* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 40),
+/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION, 50), // uint8_t()(emu_trace *, uint64_t, uint8_t)
+/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION, 73), // void()(emu_trace *)
+/* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION, 73), // void()(void *, int)
+/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 40),
+/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 73), // void()(void *, uint64_t, uint32_t)
+/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 40),
+/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 64 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 65 */ _CFFI_OP(_CFFI_OP_POINTER, 66), // emu_trace_entry const *
+/* 66 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 67 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_functions
+/* 68 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 71 */ _CFFI_OP(_CFFI_OP_POINTER, 55), // void(*)(void *, int)
+/* 72 */ _CFFI_OP(_CFFI_OP_POINTER, 59), // void(*)(void *, uint64_t, uint32_t)
+/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1194,14 +1231,12 @@ static void _cffi_checkfld_typedef_emu_trace(emu_trace *p)
   /* only to generate compile-time warnings or errors */
   (void)p;
   { void * *tmp = &p->owner; (void)tmp; }
-  { emu_trace_entry * *tmp = &p->log; (void)tmp; }
   (void)((p->count) | 0);  /* check that 'emu_trace.count' is an integer */
   (void)((p->limit) | 0);  /* check that 'emu_trace.limit' is an integer */
   (void)((p->blocks) | 0);  /* check that 'emu_trace.blocks' is an integer */
   (void)((p->budget) | 0);  /* check that 'emu_trace.budget' is an integer */
   (void)((p->stop_block) | 0);  /* check that 'emu_trace.stop_block' is an integer */
   (void)((p->first_access) | 0);  /* check that 'emu_trace.first_access' is an integer */
-  (void)((p->code_changed) | 0);  /* check that 'emu_trace.code_changed' is an integer */
 }
 struct _cffi_align_typedef_emu_trace { char x; emu_trace y; };
 
@@ -1313,10 +1348,10 @@ _cffi_f_emu_freeze(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg0, (char **)&x0);
+      _cffi_type(40), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(40), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1340,6 +1375,119 @@ _cffi_f_emu_freeze(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_freeze _cffi_d_emu_freeze
 #endif
 
+static int _cffi_d_emu_trace_add_region(emu_trace * x0, uint64_t x1, uint64_t x2, void const * x3)
+{
+  return emu_trace_add_region(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  uint64_t x2;
+  void const * x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_add_region", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(23), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(23), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_add_region(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_add_region _cffi_d_emu_trace_add_region
+#endif
+
+static emu_trace_entry const * _cffi_d_emu_trace_at(emu_trace const * x0, uint64_t x1)
+{
+  return emu_trace_at(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_at(PyObject *self, PyObject *args)
+{
+  emu_trace const * x0;
+  uint64_t x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  emu_trace_entry const * result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_at", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_at(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(65));
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_at _cffi_d_emu_trace_at
+#endif
+
 static void _cffi_d_emu_trace_clear(emu_trace * x0)
 {
   emu_trace_clear(x0);
@@ -1353,10 +1501,10 @@ _cffi_f_emu_trace_clear(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1389,10 +1537,10 @@ _cffi_f_emu_trace_close(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1443,19 +1591,19 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(17), arg1, (char **)&x1);
+      _cffi_type(27), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(17), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(27), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1469,10 +1617,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(20), arg4, (char **)&x4);
+      _cffi_type(30), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (emu_trace_site *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(20), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(30), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1523,10 +1671,10 @@ _cffi_f_emu_trace_learn(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1577,28 +1725,28 @@ _cffi_f_emu_trace_open(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg1, (char **)&x1);
+      _cffi_type(40), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(40), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(31), arg2, (char **)&x2);
+      _cffi_type(41), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (emu_trace_functions const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(31), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(41), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1631,10 +1779,10 @@ _cffi_f_emu_trace_restore_unknown(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1677,19 +1825,19 @@ _cffi_f_emu_trace_set_unknown(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(2), arg1, (char **)&x1);
+      _cffi_type(6), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(2), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1736,10 +1884,10 @@ _cffi_f_emu_trace_track(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1790,10 +1938,10 @@ _cffi_f_emu_trace_translate_again(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1842,10 +1990,10 @@ _cffi_f_emu_trace_unhook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1990,143 +2138,139 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_FLUSH", (void *)_cffi_const_EMU_TRACE_FLUSH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_FULL", (void *)_cffi_const_EMU_TRACE_FULL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_freeze", (void *)_cffi_f_emu_freeze, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 33), (void *)_cffi_d_emu_freeze },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 42), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 42), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_trace_learn },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 62), (void *)emu_trace_new_block },
-  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 42), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 61), (void *)emu_trace_stop },
-  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_trace_track },
-  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 5), (void *)_cffi_d_emu_trace_translate_again },
-  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 62), (void *)emu_trace_unknown_read },
+  { "emu_freeze", (void *)_cffi_f_emu_freeze, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_freeze },
+  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_add_region },
+  { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_trace_at },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 52), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 52), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_trace_hook },
+  { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_trace_learn },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 72), (void *)emu_trace_new_block },
+  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_trace_open },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 52), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 4), (void *)_cffi_d_emu_trace_set_unknown },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 71), (void *)emu_trace_stop },
+  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_track },
+  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 9), (void *)_cffi_d_emu_trace_translate_again },
+  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 34), (void *)_cffi_d_emu_trace_unhook },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 72), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "owner", offsetof(emu_trace, owner),
              sizeof(((emu_trace *)0)->owner),
-             _CFFI_OP(_CFFI_OP_NOOP, 30) },
-  { "log", offsetof(emu_trace, log),
-           sizeof(((emu_trace *)0)->log),
-           _CFFI_OP(_CFFI_OP_NOOP, 55) },
+             _CFFI_OP(_CFFI_OP_NOOP, 40) },
   { "count", offsetof(emu_trace, count),
              sizeof(((emu_trace *)0)->count),
-             _CFFI_OP(_CFFI_OP_NOOP, 7) },
+             _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "limit", offsetof(emu_trace, limit),
              sizeof(((emu_trace *)0)->limit),
-             _CFFI_OP(_CFFI_OP_NOOP, 7) },
+             _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "blocks", offsetof(emu_trace, blocks),
               sizeof(((emu_trace *)0)->blocks),
-              _CFFI_OP(_CFFI_OP_NOOP, 7) },
+              _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "budget", offsetof(emu_trace, budget),
               sizeof(((emu_trace *)0)->budget),
-              _CFFI_OP(_CFFI_OP_NOOP, 7) },
+              _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "stop_block", offsetof(emu_trace, stop_block),
                   sizeof(((emu_trace *)0)->stop_block),
-                  _CFFI_OP(_CFFI_OP_NOOP, 7) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "first_access", offsetof(emu_trace, first_access),
                     sizeof(((emu_trace *)0)->first_access),
-                    _CFFI_OP(_CFFI_OP_NOOP, 7) },
-  { "code_changed", offsetof(emu_trace, code_changed),
-                    sizeof(((emu_trace *)0)->code_changed),
-                    _CFFI_OP(_CFFI_OP_NOOP, 18) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "pc", offsetof(emu_trace_entry, pc),
           sizeof(((emu_trace_entry *)0)->pc),
-          _CFFI_OP(_CFFI_OP_NOOP, 7) },
+          _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "address", offsetof(emu_trace_entry, address),
                sizeof(((emu_trace_entry *)0)->address),
-               _CFFI_OP(_CFFI_OP_NOOP, 7) },
+               _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "value", offsetof(emu_trace_entry, value),
              sizeof(((emu_trace_entry *)0)->value),
-             _CFFI_OP(_CFFI_OP_NOOP, 7) },
+             _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "instance", offsetof(emu_trace_entry, instance),
                 sizeof(((emu_trace_entry *)0)->instance),
-                _CFFI_OP(_CFFI_OP_NOOP, 8) },
+                _CFFI_OP(_CFFI_OP_NOOP, 12) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 40) },
+            _CFFI_OP(_CFFI_OP_NOOP, 50) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 40) },
+            _CFFI_OP(_CFFI_OP_NOOP, 50) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 40) },
+            _CFFI_OP(_CFFI_OP_NOOP, 50) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 40) },
+              _CFFI_OP(_CFFI_OP_NOOP, 50) },
   { "hook_add", offsetof(emu_trace_functions, hook_add),
                 sizeof(((emu_trace_functions *)0)->hook_add),
-                _CFFI_OP(_CFFI_OP_NOOP, 30) },
+                _CFFI_OP(_CFFI_OP_NOOP, 40) },
   { "hook_del", offsetof(emu_trace_functions, hook_del),
                 sizeof(((emu_trace_functions *)0)->hook_del),
-                _CFFI_OP(_CFFI_OP_NOOP, 30) },
+                _CFFI_OP(_CFFI_OP_NOOP, 40) },
   { "reg_read", offsetof(emu_trace_functions, reg_read),
                 sizeof(((emu_trace_functions *)0)->reg_read),
-                _CFFI_OP(_CFFI_OP_NOOP, 30) },
+                _CFFI_OP(_CFFI_OP_NOOP, 40) },
   { "reg_write", offsetof(emu_trace_functions, reg_write),
                  sizeof(((emu_trace_functions *)0)->reg_write),
-                 _CFFI_OP(_CFFI_OP_NOOP, 30) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 40) },
   { "mem_read", offsetof(emu_trace_functions, mem_read),
                 sizeof(((emu_trace_functions *)0)->mem_read),
-                _CFFI_OP(_CFFI_OP_NOOP, 30) },
+                _CFFI_OP(_CFFI_OP_NOOP, 40) },
   { "ctl", offsetof(emu_trace_functions, ctl),
            sizeof(((emu_trace_functions *)0)->ctl),
-           _CFFI_OP(_CFFI_OP_NOOP, 30) },
+           _CFFI_OP(_CFFI_OP_NOOP, 40) },
   { "trace", offsetof(emu_trace_site, trace),
              sizeof(((emu_trace_site *)0)->trace),
-             _CFFI_OP(_CFFI_OP_NOOP, 1) },
+             _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "pc", offsetof(emu_trace_site, pc),
           sizeof(((emu_trace_site *)0)->pc),
-          _CFFI_OP(_CFFI_OP_NOOP, 7) },
+          _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 60) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
-                    _CFFI_OP(_CFFI_OP_NOOP, 7) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 59) },
+            _CFFI_OP(_CFFI_OP_NOOP, 69) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 59) },
+             _CFFI_OP(_CFFI_OP_NOOP, 69) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 59) },
+               _CFFI_OP(_CFFI_OP_NOOP, 69) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 40) },
+             _CFFI_OP(_CFFI_OP_NOOP, 50) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 40) },
+            _CFFI_OP(_CFFI_OP_NOOP, 50) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 40) },
+            _CFFI_OP(_CFFI_OP_NOOP, 50) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 40) },
+              _CFFI_OP(_CFFI_OP_NOOP, 50) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 54, 0,
-    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 9 },
-  { "$emu_trace_entry", 56, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 9, 8 },
-  { "$emu_trace_functions", 57, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_functions), offsetof(struct _cffi_align_typedef_emu_trace_functions, y), 17, 6 },
-  { "$emu_trace_site", 58, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 23, 11 },
+  { "$emu_trace", 64, 0,
+    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 7 },
+  { "$emu_trace_entry", 66, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 7, 8 },
+  { "$emu_trace_functions", 67, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_functions), offsetof(struct _cffi_align_typedef_emu_trace_functions, y), 15, 6 },
+  { "$emu_trace_site", 68, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 21, 11 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 54 },
-  { "emu_trace_entry", 56 },
-  { "emu_trace_functions", 57 },
-  { "emu_trace_site", 58 },
+  { "emu_trace", 64 },
+  { "emu_trace_entry", 66 },
+  { "emu_trace_functions", 67 },
+  { "emu_trace_site", 68 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2136,12 +2280,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  29,  /* num_globals */
+  31,  /* num_globals */
   4,  /* num_struct_unions */
   0,  /* num_enums */
   4,  /* num_typenames */
   NULL,  /* no includes */
-  64,  /* num_types */
+  74,  /* num_types */
   1,  /* flags */
 };
 

@@ -37,8 +37,10 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_TRACE_ACCESS 5
 
 #define PAGE 4096u
-#define SLOTS (1u << 16)
-#define CODE_PAGES 1024u
+#define BUCKETS (1u << 14)
+#define CHUNK (1u << 16) /* entries: 2 MiB, one huge page, since page faults cost more than the entries */
+#define CHUNK_BYTES (CHUNK * sizeof(emu_trace_entry))
+#define MOST_REGIONS 260
 
 typedef struct {
     void *hook_add, *hook_del, *reg_read, *reg_write, *mem_read, *ctl;
@@ -55,33 +57,40 @@ typedef struct {
     uint8_t detail;
 } emu_trace_entry;
 
-/* The bytes of a physical page that hold code which was looked at. */
-typedef struct code_page {
-    uint64_t page;
-    struct code_page *next;
-    uint64_t covered[PAGE / 64];
-} code_page;
+/* A basic block as it was when it was last looked at; its bytes lie on one or two pages of the host. */
+typedef struct block {
+    struct block *next;
+    uint64_t address;
+    uint32_t size, first;
+    const uint8_t *host[2];
+    uint8_t code[];
+} block;
+
+typedef struct {
+    uint64_t gpa, size;
+    const uint8_t *host;
+} region;
 
 typedef struct {
     void *owner;
-    emu_trace_entry *log;
+    emu_trace_entry **chunks;
     uint64_t count;
     uint64_t limit;
     uint64_t blocks;
     uint64_t budget;
     uint64_t stop_block;
     uint64_t first_access;
-    int code_changed;
 
     void *uc;
     emu_trace_functions f;
-    uint64_t capacity;
+    uint64_t chunk_count;
     uint32_t instance;
     uint64_t site_pc;
     uint8_t site;
     uint64_t rep_pc, rep_count;
-    uint64_t *seen;
-    code_page *code[CODE_PAGES];
+    block **blocks_seen;
+    region regions[MOST_REGIONS];
+    unsigned region_count;
 
     uint64_t base, units;
     uint8_t *unknown, *initial;
@@ -175,28 +184,43 @@ static bool effective_address(const emu_trace_site *s, uint64_t *physical)
     return translate(s->trace, address, physical);
 }
 
+static bool add_chunk(emu_trace *t)
+{
+    emu_trace_entry **chunks = realloc(t->chunks, (t->chunk_count + 1) * sizeof *chunks);
+    void *chunk;
+    if (!chunks)
+        return false;
+    t->chunks = chunks;
+    if (posix_memalign(&chunk, CHUNK_BYTES, CHUNK_BYTES))
+        return false;
+    madvise(chunk, CHUNK_BYTES, MADV_HUGEPAGE);
+    t->chunks[t->chunk_count++] = chunk;
+    return true;
+}
+
 static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
 {
+    emu_trace_entry *e;
     if (t->count >= t->limit)
         emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
     if (t->count >= t->limit)
         return NULL;
-    if (t->count == t->capacity) {
-        uint64_t room = t->capacity ? 2 * t->capacity : 1024;
-        emu_trace_entry *log = realloc(t->log, room * sizeof *log);
-        if (!log) {
-            t->limit = t->count;
-            emu_trace_stop(t->owner, EMU_TRACE_FULL);
-            return NULL;
-        }
-        t->log = log;
-        t->capacity = room;
+    if (t->count == t->chunk_count * CHUNK && !add_chunk(t)) {
+        t->limit = t->count;
+        emu_trace_stop(t->owner, EMU_TRACE_FULL);
+        return NULL;
     }
-    emu_trace_entry *e = &t->log[t->count++];
+    e = &t->chunks[t->count / CHUNK][t->count % CHUNK];
+    t->count++;
     memset(e, 0, sizeof *e);
     e->kind = kind;
     e->pc = pc;
     return e;
+}
+
+const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
+{
+    return &t->chunks[number / CHUNK][number % CHUNK];
 }
 
 /* Whether a compare-and-swap is about to fail, its memory operand being at `physical`. */
@@ -251,51 +275,6 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
     }
 }
 
-/* Unicorn itself drops the translation of code that is stored to; what is left is to look at the new code. */
-static void check_code(emu_trace *t, uint64_t address, unsigned size)
-{
-    code_page *page = t->code[address / PAGE % CODE_PAGES];
-    while (page && page->page != address / PAGE)
-        page = page->next;
-    if (!page)
-        return;
-    for (uint64_t at = address % PAGE; at < address % PAGE + size && at < PAGE; at++)
-        if (page->covered[at / 64] >> at % 64 & 1) {
-            memset(t->seen, 0, SLOTS * sizeof *t->seen);
-            t->code_changed = 1;
-            return;
-        }
-}
-
-/* Remember where the code of a block lies, so that a store to it is noticed. */
-static void cover(emu_trace *t, uint64_t address, uint32_t size)
-{
-    uint64_t physical = 0;
-    for (uint64_t at = address; at < address + size; at++, physical++) {
-        code_page **slot, *page;
-        if ((at == address || at % PAGE == 0) && !translate(t, at, &physical))
-            return;
-        slot = &t->code[physical / PAGE % CODE_PAGES];
-        for (page = *slot; page && page->page != physical / PAGE;)
-            page = page->next;
-        if (!page) {
-            page = calloc(1, sizeof *page);
-            if (!page)
-                return;
-            page->page = physical / PAGE;
-            page->next = *slot;
-            *slot = page;
-        }
-        page->covered[physical % PAGE / 64] |= (uint64_t)1 << physical % 64;
-    }
-}
-
-static void on_any_store(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    (void)uc, (void)type, (void)value;
-    check_code(user, address, (unsigned)size);
-}
-
 static void note_access(emu_trace *t)
 {
     if (!t->first_access) {
@@ -324,13 +303,49 @@ static void on_store(void *uc, int type, uint64_t address, int size, int64_t val
     e->instance = t->instance;
 }
 
+static const uint8_t *host_of(emu_trace *t, uint64_t linear)
+{
+    uint64_t gpa;
+    if (translate(t, linear, &gpa))
+        for (unsigned n = 0; n < t->region_count; n++)
+            if (gpa - t->regions[n].gpa < t->regions[n].size)
+                return t->regions[n].host + (gpa - t->regions[n].gpa);
+    return NULL;
+}
+
+static bool same_code(const block *b)
+{
+    return (!b->host[0] || !memcmp(b->code, b->host[0], b->first)) &&
+           (!b->host[1] || !memcmp(b->code + b->first, b->host[1], b->size - b->first));
+}
+
+/*
+ * Whether the block has not been looked at as it is now. Comparing its bytes whenever it executes finds code that was
+ * patched, loaded later, or put back by a rewind that Unicorn knows nothing of.
+ */
 static bool is_new(emu_trace *t, uint64_t address, uint32_t size)
 {
-    uint64_t *slot = &t->seen[(address * 0x9E3779B97F4A7C15u) >> 48];
-    if (*slot == address + 1)
+    block **bucket = &t->blocks_seen[(address * 0x9E3779B97F4A7C15u) >> 50], *b;
+    for (b = *bucket; b && (b->address != address || b->size != size);)
+        b = b->next;
+    if (b && same_code(b))
         return false;
-    *slot = address + 1;
-    cover(t, address, size);
+    if (!b) {
+        b = calloc(1, sizeof *b + size);
+        if (!b)
+            return true;
+        b->address = address;
+        b->size = size;
+        b->first = PAGE - address % PAGE < size ? PAGE - (uint32_t)(address % PAGE) : size;
+        b->next = *bucket;
+        *bucket = b;
+    }
+    b->host[0] = host_of(t, address);
+    b->host[1] = b->first < size ? host_of(t, address + b->first) : NULL;
+    if (b->host[0])
+        memcpy(b->code, b->host[0], b->first);
+    if (b->host[1])
+        memcpy(b->code + b->first, b->host[1], size - b->first);
     return true;
 }
 
@@ -343,10 +358,19 @@ static void count_block(emu_trace *t)
         emu_trace_stop(t->owner, EMU_TRACE_BLOCK);
 }
 
+/* From a block callback: drop the block's translation, which lacks new hooks or is of old code, and enter it again. */
+int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
+{
+    int error = ((ctl_fn)t->f.ctl)(t->uc, CTL_REMOVE_CACHE, address, address + size);
+    t->blocks--;
+    return error ? error : ((reg_fn)t->f.reg_write)(t->uc, REG_RIP, &address);
+}
+
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     (void)uc;
-    is_new(user, address, size);
+    if (is_new(user, address, size))
+        emu_trace_translate_again(user, address, size);
     count_block(user);
 }
 
@@ -423,7 +447,7 @@ static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t
 int emu_trace_hook(emu_trace *t, uintptr_t *handle, int which, int type, emu_trace_site *site, uint64_t begin,
                    uint64_t end)
 {
-    void *const callbacks[] = {on_site, on_store, on_any_store, on_block, on_block_watching, on_read, on_overwrite,
+    void *const callbacks[] = {on_site, on_store, on_block, on_block_watching, on_read, on_overwrite,
                                on_code_in_nvdimm};
     return ((hook_add_fn)t->f.hook_add)(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
 }
@@ -441,24 +465,26 @@ int emu_trace_open(emu_trace *t, void *uc, const emu_trace_functions *f)
     t->uc = uc;
     t->f = *f;
     t->budget = UINT64_MAX;
-    t->seen = calloc(SLOTS, sizeof *t->seen);
-    return t->seen ? 0 : -ENOMEM;
+    t->blocks_seen = calloc(BUCKETS, sizeof *t->blocks_seen);
+    return t->blocks_seen ? 0 : -ENOMEM;
 }
 
 void emu_trace_close(emu_trace *t)
 {
-    for (unsigned n = 0; n < CODE_PAGES; n++)
-        while (t->code[n]) {
-            code_page *next = t->code[n]->next;
-            free(t->code[n]);
-            t->code[n] = next;
+    for (unsigned n = 0; t->blocks_seen && n < BUCKETS; n++)
+        while (t->blocks_seen[n]) {
+            block *next = t->blocks_seen[n]->next;
+            free(t->blocks_seen[n]);
+            t->blocks_seen[n] = next;
         }
     if (t->unknown)
         munmap(t->unknown, t->units);
     if (t->initial)
         munmap(t->initial, t->units);
-    free(t->log);
-    free(t->seen);
+    while (t->chunk_count)
+        free(t->chunks[--t->chunk_count]);
+    free(t->chunks);
+    free(t->blocks_seen);
     free(t->touched);
     memset(t, 0, sizeof *t);
 }
@@ -473,12 +499,13 @@ void emu_trace_clear(emu_trace *t)
     t->rep_pc = 0;
 }
 
-/* From the block callback: drop the block's translation, which lacks the new hooks, and enter it again. */
-int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
+/* Where guest memory lies in this process, for looking at code. */
+int emu_trace_add_region(emu_trace *t, uint64_t gpa, uint64_t size, const void *host)
 {
-    int error = ((ctl_fn)t->f.ctl)(t->uc, CTL_REMOVE_CACHE, address, address + size);
-    t->blocks--;
-    return error ? error : ((reg_fn)t->f.reg_write)(t->uc, REG_RIP, &address);
+    if (t->region_count == MOST_REGIONS)
+        return -ENOSPC;
+    t->regions[t->region_count++] = (region){gpa, size, host};
+    return 0;
 }
 
 static uint8_t *sparse_bytes(uint64_t size)

@@ -29,7 +29,7 @@ FUNCTIONS = ("hook_add", "hook_del", "reg_read", "reg_write", "mem_read", "ctl")
 # Unicorn's hook types (unicorn/unicorn.h).
 _HOOK_CODE, _HOOK_BLOCK, _HOOK_MEM_READ, _HOOK_MEM_WRITE = 4, 8, 1 << 10, 1 << 11
 # The callbacks, in the order of the table in C.
-_ON_SITE, _ON_STORE, _ON_ANY_STORE, _ON_BLOCK, _ON_BLOCK_WATCHING, _ON_READ, _ON_OVERWRITE, _ON_CODE = range(8)
+_ON_SITE, _ON_STORE, _ON_BLOCK, _ON_BLOCK_WATCHING, _ON_READ, _ON_OVERWRITE, _ON_CODE = range(7)
 _EVERYWHERE = (1, 0)
 
 
@@ -106,6 +106,11 @@ class Tracer:
             raise HostError("Unicorn cannot add a hook", "see that unicorn 2.1 is installed whole")
         return int(handle[0])
 
+    def add_region(self, gpa: int, size: int, host: int) -> None:
+        """Tell where guest memory lies in this process; code can only be looked at there."""
+        if _lib.emu_trace_add_region(self._t, gpa, size, _ffi.cast("void *", host)):
+            raise HostError("the guest's memory is in too many pieces to trace", "use fewer NVDIMMs")
+
     def cover(self, base: int, size: int) -> None:
         """The guest-physical range that holds all NVDIMMs; at most once."""
         if _lib.emu_trace_track(self._t, base, size):
@@ -115,7 +120,6 @@ class Tracer:
         """Log stores to these guest-physical ranges (first and last address), and show new code. Before running."""
         for span in spans:
             self._hook(_ON_STORE, _HOOK_MEM_WRITE, span)
-        self._hook(_ON_ANY_STORE, _HOOK_MEM_WRITE)
         self._hook(_ON_BLOCK_WATCHING, _HOOK_BLOCK)
 
     def watch_reads(self, spans: Iterable[tuple[int, int]], *, record: bool) -> None:
@@ -126,7 +130,6 @@ class Tracer:
             if record:
                 self._hook(_ON_STORE, _HOOK_MEM_WRITE, span)
             self._hook(_ON_CODE, _HOOK_BLOCK, span)
-        self._hook(_ON_ANY_STORE, _HOOK_MEM_WRITE)
         self._hook(_ON_BLOCK_WATCHING if record else _ON_BLOCK, _HOOK_BLOCK)
 
     # Code
@@ -158,15 +161,6 @@ class Tracer:
         described.displacement = displacement - (1 << 64) if displacement >> 63 else displacement
         return described
 
-    @property
-    def code_changed(self) -> bool:
-        """Whether the guest has stored to code that had been executed since this was last set to False."""
-        return bool(self._t.code_changed)
-
-    @code_changed.setter
-    def code_changed(self, value: bool) -> None:
-        self._t.code_changed = int(value)
-
     # The log
 
     @property
@@ -176,7 +170,7 @@ class Tracer:
     def entries(self) -> Iterator[Entry]:
         """The log so far."""
         for number in range(self._t.count):
-            e = self._t.log[number]
+            e = _lib.emu_trace_at(self._t, number)
             yield Entry(e.kind, e.pc, e.address, e.value, e.size, e.instance, e.site, e.detail)
 
     def clear(self) -> None:

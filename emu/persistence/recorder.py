@@ -49,6 +49,8 @@ def open_tracer(machine: Machine, *, log_limit: int = 1 << 22) -> Tracer:
     tracer.on_new_block = look_at_code
     tracer.on_stop = stop
     tracer.on_failure = machine.cpu.request_stop
+    for region in machine.memory.regions:
+        tracer.add_region(region.gpa, region.size, region.host_address)
     ranges = spans(machine)
     base = min(first for first, _ in ranges)
     tracer.cover(base, max(last for _, last in ranges) + 1 - base)

@@ -192,8 +192,7 @@ class MachineRecovery:
         for backend in machine.backends:
             kernel.advise(backend.mapping.address, backend.mapping.size, kernel.Advice.DONTNEED, what="guest memory")
         machine.rewind(self._devices)
-        self._snapshot.rewind(code_changed=tracer.code_changed)
-        tracer.code_changed = False
+        self._snapshot.rewind()
         tracer.restore_unknown()
         tracer.clear()
         tracer.blocks = self._block
