@@ -9,7 +9,6 @@ fits all observations; otherwise emu refuses to run rather than to guess.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import struct
 from collections.abc import Callable
@@ -35,6 +34,7 @@ SEGMENT_SIZE = 24
 _SEARCH = 1 << 16
 _STATE = 1 << 13
 _CODE = 0x1000
+_POINTER_HINT = 53
 _HF_TS = 0x800
 _HF_LONG = 0xC000
 
@@ -95,13 +95,11 @@ def layout() -> Layout:
     ports = _StopAtPort()
     engine = ports.engine = hooks.Engine(library.functions(), ICELAKE_SERVER, ports, library.describe)
     memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
-    anchor = ctypes.c_char.from_buffer(memory)
     try:
-        engine.map(0, len(memory), ctypes.addressof(anchor))
+        engine.map(0, len(memory), hooks.address_of(memory))
         return _measure(engine, memory)
     finally:
         engine.close()
-        del anchor
         memory.close()
 
 
@@ -132,7 +130,9 @@ def _locate(engine: hooks.Engine) -> tuple[int, int, int, int]:
     engine.write(RIP, 0x0123_4567_89AB_CDEF)
     sentinel = struct.pack("<16QQ", *values, 0x0123_4567_89AB_CDEF)
     pointers = _words(engine.own_memory())
-    for pointer in pointers:
+    # The pointer is near the start in all known releases; elsewhere it takes a little longer.
+    for index in sorted(range(len(pointers)), key=lambda index: abs(index - _POINTER_HINT)):
+        pointer = pointers[index]
         if not 0x10000 < pointer < 1 << 47:
             continue
         at = hooks.peek(pointer, _SEARCH).find(sentinel)

@@ -6,9 +6,8 @@ wrapper for each call) is not needed here. The package still ships and pins the 
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from emu.errors import HostError
@@ -18,32 +17,30 @@ MAJOR, MINOR = 2, 1
 
 
 @cache
-def _library() -> ctypes.CDLL:
-    spec = importlib.util.find_spec("unicorn")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    for folder in folders:
+def _library() -> hooks.Library:
+    spec = PathFinder.find_spec("unicorn")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(Path(folder, "lib").glob("libunicorn.so*")):
-            try:
-                library = ctypes.CDLL(str(path))
-            except OSError as exc:
-                raise HostError(f"{path} cannot be loaded: {exc}", "install unicorn again") from None
-            version = library.uc_version(None, None)
-            if (version >> 24, version >> 16 & 0xFF) != (MAJOR, MINOR):
-                raise HostError(
-                    f"unicorn {version >> 24}.{version >> 16 & 0xFF} is installed, emu needs {MAJOR}.{MINOR}",
-                    "install the release that emu pins",
-                )
-            return library
+            return _checked(hooks.Library(str(path)))
     raise HostError("the CPU library unicorn is not installed", "pip install unicorn")
+
+
+def _checked(library: hooks.Library) -> hooks.Library:
+    version = library.function("uc_version", "unsigned int(*)(uintptr_t, uintptr_t)")(0, 0)
+    if (version >> 24, version >> 16 & 0xFF) != (MAJOR, MINOR):
+        raise HostError(
+            f"unicorn {version >> 24}.{version >> 16 & 0xFF} is installed, emu needs {MAJOR}.{MINOR}",
+            "install the release that emu pins",
+        )
+    return library
 
 
 def function(name: str) -> int:
     """The address of Unicorn's function ``name``, written with its prefix (``uc_hook_add``)."""
-    try:
-        symbol = getattr(_library(), name)
-    except AttributeError:
-        raise HostError(f"libunicorn has no function {name}", "install the release that emu pins") from None
-    return int(ctypes.cast(symbol, ctypes.c_void_p).value or 0)
+    address = _library().symbol(name)
+    if not address:
+        raise HostError(f"libunicorn has no function {name}", "install the release that emu pins")
+    return address
 
 
 @cache
@@ -54,6 +51,4 @@ def functions() -> dict[str, int]:
 
 def describe(error: int) -> str:
     """Unicorn's text for one of its error numbers."""
-    strerror = _library().uc_strerror
-    strerror.restype = ctypes.c_char_p
-    return str((strerror(error) or b"unknown error").decode("ascii", "replace"))
+    return hooks.text(_library().function("uc_strerror", "const char *(*)(int)")(error)) or f"error {error}"

@@ -5,6 +5,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
@@ -460,6 +461,22 @@ int emu_engine_add_hook(emu_engine *e, uintptr_t *handle, int type, uintptr_t fu
 int emu_engine_delete_hook(emu_engine *e, uintptr_t handle)
 {
     return ((hook_del_fn)e->f.hook_del)(e->uc, handle);
+}
+
+/* Lazily bound: a big library whose functions are mostly never called loads in half the time. */
+void *emu_load_library(const char *path)
+{
+    return dlopen(path, RTLD_LAZY | RTLD_LOCAL);
+}
+
+const char *emu_load_error(void)
+{
+    return dlerror();
+}
+
+void *emu_symbol(void *library, const char *name)
+{
+    return dlsym(library, name);
 }
 
 size_t emu_allocation_size(void *pointer)
