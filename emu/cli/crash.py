@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     if options.html:
         from emu.persistence.report import report_html
 
-        _write(options.html, report_html(result))
+        _write(options.html, report_html(result, answer, symbols))
     if options.json:
         print(json.dumps(result, indent=2))
     else:

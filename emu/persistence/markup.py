@@ -49,7 +49,7 @@ def join(children: Iterable[Any]) -> Html:
     return Html("".join(parts))
 
 
-def tag(name: str, *children: Any, **attributes: object) -> Html:
+def tag(name: str, /, *children: Any, **attributes: object) -> Html:
     """An element. ``class_`` is class, ``aria_label`` is aria-label; an attribute that is None is left out."""
     words = [name]
     for key, value in attributes.items():

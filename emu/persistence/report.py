@@ -13,8 +13,8 @@ from emu.persistence.document import Describer
 from emu.persistence.events import UNIT, Store, line_of, split
 from emu.persistence.findings import Failure
 from emu.persistence.image import Image
-from emu.persistence.lanes import MOST_LINES, Picture, draw, lines_of
 from emu.persistence.laboratory import Answer
+from emu.persistence.lanes import MOST_LINES, Picture, draw, lines_of
 from emu.persistence.markup import Html, embedded_json, join, tag
 from emu.persistence.report_source import Sources
 from emu.persistence.report_states import hex_bytes, said, some, states
@@ -212,12 +212,13 @@ def _causes(page: _Page, scene: Scene) -> Html | None:
         return None
     cards = [_cause(page, scene, number, failure) for number, failure in enumerate(failures[:_MOST_CAUSES])]
     more = len(failures) - len(cards)
-    return tag("section", tag("h2", "Why it fails"), cards,
-               tag("p", f"{more} more causes are in the document at the end of this page.") if more else None)  # fmt: skip
+    note = tag("p", f"{more} more causes are in the document at the end of this page.") if more else None
+    return tag("section", tag("h2", "Why it fails"), cards, note)
 
 
 def _cause(page: _Page, scene: Scene, number: int, failure: Failure) -> Html:
     item = page.result["failures"][number]
+    fix = text.FIXES.get(failure.kind)
     others = [name for name in failure.names if name != failure.kind]
     stores = [_store(page, entry, _roles_of(failure)[entry["event"]]) for entry in item["lost"][:4]]
     if item["persisted"]:
@@ -230,7 +231,7 @@ def _cause(page: _Page, scene: Scene, number: int, failure: Failure) -> Html:
         tag("p", _sentence(failure.explanation), class_="story"),
         tag("p", f"Power fails {page.when(failure.event)}. Then recovery says:"),
         tag("pre", said(failure.verdict)[-_MOST_OUTPUT:], class_="said"),
-        tag("p", tag("b", "What to do: "), text.FIXES[failure.kind], class_="fix") if failure.kind in text.FIXES else None,
+        tag("p", tag("b", "What to do: "), fix, class_="fix") if fix else None,
         tag("ul", pages) if pages else None,
         tag("div", stores, class_="pair") if stores else None,
         [tag("h4", "What happened"), _closeup(page, scene, number, failure)] if failure.lost else None,
@@ -379,8 +380,8 @@ def _observed(page: _Page) -> Html | None:
         return None
     words = [f"{offset:#x}, {length} bytes" for offset, length in question.observe]
     rows = [
-        tag("tr", [tag("td", data, class_="mono") for data in outcome["observed"]], tag("td", _word(outcome["verdict"])),
-            tag("td", some(outcome["crash_points"])))
+        tag("tr", [tag("td", data, class_="mono") for data in outcome["observed"]],
+            tag("td", _word(outcome["verdict"])), tag("td", some(outcome["crash_points"])))
         for outcome in outcomes[:_MOST_OUTCOMES]
     ]  # fmt: skip
     head = tag("thead", tag("tr", [tag("th", word, scope="col") for word in (*words, "verdict", "power fails before")]))
