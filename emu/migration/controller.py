@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Emit, Progress, Status
 from emu.migration.source import Source
 from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder
+
+_SWITCH_S = 0.0001
 
 
 class MigrationControl:
@@ -191,6 +194,9 @@ class MigrationControl:
         return SocketChannel(sock, Decoder(FROM_DESTINATION), interrupt, stall_timeout=self._stall())
 
     def _send(self, source: Source, channel: Channel, address: str) -> None:
+        # The guest's I/O needs the interpreter for microseconds at a time; by default it would wait 5 ms for each.
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
         try:
             source.run()
             if channel.live:
@@ -207,6 +213,7 @@ class MigrationControl:
         except Exception as error:
             self._end(EmuError(f"internal error of the migration: {error}", "this is a bug in emu"), Status.FAILED)
         finally:
+            sys.setswitchinterval(interval)
             channel.close()
 
     def _end(self, error: EmuError, status: Status) -> None:

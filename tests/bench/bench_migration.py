@@ -35,17 +35,8 @@ class Qmp:
     """A blocking QMP client, enough to drive a migration on either emulator."""
 
     def __init__(self, path: Path) -> None:
-        end = time.monotonic() + 60
-        while True:
-            self._socket = socket.socket(socket.AF_UNIX)
-            try:
-                self._socket.connect(str(path))
-                break
-            except OSError:
-                self._socket.close()
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.02)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
         self._lines = self._socket.makefile("rb")
         self._lines.readline()
         self("qmp_capabilities")
@@ -99,11 +90,17 @@ def command(kind: str, folder: Path, name: str, sizes: tuple[int, int], incoming
 
 @contextlib.contextmanager
 def machine(kind: str, folder: Path, name: str, sizes: tuple[int, int], incoming: str | None) -> Iterator[Qmp]:
-    process = subprocess.Popen(
-        command(kind, folder, name, sizes, incoming), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    qmp = folder / f"{kind}-{name}.qmp"
+    words = command(kind, folder, name, sizes, incoming)
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        client = Qmp(folder / f"{kind}-{name}.qmp")
+        client = None
+        while client is None:
+            if process.poll() is not None:
+                raise RuntimeError(f"{kind} did not start")
+            time.sleep(0.02)
+            with contextlib.suppress(OSError):
+                client = Qmp(qmp)
         yield client
         client.close()
     finally:
@@ -117,7 +114,7 @@ def counted(folder: Path, name: str) -> int:
     return next((int(line.split()[1]) for line in reversed(lines) if line.startswith(b"count ")), 0)
 
 
-def migrate(kind: str, folder: Path, sizes: tuple[int, int], during: Any = None) -> Moved:
+def migrate(kind: str, folder: Path, sizes: tuple[int, int]) -> Moved:
     incoming = f"unix:{folder}/{kind}.sock"
     with machine(kind, folder, "b", sizes, incoming), machine(kind, folder, "a", sizes, None) as source:
         while not counted(folder, "a"):
@@ -126,8 +123,6 @@ def migrate(kind: str, folder: Path, sizes: tuple[int, int], during: Any = None)
         source("migrate-set-parameters", max_bandwidth=0 if kind == "emu" else 1 << 40, downtime_limit=100)
         began = time.perf_counter()
         source("migrate", uri=incoming)
-        if during is not None:
-            during(source)
         while (answer := source("query-migrate"))["status"] not in ("completed", "failed", "cancelled"):
             time.sleep(0.005)
         seconds = time.perf_counter() - began
@@ -170,7 +165,7 @@ def throughput(rounds: int) -> None:
 
 
 def slow_down() -> None:
-    """The guest's count per second while a migration is active, against the same guest left alone."""
+    """The guest's count per second while a migration is active, against the same guest in the second before."""
     sizes = (SMALL, BULK)
     shares: list[float] = []
     with tempfile.TemporaryDirectory(dir=TMPFS) as name:
@@ -178,22 +173,28 @@ def slow_down() -> None:
         fill(folder, sizes, destination=True)
 
         def watch(source: Qmp) -> None:
-            before, began = counted(folder, "a"), time.perf_counter()
+            began = time.perf_counter()
             while source("query-migrate")["status"] in ("setup", "active"):
                 time.sleep(0.02)
-            during = (counted(folder, "a") - before) / (time.perf_counter() - began)
-            shares.append(during / alone)
+            shares.append((counted(folder, "a") - reached) / (time.perf_counter() - began) / alone)
 
         for _ in range(3):
             (folder / "a-small").write_bytes(bytes(SMALL))
-            with machine("emu", folder, "a", sizes, None):
+            incoming = f"unix:{folder}/emu.sock"
+            with machine("emu", folder, "b", sizes, incoming), machine("emu", folder, "a", sizes, None) as source:
                 while not counted(folder, "a"):
                     time.sleep(0.05)
-                before, began = counted(folder, "a"), time.perf_counter()
+                start, began = counted(folder, "a"), time.perf_counter()
                 time.sleep(1.0)
-                alone = (counted(folder, "a") - before) / (time.perf_counter() - began)
-            migrate("emu", folder, sizes, watch)
-    print(row("guest speed while migrating / alone", (min(shares), statistics.median(shares), max(shares)), ">= 0.5"))
+                reached = counted(folder, "a")
+                alone = (reached - start) / (time.perf_counter() - began)
+                source("migrate", uri=incoming)
+                watch(source)
+    print(
+        row(
+            "guest speed while migrating / just before", (min(shares), statistics.median(shares), max(shares)), ">= 0.5"
+        )
+    )
 
 
 def disk(rounds: int) -> None:
