@@ -20,7 +20,7 @@ from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
 from emu.units import parse_size
 
 if TYPE_CHECKING:
-    from emu.persistence.laboratory import Question
+    from emu.persistence.laboratory import Answer, Question
 
 EPILOG = """\
 examples:
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, default=1, metavar="N", help="processes that run recoveries")
     add("--json", action="store_true", help="print one JSON document (schema emu.crash/1)")
     add("--html", metavar="FILE", help="write a report page")
+    add("--timeline", action="store_true", help="also draw stores, flushes and fences for each cache line")
     add("--export", metavar="DIR", help="write the memory of each failure, and say how to boot it")
     add("--warnings", action="store_true", help="also list redundant flushes and fences and the like")
     machine_options.add_arguments(parser)
@@ -85,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(result, indent=2))
     else:
         _print(result)
+        if options.timeline:
+            _print_timeline(answer)
     return Status.CRASH_STATES_FAIL if answer.failed else Status.OK
 
 
@@ -206,6 +209,16 @@ def _print_failure(number: int, failure: dict[str, Any]) -> None:
     print(f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last[0] else ''}{last[0]}")
     if failure["reproduce"]:
         print(f"   boot it    {failure['reproduce']['command']}")
+
+
+def _print_timeline(answer: Answer) -> None:
+    import shutil
+
+    from emu.persistence.terminal_view import timeline_lines, wants_colour
+
+    print()
+    for line in timeline_lines(answer, width=shutil.get_terminal_size().columns, colour=wants_colour(sys.stdout)):
+        print(line)
 
 
 def _event(event: dict[str, Any]) -> str:

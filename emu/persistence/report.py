@@ -325,8 +325,8 @@ def _memory(page: _Page, failure: Failure) -> Html | None:
         want = whole.get(unit, page.initial(unit))
         got = failure.contents.get(unit, want)
         rows.append(tag("tr", tag("td", page.name(unit), class_="mono"),
-                        tag("td", hex_bytes(want, got, "want"), class_="bytes mono"),
-                        tag("td", hex_bytes(got, want, "gone"), class_="bytes mono"),
+                        tag("td", hex_bytes(want, got, "want"), tag("small", f" = {want:,}"), class_="bytes mono"),
+                        tag("td", hex_bytes(got, want, "gone"), tag("small", f" = {got:,}"), class_="bytes mono"),
                         tag("td", "" if want == got else "differs")))  # fmt: skip
     words = ("place", "if every store so far had persisted", "what this crash left", "")
     head = tag("thead", tag("tr", [tag("th", word, scope="col") for word in words]))
@@ -346,7 +346,7 @@ def _reproduce(exported: Mapping[str, Any] | None) -> Html:
 
 def _timeline(page: _Page, scene: Scene) -> Html:
     picture = page.picture
-    notes = []
+    notes = [words] if (words := text.BANDS[page.answer.question.rules.media]) else []
     if picture.events_left_out:
         notes.append(f"The trace is long: {picture.events_left_out:,} events away from the failures are not drawn.")
     if picture.lines_left_out:
@@ -368,7 +368,8 @@ def _states(page: _Page) -> Html:
         tag("h2", "The crash states"),
         tag("p", "Each row stands for all memories that look the same to recovery. Bytes are in memory order; the left "
             "side of an arrow is what the place holds if every store before the crash persisted. Places that recovery "
-            "does not read are taken as persisted where the rules allow it."),
+            "does not read are taken as persisted where the rules allow it. Where there are several crash points, the "
+            "bytes are those of the first."),
         list(states(page.answer, page.initial, page.name)),
     )  # fmt: skip
 

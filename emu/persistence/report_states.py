@@ -93,7 +93,8 @@ def byte_rows(differences: Iterable[Difference], name: Callable[[int], str]) -> 
 def hex_bytes(value: int, other: int, mark: str) -> Html:
     """The 8 bytes of a unit in memory order; those that differ from ``other`` are marked."""
     pairs = zip(value.to_bytes(8, "little"), other.to_bytes(8, "little"), strict=True)
-    return tag("span", [tag("i", f"{a:02x}") if a == b else tag("b", f"{a:02x}", class_=mark) for a, b in pairs])
+    return tag("span", [tag("i", f"{a:02x}") if a == b else tag("b", f"{a:02x}", class_=mark) for a, b in pairs],
+               class_="hex")  # fmt: skip
 
 
 def _differences(answer: Answer, initial: Initial, result: Result, full: dict[int, dict[int, int]]) -> list[Difference]:

@@ -90,6 +90,7 @@ tr:last-child td {border-bottom: 0} tr.fails td:last-child {color: var(--bad); f
 td {overflow-wrap: anywhere} .bytes {white-space: nowrap; overflow-wrap: normal}
 .bytes i {font-style: normal; color: var(--muted)} .bytes b.gone {color: var(--bad); background: var(--bad-soft)}
 .bytes b.want {color: var(--good); background: var(--good-soft)}
+.hex i, .hex b {padding: 0 .22em} .hex b {border-radius: 3px}
 details {margin: .5rem 0} summary {cursor: pointer; color: var(--link)}
 .legend {list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.3rem; padding: 0; margin: .6rem 0;
   font-size: .86rem}

@@ -62,3 +62,10 @@ COMPLETE = (
 EAGER = "memories to try one by one: the sets of persisted stores, summed over the crash points"
 DISTINCT = "different memories among them"
 EXECUTED = "recoveries run: all other memories look the same to recovery as one of these"
+
+BANDS = {
+    Media.DAX_SYNC: "",
+    Media.DAX: "Without MAP_SYNC, durable means the bytes only: their page may still come back whole as it was.",
+    Media.PAGE_CACHE: "In a page cache nothing that the program does makes a line durable: it stays dirty.",
+}
+"""What must be added to the bands of the timeline."""

@@ -14,7 +14,9 @@ LOST, FORCED, PERSISTED, NOT_MADE = "lost", "lost with it", "persisted", "not ma
 
 PANEL = 60
 _OPEN_PANELS = 6
-_LEFT, _TOP, _ROW, _COLUMN, _FOOT = 132, 44, 34, 17, 12
+_TOP, _ROW, _FOOT = 44, 34, 12
+_WIDE, _WIDEST, _NARROWEST = 1080, 38, 16
+_LETTER = 7.3
 _BAND = 20
 
 _STATE_CLASS = {LineState.DIRTY: "dirty", LineState.WAITING: "pending", LineState.DURABLE: "durable"}
@@ -32,6 +34,23 @@ class Scene:
     describe: Callable[[int], str]
     name: Callable[[int], str]
     roles: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where things are in one panel: the ``window`` of events, the width of the names and of a column, the height."""
+
+    window: range
+    left: float
+    column: float
+    height: int
+
+    def x(self, number: int) -> float:
+        """The left edge of an event's column, which is the crash point before it."""
+        return round(self.left + self.column * (number - self.window.start), 1)
+
+    def middle(self, number: int) -> float:
+        return self.x(number) + self.column / 2
 
 
 def legend() -> Html:
@@ -89,8 +108,10 @@ def timeline(picture: Picture, scene: Scene) -> Iterator[Html]:
 def panel(lanes: Sequence[Lane], window: range, scene: Scene, title: str, name: str) -> Html:
     """The events of ``window``; only lines on which there is something to see. ``name`` is unique on the page."""
     rows = [lane for lane in lanes if lane.is_busy(window)]
-    width = _LEFT + _COLUMN * len(window) + 14
-    height = _TOP + _ROW * max(1, len(rows)) + _FOOT
+    left = 26 + _LETTER * max((len(scene.name(lane.line)) for lane in rows), default=0)
+    column = min(_WIDEST, max(_NARROWEST, (_WIDE - left) // max(1, len(window))))
+    frame = _Frame(window, left, column, _TOP + _ROW * max(1, len(rows)) + _FOOT)
+    width, height = round(frame.x(window.stop) + 14), frame.height
     hidden = len(lanes) - len(rows)
     desc = f"{len(rows)} cache lines. Bands show whether their newest stores are dirty, flush pending or durable. " + (
         f"{hidden} lines on which nothing happens here are not drawn." if hidden else ""
@@ -100,21 +121,16 @@ def panel(lanes: Sequence[Lane], window: range, scene: Scene, title: str, name: 
         tag("title", title, id=f"{name}-t"),
         tag("desc", desc, id=f"{name}-d"),
         [_stripe(row, width) for row in range(0, len(rows), 2)],
-        [_bands(lane, row, window, scene) for row, lane in enumerate(rows)],
-        _axis(window),
-        [_fence(number, window, height, scene) for number in window if isinstance(scene.events[number], Fence)],
-        _points(window, height, scene),
-        [_marks(lane, row, window, scene) for row, lane in enumerate(rows)],
-        [tag("text", scene.name(lane.line), x=_LEFT - 12, y=_y(row) + 4, class_="name") for row, lane in
+        [_bands(lane, row, frame, scene) for row, lane in enumerate(rows)],
+        _axis(frame),
+        [_fence(number, frame, scene) for number in window if isinstance(scene.events[number], Fence)],
+        _points(frame, scene),
+        [_marks(lane, row, frame, scene) for row, lane in enumerate(rows)],
+        [tag("text", scene.name(lane.line), x=left - 12, y=_y(row) + 4, class_="name") for row, lane in
          enumerate(rows)],
         width=width, height=height, viewBox=f"0 0 {width} {height}", role="img",
         aria_labelledby=f"{name}-t {name}-d",
     )  # fmt: skip
-
-
-def _x(number: int, window: range) -> int:
-    """The left edge of an event's column, which is the crash point before it."""
-    return _LEFT + _COLUMN * (number - window.start)
 
 
 def _y(row: int) -> int:
@@ -125,24 +141,24 @@ def _stripe(row: int, width: int) -> Html:
     return tag("rect", x=0, y=_TOP + _ROW * row, width=width, height=_ROW, class_="stripe")
 
 
-def _axis(window: range) -> Html:
-    numbers = [number for number in window if number % 5 == 0 or number == window.start]
-    if len(numbers) > 1 and numbers[1] - numbers[0] < 3:
+def _axis(frame: _Frame) -> Html:
+    step = 5 if frame.column < 24 else 1
+    numbers = [number for number in frame.window if number % step == 0 or number == frame.window.start]
+
+    if step > 1 and len(numbers) > 1 and numbers[1] - numbers[0] < 3:
         numbers.pop(1)
-    return join(
-        tag("text", number, x=_x(number, window) + _COLUMN / 2, y=_TOP - 8, class_="axis") for number in numbers
-    )
+    return join(tag("text", number, x=frame.middle(number), y=_TOP - 8, class_="axis") for number in numbers)
 
 
-def _bands(lane: Lane, row: int, window: range, scene: Scene) -> Html:
+def _bands(lane: Lane, row: int, frame: _Frame, scene: Scene) -> Html:
     """The states as bands from event to event, each with what it means when hovered."""
-    middle = _COLUMN / 2
+    window = frame.window
     changes = [(since, state) for since, state in zip(lane.since, lane.states, strict=True) if since in window]
-    start: float = _LEFT
+    start = frame.left
     state, since = lane.after(window.start - 1), window.start
     parts = []
     for number, after in [*changes, (window.stop, LineState.UNTOUCHED)]:
-        end = _x(number, window) + middle if number < window.stop else _x(window.stop, window)
+        end = frame.middle(number) if number < window.stop else frame.x(window.stop)
         if state in _STATE_CLASS and end > start:
             words = f"line {scene.name(lane.line)}: {state} from event {since}"
             words += f" to {number}" if number < window.stop else ""
@@ -161,34 +177,40 @@ def _band(state: str, x: float, y: float, width: float, height: float, words: st
     )
 
 
-def _fence(number: int, window: range, height: int, scene: Scene) -> Html:
+def _fence(number: int, frame: _Frame, scene: Scene) -> Html:
     event = scene.events[number]
     assert isinstance(event, Fence)
-    x = _x(number, window) + _COLUMN / 2
+    x = frame.middle(number)
     return tag(
         "g",
         tag("title", scene.describe(number)),
         tag(
-            "line", x1=x, x2=x, y1=_TOP - 2, y2=height - _FOOT + 2, class_="fence" + (" failed" if event.failed else "")
+            "line",
+            x1=x,
+            x2=x,
+            y1=_TOP - 2,
+            y2=frame.height - _FOOT + 2,
+            class_="fence" + (" failed" if event.failed else ""),
         ),
-        tag("rect", x=x - 5, y=_TOP - 2, width=10, height=height - _FOOT - _TOP + 4, class_="hover"),
-    )
+        tag("rect", x=x - 5, y=_TOP - 2, width=10, height=frame.height - _FOOT - _TOP + 4, class_="hover"),
+    )  # fmt: skip
 
 
-def _points(window: range, height: int, scene: Scene) -> Html:
+def _points(frame: _Frame, scene: Scene) -> Html:
     """Crash points: power fails just before the event. The end of the trace is one, too."""
     parts = []
+    window = frame.window
     for number in (*window, window.stop):
         if number not in scene.crash_points or (number == window.stop and number != len(scene.events)):
             continue
-        x, fails = _x(number, window), number in scene.failing
+        x, fails = frame.x(number), number in scene.failing
         when = f"before event {number}" if number < len(scene.events) else "after the last event"
         what = "some crash states fail" if fails else "every crash state recovers"
         parts.append(
             tag(
                 "g",
                 tag("title", f"Power fails {when}: {what}"),
-                tag("line", x1=x, x2=x, y1=22, y2=height - _FOOT + 4, class_="cut" if fails else "point"),
+                tag("line", x1=x, x2=x, y1=22, y2=frame.height - _FOOT + 4, class_="cut" if fails else "point"),
                 _bolt(x, 13) if fails else tag("circle", cx=x, cy=19, r=2.5, class_="dot"),
                 tag("rect", x=x - 4, y=4, width=8, height=_TOP - 8, class_="hover"),
             )
@@ -201,12 +223,12 @@ def _bolt(x: float, y: float) -> Html:
     return tag("polygon", points=" ".join(f"{x + dx},{y + dy}" for dx, dy in points), class_="bolt")
 
 
-def _marks(lane: Lane, row: int, window: range, scene: Scene) -> Html:
+def _marks(lane: Lane, row: int, frame: _Frame, scene: Scene) -> Html:
     parts = []
     for number in lane.marks:
-        if number not in window:
+        if number not in frame.window:
             continue
-        x, y = _x(number, window) + _COLUMN / 2, _y(row)
+        x, y = frame.middle(number), _y(row)
         role = scene.roles.get(number) if isinstance(scene.events[number], Store) else None
         words = scene.describe(number) + (f" ({role})" if role else "")
         parts.append(
@@ -286,4 +308,6 @@ def event_line(item: Mapping[str, Any]) -> str:
         what += f" of line {item['address'] if item['offset'] is None else item['offset']:#x}"
     if item.get("failed"):
         what += " (failed)"
+    if "size" not in item:
+        item = {**item, "instruction": ""}  # it would say the same again
     return f"event {item['event']}: {what}, {place_of(item)}"
