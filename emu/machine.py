@@ -20,9 +20,8 @@ import enum
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from devices.bus import PortBus
 from devices.contract import Device, ExitRequest, Timed
@@ -35,6 +34,9 @@ from emu.errors import EmuError, StateError, Status, UsageError
 from emu.host import faults
 from emu.memory import Backend, GuestMemory
 from emu.state import Saveable, SavedState
+
+if TYPE_CHECKING:
+    from concurrent import futures
 
 T = TypeVar("T")
 _FOREVER = None
@@ -136,7 +138,7 @@ class Machine:
         self._booted = False
         self._reset_asked = False
         self._paused_as: RunState | None = RunState.PRELAUNCH if config.start_paused else None
-        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._calls: deque[tuple[Callable[[], Any], futures.Future[Any]]] = deque()
         self._changed = threading.Condition(threading.RLock())
         self._loop_thread: int | None = None
         self.bus.attach(self.pic)
@@ -162,6 +164,8 @@ class Machine:
         with self._changed:
             if self._loop_thread in (None, threading.get_ident()):
                 return function()
+            from concurrent.futures import Future  # with logging, a tenth of what a start costs; most runs call nothing
+
             future: Future[T] = Future()
             self._calls.append((function, future))
             self._interrupt()

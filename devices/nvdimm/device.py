@@ -6,14 +6,16 @@ alignment; the label area is [S - L, S) and is reached only through _DSM.
 
 from __future__ import annotations
 
-from typing import Protocol
-from uuid import UUID
+from typing import TYPE_CHECKING, Protocol
 
 from devices.nvdimm import nfit, options
 from devices.nvdimm.nfit import NfitEntry
 from emu.config import NvdimmConfig, OnOffAuto
 from emu.errors import StateError
 from emu.state import Fields, SavedState
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 
 class Survives(Protocol):
@@ -121,6 +123,8 @@ class NvdimmDevice:
 
     @property
     def uuid(self) -> UUID:
+        from uuid import UUID  # asked for by a monitor, not at every start
+
         return UUID(self.config.uuid) if self.config.uuid else UUID(int=0)
 
     @property

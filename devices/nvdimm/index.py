@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from devices.nvdimm.fletcher import fletcher64
-from devices.nvdimm.layouts import INDEX_SIGNATURE, IndexHeader, LabelV11, LabelV12
+from devices.nvdimm.label_layouts import INDEX_SIGNATURE, IndexHeader, LabelV11, LabelV12
 from emu.errors import UsageError
 from emu.units import align_up
 
@@ -123,8 +123,7 @@ def initial_index(number: int, where: Geometry, *, set_tail: bool) -> Index:
 def next_index(current: Index, current_number: int, where: Geometry, free: int) -> Index:
     """The block that replaces the other one: the next sequence number, and ``free`` as its bitmap."""
     number = 1 - current_number
-    header = replace(
-        current.header,
+    header = current.header.replace(
         sequence=next_sequence(current.header.sequence),
         my_offset=number * where.index_size,
         other_offset=current_number * where.index_size,
@@ -135,8 +134,8 @@ def next_index(current: Index, current_number: int, where: Geometry, free: int) 
 def pack_index(index: Index, where: Geometry) -> bytes:
     """The block's bytes, ``where.index_size`` of them, sealed with their checksum."""
     bitmap = index.free.to_bytes(where.index_size - IndexHeader.SIZE, "little")
-    checksum = fletcher64(replace(index.header, checksum=0).pack() + bitmap)
-    return replace(index.header, checksum=checksum).pack() + bitmap
+    checksum = fletcher64(index.header.replace(checksum=0).pack() + bitmap)
+    return index.header.replace(checksum=checksum).pack() + bitmap
 
 
 def read_index(data: bytes, number: int, where: Geometry) -> Index:

@@ -26,7 +26,7 @@ from devices.nvdimm.index import (
     pack_index,
     read_index,
 )
-from devices.nvdimm.layouts import LabelFlags
+from devices.nvdimm.label_layouts import LabelFlags
 from devices.nvdimm.namespace import Label, Namespace, make_label, read_label, set_cookie
 from emu.units import PAGE, align_down
 

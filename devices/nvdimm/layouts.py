@@ -1,15 +1,14 @@
-"""Every fixed layout of the NVDIMM: NFIT structures, namespace index block and labels, _DSM page.
+"""The fixed layouts that a machine with NVDIMMs needs to start: NFIT structures and the _DSM page.
 
-Sources: ACPI 6.5 section 5.2.26 (NFIT), UEFI 2.10 section 13.19 (labels), QEMU's docs/specs/acpi_nvdimm (page). Values
-are in enumerations here; what QEMU puts where is in ``nfit``, what a label means in ``labels``.
+Sources: ACPI 6.5 section 5.2.26 (NFIT), QEMU's docs/specs/acpi_nvdimm (page). Values are in enumerations here; what
+QEMU puts where is in ``nfit``. The layouts of labels are in ``label_layouts``.
 """
 
 from __future__ import annotations
 
 import enum
-from uuid import UUID
 
-from devices.nvdimm.structure import Structure, guid, octets, rfc4122, structure, u8, u16, u32, u64
+from devices.nvdimm.structure import Structure, octets, structure, u8, u16, u32, u64
 
 # NFIT (ACPI 6.5, section 5.2.26)
 
@@ -55,14 +54,8 @@ class Capabilities(enum.IntFlag):
     MIRRORING = 4
 
 
-class Guids:
-    """GUIDs of address range types (section 5.2.26.2) and of label abstractions (UEFI 2.10, section 13.19)."""
-
-    PERSISTENT_MEMORY = UUID("66f0d379-b4f3-4074-ac43-0d3318b78cdb")
-    BTT = UUID("18633bfc-1735-4217-8ac9-17239282d3f8")
-    PFN = UUID("266400ba-fb9f-4677-bcb0-968f11d0d225")
-    DAX = UUID("97a86d9c-3cdd-4eda-986f-5068b4f80088")
-    NONE = UUID(int=0)
+# Type of an address range (section 5.2.26.2): 66f0d379-b4f3-4074-ac43-0d3318b78cdb in the byte order of EFI.
+PERSISTENT_MEMORY = bytes.fromhex("79d3f066f3b47440ac430d3318b78cdb")
 
 
 @structure
@@ -83,7 +76,7 @@ class SpaRange(Structure):
     flags: int = u16(6)
     reserved: int = u32(8, default=0)
     proximity_domain: int = u32(12)
-    range_type: UUID = guid(16)
+    range_type: bytes = octets(16, 16)
     base: int = u64(32)
     size: int = u64(40)
     attributes: int = u64(48)
@@ -206,77 +199,6 @@ NFIT_STRUCTURES: dict[int, type[Structure]] = {
     NfitType.FLUSH_HINTS: FlushHints,
     NfitType.PLATFORM_CAPABILITIES: PlatformCapabilities,
 }
-
-# Namespace labels (UEFI 2.10, section 13.19.2)
-
-INDEX_SIGNATURE = b"NAMESPACE_INDEX\0"
-
-
-class LabelFlags(enum.IntFlag):
-    """Flags of a label (EFI_NVDIMM_LABEL_FLAGS_*)."""
-
-    READ_ONLY = 1
-    LOCAL = 2
-    RESERVED = 4
-    UPDATING = 8
-
-
-@structure
-class IndexHeader(Structure):
-    """Namespace index block without its free bitmap (EFI_NVDIMM_LABEL_INDEX_BLOCK)."""
-
-    signature: bytes = octets(0, 16, default=INDEX_SIGNATURE)
-    flags: bytes = octets(16, 3, default=bytes(3))
-    label_size_code: int = u8(19)
-    sequence: int = u32(20)
-    my_offset: int = u64(24)
-    my_size: int = u64(32)
-    other_offset: int = u64(40)
-    label_offset: int = u64(48)
-    slots: int = u32(56)
-    major: int = u16(60, default=1)
-    minor: int = u16(62)
-    checksum: int = u64(64, default=0)
-
-
-@structure
-class LabelV11(Structure):
-    """Namespace label of version 1.1, which predates UEFI (NVDIMM Namespace Specification); it has no checksum."""
-
-    uuid: UUID = rfc4122(0)
-    name: bytes = octets(16, 64)
-    flags: int = u32(80)
-    labels: int = u16(84, default=1)
-    position: int = u16(86, default=0)
-    set_cookie: int = u64(88)
-    lba_size: int = u64(96, default=0)
-    dpa: int = u64(104)
-    raw_size: int = u64(112)
-    slot: int = u32(120)
-    unused: int = u32(124, default=0)
-
-
-@structure
-class LabelV12(Structure):
-    """Namespace label of version 1.2 (EFI_NVDIMM_LABEL)."""
-
-    uuid: UUID = rfc4122(0)
-    name: bytes = octets(16, 64)
-    flags: int = u32(80)
-    labels: int = u16(84, default=1)
-    position: int = u16(86, default=0)
-    set_cookie: int = u64(88)
-    lba_size: int = u64(96, default=0)
-    dpa: int = u64(104)
-    raw_size: int = u64(112)
-    slot: int = u32(120)
-    alignment: int = u8(124, default=0)
-    reserved: bytes = octets(125, 3, default=bytes(3))
-    type_guid: UUID = guid(128, default=Guids.PERSISTENT_MEMORY)
-    abstraction_guid: UUID = guid(144, default=Guids.NONE)
-    reserved_end: bytes = octets(160, 88, default=bytes(88))
-    checksum: int = u64(248, default=0)
-
 
 # _DSM page (QEMU's docs/specs/acpi_nvdimm)
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import UUID
 
 from devices.nvdimm import nfit
 from devices.nvdimm.fletcher import fletcher64
 from devices.nvdimm.index import Geometry, LabelError, Version
-from devices.nvdimm.layouts import Guids, LabelV11, LabelV12
+from devices.nvdimm.label_layouts import Guids, LabelV11, LabelV12
 
 Label = LabelV11 | LabelV12
 NAME_SIZE = 64
@@ -82,7 +82,7 @@ def seal(label: Label) -> Label:
     """``label`` with its checksum set; labels of version 1.1 have none."""
     if isinstance(label, LabelV11):
         return label
-    return replace(label, checksum=fletcher64(replace(label, checksum=0).pack()))
+    return label.replace(checksum=fletcher64(label.replace(checksum=0).pack()))
 
 
 def read_label(data: bytes, slot: int, where: Geometry) -> Label:
@@ -92,7 +92,7 @@ def read_label(data: bytes, slot: int, where: Geometry) -> Label:
     if label.slot != slot:
         raise LabelError(f"slot {slot}: the label says it belongs to slot {label.slot}")
     if isinstance(label, LabelV12):
-        checksum = fletcher64(replace(label, checksum=0).pack())
+        checksum = fletcher64(label.replace(checksum=0).pack())
         if label.checksum != checksum:
             raise LabelError(f"slot {slot}: checksum is {label.checksum:#018x}, expected {checksum:#018x}")
     return label

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from devices.nvdimm.layouts import (
     NFIT_STRUCTURES,
+    PERSISTENT_MEMORY,
     Capabilities,
     ControlRegion,
-    Guids,
     MapFlags,
     MemoryMap,
     NfitHeader,
@@ -95,7 +95,7 @@ def _structures(entry: NfitEntry) -> bytes:
         index=spa_index,
         flags=SpaFlags.CONTROL_FOR_ADD_ONLINE | SpaFlags.PROXIMITY_VALID,
         proximity_domain=entry.node,
-        range_type=Guids.PERSISTENT_MEMORY,
+        range_type=PERSISTENT_MEMORY,
         base=entry.gpa,
         size=entry.size,
         attributes=_EFI_MEMORY_WB | _EFI_MEMORY_NV,

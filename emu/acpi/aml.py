@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 import re
 import struct
-import uuid
 
 Operand = bytes | int | str
 
@@ -136,7 +135,8 @@ def package(*elements: Operand) -> bytes:
 
 def to_uuid(text: str) -> bytes:
     """The Buffer that ASL's ``ToUUID`` makes: the GUID's mixed-endian 16 bytes (section 19.6.142)."""
-    return buffer(uuid.UUID(text).bytes_le)
+    raw = bytes.fromhex(text.replace("-", ""))
+    return buffer(raw[3::-1] + raw[5:3:-1] + raw[7:5:-1] + raw[8:])
 
 
 def eisa_id(text: str) -> bytes:

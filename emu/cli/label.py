@@ -377,7 +377,7 @@ def _describe(name: str, storage: LabelStorage, *, human: bool, labels: bool) ->
 
 
 def _describe_label(label: Label, *, human: bool) -> dict[str, Any]:
-    from devices.nvdimm.layouts import LabelV12
+    from devices.nvdimm.label_layouts import LabelV12
     from devices.nvdimm.namespace import name_of
 
     def hexadecimal(value: int) -> int | str:

@@ -15,8 +15,8 @@ from nvdimm_doubles import LABEL_SIZE, PowerCut, ShuffledLabels, TornLabels
 from devices.nvdimm import labels
 from devices.nvdimm.fletcher import fletcher64
 from devices.nvdimm.index import Index, LabelError, Version, choose, geometry, initial_index, next_sequence, pack_index
+from devices.nvdimm.label_layouts import Guids, IndexHeader, LabelFlags, LabelV12
 from devices.nvdimm.labels import BytesLabels, LabelArea, initialise
-from devices.nvdimm.layouts import Guids, IndexHeader, LabelFlags, LabelV12
 from devices.nvdimm.namespace import Mode, Namespace, make_label, mode_of, name_of, seal, set_cookie
 from emu.units import KIB, MIB
 
@@ -141,7 +141,7 @@ def test_choice(first: int | None, second: int | None, chosen: int) -> None:
         if sequence is None:
             return None
         block = initial_index(0, geometry(Version.V1_2, LABEL_SIZE), set_tail=False)
-        return replace(block, header=replace(block.header, sequence=sequence))
+        return replace(block, header=block.header.replace(sequence=sequence))
 
     assert choose(index(first), index(second)) == chosen
     assert choose(None, None) is None
@@ -171,7 +171,7 @@ def test_broken_rules_are_named(change: dict[str, int], why: str) -> None:
     where = geometry(Version.V1_2, LABEL_SIZE)
     area = LabelArea(storage)
     assert area.number == 0
-    storage.write(0, pack_index(replace(area.index, header=replace(area.index.header, **change)), where))  # type: ignore[arg-type]  # one field
+    storage.write(0, pack_index(replace(area.index, header=area.index.header.replace(**change)), where))
     assert any(why in flaw for flaw in LabelArea(storage).flaws)
     assert any(why in warning for warning in labels.check(storage).warnings)
     storage.write(256, bytes(256))
@@ -191,7 +191,7 @@ def test_an_older_kernels_area_of_fewer_slots_is_valid() -> None:
     storage = blank()
     for number in (0, 1):
         index = initial_index(number, where, set_tail=False)
-        header = replace(index.header, slots=1016)
+        header = index.header.replace(slots=1016)
         storage.write(number * 256, pack_index(Index(header, (1 << 1016) - 1), where))
     area = LabelArea(storage)
     assert area.index.header.slots == 1016
@@ -205,11 +205,11 @@ def test_label_flaws_are_named() -> None:
     first, second = LabelArea(storage).labels()
     storage.write(where.slot_offset(first.slot) + 16, b"x")
     assert labels.check(storage).warnings[0].startswith("slot 1: checksum is 0x")
-    storage.write(where.slot_offset(first.slot), seal(replace(first, slot=9)).pack())
+    storage.write(where.slot_offset(first.slot), seal(first.replace(slot=9)).pack())
     assert labels.check(storage).warnings == ("slot 1: the label says it belongs to slot 9",)
-    storage.write(where.slot_offset(first.slot), seal(replace(first, dpa=0x1FFF000)).pack())
+    storage.write(where.slot_offset(first.slot), seal(first.replace(dpa=0x1FFF000)).pack())
     assert labels.check(storage).warnings == (f"slots {second.slot} and 1: their namespaces overlap",)
-    storage.write(where.slot_offset(first.slot), seal(replace(first, flags=LabelFlags.UPDATING)).pack())
+    storage.write(where.slot_offset(first.slot), seal(first.replace(flags=LabelFlags.UPDATING)).pack())
     assert labels.check(storage).warnings == (f"slot 1: an update of namespace {IDENTITY} did not finish",)
     assert labels.check(storage).valid
 
@@ -446,4 +446,4 @@ def test_guids_of_modes() -> None:
     label = make_label(Version.V1_2, replace(DIMM, mode=Mode.SECTOR, sector_size=4096), 3, 0, 0)
     assert isinstance(label, LabelV12)
     assert (label.abstraction_guid, label.lba_size, label.slot) == (Guids.BTT, 4096, 3)
-    assert mode_of(seal(replace(label, abstraction_guid=UUID(int=1)))) is None
+    assert mode_of(seal(label.replace(abstraction_guid=UUID(int=1)))) is None

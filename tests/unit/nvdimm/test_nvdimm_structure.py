@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from devices.nvdimm import layouts
+from devices.nvdimm import label_layouts, layouts
 from devices.nvdimm.structure import LayoutError, Structure, octets, structure, u8, u16, u32
 
 
@@ -29,12 +29,12 @@ from devices.nvdimm.structure import LayoutError, Structure, octets, structure, 
         (layouts.FlushHints, 16, {"hints": 8}),
         (layouts.PlatformCapabilities, 16, {"highest_valid": 4, "capabilities": 8}),
         (
-            layouts.IndexHeader,
+            label_layouts.IndexHeader,
             72,
             {"label_size_code": 19, "sequence": 20, "label_offset": 48, "slots": 56, "minor": 62},
         ),
-        (layouts.LabelV11, 128, {"flags": 80, "set_cookie": 88, "dpa": 104, "slot": 120}),
-        (layouts.LabelV12, 256, {"alignment": 124, "type_guid": 128, "abstraction_guid": 144, "checksum": 248}),
+        (label_layouts.LabelV11, 128, {"flags": 80, "set_cookie": 88, "dpa": 104, "slot": 120}),
+        (label_layouts.LabelV12, 256, {"alignment": 124, "type_guid": 128, "abstraction_guid": 144, "checksum": 248}),
     ],
 )
 def test_size_and_places(kind: type[Structure], size: int, places: dict[str, int]) -> None:
@@ -73,7 +73,7 @@ def test_the_compiler_lays_out_the_guests_structures_alike(tmp_path: Path) -> No
 
 def test_guid_and_uuid_byte_orders() -> None:
     text = UUID("66f0d379-b4f3-4074-ac43-0d3318b78cdb")
-    label = layouts.LabelV12(uuid=text, name=bytes(64), flags=0, set_cookie=0, dpa=0, raw_size=0, slot=0).pack()
+    label = label_layouts.LabelV12(uuid=text, name=bytes(64), flags=0, set_cookie=0, dpa=0, raw_size=0, slot=0).pack()
     assert label[:16].hex() == "66f0d379b4f34074ac430d3318b78cdb"
     assert label[128:144].hex() == "79d3f066f3b47440ac430d3318b78cdb"
 
@@ -81,7 +81,7 @@ def test_guid_and_uuid_byte_orders() -> None:
 @pytest.mark.parametrize(("length", "offset"), [(0, 0), (71, 0), (72, 1), (100, 200), (100, -1)])
 def test_short_data_is_named(length: int, offset: int) -> None:
     with pytest.raises(LayoutError, match=r"IndexHeader at offset .* expected 72 bytes"):
-        layouts.IndexHeader.unpack_from(bytes(length), offset)
+        label_layouts.IndexHeader.unpack_from(bytes(length), offset)
 
 
 def test_a_gap_in_a_declaration_is_refused() -> None:
@@ -103,5 +103,18 @@ def test_fields_are_frozen_and_need_values() -> None:
     assert pair.pack() == b"\x01abc"
     with pytest.raises(AttributeError):
         pair.first = 2  # type: ignore[misc]  # what the test is about
+    with pytest.raises(AttributeError):
+        del pair.first
+    assert pair.replace(first=2).pack() == b"\x02abc"
+    with pytest.raises(TypeError, match="third"):
+        pair.replace(third=3)
     with pytest.raises(TypeError):
         Pair()  # type: ignore[call-arg]  # what the test is about
+
+
+def test_equality_is_by_type_and_fields() -> None:
+    transfer = layouts.DsmTransfer(offset=1, length=2)
+    assert transfer == layouts.DsmTransfer(offset=1, length=2) != transfer.replace(length=3)
+    assert len({transfer, layouts.DsmTransfer(offset=1, length=2)}) == 1
+    assert layouts.NfitHeader(type=1, length=2) != layouts.SmbiosInformation(type=1, length=2)
+    assert repr(transfer) == "DsmTransfer(offset=1, length=2)"
