@@ -36,8 +36,7 @@ test: $(READY)
 	$(PY) -m pytest -n $(JOBS) tests/unit tests/integration
 
 $(VENV)/.examine: $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check '.[examine,lint]'
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test,examine,lint]'
 	@touch $@
 
 examine: $(VENV)/.examine
@@ -55,16 +54,15 @@ bench: $(READY)
 guests:
 	$(MAKE) -C guest
 
-# The C that cffi generates is committed, so that installing needs no generator.
+# The C that cffi generates is committed, so that installing needs no generator. A clone's file times mean
+# nothing, so no other target may depend on a rule that writes it. A test fails when it is behind its sources.
 NATIVE := kernel hooks trace
 native: $(NATIVE:%=emu/host/_%.abi3.so)
 
-emu/host/_%.c: emu/host/_%.cdef.txt emu/host/_%.csrc.c
-	$(PY) -m cffi.gen_src read-sources emu.host._$* $^ $@
-
-emu/host/_%.abi3.so: emu/host/_%.c
+emu/host/_%.abi3.so: emu/host/_%.cdef.txt emu/host/_%.csrc.c
+	$(PY) -m cffi.gen_src read-sources emu.host._$* $^ emu/host/_$*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \
-	  -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') -o $@ $<
+	  -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') -o $@ emu/host/_$*.c
 
 clean:
 	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,23 @@ from requirements import require
 ROOT = Path(__file__).parents[2]
 LABELS = "2M"
 UUID = "00112233-4455-6677-8899-aabbccddeeff"
+UPDATING = 8
 
 
 def emu(*words: str) -> Any:
     ran = subprocess.run([sys.executable, "-m", "emu.cli.main", *words], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout) if "--json" in words else ran.stdout
+
+
+def as_read_by_emu(label: dict[str, Any]) -> dict[str, Any]:
+    """A label in ndctl's JSON as emu prints it.
+
+    ndctl prints every slot, also those that the index calls free: Linux leaves the first half of an update there,
+    marked UPDATING. And it prints a GUID's bytes in the order of the medium, which swaps the first three fields.
+    """
+    swapped = {key: str(uuid.UUID(bytes_le=uuid.UUID(label[key]).bytes)) for key in label if key.endswith("_guid")}
+    return label | swapped
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +128,9 @@ def test_linux_shows_the_namespace_that_emu_wrote(linux: dax_vm.Result) -> None:
 def test_emu_reads_the_labels_that_linux_wrote(linux: dax_vm.Result, slot: int, version: str) -> None:
     theirs = json.loads((linux.results / f"linux-{version}.json").read_text())[0]
     ours = emu("label", "read", str(linux.backings[slot]), "--label-size", LABELS, "--json")["dimms"][0]
-    assert [{**index} for index in ours["index"]] == theirs["index"]
-    assert ours["label"] == theirs["label"]
+    assert ours["index"] == theirs["index"]
+    assert ours["label"] == [as_read_by_emu(label) for label in theirs["label"] if not label["flags"] & UPDATING]
+    assert len(ours["label"]) == 1
     assert emu("label", "check", str(linux.backings[slot]), "--label-size", LABELS)
 
 
