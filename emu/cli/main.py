@@ -10,15 +10,16 @@ import argparse
 import importlib
 import os
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu import __version__
 from emu.cli.keyval import help_text
 from emu.errors import EmuError, Status
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
+class Verb(NamedTuple):
+    """One command; ``module`` is imported only when it is asked for."""
+
     module: str
     summary: str
 
@@ -44,17 +45,35 @@ examples:
 """
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Finds the terminal's width itself: ``argparse`` imports ``shutil`` for it, with all its archive formats."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_terminal_width() - 2)
+
+
+def _terminal_width() -> int:
+    """Columns of the terminal: ``COLUMNS`` when it is a number above 0, else what the terminal says, else 80."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns[:5]) > 0:
+        return int(columns[:5])
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
+
+
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The parser of ``emu``; with ``verb``, that verb's arguments are filled in (its module is imported)."""
     parser = argparse.ArgumentParser(
         prog="emu",
         description="A mini x86-64 machine with a virtual NVDIMM, and a crash-consistency laboratory.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"emu {__version__}")
-    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True, prog="emu")
     for name, entry in VERBS.items():
         if verb is not None and name != verb:
             commands.add_parser(name, help=entry.summary, add_help=False)
@@ -65,7 +84,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             help=entry.summary,
             description=(module.__doc__ or "").strip() if module else entry.summary,
             epilog=getattr(module, "EPILOG", None),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
         sub.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
