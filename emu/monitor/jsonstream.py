@@ -216,8 +216,7 @@ class JsonDecoder:
         elif _WORD.match(self._data, self._at) is not None:
             self._in_word = True
         else:
-            shown = character if 0x20 <= byte < 0x7F else "\\uFFFD" if byte > 0x7F else f"\\u{byte:04x}"
-            raise _Lexical(f"JSON parse error, stray '{shown}'")
+            raise _stray(self._data[self._at : self._at + 1])
 
     def _string(self) -> None:
         byte = self._data[self._at]
@@ -241,7 +240,7 @@ class JsonDecoder:
             self._at += 1
             self._escaped = True
         else:
-            raise _Lexical(f"JSON parse error, stray '{chr(self._quote)}{_shown(self._token)}'")
+            raise _stray(bytes((self._quote, *self._token[:_SHOWN])) + self._data[self._at : self._at + 1])
 
     def _text(self) -> str:
         """The finished string; what is wrong inside it makes the whole value malformed, but not out of step."""
@@ -262,7 +261,7 @@ class JsonDecoder:
             self._token += word.group()
             self._at = word.end()
             if len(self._token) > _LONGEST_WORD:
-                raise _Lexical(f"JSON parse error, stray '{_shown(self._token)}'")
+                raise _stray(self._token)
             return
         text = self._token.decode()
         self._token = bytearray()
@@ -276,7 +275,7 @@ class JsonDecoder:
                 self._builder.fail(f"invalid keyword '{text[:_SHOWN]}'")
                 self._builder.take("scalar")
                 return
-            raise _Lexical(f"JSON parse error, stray '{_shown(text.encode())}'")
+            raise _stray(text.encode())
         self._builder.take("scalar", self._number(text, whole=number[1] is None and number[2] is None))
 
     def _number(self, text: str, *, whole: bool) -> int | float:
@@ -302,15 +301,15 @@ def encode_line(value: Any) -> bytes:
     return json.dumps(value, allow_nan=False).encode("ascii") + b"\r\n"
 
 
-def _shown(raw: bytes | bytearray) -> str:
-    return bytes(raw[:_SHOWN]).decode("ascii", "backslashreplace")
+def _stray(raw: bytes | bytearray) -> _Lexical:
+    return _Lexical(f"JSON parse error, stray '{bytes(raw[: _SHOWN + 2]).decode(errors='replace')}'")
 
 
 def _unescape(match: re.Match[str]) -> str:
     what = match[1]
     if what[0] != "u" or len(what) == 1:
         if what not in _SHORT_ESCAPES:
-            raise ValueError("invalid escape sequence '\\" + _shown(what.encode()) + "' in string")
+            raise ValueError(f"invalid escape sequence '\\{what}' in string")
         return _SHORT_ESCAPES[what]
     if len(what) > 5:
         return chr(0x10000 + ((int(what[1:5], 16) & 0x3FF) << 10 | int(what[7:11], 16) & 0x3FF))

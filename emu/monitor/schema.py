@@ -36,12 +36,13 @@ class Type(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A builtin type: ``json_type`` as in SchemaInfo. Integers lie in ``low``..``high``."""
+    """A builtin type: ``json_type`` as in SchemaInfo. Integers lie in ``low``..``high``; ``c_type`` is for messages."""
 
     name: str
     json_type: str
     low: int = 0
     high: int = 0
+    c_type: str = ""
 
     def check(self, value: Any, where: str) -> None:
         match self.json_type:
@@ -57,6 +58,8 @@ class Scalar:
                 fits = type(value) in (int, float) and math.isfinite(value)
             case _:
                 fits = True
+        if self.c_type and not (fits and self.low <= value <= self.high):
+            raise QmpError(f"Parameter '{where}' expects {self.c_type if fits else 'uint64'}")
         if not fits:
             wanted = {"int": "integer"}.get(self.json_type, self.json_type)
             raise QmpError(f"Invalid parameter type for '{where}', expected: {wanted}")
@@ -209,9 +212,9 @@ NUMBER = Scalar("number", "number")
 ANY = Scalar("any", "value")
 INT = Scalar("int", "int", -(1 << 63), (1 << 63) - 1)
 # Introspection knows one integer type; the others differ only in what they accept.
-UINT16 = Scalar("int", "int", 0, (1 << 16) - 1)
-UINT32 = Scalar("int", "int", 0, (1 << 32) - 1)
-UINT64 = Scalar("int", "int", 0, (1 << 64) - 1)
+UINT16 = Scalar("int", "int", 0, (1 << 16) - 1, "uint16_t")
+UINT32 = Scalar("int", "int", 0, (1 << 32) - 1, "uint32_t")
+UINT64 = Scalar("int", "int", 0, (1 << 64) - 1, "uint64")
 NULL = Scalar("null", "null")
 STR_OR_NULL = Alternate("StrOrNull", (NULL, STR))
 ON_OFF_AUTO = Enum("OnOffAuto", tuple(OnOffAuto))

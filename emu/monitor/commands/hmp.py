@@ -15,7 +15,7 @@ from emu.units import human_size
 
 def _status(control: Control) -> list[str]:
     state = control.machine.status()
-    return [f"VM status: {'running' if state == 'running' else f'paused ({state})'}"]
+    return [f"VM status: {state if state in ('running', 'paused') else f'paused ({state})'}"]
 
 
 def _memory_devices(control: Control) -> list[str]:

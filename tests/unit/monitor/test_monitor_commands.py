@@ -329,9 +329,8 @@ def test_an_unused_backend_goes_away(shell):
         ({"qom-type": "memory-backend-ram", "id": "m3", "size": MIB, "sync": "on"}, "Parameter 'sync' is unexpected"),
         ({"qom-type": "memory-backend-file", "id": "m3", "size": MIB}, "Parameter 'mem-path' is missing"),
         ({"qom-type": "memory-backend-ram", "id": "1!", "size": MIB}, "Parameter 'id' expects an identifier"),
+        ({"qom-type": "memory-backend-ram", "id": "m3", "size": "64M"}, "Parameter 'size' expects uint64"),
         # And these are in its manner.
-        ({"qom-type": "memory-backend-ram", "id": "m3", "size": "64M"},
-         "Invalid parameter type for 'size', expected: integer"),
         ({"qom-type": "memory-backend-ram", "id": "m3", "size": 0},
          "property 'size' of memory-backend-ram doesn't take value '0'"),
         ({"qom-type": "memory-backend-file", "id": "m3", "size": MIB, "mem-path": "a\0b"},
@@ -474,7 +473,7 @@ def test_words_for_people_without_migration():
     shell = Shell(migration=False)
     assert shell.run("human-monitor-command", command_line="info migrate") == ""
     shell.machine.state = "paused"
-    assert shell.run("human-monitor-command", command_line="info status") == "VM status: paused (paused)\r\n"
+    assert shell.run("human-monitor-command", command_line="info status") == "VM status: paused\r\n"
 
 
 def test_refusals_are_one_line():
