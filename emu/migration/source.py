@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import os
-import secrets
 import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from emu.errors import EmuError, HostError
 from emu.migration import codec
+from emu.migration.agreement import agree, lock_of
 from emu.migration.channel import Channel, Interrupt, Pacer
 from emu.migration.errors import ConnectionLost, DestinationFailed, MigrationError, OutcomeUnknown, Refused, StreamError
-from emu.migration.facts import decode_facts
-from emu.migration.guest import Block, FileLock, Guest, Tracker
+from emu.migration.guest import Block, Guest, Tracker
 from emu.migration.pages import PageSender, split_holes
 from emu.migration.parameters import Capabilities, Parameters
-from emu.migration.policy import Terms, compare
+from emu.migration.policy import Terms
 from emu.migration.progress import Progress, Status
 from emu.migration.stream import Frame, FrameType, Run
 from emu.migration.throttle import Throttle
@@ -72,10 +70,9 @@ class Source:
         self._copied = [not self._ignored(block) for block in self._blocks]
         self._trackers: dict[int, Tracker] = {}
         self._switch = threading.Event()
-        self._was_running = guest.running
+        self._was_running = False
         self._sender = PageSender(channel, progress, Pacer(interrupt), lambda: self._limit, self._await_copy)
         self._by_reference: frozenset[str] = frozenset()
-        self._offered: set[object] = set()
         self._limit = parameters().max_bandwidth
         self._released = False
         self._synced_at = self._stopped_at = 0.0
@@ -115,74 +112,29 @@ class Source:
 
     def _setup(self) -> None:
         self._progress.enter(Status.SETUP)
-        self._progress.total = sum(
-            block.size for block, copied in zip(self._blocks, self._copied, strict=True) if copied
-        )
+        self._progress.total = sum(block.size for block in self._of(True))
         self._progress.remaining = self._progress.total
-        facts = self._guest.facts()
         terms = Terms(
             ignore_shared=self._capabilities.x_ignore_shared,
             allow_weaker_persistence=self._capabilities.allow_weaker_persistence,
             snapshot=not self._channel.live,
         )
-        shared = [block for block, copied in zip(self._blocks, self._copied, strict=True) if not copied]
-        proofs = {block.name: secrets.randbits(63) | 1 << 63 for block in shared}
-        try:
-            for block in shared:
-                _lock_of(block).show(proofs[block.name])
-            preamble = {
-                "machine": facts.to_json(),
-                "terms": {
-                    "ignore_shared": terms.ignore_shared,
-                    "allow_weaker_persistence": terms.allow_weaker_persistence,
-                    "snapshot": terms.snapshot,
-                },
-                "not_copied": [block.name for block in shared],
-            }
-            self._offer(preamble)
-            if not self._channel.live:
-                return
-            answer = codec.decode_json(self._expect(FrameType.ACCEPT).data, "answer of the destination")
-        finally:
-            for block in shared:
-                _lock_of(block).hide()
-        if answer.keys() != {"machine", "allow_weaker_persistence", "proofs", "by_reference"}:
-            raise StreamError("migration stream: the answer of the destination has missing or unknown keys")
-        theirs = decode_facts(answer["machine"])
-        allowed = terms.allow_weaker_persistence or answer["allow_weaker_persistence"] is True
-        mismatches = compare(facts, theirs, Terms(terms.ignore_shared, allowed, terms.snapshot))
-        if mismatches:
-            raise Refused([str(mismatch) for mismatch in mismatches])
-        if answer["proofs"] != proofs:
-            raise Refused(["the destination did not open the same file: x-ignore-shared copies nothing, so it must"])
+        facts = self._guest.facts()
+        self._by_reference = agree(self._channel, facts, terms, self._of(True), self._of(False), self._expect)
 
-        by_reference = answer["by_reference"]
-        if not isinstance(by_reference, list) or not set(by_reference) <= self._offered:
-            raise StreamError("migration stream: the destination wants files that were not offered")
-        self._by_reference = frozenset(by_reference)
-
-    def _offer(self, preamble: dict[str, Any]) -> None:
-        """Send the preamble, and with it open files, read-only, that a destination on this host can copy from."""
-        with contextlib.ExitStack() as stack:
-            offered, files = [], []
-            for block, copied in zip(self._blocks, self._copied, strict=True):
-                if copied and block.file is not None and self._channel.passes_files:
-                    offered.append({"block": block.name, "offset": block.file.offset})
-                    files.append(block.file.open_readonly())
-                    stack.callback(os.close, files[-1])
-            self._offered = {item["block"] for item in offered}
-            document = codec.encode_json(preamble | {"by_reference": offered})
-            self._channel.send(FrameType.PREAMBLE, b"", [document], files=files)
+    def _of(self, copied: bool) -> list[Block]:
+        """The blocks that are copied, or those that are not."""
+        return [block for block, is_copied in zip(self._blocks, self._copied, strict=True) if is_copied is copied]
 
     def _rounds(self) -> None:
         self.phase = Phase.ROUNDS
         self._progress.enter(Status.ACTIVE)
-        if self._was_running:
-            for number, block in enumerate(self._blocks):
-                if self._copied[number] and block.writable:
-                    tracker = self._guest.tracker(block)
-                    tracker.start()
-                    self._trackers[number] = tracker
+        # Also while it stands still: the user may let it run before the switch-over.
+        for number, block in enumerate(self._blocks):
+            if self._copied[number] and block.writable:
+                tracker = self._guest.tracker(block)
+                tracker.start()
+                self._trackers[number] = tracker
         self._synced_at = time.monotonic()
         pending: Mapping[int, Sequence[Run]] = self._first_round()
         throttle = Throttle(self._guest, self._progress)
@@ -252,6 +204,7 @@ class Source:
 
     def _switchover(self) -> None:
         self.phase = Phase.SWITCHOVER
+        self._was_running = self._guest.running
         self._stopped_at = time.monotonic()
         self._guest.stop()
         if self._capabilities.pause_before_switchover:
@@ -283,8 +236,8 @@ class Source:
 
         Durable when it returns: every byte of every shared NVDIMM file, by the mapping's strongest means.
         """
-        for block, copied in zip(self._blocks, self._copied, strict=True):
-            if copied or not block.writable:
+        for block in self._of(False):
+            if not block.writable:
                 continue
             for offset in range(0, block.size, _PERSIST_STEP):
                 block.storage.persist(offset, min(_PERSIST_STEP, block.size - offset))
@@ -314,7 +267,7 @@ class Source:
             raise
         except EmuError as error:
             self._unknown(error)
-        self._guest.handed_over(b.name for b, copied in zip(self._blocks, self._copied, strict=True) if copied)
+        self._guest.handed_over(block.name for block in self._of(True))
         self._complete()
 
     def _complete(self) -> None:
@@ -355,15 +308,13 @@ class Source:
 
     def _release_locks(self) -> None:
         self._released = True
-        for block, copied in zip(self._blocks, self._copied, strict=True):
-            if not copied:
-                _lock_of(block).release()
+        for block in self._of(False):
+            lock_of(block).release()
 
     def _take_locks(self) -> None:
         if self._released:
-            for block, copied in zip(self._blocks, self._copied, strict=True):
-                if not copied:
-                    _lock_of(block).take()
+            for block in self._of(False):
+                lock_of(block).take()
             self._released = False
 
     def _stop_tracking(self) -> None:
@@ -413,12 +364,6 @@ def _reasons(frame: Frame) -> list[str]:
     if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
         raise StreamError("migration stream: the refusal gives no reasons")
     return reasons
-
-
-def _lock_of(block: Block) -> FileLock:
-    if block.lock is None:
-        raise Refused([f"{block.path or block.name} cannot be locked, so x-ignore-shared cannot hand it over"])
-    return block.lock
 
 
 def _merge(runs: Sequence[Run]) -> list[Run]:

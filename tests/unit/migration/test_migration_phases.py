@@ -97,6 +97,22 @@ def test_pages_dirtied_while_it_runs_arrive(pair: Pair) -> None:
     assert bytes(destination.ram.view[4096:4104]) == b"the last"
 
 
+def test_a_guest_that_is_let_run_meanwhile_arrives_running_and_whole(pair: Pair) -> None:
+    source, destination = pair()
+    source.running = False
+
+    def go(side: Any, interrupt: Any) -> None:
+        source.running = True
+
+    def store() -> None:
+        source.ram.view[3 * 4096] = 77
+
+    source.on_stop = store
+    result = migrate(source, destination, on_source=go)
+    assert (result.source, result.runs) == (None, True)
+    assert same_memory(source, destination)
+
+
 def test_a_stopped_guest_arrives_stopped(pair: Pair) -> None:
     source, destination = pair()
     source.running = False
