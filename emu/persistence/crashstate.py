@@ -6,6 +6,7 @@ A ``CrashState`` is a set of possible memories, described by what is known of ea
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -31,22 +32,41 @@ class Layer:
         return hash((id(self.timeline), self.point))
 
 
+Ranges = tuple[tuple[int, int], ...]
+"""A set of numbers as closed ranges, in order and apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What reads have told about one cell in one layer: pages that were (not) lost; for each component the cuts still
-    possible and, where these do not say it, the numbers of persisted parts still possible in a unit (bit sets both).
+    possible and, where these do not say it, the numbers of persisted parts still possible in a unit.
     """
 
     lost: tuple[tuple[int, bool], ...] = ()
-    cuts: tuple[tuple[int, int], ...] = ()
-    parts: tuple[tuple[int, int], ...] = ()
+    cuts: tuple[tuple[int, Ranges], ...] = ()
+    parts: tuple[tuple[int, Ranges], ...] = ()
 
 
 _NOTHING_KNOWN = Known()
 
 
-def _put(pairs: tuple[tuple[int, int], ...], key: int, value: int) -> tuple[tuple[int, int], ...]:
+def _put(pairs: tuple[tuple[int, Ranges], ...], key: int, value: Ranges) -> tuple[tuple[int, Ranges], ...]:
     return tuple(sorted({**dict(pairs), key: value}.items()))
+
+
+def _clip(ranges: Ranges, low: int, high: int) -> Ranges:
+    return tuple((max(first, low), min(last, high)) for first, last in ranges if first <= high and low <= last)
+
+
+def _join(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Ranges in order of their beginnings, those that touch or overlap made one."""
+    joined: list[tuple[int, int]] = []
+    for first, last in ranges:
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], max(joined[-1][1], last)
+        else:
+            joined.append((first, last))
+    return tuple(joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,26 +142,37 @@ def _read_one(layer: Layer, known: Known, unit: int, mask: int) -> Iterator[tupl
         covered, value = timeline.durable(unit, point)
         yield (covered & mask, value & covered & mask), known
         return
-    cuts = dict(known.cuts).get(key, component.all_cuts)
-    allowed = dict(known.parts).get(unit, -1)
-    options = [
-        (m, content, spans & cuts)
-        for m, (content, spans) in enumerate(pending.choices(component))
-        if spans & cuts and allowed >> m & 1
-    ]
-    values: dict[Content, tuple[int, int]] = {}
-    for m, (covered, value), spans in options:
-        seen = (covered & mask, value & covered & mask)
-        numbers, possible = values.get(seen, (0, 0))
-        values[seen] = numbers | 1 << m, possible | spans
+    cuts = dict(known.cuts).get(key, ((0, component.length),))
+    allowed = dict(known.parts).get(unit, ((0, pending.length),))
+    lows, highs = pending.spans(component)
+    values: dict[Content, list[tuple[int, int]]] = {}
+    # How many parts persisted: for all numbers that the cuts allow, joined where neighbours show the same.
+    for first, last in _numbers(lows, highs, cuts, allowed):
+        for m in range(first, last + 1):
+            covered, value = pending.contents[m]
+            runs = values.setdefault((covered & mask, value & covered & mask), [])
+            if runs and runs[-1][1] == m - 1:
+                runs[-1] = runs[-1][0], m
+            else:
+                runs.append((m, m))
     if len(values) == 1:
         for seen in values:
             yield seen, known
         return
-    for seen, (numbers, possible) in values.items():
+    for seen, runs in values.items():
+        possible = _join(part for first, last in runs for part in _clip(cuts, lows[first], highs[last]))
         learned = replace(known, cuts=_put(known.cuts, key, possible))
-        implied = sum(1 << m for m, _, spans in options if spans & possible)
-        yield seen, learned if implied == numbers else replace(learned, parts=_put(known.parts, unit, numbers))
+        numbers = tuple(runs)
+        if _numbers(lows, highs, possible, allowed) != numbers:
+            learned = replace(learned, parts=_put(known.parts, unit, numbers))
+        yield seen, learned
+
+
+def _numbers(lows: list[int], highs: list[int], cuts: Ranges, allowed: Ranges) -> Ranges:
+    """The numbers of persisted parts, among ``allowed``, that at least one of ``cuts`` allows."""
+    ranges = ((bisect_left(highs, low), bisect_right(lows, high) - 1) for low, high in cuts)
+    possible = _join((first, last) for first, last in ranges if first <= last)
+    return _join(part for first, last in possible for part in _clip(allowed, first, last))
 
 
 def possible_values(

@@ -16,8 +16,7 @@ units alone.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,16 +49,19 @@ class FrozenUnit(NamedTuple):
     contents: list[Content]
     length: int
 
-    def choices(self, chain: FrozenComponent) -> Iterator[tuple[Content, int]]:
-        """For m = 0..length: the content after m parts, and the cuts that allow it as a bit set."""
-        regular = [chain.rank(part.event) for part in self.parts[: self.length] if not part.nt]
-        seen = 0
-        for m in range(self.length + 1):
-            if m and not self.parts[m - 1].nt:
-                seen += 1
-            low = regular[seen - 1] if seen else 0
-            high = regular[seen] if seen < len(regular) else chain.length
-            yield self.contents[m], (1 << (high + 1)) - (1 << low)
+    def spans(self, chain: FrozenComponent) -> tuple[list[int], list[int]]:
+        """For m = 0..length: the least and the greatest cut that allows m persisted parts. Both grow with m."""
+        lows: list[int] = [0]
+        highs: list[int] = []
+        for part in self.parts[: self.length]:
+            if part.nt:
+                lows.append(lows[-1])
+            else:
+                rank = chain.rank(part.event)
+                highs += [rank] * (len(lows) - len(highs))
+                lows.append(rank)
+        highs += [chain.length] * (len(lows) - len(highs))
+        return lows, highs
 
 
 class FrozenComponent(NamedTuple):
@@ -75,10 +77,6 @@ class FrozenComponent(NamedTuple):
     def rank(self, event: int) -> int:
         """The position of store ``event`` in the chain."""
         return bisect_left(self.chain, event, 0, self.length)
-
-    @property
-    def all_cuts(self) -> int:
-        return (1 << (self.length + 1)) - 1
 
 
 @dataclass(slots=True)
@@ -196,15 +194,15 @@ class Component:
             for part in parts:
                 if not part.nt:
                     plain[part.event] -= 1
-            mixed.append((parts, [cuts for _, cuts in frozen.units[unit].choices(frozen)]))
+            mixed.append((parts, *frozen.units[unit].spans(frozen)))
         total = 0
         for cut in range(frozen.length + 1):
             event = frozen.chain[cut] if cut < frozen.length else -1
             anything, complete = 1 << plain.get(event, 0), 1
-            for parts, allowed in mixed:
-                choices = [m for m, cuts in enumerate(allowed) if cuts >> cut & 1]
-                anything *= len(choices)
+            for parts, lows, highs in mixed:
+                first, last = bisect_left(highs, cut), bisect_right(lows, cut) - 1
                 at = next((m for m, part in enumerate(parts, 1) if part.event == event), 0)
-                complete *= sum(m >= at for m in choices)
+                anything *= last - first + 1
+                complete *= last - max(first, at) + 1
             total += anything - (complete if cut < frozen.length else 0)
         return total

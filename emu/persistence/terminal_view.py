@@ -16,7 +16,8 @@ from emu.persistence.markup import visible
 
 LEGEND = (
     "  s store   n non-temporal store   x locked store   w CLWB or CLFLUSHOPT   f CLFLUSH   | fence",
-    "  L store lost or not yet made   P store that persisted   ! power fails before this event and a crash state fails   . all recover",
+    "  L store lost or not yet made   P store that persisted",
+    "  ! power fails before this event and a crash state fails   . power fails here and all states recover",
     "  = dirty   ~ flush pending, waits for a fence   - durable",
 )
 _STATES = {LineState.DIRTY: "=", LineState.WAITING: "~", LineState.DURABLE: "-", LineState.UNTOUCHED: " "}
