@@ -1,0 +1,317 @@
+"""The report page and the terminal view: lanes agree with the model, hostile text stays text, long traces are cut."""
+
+from __future__ import annotations
+
+import copy
+import html.parser
+import json
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.persistence.document import document
+from emu.persistence.events import UNIT, Event, Fence, FenceKind, Flush, FlushKind, Store
+from emu.persistence.laboratory import Answer, Question, investigate
+from emu.persistence.lanes import MOST_EVENTS, MOST_LINES, LineState, draw
+from emu.persistence.markup import Html, embedded_json, tag, visible
+from emu.persistence.model import PersistState
+from emu.persistence.report import report_html
+from emu.persistence.report_source import Sources
+from emu.persistence.rules import Domain, Media, Order, Rules
+from emu.persistence.symbols import load_symbols
+from emu.persistence.terminal_view import timeline_lines, wants_colour
+from emu.units import CACHE_LINE, MIB
+
+IMAGES = Path(__file__).parents[3] / "guest" / "images"
+BASE = 1 << 32
+NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\x1b[31m\u202e\udcff"
+
+
+@cache
+def investigated(guest: str, rules: Rules = Rules()) -> Answer:  # noqa: B008 - frozen
+    dimm = NvdimmConfig(backend=BackendConfig(kind=BackendKind.RAM, id="mem0", size=2 * MIB))
+    image = str(IMAGES / f"{guest}.elf")
+    machine = MachineConfig(image=image, slots=1, nvdimms=(dimm,), serial="buffer", debugcon="none")
+    return investigate(Question(machine, machine, rules))
+
+
+def page_of(answer: Answer, *, warnings: bool = True) -> str:
+    symbols = load_symbols(answer.question.workload.image)
+    return report_html(document(answer, symbols, warnings=warnings), answer, symbols)
+
+
+class Reader(html.parser.HTMLParser):
+    """Elements, attributes, text and the embedded document of a page; notes elements that are not closed."""
+
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.embedded = ""
+        self.open: list[str] = []
+        self.badly_nested: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.badly_nested.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.embedded += data
+        elif not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def check_safe(reader: Reader) -> None:
+    """Nothing on the page runs, loads, or escapes its element."""
+    assert reader.open == []
+    assert reader.badly_nested == []
+    for name, attributes in reader.elements:
+        assert name not in {"img", "iframe", "object", "embed", "form", "base", "a", "audio", "video"}
+        assert not any(key.startswith("on") for key in attributes)
+        assert "src" not in attributes
+        assert attributes.get("href", "data:,") == "data:,"
+        if name == "script":
+            assert attributes["type"] == "application/json"
+
+
+def test_failing_guest_says_what_is_wrong_first() -> None:
+    answer = investigated("commit-noflush")
+    reader = Reader(page_of(answer))
+    check_safe(reader)
+    text = reader.text
+    order = ["Some crash states do not recover", "Eager", "Why it fails", "missing flush", "What the program did",
+             "The crash states", "About this run"]  # fmt: skip
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+    assert "violated: value 0 is committed but reads 0" in text
+    assert "*value = expected(number);" in text, "the source line that was lost"
+    assert "pool->committed = number + 1;" in text, "the source line that persisted"
+    assert f"{sum(not r.leaf.verdict.ok for r in answer.exploration.results if r.leaf.verdict)} of the" in text
+    assert json.loads(reader.embedded)["schema"] == "emu.crash/1"
+
+
+def test_passing_guest_has_no_causes() -> None:
+    text = Reader(page_of(investigated("commit-fixed"))).text
+    assert "Every crash state recovers" in text
+    assert "Why it fails" not in text
+    assert "lost" not in text.partition("The crash states")[0]
+
+
+def test_incomplete_says_why() -> None:
+    answer = replace(investigated("commit-fixed"), incomplete_because=("the time limit of 1 s was reached",))
+    text = Reader(page_of(answer)).text
+    assert "not everything was tried" in text
+    assert "the time limit of 1 s was reached" in text
+
+
+@pytest.mark.parametrize("guest", ["torn-broken", "undo-broken", "level-broken", "alloc-broken", "mapsync-broken"])
+def test_every_kind_of_finding_has_a_page(guest: str) -> None:
+    answer = investigated(guest, Rules(media=Media.DAX))
+    reader = Reader(page_of(answer))
+    check_safe(reader)
+    for failure in answer.failures:
+        assert failure.kind in reader.text
+    assert "What to do:" in reader.text
+    assert "Without MAP_SYNC" in reader.text
+
+
+def test_hostile_text_stays_text() -> None:
+    answer = investigated("commit-noflush")
+    (failure,) = answer.failures
+    nasty = replace(failure.verdict, output=NASTY, detail=NASTY)
+    dimm = replace(answer.workload.dimms[0], id=NASTY, file=NASTY)
+    workload = replace(
+        answer.workload,
+        output=NASTY,
+        dimms=(dimm,),
+        instructions=dict.fromkeys(answer.workload.instructions, NASTY),
+    )
+    for result in answer.exploration.results:
+        assert result.leaf.verdict
+    hostile = replace(answer, workload=workload, failures=(replace(failure, verdict=nasty, explanation=NASTY),))
+    symbols = load_symbols(answer.question.workload.image)
+    result = document(hostile, symbols, warnings=True)
+    result["recover"] = result["image"] = NASTY
+    page = report_html(result, hostile, symbols)
+    page.encode("utf-8")
+    reader = Reader(page)
+    check_safe(reader)
+    assert "alert(1)" in reader.text, "the text is shown"
+    assert not re.search("[\x00-\x08\x1b\u202e]", page), "nothing that hides or steers a terminal"
+    assert json.loads(reader.embedded) == result
+    assert len([name for name, _ in reader.elements if name == "script"]) == 1
+
+
+@given(st.text(st.characters()))
+def test_text_and_attributes_are_escaped(text: str) -> None:
+    reader = Reader(tag("p", text, title=text))
+    ((name, attributes),) = reader.elements
+    assert name == "p"
+    assert list(attributes) == ["title"]
+    assert reader.text == visible(text)
+
+
+def test_markup_is_not_escaped_twice() -> None:
+    assert tag("b", Html("<i>x</i>"), None, [1, "<"]) == "<b><i>x</i>1&lt;</b>"
+
+
+@settings(max_examples=40)
+@given(
+    st.recursive(
+        st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_embedded_document_is_the_document(value: object) -> None:
+    element = embedded_json(value)
+    assert element.count("<") == 2
+    assert json.loads(Reader(element).embedded) == value
+
+
+UNITS = [BASE, BASE + 8, BASE + 16, BASE + 64, BASE + 72, BASE + 128, BASE + 4096]
+STORES = st.builds(
+    Store, st.sampled_from(UNITS), st.sampled_from([b"\x01", b"\x02" * 8, b"\x03" * 16, b"\x04" * 60]), nt=st.booleans()
+)
+FLUSHES = st.builds(Flush, st.sampled_from(UNITS), st.sampled_from(FlushKind))
+FENCES = st.builds(Fence, st.sampled_from([FenceKind.SFENCE, FenceKind.MFENCE]))
+TRACES = st.lists(STORES | STORES | FLUSHES | FENCES, max_size=24)
+RULES = st.sampled_from(
+    [Rules(), Rules(order=Order.LOCATION), Rules(Domain.EADR), Rules(media=Media.PAGE_CACHE), Rules(media=Media.DAX)]
+)
+
+
+def pending(state: PersistState, line: int) -> tuple[int, int]:
+    """Units of the line with (any, non-temporal) stores that are not durable."""
+    found = nt = 0
+    for unit in range(line, line + CACHE_LINE, UNIT):
+        component = state.components.get(state.rules.component(unit))
+        if component and unit in component.units and component.units[unit].parts:
+            found += 1
+            nt += any(part.nt for part in component.units[unit].parts)
+    return found, nt
+
+
+@settings(max_examples=300)
+@given(TRACES, RULES)
+def test_lanes_agree_with_the_model(events: list[Event], rules: Rules) -> None:
+    """Durable: nothing pending. Flush pending: a fence would make it so. Dirty: it would not."""
+    picture = draw(events, rules, [])
+    state = PersistState(rules)
+    for number, event in enumerate(events):
+        state.apply(event)
+        fenced = copy.deepcopy(state)
+        fenced.apply(Fence(FenceKind.SFENCE))
+        for lane in picture.lanes:
+            seen, (count, nt) = lane.after(number), pending(state, lane.line)
+            assert (count > 0) == (seen in (LineState.DIRTY, LineState.WAITING))
+            if seen is LineState.WAITING:
+                assert pending(fenced, lane.line) == (0, 0)
+            if seen is LineState.DIRTY and not nt:
+                assert pending(fenced, lane.line)[0] > 0
+
+
+def test_marks_are_the_stores_and_flushes_of_a_line() -> None:
+    events = [Store(BASE + 60, b"12345678"), Flush(BASE, FlushKind.CLWB), Fence(FenceKind.SFENCE)]
+    picture = draw(events, Rules(), [])
+    assert [(lane.line, lane.marks) for lane in picture.lanes] == [(BASE, [0, 1]), (BASE + 64, [0])]
+    assert [picture.lanes[0].after(number) for number in (-1, 0, 1, 2)] == [
+        LineState.UNTOUCHED, LineState.DIRTY, LineState.WAITING, LineState.DURABLE,
+    ]  # fmt: skip
+    assert picture.lanes[1].after(2) is LineState.DIRTY
+
+
+@given(st.integers(0, 3 * MOST_EVENTS), st.lists(st.integers(-5, 3 * MOST_EVENTS + 5), max_size=60))
+@settings(max_examples=25, deadline=None)
+def test_long_traces_are_cut_around_what_matters(count: int, interesting: list[int]) -> None:
+    events = [Store(BASE + 64 * (number % 300), b"\x01" * 8) for number in range(count)]
+    picture = draw(events, Rules(), interesting)
+    shown = [number for window in picture.windows for number in window]
+    assert shown == sorted(set(shown))
+    assert len(shown) == min(count, len(shown)) <= MOST_EVENTS
+    assert len(shown) + picture.events_left_out == count
+    assert len(picture.lanes) <= MOST_LINES
+    real = sorted({number for number in interesting if 0 <= number < count})
+    assert set(real[:10]) <= set(shown) or count <= MOST_EVENTS
+    assert all(number in shown for lane in picture.lanes for number in lane.marks)
+
+
+def test_page_of_a_long_trace_is_bounded() -> None:
+    answer = investigated("commit-noflush")
+    filler = tuple(Store(BASE + 4096 + 64 * (number % 5000), b"\x01" * 8) for number in range(30_000))
+    answer = replace(answer, workload=replace(answer.workload, events=answer.workload.events + filler))
+    page = page_of(answer)
+    text = Reader(page).text
+    assert "The trace is long" in text
+    assert len(page) < 4_000_000
+
+
+def test_source_is_quoted_only_from_around_the_image(tmp_path: Path) -> None:
+    known = Sources.of(str(IMAGES / "commit-noflush.elf")).excerpt("commit.c:36")
+    assert known is not None
+    assert known.marked in dict(known.lines)
+    assert "expected(number)" in dict(known.lines)[36]
+    elsewhere = tmp_path / "deep" / "down" / "here" / "guest.elf"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_bytes((IMAGES / "commit-noflush.elf").read_bytes())
+    for source in ("commit.c:0", "commit.c:999999", "commit.c:x", "nothing.c:1", "", "commit.c:٣"):
+        assert Sources.of(str(IMAGES / "commit-noflush.elf")).excerpt(source) is None
+    secret = tmp_path / "secret.c"
+    secret.write_text("secret\n")
+    folder = tmp_path / "project" / "images"
+    folder.mkdir(parents=True)
+    sources = Sources((folder,), {"secret.c": [Path("../../secret.c"), secret]})  # type: ignore[list-item]
+    assert sources.excerpt("secret.c:1") is None
+    assert Sources.of(str(tmp_path / "none.elf")).excerpt("a.c:1") is None
+
+
+def test_terminal_view_of_a_missing_flush() -> None:
+    lines = timeline_lines(investigated("commit-noflush"), width=80)
+    rows = {line.split()[0]: line for line in lines if line.lstrip().startswith(("0x", "crash"))}
+    assert "L|==|" in rows["0x80"]
+    assert "Pw|" in rows["0x40"]
+    assert rows["crash"].count("!") == 5
+    first = next(line for line in lines if line.lstrip().startswith("0x"))
+    assert all(line.isascii() and len(line) <= 120 for line in lines)
+    assert "\x1b" not in "".join(lines)
+    assert first.split()[0] == "0x0"
+
+
+def test_terminal_view_wraps_and_colours() -> None:
+    answer = investigated("level-broken")
+    narrow = timeline_lines(answer, width=40)
+    assert sum(line.lstrip().startswith("crash") for line in narrow) > 1
+    coloured = timeline_lines(answer, width=80, colour=True)
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in coloured]
+    assert plain == timeline_lines(answer, width=80)
+    assert any("\x1b[1;31mL\x1b[0m" in line for line in coloured)
+
+
+def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal:
+        def __init__(self, isatty: bool) -> None:
+            self.isatty = lambda: isatty
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert wants_colour(Terminal(True))  # type: ignore[arg-type]
+    assert not wants_colour(Terminal(False))  # type: ignore[arg-type]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not wants_colour(Terminal(True))  # type: ignore[arg-type]
