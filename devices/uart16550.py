@@ -51,6 +51,7 @@ class Uart16550:
         self._delta = 0
         self._fifo: deque[int] = deque()
         self._waiting: deque[int] = deque()
+        self._listening = False
 
     def reset(self) -> None:
         self._power_on()
@@ -61,7 +62,8 @@ class Uart16550:
     def receive(self, data: bytes) -> int:
         """Take bytes that arrive on the line; returns how many, fewer than given when 64 KiB wait to be read.
 
-        They wait outside the FIFO until there is room in it, as if the other side heeded flow control: none is lost.
+        They wait outside the FIFO until there is room in it, as if the other side heeded flow control, and until the
+        guest first looks for input: what was typed ahead is not lost to a driver that begins by clearing the FIFO.
         """
         taken = data[: BACKLOG - len(self._waiting)]
         self._waiting.extend(taken)
@@ -70,10 +72,15 @@ class Uart16550:
         return len(taken)
 
     def _fill(self) -> None:
-        if self._mcr & MCR_LOOP:
+        if self._mcr & MCR_LOOP or not self._listening:
             return
         while self._waiting and len(self._fifo) < self._depth:
             self._fifo.append(self._waiting.popleft())
+
+    def _listen(self) -> None:
+        if not self._listening:
+            self._listening = True
+            self._fill()
 
     @property
     def _depth(self) -> int:
@@ -109,6 +116,8 @@ class Uart16550:
     def _read(self, offset: int) -> int:
         if self._lcr & LCR_DLAB and offset < 2:
             return self._divisor >> (8 * offset) & 0xFF
+        if offset in (0, 2, 5):
+            self._listen()
         match offset:
             case 0:
                 value = self._fifo.popleft() if self._fifo else 0
@@ -153,6 +162,8 @@ class Uart16550:
                     # THR is always empty, so enabling its interrupt raises it at once.
                     self._thre_pending = bool(value & IER_THRE)
                 self._ier = value & 0x0F
+                if value & IER_RX:
+                    self._listen()
             case 2:
                 self._control_fifo(value)
             case 3:
@@ -223,6 +234,7 @@ class Uart16550:
                 "delta": self._delta,
                 "fifo": bytes(self._fifo),
                 "waiting": bytes(self._waiting),
+                "listening": self._listening,
             },
         )
 
@@ -240,7 +252,9 @@ class Uart16550:
         delta = take.integer("delta", high=0x0F)
         fifo = take.octets("fifo", at_most=FIFO_SIZE)
         waiting = take.octets("waiting", at_most=BACKLOG)
+        listening = take.boolean("listening")
         take.finish()
+        self._listening = listening
         self._ier, self._fcr, self._lcr, self._mcr = ier, fcr, lcr, mcr
         self._scratch, self._divisor = scratch, divisor
         self._overrun, self._thre_pending = overrun, thre_pending

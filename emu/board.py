@@ -6,10 +6,11 @@ from 4 GiB), the ACPI tables in 0xE0000-0xFFFFF, the device window with the NVDI
 
 from __future__ import annotations
 
+import os
+import stat
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from devices.contract import PortDevice, Sink, WindowedDevice
 from devices.debugcon import DebugConsole
@@ -95,8 +96,13 @@ def build(config: MachineConfig, outputs: Outputs, *, accept_incomplete: bool = 
 
 
 def _read_image(path: str) -> bytes:
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # a FIFO would wait for a writer that may never come
+
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=opener) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UsageError(f"{path}: the image is not a regular file", "give the path of a guest image")
             data = file.read(_IMAGE_LIMIT + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot read the image: {error.strerror}", "give the path of a guest image") from None

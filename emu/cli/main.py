@@ -7,14 +7,15 @@ start-up pays for one verb.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from emu import __version__
 from emu.cli.keyval import help_text
-from emu.errors import EmuError, Status
+from emu.errors import EmuError, HostError, Status
 
 
 class Verb(NamedTuple):
@@ -34,6 +35,9 @@ VERBS = {
     "demo": Verb("emu.cli.demo", "watch it work"),
     "guests": Verb("emu.cli.guests", "list the bundled guests"),
 }
+
+_LONGEST_LINE = 1000
+_MEDIUM_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 _EPILOG = """\
 examples:
@@ -63,9 +67,22 @@ def _terminal_width() -> int:
         return 80
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words in two lines, not under a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(Status.USAGE, f"emu: {_line(message)}\n     see '{self.prog} --help'\n")
+
+
+def _line(text: str) -> str:
+    """``text`` as one line of bounded length: names of files and words of users may hold anything."""
+    line = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + "..."
+
+
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The parser of ``emu``; with ``verb``, that verb's arguments are filled in (its module is imported)."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="emu",
         description="A mini x86-64 machine with a virtual NVDIMM, and a crash-consistency laboratory.",
         epilog=_EPILOG,
@@ -107,23 +124,32 @@ def main(argv: list[str] | None = None) -> int:
         return Status.OK
     try:
         status: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except EmuError as error:
         return _report(error, options.traceback)
     except KeyboardInterrupt:
         print("emu: interrupted", file=sys.stderr)
         return Status.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # its reader has gone; there is nobody left to tell
         return Status.OK
     except Exception as error:
         if options.traceback:
             raise
-        print(f"emu: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in _MEDIUM_FULL and error.filename is None:
+            _drop_output()
+            full = HostError(f"cannot write the output: {error.strerror}", "send it to a place with room")
+            return _report(full, traceback=False)
+        print(f"emu: internal error: {type(error).__name__}: {_line(str(error))}", file=sys.stderr)
         print("This is a bug in emu; 'emu ... --traceback' shows where it happened.", file=sys.stderr)
         return Status.BUG
     return status
+
+
+def _drop_output() -> None:
+    """Let what the standard output still holds vanish: at exit Python would try again, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help_asked(options: argparse.Namespace) -> bool:
@@ -144,8 +170,9 @@ def _help_asked(options: argparse.Namespace) -> bool:
 def _report(error: EmuError, traceback: bool) -> int:
     if traceback:
         raise error
-    for number, line in enumerate(str(error).splitlines()):
-        print(f"emu: {line}" if number == 0 else f"     {line}", file=sys.stderr)
+    print(f"emu: {_line(error.what)}", file=sys.stderr)
+    if error.remedy:
+        print(f"     {_line(error.remedy)}", file=sys.stderr)
     return error.status
 
 

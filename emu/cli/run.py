@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from devices.contract import ExitRequest
+from emu.cli import characters
 from emu.cli import options as machine_options
 from emu.cli.services import offer
 from emu.config import MachineConfig
-from emu.errors import HostError, Status, UsageError
+from emu.errors import EmuError, Status, UsageError
 from emu.units import human_size
 
 if TYPE_CHECKING:
@@ -78,29 +78,50 @@ def run(options: argparse.Namespace) -> int:
 
     config = configuration(options)
     began = time.monotonic()
-    captured: list[bytes] | None = [] if options.json else None
+    serial = characters.Capture() if options.json else None
+    failure: EmuError | None = None
     with contextlib.ExitStack() as stack:
         outputs = board.Outputs(
-            serial=_sink(stack, config.serial, captured), debugcon=_sink(stack, config.debugcon, None)
+            serial=characters.open_sink(stack, config.serial, standard=serial),
+            debugcon=characters.open_sink(stack, config.debugcon, standard=None),
         )
         machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
+        for sink in (outputs.serial, outputs.debugcon):
+            if isinstance(sink, characters.Writer):
+                sink.ended = lambda: machine.exit is not None
         if not options.quiet and not options.json:
             _announce(machine)
         offer(stack, machine, quiet=options.quiet or options.json)
-        ended = drive(machine, options.timeout)
+        if _reads_standard_input(options):
+            characters.type_standard_input(stack, machine)
+        try:
+            ended = drive(machine, options.timeout)
+        except EmuError as error:
+            if machine.exit is None:
+                raise
+            ended, failure = machine.exit, error
         nvdimms = [dimm.describe() for dimm in machine.nvdimms]
-    if captured is not None:
+    if serial is not None:
         document = {
             "schema": "emu.run/1",
             "exit": {"reason": ended.reason, "status": ended.status, "code": ended.code},
             "nvdimms": nvdimms,
-            "serial": b"".join(captured).decode("utf-8", "replace"),
+            "serial": serial.data.decode("utf-8", "replace"),
             "duration_s": round(time.monotonic() - began, 6),
         }
         print(json.dumps(document, indent=2))
-    elif ended.detail:
+        if serial.cut:
+            print(f"emu: 'serial' holds the first {human_size(characters.CAPTURE_LIMIT)} only", file=sys.stderr)
+    if failure is not None:
+        raise failure
+    if ended.detail:
         print(f"emu: {ended.reason}: {ended.detail}", file=sys.stderr)
     return ended.status
+
+
+def _reads_standard_input(options: argparse.Namespace) -> bool:
+    """Only when it was asked for: a guest in the background must not take what is typed to somebody else."""
+    return options.nographic if options.serial is None else options.serial in characters.STANDARD_STREAMS
 
 
 def configuration(options: argparse.Namespace) -> MachineConfig:
@@ -126,7 +147,7 @@ def resolve_image(name: str) -> str:
     """The path of an image: an existing path wins over the name of a bundled guest."""
     import guest
 
-    if Path(name).exists():
+    if os.path.exists(name):  # noqa: PTH110 - Path.exists raises for names that no file can have
         return name
     found = guest.find(name)
     if found is None:
@@ -150,7 +171,11 @@ def drive(machine: Machine, timeout: float | None) -> Exit:
     def interrupted(number: int, _frame: object) -> None:
         machine.end(ExitRequest("interrupted", Status.INTERRUPTED, None, signal.Signals(number).name))
 
-    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, interrupted)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup, or a shell's background job
+    }
     thread = threading.Thread(target=work, name="cpu", daemon=True)
     try:
         thread.start()
@@ -165,52 +190,24 @@ def drive(machine: Machine, timeout: float | None) -> Exit:
     return result
 
 
-def _sink(stack: contextlib.ExitStack, target: str, captured: list[bytes] | None) -> Callable[[bytes], None]:
-    """Where a character device's bytes go; the name is QEMU's (stdio, none, null, file:PATH)."""
-    if target.startswith("file:"):
-        try:
-            file = stack.enter_context(Path(target[5:]).open("wb", buffering=0))  # noqa: SIM115 - the stack closes it
-        except OSError as error:
-            remedy = "give a path that can be written"
-            raise HostError(f"{target[5:]}: {error.strerror}", remedy, errno=error.errno or 0) from None
-        return lambda data: _write(file, data, flush=False)
-    if target in ("stdio", "mon:stdio"):
-        if captured is not None:
-            return captured.append
-        out = sys.stdout.buffer
-        stack.callback(out.flush)
-        interactive = sys.stdout.isatty()
-        return lambda data: _write(out, data, flush=interactive or data.endswith(b"\n"))
-    if target in ("none", "null"):
-        return lambda data: None
-    raise UsageError(f"'{target[:64]}' is not a place for characters", "use stdio, none or file:PATH")
-
-
-def _write(file: IO[bytes], data: bytes, *, flush: bool) -> None:
-    file.write(data)
-    if flush:
-        file.flush()
-
-
-_CRASHES = (
-    ("guest_crash", "a guest crash"),
-    ("emulator_kill", "kill -9 of emu"),
-    ("host_power_loss", "a host power loss"),
-)
+_CRASHES = {
+    "guest_crash": "a guest crash",
+    "emulator_kill": "kill -9 of emu",
+    "host_power_loss": "a host power loss",
+}
 
 
 def _announce(machine: Machine) -> None:
-    """One line for each NVDIMM on stderr: what it is and what its mapping is worth."""
+    """One line for each NVDIMM on stderr: where it is, how it is mapped, and which crashes its bytes survive."""
     for dimm in machine.nvdimms:
         facts = dimm.describe()
         name = facts["id"] or f"nvdimm{facts['slot']}"
-        kept = [words for key, words in _CRASHES if facts["survives"][key]]
-        lost = "" if facts["survives"]["host_power_loss"] else "; NOT persistent against a host power loss"
+        kept = [words for key, words in _CRASHES.items() if facts["survives"][key]]
+        promise = f"survives {' and '.join(kept)}" if kept else "no store survives"
+        if not facts["survives"]["host_power_loss"]:
+            promise += "; NOT persistent against a host power loss"
         print(
             f"emu: {name}: {human_size(facts['size'])} at {facts['gpa']:#x} on {facts['file'] or 'anonymous memory'}, "
-            f"MAP_SYNC {'on' if facts['sync']['effective'] else 'off'} ({facts['sync']['why']}); "
-            f"survives {', '.join(kept) or 'nothing'}{lost}",
+            f"{facts['sync']['why']}; {promise}",
             file=sys.stderr,
         )
-        for warning in dimm.backend.warnings:
-            print(f"emu: {name}: {warning}", file=sys.stderr)

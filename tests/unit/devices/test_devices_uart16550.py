@@ -115,12 +115,23 @@ def test_nothing_is_lost_when_more_arrives_than_the_fifo_holds(com1: Wired) -> N
 
 
 def test_the_backlog_is_bounded_and_says_so(com1: Wired) -> None:
+    com1.read(LSR)
     assert com1.uart.receive(bytes(BACKLOG)) == BACKLOG
     assert com1.uart.receive(b"x" * 10) == 1  # the byte that moved into the receiver made room for one
     assert com1.uart.receive(b"x") == 0
 
 
+def test_what_was_typed_ahead_survives_a_driver_that_clears_the_fifo_first(com1: Wired) -> None:
+    com1.uart.receive(b"early")
+    com1.write(FCR, 0x07)
+    com1.write(IER, 0x01)
+    assert com1.read(IIR) == 0xC4
+    assert bytes(com1.read(RBR) for _ in range(5)) == b"early"
+    assert com1.read(LSR) & 1 == 0
+
+
 def test_clearing_the_receive_fifo_drops_what_is_in_it_only(com1: Wired) -> None:
+    com1.read(LSR)
     com1.write(FCR, 0x01)
     com1.uart.receive(bytes(range(20)))
     com1.write(FCR, 0x03)
