@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
     add("--time-limit", type=float, metavar="SECONDS", help="stop exploring after this much real time")
     add("--timeout", type=float, default=60.0, metavar="SECONDS", help="end the recorded run after this much real time")
+    add("--max-events", type=int, default=1 << 18, metavar="N", help="end the recorded run after this many log entries")
     add("--recovery-blocks", type=int, default=20_000_000, metavar="N",
         help="a recovery that executes more basic blocks has failed")  # fmt: skip
     add("--jobs", type=int, default=1, metavar="N", help="processes that run recoveries")
@@ -100,7 +101,7 @@ def _question(options: argparse.Namespace) -> Question:
         raise UsageError("two images given: IMAGE and -kernel", "give one of them")
     if image is None:
         raise UsageError("no image given", "write emu crash IMAGE; 'emu guests' lists the bundled ones")
-    for name, least in (("depth", 1), ("max_executions", 1), ("jobs", 1), ("recovery_blocks", 1)):
+    for name, least in (("depth", 1), ("max_executions", 1), ("max_events", 1), ("jobs", 1), ("recovery_blocks", 1)):
         if getattr(options, name) < least:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}", "give a larger number")
     if not 0 < options.timeout <= 1e6 or (options.time_limit is not None and not 0 < options.time_limit <= 1e6):
@@ -121,6 +122,7 @@ def _question(options: argparse.Namespace) -> Question:
         tuple(_range(text) for text in options.observe),
         Limits(options.max_executions, options.time_limit, options.depth),
         workload_timeout=options.timeout,
+        event_limit=options.max_events,
         budget=options.recovery_blocks,
         jobs=options.jobs,
     )
@@ -165,7 +167,7 @@ def _print(result: dict[str, Any]) -> None:
     if failing:
         count = len(result["failures"])
         print(f"FAILED: some crash states do not recover ({count} cause{'' if count == 1 else 's'} found)")
-    elif unknown:
+    elif unknown or not result["complete"]:
         print("no failure found, but not every crash state was tried")
     else:
         print("ok: every crash state recovers")

@@ -618,8 +618,9 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 
 #define PAGE 4096u
 #define BUCKETS (1u << 14)
-#define CHUNK (1u << 16) /* entries: 2 MiB, one huge page, since page faults cost more than the entries */
-#define CHUNK_BYTES (CHUNK * sizeof(emu_trace_entry))
+/* Entries of one piece of the log: 2 MiB, one huge page, since page faults cost more than the entries. */
+#define EMU_TRACE_CHUNK (1u << 16)
+#define CHUNK_BYTES (EMU_TRACE_CHUNK * sizeof(emu_trace_entry))
 #define MOST_REGIONS 260
 
 typedef struct {
@@ -785,12 +786,12 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
         emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
     if (t->count >= t->limit)
         return NULL;
-    if (t->count == t->chunk_count * CHUNK && !add_chunk(t)) {
+    if (t->count == t->chunk_count * EMU_TRACE_CHUNK && !add_chunk(t)) {
         t->limit = t->count;
         emu_trace_stop(t->owner, EMU_TRACE_FULL);
         return NULL;
     }
-    e = &t->chunks[t->count / CHUNK][t->count % CHUNK];
+    e = &t->chunks[t->count / EMU_TRACE_CHUNK][t->count % EMU_TRACE_CHUNK];
     t->count++;
     memset(e, 0, sizeof *e);
     e->kind = kind;
@@ -800,7 +801,7 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
 
 const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
 {
-    return &t->chunks[number / CHUNK][number % CHUNK];
+    return &t->chunks[number / EMU_TRACE_CHUNK][number % EMU_TRACE_CHUNK];
 }
 
 /* Whether a compare-and-swap is about to fail, its memory operand being at `physical`. */
@@ -2087,6 +2088,13 @@ static int _cffi_const_EMU_TRACE_BUDGET(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_EMU_TRACE_CHUNK(unsigned long long *o)
+{
+  int n = (EMU_TRACE_CHUNK) <= 0;
+  *o = (unsigned long long)((EMU_TRACE_CHUNK) | 0);  /* check that EMU_TRACE_CHUNK is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_TRACE_CODE(unsigned long long *o)
 {
   int n = (EMU_TRACE_CODE) <= 0;
@@ -2133,6 +2141,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_ACCESS", (void *)_cffi_const_EMU_TRACE_ACCESS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_BLOCK", (void *)_cffi_const_EMU_TRACE_BLOCK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_BUDGET", (void *)_cffi_const_EMU_TRACE_BUDGET, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_TRACE_CHUNK", (void *)_cffi_const_EMU_TRACE_CHUNK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_CODE", (void *)_cffi_const_EMU_TRACE_CODE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_FENCE", (void *)_cffi_const_EMU_TRACE_FENCE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_FLUSH", (void *)_cffi_const_EMU_TRACE_FLUSH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -2280,7 +2289,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  31,  /* num_globals */
+  32,  /* num_globals */
   4,  /* num_struct_unions */
   0,  /* num_enums */
   4,  /* num_typenames */

@@ -38,8 +38,9 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 
 #define PAGE 4096u
 #define BUCKETS (1u << 14)
-#define CHUNK (1u << 16) /* entries: 2 MiB, one huge page, since page faults cost more than the entries */
-#define CHUNK_BYTES (CHUNK * sizeof(emu_trace_entry))
+/* Entries of one piece of the log: 2 MiB, one huge page, since page faults cost more than the entries. */
+#define EMU_TRACE_CHUNK (1u << 16)
+#define CHUNK_BYTES (EMU_TRACE_CHUNK * sizeof(emu_trace_entry))
 #define MOST_REGIONS 260
 
 typedef struct {
@@ -205,12 +206,12 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
         emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
     if (t->count >= t->limit)
         return NULL;
-    if (t->count == t->chunk_count * CHUNK && !add_chunk(t)) {
+    if (t->count == t->chunk_count * EMU_TRACE_CHUNK && !add_chunk(t)) {
         t->limit = t->count;
         emu_trace_stop(t->owner, EMU_TRACE_FULL);
         return NULL;
     }
-    e = &t->chunks[t->count / CHUNK][t->count % CHUNK];
+    e = &t->chunks[t->count / EMU_TRACE_CHUNK][t->count % EMU_TRACE_CHUNK];
     t->count++;
     memset(e, 0, sizeof *e);
     e->kind = kind;
@@ -220,7 +221,7 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
 
 const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
 {
-    return &t->chunks[number / CHUNK][number % CHUNK];
+    return &t->chunks[number / EMU_TRACE_CHUNK][number % EMU_TRACE_CHUNK];
 }
 
 /* Whether a compare-and-swap is about to fail, its memory operand being at `physical`. */

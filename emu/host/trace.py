@@ -10,6 +10,7 @@ as numbers from ``emu.cpu``.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -36,14 +37,19 @@ _EVERYWHERE = (1, 0)
 class Entry(NamedTuple):
     """One log entry. ``instance`` is equal for the pieces of one store; ``site`` has the bits of ``SiteLike.kind``."""
 
-    kind: int
     pc: int
     address: int
     value: int
-    size: int
     instance: int
+    size: int
+    kind: int
     site: int
     detail: int
+
+
+# emu_trace_entry, and how many of them lie in a row.
+_ENTRY = struct.Struct("=QQQIBBBB")
+_CHUNK = int(_lib.EMU_TRACE_CHUNK)
 
 
 class SiteLike(Protocol):
@@ -169,9 +175,11 @@ class Tracer:
 
     def entries(self) -> Iterator[Entry]:
         """The log so far."""
-        for number in range(self._t.count):
-            e = _lib.emu_trace_at(self._t, number)
-            yield Entry(e.kind, e.pc, e.address, e.value, e.size, e.instance, e.site, e.detail)
+        count, size = self.count, _ffi.sizeof("emu_trace_entry")
+        for first in range(0, count, _CHUNK):
+            number = min(_CHUNK, count - first)
+            data = _ffi.buffer(_lib.emu_trace_at(self._t, first), number * size)
+            yield from map(Entry._make, _ENTRY.iter_unpack(bytes(data)))
 
     def clear(self) -> None:
         """Empty the log."""

@@ -56,6 +56,8 @@ def _allowed(timeline: Timeline, initial: Initial, units: Sequence[int], deadlin
     for points in versions.values():
         first = (points & -points).bit_length() - 1
         state = CrashState.at(timeline, first, initial)
+        if any(timeline.pending_parts(unit, first) > _MOST_CONTENTS for unit in units):
+            raise _TooMany
         for values, _ in possible_values(state, [(unit, FULL) for unit in units]):
             contents[values] = contents.get(values, 0) | points
             if len(contents) > _MOST_CONTENTS or (len(contents) % 256 == 0 and time.monotonic() > deadline):

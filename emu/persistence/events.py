@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.units import CACHE_LINE, PAGE
 
@@ -27,8 +27,7 @@ class FenceKind(enum.StrEnum):
     LOCKED = "locked"
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(NamedTuple):
     """``data`` written at guest-physical ``address`` by one instruction at ``pc``; ``nt`` bypasses the caches.
 
     A REP string instruction is one store: the order of its parts is not architectural. ``locked`` marks the store of
@@ -42,8 +41,7 @@ class Store:
     pc: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Flush:
+class Flush(NamedTuple):
     """A flush of the cache line that holds ``address``."""
 
     address: int
@@ -55,8 +53,7 @@ class Flush:
         return self.address & -CACHE_LINE
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(NamedTuple):
     """SFENCE, MFENCE or the barrier of a locked instruction; ``failed`` marks a compare-and-swap that failed."""
 
     kind: FenceKind

@@ -35,7 +35,7 @@ class Question:
     observe: tuple[tuple[int, int], ...] = ()
     limits: Limits = field(default_factory=Limits)
     workload_timeout: float = 60.0
-    event_limit: int = 1 << 20
+    event_limit: int = 1 << 18
     budget: int = 20_000_000
     jobs: int = 1
 

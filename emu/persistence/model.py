@@ -178,6 +178,11 @@ class Timeline:
         found = ((key, self.component(key, point)) for key in self._components)
         return {key: component for key, component in found if component is not None}
 
+    def pending_parts(self, unit: int, point: int) -> int:
+        """How many stores to ``unit`` are pending at ``point``."""
+        component = self.component(self.rules.component(unit), point)
+        return component.units[unit].length if component is not None and unit in component.units else 0
+
     def pages_stored(self, point: int) -> list[int]:
         """The pages stored to before ``point``."""
         return sorted(page for page, first in self._pages.items() if first <= point)

@@ -19,6 +19,9 @@ OnStop = Callable[[int], None]
 
 _FLUSHES = dict(enumerate(FlushKind))
 _FENCES = dict(enumerate(FenceKind))
+# Plain numbers: an IntFlag costs a microsecond for each use, and this is used for each store.
+_NON_TEMPORAL, _LOCKED = int(SiteKind.NON_TEMPORAL), int(SiteKind.LOCKED)
+_MASKS = [(1 << 8 * size) - 1 for size in range(17)]
 
 
 def spans(machine: Machine) -> list[tuple[int, int]]:
@@ -88,7 +91,12 @@ def events(entries: Iterable[Entry]) -> Iterator[Event]:
 def _join(pieces: list[Entry]) -> Iterator[Store]:
     """One store for each run of adjacent pieces."""
     first = pieces[0]
-    nt, locked = bool(first.site & SiteKind.NON_TEMPORAL), bool(first.site & SiteKind.LOCKED)
+    nt, locked = bool(first.site & _NON_TEMPORAL), bool(first.site & _LOCKED)
+    if len(pieces) == 1:
+        yield Store(
+            first.address, (first.value & _MASKS[first.size]).to_bytes(first.size, "little"), nt, locked, first.pc
+        )
+        return
     if pieces[-1].address < first.address:
         pieces = pieces[::-1]  # a string instruction that counts down
     start, data = pieces[0].address, bytearray()
@@ -96,5 +104,5 @@ def _join(pieces: list[Entry]) -> Iterator[Store]:
         if piece.address != start + len(data):
             yield Store(start, bytes(data), nt, locked, first.pc)
             start, data = piece.address, bytearray()
-        data += (piece.value & (1 << 8 * piece.size) - 1).to_bytes(piece.size, "little")
+        data += (piece.value & _MASKS[piece.size]).to_bytes(piece.size, "little")
     yield Store(start, bytes(data), nt, locked, first.pc)

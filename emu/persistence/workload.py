@@ -54,7 +54,7 @@ def record(
     config: MachineConfig,
     *,
     timeout: float | None = None,
-    event_limit: int = 1 << 20,
+    event_limit: int = 1 << 18,
     upto: int | None = None,
     outputs: board.Outputs | None = None,
 ) -> Workload:
