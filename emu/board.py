@@ -184,7 +184,7 @@ class Slots:
         UsageError or HostError when it does not fit or cannot be had; then nothing has changed.
         """
         # A machine that waits for a migration may be given a file that the source still uses, or an unfinished one.
-        incoming = self._machine.config.incoming is not None
+        incoming = self._machine.config.incoming is not None and not hot
         if config.backend.path is not None and not incoming:
             check_not_incomplete(config.backend.path, accept=accept_incomplete)
         backend = open_backend(config.backend, lock_later=incoming)

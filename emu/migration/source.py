@@ -228,7 +228,9 @@ class Source:
         if self._channel.live:
             report = codec.decode_json(self._expect(FrameType.DURABLE).data, "report of the destination")
             nvdimms = report.get("nvdimms")
-            self._progress.persistence = nvdimms if isinstance(nvdimms, list) else []
+            if not isinstance(nvdimms, list) or not all(isinstance(item, dict) for item in nvdimms):
+                raise StreamError("migration stream: the report of the destination is malformed")
+            self._progress.persistence = nvdimms
         self._interrupt.check()
 
     def _settle_shared(self) -> None:

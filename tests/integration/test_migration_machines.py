@@ -219,3 +219,26 @@ def test_cancel_and_migrate_again(start: Start, tmp_path: Path) -> None:
     assert source.control.wait(60) is Status.COMPLETED, source.control.query()
     second.wait_for(b"count ")
     assert incomplete.reason(tmp_path / "b.img") is None
+
+
+def test_discard_data_waits_for_the_destination(start: Start, tmp_path: Path) -> None:
+    uri = f"unix:{tmp_path}/m.sock"
+    settings = config(tmp_path / "a.img")
+    nvdimm = settings.nvdimms[0]
+    backend = replace(nvdimm.backend, discard_data=True, discard_shared=True)
+    source = start(replace(settings, nvdimms=(replace(nvdimm, backend=backend),)))
+    source.wait_for(b"count 20000")
+    other = replace(config(tmp_path / "b.img", image=None, incoming=uri), ram_size=32 * MIB)
+    start(other)
+    source.control.start(uri)
+    assert source.control.wait(30) is Status.FAILED
+    assert source.machine.backends[-1].config.discard_data
+    assert any((tmp_path / "a.img").read_bytes())
+    destination = start(config(tmp_path / "c.img", image=None, incoming=f"{uri}2"))
+    source.control.start(f"{uri}2")
+    assert source.control.wait(30) is Status.COMPLETED
+    assert source.machine.backends[-1].config.discard_data
+    source.close()
+    assert not any((tmp_path / "a.img").read_bytes())
+    destination.wait_for(b"count ")
+    assert any((tmp_path / "c.img").read_bytes())
