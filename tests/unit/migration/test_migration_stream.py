@@ -379,3 +379,43 @@ def test_a_stream_cut_anywhere_is_never_taken(cut: int) -> None:
 def test_from_the_destination_only_answers_are_understood() -> None:
     with pytest.raises(StreamError, match="not allowed"):
         feed(Decoder(FROM_DESTINATION), stream((FrameType.COMMIT, b"", b"")))
+
+
+class Liar(Recorder):
+    """A destination that answers the preamble or the end with a document of its own."""
+
+    def __init__(self, guest: FakeGuest, kind: FrameType, document: bytes) -> None:
+        super().__init__(guest)
+        self._lie = Frame(kind, b"", document)
+
+    def receive(self, timeout: float | None = None) -> Frame:
+        asked = self.frames[-1][0]
+        lies_to = {FrameType.ACCEPT: FrameType.PREAMBLE, FrameType.DURABLE: FrameType.FINISH}
+        if lies_to.get(self._lie.kind, FrameType.PREAMBLE) is asked:
+            return self._lie
+        return super().receive(timeout)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([FrameType.ACCEPT, FrameType.DURABLE, FrameType.REFUSE, FrameType.FAILED, FrameType.RUNNING]),
+    shapes.map(lambda shape: json.dumps(shape).encode())
+    | st.dictionaries(
+        st.sampled_from(["machine", "allow_weaker_persistence", "proofs", "by_reference", "nvdimms", "reasons"]), shapes
+    ).map(lambda shape: json.dumps(shape).encode()),
+)
+def test_a_lying_destination_never_gets_the_machine(kind: FrameType, document: bytes) -> None:
+    guest, interrupt = make_guest(), Interrupt()
+    source = Source(
+        guest, Liar(guest, kind, document), capabilities=Capabilities(), parameters=Parameters, progress=Progress(),
+        interrupt=interrupt,
+    )  # fmt: skip
+    try:
+        source.run()
+    except EmuError:
+        assert guest.running
+    else:
+        assert kind is FrameType.DURABLE
+        assert isinstance(json.loads(document)["nvdimms"], list)
+    interrupt.close()
+    guest.close()
