@@ -5,11 +5,10 @@ Two rooms that must not know each other share these: ``emu.boot`` makes them, ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Protected32:
+class Protected32(NamedTuple):
     """32-bit protected mode as Multiboot 1 (section 3.2) and the PVH boot protocol ask for it.
 
     Flat 4 GiB segments, CR0.PE set, paging off, interrupts off. ``eip``, ``eax`` and ``ebx`` are 32-bit values:
@@ -21,8 +20,7 @@ class Protected32:
     ebx: int
 
 
-@dataclass(frozen=True, slots=True)
-class Long64:
+class Long64(NamedTuple):
     """64-bit mode with paging on (``cr3``), EFER.NXE set, SSE enabled and interrupts off.
 
     ``gdt`` is the guest-physical address and byte length of a descriptor table whose entry 1 (selector 8) is a 64-bit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.boot.plan import LoadSegment
 from emu.errors import UsageError
@@ -15,8 +15,7 @@ _PHYS32_ENTRY = 18
 _RELINK = "link the image again as a static x86 executable"
 
 
-@dataclass(frozen=True, slots=True)
-class ElfImage:
+class ElfImage(NamedTuple):
     """``pvh_entry`` is None without a PVH note. ``entry`` is translated to the physical address it loads at."""
 
     bits: int
@@ -25,8 +24,7 @@ class ElfImage:
     pvh_entry: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(NamedTuple):
     kind: int
     offset: int
     vaddr: int

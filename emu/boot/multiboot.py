@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.boot import elf
 from emu.boot.plan import (
@@ -35,8 +35,7 @@ _INFO_SIZE = 116
 _INFO_AT = 0x9000
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """``offset`` is its place in the file."""
 
     offset: int

@@ -6,7 +6,7 @@ import enum
 import itertools
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.entry import Entry
 from emu.errors import UsageError
@@ -38,8 +38,7 @@ class MemoryType(enum.IntEnum):
     PERSISTENT = 7
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class MemoryRange:
+class MemoryRange(NamedTuple):
     """``size`` bytes of ``kind`` at guest-physical ``base``."""
 
     base: int
@@ -51,8 +50,7 @@ class MemoryRange:
         return self.base + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class LoadSegment:
+class LoadSegment(NamedTuple):
     """``size`` bytes at guest-physical ``gpa``: ``data``, then zeros, which must be written too.
 
     ``data`` looks into the image: a hostile file that names the same bytes a thousand times costs nothing.
@@ -67,8 +65,7 @@ class LoadSegment:
         return self.gpa + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class LoadPlan:
+class LoadPlan(NamedTuple):
     """What to write into guest memory, and the state to enter. ``kind`` is the boot protocol."""
 
     kind: Kind

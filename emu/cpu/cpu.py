@@ -33,6 +33,8 @@ MODELS = {"icelake-server": r.ICELAKE_SERVER}
 """Models that have CLWB and CLFLUSHOPT."""
 
 _STATE_KIND, _STATE_VERSION = "cpu", 1
+_DELIVERY_NS = 64
+"""An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline."""
 
 
 class Cpu:
@@ -176,6 +178,8 @@ class Cpu:
     def _deliver(self, fault: Fault, source: Source) -> None:
         if source is Source.EXCEPTION:
             self.last_exception = ExceptionRecord(fault.vector, self._state.rip, fault.error_code, fault.cr2)
+        if self._engine.clock_started:
+            self._engine.set_time(self._engine.now() + _DELIVERY_NS)
         try:
             self._delivery.deliver(fault, source)
         except TripleFault:

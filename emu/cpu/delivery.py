@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.cpu import registers as r
 from emu.cpu.memory import PhysicalMemory
@@ -41,8 +41,7 @@ class TripleFault(Exception):
     """Not even the double fault could be delivered."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Gate:
+class _Gate(NamedTuple):
     selector: int
     offset: int
     ist: int
@@ -187,7 +186,8 @@ class Delivery:
         else:
             rsp = old_rsp
         rsp &= ~15
-        frame = [state.rip, state.segment(r.CS).selector, state.flags, old_rsp, state.segment(r.SS).selector]
+        flags = state.flags
+        frame = [state.rip, state.segment(r.CS).selector, flags, old_rsp, state.segment(r.SS).selector]
         if fault.error_code is not None:
             frame.insert(0, fault.error_code)
         rsp = rsp - 8 * len(frame) & _U64
@@ -198,7 +198,7 @@ class Delivery:
         paging.write(self._memory, rsp, struct.pack(f"<{len(frame)}Q", *frame), user=to == 3)
         if to < cpl:
             state.set_segment(r.SS, Segment(to, flags=to << 13))
-        self._jump(gate, code, to, rsp)
+        self._jump(gate, code, to, rsp, flags)
 
     def _long_stack(self, paging: Paging, offset: int, external: int) -> int:
         task = self._state.system_segment(r.TR)
@@ -216,7 +216,8 @@ class Delivery:
     ) -> None:
         state = self._state
         old_esp, old_stack = state.general(4) & 0xFFFFFFFF, state.segment(r.SS)
-        frame = [state.rip & 0xFFFFFFFF, state.segment(r.CS).selector, state.flags]
+        flags = state.flags
+        frame = [state.rip & 0xFFFFFFFF, state.segment(r.CS).selector, flags]
         if fault.error_code is not None:
             frame.insert(0, fault.error_code)
         if to < cpl:
@@ -233,7 +234,7 @@ class Delivery:
         paging.write(self._memory, stack.base + (esp & mask) & 0xFFFFFFFF, data, user=to == 3)
         if to < cpl:
             state.set_segment(r.SS, stack)
-        self._jump(gate, code, to, esp)
+        self._jump(gate, code, to, esp, flags)
 
     def _protected_stack(self, paging: Paging, to: int, external: int) -> tuple[Segment, int]:
         task = self._state.system_segment(r.TR)
@@ -253,9 +254,9 @@ class Delivery:
             raise Fault(r.SS_FAULT, error)
         return stack, esp
 
-    def _jump(self, gate: _Gate, code: Segment, to: int, rsp: int) -> None:
+    def _jump(self, gate: _Gate, code: Segment, to: int, rsp: int, flags: int) -> None:
         state = self._state
-        flags = state.flags & ~(r.TF | r.NT | r.RF | r.VM)
+        flags &= ~(r.TF | r.NT | r.RF | r.VM)
         state.flags = flags & ~r.IF if gate.clears_if else flags
         state.set_segment(r.CS, Segment(code.selector & ~3 | to, code.base, code.limit, code.flags))
         state.set_general(4, rsp)

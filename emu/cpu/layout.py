@@ -12,8 +12,8 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from emu.cpu import library
 from emu.cpu.registers import (
@@ -39,8 +39,7 @@ _HF_TS = 0x800
 _HF_LONG = 0xC000
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """Offsets in bytes.
 
     ``cpu_pointer`` and ``whole_blocks`` are in the engine structure; ``self_pointer``, ``halted`` and ``state`` in the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.errors import UsageError
 from emu.host import hooks
@@ -13,19 +13,15 @@ PHYSICAL_BITS = 52
 """The architectural limit of physical addresses (Intel SDM volume 3, section 4.1.4)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """``size`` bytes of memory at host address ``host``, seen at guest-physical ``gpa``."""
+class Mapped(NamedTuple):
+    """``size`` bytes of memory at host address ``host``, seen at guest-physical ``gpa``, up to ``end``."""
 
     gpa: int
     size: int
     host: int
     view: memoryview
     writable: bool
-
-    @property
-    def end(self) -> int:
-        return self.gpa + self.size
+    end: int
 
 
 class PhysicalMemory:
@@ -40,6 +36,7 @@ class PhysicalMemory:
         self._regions: list[Mapped] = []
         self._starts: list[int] = []
         self.holes_filled = False
+        self._last: Mapped | None = None
 
     def map(self, gpa: int, size: int, host: int, *, writable: bool) -> None:
         """UsageError when the range is not whole pages, overlaps another or leaves the physical address space."""
@@ -56,7 +53,7 @@ class PhysicalMemory:
             self._show(gpa, size, host, writable)
         at = bisect_right(self._starts, gpa)
         self._starts.insert(at, gpa)
-        self._regions.insert(at, Mapped(gpa, size, host, hooks.view(host, size), writable))
+        self._regions.insert(at, Mapped(gpa, size, host, hooks.view(host, size), writable, end))
 
     def _show(self, gpa: int, size: int, host: int, writable: bool) -> None:
         (self._engine.map if writable else self._engine.map_rom)(gpa, size, host)
@@ -82,9 +79,13 @@ class PhysicalMemory:
         self.holes_filled = True
 
     def _find(self, gpa: int) -> Mapped | None:
+        last = self._last
+        if last is not None and last.gpa <= gpa < last.end:
+            return last
         at = bisect_right(self._starts, gpa) - 1
         if at >= 0 and gpa < self._regions[at].end:
-            return self._regions[at]
+            self._last = self._regions[at]
+            return self._last
         return None
 
     def read(self, gpa: int, size: int) -> bytes:
@@ -102,5 +103,6 @@ class PhysicalMemory:
 
     def release(self) -> None:
         """Drop the views, after the engine is closed."""
+        self._last = None
         self._regions.clear()
         self._starts.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.cpu import registers as r
 from emu.cpu.memory import PhysicalMemory
@@ -10,6 +10,12 @@ from emu.units import PAGE
 
 PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE, NX = 1, 2, 4, 0x20, 0x40, 0x80, 1 << 63
 _ADDRESS = (1 << 52) - PAGE
+
+# Shift and mask of the index into each level's table, from the root.
+_FIVE_LEVELS = ((48, 511), (39, 511), (30, 511), (21, 511), (12, 511))
+_FOUR_LEVELS = _FIVE_LEVELS[1:]
+_PAE_LEVELS = ((30, 3), (21, 511), (12, 511))
+_TWO_LEVELS = ((22, 1023), (12, 1023))
 
 
 class PageFault(Exception):
@@ -21,8 +27,7 @@ class PageFault(Exception):
         self.error_code = error_code
 
 
-@dataclass(frozen=True, slots=True)
-class Paging:
+class Paging(NamedTuple):
     """The registers that decide how linear addresses are translated. ``long`` is EFER.LMA."""
 
     cr0: int
@@ -35,13 +40,10 @@ class Paging:
         top = 56 if self.cr4 & r.CR4_LA57 else 47
         return address >> top in (0, (1 << 64 - top) - 1)
 
-    def _levels(self) -> list[tuple[int, int]]:
-        """(shift, index bits) of each level from the root."""
+    def _levels(self) -> tuple[tuple[int, int], ...]:
         if self.long:
-            return [(shift, 9) for shift in ((48, 39, 30, 21, 12) if self.cr4 & r.CR4_LA57 else (39, 30, 21, 12))]
-        if self.cr4 & r.CR4_PAE:
-            return [(30, 2), (21, 9), (12, 9)]
-        return [(22, 10), (12, 10)]
+            return _FIVE_LEVELS if self.cr4 & r.CR4_LA57 else _FOUR_LEVELS
+        return _PAE_LEVELS if self.cr4 & r.CR4_PAE else _TWO_LEVELS
 
     def translate(
         self, memory: PhysicalMemory, address: int, *, write: bool = False, user: bool = False, mark: bool = True
@@ -56,8 +58,8 @@ class Paging:
         table = self.cr3 & (_ADDRESS if self.long else 0xFFFFFFE0 if wide else 0xFFFFF000)
         allowed = WRITABLE | USER
         cause = (2 if write else 0) | (4 if user else 0)
-        for shift, bits in self._levels():
-            at = table + (address >> shift & (1 << bits) - 1) * size
+        for shift, mask in self._levels():
+            at = table + (address >> shift & mask) * size
             entry = int.from_bytes(memory.read(at, size), "little")
             if not entry & PRESENT:
                 raise PageFault(address, cause)

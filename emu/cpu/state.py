@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.cpu import registers as r
 from emu.cpu.layout import SEGMENT_SIZE, Layout
@@ -19,8 +19,7 @@ DPL_SHIFT = 13
 _CPL, _INHIBIT, _CS32, _SS32, _ADDSEG, _LMA, _CS64 = 3, 8, 0x10, 0x20, 0x40, 0x4000, 0x8000
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A segment register with its hidden part; ``flags`` is the descriptor's high word, ``limit`` is in bytes."""
 
     selector: int
@@ -33,8 +32,7 @@ class Segment:
         return self.flags >> DPL_SHIFT & 3
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """GDTR or IDTR: linear base and limit (size - 1)."""
 
     base: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.cpu.registers import VECTOR_NAMES
 
@@ -25,8 +25,7 @@ class StopKind(enum.StrEnum):
     """The guest cannot go on: it executes where there is no memory, or what Unicorn cannot execute."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExceptionRecord:
+class ExceptionRecord(NamedTuple):
     """An exception as the CPU raised it. ``cr2`` is the faulting address for a page fault, else None."""
 
     vector: int
@@ -43,8 +42,7 @@ class ExceptionRecord:
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """``exception`` is what led to a triple fault; ``detail`` says in words what happened, for messages."""
 
     kind: StopKind
