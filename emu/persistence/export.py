@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from emu.config import MachineConfig
 from emu.errors import HostError
 from emu.persistence.laboratory import Answer
 from emu.persistence.workload import Contents
-from emu.units import PAGE
+from emu.units import MIB, PAGE
 
 
 def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
@@ -39,7 +40,9 @@ def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
                 label = question.recovery.nvdimms[index].label_size
                 options += ["--nvdimm", f"file={path}" + (f",label-size={label}" if label else "")]
             image = question.recovery.image or ""
-            command = ["emu", "run", image, "-m", str(question.recovery.ram_size), *options]
+            ram = question.recovery.ram_size
+            memory = [] if ram == MachineConfig().ram_size else ["-m", f"{ram // MIB}M"]
+            command = ["emu", "run", image, *memory, *options]
             if question.recovery.cmdline:
                 command += ["-append", question.recovery.cmdline]
             written[number] = {"files": files, "command": shlex.join(command)}
