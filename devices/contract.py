@@ -9,8 +9,7 @@ Reads and writes come from the guest: they never raise, whatever offset, size or
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from emu.errors import StateError
 from emu.state import Fields, SavedState
@@ -25,8 +24,7 @@ Now = Callable[[], int]
 """Nanoseconds since power-on; never goes back, not even at a reset."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExitRequest:
+class ExitRequest(NamedTuple):
     """A wish of the guest to end the machine.
 
     ``reason`` is one of the words of ``emu.machine``'s exit reasons, ``status`` the exit status of ``emu run``
@@ -83,8 +81,7 @@ class PortDevice(Ports, Device, Protocol):
     """A device with one window of ports."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """A window of a device that has several, at the place where a PC has it; see ``Ports``."""
 
     first: int

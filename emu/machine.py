@@ -20,8 +20,8 @@ import enum
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from devices.bus import PortBus
 from devices.contract import Device, ExitRequest, Timed
@@ -55,8 +55,7 @@ class RunState(enum.StrEnum):
     GUEST_PANICKED = "guest-panicked"
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(NamedTuple):
     """How a run ended: the reason, the exit status of the process, and the value written to an exit port if any.
 
     Reasons: power-off, exit-port, halt, reset, panic, triple-fault, exception, timeout, interrupted, power-failure,
@@ -81,8 +80,7 @@ class HotPlug(Protocol):
     def plug_backend(self, config: NvdimmConfig, backend: Backend, *, hot: bool) -> PluggedNvdimm: ...
 
 
-@dataclass(frozen=True, slots=True)
-class PluggedNvdimm:
+class PluggedNvdimm(NamedTuple):
     """An NVDIMM in its slot: the device model and the backend that holds its bytes."""
 
     device: NvdimmDevice

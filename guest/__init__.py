@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 __all__ = ["GuestImage", "find", "images"]
 
@@ -18,8 +17,7 @@ __all__ = ["GuestImage", "find", "images"]
 _FOLDER = Path(__file__).with_name("images")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuestImage:
+class GuestImage(NamedTuple):
     """One bundled image.
 
     ``kind`` is the boot protocol; a ``multiboot`` image carries a PVH note too. ``cmdline`` is an example of its

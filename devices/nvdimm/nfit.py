@@ -7,7 +7,7 @@ machine names its persistence domain.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from devices.nvdimm.layouts import (
     NFIT_STRUCTURES,
@@ -34,8 +34,7 @@ _EFI_MEMORY_NV = 0x8000
 _BYTE_ADDRESSABLE = 0x0301
 
 
-@dataclass(frozen=True, slots=True)
-class NfitEntry:
+class NfitEntry(NamedTuple):
     """What the NFIT says about one NVDIMM. ``gpa`` and ``size`` in bytes; ``node`` is its proximity domain."""
 
     id: str | None

@@ -5,7 +5,7 @@ Sources: QEMU's documentation of memory hotplug, and the tables of a running QEM
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from devices.nvdimm import options
 from emu.config import MachineConfig, NvdimmConfig
@@ -24,8 +24,7 @@ def split_ram(ram_size: int) -> tuple[int, int]:
     return below, ram_size - below
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Where an NVDIMM is: its slot, the guest physical address of its first byte and the bytes that the guest sees."""
 
     id: str | None

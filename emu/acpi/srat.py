@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.acpi import system_table
 
 _ENABLED, _HOT_PLUGGABLE, _NON_VOLATILE = 1 << 0, 1 << 1, 1 << 2
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryAffinity:
+class MemoryAffinity(NamedTuple):
     """``length`` bytes at guest physical ``base`` belong to ``node``; ``non_volatile`` for an NVDIMM."""
 
     base: int

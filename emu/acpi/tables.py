@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.acpi import fadt, root
 from emu.acpi.dsdt import dsdt
@@ -16,8 +16,7 @@ from emu.units import PAGE, align_up
 _ALIGNMENT = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TablesSpec:
+class TablesSpec(NamedTuple):
     """What the tables describe.
 
     ``memory`` gives the SRAT, none when it is empty. ``nvdimm_ssdt`` makes the SSDT of the NVDIMM devices for the
@@ -30,8 +29,7 @@ class TablesSpec:
     nfit: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """One table: its signature (``RSDP`` for the root pointer), guest physical address and bytes."""
 
     name: str
@@ -39,8 +37,7 @@ class Placed:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
+class Tables(NamedTuple):
     """All tables in the order of their addresses. ``dsm_page`` is the address of the 4 KiB page for _DSM, if any."""
 
     placed: tuple[Placed, ...]

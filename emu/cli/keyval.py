@@ -12,8 +12,7 @@ import enum
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from emu.errors import UsageError
 from emu.units import parse_number, parse_size
@@ -23,8 +22,7 @@ _LONGEST = 64 * 1024
 _LIST_LIMIT = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """One known key: how its text becomes a value, what the value looks like to a user, and what it is for."""
 
     parse: Callable[[str, str], Any]

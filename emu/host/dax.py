@@ -6,16 +6,15 @@ Source: Linux drivers/dax/bus.c (attributes of a dax device and of its region); 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from emu.errors import HostError
 
 SYSFS = Path("/sys")
 
 
-@dataclass(frozen=True, slots=True)
-class DaxDevice:
+class DaxDevice(NamedTuple):
     """Bytes the device has, and the alignment that every mapping of it must keep (2 MiB, as a rule).
 
     ``persistent``: the device hangs off the NVDIMM bus. Volatile memory (high-bandwidth, CXL) can be a device DAX too.

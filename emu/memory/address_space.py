@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from emu.errors import EmuError, GuestError
 from emu.memory.mapping import Mapping
@@ -17,8 +16,7 @@ class GuestMemoryError(GuestError):
     """An access that no region holds, or a write to a read-only one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Region:
+class Region(NamedTuple):
     """Guest physical [gpa, gpa + size) is ``mapping`` from ``offset`` on. ``readonly``: guest stores are dropped."""
 
     gpa: int

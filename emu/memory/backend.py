@@ -92,7 +92,7 @@ def _map_file(config: BackendConfig, source: Source, default_size: int | None) -
     durability = judge(config.sync, facts)
     warnings: list[str] = []
     if config.pmem and not durability.survives.host_power_loss:
-        durability = replace(durability, why=f"pmem=on is not honoured: {durability.why}")
+        durability = durability._replace(why=f"pmem=on is not honoured: {durability.why}")
         warnings.append(f"{source.path}: {durability.why}")
     mapping = Mapping(
         address,

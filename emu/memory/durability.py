@@ -9,8 +9,7 @@ Documentation/filesystems/dax.rst.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from emu.config import OnOffAuto
 
@@ -22,8 +21,7 @@ MAP_SYNC_MEANS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Survives:
+class Survives(NamedTuple):
     """Whether what the guest stored (and, for power loss, flushed and fenced) is still there after each kind of
     crash."""
 
@@ -32,8 +30,7 @@ class Survives:
     host_power_loss: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Durability:
+class Durability(NamedTuple):
     """What was asked (``requested``), what is (``effective``: mapped with MAP_SYNC), and the reason in one sentence.
 
     ``granularity`` is the unit of making our own writes durable: "cache-line" (CPU flush and fence), "page" (msync) or
@@ -47,8 +44,7 @@ class Durability:
     survives: Survives
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MappingFacts:
+class MappingFacts(NamedTuple):
     """What the host's answers were. ``file_system`` None is anonymous memory; ``no_sync`` says why MAP_SYNC is
     missing."""
 
