@@ -94,7 +94,8 @@ class MachineAdapter:
 
     def cont(self) -> None:
         def cont() -> None:
-            self._machine.boot()  # for the same reason; a machine that has booted ignores it
+            if self._machine.state is RunState.PRELAUNCH:
+                self._machine.boot()  # for the same reason
             self._machine.resume()
 
         self._machine.call(cont)

@@ -24,7 +24,7 @@ class QmpFailure(Exception):
 class Client:
     """One connection. Sends without newlines; keeps the events that come between answers in ``events``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, process: subprocess.Popen[bytes]) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(TIMEOUT_S)
         end = time.monotonic() + TIMEOUT_S
@@ -33,6 +33,7 @@ class Client:
                 self.socket.connect(str(path))
                 break
             except (FileNotFoundError, ConnectionRefusedError):
+                assert process.poll() is None, f"emu ended: {process.communicate()}"
                 assert time.monotonic() < end, f"nobody listens at {path}"
                 time.sleep(0.02)
         self.file = self.socket.makefile("rb")
@@ -107,7 +108,7 @@ class Emu:
         self._clients: list[Client] = []
 
     def client(self) -> Client:
-        self._clients.append(Client(self.socket))
+        self._clients.append(Client(self.socket, self.process))
         return self._clients[-1]
 
     def ended(self) -> tuple[int, str, str]:
