@@ -19,6 +19,7 @@ from emu.units import CACHE_LINE
 MOST_EVENTS = 2000
 MOST_LINES = 200
 _AROUND = 48
+_MOST_CLEAN = 8
 
 
 class LineState(enum.StrEnum):
@@ -58,22 +59,32 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The shown events as windows in order, the shown lines lowest first, and what was left out."""
+    """The shown events as windows in order, the shown lines lowest first, and what was left out. Many lines that are
+    flushed but never stored to (``clean_left_out``) would only hide the others.
+    """
 
     windows: tuple[range, ...]
     lanes: tuple[Lane, ...]
     events_left_out: int
     lines_left_out: int
+    clean_left_out: int
 
 
 def draw(events: Sequence[Event], rules: Rules, interesting: Iterable[int]) -> Picture:
     """The picture of a trace; a long one is cut to what lies around the ``interesting`` events."""
     numbers = sorted({number for number in interesting if 0 <= number < len(events)})
     windows = _windows(len(events), numbers)
-    shown, left_out = _lines(events, windows, numbers)
-    lanes = _replay(events[: windows[-1].stop] if windows else (), rules, shown, windows)
+    found = _lines(events, windows, numbers)
+    until = events[: windows[-1].stop] if windows else ()
+    stored = {line for event in until if isinstance(event, Store) for line in lines_of(event)}
+    clean = [line for line in found if line not in stored]
+    if len(clean) > _MOST_CLEAN:
+        found = [line for line in found if line in stored]
+    else:
+        clean = []
+    lanes = _replay(until, rules, sorted(found[:MOST_LINES]), windows)
     count = sum(len(window) for window in windows)
-    return Picture(tuple(windows), tuple(lanes), len(events) - count, left_out)
+    return Picture(tuple(windows), tuple(lanes), len(events) - count, max(0, len(found) - MOST_LINES), len(clean))
 
 
 def _windows(count: int, interesting: Sequence[int]) -> list[range]:
@@ -99,12 +110,12 @@ def lines_of(event: Event) -> range:
     return range(event.line, event.line + 1) if isinstance(event, Flush) else range(0)
 
 
-def _lines(events: Sequence[Event], windows: Sequence[range], first: Sequence[int]) -> tuple[list[int], int]:
-    """The lines to show (those of the ``first`` events before others), and how many are not shown."""
+def _lines(events: Sequence[Event], windows: Sequence[range], first: Sequence[int]) -> list[int]:
+    """The lines that shown events store to or flush: those of the ``first`` events, then in order of appearance."""
     found: dict[int, None] = {}
     for number in (*first, *(number for window in windows for number in window)):
         found.update(dict.fromkeys(lines_of(events[number])))
-    return sorted(list(found)[:MOST_LINES]), max(0, len(found) - MOST_LINES)
+    return list(found)
 
 
 def _replay(events: Sequence[Event], rules: Rules, shown: Sequence[int], windows: Sequence[range]) -> list[Lane]:

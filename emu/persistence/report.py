@@ -351,6 +351,8 @@ def _timeline(page: _Page, scene: Scene) -> Html:
         notes.append(f"The trace is long: {picture.events_left_out:,} events away from the failures are not drawn.")
     if picture.lines_left_out:
         notes.append(f"{picture.lines_left_out:,} cache lines beyond the first {MOST_LINES} are not drawn.")
+    if picture.clean_left_out:
+        notes.append(f"{picture.clean_left_out:,} cache lines that were flushed but never stored to are not drawn.")
     return tag(
         "section",
         tag("h2", "What the program did"),

@@ -83,6 +83,7 @@ small, .muted {color: var(--muted)}
 .wide, .panel {overflow-x: auto; margin: .6rem 0; border: 1px solid var(--rule); border-radius: 10px;
   background: var(--card)}
 .panel {padding: .4rem}
+@media (max-width: 50rem) {.wide table {min-width: 44rem}}
 table {border-collapse: collapse; width: 100%; font-size: .9rem}
 th, td {text-align: left; padding: .3rem .7rem; border-bottom: 1px solid var(--rule); vertical-align: top}
 th {font-size: .78rem; color: var(--muted); font-weight: 600; white-space: nowrap}

@@ -48,6 +48,8 @@ def timeline_lines(answer: Answer, *, width: int = 80, colour: bool = False) -> 
         lines.append(f"{picture.events_left_out} events away from the failures are not shown")
     if picture.lines_left_out:
         lines.append(f"{picture.lines_left_out} more cache lines are not shown")
+    if picture.clean_left_out:
+        lines.append(f"{picture.clean_left_out} cache lines that were flushed but never stored to are not shown")
     return lines
 
 

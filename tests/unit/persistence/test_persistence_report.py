@@ -253,6 +253,14 @@ def test_long_traces_are_cut_around_what_matters(count: int, interesting: list[i
     assert all(number in shown for lane in picture.lanes for number in lane.marks)
 
 
+def test_lines_that_are_only_flushed_do_not_hide_the_others() -> None:
+    store = Store(BASE, b"\x01" * 8)
+    few = draw([store, *(Flush(BASE + 64 * line, FlushKind.CLWB) for line in range(9))], Rules(), [])
+    assert (len(few.lanes), few.clean_left_out) == (9, 0)
+    many = draw([store, *(Flush(BASE + 64 * line, FlushKind.CLWB) for line in range(10))], Rules(), [])
+    assert ([lane.line for lane in many.lanes], many.clean_left_out) == ([BASE], 9)
+
+
 def test_page_of_a_long_trace_is_bounded() -> None:
     answer = investigated("commit-noflush")
     filler = tuple(Store(BASE + 4096 + 64 * (number % 5000), b"\x01" * 8) for number in range(30_000))
