@@ -240,7 +240,11 @@ class JsonDecoder:
             self._at += 1
             self._escaped = True
         else:
-            raise _stray(bytes((self._quote, *self._token[:_SHOWN])) + self._data[self._at : self._at + 1])
+            wrong = self._data[self._at : self._at + 1]
+            if self._escaped:  # the same words as when the backslash and what follows it came in one piece
+                self._token.pop()
+                wrong = b"\\"
+            raise _stray(bytes((self._quote, *self._token[:_SHOWN])) + wrong)
 
     def _text(self) -> str:
         """The finished string; what is wrong inside it makes the whole value malformed, but not out of step."""

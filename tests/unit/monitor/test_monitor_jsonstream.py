@@ -6,7 +6,7 @@ import tracemalloc
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emu.monitor.jsonstream import MAX_DEPTH, MAX_TEXT, Decoded, JsonDecoder, Malformed, encode_line
@@ -77,6 +77,8 @@ JSONISH = st.lists(
 
 @given(JSONISH, CUTS)
 @settings(max_examples=400)
+@example(b'{"a\\\xff{', [4])
+@example(b'{"a\\\x01}', [4])
 def test_near_json_is_judged_the_same_in_any_pieces(data, cuts):
     assert items(*in_pieces(data, cuts)) == items(data)
 
