@@ -203,9 +203,9 @@ def _announce(machine: Machine) -> None:
         facts = dimm.describe()
         name = facts["id"] or f"nvdimm{facts['slot']}"
         kept = [words for key, words in _CRASHES.items() if facts["survives"][key]]
-        promise = f"survives {' and '.join(kept)}" if kept else "no store survives"
-        if not facts["survives"]["host_power_loss"]:
-            promise += "; NOT persistent against a host power loss"
+        promise = f"survives {' and '.join(kept)}" if kept else "no guest store survives"
+        if kept and not facts["survives"]["host_power_loss"]:
+            promise += ", NOT a host power loss"
         print(
             f"emu: {name}: {human_size(facts['size'])} at {facts['gpa']:#x} on {facts['file'] or 'anonymous memory'}, "
             f"{facts['sync']['why']}; {promise}",
