@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.persistence.events import UNIT, page_of
 from emu.persistence.model import Timeline
@@ -36,8 +37,7 @@ Ranges = tuple[tuple[int, int], ...]
 """A set of numbers as closed ranges, in order and apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What reads have told about one cell in one layer: pages that were (not) lost; for each component the cuts still
     possible and, where these do not say it, the numbers of persisted parts still possible in a unit.
     """
@@ -51,11 +51,11 @@ _NOTHING_KNOWN = Known()
 
 
 def _put(pairs: tuple[tuple[int, Ranges], ...], key: int, value: Ranges) -> tuple[tuple[int, Ranges], ...]:
-    return tuple(sorted({**dict(pairs), key: value}.items()))
+    return tuple(sorted({**dict(pairs), key: value}.items())) if pairs else ((key, value),)
 
 
 def _clip(ranges: Ranges, low: int, high: int) -> Ranges:
-    return tuple((max(first, low), min(last, high)) for first, last in ranges if first <= high and low <= last)
+    return tuple([(max(first, low), min(last, high)) for first, last in ranges if first <= high and low <= last])
 
 
 def _join(ranges: Iterable[tuple[int, int]]) -> Ranges:
@@ -84,7 +84,7 @@ class CrashState:
 
     def crash_again(self, timeline: Timeline, point: int) -> CrashState:
         """The memories after a second crash, at ``point`` of the trace of a recovery that started from this state."""
-        return replace(self, layers=(*self.layers, Layer(timeline, point)))
+        return CrashState(self.initial, (*self.layers, Layer(timeline, point)), self.known)
 
     def read(self, unit: int, mask: int) -> list[tuple[int, CrashState]]:
         """Each value that the bytes of ``unit`` under ``mask`` can have, with the memories in which they have it.
@@ -100,7 +100,10 @@ class CrashState:
                 values.setdefault(value, {})[known] = None
         if len(values) == 1:
             return [(value, self) for value in values]
-        return [(value, replace(self, known={**self.known, cell: tuple(known)})) for value, known in values.items()]
+        return [
+            (value, CrashState(self.initial, self.layers, {**self.known, cell: tuple(known)}))
+            for value, known in values.items()
+        ]
 
     def _read_layer(
         self, number: int, known: tuple[Known, ...], unit: int, mask: int
@@ -130,11 +133,11 @@ def _read_one(layer: Layer, known: Known, unit: int, mask: int) -> Iterator[tupl
         page = page_of(unit)
         lost = dict(known.lost).get(page)
         if lost is not False:
-            yield (0, 0), known if lost else replace(known, lost=tuple(sorted((*known.lost, (page, True)))))
+            yield (0, 0), known if lost else known._replace(lost=tuple(sorted((*known.lost, (page, True)))))
         if lost:
             return
         if lost is None:
-            known = replace(known, lost=tuple(sorted((*known.lost, (page, False)))))
+            known = known._replace(lost=tuple(sorted((*known.lost, (page, False)))))
     key = timeline.rules.component(unit)
     component = timeline.component(key, point)
     pending = component.units.get(unit) if component else None
@@ -161,10 +164,10 @@ def _read_one(layer: Layer, known: Known, unit: int, mask: int) -> Iterator[tupl
         return
     for seen, runs in values.items():
         possible = _join(part for first, last in runs for part in _clip(cuts, lows[first], highs[last]))
-        learned = replace(known, cuts=_put(known.cuts, key, possible))
+        learned = Known(known.lost, _put(known.cuts, key, possible), known.parts)
         numbers = tuple(runs)
         if _numbers(lows, highs, possible, allowed) != numbers:
-            learned = replace(learned, parts=_put(known.parts, unit, numbers))
+            learned = Known(known.lost, learned.cuts, _put(known.parts, unit, numbers))
         yield seen, learned
 
 
