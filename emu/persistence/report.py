@@ -4,31 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 from emu.persistence import report_text as text
-from emu.persistence.crashstate import Initial
 from emu.persistence.document import Describer
-from emu.persistence.events import UNIT, Store, line_of, split
-from emu.persistence.findings import Failure
-from emu.persistence.image import Image
 from emu.persistence.laboratory import Answer
-from emu.persistence.lanes import MOST_LINES, Picture, draw, lines_of
-from emu.persistence.markup import Html, embedded_json, join, tag
+from emu.persistence.lanes import MOST_LINES, draw
+from emu.persistence.markup import Html, embedded_json, tag
+from emu.persistence.report_causes import causes
+from emu.persistence.report_page import Page, fails, roles, scene_of
 from emu.persistence.report_source import Sources
-from emu.persistence.report_states import hex_bytes, said, some, states
+from emu.persistence.report_states import some, states
 from emu.persistence.report_style import STYLE
 from emu.persistence.report_timeline import (
-    FORCED,
-    LOST,
-    NOT_MADE,
-    PANEL,
-    PERSISTED,
     Scene,
-    event_line,
     legend,
-    panel,
     patterns,
     place_of,
     timeline,
@@ -36,61 +26,25 @@ from emu.persistence.report_timeline import (
 from emu.persistence.symbols import Symbols
 from emu.persistence.workload import Contents
 
-_MOST_CAUSES = 24
-_MOST_PLACES = 12
-_MOST_LANES = 10
 _MOST_OUTPUT = 2000
 _MOST_OUTCOMES = 300
-_AROUND = 4
-_GAP = 14
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    result: Mapping[str, Any]
-    answer: Answer
-    describer: Describer
-    picture: Picture
-    sources: Sources
-    initial: Initial
-
-    @property
-    def count(self) -> int:
-        return len(self.answer.workload.events)
-
-    def name(self, address: int) -> str:
-        """A place in an NVDIMM, as people write it; the NVDIMM's name only where there are several."""
-        for dimm in self.answer.workload.dimms:
-            if dimm.gpa <= address < dimm.gpa + dimm.size:
-                offset = f"{address - dimm.gpa:#x}"
-                return offset if len(self.answer.workload.dimms) == 1 else f"{dimm.id[:16]}+{offset}"
-        return f"{address:#x}"
-
-    def describe(self, number: int) -> str:
-        return event_line(self.describer.event(number))
-
-    def when(self, event: int) -> str:
-        """A crash point in words."""
-        if event >= self.count:
-            return "after the last event"
-        return f"just before event {event} ({event_line(self.describer.event(event)).partition(': ')[2]})"
 
 
 def report_html(result: Mapping[str, Any], answer: Answer, symbols: Symbols) -> str:
     """The page for an investigation. ``result`` is its document (``document.document``), which the page carries along
     for machines. Source lines are quoted where the files are at hand.
     """
-    roles = _roles(answer)
-    picture = draw(answer.workload.events, answer.question.rules, [*roles, *(f.event for f in answer.failures)])
+    seen = roles(answer)
+    picture = draw(answer.workload.events, answer.question.rules, [*seen, *(f.event for f in answer.failures)])
     with closing(Contents(answer.question.workload, answer.workload.dimms)) as initial:
         sources = Sources.of(answer.question.workload.image)
-        page = _Page(result, answer, Describer(answer, symbols), picture, sources, initial)
-        scene = _scene(page, roles)
+        page = Page(result, answer, Describer(answer, symbols), picture, sources, initial)
+        scene = scene_of(page, seen)
         body = [
             patterns(),
-            tag("main", _header(page), _causes(page, scene), _timeline(page, scene), _states(page), _observed(page),
+            tag("main", _header(page), causes(page, scene), _timeline(page, scene), _states(page), _observed(page),
                 _warnings(page), _colophon(page)),
         ]  # fmt: skip
         head = tag(
@@ -107,54 +61,18 @@ def report_html(result: Mapping[str, Any], answer: Answer, symbols: Symbols) -> 
         return f"<!DOCTYPE html>\n{tag('html', head, tag('body', body, embedded_json(result)), lang='en')}\n"
 
 
-def _scene(page: _Page, roles: Mapping[int, str]) -> Scene:
-    answer = page.answer
-    failing = {point for found in answer.exploration.results if _fails(found.leaf.verdict) for point in found.points}
-    points = answer.timeline.points
-    return Scene(
-        answer.workload.events,
-        frozenset(point.event for point in points),
-        frozenset(points[point].event for point in failing),
-        page.describe,
-        page.name,
-        roles,
-    )
-
-
-def _fails(verdict: Any) -> bool:
-    return verdict is not None and not verdict.ok
-
-
-def _roles(answer: Answer) -> dict[int, str]:
-    """What the findings say about events; the first finding decides."""
-    roles: dict[int, str] = {}
-    for failure in answer.failures:
-        for number, role in _roles_of(failure).items():
-            roles.setdefault(number, role)
-    return roles
-
-
-def _roles_of(failure: Failure) -> dict[int, str]:
-    roles = dict.fromkeys(failure.forced, FORCED)
-    roles |= {number: LOST if number < failure.event else NOT_MADE for number in failure.lost}
-    return roles | ({failure.persisted: PERSISTED} if failure.persisted is not None else {})
-
-
-def _image_name(page: _Page) -> str:
+def _image_name(page: Page) -> str:
     return str(page.result["image"] or "guest").rpartition("/")[2]
 
 
-# ---- the verdict
-
-
-def _verdict(page: _Page) -> tuple[str, str, str]:
+def _verdict(page: Page) -> tuple[str, str, str]:
     """(class, headline, sentence)."""
     results = page.answer.exploration.results
-    bad = sum(_fails(found.leaf.verdict) for found in results)
+    bad = sum(fails(found.leaf.verdict) for found in results)
     total = f"{len(results)} crash state{'' if len(results) == 1 else 's'} that recovery can tell apart"
     if bad:
-        causes = len(page.answer.failures)
-        found = f"{causes} cause{'' if causes == 1 else 's'} found" if causes else "the cause was not found"
+        count = len(page.answer.failures)
+        found = f"{count} cause{'' if count == 1 else 's'} found" if count else "the cause was not found"
         return "failed", "Some crash states do not recover", f"{bad} of the {total} fail; {found}."
     if not page.answer.complete:
         return "open", "No failure found, but not everything was tried", f"{total} were seen."
@@ -164,7 +82,7 @@ def _verdict(page: _Page) -> tuple[str, str, str]:
 _ICONS = {"failed": "M10 10 L30 30 M30 10 L10 30", "ok": "M8 21 L17 30 L33 11", "open": "M20 8 L20 23 M20 31 L20 31.5"}
 
 
-def _header(page: _Page) -> Html:
+def _header(page: Page) -> Html:
     kind, headline, sentence = _verdict(page)
     result, counts = page.result, page.result["events"]
     icon = tag("svg", tag("circle", cx=20, cy=20, r=18, class_="icon"), tag("path", d=_ICONS[kind], class_="icon",
@@ -203,148 +121,7 @@ def _number(value: int) -> str:
     return f"about 10^{(value.bit_length() - 1) * 30103 // 100000}"
 
 
-# ---- the causes
-
-
-def _causes(page: _Page, scene: Scene) -> Html | None:
-    failures = page.answer.failures
-    if not failures:
-        return None
-    cards = [_cause(page, scene, number, failure) for number, failure in enumerate(failures[:_MOST_CAUSES])]
-    more = len(failures) - len(cards)
-    note = tag("p", f"{more} more causes are in the document at the end of this page.") if more else None
-    return tag("section", tag("h2", "Why it fails"), cards, note)
-
-
-def _cause(page: _Page, scene: Scene, number: int, failure: Failure) -> Html:
-    item = page.result["failures"][number]
-    fix = text.FIXES.get(failure.kind)
-    others = [name for name in failure.names if name != failure.kind]
-    stores = [_store(page, entry, _roles_of(failure)[entry["event"]]) for entry in item["lost"][:4]]
-    if item["persisted"]:
-        stores.append(_store(page, item["persisted"], PERSISTED))
-    pages = [tag("li", f"the page at offset {entry['offset']:#x} came back as it was") for entry in
-             item["lost_pages"][:_MOST_PLACES] if entry["offset"] is not None]  # fmt: skip
-    return tag(
-        "article",
-        tag("h3", f"{number + 1}. {failure.kind} ", [tag("span", name, class_="chip plain") for name in others]),
-        tag("p", _sentence(failure.explanation), class_="story"),
-        tag("p", f"Power fails {page.when(failure.event)}. Then recovery says:"),
-        tag("pre", said(failure.verdict)[-_MOST_OUTPUT:], class_="said"),
-        tag("p", tag("b", "What to do: "), fix, class_="fix") if fix else None,
-        tag("ul", pages) if pages else None,
-        tag("div", stores, class_="pair") if stores else None,
-        [tag("h4", "What happened"), _closeup(page, scene, number, failure)] if failure.lost else None,
-        _memory(page, failure),
-        tag("h4", "Where"),
-        tag("p", f"Found with power failing before event {some(sorted(failure.events), 40)}."),
-        tag("h4", "See it yourself"),
-        _reproduce(item["reproduce"]),
-        class_="card cause",
-    )  # fmt: skip
-
-
-def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:] + "."
-
-
-def _store(page: _Page, item: Mapping[str, Any], role: str) -> Html:
-    """One store of a finding: what it wrote, where in the program, and the source around it."""
-    facts = [
-        ("event", str(item["event"])),
-        ("address", f"{item['address']:#x}" + ("" if item["offset"] is None else f" (offset {item['offset']:#x})")),
-        ("line", page.name(line_of(item["address"]))),
-        ("bytes", f"{item['data']}{'...' if item['size'] > 64 else ''} ({item['size']})"),
-        ("symbol", item["symbol"] or f"{item['pc']:#x}"),
-        ("source", item["source"] or "not known"),
-        ("instruction", item["instruction"] or "not known"),
-    ]
-    excerpt = page.sources.excerpt(item["source"])
-    source = excerpt and tag(
-        "div",
-        tag("ol", [tag("li", tag("span", at), line, class_="here" if at == excerpt.marked else None)
-                   for at, line in excerpt.lines]),
-        class_="source mono", tabindex=0, role="region", aria_label=f"{excerpt.file} around line {excerpt.marked}",
-    )  # fmt: skip
-    return tag(
-        "div",
-        tag(
-            "div", tag("b", _sentence(role)[:-1], class_="kept" if role == PERSISTED else "lost"), f": {place_of(item)}"
-        ),
-        tag("dl", [[tag("dt", name), tag("dd", value, class_="mono")] for name, value in facts], class_="facts"),
-        source,
-        class_="store",
-    )
-
-
-def _closeup(page: _Page, scene: Scene, number: int, failure: Failure) -> Html:
-    """The part of the timeline that the finding is about: its lines only, its events and a few around them."""
-    roles = _roles_of(failure)
-    events = sorted(
-        {event for event in (*failure.lost[:4], *failure.forced[:4], failure.persisted, failure.event)
-         if event is not None}
-    )  # fmt: skip
-    lines = {line for event in (*roles, failure.event) if event < page.count for line in lines_of(_event(page, event))}
-    lanes = [lane for lane in page.picture.lanes if lane.line in lines][:_MOST_LANES]
-    windows: list[range] = []
-    for event in events:
-        start, stop = max(0, event - _AROUND), min(page.count, event + _AROUND + 1)
-        if windows and start - windows[-1].stop <= _GAP and stop - windows[-1].start <= PANEL:
-            windows[-1] = range(windows[-1].start, max(stop, windows[-1].stop))
-        elif start < stop:
-            windows.append(range(start, stop))
-    own = Scene(scene.events, scene.crash_points, frozenset({failure.event}), scene.describe, scene.name, roles)
-    return join(
-        tag("figure", panel(lanes, window, own, f"Cause {number + 1}: events {window.start} to {window.stop - 1}",
-            f"cause-{number + 1}-{window.start}"), class_="panel", tabindex=0, role="region",
-            aria_label=f"Events {window.start} to {window.stop - 1}")
-        for window in windows[:4]
-    )  # fmt: skip
-
-
-def _event(page: _Page, number: int) -> Any:
-    return page.answer.workload.events[number]
-
-
-def _memory(page: _Page, failure: Failure) -> Html | None:
-    """The bytes in question: what they hold when nothing is lost, and what this crash left."""
-    point = next((point.number for point in page.answer.timeline.points if point.event == failure.event), None)
-    if point is None or not failure.contents:
-        return None
-    whole = Image(page.answer.timeline, page.initial, point).contents()
-    concerned = [
-        unit
-        for number in _roles_of(failure)
-        if isinstance(store := _event(page, number), Store)
-        for unit, _, _ in split(store.address, store.data[: UNIT * _MOST_PLACES])
-    ]
-    changed = [unit for unit in sorted(whole) if failure.contents.get(unit) != whole[unit]]
-    units = list(dict.fromkeys([*concerned, *changed]))[:_MOST_PLACES]
-    rows = []
-    for unit in sorted(units):
-        want = whole.get(unit, page.initial(unit))
-        got = failure.contents.get(unit, want)
-        rows.append(tag("tr", tag("td", page.name(unit), class_="mono"),
-                        tag("td", hex_bytes(want, got, "want"), tag("small", f" = {want:,}"), class_="bytes mono"),
-                        tag("td", hex_bytes(got, want, "gone"), tag("small", f" = {got:,}"), class_="bytes mono"),
-                        tag("td", "" if want == got else "differs")))  # fmt: skip
-    words = ("place", "if every store so far had persisted", "what this crash left", "")
-    head = tag("thead", tag("tr", [tag("th", word, scope="col") for word in words]))
-    table = tag("div", tag("table", head, tag("tbody", rows)), class_="wide", tabindex=0)
-    return join([tag("h4", "The memory it wakes up with"), table])
-
-
-def _reproduce(exported: Mapping[str, Any] | None) -> Html:
-    if exported is None:
-        return tag("p", "Run the same command with ", tag("code", "--export DIR"),
-                   ": it writes this memory to a file and says how to boot it.")  # fmt: skip
-    return tag("p", "This memory was written; this boots it: ", tag("pre", tag("code", exported["command"])))
-
-
-# ---- timeline, states, the rest
-
-
-def _timeline(page: _Page, scene: Scene) -> Html:
+def _timeline(page: Page, scene: Scene) -> Html:
     picture = page.picture
     notes = [words] if (words := text.BANDS[page.answer.question.rules.media]) else []
     if picture.events_left_out:
@@ -364,7 +141,7 @@ def _timeline(page: _Page, scene: Scene) -> Html:
     )  # fmt: skip
 
 
-def _states(page: _Page) -> Html:
+def _states(page: Page) -> Html:
     return tag(
         "section",
         tag("h2", "The crash states"),
@@ -376,7 +153,7 @@ def _states(page: _Page) -> Html:
     )  # fmt: skip
 
 
-def _observed(page: _Page) -> Html | None:
+def _observed(page: Page) -> Html | None:
     """What --observe asked for."""
     question, outcomes = page.answer.question, page.result["outcomes"]
     if not question.observe:
@@ -402,7 +179,7 @@ def _word(verdict: str | None) -> Html:
     return tag("span", words, class_=f"chip {kind}")
 
 
-def _warnings(page: _Page) -> Html | None:
+def _warnings(page: Page) -> Html | None:
     warnings = page.result["warnings"]
     if not warnings:
         return None
@@ -420,7 +197,7 @@ def _warning_items(warnings: list[Mapping[str, Any]]) -> Iterator[Html]:
             )
 
 
-def _colophon(page: _Page) -> Html:
+def _colophon(page: Page) -> Html:
     workload = page.result["workload"]
     dimms = [f"{dimm['id']}: {dimm['size']} bytes at {dimm['gpa']:#x}" for dimm in page.result["nvdimms"]]
     printed = workload["output"].strip()[-_MOST_OUTPUT:] or "(nothing)"

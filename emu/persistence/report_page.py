@@ -1,0 +1,85 @@
+"""What every part of the report page draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from emu.persistence.crashstate import Initial
+from emu.persistence.document import Describer
+from emu.persistence.explore import Verdict
+from emu.persistence.findings import Failure
+from emu.persistence.laboratory import Answer
+from emu.persistence.lanes import Picture
+from emu.persistence.report_source import Sources
+from emu.persistence.report_timeline import FORCED, LOST, NOT_MADE, PERSISTED, Scene, event_line
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One investigation: its document, its trace and how to name things in it."""
+
+    result: Mapping[str, Any]
+    answer: Answer
+    describer: Describer
+    picture: Picture
+    sources: Sources
+    initial: Initial
+
+    @property
+    def count(self) -> int:
+        return len(self.answer.workload.events)
+
+    def name(self, address: int) -> str:
+        """A place in an NVDIMM, as people write it; the NVDIMM's name only where there are several."""
+        for dimm in self.answer.workload.dimms:
+            if dimm.gpa <= address < dimm.gpa + dimm.size:
+                offset = f"{address - dimm.gpa:#x}"
+                return offset if len(self.answer.workload.dimms) == 1 else f"{dimm.id[:16]}+{offset}"
+        return f"{address:#x}"
+
+    def describe(self, number: int) -> str:
+        return event_line(self.describer.event(number))
+
+    def when(self, event: int) -> str:
+        """A crash point in words."""
+        if event >= self.count:
+            return "after the last event"
+        return f"just before event {event} ({event_line(self.describer.event(event)).partition(': ')[2]})"
+
+
+def scene_of(page: Page, roles: Mapping[int, str]) -> Scene:
+    """What the timeline draws from."""
+    answer = page.answer
+    failing = {point for found in answer.exploration.results if fails(found.leaf.verdict) for point in found.points}
+    points = answer.timeline.points
+    return Scene(
+        answer.workload.events,
+        frozenset(point.event for point in points),
+        frozenset(points[point].event for point in failing),
+        page.describe,
+        page.name,
+        roles,
+    )
+
+
+def fails(verdict: Verdict | None) -> bool:
+    """Whether recovery was run and did not end well."""
+    return verdict is not None and not verdict.ok
+
+
+def roles(answer: Answer) -> dict[int, str]:
+    """What the findings say about events; the first finding decides."""
+    found: dict[int, str] = {}
+    for failure in answer.failures:
+        for number, role in roles_of(failure).items():
+            found.setdefault(number, role)
+    return found
+
+
+def roles_of(failure: Failure) -> dict[int, str]:
+    """What one finding says about events."""
+    roles = dict.fromkeys(failure.forced, FORCED)
+    roles |= {number: LOST if number < failure.event else NOT_MADE for number in failure.lost}
+    return roles | ({failure.persisted: PERSISTED} if failure.persisted is not None else {})
