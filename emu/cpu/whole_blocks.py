@@ -15,6 +15,7 @@ RIP up to date themselves.
 from __future__ import annotations
 
 import mmap
+import re
 
 from emu.cpu.registers import GENERAL, RIP
 from emu.errors import HostError
@@ -43,11 +44,8 @@ def find(engine: hooks.Engine, memory: mmap.mmap) -> int:
 
 def _candidates(structure: bytes) -> list[int]:
     """Third of four booleans in an aligned word: two that are off or on, the flag, off, and "initialised", on."""
-    return [
-        at + 2
-        for at in range(0, len(structure) - 7, 8)
-        if structure[at + 2 : at + 8] == b"\0\1\0\0\0\0" and structure[at] == 0 and structure[at + 1] < 2
-    ]
+    found = re.finditer(b"(?=\0[\0\1]\0\1\0\0\0\0)", structure, re.DOTALL)
+    return [match.start() + 2 for match in found if match.start() % 8 == 0]
 
 
 def _is_flag(engine: hooks.Engine, place: int) -> bool:
