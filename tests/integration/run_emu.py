@@ -1,0 +1,53 @@
+"""Runs ``emu`` as a process of its own, as a stranger does, and checks what every run must keep to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EMU = [sys.executable, "-m", "emu.cli.main"]
+PATIENCE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run left behind; ``errors`` are the lines on stderr, ``document`` is the JSON on stdout."""
+
+    status: int
+    out: str
+    errors: tuple[str, ...]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads(self.out)
+        return read
+
+
+def emu(
+    *words: str | Path, stdin: bytes | None = None, timeout: float = PATIENCE_S, under: tuple[str, ...] = ()
+) -> Result:
+    """``emu WORDS``, behind the command ``under`` if there is one. Never a traceback, never a bug of ours."""
+    done = subprocess.run(
+        [*under, *EMU, *map(str, words)],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        timeout=timeout,
+    )
+    errors = done.stderr.decode(errors="replace").splitlines()
+    assert not any("Traceback" in line or "internal error" in line for line in errors), errors
+    return Result(done.returncode, done.stdout.decode(errors="replace"), tuple(errors))
+
+
+def refused(status: int, *words: str | Path, under: tuple[str, ...] = ()) -> str:
+    """The message of a run that must fail with ``status`` in one or two lines, before the guest has run."""
+    result = emu("run", *words, "--quiet", "--timeout", "20", under=under)
+    assert result.status == status, result
+    assert result.out == ""
+    assert 1 <= len(result.errors) <= 2, result.errors
+    assert result.errors[0].startswith("emu: ")
+    return "\n".join(result.errors)
