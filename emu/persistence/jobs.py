@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -62,20 +63,27 @@ class Session:
         self.initial.close()
 
 
-_sessions: dict[str, Session] = {}
+class _Kept(threading.local):
+    """Each worker thread's task: a machine runs in one thread only."""
+
+    digest = ""
+    session: Session | None = None
+
+
+_kept = _Kept()
 
 
 def run_batch(digest: str, pickled: bytes | None, jobs: Sequence[Job], tracked: frozenset[int]) -> list[Run] | None:
-    """Do ``jobs`` in this process; None when the task of that digest is not known here and did not come along."""
-    session = _sessions.get(digest)
+    """Do ``jobs`` in this thread; None when the task of that digest is not kept here and did not come along."""
+    session = _kept.session if _kept.digest == digest else None
     if session is None:
         if pickled is None:
             return None
         task: Task = pickle.loads(pickled)  # noqa: S301 - made by our own coordinator
-        for old in _sessions.values():
-            old.close()
-        _sessions.clear()
-        session = _sessions[digest] = Session(task)
+        if _kept.session is not None:
+            _kept.session.close()
+        _kept.session = session = Session(task)
+        _kept.digest = digest
     return [execute(job, session.recovery, tracked, session.timeline, session.initial) for job in jobs]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.persistence import jobs
 from emu.persistence.document import document
 from emu.persistence.laboratory import Question, investigate
 from emu.persistence.rules import Media, Rules
@@ -137,11 +138,12 @@ def test_recover_runs_another_image(tmp_path: Path) -> None:
     assert crash(*words, "--domain", "eadr")[0] == 0
 
 
-def test_results_do_not_depend_on_jobs_or_executor(tmp_path: Path) -> None:
+def test_results_do_not_depend_on_jobs_or_executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_WORTH_SENDING", 1)
     path = next(image.path for image in CRASH_GUESTS if image.name == "level-broken")
     config = machine(path, tmp_path / "pool.img")
     one = document(investigate(Question(config, config)), Symbols())
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(2) as executor:
         threaded = document(investigate(Question(config, config), executor=executor), Symbols())
     two = document(investigate(Question(config, config, jobs=2)), Symbols())
     assert one == two == threaded
