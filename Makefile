@@ -24,6 +24,7 @@ $(READY): pyproject.toml $(wildcard emu/host/_*.c)
 	@$(PYTHON) -c 'import os, sys, sysconfig; os.path.exists(sysconfig.get_path("include") + "/Python.h") or sys.exit("Python.h is missing; on Debian: apt-get install python3-dev")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(PY) -m compileall -q emu devices guest
 	@touch $@
 
 demo: $(READY)
