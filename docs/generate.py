@@ -15,11 +15,12 @@ _INTRO = """\
 
 This page is written by `python docs/generate.py` from the tables that the parser itself uses.
 
-Options of the form `key=value,...` follow QEMU's grammar: `,,` is one comma, the last of equal keys wins, sizes are bytes or
-numbers with K, M, G, T (powers of 1024), `help` lists the keys, and a list is written `key.0=...,key.1=...`. The same can
-be written as JSON: `'{"file": "pmem.img", "size": "64M"}'`.
+Options of the form `key=value,...` follow QEMU's grammar: `,,` is one comma, the last of equal keys wins, sizes are
+bytes or numbers with K, M, G, T (powers of 1024), `help` lists the keys, and a list is written `key.0=...,key.1=...`.
+The same can be written as JSON: `'{"file": "pmem.img", "size": "64M"}'`.
 
-In `--nvdimm`, `share` defaults to on; in `-object`, to off, as in QEMU. `--nvdimm FILE` is short for `--nvdimm file=FILE`.
+In `--nvdimm`, `share` defaults to on; in `-object`, to off, as in QEMU. `--nvdimm FILE` is short for
+`--nvdimm file=FILE`.
 """
 
 

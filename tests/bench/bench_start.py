@@ -11,7 +11,6 @@ import guest
 from tests.bench.bench_guest import commands
 from tests.bench.measure import interleaved, ratio, row, run
 
-
 PROJECT = Path(__file__).parents[2]
 
 

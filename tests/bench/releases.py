@@ -1,7 +1,7 @@
 """Which release of Unicorn runs guests fastest: python -m tests.bench.releases [RELEASE ...]; needs pip.
 
-Each release gets an environment of its own; the guest loops of ``bench_guest`` run on all of them in turn, under emu. The
-first release named is the one that ratios refer to.
+Each release gets an environment of its own; the guest loops of ``bench_guest`` run on all of them in turn, under emu.
+The first release named is the one that ratios refer to.
 """
 
 from __future__ import annotations
