@@ -7,7 +7,8 @@ No KVM, no root file system image, nothing installed: the kernel package is unpa
     $DAX           a device DAX
     slot 3         an NVDIMM whose label area the caller brought, not touched
 
-A command is run there with the host's files (Python, the virtual environment, this checkout) visible at the same paths.
+A command is run there with the host's files (Python, the virtual environment, this checkout) visible at the same paths,
+read-only; /mnt and $TMPDIR, which lies in it, are the VM's own.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ P=trans=virtio,version=9p2000.L,msize=512000
 /bin/busybox mount -t sysfs sysfs /host/sys
 /bin/busybox mount -t devtmpfs dev /host/dev
 /bin/busybox mount -t tmpfs tmpfs /host/mnt
-/bin/busybox mount -t tmpfs tmpfs /host/tmp
-/bin/busybox mkdir -p /host/mnt/ext4 /host/mnt/xfs /host/mnt/results
+/bin/busybox mkdir -p /host/mnt/ext4 /host/mnt/xfs /host/mnt/results /host/mnt/tmp
 /bin/busybox mount -t 9p -o $P results /host/mnt/results
 /bin/busybox chroot /host /bin/bash /mnt/results/inside.sh > /host/mnt/results/output 2>&1
 echo $? > /host/mnt/results/status
@@ -58,7 +58,7 @@ echo $? > /host/mnt/results/status
 /bin/busybox poweroff -f
 """
 
-_INSIDE = """export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
+_INSIDE = """export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/mnt/tmp TMPDIR=/mnt/tmp
 set -e
 {setup}
 {command}
