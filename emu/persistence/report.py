@@ -123,7 +123,7 @@ def _number(value: int) -> str:
 
 def _timeline(page: Page, scene: Scene) -> Html:
     picture = page.picture
-    notes = [words] if (words := text.BANDS[page.answer.question.rules.media]) else []
+    notes = [words] if (words := text.bands(page.answer.question.rules)) else []
     if picture.events_left_out:
         notes.append(f"The trace is long: {picture.events_left_out:,} events away from the failures are not drawn.")
     if picture.lines_left_out:

@@ -19,6 +19,7 @@ _MOST_CAUSES = 24
 _MOST_PLACES = 12
 _MOST_LANES = 10
 _MOST_OUTPUT = 2000
+_MOST_MARKED = 8
 _AROUND = 4
 _GAP = 14
 
@@ -38,7 +39,8 @@ def _cause(page: Page, scene: Scene, number: int, failure: Failure) -> Html:
     item = page.result["failures"][number]
     fix = text.FIXES.get(failure.kind)
     others = [name for name in failure.names if name != failure.kind]
-    stores = [_store(page, entry, roles_of(failure)[entry["event"]]) for entry in item["lost"][:4]]
+    seen = roles_of(failure, page.answer.workload.events)
+    stores = [_store(page, entry, seen[entry["event"]]) for entry in item["lost"][:4]]
     if item["persisted"]:
         stores.append(_store(page, item["persisted"], PERSISTED))
     pages = [tag("li", f"the page at offset {entry['offset']:#x} came back as it was") for entry in
@@ -52,7 +54,7 @@ def _cause(page: Page, scene: Scene, number: int, failure: Failure) -> Html:
         tag("p", tag("b", "What to do: "), fix, class_="fix") if fix else None,
         tag("ul", pages) if pages else None,
         tag("div", stores, class_="pair") if stores else None,
-        [tag("h4", "What happened"), _closeup(page, scene, number, failure)] if failure.lost else None,
+        [tag("h4", "What happened"), _closeup(page, scene, number, failure)] if seen else None,
         _memory(page, failure),
         tag("h4", "Where"),
         tag("p", f"Found with power failing before event {some(sorted(failure.events), 40)}."),
@@ -97,11 +99,8 @@ def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
 
 def _closeup(page: Page, scene: Scene, number: int, failure: Failure) -> Html:
     """The part of the timeline that the finding is about: its lines only, its events and a few around them."""
-    roles = roles_of(failure)
-    events = sorted(
-        {event for event in (*failure.lost[:4], *failure.forced[:4], failure.persisted, failure.event)
-         if event is not None}
-    )  # fmt: skip
+    roles = roles_of(failure, scene.events)
+    events = sorted({failure.event, *list(roles)[:_MOST_MARKED], *failure.lost[:_MOST_MARKED]})
     lines = {line for event in (*roles, failure.event) if event < page.count for line in lines_of(_event(page, event))}
     lanes = [lane for lane in page.picture.lanes if lane.line in lines][:_MOST_LANES]
     windows: list[range] = []
@@ -132,7 +131,7 @@ def _memory(page: Page, failure: Failure) -> Html | None:
     whole = Image(page.answer.timeline, page.initial, point).contents()
     concerned = [
         unit
-        for number in roles_of(failure)
+        for number in roles_of(failure, page.answer.workload.events)
         if isinstance(store := _event(page, number), Store)
         for unit, _, _ in split(store.address, store.data[: UNIT * _MOST_PLACES])
     ]
@@ -146,7 +145,7 @@ def _memory(page: Page, failure: Failure) -> Html | None:
                         tag("td", hex_bytes(want, got, "want"), tag("small", f" = {want:,}"), class_="bytes mono"),
                         tag("td", hex_bytes(got, want, "gone"), tag("small", f" = {got:,}"), class_="bytes mono"),
                         tag("td", "" if want == got else "differs")))  # fmt: skip
-    words = ("place", "if every store so far had persisted", "what this crash left", "")
+    words = ("place", "if every store before the first crash had persisted", "what recovery found", "")
     head = tag("thead", tag("tr", [tag("th", word, scope="col") for word in words]))
     table = tag("div", tag("table", head, tag("tbody", rows)), class_="wide", tabindex=0)
     return join([tag("h4", "The memory it wakes up with"), table])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from emu.persistence.crashstate import Initial
 from emu.persistence.document import Describer
+from emu.persistence.events import Event, Store, page_of
 from emu.persistence.explore import Verdict
 from emu.persistence.findings import Failure
 from emu.persistence.laboratory import Answer
 from emu.persistence.lanes import Picture
 from emu.persistence.report_source import Sources
-from emu.persistence.report_timeline import FORCED, LOST, NOT_MADE, PERSISTED, Scene, event_line
+from emu.persistence.report_timeline import FORCED, LOST, NOT_MADE, PAGE_LOST, PERSISTED, Scene, event_line
+
+_MOST_OF_PAGE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +76,19 @@ def roles(answer: Answer) -> dict[int, str]:
     """What the findings say about events; the first finding decides."""
     found: dict[int, str] = {}
     for failure in answer.failures:
-        for number, role in roles_of(failure).items():
+        for number, role in roles_of(failure, answer.workload.events).items():
             found.setdefault(number, role)
     return found
 
 
-def roles_of(failure: Failure) -> dict[int, str]:
-    """What one finding says about events."""
+def roles_of(failure: Failure, events: Sequence[Event]) -> dict[int, str]:
+    """What one finding says about events; of the stores to a lost page only the newest are named."""
     roles = dict.fromkeys(failure.forced, FORCED)
+    for number in range(min(failure.event, len(events)) - 1, -1, -1) if failure.lost_pages else ():
+        event = events[number]
+        if isinstance(event, Store) and page_of(event.address) in failure.lost_pages:
+            roles[number] = PAGE_LOST
+            if len(roles) == _MOST_OF_PAGE:
+                break
     roles |= {number: LOST if number < failure.event else NOT_MADE for number in failure.lost}
     return roles | ({failure.persisted: PERSISTED} if failure.persisted is not None else {})

@@ -63,9 +63,13 @@ EAGER = "memories to try one by one: the sets of persisted stores, summed over t
 DISTINCT = "different memories among them"
 EXECUTED = "recoveries run: all other memories look the same to recovery as one of these"
 
-BANDS = {
-    Media.DAX_SYNC: "",
-    Media.DAX: "Without MAP_SYNC, durable means the bytes only: their page may still come back whole as it was.",
-    Media.PAGE_CACHE: "In a page cache nothing that the program does makes a line durable: it stays dirty.",
-}
-"""What must be added to the bands of the timeline."""
+
+def bands(rules: Rules) -> str:
+    """What must be said about the bands of the timeline under these rules; often nothing."""
+    if rules.media is Media.PAGE_CACHE:
+        return "In a page cache nothing that the program does makes a line durable: it stays dirty."
+    if rules.domain is Domain.EADR:
+        return "Under eADR no flush is needed: flush pending means that the store may still be in a store buffer."
+    if rules.media is Media.DAX:
+        return "Without MAP_SYNC, durable means the bytes only: their page may still come back whole as it was."
+    return ""

@@ -11,6 +11,7 @@ from emu.persistence.lanes import Lane, LineState, Picture, lines_of
 from emu.persistence.markup import Html, join, tag
 
 LOST, FORCED, PERSISTED, NOT_MADE = "lost", "lost with it", "persisted", "not made yet"
+PAGE_LOST = "page lost"
 
 PANEL = 60
 _OPEN_PANELS = 6
@@ -243,7 +244,7 @@ def _marks(lane: Lane, row: int, frame: _Frame, scene: Scene) -> Html:
     return join(parts)
 
 
-_ROLE_CLASS = {LOST: "lost", FORCED: "lost", NOT_MADE: "lost", PERSISTED: "kept"}
+_ROLE_CLASS = {LOST: "lost", FORCED: "lost", NOT_MADE: "lost", PAGE_LOST: "lost", PERSISTED: "kept"}
 
 
 def _kind(event: Event) -> str:

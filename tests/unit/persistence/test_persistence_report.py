@@ -23,7 +23,7 @@ from emu.persistence.markup import Html, embedded_json, tag, visible
 from emu.persistence.model import PersistState
 from emu.persistence.report import report_html
 from emu.persistence.report_source import Sources
-from emu.persistence.rules import Domain, Media, Order, Rules
+from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
 from emu.persistence.symbols import load_symbols
 from emu.persistence.terminal_view import timeline_lines, wants_colour
 from emu.units import CACHE_LINE, MIB
@@ -132,6 +132,23 @@ def test_every_kind_of_finding_has_a_page(guest: str) -> None:
         assert failure.kind in reader.text
     assert "What to do:" in reader.text
     assert "Without MAP_SYNC" in reader.text
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        (Rules(), "stores to one cache line persist in program order"),
+        (Rules(order=Order.LOCATION), "only stores to the same 8 bytes"),
+        (Rules(Domain.EADR), "Under eADR no flush is needed"),
+        (Rules(media=Media.PAGE_CACHE), "it stays dirty"),
+        (Rules(media=Media.DAX), "came back as it was"),
+        (Rules(failed_cas=FailedCas.LOAD), "is a plain load"),
+    ],
+)
+def test_page_says_which_rules_it_used(rules: Rules, words: str) -> None:
+    reader = Reader(page_of(investigated("mapsync-broken", rules)))
+    check_safe(reader)
+    assert words in reader.text
 
 
 def test_hostile_text_stays_text() -> None:
