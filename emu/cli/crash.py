@@ -49,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a locked compare-and-swap that fails is worth")  # fmt: skip
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
-    add("--time-limit", type=float, metavar="SECONDS", help="stop exploring after this much real time")
+    add("--time-limit", type=float, default=300.0, metavar="SECONDS", help="stop exploring after this much real time")
     add("--timeout", type=float, default=60.0, metavar="SECONDS", help="end the recorded run after this much real time")
     add("--max-events", type=int, default=1 << 18, metavar="N", help="end the recorded run after this many log entries")
-    add("--recovery-blocks", type=int, default=20_000_000, metavar="N",
+    add("--recovery-blocks", type=int, default=5_000_000, metavar="N",
         help="a recovery that executes more basic blocks has failed")  # fmt: skip
     add("--jobs", type=int, default=1, metavar="N", help="processes that run recoveries")
     add("--json", action="store_true", help="print one JSON document (schema emu.crash/1)")
@@ -104,7 +104,7 @@ def _question(options: argparse.Namespace) -> Question:
     for name, least in (("depth", 1), ("max_executions", 1), ("max_events", 1), ("jobs", 1), ("recovery_blocks", 1)):
         if getattr(options, name) < least:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}", "give a larger number")
-    if not 0 < options.timeout <= 1e6 or (options.time_limit is not None and not 0 < options.time_limit <= 1e6):
+    if not 0 < options.timeout <= 1e6 or not 0 < options.time_limit <= 1e6:
         raise UsageError("--timeout and --time-limit are seconds, more than 0", "give another number")
     config = machine_options.machine_config(options, resolve_image(image))
     if not config.nvdimms:

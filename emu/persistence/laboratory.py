@@ -36,7 +36,7 @@ class Question:
     limits: Limits = field(default_factory=Limits)
     workload_timeout: float = 60.0
     event_limit: int = 1 << 18
-    budget: int = 20_000_000
+    budget: int = 5_000_000
     jobs: int = 1
 
 

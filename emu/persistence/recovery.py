@@ -71,7 +71,7 @@ class MachineRecovery:
     Close it: it holds a machine.
     """
 
-    def __init__(self, config: MachineConfig, *, budget: int = 20_000_000, record: bool = False) -> None:
+    def __init__(self, config: MachineConfig, *, budget: int = 5_000_000, record: bool = False) -> None:
         self._config = private(config)
         self._budget = budget
         self._record = record
