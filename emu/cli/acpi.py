@@ -18,8 +18,13 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="show|dump", required=True)
-    show = actions.add_parser("show", help="describe every table, or one", allow_abbrev=False)
-    dump = actions.add_parser("dump", help="write one table as it is in memory", allow_abbrev=False)
+    formatter = parser.formatter_class
+    show = actions.add_parser(
+        "show", help="describe every table, or one", allow_abbrev=False, formatter_class=formatter
+    )
+    dump = actions.add_parser(
+        "dump", help="write one table as it is in memory", allow_abbrev=False, formatter_class=formatter
+    )
     show.add_argument("--table", metavar="NAME", help="only this table, such as NFIT")
     dump.add_argument("--table", metavar="NAME", required=True, help="which table, such as NFIT")
     dump.add_argument("-o", "--output", metavar="FILE", help="where to write it; standard output when left out")

@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
-        sub = actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        sub = actions.add_parser(
+            name, help=summary, description=summary, allow_abbrev=False, formatter_class=parser.formatter_class
+        )
         sub.add_argument("file", metavar="FILE", help="backing file, device DAX, or a dump of a label area")
         sub.add_argument("--label-size", default="128K", metavar="N",
                          help="bytes of the label area at the end of FILE (default 128K)")  # fmt: skip
