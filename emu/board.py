@@ -101,14 +101,14 @@ def _read_image(path: str) -> bytes:
 
     try:
         with open(path, "rb", opener=opener) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise UsageError(f"{path}: the image is not a regular file", "give the path of a guest image")
-            data = file.read(_IMAGE_LIMIT + 1)
+            if status.st_size > _IMAGE_LIMIT:
+                raise UsageError(f"{path}: the image is larger than {human_size(_IMAGE_LIMIT)}", "give a guest image")
+            return file.read(_IMAGE_LIMIT)
     except OSError as error:
         raise UsageError(f"{path}: cannot read the image: {error.strerror}", "give the path of a guest image") from None
-    if len(data) > _IMAGE_LIMIT:
-        raise UsageError(f"{path}: the image is larger than {human_size(_IMAGE_LIMIT)}", "give a guest image")
-    return data
 
 
 def _add_ram(machine: Machine) -> None:
@@ -151,15 +151,18 @@ def _add_devices(machine: Machine, outputs: Outputs) -> Slots:
         ("debugcon", DEBUG_CONSOLE, 1, DebugConsole(outputs.debugcon)),
         ("panic", PANIC, 1, PanicPort(machine.end)),
     ]
-    for number, (first, length) in enumerate(machine.config.exit_ports):
-        simple.append((f"exit{number}", first, length, DebugExit(machine.end)))
     slots = Slots(machine, power)
     simple.append(("dsm", DSM, 4, slots.dsm))
+    for number, (first, length) in enumerate(machine.config.exit_ports):
+        simple.append((f"exit{number}", first, length, DebugExit(machine.end)))
     for name, first, length, port_device in simple:
         try:
             bus.add(first, length, port_device)
-        except ValueError as error:
-            raise UsageError(f"{name}: {error}", "choose other ports with iobase= and iosize=") from None
+        except ValueError:
+            raise UsageError(
+                f"{name}: ports {first:#x} to {first + length - 1:#x} belong to another device or do not exist",
+                "choose other ports with iobase= and iosize=",
+            ) from None
         machine.add_device(name, port_device)
     return slots
 

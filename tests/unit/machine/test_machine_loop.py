@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,12 @@ def test_no_call_is_left_without_an_answer_when_the_machine_ends(make: Make) -> 
         answers: list[int] = []
 
         def ask(runner: Runner = runner, answers: list[int] = answers) -> None:
-            answers.extend(runner.machine.call(lambda number=number: number) for number in range(20))
+            answers.extend(runner.machine.call(partial(int, number)) for number in range(20))
 
         with ThreadPoolExecutor(4) as askers:
             asked = [askers.submit(ask) for _ in range(4)]
             runner.go()
-            runner.machine.call(lambda runner=runner: runner.machine.end(ExitRequest("quit", 0)))
+            runner.machine.call(partial(runner.machine.end, ExitRequest("quit", 0)))
             for one in asked:
                 one.result(WAIT_S)
         assert runner.ended().reason == "quit"
