@@ -160,7 +160,10 @@ def _replay(events: Sequence[Event], rules: Rules, shown: Sequence[int], windows
 def _commits_others(event: Event, rules: Rules) -> bool:
     if isinstance(event, Fence):
         return not (event.failed and rules.failed_cas is FailedCas.LOAD)
-    return rules.domain is Domain.EADR and isinstance(event, Flush) and event.kind is FlushKind.CLFLUSH
+    if rules.domain is not Domain.EADR:
+        return False
+    # Under eADR both drain the store buffer: what becomes durable takes everything stored before it along.
+    return event.locked if isinstance(event, Store) else event.kind is FlushKind.CLFLUSH
 
 
 def _state_of(state: PersistState, line: int, flushed: bool) -> tuple[LineState, bool]:
