@@ -51,6 +51,12 @@ def records(client: Client, folder: Path) -> bytes:
     return (folder / "dump").read_bytes()
 
 
+def await_records(client: Client, folder: Path) -> None:
+    """Wait until the guest has stored something, and so has got far."""
+    while not records(client, folder).strip(b"\0"):
+        pass
+
+
 def patch(path: Path, data: bytes) -> None:
     """Put ``data`` at the beginning of the file, which stays the same file."""
     with path.open("r+b") as file:
@@ -83,7 +89,7 @@ def test_shutdown_says_whose_fault_it_was(tmp_path: Path) -> None:
             client = emu.client()
             client.ask("cont")
             if provoke:
-                client.wait_for("RESUME")
+                await_records(client, tmp_path)
                 emu.process.send_signal(provoke)
             data = [client.wait_for("SHUTDOWN")["data"]]
             data += [event["data"] for event in client.events if event["event"] == "GUEST_PANICKED"]
@@ -138,8 +144,7 @@ def test_the_power_button_reaches_the_acpi_hardware(client: Client) -> None:
 
 
 def test_memory_by_virtual_and_physical_address(client: Client, tmp_path: Path) -> None:
-    while not records(client, tmp_path).strip(b"\0"):
-        pass  # before the guest has switched paging on, every virtual address is a physical one
+    await_records(client, tmp_path)  # before the guest switches paging on, every virtual address is a physical one
     client.ask("stop")
     for command in ("memsave", "pmemsave"):
         client.ask(command, val=0x100000, size=3 * 4096 + 5, filename=str(tmp_path / command))
