@@ -91,6 +91,9 @@ class CrashState:
 
         The order is that of the events: the value that persisted first comes first.
         """
+        certain = self._certain(unit)
+        if certain is not None:
+            return [(certain & mask, self)]
         cell = self.layers[-1].timeline.rules.cell(unit)
         alternatives = self.known.get(cell, ((),))
         values: dict[int, dict[tuple[Known, ...], None]] = {}
@@ -104,6 +107,14 @@ class CrashState:
             (value, CrashState(self.initial, self.layers, {**self.known, cell: tuple(known)}))
             for value, known in values.items()
         ]
+
+    def _certain(self, unit: int) -> int | None:
+        """The content of a unit that can hold only one, where that is quickly seen: most reads are of such units."""
+        timeline, point = self.layers[0].timeline, self.layers[0].point
+        if len(self.layers) > 1 or timeline.rules.pages_can_be_lost or timeline.pending_parts(unit, point):
+            return None
+        covered, value = timeline.durable(unit, point)
+        return self.initial(unit) & ~covered | value & covered
 
     def _read_layer(
         self, number: int, known: tuple[Known, ...], unit: int, mask: int

@@ -17,7 +17,7 @@ from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmC
 from emu.cpu.snapshot import Snapshot
 from emu.host import kernel, trace
 from emu.persistence import recorder
-from emu.persistence.events import Event, units_of
+from emu.persistence.events import UNIT, Event
 from emu.persistence.explore import Answer, Run, Verdict
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from emu.state import SavedState
 
 _OUTPUT_KEPT = 2000
+# For each set of bytes of a unit, as bits, the bytes themselves.
+_MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for bits in range(1 << UNIT)]
 _EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
 
 
@@ -209,11 +211,12 @@ class MachineRecovery:
             default(why)
 
     def _unknown_read(self, address: int, size: int) -> None:
-        for unit, mask in units_of(address, size):
-            bits = sum(1 << byte for byte in range(8) if mask >> 8 * byte & 0xFF)
+        end = address + size
+        for unit in range(address & -UNIT, end, UNIT):
+            bits = (1 << min(end - unit, UNIT)) - (1 << max(address - unit, 0))
             unknown = self._tracer.learn(unit, bits)
             if unknown:
-                mask = sum(0xFF << 8 * byte for byte in range(8) if unknown >> byte & 1)
+                mask = _MASKS[unknown]
                 value = self._answer(unit, mask)
                 self._poke(unit, mask, value)
                 self._reads.append((unit, mask, value))
