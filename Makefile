@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 JOBS ?= auto
 
+# Installing again under running tests would pull the extension modules away from them; tests are parallel by themselves.
+.NOTPARALLEL:
 .PHONY: help setup demo demo-migrate test examine lint bench guests native docs clean
 
 help:
@@ -22,6 +24,7 @@ $(READY): pyproject.toml $(wildcard emu/host/_*.c)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("emu needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip' || { echo "the venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; os.path.exists(sysconfig.get_path("include") + "/Python.h") or sys.exit("Python.h is missing; on Debian: apt-get install python3-dev")'
+	@command -v $(CC) >/dev/null || { echo "no C compiler ($(CC)); on Debian: apt-get install gcc"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@$(PY) -m compileall -q emu devices guest
