@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import time
@@ -164,6 +165,8 @@ def test_the_end_of_the_input_is_not_the_end_of_the_guest() -> None:
 
 
 def test_on_a_terminal_the_guest_sees_every_key_and_the_terminal_gets_its_modes_back() -> None:
+    if shutil.which("setsid") is None:
+        pytest.skip("needs setsid; install util-linux")
     ours, theirs = pty.openpty()
     before = subprocess.run(["stty", "-a"], stdin=theirs, capture_output=True, check=True).stdout
     command = ["setsid", "--ctty", *EMU, "run", "echo", "-serial", "stdio", "--timeout", "30"]
