@@ -162,7 +162,7 @@ class Machine:
         with self._changed:
             if self._loop_thread in (None, threading.get_ident()):
                 return function()
-            from concurrent.futures import Future  # with logging, a tenth of what a start costs; most runs call nothing
+            from concurrent.futures import Future  # brings logging with it, and most runs call nothing
 
             future: Future[T] = Future()
             self._calls.append((function, future))

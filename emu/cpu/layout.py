@@ -129,7 +129,7 @@ def _locate(engine: hooks.Engine) -> tuple[int, int, int, int]:
     engine.write(RIP, 0x0123_4567_89AB_CDEF)
     sentinel = struct.pack("<16QQ", *values, 0x0123_4567_89AB_CDEF)
     pointers = _words(engine.own_memory())
-    # The pointer is the 53rd word in all known releases; elsewhere it takes a little longer.
+    # Where the pointer is in the release that emu pins is looked at first; elsewhere it takes a little longer.
     for pointer in (*pointers[_POINTER_HINT : _POINTER_HINT + 1], *pointers):
         if not 0x10000 < pointer < 1 << 47:
             continue
