@@ -4,7 +4,7 @@ All structures here are little-endian. Fields tile a structure without gaps, so 
 field too: zero by default, kept as read. ``SIZE`` and ``offset_of`` serve documentation and tests.
 
 The declarations look like dataclasses and are checked as such, but ``dataclasses`` compiles six functions for each
-class, which for the structures of one NFIT took a tenth of a whole guest run.
+class: for the NVDIMM structures together a tenth of a whole guest run.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def _report(error: EmuError, traceback: bool) -> int:
 
 def entry() -> None:
     """The ``emu`` command: ``main`` in a process of its own."""
-    # Start-up makes some ten thousand objects that all stay: looking for garbage among them took a tenth of it.
+    # What start-up makes all stays: looking for garbage among it took 5 to 10 % of the time.
     gc.set_threshold(_GARBAGE_THRESHOLD)
     status = main()
     gc.freeze()  # and at the end everything goes at once
