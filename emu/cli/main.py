@@ -178,8 +178,19 @@ def _report(error: EmuError, traceback: bool) -> int:
     return error.status
 
 
+def _occupy_standard_streams() -> None:
+    """When one of descriptors 0 to 2 is closed, the next file opened, an NVDIMM's for example, would take its place,
+    and whatever a library prints would be written into it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def entry() -> None:
     """The ``emu`` command: ``main`` in a process of its own."""
+    _occupy_standard_streams()
     # What start-up makes all stays: looking for garbage among it took 5 to 10 % of the time.
     gc.set_threshold(_GARBAGE_THRESHOLD)
     status = main()

@@ -203,6 +203,26 @@ def test_a_full_output_is_the_hosts_fault() -> None:
         assert done.stderr.count(b"\n") == 2
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_without_standard_streams_nothing_is_written_into_the_nvdimm(tmp_path: Path, closed: str) -> None:
+    command = [
+        "sh",
+        "-c",
+        f'exec "$@" {closed}',
+        "sh",
+        *EMU,
+        "run",
+        "hello",
+        "--nvdimm",
+        f"file={tmp_path}/pmem,size=1M",
+    ]
+    assert subprocess.run(command, capture_output=True, timeout=PATIENCE_S).returncode == 0
+    data = (tmp_path / "pmem").read_bytes()
+    assert data[:16] == b"emuhello" + (1).to_bytes(8, "little")
+    assert b"NVDIMM" not in data
+    assert b"MAP_SYNC" not in data
+
+
 def test_a_reader_that_stops_reading_does_not_hold_up_the_end() -> None:
     process = subprocess.Popen([*EMU, "run", "count", "--append", "0 1", "--timeout", "1"], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)  # fmt: skip
