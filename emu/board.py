@@ -84,11 +84,10 @@ def build(config: MachineConfig, outputs: Outputs, *, accept_incomplete: bool = 
         slots = _add_devices(machine, outputs)
         for dimm in config.nvdimms:
             slots.plug(dimm, accept_incomplete=accept_incomplete)
-        tables = _tables(machine, slots)
-        machine.tables = {item.name: item.data for item in tables.placed}
         machine.slots = slots
+        _tables(machine, slots)
         if image is not None:
-            machine.start = partial(_start, machine, tables, image)
+            machine.start = partial(_start, machine, slots, image)
     except BaseException:
         machine.close()
         raise
@@ -216,6 +215,7 @@ class Slots:
 
 
 def _tables(machine: Machine, slots: Slots) -> Tables:
+    """The ACPI tables for what is plugged now; ``machine.tables`` shows them too."""
     config = machine.config
     devices = slots.dsm.dimms
     memory = [MemoryAffinity(region.gpa, region.size) for region in machine.memory.regions if region.kind == "ram"]
@@ -226,12 +226,15 @@ def _tables(machine: Machine, slots: Slots) -> Tables:
         nvdimm_ssdt=partial(ssdt, config.slots) if has_slots else None,
         nfit=nfit_table([dimm.nfit_entry for dimm in devices], config.persistence) if devices else None,
     )
-    return build_tables(spec)
+    tables = build_tables(spec)
+    machine.tables = {item.name: item.data for item in tables.placed}
+    return tables
 
 
-def _start(machine: Machine, tables: Tables, image: bytes) -> Entry:
+def _start(machine: Machine, slots: Slots, image: bytes) -> Entry:
     """Clear RAM, put tables and image into it; where the CPU starts. Called at power-on and at every reset."""
     config = machine.config
+    tables = _tables(machine, slots)
     for region in machine.memory.regions:
         if region.kind == "ram":
             kernel.advise(region.host_address, region.size, kernel.Advice.DONTNEED, what="guest RAM")

@@ -22,6 +22,7 @@ from emu.errors import EmuError, Status, UsageError
 from emu.units import human_size
 
 if TYPE_CHECKING:
+    from emu.board import Outputs
     from emu.machine import Exit, Machine
 
 EPILOG = """\
@@ -81,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
     serial = characters.Capture() if options.json else None
     failure: EmuError | None = None
     with contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         outputs = board.Outputs(
             serial=characters.open_sink(stack, config.serial, standard=serial),
             debugcon=characters.open_sink(stack, config.debugcon, standard=None),
@@ -91,16 +93,21 @@ def run(options: argparse.Namespace) -> int:
                 sink.ended = lambda: machine.exit is not None
         if not options.quiet and not options.json:
             _announce(machine)
-        offer(stack, machine, quiet=options.quiet or options.json)
-        if _reads_standard_input(options):
-            characters.type_standard_input(stack, machine)
-        try:
-            ended = drive(machine, options.timeout)
-        except EmuError as error:
-            if machine.exit is None:
-                raise
-            ended, failure = machine.exit, error
-        nvdimms = [dimm.describe() for dimm in machine.nvdimms]
+        if options.power_fail_at is not None:
+            nvdimms = [dimm.describe() for dimm in machine.nvdimms]
+            machine.close()
+            ended = _cut_power(options, config, outputs)
+        else:
+            offer(stack, machine, quiet=options.quiet or options.json)
+            if _reads_standard_input(options):
+                characters.type_standard_input(stack, machine)
+            try:
+                ended = drive(machine, options.timeout)
+            except EmuError as error:
+                if machine.exit is None:
+                    raise
+                ended, failure = machine.exit, error
+            nvdimms = [dimm.describe() for dimm in machine.nvdimms]
     if serial is not None:
         document = {
             "schema": "emu.run/1",
@@ -117,6 +124,19 @@ def run(options: argparse.Namespace) -> int:
     if ended.detail:
         print(f"emu: {ended.reason}: {ended.detail}", file=sys.stderr)
     return ended.status
+
+
+def _cut_power(options: argparse.Namespace, config: MachineConfig, outputs: Outputs) -> Exit:
+    """Run the guest on private copies until the power fails; its files then hold one of the possible memories."""
+    from emu.persistence.powerfail import parse_power_cut, run_with_power_cut
+
+    cut = parse_power_cut(options.power_fail_at, options.power_fail_state)
+    if config.qmp or config.incoming is not None or config.start_paused or _reads_standard_input(options):
+        raise UsageError(
+            "--power-fail-at needs a guest that runs on its own",
+            "leave -qmp, --incoming, -S and -serial stdio away",
+        )
+    return run_with_power_cut(config, cut, outputs, timeout=options.timeout)
 
 
 def _reads_standard_input(options: argparse.Namespace) -> bool:

@@ -149,3 +149,14 @@ def test_virtual_time_starts_at_the_same_date_on_every_run(image: str) -> None:
     with board.build(MachineConfig(image=image), board.Outputs()) as machine:
         machine.bus.write(0x70, 1, 0x09)
         assert machine.bus.read(0x71, 1) == 0x00  # the year 2000, in BCD
+
+
+def test_tables_follow_what_is_plugged_at_the_next_reset(image: str) -> None:
+    config = MachineConfig(image=image, slots=2, max_memory=GIB)
+    with board.build(config, board.Outputs()) as machine:
+        assert "NFIT" not in machine.tables
+        assert isinstance(machine.slots, board.Slots)
+        machine.slots.plug(nvdimm("hot"), hot=True)
+        assert machine.start is not None
+        machine.start()
+        assert "NFIT" in machine.tables
