@@ -200,10 +200,14 @@ class Slots:
         """Plug an NVDIMM on a backend that is open already (and stays open when this fails)."""
         machine, mapping = self._machine, backend.mapping
         placement = self.window.plug(config, mapping.size, mapping.alignment)
-        device = NvdimmDevice(config, mapping, gpa=placement.gpa, slot=placement.slot)
-        name = config.id or f"nvdimm-slot{device.slot}"
-        _map(machine, Region(gpa=device.gpa, size=device.size, mapping=mapping, kind="nvdimm",
-                             readonly=device.drops_stores, name=name))  # fmt: skip
+        try:
+            device = NvdimmDevice(config, mapping, gpa=placement.gpa, slot=placement.slot)
+            name = config.id or f"nvdimm-slot{device.slot}"
+            _map(machine, Region(gpa=device.gpa, size=device.size, mapping=mapping, kind="nvdimm",
+                                 readonly=device.drops_stores, name=name))  # fmt: skip
+        except BaseException:
+            self.window.give_back(placement)
+            raise
         self.dsm.plug(device)
         plugged = PluggedNvdimm(device, backend, hot)
         machine.backends.append(backend)

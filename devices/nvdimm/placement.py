@@ -84,6 +84,10 @@ class DeviceMemory:
         self._placed.append(placement)
         return placement
 
+    def give_back(self, placement: Placement) -> None:
+        """Free slot and address of an NVDIMM that could not be plugged after all."""
+        self._placed.remove(placement)
+
     def _address(self, config: NvdimmConfig, size: int, alignment: int) -> int:
         wanted = config.addr
         end = self.base + self.size

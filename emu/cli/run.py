@@ -82,7 +82,10 @@ def run(options: argparse.Namespace) -> int:
     serial = characters.Capture() if options.json else None
     failure: EmuError | None = None
     with contextlib.ExitStack() as stack:
-        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        if (before := signal.getsignal(signal.SIGTERM)) is not signal.SIG_IGN:
+            # As Ctrl-C until the machine runs (see ``drive``): sockets and files are put away.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            stack.callback(signal.signal, signal.SIGTERM, before)
         outputs = board.Outputs(
             serial=characters.open_sink(stack, config.serial, standard=serial),
             debugcon=characters.open_sink(stack, config.debugcon, standard=None),

@@ -160,3 +160,16 @@ def test_tables_follow_what_is_plugged_at_the_next_reset(image: str) -> None:
         assert machine.start is not None
         machine.start()
         assert "NFIT" in machine.tables
+
+
+def test_a_failed_plug_gives_slot_and_address_back(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(machine.slots, board.Slots)
+    before = machine.slots.window.placed
+
+    def refuse(*_: object, **__: object) -> None:
+        raise HostError("no more memory")
+
+    monkeypatch.setattr(machine.cpu, "map", refuse)
+    with pytest.raises(HostError):
+        machine.slots.plug(nvdimm("c"), hot=True)
+    assert machine.slots.window.placed == before
