@@ -39,7 +39,7 @@ class MigrationControl:
         self._listener: addresses.Listener | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
-        self._gone_to = ""
+        self._leaves_for = ""
         self.waits_at = ""
         self.error: EmuError | None = None
 
@@ -52,8 +52,8 @@ class MigrationControl:
             self._refuse_second()
             if self._machine.state is RunState.INMIGRATE:
                 raise UsageError("this machine waits for an incoming migration", "let it arrive first")
-            if self._gone_to:
-                raise UsageError(f"this machine has been handed over to {self._gone_to}", "quit here")
+            if self._gone_to():
+                raise UsageError(f"this machine has been handed over to {self._gone_to()}", "quit here")
             interrupt = self._begin()
             # Opened here, so that an address nobody listens at is an error of the command.
             try:
@@ -69,7 +69,8 @@ class MigrationControl:
                 progress=self._progress,
                 interrupt=interrupt,
             )
-            self._spawn(self._send, self._source, channel, str(address))
+            self._leaves_for = str(address) if channel.live else ""
+            self._spawn(self._send, self._source, channel)
 
     def incoming(self, uri: str) -> None:
         """``migrate-incoming``: wait for a machine at the address ``uri``, in the background.
@@ -145,8 +146,8 @@ class MigrationControl:
                 lock_files(self._machine)
                 self._progress.enter(Status.FAILED)
                 return
-            if self._gone_to:
-                raise UsageError(f"this machine has been handed over to {self._gone_to}", "quit here")
+            if self._gone_to():
+                raise UsageError(f"this machine has been handed over to {self._gone_to()}", "quit here")
             if self._progress.status in (Status.PRE_SWITCHOVER, Status.DEVICE):
                 raise UsageError("the guest is being handed over", "cancel the migration first")
             lock_files(self._machine)
@@ -177,6 +178,7 @@ class MigrationControl:
             self._interrupt.close()
         self._interrupt = Interrupt()
         self._source = None
+        self._leaves_for = ""
         self.error = None
         return self._interrupt
 
@@ -193,15 +195,17 @@ class MigrationControl:
         sock = addresses.connect(address, interrupt, self._stall())
         return SocketChannel(sock, Decoder(FROM_DESTINATION), interrupt, stall_timeout=self._stall())
 
-    def _send(self, source: Source, channel: Channel, address: str) -> None:
+    def _gone_to(self) -> str:
+        """Where the machine was handed over to, or nothing; true from the moment at which a client can learn of it."""
+        return self._leaves_for if self._progress.status is Status.COMPLETED else ""
+
+    def _send(self, source: Source, channel: Channel) -> None:
         # The guest's I/O needs the interpreter for microseconds at a time; by default it would wait 5 ms for each.
         interval = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
         try:
             source.run()
-            if channel.live:
-                self._gone_to = address
-            else:
+            if not channel.live:
                 self._machine.pause(RunState.POSTMIGRATE)
         except OutcomeUnknown as error:
             self._machine.pause(RunState.POSTMIGRATE)
