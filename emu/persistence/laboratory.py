@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from emu.config import MachineConfig
-from emu.errors import UsageError
+from emu.errors import HostError, UsageError
 from emu.persistence.distinct import count_distinct
 from emu.persistence.events import Event, Fence, Flush, Store, units_of
 from emu.persistence.explore import Exploration, Limits, Progress, Verdict, Workers, explore
@@ -149,11 +149,14 @@ def _workers(question: Question, task: Task, session: Session, executor: Executo
         yield ExecutorWorkers(task, executor, question.jobs, home)
     elif question.jobs > 1:
         import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor
+        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
         # A fresh interpreter: a fork would copy a process in which an engine is open.
         with ProcessPoolExecutor(question.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield ExecutorWorkers(task, pool, question.jobs, home)
+            try:
+                yield ExecutorWorkers(task, pool, question.jobs, home)
+            except BrokenExecutor:
+                raise HostError("a worker process died", "it may have run out of memory: use fewer --jobs") from None
     else:
         yield home
 

@@ -132,16 +132,16 @@ def main() -> None:
             assert not answer.failed
             print(f"  log of {records:>3} records of {lines:>2} lines: eager {answer.eager:>7}, "
                   f"executed {answer.exploration.executed:>4}, {seconds:.2f} s")  # fmt: skip
-        one, two = (_wall(wide_question(folder, 11, jobs)) for jobs in (1, 2))
+        one, two = (_wall(wide_question(folder, 12, jobs)) for jobs in (1, 2))
         print(
-            f"  2 jobs against 1, 2048 recoveries: {one / two:.2f} times as fast on {os.cpu_count()} cores   target 1.7"
+            f"  2 jobs against 1, 4096 recoveries: {one / two:.2f} times as fast on {os.cpu_count()} cores   target 1.7"
         )
 
 
 def _wall(question: Question) -> float:
     began = time.perf_counter()
     answer = investigate(replace(question))
-    assert answer.exploration.executed >= 2048
+    assert answer.exploration.executed >= 4096
     return time.perf_counter() - began
 
 

@@ -6,13 +6,15 @@ import json
 import struct
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 import guest
-from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.errors import HostError
 from emu.persistence import jobs
 from emu.persistence.document import document
 from emu.persistence.laboratory import Question, investigate
@@ -248,3 +250,23 @@ def test_terminal_report_begins_with_the_verdict(tmp_path: Path) -> None:
     assert lines[0].startswith("FAILED")
     assert any(line.startswith("eager 21 / distinct 14 / executed 10 / complete yes") for line in lines)
     assert any("missing fence" in line for line in lines)
+
+
+def test_a_worker_that_dies_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying(ThreadPoolExecutor):
+        """As a process pool one of whose workers was killed."""
+
+        def __init__(self, workers: int, mp_context: object) -> None:
+            super().__init__(workers)
+
+        def submit(self, *_: object, **__: object) -> NoReturn:
+            raise BrokenExecutor("a process was terminated abruptly")
+
+    image = guest.find("list-broken")
+    assert image is not None
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Dying)
+    monkeypatch.setattr(jobs, "_WORTH_SENDING", 1)
+    backend = BackendConfig(id="m", kind=BackendKind.RAM, size=16 * MIB)
+    config = MachineConfig(image=str(image.path), slots=1, nvdimms=(NvdimmConfig(backend=backend),))
+    with pytest.raises(HostError, match="worker process died"):
+        investigate(Question(config, config, jobs=2))
