@@ -7,12 +7,13 @@ JOBS ?= auto
 
 # Installing again under running tests would pull the extension modules away from them; tests are parallel by themselves.
 .NOTPARALLEL:
-.PHONY: help setup demo demo-migrate test examine lint bench guests native docs clean
+.PHONY: help setup demo demo-migrate test examine lint litmus bench guests native docs clean
 
 help:
 	@echo "make demo          set up .venv and watch a guest's bytes survive a reboot and a kill -9"
 	@echo "make test          every test that a plain machine can run"
-	@echo "make examine       let QEMU, iasl, Linux, ndctl, gdb and qemu.qmp judge us (apt packages: see .ci/run)"
+	@echo "make examine       let QEMU, iasl, Linux, ndctl and qemu.qmp judge us (apt packages: see .ci/run)"
+	@echo "make litmus        92 small programs, each with its exact set of memories after a crash"
 	@echo "make bench         speed and memory, as ratios against peers in the same run"
 	@echo "make lint          ruff, mypy --strict, import-linter, generated files"
 	@echo "make demo-migrate  a counting guest moves from one emu to another"
@@ -51,6 +52,9 @@ lint: $(VENV)/.examine
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+litmus: $(READY)
+	$(PY) -m pytest tests/integration/test_crash_litmus.py
 
 bench: $(READY)
 	$(PY) -m tests.bench

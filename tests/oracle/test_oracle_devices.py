@@ -7,12 +7,12 @@ Time stands still there, so what counts time is judged by guests that run (``tes
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from requirements import require
 
 from devices.bus import PortBus
 from devices.debugcon import DebugConsole
@@ -90,8 +90,7 @@ class Both:
 
 @pytest.fixture
 def both(tmp_path: Path) -> Iterator[Both]:
-    if shutil.which(QEMU) is None:
-        pytest.skip(f"needs {QEMU} (apt install qemu-system-x86)")
+    require(QEMU, "qemu-system-x86")
     machines = Both(tmp_path / "serial")
     yield machines
     machines.close()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from requirements import require
 
 from devices.nvdimm.ssdt import ssdt
 from emu.acpi import parse
@@ -26,8 +26,7 @@ _STAMP = ((9, 10), (28, 36))
 
 @pytest.fixture(scope="module", autouse=True)
 def _iasl() -> None:
-    if shutil.which("iasl") is None:
-        pytest.skip("needs iasl (apt install acpica-tools)")
+    require("iasl", "acpica-tools")
 
 
 def with_slots(slots: int) -> Tables:
