@@ -129,10 +129,17 @@ def closing(*guests: FakeGuest) -> None:
         one.close()
 
 
-@pytest.fixture(scope="module")
-def lengths(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, int]:
-    """How many bytes go in each direction when nothing happens."""
-    folder = tmp_path_factory.mktemp("whole")
+def subfolder(parent: Path, number: int) -> Path:
+    """A new folder. The stream carries paths, so the places in it are the same only where all paths are as long."""
+    folder = parent / f"{number:04}"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def lengths(tmp_path: Path) -> dict[bool, int]:
+    """How many bytes go in each direction when nothing happens (in a ``subfolder`` of the test's)."""
+    folder = subfolder(tmp_path, 9999)
     source, destination, result, proxy, content = attempt(folder, None)
     assert check(folder, source, destination, result, content) == "moved"
     closing(source, destination)
@@ -147,8 +154,7 @@ def test_random_bytes(tmp_path: Path, lengths: dict[bool, int], forward: bool, k
     places = sorted({*(rng.randrange(last) for _ in range(20)), *range(0, 16, 5), *range(last - 24, last, 3), last - 1})
     ends: set[str] = set()
     for number, at in enumerate(places):
-        folder = tmp_path / str(number)
-        folder.mkdir()
+        folder = subfolder(tmp_path, number)
         source, destination, result, _, content = attempt(folder, Fault(forward, at, kind))
         ends.add(check(folder, source, destination, result, content))
         closing(source, destination)
@@ -161,8 +167,9 @@ def test_random_bytes(tmp_path: Path, lengths: dict[bool, int], forward: bool, k
 @pytest.mark.parametrize("forward", [True, False])
 def test_silence(tmp_path: Path, lengths: dict[bool, int], forward: bool, share: float) -> None:
     at = min(round(lengths[forward] * share), lengths[forward] - 10)  # at most the middle of the last frame
-    source, destination, result, _, content = attempt(tmp_path, Fault(forward, at, "stall"), stall=1.5)
-    end = check(tmp_path, source, destination, result, content)
+    folder = subfolder(tmp_path, 0)
+    source, destination, result, _, content = attempt(folder, Fault(forward, at, "stall"), stall=1.5)
+    end = check(folder, source, destination, result, content)
     if share < 1:
         assert end == "stayed"
     elif forward:
