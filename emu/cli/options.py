@@ -35,7 +35,7 @@ _COMMON_BACKEND = {
     "merge": Key(on_off, "on|off", "let the host merge equal pages (KSM)"),
     "dump": Key(on_off, "on|off", "include the memory in host core dumps"),
     "prealloc": Key(on_off, "on|off", "allocate every block before the guest starts"),
-    "prealloc-threads": Key(number(1, 1024), "N", "accepted for QEMU command lines; one thread is always enough here"),
+    "prealloc-threads": Key(number(1, 1024), "N", "threads that allocate the blocks"),
     "reserve": Key(on_off, "on|off", "reserve swap space for private memory"),
     "host-nodes": Key(number(0, 1023), "N", "host NUMA nodes; a list: host-nodes.0=0,host-nodes.1=1", listed=True),
     "policy": Key(choice(Policy), "default|preferred|bind|interleave", "host NUMA policy"),
