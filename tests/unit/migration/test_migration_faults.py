@@ -159,8 +159,12 @@ def test_random_bytes(tmp_path: Path, lengths: dict[bool, int], forward: bool, k
         ends.add(check(folder, source, destination, result, content))
         closing(source, destination)
     assert "stayed" in ends
-    # Of forward bytes the last frame is COMMIT; of backward bytes it is RUNNING: only there is anything in doubt.
-    assert ("unknown, stayed" if forward else "unknown, moved") in ends
+    # Of forward bytes the last frame is COMMIT; of backward bytes it is RUNNING: only there is anything in doubt. A
+    # destination whose COMMIT is damaged sees that by its checksum and says that it never ran, if it is heard in time.
+    if forward and kind == "corrupt":
+        assert ends <= {"stayed", "unknown, stayed"}
+    else:
+        assert ("unknown, stayed" if forward else "unknown, moved") in ends
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
