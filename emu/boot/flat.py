@@ -20,7 +20,6 @@ HIGHEST = 1 << 44
 """Beyond this the page tables would not fit in low memory."""
 
 _PRESENT_WRITABLE, _LARGE, _NX = 3, 0x80, 1 << 63
-_LARGE_PAGE = 2 * MIB
 _GDT = struct.pack("<3Q", 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
 
 

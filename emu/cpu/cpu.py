@@ -61,7 +61,7 @@ class Cpu:
         self._want_flush = False
         self._deadline: int | None = None
         self._native_hooks: set[int] = set()
-        self.stop_between_blocks(True)
+        self._stop_between_blocks()
         if real_time:
             self._engine.set_real_time()
         self.enter(Protected32(0, 0, 0))
@@ -87,13 +87,17 @@ class Cpu:
         if self._memory.holes_filled:
             self._reopen()
 
+    def _stop_between_blocks(self) -> None:
+        """Tell a new engine to stop between basic blocks only; see ``emu.cpu.whole_blocks``."""
+        hooks.view(self._engine.handle + layout().whole_blocks, 1)[0] = 1
+
     def _reopen(self) -> None:
         registers = Architectural.capture(self._state)
         self._want_clock = self._want_clock or self._engine.clock_started
         self._engine.reopen()
         self._state.attach()
         self._memory.show_again()
-        self.stop_between_blocks(True)
+        self._stop_between_blocks()
         registers.apply(self._state)
 
     def enter(self, entry: Entry) -> None:
@@ -336,14 +340,6 @@ class Cpu:
         self._halted = halted
 
     # Instrumentation
-
-    def stop_between_blocks(self, only: bool) -> None:
-        """Whether stops come between basic blocks only (the default, and the only right way for a guest that goes on).
-
-        A memory hook that must stop at its access turns this off; see ``emu.cpu.whole_blocks``.
-        """
-        hooks.view(self._engine.handle + layout().whole_blocks, 1)[0] = only
-        self.invalidate(0, 1)
 
     @property
     def engine(self) -> int:

@@ -8,8 +8,7 @@ memory access in the same block, meets that second check sooner or later. (Unico
 
 The generator itself has a flag that leaves the second check out, made for Arm's IT blocks. This module finds the flag's
 place in the engine structure by experiment, as ``layout`` does for the CPU state. Less code per memory access is a
-welcome side effect. Memory hooks that must stop at once, in the middle of a block, need the check: they keep
-RIP up to date themselves.
+welcome side effect.
 """
 
 from __future__ import annotations

@@ -802,11 +802,6 @@ static void emu_flush(const void *address, size_t size, int instruction) {
 #endif
 }
 
-static void emu_copy_flush(void *to, const void *from, size_t size, int instruction) {
-    memcpy(to, from, size);
-    emu_flush(to, size, instruction);
-}
-
 static uint32_t crc_table[256];
 static pthread_once_t crc_table_once = PTHREAD_ONCE_INIT;
 
@@ -1147,7 +1142,7 @@ static int emu_dirty_stop(int slot) {
 
 static void *_cffi_types[] = {
 /*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(char const *, int, unsigned int)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // char const *
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 97), // char const *
 /*  2 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  3 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
 /*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1156,7 +1151,7 @@ static void *_cffi_types[] = {
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(int, emu_fs *)
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 104), // emu_fs *
+/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 98), // emu_fs *
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(int, int, int64_t, int64_t)
 /* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
@@ -1179,7 +1174,7 @@ static void *_cffi_types[] = {
 /* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(void *, size_t)
-/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 108), // void *
+/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // void *
 /* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(void *, size_t, int)
@@ -1200,14 +1195,14 @@ static void *_cffi_types[] = {
 /* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(void const *, size_t)
-/* 54 */ _CFFI_OP(_CFFI_OP_POINTER, 108), // void const *
+/* 54 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // void const *
 /* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(void)
 /* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 15), // int64_t()(int, emu_run *, size_t, int *)
 /* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 61 */ _CFFI_OP(_CFFI_OP_POINTER, 105), // emu_run *
+/* 61 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // emu_run *
 /* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 63 */ _CFFI_OP(_CFFI_OP_POINTER, 2), // int *
 /* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1231,30 +1226,24 @@ static void *_cffi_types[] = {
 /* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
 /* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 63),
 /* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(int)
+/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 102), // void()(int)
 /* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(uintptr_t, uintptr_t)
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 102), // void()(uintptr_t, uintptr_t)
 /* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(void *, void const *, size_t, int)
-/* 93 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 54),
-/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(void const *, size_t, int)
-/* 99 */ _CFFI_OP(_CFFI_OP_NOOP, 54),
-/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 104 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
-/* 105 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_run
-/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
-/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 102), // void()(void const *, size_t, int)
+/* 93 */ _CFFI_OP(_CFFI_OP_NOOP, 54),
+/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 98 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
+/* 99 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_run
+/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
+/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1318,69 +1307,6 @@ static int _cffi_const_HAS_MAP_SYNC(unsigned long long *o)
   *o = (unsigned long long)((HAS_MAP_SYNC) | 0);  /* check that HAS_MAP_SYNC is an integer */
   return n;
 }
-
-static void _cffi_d_emu_copy_flush(void * x0, void const * x1, size_t x2, int x3)
-{
-  emu_copy_flush(x0, x1, x2, x3);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_copy_flush(PyObject *self, PyObject *args)
-{
-  void * x0;
-  void const * x1;
-  size_t x2;
-  int x3;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  PyObject *arg0;
-  PyObject *arg1;
-  PyObject *arg2;
-  PyObject *arg3;
-
-  if (!PyArg_UnpackTuple(args, "emu_copy_flush", 4, 4, &arg0, &arg1, &arg2, &arg3))
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(54), arg1, (char **)&x1);
-  if (datasize != 0) {
-    x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(54), arg1, (char **)&x1,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x2 = _cffi_to_c_int(arg2, size_t);
-  if (x2 == (size_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x3 = _cffi_to_c_int(arg3, int);
-  if (x3 == (int)-1 && PyErr_Occurred())
-    return NULL;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { emu_copy_flush(x0, x1, x2, x3); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  Py_INCREF(Py_None);
-  return Py_None;
-}
-#else
-#  define _cffi_f_emu_copy_flush _cffi_d_emu_copy_flush
-#endif
 
 static int _cffi_d_emu_cpu_features(void)
 {
@@ -2827,14 +2753,13 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "PROT_WRITE", (void *)_cffi_const_PROT_WRITE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "RAMFS_MAGIC", (void *)_cffi_const_RAMFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "TMPFS_MAGIC", (void *)_cffi_const_TMPFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_copy_flush", (void *)_cffi_f_emu_copy_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 92), (void *)_cffi_d_emu_copy_flush },
   { "emu_cpu_features", (void *)_cffi_f_emu_cpu_features, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 57), (void *)_cffi_d_emu_cpu_features },
   { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 69), (void *)_cffi_d_emu_crc32c },
   { "emu_dirty_collect", (void *)_cffi_f_emu_dirty_collect, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_dirty_collect },
   { "emu_dirty_start", (void *)_cffi_f_emu_dirty_start, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_emu_dirty_start },
   { "emu_dirty_stop", (void *)_cffi_f_emu_dirty_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_dirty_stop },
   { "emu_fallocate", (void *)_cffi_f_emu_fallocate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 22), (void *)_cffi_d_emu_fallocate },
-  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 98), (void *)_cffi_d_emu_flush },
+  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 92), (void *)_cffi_d_emu_flush },
   { "emu_fstatfs", (void *)_cffi_f_emu_fstatfs, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 8), (void *)_cffi_d_emu_fstatfs },
   { "emu_guard_add", (void *)_cffi_f_emu_guard_add, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_emu_guard_add },
   { "emu_guard_lost", (void *)_cffi_f_emu_guard_lost, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 65), (void *)_cffi_d_emu_guard_lost },
@@ -2857,28 +2782,28 @@ static const struct _cffi_global_s _cffi_globals[] = {
 static const struct _cffi_field_s _cffi_fields[] = {
   { "type", offsetof(emu_fs, type),
             sizeof(((emu_fs *)0)->type),
-            _CFFI_OP(_CFFI_OP_NOOP, 106) },
+            _CFFI_OP(_CFFI_OP_NOOP, 100) },
   { "block_size", offsetof(emu_fs, block_size),
                   sizeof(((emu_fs *)0)->block_size),
-                  _CFFI_OP(_CFFI_OP_NOOP, 106) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 100) },
   { "first", offsetof(emu_run, first),
              sizeof(((emu_run *)0)->first),
-             _CFFI_OP(_CFFI_OP_NOOP, 107) },
+             _CFFI_OP(_CFFI_OP_NOOP, 101) },
   { "count", offsetof(emu_run, count),
              sizeof(((emu_run *)0)->count),
-             _CFFI_OP(_CFFI_OP_NOOP, 107) },
+             _CFFI_OP(_CFFI_OP_NOOP, 101) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_fs", 104, _CFFI_F_CHECK_FIELDS,
+  { "$emu_fs", 98, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_fs), offsetof(struct _cffi_align_typedef_emu_fs, y), 0, 2 },
-  { "$emu_run", 105, _CFFI_F_CHECK_FIELDS,
+  { "$emu_run", 99, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_run), offsetof(struct _cffi_align_typedef_emu_run, y), 2, 2 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_fs", 104 },
-  { "emu_run", 105 },
+  { "emu_fs", 98 },
+  { "emu_run", 99 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2888,12 +2813,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  64,  /* num_globals */
+  63,  /* num_globals */
   2,  /* num_struct_unions */
   0,  /* num_enums */
   2,  /* num_typenames */
   NULL,  /* no includes */
-  109,  /* num_types */
+  103,  /* num_types */
   0,  /* flags */
 };
 

@@ -222,11 +222,6 @@ static void emu_flush(const void *address, size_t size, int instruction) {
 #endif
 }
 
-static void emu_copy_flush(void *to, const void *from, size_t size, int instruction) {
-    memcpy(to, from, size);
-    emu_flush(to, size, instruction);
-}
-
 static uint32_t crc_table[256];
 static pthread_once_t crc_table_once = PTHREAD_ONCE_INIT;
 

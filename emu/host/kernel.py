@@ -348,12 +348,6 @@ def flush_cache(address: int, size: int, *, instruction: str | None = None) -> N
     lib.emu_flush(_pointer(address), size, _instruction(instruction))
 
 
-def copy_flush(address: int, data: Buffer) -> None:
-    """Copy ``data`` to ``address`` and flush it as ``flush_cache`` does; durable under the same conditions."""
-    source = ffi.from_buffer(data)
-    lib.emu_copy_flush(_pointer(address), source, len(source), _instruction(None))
-
-
 @cache
 def _hardware_crc() -> bool:
     return bool(lib.emu_cpu_features() & lib.CPU_CRC32C)

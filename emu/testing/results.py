@@ -11,12 +11,18 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class RunResult:
-    """``emu run --json``: ``document`` is emu.run/1, empty when emu refused; ``stderr`` says why."""
+class _Result:
+    """``document`` is what ``--json`` printed, empty when emu refused; ``stderr`` says why."""
 
     status: int
     document: dict[str, Any]
     stderr: str
+
+
+class RunResult(_Result):
+    """``emu run``: the document is emu.run/1."""
+
+    __slots__ = ()
 
     @property
     def serial(self) -> str:
@@ -24,13 +30,10 @@ class RunResult:
         return str(self.document.get("serial", ""))
 
 
-@dataclass(frozen=True, slots=True)
-class CrashResult:
-    """``emu crash --json``: ``document`` is emu.crash/1, empty when emu refused; ``stderr`` says why."""
+class CrashResult(_Result):
+    """``emu crash``: the document is emu.crash/1."""
 
-    status: int
-    document: dict[str, Any]
-    stderr: str
+    __slots__ = ()
 
     @property
     def recovers(self) -> bool:

@@ -277,13 +277,6 @@ def test_flush_with_an_instruction_that_does_not_exist_is_refused(anonymous: tup
         kernel.flush_cache(anonymous[0], 64, instruction="pcommit")
 
 
-@pytest.mark.skipif(not kernel.flush_instructions(), reason="no cache flush instruction on this processor family")
-def test_copy_flush_copies(anonymous: tuple[int, memoryview]) -> None:
-    address, view = anonymous
-    kernel.copy_flush(address + 61, b"across a line")
-    assert bytes(view[61:74]) == b"across a line"
-
-
 def test_crc32c_check_values() -> None:
     """RFC 3720 B.4 and the usual check value."""
     assert kernel.crc32c(b"123456789") == 0xE3069283
