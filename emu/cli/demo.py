@@ -110,7 +110,7 @@ def crash() -> int:
     pool = _FOLDER / "pool.img"
     _emu(f"crash commit-noflush --nvdimm file={pool},size=2M", expect=(Status.CRASH_STATES_FAIL,))
     _say("The repaired program.")
-    _emu(f"crash commit-fixed --nvdimm file={pool}")
+    _emu(f"crash commit-fixed --nvdimm file={pool},size=2M")
     return Status.OK
 
 

@@ -15,12 +15,12 @@ from emu.units import PAGE, human_size, parse_size
 
 EPILOG = """\
 examples:
-  emu run hello --nvdimm file=b.img,size=64M --incoming unix:/run/m.sock       first, the destination
-  emu run count --nvdimm file=a.img,size=64M -qmp unix:/run/q.sock,server=on,wait=off
-  emu migrate --qmp /run/q.sock unix:/run/m.sock                               moves it there
-  emu migrate --qmp /run/q.sock file:/var/tmp/machine.emu                      a snapshot; the guest goes on
-  emu migrate --qmp /run/q.sock --status
-  emu migrate --qmp /run/q.sock --cancel
+  emu run count --nvdimm file=a.img,size=64M -qmp unix:q.sock,server=on,wait=off
+  emu migrate --qmp q.sock file:machine.emu                                    a snapshot; the guest goes on
+  emu migrate --qmp q.sock --status
+  emu migrate --qmp q.sock --cancel                                            what is under way
+  emu run --nvdimm file=b.img,size=64M --incoming unix:m.sock                  the destination of a move
+  emu migrate --qmp q.sock unix:m.sock                                         moves it there
 
 exit status: 0 completed; 2 usage; 4 refused, failed, cancelled or of unknown outcome (stderr says which, and what to
 do); 130 interrupted (the migration is cancelled).

@@ -7,8 +7,8 @@ import json
 
 EPILOG = """\
 examples:
-  emu probe pmem.img
-  emu probe /mnt/pmem --json
+  emu probe .                         what a new file here could promise
+  emu probe . --json
 """
 
 

@@ -31,7 +31,7 @@ examples:
   emu run ./guest.bin --nvdimm file=pmem.img,sync=auto     your own image: Multiboot, PVH ELF or flat 64-bit
   emu run hello --nvdimm help                              every key of --nvdimm
   emu run -machine q35,nvdimm=on -m 256M,slots=2,maxmem=2G \\
-      -object memory-backend-file,id=m1,share=on,mem-path=pmem.img,size=64M \\
+      -object memory-backend-file,id=m1,share=on,mem-path=nv.img,size=64M \\
       -device nvdimm,memdev=m1,label-size=128K -kernel guest.elf
 
 exit status: 0 power-off or halt; odd: the guest's debug-exit value * 2 + 1; 2 usage; 4 the host cannot do it;
