@@ -1,11 +1,11 @@
-"""ACPI fixed hardware (ACPI 6.5 section 4.8) and the reset control register, at the ports where QEMU's q35 has them.
+"""ACPI fixed hardware (ACPI 6.4 section 4.8) and the reset control register, at the ports where QEMU's q35 has them.
 
     0x600  PM1a status (16 bit) and enable (16 bit)      0x620  GPE0 status (8 bytes) and enable (8 bytes)
     0x604  PM1a control (16 bit)                         0xCF9  reset control
     0x608  power-management timer (24 bit, 3.579545 MHz)
 
 The machine is in ACPI mode from the start: there is no firmware that would answer an SMI, so the FADT's SMI_CMD is 0,
-which says that there is no legacy mode to leave, and SCI_EN reads 1 always (ACPI 6.5 section 4.8.2.5).
+which says that there is no legacy mode to leave, and SCI_EN reads 1 always (ACPI 6.4 section 4.8.2.5).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from devices.nvdimm import nfit
 from devices.nvdimm.device import NvdimmDevice
-from devices.nvdimm.layouts import DSM_PAGE, DsmInput, DsmLabelSize, DsmStatus, DsmTransfer
+from devices.nvdimm.dsm_layouts import DSM_PAGE, DsmInput, DsmLabelSize, DsmStatus, DsmTransfer
 from devices.nvdimm.ssdt import INTERNAL_HANDLE, ROOT_HANDLE
 from emu.config import PersistenceDomain
 from emu.errors import EmuError, StateError

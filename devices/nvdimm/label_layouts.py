@@ -8,13 +8,13 @@ from __future__ import annotations
 import enum
 from uuid import UUID
 
-from devices.nvdimm.structure import Structure, guid, octets, rfc4122, structure, u8, u16, u32, u64
+from emu.structure import Structure, guid, octets, rfc4122, structure, u8, u16, u32, u64
 
 INDEX_SIGNATURE = b"NAMESPACE_INDEX\0"
 
 
 class Guids:
-    """GUIDs of address range types (ACPI 6.5, section 5.2.26.2) and of label abstractions."""
+    """GUIDs of address range types (ACPI 6.4, section 5.2.25.2) and of label abstractions."""
 
     PERSISTENT_MEMORY = UUID("66f0d379-b4f3-4074-ac43-0d3318b78cdb")
     BTT = UUID("18633bfc-1735-4217-8ac9-17239282d3f8")

@@ -44,7 +44,7 @@ class Namespace:
 
 
 def set_cookie(version: Version, slot: int) -> int:
-    """The interleave set cookie of a set that is one NVDIMM of this machine, in ``slot`` (ACPI 6.5, section 9.19.7.7).
+    """The interleave set cookie of a set that is one NVDIMM of this machine, in ``slot`` (ACPI 6.4, section 9.19.7.7).
 
     It hashes the NVDIMM's place in the set and its identity from the NFIT: labels stop matching in another slot.
     """

@@ -1,4 +1,4 @@
-"""The NFIT and what ``_FIT`` returns: byte for byte those of QEMU 7.2 for the same NVDIMMs (ACPI 6.5, section 5.2.26).
+"""The NFIT and what ``_FIT`` returns: byte for byte those of QEMU 7.2 for the same NVDIMMs (ACPI 6.4, section 5.2.25).
 
 Each NVDIMM brings a SPA range, a memory map and a control region; the platform capabilities close the list when the
 machine names its persistence domain.
@@ -9,29 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from devices.nvdimm.layouts import (
+from devices.nvdimm.order import nfit_order
+from emu.acpi import system_table
+from emu.acpi.structures import (
+    BYTE_ADDRESSABLE,
     NFIT_STRUCTURES,
     PERSISTENT_MEMORY,
     Capabilities,
     ControlRegion,
     MapFlags,
     MemoryMap,
+    Nfit,
     NfitHeader,
     PlatformCapabilities,
     SpaFlags,
     SpaRange,
 )
-from devices.nvdimm.order import nfit_order
-from devices.nvdimm.structure import LayoutError, Structure
-from emu.acpi import system_table
 from emu.config import PersistenceDomain
+from emu.structure import LayoutError, Structure
 
 VENDOR_ID = 0x8086
 FIRST_SERIAL = 0x123456
-HEADER_SIZE = 40
+HEADER_SIZE = Nfit.SIZE
 _EFI_MEMORY_WB = 0x8
 _EFI_MEMORY_NV = 0x8000
-_BYTE_ADDRESSABLE = 0x0301
 
 
 class NfitEntry(NamedTuple):
@@ -63,7 +64,7 @@ def fit(entries: Sequence[NfitEntry], persistence: PersistenceDomain | None) -> 
 
 def nfit_table(entries: Sequence[NfitEntry], persistence: PersistenceDomain | None) -> bytes:
     """The NFIT; QEMU has one only when at least one NVDIMM is plugged at start-up."""
-    return system_table(b"NFIT", bytes(HEADER_SIZE - 36) + fit(entries, persistence), table_id=b"BXPC    ")
+    return system_table(b"NFIT", Nfit().pack() + fit(entries, persistence), table_id=b"BXPC    ")
 
 
 def parse(data: bytes) -> list[tuple[Structure, bytes]]:
@@ -112,7 +113,7 @@ def _structures(entry: NfitEntry) -> bytes:
         device_id=1,
         revision_id=1,
         serial_number=serial_number(entry.slot),
-        format_interface=_BYTE_ADDRESSABLE,
+        format_interface=BYTE_ADDRESSABLE,
     )
     return spa.pack() + region.pack() + control.pack()
 

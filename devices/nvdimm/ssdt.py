@@ -1,6 +1,6 @@
 """The SSDT of the NVDIMM root device, byte for byte as QEMU 7.2 has it: guests and their drivers rely on these objects.
 
-``NVDR`` below ``_SB`` is the root device (ACPI 6.5, section 9.19.2), with one child for each slot, plugged or not. All
+``NVDR`` below ``_SB`` is the root device (ACPI 6.4, section 9.19.2), with one child for each slot, plugged or not. All
 of its methods end in ``NCAL``, which puts a call into the _DSM page at ``MEMA``, writes the page's address to the
 I/O port and takes the answer from the page (see ``dsm``). The table ends with the name ``MEMA``, whose last four bytes
 firmware may patch.
@@ -9,7 +9,7 @@ firmware may patch.
 from __future__ import annotations
 
 from devices.nvdimm import nfit
-from devices.nvdimm.layouts import DSM_PAGE
+from devices.nvdimm.dsm_layouts import DSM_PAGE
 from emu.acpi import aml, system_table
 from emu.acpi.aml import arg, local
 
@@ -165,7 +165,7 @@ def _label_call(handle: int, function: int, arguments: aml.Operand) -> bytes:
 
 
 def _label_information(handle: int) -> bytes:
-    """_LSI (ACPI 6.5, section 6.5.10.1): status, size of the label area, longest transfer."""
+    """_LSI (ACPI 6.4, section 6.5.10.1): status, size of the label area, longest transfer."""
     return aml.method(
         "_LSI",
         0,
@@ -191,7 +191,7 @@ def _input(length: str) -> bytes:
 
 
 def _label_read(handle: int) -> bytes:
-    """_LSR (ACPI 6.5, section 6.5.10.2): status and data."""
+    """_LSR (ACPI 6.4, section 6.5.10.2): status and data."""
     return aml.method(
         "_LSR",
         2,
@@ -209,7 +209,7 @@ def _label_read(handle: int) -> bytes:
 
 
 def _label_write(handle: int) -> bytes:
-    """_LSW (ACPI 6.5, section 6.5.10.3): status."""
+    """_LSW (ACPI 6.4, section 6.5.10.3): status."""
     return aml.method(
         "_LSW",
         3,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import struct
+from emu.acpi.structures import HEADER_SIZE, Header
 
-HEADER_SIZE = 36
 OEM_ID = b"BOCHS "
 
 
 def system_table(signature: bytes, body: bytes, *, revision: int = 1, table_id: bytes = b"BXPC") -> bytes:
-    """``body`` behind a System Description Table Header, checksum set (ACPI 6.5, section 5.2.6).
+    """``body`` behind a System Description Table Header, checksum set (ACPI 6.4, section 5.2.6).
 
     The identities are those in QEMU's tables, because guests and tests compare them.
     """
-    header = struct.pack(
-        "<4sIBB6s8sI4sI", signature, HEADER_SIZE + len(body), revision, 0, OEM_ID, table_id.ljust(8), 1, b"BXPC", 1
+    header = Header(
+        signature=signature,
+        length=HEADER_SIZE + len(body),
+        revision=revision,
+        oem_id=OEM_ID,
+        oem_table_id=table_id.ljust(8),
+        creator_id=b"BXPC",
     )
-    table = bytearray(header + body)
-    table[9] = -sum(table) & 0xFF
+    table = bytearray(header.pack() + body)
+    table[Header.offset_of("checksum")] = -sum(table) & 0xFF
     return bytes(table)

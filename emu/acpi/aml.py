@@ -1,4 +1,4 @@
-"""AML, the byte code of ACPI methods: pure functions that turn terms into bytes (ACPI 6.5, section 20.2).
+"""AML, the byte code of ACPI methods: pure functions that turn terms into bytes (ACPI 6.4, section 20.2).
 
 A term is ``bytes``. Where a term may stand, an ``int`` stands for its shortest integer constant and a ``str`` for a
 name or path such as ``"MEMA"`` or ``"\\\\_SB.PCI0"``; a text constant is ``string(...)``. Targets default to the null

@@ -1,4 +1,4 @@
-"""DSDT (ACPI 6.5, section 5.2.11.1): the devices that a PC's operating system looks up by name, and power-off."""
+"""DSDT (ACPI 6.4, section 5.2.11.1): the devices that a PC's operating system looks up by name, and power-off."""
 
 from __future__ import annotations
 

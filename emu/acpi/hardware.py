@@ -1,6 +1,6 @@
 """Where the machine's ACPI hardware sits. The tables tell guests, the board puts the devices there.
 
-The addresses are those of QEMU's q35 (ACPI 6.5, section 4.8.3 names the register blocks).
+The addresses are those of QEMU's q35 (ACPI 6.4, section 4.8.3 names the register blocks).
 """
 
 from __future__ import annotations
@@ -21,4 +21,4 @@ NVDIMM_GPE = 4
 CMOS_CENTURY = 0x32
 
 TABLES_START, TABLES_END = 0xE0000, 0x100000
-"""The BIOS area, where guests look for the RSDP (ACPI 6.5, section 5.2.5.1)."""
+"""The BIOS area, where guests look for the RSDP (ACPI 6.4, section 5.2.5.1)."""

@@ -10,8 +10,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from emu import structure as declared
 from emu.acpi.hardware import TABLES_END, TABLES_START
-from emu.acpi.layouts import AML_TABLES, BODIES, FACS, HEADER, RSDP, TABLES, Body, Item, Layout, Show
+from emu.acpi.structures import AML_TABLES, BODIES, EDITION, HEADER_SIZE, TABLES, Body, Facs, Fadt, Header, Rsdp
 from emu.errors import EmuError, UsageError
 
 Read = Callable[[int, int], bytes]
@@ -21,9 +22,8 @@ MAX_TABLE = 1 << 20
 MAX_TABLES = 256
 MAX_STRUCTURES = 4096
 _MAX_ELEMENTS = 64
-_HEADER_SIZE = 36
 _RSDP_SIGNATURE = b"RSD PTR "
-_RSDP_V1, _RSDP_V2 = 20, 36
+_RSDP_V1, _RSDP_V2 = 20, Rsdp.SIZE
 _SPACES = {0: "memory", 1: "I/O", 2: "PCI configuration"}
 
 
@@ -71,20 +71,19 @@ def decode(table: bytes) -> Decoded:
     if table.startswith(_RSDP_SIGNATURE):
         return _decode_rsdp(table)
     if table.startswith(b"FACS"):
-        short = ("the table is shorter than 64 bytes",) if len(table) < 64 else ()
-        return Decoded("FACS", (_own(FACS, table),), short)
+        short = (f"the table is shorter than {Facs.SIZE} bytes",) if len(table) < Facs.SIZE else ()
+        return Decoded("FACS", (_own(Facs, table),), short)
     name = _ascii(table[:4])
-    if len(table) < _HEADER_SIZE:
-        return Decoded(name, (), (f"{len(table)} bytes are no table: its header has {_HEADER_SIZE}",))
+    if len(table) < HEADER_SIZE:
+        return Decoded(name, (), (f"{len(table)} bytes are no table: its header has {HEADER_SIZE}",))
     problems = _check_length_and_sum(table)
     end = min(len(table), int.from_bytes(table[4:8], "little"), MAX_TABLE)
-    structures = [_own(HEADER, table)]
-    layout = TABLES.get(name)
-    if layout is not None:
-        structures.append(_own(layout, table[:end]))
-    body = BODIES.get(name)
-    if body is not None:
-        structures += _structures(table[:end], body, problems)
+    structures = [_own(Header, table)]
+    kind = TABLES.get(name)
+    if kind is not None:
+        structures.append(_own(kind, table[:end]))
+        if name in BODIES:
+            structures += _structures(table[:end], kind.SIZE, BODIES[name], problems)
     return Decoded(name, tuple(structures), tuple(problems))
 
 
@@ -92,7 +91,7 @@ def _check_length_and_sum(table: bytes) -> list[str]:
     length = int.from_bytes(table[4:8], "little")
     if length > len(table):
         return [f"the header says {length} bytes, {len(table)} are there"]
-    if length < _HEADER_SIZE:
+    if length < HEADER_SIZE:
         return [f"the header says {length} bytes, less than itself"]
     if sum(table[:length]) & 0xFF:
         return ["the checksum is wrong"]
@@ -110,66 +109,69 @@ def _decode_rsdp(table: bytes) -> Decoded:
             problems.append(f"the pointer is shorter than {_RSDP_V2} bytes")
         elif sum(table[:_RSDP_V2]) & 0xFF:
             problems.append("the extended checksum is wrong")
-    return Decoded("RSDP", (_own(RSDP, table),), tuple(problems))
+    return Decoded("RSDP", (_own(Rsdp, table),), tuple(problems))
 
 
-def _own(layout: Layout, table: bytes) -> Structure:
-    return _structure(layout, None, 0, table)
+def _own(kind: type[declared.Structure], table: bytes) -> Structure:
+    return _structure(kind, None, 0, table)
 
 
-def _structures(table: bytes, body: Body, problems: list[str]) -> list[Structure]:
-    """The structures of ``table`` up to the first whose length cannot be right."""
+def _structures(table: bytes, start: int, body: Body, problems: list[str]) -> list[Structure]:
+    """The structures of ``table`` from ``start`` up to the first whose length cannot be right."""
     found: list[Structure] = []
-    at = body.start
+    at = start
     while at < len(table) and len(found) < MAX_STRUCTURES:
-        kind = int.from_bytes(table[at : at + body.width], "little")
+        number = int.from_bytes(table[at : at + body.width], "little")
         length = int.from_bytes(table[at + body.width : at + 2 * body.width], "little")
         if length < 2 * body.width or at + length > len(table):
             problems.append(f"the structure at offset {at} says {length} bytes, {len(table) - at} are left")
             break
-        layout = body.structures.get(kind, Layout(f"unknown structure of type {kind}", "", ()))
-        found.append(_structure(layout, kind, at, table[at : at + length]))
+        kind = body.structures.get(number)
+        if kind is None:
+            found.append(Structure(f"unknown structure of type {number}", "", number, at, length, ()))
+        else:
+            found.append(_structure(kind, number, at, table[at : at + length]))
         at += length
     return found
 
 
-def _structure(layout: Layout, kind: int | None, offset: int, data: bytes) -> Structure:
+def _structure(kind: type[declared.Structure], number: int | None, offset: int, data: bytes) -> Structure:
+    """What ``data`` holds of the fields that ``kind`` shows: a structure that is cut short has its first ones."""
     values = []
-    for item in layout.items:
-        raw = data[item.offset : item.offset + item.size]
-        if len(raw) == item.size:
-            values.append(_value(item, raw))
-    if layout.element is not None:
-        first, size = layout.element
-        for position in range(first, len(data) - size + 1, size)[:_MAX_ELEMENTS]:
-            number = int.from_bytes(data[position : position + size], "little")
-            values.append(Value(f"[{(position - first) // size}]", number, f"{number:#x}"))
-    return Structure(layout.title, layout.section, kind, offset, len(data), tuple(values))
+    for field in kind.shown():
+        raw = data[field.offset : field.offset + field.width]
+        if len(raw) == field.width:
+            values.append(_value(field, raw))
+    if kind.ELEMENT:
+        for position in range(kind.SIZE, len(data) - kind.ELEMENT + 1, kind.ELEMENT)[:_MAX_ELEMENTS]:
+            element = int.from_bytes(data[position : position + kind.ELEMENT], "little")
+            values.append(Value(f"[{(position - kind.SIZE) // kind.ELEMENT}]", element, f"{element:#x}"))
+    return Structure(kind.TITLE, kind.SECTION, number, offset, len(data), tuple(values))
 
 
-def _value(item: Item, raw: bytes) -> Value:
-    match item.show:
-        case Show.TEXT:
+def _value(field: declared.Field, raw: bytes) -> Value:
+    match field.show:
+        case declared.TEXT:
             text = _ascii(raw)
-            return Value(item.name, text, f"'{text}'")
-        case Show.GUID:
+            return Value(field.title, text, f"'{text}'")
+        case declared.GUID:
             guid = str(uuid.UUID(bytes_le=raw))
-            return Value(item.name, guid, guid + _named(item, guid))
-        case Show.REGISTER:
+            return Value(field.title, guid, guid + _named(field, guid))
+        case declared.REGISTER:
             address = int.from_bytes(raw[4:12], "little")
             space = _SPACES.get(raw[0], f"space {raw[0]}")
-            return Value(item.name, address, f"{space} {address:#x}, {raw[1]} bits")
+            return Value(field.title, address, f"{space} {address:#x}, {raw[1]} bits")
     number = int.from_bytes(raw, "little")
-    if item.show is Show.FLAGS:
-        bits = [bit for bit in range(8 * item.size) if number >> bit & 1]
-        words = ", ".join(item.words.get(bit, f"bit {bit}") for bit in bits)
-        return Value(item.name, number, f"{number:#x}" + (f" ({words})" if words else ""))
-    shown = str(number) if item.show is Show.DECIMAL else f"{number:#x}"
-    return Value(item.name, number, shown + _named(item, number))
+    if field.show == declared.FLAGS:
+        bits = [bit for bit in range(8 * field.width) if number >> bit & 1]
+        words = ", ".join(field.words.get(bit, f"bit {bit}") for bit in bits)
+        return Value(field.title, number, f"{number:#x}" + (f" ({words})" if words else ""))
+    shown = str(number) if field.show == declared.DECIMAL else f"{number:#x}"
+    return Value(field.title, number, shown + _named(field, number))
 
 
-def _named(item: Item, value: object) -> str:
-    return f" ({item.words[value]})" if value in item.words else ""
+def _named(field: declared.Field, value: object) -> str:
+    return f" ({field.words[value]})" if value in field.words else ""
 
 
 def _ascii(raw: bytes) -> str:
@@ -182,13 +184,13 @@ def describe(table: bytes) -> str:
     lines = [f"{decoded.name}, {len(table)} bytes"]
     lines += [f"  PROBLEM: {problem}" for problem in decoded.problems]
     for structure in decoded.structures:
-        where = f", ACPI 6.5 section {structure.section}" if structure.section else ""
+        where = f", {EDITION} section {structure.section}" if structure.section else ""
         kind = "" if structure.type is None else f" at offset {structure.offset}, type {structure.type}"
         lines.append(f"  {structure.title}{kind}{where}")
         width = max((len(value.name) for value in structure.values), default=0)
         lines += [f"    {value.name:<{width}}  {value.text}" for value in structure.values]
     if decoded.name in AML_TABLES:
-        lines.append(f"    AML code  {max(len(table) - _HEADER_SIZE, 0)} bytes")
+        lines.append(f"    AML code  {max(len(table) - HEADER_SIZE, 0)} bytes")
     return "\n".join(lines)
 
 
@@ -255,11 +257,12 @@ def _pointers(table: Found) -> list[int]:
     """Where ``table`` leads to."""
     data = table.data
     if table.name in ("RSDT", "XSDT"):
-        size = 4 if table.name == "RSDT" else 8
-        places: Sequence[int] = range(_HEADER_SIZE, len(data) - size + 1, size)[:MAX_TABLES]
-        return [int.from_bytes(data[at : at + size], "little") for at in places]
+        kind = TABLES[table.name]
+        places: Sequence[int] = range(kind.SIZE, len(data) - kind.ELEMENT + 1, kind.ELEMENT)[:MAX_TABLES]
+        return [int.from_bytes(data[at : at + kind.ELEMENT], "little") for at in places]
     if table.name == "FACP":
-        fields = ((36, 4), (40, 4), (132, 8), (140, 8))
-        numbers = [int.from_bytes(data[at : at + size], "little") for at, size in fields if len(data) >= at + size]
+        fields = [Fadt.field(name) for name in ("facs", "dsdt", "x_facs", "x_dsdt")]
+        ends = [(field.offset, field.offset + field.width) for field in fields]
+        numbers = [int.from_bytes(data[start:end], "little") for start, end in ends if len(data) >= end]
         return [number for number in numbers if number]
     return []

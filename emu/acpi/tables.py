@@ -10,6 +10,7 @@ from emu.acpi.dsdt import dsdt
 from emu.acpi.hardware import TABLES_END, TABLES_START
 from emu.acpi.madt import madt
 from emu.acpi.srat import MemoryAffinity, srat
+from emu.acpi.structures import Rsdp
 from emu.errors import UsageError
 from emu.units import PAGE, align_up
 
@@ -83,7 +84,7 @@ def build(spec: TablesSpec) -> Tables:
     """All tables for ``spec``; UsageError when they do not fit in 0xE0000 to 0xFFFFF."""
     dsm_page = TABLES_END - PAGE if spec.nvdimm_ssdt is not None else None
     area = _Area(TABLES_END if dsm_page is None else dsm_page)
-    rsdp_at = area.reserve(root.RSDP_SIZE)
+    rsdp_at = area.reserve(Rsdp.SIZE)
     facs_at = area.put("FACS", fadt.facs(), fadt.FACS_ALIGNMENT)
     dsdt_at = area.put("DSDT", dsdt(nvdimm_hotplug=dsm_page is not None))
 

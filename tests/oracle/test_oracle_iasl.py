@@ -132,16 +132,17 @@ def test_iasl_and_our_reader_see_the_same_fields(tmp_path: Path) -> None:
         lines = re.findall(r"^\[([0-9A-F]+)h [0-9A-F ]+ [0-9A-F]+h?\] +(.+?) : (.*)$", text, re.M)
         assert lines, text[:2000]
         by_offset = {int(offset, 16): value.strip() for offset, _, value in lines}
-        from emu.acpi.layouts import BODIES, TABLES, Show
+        from emu.acpi.structures import BODIES, TABLES
+        from emu.structure import REGISTER
 
         compared = 0
         for structure in parse.decode(data).structures[1:]:
-            layout = TABLES[name] if structure.type is None else BODIES[name].structures[structure.type]
-            for item, value in zip(layout.items, structure.values, strict=True):
-                if item.show is Show.REGISTER or item.name == "Proximity Domain [7:0]":
+            kind = TABLES[name] if structure.type is None else BODIES[name].structures[structure.type]
+            for field, value in zip(kind.shown(), structure.values, strict=True):
+                if field.show == REGISTER or field.title == "Proximity Domain [7:0]":
                     continue
-                shown = by_offset[structure.offset + item.offset]
-                assert int(shown.split()[0], 16) == value.value, (name, item.name, shown)
+                shown = by_offset[structure.offset + field.offset]
+                assert int(shown.split()[0], 16) == value.value, (name, field.title, shown)
                 compared += 1
         assert compared >= 5
 

@@ -1,4 +1,4 @@
-"""The AML builder: encodings of ACPI 6.5 section 20.2, and iasl as the outside judge."""
+"""The AML builder: encodings of ACPI 6.4 section 20.2, and iasl as the outside judge."""
 
 from __future__ import annotations
 

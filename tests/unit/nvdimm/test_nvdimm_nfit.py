@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.nvdimm import layouts
 from devices.nvdimm.nfit import NfitEntry, fit, nfit_table, parse
 from devices.nvdimm.ssdt import ssdt
-from devices.nvdimm.structure import LayoutError
+from emu.acpi import structures as layouts
 from emu.config import PersistenceDomain
+from emu.structure import LayoutError
 
 
 def sha256(data: bytes) -> str:

@@ -1,7 +1,8 @@
-"""Binary structures as frozen records: each field carries its place and width, packing is derived from them.
+"""Binary structures as frozen records: each field carries its place and width, packing and showing derive from them.
 
 All structures here are little-endian. Fields tile a structure without gaps, so what the specification reserves is a
-field too: zero by default, kept as read. ``SIZE`` and ``offset_of`` serve documentation and tests.
+field too: zero by default, kept as read. ``SIZE`` and ``offset_of`` serve documentation and tests. A structure with a
+``title`` and a ``section`` can be shown to people; of its fields those are shown that have a title.
 
 The declarations look like dataclasses and are checked as such, but ``dataclasses`` compiles six functions for each
 class: for the NVDIMM structures together a tenth of a whole guest run.
@@ -10,6 +11,7 @@ class: for the NVDIMM structures together a tenth of a whole guest run.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 from emu.errors import UsageError
@@ -24,44 +26,67 @@ class LayoutError(UsageError):
     """Bytes that are no such structure: too few of them."""
 
 
-class _Field(NamedTuple):
-    """What a declaration says about one field; ``code`` is a format of ``struct``, or names a kind of UUID."""
+HEX, DECIMAL, TEXT, GUID, REGISTER, FLAGS = "hex", "decimal", "text", "guid", "register", "flags"
+"""How a field is shown: REGISTER is a Generic Address Structure (ACPI 6.4, section 5.2.3.2)."""
+
+_NO_WORDS: Mapping[object, str] = {}
+
+
+class Field(NamedTuple):
+    """What a declaration says about one field; ``code`` is a format of ``struct``, or names a kind of UUID.
+
+    ``title`` is the specification's name, empty for what is not shown; ``words`` name values, or bit numbers of FLAGS.
+    """
 
     offset: int
     code: str
     width: int
     default: Any
+    title: str = ""
+    show: str = HEX
+    words: Mapping[object, str] = _NO_WORDS
 
 
-def u8(offset: int, *, default: Any = _REQUIRED) -> Any:
-    return _Field(offset, "B", 1, default)
+def u8(
+    offset: int, title: str = "", show: str = HEX, words: Mapping[object, str] = _NO_WORDS, *, default: Any = _REQUIRED
+) -> Any:
+    return Field(offset, "B", 1, default, title, show, words)
 
 
-def u16(offset: int, *, default: Any = _REQUIRED) -> Any:
-    return _Field(offset, "H", 2, default)
+def u16(
+    offset: int, title: str = "", show: str = HEX, words: Mapping[object, str] = _NO_WORDS, *, default: Any = _REQUIRED
+) -> Any:
+    return Field(offset, "H", 2, default, title, show, words)
 
 
-def u32(offset: int, *, default: Any = _REQUIRED) -> Any:
-    return _Field(offset, "I", 4, default)
+def u32(
+    offset: int, title: str = "", show: str = HEX, words: Mapping[object, str] = _NO_WORDS, *, default: Any = _REQUIRED
+) -> Any:
+    return Field(offset, "I", 4, default, title, show, words)
 
 
-def u64(offset: int, *, default: Any = _REQUIRED) -> Any:
-    return _Field(offset, "Q", 8, default)
+def u64(
+    offset: int, title: str = "", show: str = HEX, words: Mapping[object, str] = _NO_WORDS, *, default: Any = _REQUIRED
+) -> Any:
+    return Field(offset, "Q", 8, default, title, show, words)
 
 
-def octets(offset: int, width: int, *, default: Any = _REQUIRED) -> Any:
+def octets(
+    offset: int, width: int, title: str = "", show: str = TEXT, words: Mapping[object, str] = _NO_WORDS,
+    *, default: Any = _REQUIRED,
+) -> Any:  # fmt: skip
     """``width`` bytes."""
-    return _Field(offset, f"{width}s", width, default)
+    return Field(offset, f"{width}s", width, default, title, show, words)
 
 
 def guid(offset: int, *, default: Any = _REQUIRED) -> Any:
     """A GUID in EFI's mixed-endian byte order (UEFI 2.10, appendix A)."""
-    return _Field(offset, "guid", 16, default)
+    return Field(offset, "guid", 16, default)
 
 
 def rfc4122(offset: int, *, default: Any = _REQUIRED) -> Any:
     """A UUID in the byte order of RFC 4122."""
-    return _Field(offset, "uuid", 16, default)
+    return Field(offset, "uuid", 16, default)
 
 
 def _to_uuid(code: str, value: bytes) -> UUID:
@@ -71,12 +96,28 @@ def _to_uuid(code: str, value: bytes) -> UUID:
 
 
 class Structure:
-    """Base of all structures; use it through ``@structure``. Equal when type and fields are."""
+    """Base of all structures; use it through ``@structure``. Equal when type and fields are.
 
+    Class arguments: ``title`` and ``section`` as the specification has them; ``start``, where the fields begin when a
+    header of another declaration comes before them; ``element``, the width of the numbers that fill the rest, 0 for
+    none; ``newer``, fields that later revisions of the specification append: shown where they are there, never written.
+    """
+
+    TITLE: ClassVar[str] = ""
+    SECTION: ClassVar[str] = ""
+    START: ClassVar[int] = 0
+    ELEMENT: ClassVar[int] = 0
+    NEWER: ClassVar[tuple[Field, ...]] = ()
     SIZE: ClassVar[int]
-    _fields: ClassVar[dict[str, _Field]]
+    """From the beginning, header included, to the end of the last field."""
+    _fields: ClassVar[dict[str, Field]]
     _defaults: ClassVar[dict[str, Any]]
     _format: ClassVar[struct.Struct]
+
+    def __init_subclass__(
+        cls, *, title: str = "", section: str = "", start: int = 0, element: int = 0, newer: tuple[Field, ...] = ()
+    ) -> None:
+        cls.TITLE, cls.SECTION, cls.START, cls.ELEMENT, cls.NEWER = title, section, start, element, newer
 
     def __init__(self, **values: Any) -> None:
         filled = self._defaults | values
@@ -106,7 +147,7 @@ class Structure:
         return type(self)(**self.__dict__ | changes)
 
     def pack(self) -> bytes:
-        """The structure's bytes; struct.error when a value does not fit its field."""
+        """The structure's bytes from ``START`` on; struct.error when a value does not fit its field."""
         values = []
         for name, field in self._fields.items():
             value = getattr(self, name)
@@ -115,21 +156,32 @@ class Structure:
 
     @classmethod
     def unpack_from(cls, data: bytes | memoryview, offset: int = 0) -> Self:
-        """The structure at ``offset`` of ``data``; LayoutError when it does not lie wholly inside."""
+        """The structure that begins at ``offset`` of ``data``; LayoutError when it does not lie wholly inside."""
         if offset < 0 or len(data) - offset < cls.SIZE:
             raise LayoutError(
                 f"{cls.__name__} at offset {offset:#x}: expected {cls.SIZE} bytes, found {max(0, len(data) - offset)}",
                 "the data is cut short",
             )
         values: dict[str, Any] = {}
-        for (name, field), value in zip(cls._fields.items(), cls._format.unpack_from(data, offset), strict=True):
+        found = cls._format.unpack_from(data, offset + cls.START)
+        for (name, field), value in zip(cls._fields.items(), found, strict=True):
             values[name] = _to_uuid(field.code, value) if field.code in ("guid", "uuid") else value
         return cls(**values)
 
     @classmethod
-    def offset_of(cls, field_name: str) -> int:
+    def field(cls, name: str) -> Field:
+        """The declaration of the field; KeyError when there is no such field."""
+        return cls._fields[name]
+
+    @classmethod
+    def offset_of(cls, name: str) -> int:
         """Where the field starts; KeyError when there is no such field."""
-        return cls._fields[field_name].offset
+        return cls._fields[name].offset
+
+    @classmethod
+    def shown(cls) -> Iterator[Field]:
+        """The fields that have a title, in their order."""
+        return (field for field in (*cls._fields.values(), *cls.NEWER) if field.title)
 
 
 C = TypeVar("C", bound=type[Structure])
@@ -140,8 +192,8 @@ C = TypeVar("C", bound=type[Structure])
 )
 def structure(cls: C) -> C:
     """Make ``cls`` a frozen keyword-only record and derive its format; ValueError when fields leave a gap."""
-    found = {name: value for name, value in vars(cls).items() if isinstance(value, _Field)}
-    codes, end = ["<"], 0
+    found = {name: value for name, value in vars(cls).items() if isinstance(value, Field)}
+    codes, end = ["<"], cls.START
     for name, field in found.items():
         if field.offset != end:
             raise ValueError(f"{cls.__name__}.{name} is declared at {field.offset}, the gap ends at {end}")

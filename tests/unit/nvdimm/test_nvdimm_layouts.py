@@ -9,8 +9,9 @@ from uuid import UUID
 
 import pytest
 
-from devices.nvdimm import label_layouts, layouts
-from devices.nvdimm.structure import LayoutError, Structure, octets, structure, u8, u16, u32
+from devices.nvdimm import dsm_layouts, label_layouts
+from emu.acpi import structures as layouts
+from emu.structure import LayoutError, Structure, octets, structure, u8, u16, u32
 
 
 @pytest.mark.parametrize(
@@ -113,8 +114,8 @@ def test_fields_are_frozen_and_need_values() -> None:
 
 
 def test_equality_is_by_type_and_fields() -> None:
-    transfer = layouts.DsmTransfer(offset=1, length=2)
-    assert transfer == layouts.DsmTransfer(offset=1, length=2) != transfer.replace(length=3)
-    assert len({transfer, layouts.DsmTransfer(offset=1, length=2)}) == 1
+    transfer = dsm_layouts.DsmTransfer(offset=1, length=2)
+    assert transfer == dsm_layouts.DsmTransfer(offset=1, length=2) != transfer.replace(length=3)
+    assert len({transfer, dsm_layouts.DsmTransfer(offset=1, length=2)}) == 1
     assert layouts.NfitHeader(type=1, length=2) != layouts.SmbiosInformation(type=1, length=2)
     assert repr(transfer) == "DsmTransfer(offset=1, length=2)"
