@@ -140,6 +140,7 @@ class Machine:
         self._changed = threading.Condition(threading.RLock())
         self._loop_thread: int | None = None
         self.bus.attach(self.pic)
+        cpu.shows_self_test = True
         cpu.on_port_read = self.bus.read
         cpu.on_port_write = self._port_write
 

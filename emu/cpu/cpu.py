@@ -11,6 +11,7 @@ interrupt, a time stamp or clock read); before that time stands still, and nothi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from emu.cpu import library
@@ -35,6 +36,8 @@ MODELS = {"icelake-server": r.ICELAKE_SERVER}
 _STATE_KIND, _STATE_VERSION = "cpu", 1
 _DELIVERY_NS = 64
 """An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline."""
+_SELF_TEST = "EMU_STOP_EVERY_BLOCK"
+"""Environment variable; with "1" every basic block is executed with a stop requested, which must change nothing."""
 
 
 class Cpu:
@@ -57,13 +60,17 @@ class Cpu:
         self._halted = False
         self._pending = False
         self._dead: Stop | None = None
-        self._want_clock = real_time
         self._want_flush = False
         self._deadline: int | None = None
         self._native_hooks: set[int] = set()
+        self._self_test = os.environ.get(_SELF_TEST) == "1"
+        self.shows_self_test = False
         self._stop_between_blocks()
+        if self._self_test:
+            self._engine.watch_blocks(testing=True)
         if real_time:
             self._engine.set_real_time()
+            self._engine.start_clock()
         self.enter(Protected32(0, 0, 0))
 
     def close(self) -> None:
@@ -93,7 +100,6 @@ class Cpu:
 
     def _reopen(self) -> None:
         registers = Architectural.capture(self._state)
-        self._want_clock = self._want_clock or self._engine.clock_started
         self._engine.reopen()
         self._state.attach()
         self._memory.show_again()
@@ -110,7 +116,7 @@ class Cpu:
         self._want_flush = True
         self._dead = None
         self.last_exception = None
-        self._engine.clock_position = (False, 0)
+        self._engine.clock = self._engine.clock._replace(announced=False)
 
     # Running
 
@@ -122,9 +128,6 @@ class Cpu:
                 return stop
             if not self._memory.holes_filled:
                 self._memory.fill_holes()
-            if self._want_clock:
-                self._engine.start_clock()
-                self._want_clock = False
             if self._want_flush:
                 self._engine.flush()
                 self._want_flush = False
@@ -133,6 +136,8 @@ class Cpu:
             failure = self._engine.take_failure()
             if failure is not None:
                 raise failure
+            if self._self_test and self.shows_self_test:
+                return self._stop(StopKind.REQUESTED)
 
     def _stop_now(self) -> Stop | None:
         if self._engine.take_stop():
@@ -153,17 +158,15 @@ class Cpu:
 
     def _after(self, error: int, reason: int) -> None:
         """Deal with what the engine stopped for."""
-        if reason & (hooks.EXCEPTION | hooks.INVALID_OPCODE):
+        if reason & (hooks.SYSCALL | hooks.SYSENTER):
+            self._system_call(reason)
+        elif reason & (hooks.EXCEPTION | hooks.INVALID_OPCODE):
             self._raise_exception(self._engine.vector, bool(reason & hooks.EXCEPTION))
         elif error:
             what = f"the guest executes at {self._state.rip:#x}, where it cannot: {library.describe(error)}"
             self._dead = self._stop(StopKind.BAD_STATE, what, self.last_exception)
-        elif reason & (hooks.SYSCALL | hooks.SYSENTER):
-            self._system_call(enter_syscall if reason & hooks.SYSCALL else enter_sysenter)
-        elif self._state.halted:
+        elif reason & hooks.HALT:
             self._halted = True
-        elif reason & hooks.SERVICE and not self._engine.clock_started and not self._want_flush:
-            self._want_clock = True
 
     def _raise_exception(self, vector: int, known_to_engine: bool) -> None:
         state = self._state
@@ -173,11 +176,21 @@ class Cpu:
         cr2 = self._engine.read(r.CR2) if vector == r.PF and not software else None
         self._deliver(Fault(vector, code, cr2), Source.SOFTWARE if software else Source.EXCEPTION)
 
-    def _system_call(self, enter: Callable[[State], None]) -> None:
+    def _system_call(self, reason: int) -> None:
+        """Enter the kernel; when single-stepping, the trap comes behind the entry, by the flags that it leaves."""
+        state = self._state
+        if reason & hooks.EXCEPTION:  # the engine's own single-step trap behind SYSENTER, which it takes for a no-op
+            state.clear_latch()
+        if reason & hooks.SYSCALL and self._engine.trap_flag:
+            state.flags |= r.TF
         try:
-            enter(self._state)
+            (enter_syscall if reason & hooks.SYSCALL else enter_sysenter)(state)
         except Fault as fault:
             self._deliver(fault, Source.EXCEPTION)
+            return
+        if state.flags & r.TF:
+            self._engine.write(r.DR6, self._engine.read(r.DR6) | r.DR6_BS)
+            self._deliver(Fault(r.DB), Source.EXCEPTION)
 
     def _deliver(self, fault: Fault, source: Source) -> None:
         if source is Source.EXCEPTION:
@@ -191,8 +204,15 @@ class Cpu:
             self._dead = self._stop(StopKind.TRIPLE_FAULT, f"triple fault after {record}", record)
 
     def request_stop(self) -> None:
-        """Make ``run`` return REQUESTED: the current call, or the next one. From any thread and from callbacks."""
+        """Make ``run`` return REQUESTED: the current call, or the next one. From any thread and from callbacks.
+
+        The basic block that is being executed is executed to its end, with every callback.
+        """
         self._engine.request_stop()
+
+    def stop_before_block(self) -> None:
+        """From a native block hook: as ``request_stop``, but the block that the hook announces is not executed yet."""
+        self._engine.stop_before_block()
 
     @property
     def stop_function(self) -> tuple[int, int]:
@@ -219,7 +239,7 @@ class Cpu:
         self._pending = pending
         self._engine.set_interrupt_pending(pending)
         if pending:
-            self._need_clock()
+            self._engine.start_clock()
 
     def raise_interrupt(self, vector: int) -> None:
         """Deliver an external interrupt through the guest's IDT; ends HLT. Only while ``interrupts_enabled``."""
@@ -233,7 +253,7 @@ class Cpu:
     def now(self) -> int:
         """Nanoseconds since power-on. Asked from a callback, this starts the virtual clock."""
         if self._engine.running:
-            self._need_clock()
+            self._engine.start_clock()
         return self._engine.now()
 
     def set_deadline(self, deadline: int | None) -> None:
@@ -241,16 +261,11 @@ class Cpu:
         self._deadline = deadline
         self._engine.set_deadline(min(deadline, hooks.NO_DEADLINE) if deadline is not None else hooks.NO_DEADLINE)
         if deadline is not None:
-            self._need_clock()
+            self._engine.start_clock()
 
     def advance_to(self, now: int) -> None:
         """Let virtual time pass while the guest waits in HLT; never backwards."""
         self._engine.set_time(max(now, self._engine.now()))
-
-    def _need_clock(self) -> None:
-        if not self._engine.clock_started and not self._want_clock:
-            self._want_clock = True
-            self._engine.service()
 
     # Looking and saving
 
@@ -314,12 +329,12 @@ class Cpu:
 
     def save(self) -> SavedState:
         """The architectural state, the clock and whether the guest halts; not the memory."""
-        skip, block = self._engine.clock_position
+        clock = self._engine.clock
         own = {
-            "now": self._engine.now(),
-            "clock_started": self._engine.clock_started or self._want_clock,
-            "block_charged": skip,
-            "last_block": block,
+            "now": clock.now,
+            "clock_started": clock.started,
+            "block_charged": clock.announced,
+            "last_block": clock.last_block,
             "halted": self._halted,
         }
         return SavedState(_STATE_KIND, _STATE_VERSION, Architectural.capture(self._state).fields() | own)
@@ -328,22 +343,27 @@ class Cpu:
         """Replace the whole state, or raise StateError and change nothing. The caller sets deadlines again."""
         fields = Fields(state, kind=_STATE_KIND, version=_STATE_VERSION)
         registers = Architectural.from_fields(fields)
-        now = fields.integer("now")
-        clock = fields.boolean("clock_started")
-        position = (fields.boolean("block_charged"), fields.integer("last_block"))
+        clock = hooks.Clock(
+            now=fields.integer("now"),
+            started=fields.boolean("clock_started") or self._engine.clock_started,
+            announced=fields.boolean("block_charged"),
+            last_block=fields.integer("last_block"),
+        )
         halted = fields.boolean("halted")
         fields.finish()
         self._load(registers)
-        self._engine.set_time(now)
-        self._engine.clock_position = position
-        self._want_clock = self._want_clock or clock
+        self._engine.clock = clock
         self._halted = halted
 
     # Instrumentation
 
     @property
     def engine(self) -> int:
-        """Unicorn's handle of the engine, for hooks written in C."""
+        """Unicorn's handle of the engine, for hooks written in C.
+
+        Asking for it puts the CPU's own block hook before theirs, so that they see each block once.
+        """
+        self._engine.watch_blocks()
         return self._engine.handle
 
     @staticmethod
@@ -356,6 +376,7 @@ class Cpu:
 
         ``begin`` > ``end`` means everywhere. Code translated before is translated again, so that it is seen.
         """
+        self._engine.watch_blocks()
         handle = self._engine.add_hook(kind, function, user_data, begin, end)
         self._native_hooks.add(handle)
         self.invalidate(0, 1)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-from emu.cpu import library
+from emu.cpu import library, stops
 from emu.cpu.registers import (
     CR0,
     CR0_TS,
@@ -31,6 +31,8 @@ from emu.host import hooks
 
 SEGMENT_SIZE = 24
 """Selector (32 bits at 0), base (64 bits at 8), limit (32 bits at 16), descriptor flags (32 bits at 20)."""
+RFLAGS_OFFSET = 17 * 8
+"""RFLAGS, in the architectural state: behind 16 general registers and RIP."""
 _SEARCH = 1 << 16
 _STATE = 1 << 13
 _CODE = 0x1000
@@ -42,8 +44,8 @@ _HF_LONG = 0xC000
 class Layout(NamedTuple):
     """Offsets in bytes.
 
-    ``cpu_pointer`` and ``whole_blocks`` are in the engine structure; ``self_pointer``, ``halted`` and ``state`` in the
-    CPU object it points to; the others in the architectural state, which starts with the 16 general registers, RIP and
+    ``cpu_pointer`` and ``whole_blocks`` are in the engine structure; ``self_pointer``, ``halted``, ``stop_slots`` and
+    ``state`` in the CPU object it points to; the others in the architectural state, which starts with the 16 general registers, RIP and
     RFLAGS.
     """
 
@@ -57,6 +59,7 @@ class Layout(NamedTuple):
     error_code: int
     is_software: int
     whole_blocks: int
+    stop_slots: int
 
 
 class _StopAtPort:
@@ -114,11 +117,26 @@ def _measure(engine: hooks.Engine, memory: mmap.mmap) -> Layout:
         return data
 
     hflags, segments = _static_places(engine, observe)
+    engine.watch_state(start, RFLAGS_OFFSET, hflags)
+    stop_slots = stops.find(cpu)
+    stops.take_over(engine, cpu, stop_slots)
     halted = _halted(engine, memory, cpu, owner)
     latch, error_code, is_software = _exception_places(engine, memory, observe, start)
     whole_blocks = find_whole_blocks(engine, memory)
+    hooks.view(engine.handle + whole_blocks, 1)[0] = 1
+    stops.check(engine, memory)
     return Layout(
-        cpu_pointer, self_pointer, state, halted, hflags, segments, latch, error_code, is_software, whole_blocks
+        cpu_pointer=cpu_pointer,
+        self_pointer=self_pointer,
+        state=state,
+        halted=halted,
+        hflags=hflags,
+        segments=segments,
+        latch=latch,
+        error_code=error_code,
+        is_software=is_software,
+        whole_blocks=whole_blocks,
+        stop_slots=stop_slots,
     )
 
 
@@ -139,12 +157,13 @@ def _locate(engine: hooks.Engine) -> tuple[int, int, int, int]:
     else:
         raise _unknown("the registers")
     state = pointer + at
-    for index, pointer in enumerate(pointers):
-        if 0 < state - pointer < _SEARCH:
-            inside = hooks.peek(pointer, state - pointer)
-            itself, owner = (inside.find(struct.pack("<Q", word)) for word in (state, engine.handle))
-            if itself >= 0 and owner >= 0:
-                return 8 * index, itself, owner, state - pointer
+    # The structure may hold pointers to other objects that happen to lie below the state: the CPU's own is the nearest.
+    below = [pointer for pointer in pointers if 0 < state - pointer < _SEARCH]
+    for pointer in sorted(below, reverse=True):
+        inside = hooks.peek(pointer, state - pointer)
+        itself, owner = (inside.find(struct.pack("<Q", word)) for word in (state, engine.handle))
+        if itself >= 0 and owner >= 0:
+            return 8 * pointers.index(pointer), itself, owner, state - pointer
     raise _unknown("the CPU object")
 
 
@@ -169,7 +188,7 @@ def _static_places(engine: hooks.Engine, observe: Callable[[], bytes]) -> tuple[
         if struct.unpack_from("<I", before, at)[0] ^ struct.unpack_from("<I", after, at)[0] == _HF_TS
         and struct.unpack_from("<I", before, at)[0] & _HF_LONG == _HF_LONG
     ]
-    if engine.read(RFLAGS) | 2 != struct.unpack_from("<Q", before, 136)[0] | 2:
+    if engine.read(RFLAGS) | 2 != struct.unpack_from("<Q", before, RFLAGS_OFFSET)[0] | 2:
         raise _unknown("the flags")
     for register in list(SEGMENTS.values())[:4]:
         engine.write(register, 0)

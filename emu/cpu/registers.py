@@ -10,7 +10,8 @@ GENERAL = {
 """In the order of their numbers in instruction encodings."""
 RIP, RFLAGS = 41, 253
 CR0, CR2, CR3, CR4 = 50, 52, 53, 54
-DR0 = 66
+DR0, DR6 = 66, 72
+DR6_BS = 1 << 14
 SEGMENTS = {"es": 28, "cs": 11, "ss": 49, "ds": 17, "fs": 32, "gs": 33}
 """In the order of their numbers in instruction encodings."""
 FS_BASE, GS_BASE = 250, 251

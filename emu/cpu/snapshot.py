@@ -40,8 +40,7 @@ class Snapshot:
         save = _function("uc_context_save", ctypes.c_void_p, ctypes.c_void_p)
         _check(save(self._uc, self._context), "save a context")
         self._rip = cpu._state.rip
-        self._time = cpu._engine.now()
-        self._position = cpu._engine.clock_position
+        self._clock = cpu._engine.clock
         self._halted = cpu._halted
         self._flush_tlb = _function("uc_ctl", ctypes.c_void_p, ctypes.c_int)
         self._restore = _function("uc_context_restore", ctypes.c_void_p, ctypes.c_void_p)
@@ -52,8 +51,7 @@ class Snapshot:
         _check(self._restore(self._uc, self._context), "restore a context")
         _check(self._flush_tlb(self._uc, _FLUSH_TLB), "drop translated addresses")
         cpu._state.rip = self._rip
-        cpu._engine.set_time(self._time)
-        cpu._engine.clock_position = self._position
+        cpu._engine.clock = self._clock
         cpu._engine.take_stop()
         cpu._halted = self._halted
         cpu._dead = None

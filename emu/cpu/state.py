@@ -6,7 +6,8 @@ import struct
 from typing import NamedTuple
 
 from emu.cpu import registers as r
-from emu.cpu.layout import SEGMENT_SIZE, Layout
+from emu.cpu.layout import RFLAGS_OFFSET, SEGMENT_SIZE, Layout
+from emu.cpu.stops import take_over
 from emu.errors import HostError
 from emu.host import hooks
 
@@ -57,13 +58,13 @@ class State:
             raise HostError("Unicorn's CPU state is not where it was measured", "report this as a bug")
         self._q = hooks.words(start, "uint64_t")
         self._d = hooks.words(start, "uint32_t")
-        self._halted = hooks.words(cpu + layout.halted, "uint32_t")
         self._hflags = layout.hflags // 4
         self._segments = layout.segments
         self._latch = hooks.words(start + layout.latch, "int32_t")
         self._error_code = hooks.words(start + layout.error_code, "uint32_t")
         self._is_software = hooks.words(start + layout.is_software, "uint32_t")
-        engine.watch_flags(start, 17 * 8, layout.hflags)
+        engine.watch_state(start, RFLAGS_OFFSET, layout.hflags, cpu + layout.halted)
+        take_over(engine, cpu, layout.stop_slots)
 
     # General registers
 
@@ -113,11 +114,6 @@ class State:
     @shadow.setter
     def shadow(self, value: bool) -> None:
         self._d[self._hflags] = self._d[self._hflags] & ~_INHIBIT | (_INHIBIT if value else 0)
-
-    @property
-    def halted(self) -> bool:
-        """The last run ended with HLT."""
-        return bool(self._halted[0])
 
     # Exceptions
 

@@ -580,7 +580,12 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 /*
  * The C side of one Unicorn engine: the callbacks that fire too often for Python, the virtual clock, and stop
- * requests from other threads. Unicorn's functions come as addresses; nothing links against its library.
+ * requests from anywhere. Unicorn's functions come as addresses; nothing links against its library.
+ *
+ * Unicorn runs no callback while its own stop request is set, though the guest's basic block goes on to its end: what
+ * the callbacks do (flushes, SYSCALL, time stamps) would be lost. So a stop is a flag of ours, and Unicorn's is set only
+ * where no guest code follows: when a block is announced and not yet begun, or behind the execution loop, where two
+ * function pointers in the CPU's class lead to us (cpu_exec_enter and cpu_exec_exit).
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -588,6 +593,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/membarrier.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -595,6 +601,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -614,8 +621,10 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_TIMER 16
 #define EMU_WINDOW 32
 #define EMU_SERVICE 64
+#define EMU_HALT 128
 
 #define RIP_OFFSET 128
+#define FLAG_TF 0x100u
 #define FLAG_IF 0x200u
 #define INHIBIT_IRQ 8u
 #define MSR_TSC_AUX 0xC0000103u
@@ -635,26 +644,38 @@ typedef struct {
     uint8_t *env;
     uint32_t eflags_offset;
     uint32_t hflags_offset;
+    const volatile uint32_t *halted;
     uint64_t time;
     uint64_t deadline;
     uint64_t last_block;
-    int clock_installed;
+    int counting;
+    uint32_t trap_flag;
 
     emu_uc_functions f;
     int cpu_model;
+    void *cpu;
+    void (*cpu_exit)(void *);
+    void (*exec_enter)(void *);
+    void (*exec_exit)(void *);
     pthread_mutex_t lock;
     atomic_int stop_requested;
     atomic_int running;
-    atomic_int entered;
-    atomic_int foreign_stop;
+    atomic_int leave;
     pthread_t runner;
+    int wants_hook, hooked;
     uint64_t origin;
     unsigned blocks;
-    /* Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. */
+    uint32_t last_size;
+    bool deferred;
+    /*
+     * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
+     * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
+     * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
+     */
     union {
         volatile uint64_t any;
         struct {
-            volatile uint8_t real_time, charged, interrupt_pending, leaving, entering, stop_requested;
+            volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing;
         };
     } attention;
 } emu_engine;
@@ -691,50 +712,97 @@ uint64_t emu_engine_now(emu_engine *e)
     return e->time;
 }
 
-/* Called on the engine's own thread, inside a callback: the engine is certainly running, so the stop cannot be lost. */
-static void stop_here(emu_engine *e, uint32_t reason)
+static _Thread_local emu_engine *current;
+
+/* Leave the engine at the next place between blocks. On its own thread, or under the lock. */
+static void leave(emu_engine *e)
+{
+    atomic_store(&e->leave, 1);
+    e->cpu_exit(e->cpu);
+}
+
+/* Inside a callback: leave the engine when the block has been executed. */
+static void leave_behind_block(emu_engine *e, uint32_t reason)
 {
     e->reason |= reason;
-    e->attention.leaving = 1;
+    if (e->hooked)
+        e->attention.leaving = 1;
+    else
+        leave(e);
+}
+
+/* While a block is announced, by us, to those who come behind us in Unicorn's list, too: leave without executing it. */
+static void leave_before_block(emu_engine *e, uint32_t reason)
+{
+    e->reason |= reason;
+    e->attention.again = 1;
+    atomic_store(&e->leave, 1);
     ((engine_fn)e->f.emu_stop)(e->uc);
+}
+
+/* Unicorn begins, or goes on, to execute: a request that came before it was ready must not be lost. */
+static void on_exec_enter(void *cpu)
+{
+    current->exec_enter(cpu);
+    if (atomic_load(&current->leave))
+        current->cpu_exit(cpu);
+}
+
+/* No block is being executed. Whoever wrote RIP from a block's announcement has that block announced again. */
+static void on_exec_exit(void *cpu)
+{
+    emu_engine *e = current;
+    e->exec_exit(cpu);
+    if (atomic_load(&e->leave))
+        ((engine_fn)e->f.emu_stop)(e->uc);
+    else if (e->hooked && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
+        e->attention.again = 1;
 }
 
 static void on_interrupt(void *uc, uint32_t vector, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    atomic_store(&e->entered, 1);
     e->vector = vector;
-    stop_here(e, EMU_EXCEPTION);
+    e->reason |= EMU_EXCEPTION;
+    leave(e);
 }
 
 static bool on_invalid(void *uc, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    atomic_store(&e->entered, 1);
     e->vector = 6;
-    stop_here(e, EMU_INVALID_OPCODE);
+    e->reason |= EMU_INVALID_OPCODE;
+    leave(e);
     return true;
 }
 
+/* SYSCALL and SYSENTER end their block, and what Unicorn takes for the next one must not be announced. */
 static void on_syscall(void *uc, void *user)
 {
+    emu_engine *e = user;
+    uint32_t *flags = (uint32_t *)(e->env + e->eflags_offset);
     (void)uc;
-    stop_here(user, EMU_SYSCALL);
+    /* Unicorn would single-step by these flags; those that SYSCALL leaves decide. */
+    e->trap_flag = *flags & FLAG_TF;
+    *flags &= ~FLAG_TF;
+    e->reason |= EMU_SYSCALL;
+    leave(e);
 }
 
 static void on_sysenter(void *uc, void *user)
 {
+    emu_engine *e = user;
     (void)uc;
-    stop_here(user, EMU_SYSENTER);
+    e->reason |= EMU_SYSENTER;
+    leave(e);
 }
 
 static uint32_t on_in(void *uc, uint32_t port, int size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    atomic_store(&e->entered, 1);
     return emu_port_read(e->owner, port, size);
 }
 
@@ -742,8 +810,19 @@ static void on_out(void *uc, uint32_t port, int size, uint32_t value, void *user
 {
     emu_engine *e = user;
     (void)uc;
-    atomic_store(&e->entered, 1);
     emu_port_write(e->owner, port, size, value);
+}
+
+/* Let virtual time pass, from the next block that is announced. */
+void emu_engine_start_clock(emu_engine *e)
+{
+    if (e->counting)
+        return;
+    e->counting = e->wants_hook = 1;
+    e->attention.idle = 0;
+    e->attention.again = 0;
+    if (atomic_load(&e->running) && !e->hooked)
+        leave_behind_block(e, EMU_SERVICE);
 }
 
 /* Two reads in a row differ, so that a guest which divides by the difference survives. */
@@ -758,8 +837,7 @@ static int on_rdtsc(void *uc, void *user)
     ((reg_write_fn)e->f.reg_write)(uc, REG_RAX, &half);
     half = now >> 32;
     ((reg_write_fn)e->f.reg_write)(uc, REG_RDX, &half);
-    if (!e->clock_installed)
-        stop_here(e, EMU_SERVICE);
+    emu_engine_start_clock(e);
     return 1;
 }
 
@@ -775,6 +853,39 @@ static int on_rdtscp(void *uc, void *user)
 }
 
 /*
+ * What a block's announcement has to decide when more than counting is to be done. Stops that come of what the guest did
+ * (a deadline, an interrupt, a callback's wish) are taken here exactly, whether blocks are chained or not: virtual time
+ * and the place of each stop are the same on every run. A stop that another thread asks for may be taken anywhere;
+ * it lets pass a block that begins inside the one before, which may be the rest of a block that overwrote itself.
+ */
+static void announce(emu_engine *e, uint64_t address, uint32_t size)
+{
+    bool again = e->attention.again && address == e->last_block;
+    bool within = !again && address - e->last_block < e->last_size;
+    e->attention.again = 0;
+    e->last_block = address;
+    e->last_size = size;
+    if (e->attention.real_time) {
+        if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
+            emu_engine_now(e);
+    } else if (!again && e->counting)
+        e->time += size;
+    if (e->counting && e->time >= e->deadline)
+        leave_before_block(e, EMU_TIMER);
+    else if (e->attention.interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
+             !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ))
+        leave_before_block(e, EMU_WINDOW);
+    else if (e->attention.leaving)
+        leave_before_block(e, 0);
+    else if (e->attention.asked && (!within || e->deferred))
+        leave_before_block(e, 0);
+    else {
+        e->deferred = e->attention.asked;
+        e->attention.asked |= e->attention.testing;
+    }
+}
+
+/*
  * One nanosecond for each byte of code in the blocks executed: about four per instruction, and the same on every run.
  * Unicorn calls this before the block's own check for a stop, so a block that is stopped here is announced again.
  */
@@ -782,30 +893,15 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    if (__builtin_expect(!e->attention.any, 1)) {
-        e->last_block = address;
-        e->time += size;
-        if (__builtin_expect(e->time < e->deadline, 1))
-            return;
-    } else {
-        bool charged = e->attention.charged && address == e->last_block;
-        atomic_store(&e->entered, 1);
-        e->attention.entering = 0;
-        e->attention.charged = 0;
-        e->last_block = address;
-        if (e->attention.real_time) {
-            if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
-                emu_engine_now(e);
-        } else if (!charged)
-            e->time += size;
+    if (__builtin_expect(e->attention.any != 0, 0)) {
+        announce(e, address, size);
+        return;
     }
-    if (e->time >= e->deadline)
-        stop_here(e, EMU_TIMER);
-    else if (e->attention.interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
-             !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ))
-        stop_here(e, EMU_WINDOW);
-    if (e->attention.leaving || e->attention.stop_requested)
-        e->attention.charged = 1;
+    e->last_block = address;
+    e->last_size = size;
+    e->time += size;
+    if (__builtin_expect(e->time >= e->deadline, 0))
+        leave_before_block(e, EMU_TIMER);
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -843,8 +939,29 @@ static void close_engine(emu_engine *e)
     if (e->uc)
         ((engine_fn)e->f.close)(e->uc);
     e->uc = NULL;
+    e->cpu = NULL;
     e->env = NULL;
-    e->clock_installed = 0;
+    e->hooked = 0;
+}
+
+int emu_engine_flush(emu_engine *e)
+{
+    return ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
+}
+
+/* Install the block hook if it is wanted. Not while running. It is first in Unicorn's list if nobody was before. */
+int emu_engine_prepare(emu_engine *e)
+{
+    int error;
+    if (!e->wants_hook || e->hooked)
+        return 0;
+    if ((error = hook(e, HOOK_BLOCK, on_block)) || (error = emu_engine_flush(e)))
+        return error;
+    pthread_mutex_lock(&e->lock);
+    e->hooked = 1;
+    e->attention.idle = !e->counting;
+    pthread_mutex_unlock(&e->lock);
+    return 0;
 }
 
 static int open_engine(emu_engine *e)
@@ -859,7 +976,7 @@ static int open_engine(emu_engine *e)
         (error = hook_instruction(e, INSN_RDTSC, on_rdtsc)) ||
         (error = hook_instruction(e, INSN_RDTSCP, on_rdtscp)) ||
         (error = hook_instruction(e, INSN_SYSCALL, on_syscall)) ||
-        (error = hook_instruction(e, INSN_SYSENTER, on_sysenter)))
+        (error = hook_instruction(e, INSN_SYSENTER, on_sysenter)) || (error = emu_engine_prepare(e)))
         close_engine(e);
     return error;
 }
@@ -914,61 +1031,103 @@ int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
     return ((mmio_fn)e->f.mmio_map)(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
 }
 
+/*
+ * Take the place of the two functions at `slots`, a pair of pointers in the class of the CPU object `cpu`. The engine
+ * must not run before.
+ */
+void emu_engine_attach(emu_engine *e, void *cpu, void *slots, void *cpu_exit)
+{
+    void (**pair)(void *) = slots;
+    e->exec_enter = pair[0];
+    e->exec_exit = pair[1];
+    pair[0] = on_exec_enter;
+    pair[1] = on_exec_exit;
+    e->cpu_exit = (void (*)(void *))cpu_exit;
+    e->cpu = cpu;
+}
+
+/* Execute from `pc` unless a stop is requested already. */
 int emu_engine_run(emu_engine *e, uint64_t pc)
 {
+    emu_engine *outer = current;
+    bool start;
     int error = 0;
+    pthread_mutex_lock(&e->lock);
     e->reason = 0;
-    e->attention.leaving = 0;
-    e->attention.entering = 1;
+    e->attention.leaving = e->attention.asked = 0;
+    e->deferred = false;
+    atomic_store(&e->leave, 0);
     e->runner = pthread_self();
-    atomic_store(&e->entered, 0);
-    atomic_store(&e->running, 1);
-    if (!atomic_load(&e->stop_requested))
-        error = ((start_fn)e->f.emu_start)(e->uc, pc, 0, 0, 0);
-    else
-        e->reason = EMU_SERVICE;
-    /*
-     * A request from another thread can come between the announcement of a block and its own check. (One from this
-     * thread cannot: the next announcement sees it.)
-     */
-    if (atomic_exchange(&e->foreign_stop, 0) && !e->reason && e->env && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
-        e->attention.charged = 1;
+    start = !atomic_load(&e->stop_requested);
+    atomic_store(&e->running, start);
+    pthread_mutex_unlock(&e->lock);
+    if (!start)
+        return 0;
+    current = e;
+    error = ((start_fn)e->f.emu_start)(e->uc, pc, 0, 0, 0);
+    current = outer;
+    if (e->halted && *e->halted)
+        e->reason |= EMU_HALT;
+    pthread_mutex_lock(&e->lock);
     atomic_store(&e->running, 0);
+    pthread_mutex_unlock(&e->lock);
     return error;
 }
 
 /*
- * Unicorn forgets a stop that comes before emu_start has really begun. So, unless a callback has been seen since (then
- * it has begun), the request is repeated until the engine has left. On the engine's own thread once is enough.
+ * Without the block hook, Unicorn's own flags are set from outside. It clears the one that ends a chain of blocks and
+ * then reads the one that says why, without a barrier between, so the first flag is set again when the engine's thread
+ * is known to have passed one: by the kernel's word, or since time enough has gone by.
  */
-void emu_engine_request_stop(emu_engine *e)
+static void leave_from_outside(emu_engine *e)
 {
     const struct timespec pause = {0, 50000};
-    bool again;
-    do {
-        pthread_mutex_lock(&e->lock);
+    leave(e);
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) &&
+        (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) ||
+         syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0)))
+        nanosleep(&pause, NULL);
+    leave(e);
+}
+
+/* Takes no lock on the engine's own thread, where it may be called by a signal handler. */
+void emu_engine_request_stop(emu_engine *e)
+{
+    if (atomic_load(&e->running) && pthread_equal(e->runner, pthread_self())) {
         atomic_store(&e->stop_requested, 1);
-        e->attention.stop_requested = 1;
-        again = e->uc && atomic_load(&e->running);
-        if (again) {
-            bool own = pthread_equal(e->runner, pthread_self());
-            if (!own)
-                atomic_store(&e->foreign_stop, 1);
-            if (own || atomic_load(&e->entered))
-                again = false;
-            ((engine_fn)e->f.emu_stop)(e->uc);
-        }
-        pthread_mutex_unlock(&e->lock);
-        if (again)
-            nanosleep(&pause, NULL);
-    } while (again && atomic_load(&e->running));
+        leave_behind_block(e, 0);
+        return;
+    }
+    pthread_mutex_lock(&e->lock);
+    atomic_store(&e->stop_requested, 1);
+    if (atomic_load(&e->running)) {
+        if (e->hooked)
+            e->attention.asked = 1;
+        else
+            leave_from_outside(e);
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* From a block callback behind ours: as a stop request, but the block that is announced is not executed. */
+void emu_engine_stop_before_block(emu_engine *e)
+{
+    atomic_store(&e->stop_requested, 1);
+    leave_before_block(e, 0);
 }
 
 /* From a callback: leave the engine so that the caller can do what needs it stopped, then go on. */
 void emu_engine_service(emu_engine *e)
 {
     if (atomic_load(&e->running))
-        stop_here(e, EMU_SERVICE);
+        leave_behind_block(e, EMU_SERVICE);
+}
+
+/* Have the block hook from now on, clock or not: with callbacks of others behind it, or to test stops in every block. */
+void emu_engine_watch_blocks(emu_engine *e, int testing)
+{
+    e->wants_hook = 1;
+    e->attention.testing |= (uint8_t)testing;
 }
 
 void emu_engine_set_real_time(emu_engine *e)
@@ -981,45 +1140,31 @@ void emu_engine_set_interrupt_pending(emu_engine *e, int pending)
     e->attention.interrupt_pending = (uint8_t)pending;
 }
 
-/* Whether the block at last_block has been charged although it was not executed yet. */
-int emu_engine_charged(emu_engine *e)
+/* Whether the block at last_block has been announced, and charged if time passes, although it was not executed yet. */
+int emu_engine_announced(emu_engine *e)
 {
-    return e->attention.charged;
+    return e->attention.again;
 }
 
-void emu_engine_set_charged(emu_engine *e, int charged)
+void emu_engine_set_clock(emu_engine *e, int counting, uint64_t time, int announced, uint64_t last_block)
 {
-    e->attention.charged = (uint8_t)charged;
+    e->counting = counting;
+    e->wants_hook |= counting;
+    e->time = time;
+    e->attention.idle = e->hooked && !counting;
+    e->attention.again = (uint8_t)announced;
+    e->last_block = last_block;
+    e->last_size = 0;
 }
 
 int emu_engine_take_stop(emu_engine *e)
 {
-    int was = atomic_exchange(&e->stop_requested, 0);
-    e->attention.stop_requested = 0;
-    return was;
+    return atomic_exchange(&e->stop_requested, 0);
 }
 
 int emu_engine_running(emu_engine *e)
 {
     return atomic_load(&e->running);
-}
-
-int emu_engine_flush(emu_engine *e)
-{
-    return ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
-}
-
-int emu_engine_start_clock(emu_engine *e)
-{
-    int error;
-    if (e->clock_installed)
-        return 0;
-    error = hook(e, HOOK_BLOCK, on_block);
-    if (!error)
-        error = emu_engine_flush(e);
-    if (!error)
-        e->clock_installed = 1;
-    return error;
 }
 
 int emu_engine_read_register(emu_engine *e, int id, void *value)
@@ -1090,22 +1235,22 @@ static void *_cffi_types[] = {
 /*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 65), // char const *()(void)
 /*  1 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *)
-/*  3 */ _CFFI_OP(_CFFI_OP_POINTER, 85), // emu_engine *
+/*  3 */ _CFFI_OP(_CFFI_OP_POINTER, 98), // emu_engine *
 /*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, emu_uc_functions const *, int)
 /*  6 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 86), // emu_uc_functions const *
+/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // emu_uc_functions const *
 /*  8 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, int, void *)
 /* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
 /* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 91), // void *
+/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 105), // void *
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, int, void const *)
 /* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
 /* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 18 */ _CFFI_OP(_CFFI_OP_POINTER, 91), // void const *
+/* 18 */ _CFFI_OP(_CFFI_OP_POINTER, 105), // void const *
 /* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, uint64_t)
 /* 21 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
@@ -1152,33 +1297,47 @@ static void *_cffi_types[] = {
 /* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
 /* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 13), // void *()(char const *)
-/* 65 */ _CFFI_OP(_CFFI_OP_POINTER, 84), // char const *
+/* 65 */ _CFFI_OP(_CFFI_OP_POINTER, 97), // char const *
 /* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION, 13), // void *()(void *, char const *)
 /* 68 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
 /* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 65),
 /* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 91), // void()(emu_engine *)
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // void()(emu_engine *)
 /* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
 /* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION, 91), // void()(emu_engine *, int)
+/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // void()(emu_engine *, int)
 /* 75 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
 /* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION, 91), // void()(void *, uint32_t, int, uint32_t)
-/* 79 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
-/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 85 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_engine
-/* 86 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_uc_functions
-/* 87 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // uint32_t(*)(void *, uint32_t, int)
-/* 88 */ _CFFI_OP(_CFFI_OP_POINTER, 89), // uint8_t *
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 90 */ _CFFI_OP(_CFFI_OP_POINTER, 78), // void(*)(void *, uint32_t, int, uint32_t)
-/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 79 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
+/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // void()(emu_engine *, void *, void *, void *)
+/* 86 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
+/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
+/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
+/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
+/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // void()(void *, uint32_t, int, uint32_t)
+/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
+/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 98 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_engine
+/* 99 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_uc_functions
+/* 100 */ _CFFI_OP(_CFFI_OP_POINTER, 58), // uint32_t volatile const *
+/* 101 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // uint32_t(*)(void *, uint32_t, int)
+/* 102 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // uint8_t *
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 104 */ _CFFI_OP(_CFFI_OP_POINTER, 91), // void(*)(void *, uint32_t, int, uint32_t)
+/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1193,10 +1352,13 @@ static void _cffi_checkfld_typedef_emu_engine(emu_engine *p)
   { uint8_t * *tmp = &p->env; (void)tmp; }
   (void)((p->eflags_offset) | 0);  /* check that 'emu_engine.eflags_offset' is an integer */
   (void)((p->hflags_offset) | 0);  /* check that 'emu_engine.hflags_offset' is an integer */
+  { uint32_t volatile const * *tmp = &p->halted; (void)tmp; }
   (void)((p->time) | 0);  /* check that 'emu_engine.time' is an integer */
   (void)((p->deadline) | 0);  /* check that 'emu_engine.deadline' is an integer */
   (void)((p->last_block) | 0);  /* check that 'emu_engine.last_block' is an integer */
-  (void)((p->clock_installed) | 0);  /* check that 'emu_engine.clock_installed' is an integer */
+  (void)((p->counting) | 0);  /* check that 'emu_engine.counting' is an integer */
+  (void)((p->trap_flag) | 0);  /* check that 'emu_engine.trap_flag' is an integer */
+  { void * *tmp = &p->cpu; (void)tmp; }
 }
 struct _cffi_align_typedef_emu_engine { char x; emu_engine y; };
 
@@ -1369,13 +1531,13 @@ _cffi_f_emu_engine_add_hook(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_add_hook _cffi_d_emu_engine_add_hook
 #endif
 
-static int _cffi_d_emu_engine_charged(emu_engine * x0)
+static int _cffi_d_emu_engine_announced(emu_engine * x0)
 {
-  return emu_engine_charged(x0);
+  return emu_engine_announced(x0);
 }
 #ifndef PYPY_VERSION
 static PyObject *
-_cffi_f_emu_engine_charged(PyObject *self, PyObject *arg0)
+_cffi_f_emu_engine_announced(PyObject *self, PyObject *arg0)
 {
   emu_engine * x0;
   Py_ssize_t datasize;
@@ -1394,7 +1556,7 @@ _cffi_f_emu_engine_charged(PyObject *self, PyObject *arg0)
 
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_engine_charged(x0); }
+  { result = emu_engine_announced(x0); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -1404,7 +1566,80 @@ _cffi_f_emu_engine_charged(PyObject *self, PyObject *arg0)
   return pyresult;
 }
 #else
-#  define _cffi_f_emu_engine_charged _cffi_d_emu_engine_charged
+#  define _cffi_f_emu_engine_announced _cffi_d_emu_engine_announced
+#endif
+
+static void _cffi_d_emu_engine_attach(emu_engine * x0, void * x1, void * x2, void * x3)
+{
+  emu_engine_attach(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_attach(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  void * x1;
+  void * x2;
+  void * x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_attach", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(3), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(13), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(13), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(13), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(13), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(13), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(13), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_attach(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_attach _cffi_d_emu_engine_attach
 #endif
 
 static void _cffi_d_emu_engine_close(emu_engine * x0)
@@ -1810,6 +2045,44 @@ _cffi_f_emu_engine_open(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_open _cffi_d_emu_engine_open
 #endif
 
+static int _cffi_d_emu_engine_prepare(emu_engine * x0)
+{
+  return emu_engine_prepare(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_prepare(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(3), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_prepare(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_prepare _cffi_d_emu_engine_prepare
+#endif
+
 static int _cffi_d_emu_engine_read_register(emu_engine * x0, int x1, void * x2)
 {
   return emu_engine_read_register(x0, x1, x2);
@@ -2065,22 +2338,28 @@ _cffi_f_emu_engine_service(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_service _cffi_d_emu_engine_service
 #endif
 
-static void _cffi_d_emu_engine_set_charged(emu_engine * x0, int x1)
+static void _cffi_d_emu_engine_set_clock(emu_engine * x0, int x1, uint64_t x2, int x3, uint64_t x4)
 {
-  emu_engine_set_charged(x0, x1);
+  emu_engine_set_clock(x0, x1, x2, x3, x4);
 }
 #ifndef PYPY_VERSION
 static PyObject *
-_cffi_f_emu_engine_set_charged(PyObject *self, PyObject *args)
+_cffi_f_emu_engine_set_clock(PyObject *self, PyObject *args)
 {
   emu_engine * x0;
   int x1;
+  uint64_t x2;
+  int x3;
+  uint64_t x4;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   PyObject *arg0;
   PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
 
-  if (!PyArg_UnpackTuple(args, "emu_engine_set_charged", 2, 2, &arg0, &arg1))
+  if (!PyArg_UnpackTuple(args, "emu_engine_set_clock", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
@@ -2096,9 +2375,21 @@ _cffi_f_emu_engine_set_charged(PyObject *self, PyObject *args)
   if (x1 == (int)-1 && PyErr_Occurred())
     return NULL;
 
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, int);
+  if (x3 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  x4 = _cffi_to_c_int(arg4, uint64_t);
+  if (x4 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { emu_engine_set_charged(x0, x1); }
+  { emu_engine_set_clock(x0, x1, x2, x3, x4); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -2108,7 +2399,7 @@ _cffi_f_emu_engine_set_charged(PyObject *self, PyObject *args)
   return Py_None;
 }
 #else
-#  define _cffi_f_emu_engine_set_charged _cffi_d_emu_engine_set_charged
+#  define _cffi_f_emu_engine_set_clock _cffi_d_emu_engine_set_clock
 #endif
 
 static void _cffi_d_emu_engine_set_interrupt_pending(emu_engine * x0, int x1)
@@ -2193,9 +2484,9 @@ _cffi_f_emu_engine_set_real_time(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_set_real_time _cffi_d_emu_engine_set_real_time
 #endif
 
-static int _cffi_d_emu_engine_start_clock(emu_engine * x0)
+static void _cffi_d_emu_engine_start_clock(emu_engine * x0)
 {
-  return emu_engine_start_clock(x0);
+  emu_engine_start_clock(x0);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -2204,8 +2495,6 @@ _cffi_f_emu_engine_start_clock(PyObject *self, PyObject *arg0)
   emu_engine * x0;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
       _cffi_type(3), arg0, (char **)&x0);
@@ -2218,17 +2507,53 @@ _cffi_f_emu_engine_start_clock(PyObject *self, PyObject *arg0)
 
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_engine_start_clock(x0); }
+  { emu_engine_start_clock(x0); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
+  Py_INCREF(Py_None);
+  return Py_None;
 }
 #else
 #  define _cffi_f_emu_engine_start_clock _cffi_d_emu_engine_start_clock
+#endif
+
+static void _cffi_d_emu_engine_stop_before_block(emu_engine * x0)
+{
+  emu_engine_stop_before_block(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_stop_before_block(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(3), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_stop_before_block(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_stop_before_block _cffi_d_emu_engine_stop_before_block
 #endif
 
 static int _cffi_d_emu_engine_take_stop(emu_engine * x0)
@@ -2267,6 +2592,52 @@ _cffi_f_emu_engine_take_stop(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_take_stop _cffi_d_emu_engine_take_stop
+#endif
+
+static void _cffi_d_emu_engine_watch_blocks(emu_engine * x0, int x1)
+{
+  emu_engine_watch_blocks(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_watch_blocks(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  int x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_watch_blocks", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(3), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, int);
+  if (x1 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_watch_blocks(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_watch_blocks _cffi_d_emu_engine_watch_blocks
 #endif
 
 static int _cffi_d_emu_engine_write_register(emu_engine * x0, int x1, void const * x2)
@@ -2506,6 +2877,13 @@ static int _cffi_const_EMU_EXCEPTION(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_EMU_HALT(unsigned long long *o)
+{
+  int n = (EMU_HALT) <= 0;
+  *o = (unsigned long long)((EMU_HALT) | 0);  /* check that EMU_HALT is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_INVALID_OPCODE(unsigned long long *o)
 {
   int n = (EMU_INVALID_OPCODE) <= 0;
@@ -2550,6 +2928,7 @@ static int _cffi_const_EMU_WINDOW(unsigned long long *o)
 
 static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_EXCEPTION", (void *)_cffi_const_EMU_EXCEPTION, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_HALT", (void *)_cffi_const_EMU_HALT, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_INVALID_OPCODE", (void *)_cffi_const_EMU_INVALID_OPCODE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SERVICE", (void *)_cffi_const_EMU_SERVICE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SYSCALL", (void *)_cffi_const_EMU_SYSCALL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -2558,7 +2937,8 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 53), (void *)_cffi_d_emu_allocation_size },
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_charged", (void *)_cffi_f_emu_engine_charged, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_charged },
+  { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_announced },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 85), (void *)_cffi_d_emu_engine_attach },
   { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_close },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 44), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_flush },
@@ -2567,23 +2947,26 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_engine_map_rom },
   { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 5), (void *)_cffi_d_emu_engine_open },
+  { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_prepare },
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_reopen },
   { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_request_stop },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 20), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_running },
   { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_service },
-  { "emu_engine_set_charged", (void *)_cffi_f_emu_engine_set_charged, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 74), (void *)_cffi_d_emu_engine_set_charged },
+  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 78), (void *)_cffi_d_emu_engine_set_clock },
   { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 74), (void *)_cffi_d_emu_engine_set_interrupt_pending },
   { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_set_real_time },
-  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_take_stop },
+  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 74), (void *)_cffi_d_emu_engine_watch_blocks },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_engine_write_register },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 0), (void *)_cffi_d_emu_load_error },
   { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 64), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 48), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 87), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 90), (void *)emu_port_write },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 101), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 104), (void *)emu_port_write },
   { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 67), (void *)_cffi_d_emu_symbol },
 };
 
@@ -2602,13 +2985,16 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 58) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 88) },
+           _CFFI_OP(_CFFI_OP_NOOP, 102) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 58) },
   { "hflags_offset", offsetof(emu_engine, hflags_offset),
                      sizeof(((emu_engine *)0)->hflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 58) },
+  { "halted", offsetof(emu_engine, halted),
+              sizeof(((emu_engine *)0)->halted),
+              _CFFI_OP(_CFFI_OP_NOOP, 100) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 22) },
@@ -2618,9 +3004,15 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "last_block", offsetof(emu_engine, last_block),
                   sizeof(((emu_engine *)0)->last_block),
                   _CFFI_OP(_CFFI_OP_NOOP, 22) },
-  { "clock_installed", offsetof(emu_engine, clock_installed),
-                       sizeof(((emu_engine *)0)->clock_installed),
-                       _CFFI_OP(_CFFI_OP_NOOP, 8) },
+  { "counting", offsetof(emu_engine, counting),
+                sizeof(((emu_engine *)0)->counting),
+                _CFFI_OP(_CFFI_OP_NOOP, 8) },
+  { "trap_flag", offsetof(emu_engine, trap_flag),
+                 sizeof(((emu_engine *)0)->trap_flag),
+                 _CFFI_OP(_CFFI_OP_NOOP, 58) },
+  { "cpu", offsetof(emu_engine, cpu),
+           sizeof(((emu_engine *)0)->cpu),
+           _CFFI_OP(_CFFI_OP_NOOP, 13) },
   { "open", offsetof(emu_uc_functions, open),
             sizeof(((emu_uc_functions *)0)->open),
             _CFFI_OP(_CFFI_OP_NOOP, 13) },
@@ -2660,15 +3052,15 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_engine", 85, 0,
-    sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 0, 11 },
-  { "$emu_uc_functions", 86, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_uc_functions), offsetof(struct _cffi_align_typedef_emu_uc_functions, y), 11, 12 },
+  { "$emu_engine", 98, 0,
+    sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 0, 14 },
+  { "$emu_uc_functions", 99, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_uc_functions), offsetof(struct _cffi_align_typedef_emu_uc_functions, y), 14, 12 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_engine", 85 },
-  { "emu_uc_functions", 86 },
+  { "emu_engine", 98 },
+  { "emu_uc_functions", 99 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2678,12 +3070,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  36,  /* num_globals */
+  41,  /* num_globals */
   2,  /* num_struct_unions */
   0,  /* num_enums */
   2,  /* num_typenames */
   NULL,  /* no includes */
-  92,  /* num_types */
+  106,  /* num_types */
   1,  /* flags */
 };
 

@@ -1,6 +1,11 @@
 /*
  * The C side of one Unicorn engine: the callbacks that fire too often for Python, the virtual clock, and stop
- * requests from other threads. Unicorn's functions come as addresses; nothing links against its library.
+ * requests from anywhere. Unicorn's functions come as addresses; nothing links against its library.
+ *
+ * Unicorn runs no callback while its own stop request is set, though the guest's basic block goes on to its end: what
+ * the callbacks do (flushes, SYSCALL, time stamps) would be lost. So a stop is a flag of ours, and Unicorn's is set only
+ * where no guest code follows: when a block is announced and not yet begun, or behind the execution loop, where two
+ * function pointers in the CPU's class lead to us (cpu_exec_enter and cpu_exec_exit).
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -8,6 +13,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/membarrier.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -15,6 +21,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,8 +41,10 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_TIMER 16
 #define EMU_WINDOW 32
 #define EMU_SERVICE 64
+#define EMU_HALT 128
 
 #define RIP_OFFSET 128
+#define FLAG_TF 0x100u
 #define FLAG_IF 0x200u
 #define INHIBIT_IRQ 8u
 #define MSR_TSC_AUX 0xC0000103u
@@ -55,26 +64,38 @@ typedef struct {
     uint8_t *env;
     uint32_t eflags_offset;
     uint32_t hflags_offset;
+    const volatile uint32_t *halted;
     uint64_t time;
     uint64_t deadline;
     uint64_t last_block;
-    int clock_installed;
+    int counting;
+    uint32_t trap_flag;
 
     emu_uc_functions f;
     int cpu_model;
+    void *cpu;
+    void (*cpu_exit)(void *);
+    void (*exec_enter)(void *);
+    void (*exec_exit)(void *);
     pthread_mutex_t lock;
     atomic_int stop_requested;
     atomic_int running;
-    atomic_int entered;
-    atomic_int foreign_stop;
+    atomic_int leave;
     pthread_t runner;
+    int wants_hook, hooked;
     uint64_t origin;
     unsigned blocks;
-    /* Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. */
+    uint32_t last_size;
+    bool deferred;
+    /*
+     * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
+     * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
+     * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
+     */
     union {
         volatile uint64_t any;
         struct {
-            volatile uint8_t real_time, charged, interrupt_pending, leaving, entering, stop_requested;
+            volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing;
         };
     } attention;
 } emu_engine;
@@ -111,50 +132,97 @@ uint64_t emu_engine_now(emu_engine *e)
     return e->time;
 }
 
-/* Called on the engine's own thread, inside a callback: the engine is certainly running, so the stop cannot be lost. */
-static void stop_here(emu_engine *e, uint32_t reason)
+static _Thread_local emu_engine *current;
+
+/* Leave the engine at the next place between blocks. On its own thread, or under the lock. */
+static void leave(emu_engine *e)
+{
+    atomic_store(&e->leave, 1);
+    e->cpu_exit(e->cpu);
+}
+
+/* Inside a callback: leave the engine when the block has been executed. */
+static void leave_behind_block(emu_engine *e, uint32_t reason)
 {
     e->reason |= reason;
-    e->attention.leaving = 1;
+    if (e->hooked)
+        e->attention.leaving = 1;
+    else
+        leave(e);
+}
+
+/* While a block is announced, by us, to those who come behind us in Unicorn's list, too: leave without executing it. */
+static void leave_before_block(emu_engine *e, uint32_t reason)
+{
+    e->reason |= reason;
+    e->attention.again = 1;
+    atomic_store(&e->leave, 1);
     ((engine_fn)e->f.emu_stop)(e->uc);
+}
+
+/* Unicorn begins, or goes on, to execute: a request that came before it was ready must not be lost. */
+static void on_exec_enter(void *cpu)
+{
+    current->exec_enter(cpu);
+    if (atomic_load(&current->leave))
+        current->cpu_exit(cpu);
+}
+
+/* No block is being executed. Whoever wrote RIP from a block's announcement has that block announced again. */
+static void on_exec_exit(void *cpu)
+{
+    emu_engine *e = current;
+    e->exec_exit(cpu);
+    if (atomic_load(&e->leave))
+        ((engine_fn)e->f.emu_stop)(e->uc);
+    else if (e->hooked && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
+        e->attention.again = 1;
 }
 
 static void on_interrupt(void *uc, uint32_t vector, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    atomic_store(&e->entered, 1);
     e->vector = vector;
-    stop_here(e, EMU_EXCEPTION);
+    e->reason |= EMU_EXCEPTION;
+    leave(e);
 }
 
 static bool on_invalid(void *uc, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    atomic_store(&e->entered, 1);
     e->vector = 6;
-    stop_here(e, EMU_INVALID_OPCODE);
+    e->reason |= EMU_INVALID_OPCODE;
+    leave(e);
     return true;
 }
 
+/* SYSCALL and SYSENTER end their block, and what Unicorn takes for the next one must not be announced. */
 static void on_syscall(void *uc, void *user)
 {
+    emu_engine *e = user;
+    uint32_t *flags = (uint32_t *)(e->env + e->eflags_offset);
     (void)uc;
-    stop_here(user, EMU_SYSCALL);
+    /* Unicorn would single-step by these flags; those that SYSCALL leaves decide. */
+    e->trap_flag = *flags & FLAG_TF;
+    *flags &= ~FLAG_TF;
+    e->reason |= EMU_SYSCALL;
+    leave(e);
 }
 
 static void on_sysenter(void *uc, void *user)
 {
+    emu_engine *e = user;
     (void)uc;
-    stop_here(user, EMU_SYSENTER);
+    e->reason |= EMU_SYSENTER;
+    leave(e);
 }
 
 static uint32_t on_in(void *uc, uint32_t port, int size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    atomic_store(&e->entered, 1);
     return emu_port_read(e->owner, port, size);
 }
 
@@ -162,8 +230,19 @@ static void on_out(void *uc, uint32_t port, int size, uint32_t value, void *user
 {
     emu_engine *e = user;
     (void)uc;
-    atomic_store(&e->entered, 1);
     emu_port_write(e->owner, port, size, value);
+}
+
+/* Let virtual time pass, from the next block that is announced. */
+void emu_engine_start_clock(emu_engine *e)
+{
+    if (e->counting)
+        return;
+    e->counting = e->wants_hook = 1;
+    e->attention.idle = 0;
+    e->attention.again = 0;
+    if (atomic_load(&e->running) && !e->hooked)
+        leave_behind_block(e, EMU_SERVICE);
 }
 
 /* Two reads in a row differ, so that a guest which divides by the difference survives. */
@@ -178,8 +257,7 @@ static int on_rdtsc(void *uc, void *user)
     ((reg_write_fn)e->f.reg_write)(uc, REG_RAX, &half);
     half = now >> 32;
     ((reg_write_fn)e->f.reg_write)(uc, REG_RDX, &half);
-    if (!e->clock_installed)
-        stop_here(e, EMU_SERVICE);
+    emu_engine_start_clock(e);
     return 1;
 }
 
@@ -195,6 +273,39 @@ static int on_rdtscp(void *uc, void *user)
 }
 
 /*
+ * What a block's announcement has to decide when more than counting is to be done. Stops that come of what the guest did
+ * (a deadline, an interrupt, a callback's wish) are taken here exactly, whether blocks are chained or not: virtual time
+ * and the place of each stop are the same on every run. A stop that another thread asks for may be taken anywhere;
+ * it lets pass a block that begins inside the one before, which may be the rest of a block that overwrote itself.
+ */
+static void announce(emu_engine *e, uint64_t address, uint32_t size)
+{
+    bool again = e->attention.again && address == e->last_block;
+    bool within = !again && address - e->last_block < e->last_size;
+    e->attention.again = 0;
+    e->last_block = address;
+    e->last_size = size;
+    if (e->attention.real_time) {
+        if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
+            emu_engine_now(e);
+    } else if (!again && e->counting)
+        e->time += size;
+    if (e->counting && e->time >= e->deadline)
+        leave_before_block(e, EMU_TIMER);
+    else if (e->attention.interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
+             !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ))
+        leave_before_block(e, EMU_WINDOW);
+    else if (e->attention.leaving)
+        leave_before_block(e, 0);
+    else if (e->attention.asked && (!within || e->deferred))
+        leave_before_block(e, 0);
+    else {
+        e->deferred = e->attention.asked;
+        e->attention.asked |= e->attention.testing;
+    }
+}
+
+/*
  * One nanosecond for each byte of code in the blocks executed: about four per instruction, and the same on every run.
  * Unicorn calls this before the block's own check for a stop, so a block that is stopped here is announced again.
  */
@@ -202,30 +313,15 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    if (__builtin_expect(!e->attention.any, 1)) {
-        e->last_block = address;
-        e->time += size;
-        if (__builtin_expect(e->time < e->deadline, 1))
-            return;
-    } else {
-        bool charged = e->attention.charged && address == e->last_block;
-        atomic_store(&e->entered, 1);
-        e->attention.entering = 0;
-        e->attention.charged = 0;
-        e->last_block = address;
-        if (e->attention.real_time) {
-            if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
-                emu_engine_now(e);
-        } else if (!charged)
-            e->time += size;
+    if (__builtin_expect(e->attention.any != 0, 0)) {
+        announce(e, address, size);
+        return;
     }
-    if (e->time >= e->deadline)
-        stop_here(e, EMU_TIMER);
-    else if (e->attention.interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
-             !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ))
-        stop_here(e, EMU_WINDOW);
-    if (e->attention.leaving || e->attention.stop_requested)
-        e->attention.charged = 1;
+    e->last_block = address;
+    e->last_size = size;
+    e->time += size;
+    if (__builtin_expect(e->time >= e->deadline, 0))
+        leave_before_block(e, EMU_TIMER);
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -263,8 +359,29 @@ static void close_engine(emu_engine *e)
     if (e->uc)
         ((engine_fn)e->f.close)(e->uc);
     e->uc = NULL;
+    e->cpu = NULL;
     e->env = NULL;
-    e->clock_installed = 0;
+    e->hooked = 0;
+}
+
+int emu_engine_flush(emu_engine *e)
+{
+    return ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
+}
+
+/* Install the block hook if it is wanted. Not while running. It is first in Unicorn's list if nobody was before. */
+int emu_engine_prepare(emu_engine *e)
+{
+    int error;
+    if (!e->wants_hook || e->hooked)
+        return 0;
+    if ((error = hook(e, HOOK_BLOCK, on_block)) || (error = emu_engine_flush(e)))
+        return error;
+    pthread_mutex_lock(&e->lock);
+    e->hooked = 1;
+    e->attention.idle = !e->counting;
+    pthread_mutex_unlock(&e->lock);
+    return 0;
 }
 
 static int open_engine(emu_engine *e)
@@ -279,7 +396,7 @@ static int open_engine(emu_engine *e)
         (error = hook_instruction(e, INSN_RDTSC, on_rdtsc)) ||
         (error = hook_instruction(e, INSN_RDTSCP, on_rdtscp)) ||
         (error = hook_instruction(e, INSN_SYSCALL, on_syscall)) ||
-        (error = hook_instruction(e, INSN_SYSENTER, on_sysenter)))
+        (error = hook_instruction(e, INSN_SYSENTER, on_sysenter)) || (error = emu_engine_prepare(e)))
         close_engine(e);
     return error;
 }
@@ -334,61 +451,103 @@ int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
     return ((mmio_fn)e->f.mmio_map)(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
 }
 
+/*
+ * Take the place of the two functions at `slots`, a pair of pointers in the class of the CPU object `cpu`. The engine
+ * must not run before.
+ */
+void emu_engine_attach(emu_engine *e, void *cpu, void *slots, void *cpu_exit)
+{
+    void (**pair)(void *) = slots;
+    e->exec_enter = pair[0];
+    e->exec_exit = pair[1];
+    pair[0] = on_exec_enter;
+    pair[1] = on_exec_exit;
+    e->cpu_exit = (void (*)(void *))cpu_exit;
+    e->cpu = cpu;
+}
+
+/* Execute from `pc` unless a stop is requested already. */
 int emu_engine_run(emu_engine *e, uint64_t pc)
 {
+    emu_engine *outer = current;
+    bool start;
     int error = 0;
+    pthread_mutex_lock(&e->lock);
     e->reason = 0;
-    e->attention.leaving = 0;
-    e->attention.entering = 1;
+    e->attention.leaving = e->attention.asked = 0;
+    e->deferred = false;
+    atomic_store(&e->leave, 0);
     e->runner = pthread_self();
-    atomic_store(&e->entered, 0);
-    atomic_store(&e->running, 1);
-    if (!atomic_load(&e->stop_requested))
-        error = ((start_fn)e->f.emu_start)(e->uc, pc, 0, 0, 0);
-    else
-        e->reason = EMU_SERVICE;
-    /*
-     * A request from another thread can come between the announcement of a block and its own check. (One from this
-     * thread cannot: the next announcement sees it.)
-     */
-    if (atomic_exchange(&e->foreign_stop, 0) && !e->reason && e->env && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
-        e->attention.charged = 1;
+    start = !atomic_load(&e->stop_requested);
+    atomic_store(&e->running, start);
+    pthread_mutex_unlock(&e->lock);
+    if (!start)
+        return 0;
+    current = e;
+    error = ((start_fn)e->f.emu_start)(e->uc, pc, 0, 0, 0);
+    current = outer;
+    if (e->halted && *e->halted)
+        e->reason |= EMU_HALT;
+    pthread_mutex_lock(&e->lock);
     atomic_store(&e->running, 0);
+    pthread_mutex_unlock(&e->lock);
     return error;
 }
 
 /*
- * Unicorn forgets a stop that comes before emu_start has really begun. So, unless a callback has been seen since (then
- * it has begun), the request is repeated until the engine has left. On the engine's own thread once is enough.
+ * Without the block hook, Unicorn's own flags are set from outside. It clears the one that ends a chain of blocks and
+ * then reads the one that says why, without a barrier between, so the first flag is set again when the engine's thread
+ * is known to have passed one: by the kernel's word, or since time enough has gone by.
  */
-void emu_engine_request_stop(emu_engine *e)
+static void leave_from_outside(emu_engine *e)
 {
     const struct timespec pause = {0, 50000};
-    bool again;
-    do {
-        pthread_mutex_lock(&e->lock);
+    leave(e);
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) &&
+        (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) ||
+         syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0)))
+        nanosleep(&pause, NULL);
+    leave(e);
+}
+
+/* Takes no lock on the engine's own thread, where it may be called by a signal handler. */
+void emu_engine_request_stop(emu_engine *e)
+{
+    if (atomic_load(&e->running) && pthread_equal(e->runner, pthread_self())) {
         atomic_store(&e->stop_requested, 1);
-        e->attention.stop_requested = 1;
-        again = e->uc && atomic_load(&e->running);
-        if (again) {
-            bool own = pthread_equal(e->runner, pthread_self());
-            if (!own)
-                atomic_store(&e->foreign_stop, 1);
-            if (own || atomic_load(&e->entered))
-                again = false;
-            ((engine_fn)e->f.emu_stop)(e->uc);
-        }
-        pthread_mutex_unlock(&e->lock);
-        if (again)
-            nanosleep(&pause, NULL);
-    } while (again && atomic_load(&e->running));
+        leave_behind_block(e, 0);
+        return;
+    }
+    pthread_mutex_lock(&e->lock);
+    atomic_store(&e->stop_requested, 1);
+    if (atomic_load(&e->running)) {
+        if (e->hooked)
+            e->attention.asked = 1;
+        else
+            leave_from_outside(e);
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* From a block callback behind ours: as a stop request, but the block that is announced is not executed. */
+void emu_engine_stop_before_block(emu_engine *e)
+{
+    atomic_store(&e->stop_requested, 1);
+    leave_before_block(e, 0);
 }
 
 /* From a callback: leave the engine so that the caller can do what needs it stopped, then go on. */
 void emu_engine_service(emu_engine *e)
 {
     if (atomic_load(&e->running))
-        stop_here(e, EMU_SERVICE);
+        leave_behind_block(e, EMU_SERVICE);
+}
+
+/* Have the block hook from now on, clock or not: with callbacks of others behind it, or to test stops in every block. */
+void emu_engine_watch_blocks(emu_engine *e, int testing)
+{
+    e->wants_hook = 1;
+    e->attention.testing |= (uint8_t)testing;
 }
 
 void emu_engine_set_real_time(emu_engine *e)
@@ -401,45 +560,31 @@ void emu_engine_set_interrupt_pending(emu_engine *e, int pending)
     e->attention.interrupt_pending = (uint8_t)pending;
 }
 
-/* Whether the block at last_block has been charged although it was not executed yet. */
-int emu_engine_charged(emu_engine *e)
+/* Whether the block at last_block has been announced, and charged if time passes, although it was not executed yet. */
+int emu_engine_announced(emu_engine *e)
 {
-    return e->attention.charged;
+    return e->attention.again;
 }
 
-void emu_engine_set_charged(emu_engine *e, int charged)
+void emu_engine_set_clock(emu_engine *e, int counting, uint64_t time, int announced, uint64_t last_block)
 {
-    e->attention.charged = (uint8_t)charged;
+    e->counting = counting;
+    e->wants_hook |= counting;
+    e->time = time;
+    e->attention.idle = e->hooked && !counting;
+    e->attention.again = (uint8_t)announced;
+    e->last_block = last_block;
+    e->last_size = 0;
 }
 
 int emu_engine_take_stop(emu_engine *e)
 {
-    int was = atomic_exchange(&e->stop_requested, 0);
-    e->attention.stop_requested = 0;
-    return was;
+    return atomic_exchange(&e->stop_requested, 0);
 }
 
 int emu_engine_running(emu_engine *e)
 {
     return atomic_load(&e->running);
-}
-
-int emu_engine_flush(emu_engine *e)
-{
-    return ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
-}
-
-int emu_engine_start_clock(emu_engine *e)
-{
-    int error;
-    if (e->clock_installed)
-        return 0;
-    error = hook(e, HOOK_BLOCK, on_block);
-    if (!error)
-        error = emu_engine_flush(e);
-    if (!error)
-        e->clock_installed = 1;
-    return error;
 }
 
 int emu_engine_read_register(emu_engine *e, int id, void *value)

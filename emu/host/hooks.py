@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from emu.errors import HostError
 from emu.host._hooks import ffi, lib
@@ -23,6 +23,7 @@ SYSENTER: int = _lib.EMU_SYSENTER
 TIMER: int = _lib.EMU_TIMER
 WINDOW: int = _lib.EMU_WINDOW
 SERVICE: int = _lib.EMU_SERVICE
+HALT: int = _lib.EMU_HALT
 
 FUNCTIONS = (
     "open", "close", "emu_start", "emu_stop", "mem_map_ptr", "mmio_map", "mem_protect",
@@ -40,6 +41,17 @@ class PortHandler(Protocol):
     def port_read(self, port: int, size: int) -> int: ...
 
     def port_write(self, port: int, size: int, value: int) -> None: ...
+
+
+class Clock(NamedTuple):
+    """Virtual time: whether it passes, nanoseconds, and whether the block at address ``last_block`` was announced, and
+    charged, without being executed.
+    """
+
+    started: bool
+    now: int
+    announced: bool
+    last_block: int
 
 
 class Engine:
@@ -79,7 +91,10 @@ class Engine:
         _lib.emu_engine_close(self._e)
 
     def reopen(self) -> None:
-        """Replace the engine by a fresh one, without memory and hooks of others. Time, deadline and requests stay."""
+        """Replace the engine by a fresh one, without memory and hooks of others; ``take_over`` it again.
+
+        Time, deadline and requests stay.
+        """
         assert not self.running, _RUNNING
         self._check(_lib.emu_engine_reopen(self._e), "open an engine")
 
@@ -99,8 +114,22 @@ class Engine:
 
     # Running
 
+    def take_over(self, cpu: int, slots: int, cpu_exit: int) -> None:
+        """Put our functions in place of Unicorn's at host address ``slots``; once for each engine, before it runs.
+
+        ``slots`` are two pointers: what the CPU object ``cpu`` calls when it begins to execute and when it has ended.
+        ``cpu_exit`` is Unicorn's function that makes it end.
+        """
+        function = _ffi.cast("void *", cpu_exit)
+        _lib.emu_engine_attach(self._e, _ffi.cast("void *", cpu), _ffi.cast("void *", slots), function)
+
     def run(self, pc: int) -> int:
-        """Run from ``pc``; Unicorn's error number. ``reason`` says why it stopped; see also ``take_failure``."""
+        """Run from ``pc``; Unicorn's error number. ``reason`` says why it stopped; see also ``take_failure``.
+
+        With a stop request that was not taken yet, nothing is executed and there is no reason.
+        """
+        assert self._e.cpu, "the engine was not taken over"
+        self._check(_lib.emu_engine_prepare(self._e), "install the clock")
         return int(_lib.emu_engine_run(self._e, pc))
 
     def take_failure(self) -> BaseException | None:
@@ -127,12 +156,16 @@ class Engine:
         function = _ffi.cast("uintptr_t", _ffi.addressof(_lib, "emu_engine_request_stop"))
         return int(function), int(_ffi.cast("uintptr_t", self._e))
 
+    def stop_before_block(self) -> None:
+        """From a block hook that was added after ``watch_blocks``: a request that is taken before that block."""
+        _lib.emu_engine_stop_before_block(self._e)
+
     def take_stop(self) -> bool:
         """Whether a stop was requested since the last call."""
         return bool(_lib.emu_engine_take_stop(self._e))
 
     def service(self) -> None:
-        """From a callback: leave ``run`` with SERVICE."""
+        """From a callback: leave ``run`` with SERVICE, behind the present block."""
         _lib.emu_engine_service(self._e)
 
     @property
@@ -142,6 +175,11 @@ class Engine:
     @property
     def reason(self) -> int:
         return int(self._e.reason)
+
+    @property
+    def trap_flag(self) -> bool:
+        """With SYSCALL: TF was set. It is clear in the flags, where Unicorn would have looked too early."""
+        return bool(self._e.trap_flag)
 
     @property
     def vector(self) -> int:
@@ -155,13 +193,21 @@ class Engine:
     # Clock
 
     def start_clock(self) -> None:
-        """Install the block hook that counts virtual time and watches for deadlines and interrupts."""
-        assert not self.running, _RUNNING
-        self._check(_lib.emu_engine_start_clock(self._e), "install the clock")
+        """Let virtual time pass, and watch for deadlines and interrupts, from the next block on; from callbacks too."""
+        _lib.emu_engine_start_clock(self._e)
 
     @property
     def clock_started(self) -> bool:
-        return bool(self._e.clock_installed)
+        return bool(self._e.counting)
+
+    def watch_blocks(self, *, testing: bool = False) -> None:
+        """Install the block hook although time does not pass. With ``testing`` it asks for a stop in every block.
+
+        Block hooks that others add later see each block once, when it is executed, however often it is stopped before.
+        """
+        assert not self.running, _RUNNING
+        _lib.emu_engine_watch_blocks(self._e, testing)
+        self._check(_lib.emu_engine_prepare(self._e), "watch blocks")
 
     def now(self) -> int:
         return int(_lib.emu_engine_now(self._e))
@@ -179,14 +225,12 @@ class Engine:
         _lib.emu_engine_set_interrupt_pending(self._e, pending)
 
     @property
-    def clock_position(self) -> tuple[bool, int]:
-        """(whether the block about to run has been charged already, the address of the last block announced)."""
-        return bool(_lib.emu_engine_charged(self._e)), int(self._e.last_block)
+    def clock(self) -> Clock:
+        return Clock(self.clock_started, self.now(), bool(_lib.emu_engine_announced(self._e)), int(self._e.last_block))
 
-    @clock_position.setter
-    def clock_position(self, value: tuple[bool, int]) -> None:
-        _lib.emu_engine_set_charged(self._e, value[0])
-        self._e.last_block = value[1]
+    @clock.setter
+    def clock(self, value: Clock) -> None:
+        _lib.emu_engine_set_clock(self._e, *value)
 
     # Registers, by Unicorn's numbers
 
@@ -214,10 +258,13 @@ class Engine:
 
     # Unicorn's own memory
 
-    def watch_flags(self, environment: int, eflags: int, hflags: int) -> None:
-        """Tell the block hook where the flags live: host address of the CPU state and two offsets in it."""
+    def watch_state(self, environment: int, eflags: int, hflags: int, halted: int = 0) -> None:
+        """Tell where the CPU state is: its host address, the offsets of the flags and of those derived from them, and
+        the host address of the word that HLT sets, without which there is no reason HALT.
+        """
         self._e.env = _ffi.cast("uint8_t *", environment)
         self._e.eflags_offset, self._e.hflags_offset = eflags, hflags
+        self._e.halted = _ffi.cast("uint32_t *", halted)
 
     def own_memory(self) -> bytes:
         """The bytes of Unicorn's engine structure."""

@@ -146,7 +146,7 @@ class MachineRecovery:
         def stop(why: int) -> None:
             if why == trace.BLOCK:
                 reached.append(why)
-                machine.cpu.request_stop()
+                machine.cpu.stop_before_block()
 
         tracer.on_stop = stop
         tracer.stop_at_block(block)
