@@ -21,6 +21,8 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_TRACE_STORE 1
 #define EMU_TRACE_FLUSH 2
 #define EMU_TRACE_FENCE 3
+#define EMU_TRACE_SPECIAL 4
+#define EMU_TRACE_DEVICE 5
 
 #define EMU_SITE_FLUSH 1
 #define EMU_SITE_FENCE 2
@@ -29,12 +31,16 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_SITE_REP 16
 #define EMU_SITE_CAS 32
 #define EMU_SITE_CAS_PAIR 64
+#define EMU_SITE_SPECIAL 128
 
 #define EMU_TRACE_FULL 1
 #define EMU_TRACE_BUDGET 2
 #define EMU_TRACE_BLOCK 3
 #define EMU_TRACE_CODE 4
 #define EMU_TRACE_ACCESS 5
+
+#define EMU_TRACE_NOWHERE UINT64_MAX
+#define SEGMENTS 6
 
 #define PAGE 4096u
 #define BUCKETS (1u << 14)
@@ -70,7 +76,14 @@ typedef struct block {
 typedef struct {
     uint64_t gpa, size;
     const uint8_t *host;
+    int logged;
 } region;
+
+/* A store whose callback came, as always, before its bytes were in memory. */
+typedef struct {
+    emu_trace_entry *entry;
+    const uint8_t *host;
+} unfinished;
 
 typedef struct {
     void *owner;
@@ -87,8 +100,13 @@ typedef struct {
     uint64_t chunk_count;
     uint32_t instance;
     uint64_t site_pc;
+    uint64_t site_entry;
     uint8_t site;
+    int full, starved;
     uint64_t rep_pc, rep_count;
+    unfinished open[2];
+    unsigned open_count;
+    const uint64_t *segment_bases[SEGMENTS];
     block **blocks_seen;
     region regions[MOST_REGIONS];
     unsigned region_count;
@@ -103,7 +121,7 @@ typedef struct {
     emu_trace *trace;
     uint64_t pc;
     int64_t displacement;
-    uint64_t address_mask;
+    uint64_t address_mask, linear_mask;
     int32_t base, index, segment;
     uint8_t scale, size, site, detail;
 } emu_trace_site;
@@ -116,6 +134,7 @@ typedef int (*ctl_fn)(void *, int, ...);
 
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
 void emu_trace_unknown_read(void *owner, uint64_t address, uint32_t size);
+uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
 void emu_trace_stop(void *owner, int why);
 
 static uint64_t reg(emu_trace *t, int id)
@@ -181,8 +200,8 @@ static bool effective_address(const emu_trace_site *s, uint64_t *physical)
         address += reg(s->trace, s->index) * s->scale;
     address &= s->address_mask;
     if (s->segment)
-        address += reg(s->trace, s->segment);
-    return translate(s->trace, address, physical);
+        address += *s->trace->segment_bases[s->segment - 1];
+    return translate(s->trace, address & s->linear_mask, physical);
 }
 
 static bool add_chunk(emu_trace *t)
@@ -199,16 +218,17 @@ static bool add_chunk(emu_trace *t)
     return true;
 }
 
+/*
+ * A full log only asks for the end of the run at the next block: until then everything is still logged, so that the
+ * log explains the memory that the run leaves. NULL when there is no memory for it.
+ */
 static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
 {
     emu_trace_entry *e;
     if (t->count >= t->limit)
-        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
-    if (t->count >= t->limit)
-        return NULL;
+        t->full = 1;
     if (t->count == t->chunk_count * EMU_TRACE_CHUNK && !add_chunk(t)) {
-        t->limit = t->count;
-        emu_trace_stop(t->owner, EMU_TRACE_FULL);
+        t->starved = 1;
         return NULL;
     }
     e = &t->chunks[t->count / EMU_TRACE_CHUNK][t->count % EMU_TRACE_CHUNK];
@@ -217,6 +237,18 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
     e->kind = kind;
     e->pc = pc;
     return e;
+}
+
+/*
+ * What a store left is read back from memory. Its callback's value cannot be trusted for that: it is not yet swapped
+ * for MOVBE, and the store may still fault.
+ */
+static void finish_stores(emu_trace *t)
+{
+    while (t->open_count) {
+        unfinished *open = &t->open[--t->open_count];
+        memcpy(&open->entry->value, open->host, open->entry->size);
+    }
 }
 
 const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
@@ -242,11 +274,13 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_trace_site *s = user;
     emu_trace *t = s->trace;
-    emu_trace_entry *e;
+    emu_trace_entry *e = NULL;
     uint64_t physical = 0;
     (void)uc, (void)address, (void)size;
+    finish_stores(t);
     t->site_pc = s->pc;
     t->site = s->site;
+    t->site_entry = EMU_TRACE_NOWHERE;
     if (s->site & EMU_SITE_REP) {
         uint64_t left = reg(t, REG_RCX) & s->address_mask;
         if (t->rep_pc != s->pc || left + 1 != t->rep_count)
@@ -258,25 +292,34 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
     t->instance++;
     if (s->site & EMU_SITE_FLUSH) {
         if (effective_address(s, &physical) && physical - t->base < t->units * 8 &&
-            (e = append(t, EMU_TRACE_FLUSH, s->pc))) {
+            (e = append(t, EMU_TRACE_FLUSH, s->pc)))
             e->address = physical;
-            e->site = s->site;
-            e->detail = s->detail;
-        }
+    } else if (s->site & EMU_SITE_SPECIAL) {
+        e = append(t, EMU_TRACE_SPECIAL, s->pc);
     } else if (s->site & (EMU_SITE_FENCE | EMU_SITE_LOCKED)) {
         bool failed = false;
         if (s->site & (EMU_SITE_CAS | EMU_SITE_CAS_PAIR) && effective_address(s, &physical))
             failed = cas_fails(t, s, physical);
-        if ((e = append(t, EMU_TRACE_FENCE, s->pc))) {
-            e->instance = t->instance;
-            e->site = s->site;
-            e->detail = s->detail;
+        if ((e = append(t, EMU_TRACE_FENCE, s->pc)))
             e->value = failed;
-        }
+    }
+    if (e) {
+        e->instance = t->instance;
+        e->site = s->site;
+        e->detail = s->detail;
+        t->site_entry = t->count - 1;
     }
 }
 
-static void note_access(emu_trace *t)
+/* The instruction at `pc` raised a fault, so that a flush or fence that it announced did not happen. */
+void emu_trace_retract(emu_trace *t, uint64_t pc)
+{
+    if (t->site_pc == pc && t->site_entry == t->count - 1 && t->count)
+        t->count--;
+    t->site_entry = EMU_TRACE_NOWHERE;
+}
+
+void emu_trace_note_access(emu_trace *t)
 {
     if (!t->first_access) {
         t->first_access = t->blocks;
@@ -284,34 +327,82 @@ static void note_access(emu_trace *t)
     }
 }
 
+static const region *region_of(const emu_trace *t, uint64_t gpa)
+{
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (gpa - t->regions[n].gpa < t->regions[n].size)
+            return &t->regions[n];
+    return NULL;
+}
+
+/* `size` bytes of a store that lie on one page. */
+static void log_piece(emu_trace *t, uint64_t pc, uint64_t gpa, unsigned size)
+{
+    const region *r = region_of(t, gpa);
+    emu_trace_entry *e;
+    if (!r || !r->logged || !(e = append(t, EMU_TRACE_STORE, pc)))
+        return;
+    e->address = gpa;
+    e->size = (uint8_t)size;
+    e->instance = t->instance;
+    if (t->site_pc)
+        e->site = t->site;
+    t->open[t->open_count++] = (unfinished){e, r->host + (gpa - r->gpa)};
+}
+
+/*
+ * Sees every store, in RAM too: a store that crosses a page is announced with the address of its first page only, and
+ * either page can be one of the NVDIMM.
+ */
 static void on_store(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
     emu_trace *t = user;
-    uint64_t pc = reg(t, REG_RIP);
-    emu_trace_entry *e = append(t, EMU_TRACE_STORE, pc);
-    (void)uc, (void)type;
-    if (!e)
-        return;
-    e->address = address;
-    e->value = (uint64_t)value;
-    e->size = (uint8_t)size;
-    if (pc == t->site_pc) {
-        e->site = t->site;
-    } else {
+    unsigned first = PAGE - (unsigned)(address % PAGE);
+    uint64_t pc, next = 0;
+    (void)uc, (void)type, (void)value;
+    finish_stores(t);
+    if (first >= (unsigned)size) {
+        if (address - t->base >= t->units * 8)
+            return;
+        first = (unsigned)size;
+    }
+    pc = reg(t, REG_RIP);
+    if (pc != t->site_pc) {
         t->site_pc = 0;
         t->instance++;
     }
+    if (first < (unsigned)size)
+        next = emu_trace_next_page(t->owner, pc, address);
+    log_piece(t, pc, address, first);
+    if (first < (unsigned)size && next != EMU_TRACE_NOWHERE)
+        log_piece(t, pc, next, (unsigned)size - first);
+}
+
+/*
+ * `size` bytes (at most 8) that somebody else than an instruction stored, just before this call: the delivery of an
+ * exception, a device. Or, as EMU_TRACE_DEVICE, something that a device did outside of guest memory.
+ */
+void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint64_t value, uint32_t size, int begins)
+{
+    emu_trace_entry *e;
+    finish_stores(t);
+    t->site_pc = 0;
+    t->site_entry = EMU_TRACE_NOWHERE;
+    if (begins)
+        t->instance++;
+    if (!(e = append(t, (uint8_t)kind, pc)))
+        return;
+    e->address = address;
+    e->value = value;
+    e->size = (uint8_t)size;
     e->instance = t->instance;
 }
 
 static const uint8_t *host_of(emu_trace *t, uint64_t linear)
 {
     uint64_t gpa;
-    if (translate(t, linear, &gpa))
-        for (unsigned n = 0; n < t->region_count; n++)
-            if (gpa - t->regions[n].gpa < t->regions[n].size)
-                return t->regions[n].host + (gpa - t->regions[n].gpa);
-    return NULL;
+    const region *r = translate(t, linear, &gpa) ? region_of(t, gpa) : NULL;
+    return r ? r->host + (gpa - r->gpa) : NULL;
 }
 
 static bool same_code(const block *b)
@@ -353,6 +444,10 @@ static bool is_new(emu_trace *t, uint64_t address, uint32_t size)
 static void count_block(emu_trace *t)
 {
     t->blocks++;
+    if (t->full) {
+        t->full = 0;
+        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
+    }
     if (t->blocks >= t->budget)
         emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
     else if (t->blocks == t->stop_block)
@@ -370,6 +465,7 @@ int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     (void)uc;
+    finish_stores(user);
     if (is_new(user, address, size))
         emu_trace_translate_again(user, address, size);
     count_block(user);
@@ -380,6 +476,7 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
 {
     emu_trace *t = user;
     (void)uc;
+    finish_stores(t);
     if (is_new(t, address, size))
         emu_trace_new_block(t->owner, address, size);
     count_block(t);
@@ -424,7 +521,7 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
 {
     emu_trace *t = user;
     (void)uc, (void)type, (void)value;
-    note_access(t);
+    emu_trace_note_access(t);
     for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8) {
         uint64_t at = (unit - t->base) / 8;
         if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, address, (unsigned)size)) {
@@ -439,7 +536,7 @@ static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t
 {
     emu_trace *t = user;
     (void)uc, (void)type, (void)value;
-    note_access(t);
+    emu_trace_note_access(t);
     for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8)
         emu_trace_learn(t, unit, bytes_in(unit, address, (unsigned)size));
 }
@@ -495,18 +592,32 @@ void emu_trace_clear(emu_trace *t)
 {
     t->count = 0;
     t->instance = 0;
+    t->open_count = 0;
+    t->full = 0;
+    t->site_entry = EMU_TRACE_NOWHERE;
     t->site_pc = 0;
     t->site = 0;
     t->rep_pc = 0;
 }
 
-/* Where guest memory lies in this process, for looking at code. */
-int emu_trace_add_region(emu_trace *t, uint64_t gpa, uint64_t size, const void *host)
+/* Where guest memory lies in this process, for looking at code and stores; those to `logged` ones are logged. */
+int emu_trace_add_region(emu_trace *t, uint64_t gpa, uint64_t size, const void *host, int logged)
 {
     if (t->region_count == MOST_REGIONS)
         return -ENOSPC;
-    t->regions[t->region_count++] = (region){gpa, size, host};
+    t->regions[t->region_count++] = (region){gpa, size, host, logged};
     return 0;
+}
+
+/* Where the engine keeps the base of segment `number` (ES, CS, SS, DS, FS, GS), a number of 64 bits. */
+void emu_trace_set_segment(emu_trace *t, int number, const void *base)
+{
+    t->segment_bases[number] = base;
+}
+
+void emu_trace_finish(emu_trace *t)
+{
+    finish_stores(t);
 }
 
 static uint8_t *sparse_bytes(uint64_t size)
