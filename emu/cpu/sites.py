@@ -34,8 +34,11 @@ class SiteKind(enum.IntFlag):
 UNKNOWN = "unknown"
 """The mnemonic of what Capstone cannot decode, though the engine may execute it."""
 
-SPECIALS = (*instructions.WRITE_BACKS, *instructions.DISCARDS, UNKNOWN)
-"""Instructions that concern the whole cache, and those that are not understood."""
+PAGING = "paging"
+"""The mnemonic of what can change which page tables are in use."""
+
+SPECIALS = (*instructions.WRITE_BACKS, *instructions.DISCARDS, UNKNOWN, PAGING)
+"""Instructions that concern the whole cache, those that are not understood, and those that concern all of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,15 @@ _PLAIN = {
     **dict.fromkeys(instructions.NON_TEMPORAL, SiteKind.NON_TEMPORAL),
     **dict.fromkeys(SPECIALS, SiteKind.SPECIAL),
 }
-# Instructions that store in pieces. Unicorn executes most of them in helper functions, some of which do not tell where
-# the program counter is: those that load segment registers too, which mark a descriptor as accessed or a task as busy.
+# Instructions that store in pieces, and those at which Unicorn does not bring the program counter up to date, so that
+# their store would count as one of the instruction before. Among them those that mark a descriptor as accessed or a
+# task as busy: all that load segment registers.
 _IN_PIECES = frozenset(
-    ("cmpxchg8b", "cmpxchg16b", "enter", "fbstp", "fnsave", "fnstenv", "fstp", "fxsave", "fxsave64", "xsave")
-) | frozenset(("xsave64", "xsaveopt", "xsaveopt64", "sgdt", "sidt", "pushal", "pushaw", "insb", "insw", "insd")
-) | frozenset(("lcall", "ljmp", "retf", "retfq", "iret", "iretd", "iretq", "ltr", "lds", "les", "lss", "lfs", "lgs")
+    ("cmpxchg8b", "cmpxchg16b", "enter", "pushal", "pushaw", "sgdt", "sidt", "insb", "insw", "insd",
+     "fxsave", "fxsave64", "xsave", "xsave64", "xsaveopt", "xsaveopt64", "fnsave", "fnstenv", "fnstcw", "fnstsw",
+     "fst", "fstp", "fist", "fistp", "fisttp", "fbstp", "movbe", "pextrb", "pextrw", "pextrd", "pextrq", "extractps",
+     "bndmov", "bndstx", "lcall", "ljmp", "retf", "retfq", "iret", "iretd", "iretq", "ltr",
+     "lds", "les", "lss", "lfs", "lgs")
 )  # fmt: skip
 _LOADS_OF_SEGMENTS = frozenset(("mov", "pop"))
 _MEMORY = 3  # Capstone's number of the memory operand type
@@ -101,8 +107,8 @@ def find_sites(code: bytes, address: int, bits: int = 64) -> list[Site]:
     Where Capstone can decode nothing there is a site of the mnemonic ``UNKNOWN``, and the search goes on behind it.
     """
     return [
-        Site(address + offset, length, SiteKind.SPECIAL, UNKNOWN)
-        if name == UNKNOWN
+        Site(address + offset, length, SiteKind.SPECIAL, name)
+        if name in (UNKNOWN, PAGING)
         else _locate(code[offset : offset + length], address + offset, bits, kind, name)
         for offset, length, name, operands in _decode(code, address, bits)
         if (kind := _kind(name, operands)) is not None
@@ -115,6 +121,8 @@ def _decode(code: bytes, address: int, bits: int) -> Iterator[tuple[int, int, st
     while offset < len(code):
         for at, length, mnemonic, operands in _decoder(bits, False).disasm_lite(code[offset:], address + offset):
             offset = at - address + length
+            if mnemonic == "wrmsr" or (mnemonic == "mov" and operands.startswith("cr")):
+                mnemonic = PAGING
             yield at - address, length, mnemonic, operands
         if offset < len(code):
             name, length = instructions.group_15(code[offset:], bits) or (UNKNOWN, 1)

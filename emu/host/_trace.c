@@ -613,6 +613,9 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_SITE_CAS_PAIR 64
 #define EMU_SITE_SPECIAL 128
 
+/* Detail of a special site: it changes which page tables are in use. */
+#define EMU_SPECIAL_PAGING 4
+
 #define EMU_TRACE_FULL 1
 #define EMU_TRACE_BUDGET 2
 #define EMU_TRACE_BLOCK 3
@@ -628,6 +631,8 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_TRACE_CHUNK (1u << 16)
 #define CHUNK_BYTES (EMU_TRACE_CHUNK * sizeof(emu_trace_entry))
 #define MOST_REGIONS 260
+/* Page tables that are looked through for ones in the NVDIMM: a guest can make a tree that never ends. */
+#define MOST_TABLES (1u << 16)
 
 typedef struct {
     void *hook_add, *hook_del, *reg_read, *reg_write, *mem_read, *ctl;
@@ -657,7 +662,15 @@ typedef struct {
     uint64_t gpa, size;
     const uint8_t *host;
     int logged;
+    const uint8_t *initial;
 } region;
+
+/* A page table in the NVDIMM, and what is known to be in it. */
+typedef struct {
+    uint64_t gpa;
+    const uint8_t *host;
+    uint8_t known[PAGE];
+} table;
 
 /* A store whose callback came, as always, before its bytes were in memory. */
 typedef struct {
@@ -687,6 +700,9 @@ typedef struct {
     unfinished open[2];
     unsigned open_count;
     const uint64_t *segment_bases[SEGMENTS];
+    int look_for_tables;
+    table *tables;
+    size_t table_count, table_room;
     block **blocks_seen;
     region regions[MOST_REGIONS];
     unsigned region_count;
@@ -819,6 +835,55 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
     return e;
 }
 
+static const region *region_of(const emu_trace *t, uint64_t gpa)
+{
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (gpa - t->regions[n].gpa < t->regions[n].size)
+            return &t->regions[n];
+    return NULL;
+}
+
+const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
+{
+    return &t->chunks[number / EMU_TRACE_CHUNK][number % EMU_TRACE_CHUNK];
+}
+
+/* `size` bytes at `gpa` are logged, so they are no news in a page table. */
+static void know(emu_trace *t, uint64_t gpa, const void *bytes, size_t size)
+{
+    for (size_t n = 0; n < t->table_count; n++)
+        if (gpa - t->tables[n].gpa < PAGE) /* no piece in the log crosses a page */
+            memcpy(t->tables[n].known + (gpa - t->tables[n].gpa), bytes, size);
+}
+
+/*
+ * The engine marks entries of page tables as accessed and dirty when it walks them, and tells nobody. Looked for before
+ * anything else is logged, such marks come into the log in the right place.
+ */
+static void log_marks(emu_trace *t)
+{
+    for (size_t n = 0; n < t->table_count; n++) {
+        table *of = &t->tables[n];
+        if (!memcmp(of->known, of->host, PAGE))
+            continue;
+        for (unsigned at = 0; at < PAGE; at += 8) {
+            emu_trace_entry *e;
+            if (!memcmp(of->known + at, of->host + at, 8))
+                continue;
+            memcpy(of->known + at, of->host + at, 8);
+            t->site_pc = 0;
+            t->site_entry = EMU_TRACE_NOWHERE;
+            t->instance++;
+            if (!(e = append(t, EMU_TRACE_STORE, reg(t, REG_RIP))))
+                return;
+            e->address = of->gpa + at;
+            e->size = 8;
+            memcpy(&e->value, of->known + at, 8);
+            e->instance = t->instance;
+        }
+    }
+}
+
 /*
  * What a store left is read back from memory. Its callback's value cannot be trusted for that: it is not yet swapped
  * for MOVBE, and the store may still fault.
@@ -828,12 +893,77 @@ static void finish_stores(emu_trace *t)
     while (t->open_count) {
         unfinished *open = &t->open[--t->open_count];
         memcpy(&open->entry->value, open->host, open->entry->size);
+        know(t, open->entry->address, &open->entry->value, open->entry->size);
+    }
+    if (t->table_count)
+        log_marks(t);
+}
+
+/*
+ * Take a page of the NVDIMM as a page table from now on. By now the engine has walked it, to fetch the code behind the
+ * instruction that switched to it; so what it held before is made from the log.
+ */
+static void add_table(emu_trace *t, const region *r, uint64_t gpa)
+{
+    const uint8_t *host = r->host + (gpa - r->gpa);
+    for (size_t n = 0; n < t->table_count; n++)
+        if (t->tables[n].gpa == gpa)
+            return;
+    if (t->table_count == t->table_room) {
+        size_t room = t->table_room ? 2 * t->table_room : 4;
+        table *tables = realloc(t->tables, room * sizeof *tables);
+        if (!tables)
+            return; /* then the marks are missing in the log, which is found out at the end */
+        t->tables = tables;
+        t->table_room = room;
+    }
+    t->tables[t->table_count].gpa = gpa;
+    t->tables[t->table_count].host = host;
+    t->table_count++;
+    if (!r->initial) {
+        know(t, gpa, host, PAGE);
+        return;
+    }
+    know(t, gpa, r->initial + (gpa - r->gpa), PAGE);
+    for (uint64_t n = 0; n < t->count; n++) {
+        const emu_trace_entry *e = emu_trace_at(t, n);
+        if (e->kind == EMU_TRACE_STORE)
+            know(t, e->address, &e->value, e->size);
     }
 }
 
-const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
+/* The tables in the NVDIMM below the one of `size` bytes at `gpa`, itself included: `levels` deep, `left` in all. */
+static void find_tables(emu_trace *t, uint64_t gpa, unsigned size, unsigned levels, bool wide, unsigned *left)
 {
-    return &t->chunks[number / EMU_TRACE_CHUNK][number % EMU_TRACE_CHUNK];
+    const region *r = region_of(t, gpa);
+    const uint8_t *host;
+    if (!r || !*left)
+        return;
+    --*left;
+    host = r->host + (gpa - r->gpa);
+    if (r->logged)
+        add_table(t, r, gpa & ~(uint64_t)(PAGE - 1));
+    for (unsigned at = 0; levels > 1 && at < size; at += wide ? 8 : 4) {
+        uint64_t entry = 0;
+        memcpy(&entry, host + at, wide ? 8 : 4);
+        if ((entry & 0x81) == 1) /* present, not a large page */
+            find_tables(t, entry & (wide ? 0x000ffffffffff000u : 0xfffff000u), PAGE, levels - 1, wide, left);
+    }
+}
+
+/* After the guest may have changed its page tables' root: which of them are in the NVDIMM. */
+static void look_for_tables(emu_trace *t)
+{
+    uint64_t cr3 = reg(t, REG_CR3), cr4 = reg(t, REG_CR4);
+    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    unsigned levels = is_long ? (cr4 & 0x1000 ? 5 : 4) : pae ? 3 : 2, left = MOST_TABLES;
+    t->look_for_tables = 0;
+    t->table_count = 0;
+    if (reg(t, REG_CR0) >> 31 & 1)
+        find_tables(t, cr3 & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u),
+                    levels == 3 ? 32 : PAGE, levels, is_long || pae, &left);
+    if (t->table_count)
+        log_marks(t);
 }
 
 /* Whether a compare-and-swap is about to fail, its memory operand being at `physical`. */
@@ -874,6 +1004,8 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
         if (effective_address(s, &physical) && physical - t->base < t->units * 8 &&
             (e = append(t, EMU_TRACE_FLUSH, s->pc)))
             e->address = physical;
+    } else if (s->site & EMU_SITE_SPECIAL && s->detail == EMU_SPECIAL_PAGING) {
+        t->look_for_tables = 1;
     } else if (s->site & EMU_SITE_SPECIAL) {
         e = append(t, EMU_TRACE_SPECIAL, s->pc);
     } else if (s->site & (EMU_SITE_FENCE | EMU_SITE_LOCKED)) {
@@ -905,14 +1037,6 @@ void emu_trace_note_access(emu_trace *t)
         t->first_access = t->blocks;
         emu_trace_stop(t->owner, EMU_TRACE_ACCESS);
     }
-}
-
-static const region *region_of(const emu_trace *t, uint64_t gpa)
-{
-    for (unsigned n = 0; n < t->region_count; n++)
-        if (gpa - t->regions[n].gpa < t->regions[n].size)
-            return &t->regions[n];
-    return NULL;
 }
 
 /* `size` bytes of a store that lie on one page. */
@@ -965,6 +1089,8 @@ static void on_store(void *uc, int type, uint64_t address, int size, int64_t val
 void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint64_t value, uint32_t size, int begins)
 {
     emu_trace_entry *e;
+    if (kind == EMU_TRACE_STORE)
+        know(t, address, &value, size);
     finish_stores(t);
     t->site_pc = 0;
     t->site_entry = EMU_TRACE_NOWHERE;
@@ -1057,6 +1183,8 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
     emu_trace *t = user;
     (void)uc;
     finish_stores(t);
+    if (t->look_for_tables)
+        look_for_tables(t);
     if (is_new(t, address, size))
         emu_trace_new_block(t->owner, address, size);
     count_block(t);
@@ -1143,6 +1271,7 @@ int emu_trace_open(emu_trace *t, void *uc, const emu_trace_functions *f)
     t->uc = uc;
     t->f = *f;
     t->budget = UINT64_MAX;
+    t->look_for_tables = 1;
     t->blocks_seen = calloc(BUCKETS, sizeof *t->blocks_seen);
     return t->blocks_seen ? 0 : -ENOMEM;
 }
@@ -1164,6 +1293,7 @@ void emu_trace_close(emu_trace *t)
     free(t->chunks);
     free(t->blocks_seen);
     free(t->touched);
+    free(t->tables);
     memset(t, 0, sizeof *t);
 }
 
@@ -1173,6 +1303,8 @@ void emu_trace_clear(emu_trace *t)
     t->count = 0;
     t->instance = 0;
     t->open_count = 0;
+    t->table_count = 0;
+    t->look_for_tables = 1;
     t->full = 0;
     t->site_entry = EMU_TRACE_NOWHERE;
     t->site_pc = 0;
@@ -1185,8 +1317,16 @@ int emu_trace_add_region(emu_trace *t, uint64_t gpa, uint64_t size, const void *
 {
     if (t->region_count == MOST_REGIONS)
         return -ENOSPC;
-    t->regions[t->region_count++] = (region){gpa, size, host, logged};
+    t->regions[t->region_count++] = (region){gpa, size, host, logged, NULL};
     return 0;
+}
+
+/* What the region at `gpa` held when the log was empty. */
+void emu_trace_set_initial(emu_trace *t, uint64_t gpa, const void *initial)
+{
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (t->regions[n].gpa == gpa)
+            t->regions[n].initial = initial;
 }
 
 /* Where the engine keeps the base of segment `number` (ES, CS, SS, DS, FS, GS), a number of 64 bits. */
@@ -1261,12 +1401,12 @@ int emu_freeze(void *address, size_t size)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 89), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 88), // emu_trace const *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 94), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 93), // emu_trace const *
 /*  2 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uint64_t const *, size_t)
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 88), // emu_trace *
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 93), // emu_trace *
 /*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 2), // uint64_t const *
 /*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1284,7 +1424,7 @@ static void *_cffi_types[] = {
 /* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 23 */ _CFFI_OP(_CFFI_OP_POINTER, 98), // void const *
+/* 23 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // void const *
 /* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
@@ -1292,7 +1432,7 @@ static void *_cffi_types[] = {
 /* 28 */ _CFFI_OP(_CFFI_OP_POINTER, 37), // uintptr_t *
 /* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 31 */ _CFFI_OP(_CFFI_OP_POINTER, 92), // emu_trace_site *
+/* 31 */ _CFFI_OP(_CFFI_OP_POINTER, 97), // emu_trace_site *
 /* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1302,8 +1442,8 @@ static void *_cffi_types[] = {
 /* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, void *, emu_trace_functions const *)
 /* 40 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 98), // void *
-/* 42 */ _CFFI_OP(_CFFI_OP_POINTER, 91), // emu_trace_functions const *
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // void *
+/* 42 */ _CFFI_OP(_CFFI_OP_POINTER, 96), // emu_trace_functions const *
 /* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(void *, size_t)
 /* 45 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
@@ -1319,10 +1459,10 @@ static void *_cffi_types[] = {
 /* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
 /* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 98), // void()(emu_trace *)
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *)
 /* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 98), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
 /* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
@@ -1331,35 +1471,40 @@ static void *_cffi_types[] = {
 /* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
 /* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION, 98), // void()(emu_trace *, int, void const *)
+/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, int, void const *)
 /* 71 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
 /* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 98), // void()(emu_trace *, uint64_t)
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, uint64_t)
 /* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 98), // void()(void *, int)
-/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
-/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 98), // void()(void *, uint64_t, uint32_t)
-/* 84 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
-/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, uint64_t, void const *)
+/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 82 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(void *, int)
+/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 88 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 89 */ _CFFI_OP(_CFFI_OP_POINTER, 90), // emu_trace_entry const *
-/* 90 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 91 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_functions
-/* 92 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 95 */ _CFFI_OP(_CFFI_OP_POINTER, 48), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 96 */ _CFFI_OP(_CFFI_OP_POINTER, 79), // void(*)(void *, int)
-/* 97 */ _CFFI_OP(_CFFI_OP_POINTER, 83), // void(*)(void *, uint64_t, uint32_t)
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(void *, uint64_t, uint32_t)
+/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 93 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 94 */ _CFFI_OP(_CFFI_OP_POINTER, 95), // emu_trace_entry const *
+/* 95 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 96 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_functions
+/* 97 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 100 */ _CFFI_OP(_CFFI_OP_POINTER, 48), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 101 */ _CFFI_OP(_CFFI_OP_POINTER, 84), // void(*)(void *, int)
+/* 102 */ _CFFI_OP(_CFFI_OP_POINTER, 88), // void(*)(void *, uint64_t, uint32_t)
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1639,7 +1784,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(89));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(94));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2155,6 +2300,63 @@ _cffi_f_emu_trace_retract(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_retract _cffi_d_emu_trace_retract
 #endif
 
+static void _cffi_d_emu_trace_set_initial(emu_trace * x0, uint64_t x1, void const * x2)
+{
+  emu_trace_set_initial(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  void const * x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_set_initial", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(23), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(23), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_set_initial(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_set_initial _cffi_d_emu_trace_set_initial
+#endif
+
 static void _cffi_d_emu_trace_set_segment(emu_trace * x0, int x1, void const * x2)
 {
   emu_trace_set_segment(x0, x1, x2);
@@ -2483,6 +2685,13 @@ static int _cffi_const_EMU_SITE_SPECIAL(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_EMU_SPECIAL_PAGING(unsigned long long *o)
+{
+  int n = (EMU_SPECIAL_PAGING) <= 0;
+  *o = (unsigned long long)((EMU_SPECIAL_PAGING) | 0);  /* check that EMU_SPECIAL_PAGING is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_TRACE_ACCESS(unsigned long long *o)
 {
   int n = (EMU_TRACE_ACCESS) <= 0;
@@ -2576,6 +2785,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_SITE_NT", (void *)_cffi_const_EMU_SITE_NT, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SITE_REP", (void *)_cffi_const_EMU_SITE_REP, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SITE_SPECIAL", (void *)_cffi_const_EMU_SITE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_SPECIAL_PAGING", (void *)_cffi_const_EMU_SPECIAL_PAGING, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_ACCESS", (void *)_cffi_const_EMU_TRACE_ACCESS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_BLOCK", (void *)_cffi_const_EMU_TRACE_BLOCK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_BUDGET", (void *)_cffi_const_EMU_TRACE_BUDGET, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -2596,20 +2806,21 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_finish },
   { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_trace_hook },
   { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_learn },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 97), (void *)emu_trace_new_block },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 95), (void *)emu_trace_next_page },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 102), (void *)emu_trace_new_block },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 100), (void *)emu_trace_next_page },
   { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 61), (void *)_cffi_d_emu_trace_note },
   { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_note_access },
   { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 39), (void *)_cffi_d_emu_trace_open },
   { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_restore_unknown },
   { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_trace_set_initial },
   { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 70), (void *)_cffi_d_emu_trace_set_segment },
   { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 4), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 96), (void *)emu_trace_stop },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 101), (void *)emu_trace_stop },
   { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_track },
   { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 9), (void *)_cffi_d_emu_trace_translate_again },
   { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 97), (void *)emu_trace_unknown_read },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 102), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -2687,7 +2898,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 94) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 99) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
@@ -2696,13 +2907,13 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 93) },
+            _CFFI_OP(_CFFI_OP_NOOP, 98) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 93) },
+             _CFFI_OP(_CFFI_OP_NOOP, 98) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 93) },
+               _CFFI_OP(_CFFI_OP_NOOP, 98) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
              _CFFI_OP(_CFFI_OP_NOOP, 56) },
@@ -2718,21 +2929,21 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 88, 0,
+  { "$emu_trace", 93, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 8 },
-  { "$emu_trace_entry", 90, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 95, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 8, 8 },
-  { "$emu_trace_functions", 91, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_functions", 96, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_functions), offsetof(struct _cffi_align_typedef_emu_trace_functions, y), 16, 6 },
-  { "$emu_trace_site", 92, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_site", 97, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 12 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 88 },
-  { "emu_trace_entry", 90 },
-  { "emu_trace_functions", 91 },
-  { "emu_trace_site", 92 },
+  { "emu_trace", 93 },
+  { "emu_trace_entry", 95 },
+  { "emu_trace_functions", 96 },
+  { "emu_trace_site", 97 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2742,12 +2953,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  42,  /* num_globals */
+  44,  /* num_globals */
   4,  /* num_struct_unions */
   0,  /* num_enums */
   4,  /* num_typenames */
   NULL,  /* no includes */
-  99,  /* num_types */
+  104,  /* num_types */
   1,  /* flags */
 };
 

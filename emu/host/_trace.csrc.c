@@ -33,6 +33,9 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_SITE_CAS_PAIR 64
 #define EMU_SITE_SPECIAL 128
 
+/* Detail of a special site: it changes which page tables are in use. */
+#define EMU_SPECIAL_PAGING 4
+
 #define EMU_TRACE_FULL 1
 #define EMU_TRACE_BUDGET 2
 #define EMU_TRACE_BLOCK 3
@@ -48,6 +51,8 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_TRACE_CHUNK (1u << 16)
 #define CHUNK_BYTES (EMU_TRACE_CHUNK * sizeof(emu_trace_entry))
 #define MOST_REGIONS 260
+/* Page tables that are looked through for ones in the NVDIMM: a guest can make a tree that never ends. */
+#define MOST_TABLES (1u << 16)
 
 typedef struct {
     void *hook_add, *hook_del, *reg_read, *reg_write, *mem_read, *ctl;
@@ -77,7 +82,15 @@ typedef struct {
     uint64_t gpa, size;
     const uint8_t *host;
     int logged;
+    const uint8_t *initial;
 } region;
+
+/* A page table in the NVDIMM, and what is known to be in it. */
+typedef struct {
+    uint64_t gpa;
+    const uint8_t *host;
+    uint8_t known[PAGE];
+} table;
 
 /* A store whose callback came, as always, before its bytes were in memory. */
 typedef struct {
@@ -107,6 +120,9 @@ typedef struct {
     unfinished open[2];
     unsigned open_count;
     const uint64_t *segment_bases[SEGMENTS];
+    int look_for_tables;
+    table *tables;
+    size_t table_count, table_room;
     block **blocks_seen;
     region regions[MOST_REGIONS];
     unsigned region_count;
@@ -239,6 +255,55 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
     return e;
 }
 
+static const region *region_of(const emu_trace *t, uint64_t gpa)
+{
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (gpa - t->regions[n].gpa < t->regions[n].size)
+            return &t->regions[n];
+    return NULL;
+}
+
+const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
+{
+    return &t->chunks[number / EMU_TRACE_CHUNK][number % EMU_TRACE_CHUNK];
+}
+
+/* `size` bytes at `gpa` are logged, so they are no news in a page table. */
+static void know(emu_trace *t, uint64_t gpa, const void *bytes, size_t size)
+{
+    for (size_t n = 0; n < t->table_count; n++)
+        if (gpa - t->tables[n].gpa < PAGE) /* no piece in the log crosses a page */
+            memcpy(t->tables[n].known + (gpa - t->tables[n].gpa), bytes, size);
+}
+
+/*
+ * The engine marks entries of page tables as accessed and dirty when it walks them, and tells nobody. Looked for before
+ * anything else is logged, such marks come into the log in the right place.
+ */
+static void log_marks(emu_trace *t)
+{
+    for (size_t n = 0; n < t->table_count; n++) {
+        table *of = &t->tables[n];
+        if (!memcmp(of->known, of->host, PAGE))
+            continue;
+        for (unsigned at = 0; at < PAGE; at += 8) {
+            emu_trace_entry *e;
+            if (!memcmp(of->known + at, of->host + at, 8))
+                continue;
+            memcpy(of->known + at, of->host + at, 8);
+            t->site_pc = 0;
+            t->site_entry = EMU_TRACE_NOWHERE;
+            t->instance++;
+            if (!(e = append(t, EMU_TRACE_STORE, reg(t, REG_RIP))))
+                return;
+            e->address = of->gpa + at;
+            e->size = 8;
+            memcpy(&e->value, of->known + at, 8);
+            e->instance = t->instance;
+        }
+    }
+}
+
 /*
  * What a store left is read back from memory. Its callback's value cannot be trusted for that: it is not yet swapped
  * for MOVBE, and the store may still fault.
@@ -248,12 +313,77 @@ static void finish_stores(emu_trace *t)
     while (t->open_count) {
         unfinished *open = &t->open[--t->open_count];
         memcpy(&open->entry->value, open->host, open->entry->size);
+        know(t, open->entry->address, &open->entry->value, open->entry->size);
+    }
+    if (t->table_count)
+        log_marks(t);
+}
+
+/*
+ * Take a page of the NVDIMM as a page table from now on. By now the engine has walked it, to fetch the code behind the
+ * instruction that switched to it; so what it held before is made from the log.
+ */
+static void add_table(emu_trace *t, const region *r, uint64_t gpa)
+{
+    const uint8_t *host = r->host + (gpa - r->gpa);
+    for (size_t n = 0; n < t->table_count; n++)
+        if (t->tables[n].gpa == gpa)
+            return;
+    if (t->table_count == t->table_room) {
+        size_t room = t->table_room ? 2 * t->table_room : 4;
+        table *tables = realloc(t->tables, room * sizeof *tables);
+        if (!tables)
+            return; /* then the marks are missing in the log, which is found out at the end */
+        t->tables = tables;
+        t->table_room = room;
+    }
+    t->tables[t->table_count].gpa = gpa;
+    t->tables[t->table_count].host = host;
+    t->table_count++;
+    if (!r->initial) {
+        know(t, gpa, host, PAGE);
+        return;
+    }
+    know(t, gpa, r->initial + (gpa - r->gpa), PAGE);
+    for (uint64_t n = 0; n < t->count; n++) {
+        const emu_trace_entry *e = emu_trace_at(t, n);
+        if (e->kind == EMU_TRACE_STORE)
+            know(t, e->address, &e->value, e->size);
     }
 }
 
-const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
+/* The tables in the NVDIMM below the one of `size` bytes at `gpa`, itself included: `levels` deep, `left` in all. */
+static void find_tables(emu_trace *t, uint64_t gpa, unsigned size, unsigned levels, bool wide, unsigned *left)
 {
-    return &t->chunks[number / EMU_TRACE_CHUNK][number % EMU_TRACE_CHUNK];
+    const region *r = region_of(t, gpa);
+    const uint8_t *host;
+    if (!r || !*left)
+        return;
+    --*left;
+    host = r->host + (gpa - r->gpa);
+    if (r->logged)
+        add_table(t, r, gpa & ~(uint64_t)(PAGE - 1));
+    for (unsigned at = 0; levels > 1 && at < size; at += wide ? 8 : 4) {
+        uint64_t entry = 0;
+        memcpy(&entry, host + at, wide ? 8 : 4);
+        if ((entry & 0x81) == 1) /* present, not a large page */
+            find_tables(t, entry & (wide ? 0x000ffffffffff000u : 0xfffff000u), PAGE, levels - 1, wide, left);
+    }
+}
+
+/* After the guest may have changed its page tables' root: which of them are in the NVDIMM. */
+static void look_for_tables(emu_trace *t)
+{
+    uint64_t cr3 = reg(t, REG_CR3), cr4 = reg(t, REG_CR4);
+    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    unsigned levels = is_long ? (cr4 & 0x1000 ? 5 : 4) : pae ? 3 : 2, left = MOST_TABLES;
+    t->look_for_tables = 0;
+    t->table_count = 0;
+    if (reg(t, REG_CR0) >> 31 & 1)
+        find_tables(t, cr3 & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u),
+                    levels == 3 ? 32 : PAGE, levels, is_long || pae, &left);
+    if (t->table_count)
+        log_marks(t);
 }
 
 /* Whether a compare-and-swap is about to fail, its memory operand being at `physical`. */
@@ -294,6 +424,8 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
         if (effective_address(s, &physical) && physical - t->base < t->units * 8 &&
             (e = append(t, EMU_TRACE_FLUSH, s->pc)))
             e->address = physical;
+    } else if (s->site & EMU_SITE_SPECIAL && s->detail == EMU_SPECIAL_PAGING) {
+        t->look_for_tables = 1;
     } else if (s->site & EMU_SITE_SPECIAL) {
         e = append(t, EMU_TRACE_SPECIAL, s->pc);
     } else if (s->site & (EMU_SITE_FENCE | EMU_SITE_LOCKED)) {
@@ -325,14 +457,6 @@ void emu_trace_note_access(emu_trace *t)
         t->first_access = t->blocks;
         emu_trace_stop(t->owner, EMU_TRACE_ACCESS);
     }
-}
-
-static const region *region_of(const emu_trace *t, uint64_t gpa)
-{
-    for (unsigned n = 0; n < t->region_count; n++)
-        if (gpa - t->regions[n].gpa < t->regions[n].size)
-            return &t->regions[n];
-    return NULL;
 }
 
 /* `size` bytes of a store that lie on one page. */
@@ -385,6 +509,8 @@ static void on_store(void *uc, int type, uint64_t address, int size, int64_t val
 void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint64_t value, uint32_t size, int begins)
 {
     emu_trace_entry *e;
+    if (kind == EMU_TRACE_STORE)
+        know(t, address, &value, size);
     finish_stores(t);
     t->site_pc = 0;
     t->site_entry = EMU_TRACE_NOWHERE;
@@ -477,6 +603,8 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
     emu_trace *t = user;
     (void)uc;
     finish_stores(t);
+    if (t->look_for_tables)
+        look_for_tables(t);
     if (is_new(t, address, size))
         emu_trace_new_block(t->owner, address, size);
     count_block(t);
@@ -563,6 +691,7 @@ int emu_trace_open(emu_trace *t, void *uc, const emu_trace_functions *f)
     t->uc = uc;
     t->f = *f;
     t->budget = UINT64_MAX;
+    t->look_for_tables = 1;
     t->blocks_seen = calloc(BUCKETS, sizeof *t->blocks_seen);
     return t->blocks_seen ? 0 : -ENOMEM;
 }
@@ -584,6 +713,7 @@ void emu_trace_close(emu_trace *t)
     free(t->chunks);
     free(t->blocks_seen);
     free(t->touched);
+    free(t->tables);
     memset(t, 0, sizeof *t);
 }
 
@@ -593,6 +723,8 @@ void emu_trace_clear(emu_trace *t)
     t->count = 0;
     t->instance = 0;
     t->open_count = 0;
+    t->table_count = 0;
+    t->look_for_tables = 1;
     t->full = 0;
     t->site_entry = EMU_TRACE_NOWHERE;
     t->site_pc = 0;
@@ -605,8 +737,16 @@ int emu_trace_add_region(emu_trace *t, uint64_t gpa, uint64_t size, const void *
 {
     if (t->region_count == MOST_REGIONS)
         return -ENOSPC;
-    t->regions[t->region_count++] = (region){gpa, size, host, logged};
+    t->regions[t->region_count++] = (region){gpa, size, host, logged, NULL};
     return 0;
+}
+
+/* What the region at `gpa` held when the log was empty. */
+void emu_trace_set_initial(emu_trace *t, uint64_t gpa, const void *initial)
+{
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (t->regions[n].gpa == gpa)
+            t->regions[n].initial = initial;
 }
 
 /* Where the engine keeps the base of segment `number` (ES, CS, SS, DS, FS, GS), a number of 64 bits. */

@@ -136,6 +136,10 @@ class Tracer:
         if _lib.emu_trace_track(self._t, base, size):
             raise HostError("not enough address space to trace the NVDIMM", "use a smaller one")
 
+    def set_initial(self, gpa: int, host: int) -> None:
+        """Where in this process the initial content of the logged region at ``gpa`` is kept, whole."""
+        _lib.emu_trace_set_initial(self._t, gpa, _ffi.cast("void *", host))
+
     def set_segments(self, bases: Iterable[int]) -> None:
         """The host addresses at which the engine keeps the bases of ES, CS, SS, DS, FS and GS."""
         for number, address in enumerate(bases):

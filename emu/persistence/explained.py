@@ -13,6 +13,7 @@ from typing import NamedTuple
 from emu.config import MachineConfig
 from emu.errors import EmuError
 from emu.host.faults import DirtyLog
+from emu.host.trace import Tracer
 from emu.machine import Machine
 from emu.memory import Backend, open_backend
 from emu.persistence.events import UNIT, Event, LabelWrite, Store, label_address
@@ -34,9 +35,11 @@ class _Part(NamedTuple):
 
 
 class MemoryCheck:
-    """Watches the NVDIMMs of ``machine``, which was built from ``config`` (private mappings) and has not run yet."""
+    """Watches the NVDIMMs of ``machine``, which was built from ``config`` (private mappings), as ``tracer`` does. The
+    NVDIMMs must hold their initial content.
+    """
 
-    def __init__(self, machine: Machine, config: MachineConfig) -> None:
+    def __init__(self, machine: Machine, config: MachineConfig, tracer: Tracer) -> None:
         self._views = [dimm.backend.mapping.view for dimm in machine.nvdimms]
         self._parts: list[_Part] = []
         self._initial: list[Backend] = []
@@ -47,6 +50,7 @@ class MemoryCheck:
                 device, mapping = plugged.device, plugged.backend.mapping
                 name = f"NVDIMM {device.config.id or device.slot}"
                 self._parts.append(_Part(name, number, device.gpa, 0, device.size))
+                tracer.set_initial(device.gpa, self._initial[-1].mapping.address)
                 if device.label_size:
                     start = mapping.size - device.label_size
                     labels = f"the label area of {name}"

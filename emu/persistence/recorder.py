@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from devices.contract import ExitRequest
 from emu.cpu.crossing import next_page
-from emu.cpu.sites import SPECIALS, SiteKind, find_sites
+from emu.cpu.sites import SPECIALS, UNKNOWN, SiteKind, find_sites
 from emu.errors import Status, UsageError
 from emu.host import trace
 from emu.host.trace import Entry, Tracer
@@ -38,7 +38,7 @@ OnLabels = Callable[[int, int, int], None]
 _FLUSHES = dict(enumerate(FlushKind))
 _FENCES = dict(enumerate(FenceKind))
 _WRITE_BACKS = dict(enumerate(WriteBackKind))
-_INVD = SPECIALS.index("invd")
+_INVD, _UNKNOWN = SPECIALS.index("invd"), SPECIALS.index(UNKNOWN)
 # Plain numbers: an IntFlag costs a microsecond for each use, and this is used for each store.
 _NON_TEMPORAL, _LOCKED = int(SiteKind.NON_TEMPORAL), int(SiteKind.LOCKED)
 
@@ -125,7 +125,7 @@ class Recording:
     def doubts(self) -> list[str]:
         """What the guest executed that makes the events less than the whole truth."""
         found = {(entry.detail, entry.pc) for entry in self.tracer.entries()
-                 if entry.kind == trace.SPECIAL and entry.detail >= _INVD}  # fmt: skip
+                 if entry.kind == trace.SPECIAL and entry.detail in (_INVD, _UNKNOWN)}  # fmt: skip
         return [
             f"the guest executed INVD at {pc:#x}, which drops stores that are in the caches; they are kept here"
             if detail == _INVD

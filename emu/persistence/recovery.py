@@ -185,7 +185,7 @@ class MachineRecovery:
             if backend not in of_nvdimms:
                 trace.freeze(backend.mapping.address, backend.mapping.size)
         if self._record:
-            self._check = MemoryCheck(machine, self._config)
+            self._check = MemoryCheck(machine, self._config, tracer)
 
     def _first_access(self) -> tuple[int, Exit | None]:
         machine, recording = self._open()

@@ -89,7 +89,7 @@ def record(
         recording = Recording(machine, log_limit=event_limit if upto is None else upto)
         tracer, check = recording.tracer, None
         try:
-            check = MemoryCheck(machine, own)
+            check = MemoryCheck(machine, own, tracer)
             if upto is not None:
                 _fail_before(machine, recording, upto, event_limit)
             tracer.record()
