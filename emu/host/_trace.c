@@ -598,6 +598,7 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define CTL_REMOVE_CACHE (9 | (2 << 26) | (1 << 30))
 #define MSR_EFER 0xC0000080u
 
+#define EMU_TRACE_VOID 0
 #define EMU_TRACE_STORE 1
 #define EMU_TRACE_FLUSH 2
 #define EMU_TRACE_FENCE 3
@@ -691,7 +692,7 @@ typedef struct {
     void *uc;
     emu_trace_functions f;
     uint64_t chunk_count;
-    uint32_t instance;
+    uint32_t instance, marks;
     uint64_t site_pc;
     uint64_t site_entry;
     uint8_t site;
@@ -871,15 +872,12 @@ static void log_marks(emu_trace *t)
             if (!memcmp(of->known + at, of->host + at, 8))
                 continue;
             memcpy(of->known + at, of->host + at, 8);
-            t->site_pc = 0;
-            t->site_entry = EMU_TRACE_NOWHERE;
-            t->instance++;
             if (!(e = append(t, EMU_TRACE_STORE, reg(t, REG_RIP))))
                 return;
             e->address = of->gpa + at;
             e->size = 8;
             memcpy(&e->value, of->known + at, 8);
-            e->instance = t->instance;
+            e->instance = --t->marks; /* the instruction under way goes on */
         }
     }
 }
@@ -1026,8 +1024,8 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
 /* The instruction at `pc` raised a fault, so that a flush or fence that it announced did not happen. */
 void emu_trace_retract(emu_trace *t, uint64_t pc)
 {
-    if (t->site_pc == pc && t->site_entry == t->count - 1 && t->count)
-        t->count--;
+    if (t->site_pc == pc && t->site_entry < t->count)
+        t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
     t->site_entry = EMU_TRACE_NOWHERE;
 }
 
@@ -1301,7 +1299,7 @@ void emu_trace_close(emu_trace *t)
 void emu_trace_clear(emu_trace *t)
 {
     t->count = 0;
-    t->instance = 0;
+    t->instance = t->marks = 0;
     t->open_count = 0;
     t->table_count = 0;
     t->look_for_tables = 1;

@@ -208,10 +208,12 @@ class Tracer:
 
     def note_store(self, address: int, data: bytes, pc: int) -> None:
         """``data`` was just stored at guest-physical ``address`` by no instruction, at ``pc``: log it as one store."""
-        for at in range(0, len(data), 8):
-            piece = data[at : at + 8]
+        at = 0
+        while at < len(data):
+            piece = data[at : at + 8 - (address + at) % 8]  # none crosses a page
             value = int.from_bytes(piece, "little")
             _lib.emu_trace_note(self._t, STORE, pc, address + at, value, len(piece), at == 0)
+            at += len(piece)
 
     def note_device(self, number: int, pc: int) -> None:
         """A device did something that the caller knows by ``number``, while the instruction at ``pc`` executed."""
