@@ -105,7 +105,7 @@ class NvdimmDevice:
         self.size = options.pmem_size(config, backing.size, backing.alignment)
         self.drops_stores = config.backend.is_rom or backing.readonly
         self.unarmed = self._is_unarmed(backing)
-        self.labels = MappedLabels(backing, config.label_size) if config.label_size else None
+        self.labels: LabelStorage | None = MappedLabels(backing, config.label_size) if config.label_size else None
 
     def _is_unarmed(self, backing: Backing) -> bool:
         """``auto`` arms only what keeps its promise: flushed bytes are there again after the host lost power."""

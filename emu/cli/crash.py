@@ -174,10 +174,11 @@ def _print(result: dict[str, Any]) -> None:
     model, counts = result["model"], result["events"]
     distinct = "not counted" if result["distinct"] is None else result["distinct"]
     complete = "yes" if result["complete"] else f"no ({'; '.join(result['incomplete_because'])})"
+    labels = f"{counts['label_writes']} label writes, " if "label_writes" in counts else ""
     print(f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}")
     print(
         f"trace: {counts['stores']} stores, {counts['nt_stores']} non-temporal stores, {counts['flushes']} flushes, "
-        f"{counts['fences']} fences, {result['crash_points']} crash points"
+        f"{counts['fences']} fences, {labels}{result['crash_points']} crash points"
     )
     print(f"eager {result['eager']} / distinct {distinct} / executed {result['executed']} / complete {complete}")
     for number, failure in enumerate(result["failures"], 1):

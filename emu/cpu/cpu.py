@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from emu.cpu import library
 from emu.cpu import registers as r
@@ -29,6 +30,9 @@ from emu.errors import EmuError, UsageError
 from emu.host import hooks
 from emu.state import Fields, SavedState
 from emu.units import U64_MAX
+
+if TYPE_CHECKING:
+    from emu.cpu.sites import Site
 
 MODELS = {"icelake-server": r.ICELAKE_SERVER}
 """Models that have CLWB and CLFLUSHOPT."""
@@ -365,6 +369,34 @@ class Cpu:
         """
         self._engine.watch_blocks()
         return self._engine.handle
+
+    @property
+    def rip(self) -> int:
+        return self._state.rip
+
+    @property
+    def paging_enabled(self) -> bool:
+        return bool(self._engine.read(r.CR0) & r.CR0_PG)
+
+    def linear_address(self, site: Site) -> int:
+        """The linear address of the memory operand of ``site``, were it executed now."""
+        address = site.displacement
+        address += self._engine.read(site.base) if site.base else 0
+        address += self._engine.read(site.index) * site.scale if site.index else 0
+        base = self._state.segment(site.segment - 1).base if site.segment else 0
+        return (address & site.address_mask) + base & site.linear_mask
+
+    @property
+    def segment_base_addresses(self) -> tuple[int, ...]:
+        """Host addresses of the bases of ES, CS, SS, DS, FS and GS (64-bit numbers), as long as the engine lives."""
+        return tuple(self._state.segment_base_address(number) for number in range(len(r.SEGMENTS)))
+
+    def watch(self, on_fault: Callable[[int], None], on_write: Callable[[int, bytes], None]) -> None:
+        """Tell what no hook sees. ``on_fault(rip)``: the instruction there raised an exception; its delivery begins.
+        ``on_write(gpa, data)``: that delivery, or a page walk for it, has just stored ``data`` within one page.
+        """
+        self._delivery.on_fault = on_fault
+        self._memory.on_write = on_write
 
     @staticmethod
     def uc_function(name: str) -> int:

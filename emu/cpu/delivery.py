@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from emu.cpu import registers as r
@@ -60,13 +61,19 @@ class Delivery:
     def __init__(self, state: State, memory: PhysicalMemory) -> None:
         self._state = state
         self._memory = memory
+        self.on_fault: Callable[[int], None] | None = None
 
     def paging(self) -> Paging:
         read = self._state.engine.read
         return Paging(read(r.CR0), read(r.CR3), read(r.CR4), self._state.long_mode)
 
     def deliver(self, fault: Fault, source: Source) -> None:
-        """Enter the guest's handler for ``fault``, or for what its delivery raises in turn; TripleFault if none."""
+        """Enter the guest's handler for ``fault``, or for what its delivery raises in turn; TripleFault if none.
+
+        ``on_fault`` first hears of the address of an instruction that raised an exception.
+        """
+        if source is Source.EXCEPTION and self.on_fault is not None:
+            self.on_fault(self._state.rip)
         while True:
             try:
                 self._enter(fault, source)

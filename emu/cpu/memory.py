@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import NamedTuple
 
 from emu.errors import UsageError
@@ -37,6 +38,7 @@ class PhysicalMemory:
         self._starts: list[int] = []
         self.holes_filled = False
         self._last: Mapped | None = None
+        self.on_write: Callable[[int, bytes], None] | None = None
 
     def map(self, gpa: int, size: int, host: int, *, writable: bool) -> None:
         """UsageError when the range is not whole pages, overlaps another or leaves the physical address space."""
@@ -96,10 +98,12 @@ class PhysicalMemory:
         return bytes(region.view[gpa - region.gpa : gpa - region.gpa + size])
 
     def write(self, gpa: int, data: bytes) -> None:
-        """``data`` within one page; dropped in holes and read-only memory."""
+        """``data`` within one page; dropped in holes and read-only memory. ``on_write`` hears of it afterwards."""
         region = self._find(gpa)
         if region is not None and region.writable:
             region.view[gpa - region.gpa : gpa - region.gpa + len(data)] = data
+            if self.on_write is not None:
+                self.on_write(gpa, data)
 
     def release(self) -> None:
         """Drop the views, after the engine is closed."""

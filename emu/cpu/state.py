@@ -56,6 +56,7 @@ class State:
         start = cpu + layout.state
         if hooks.peek(cpu + layout.self_pointer, 8) != struct.pack("<Q", start):
             raise HostError("Unicorn's CPU state is not where it was measured", "report this as a bug")
+        self._start = start
         self._q = hooks.words(start, "uint64_t")
         self._d = hooks.words(start, "uint32_t")
         self._hflags = layout.hflags // 4
@@ -136,6 +137,10 @@ class State:
         at = (self._segments + SEGMENT_SIZE * number) // 4
         d = self._d
         return Segment(int(d[at]), int(d[at + 2]) | int(d[at + 3]) << 32, int(d[at + 4]), int(d[at + 5]))
+
+    def segment_base_address(self, number: int) -> int:
+        """The host address of the base of a segment, a number of 64 bits; until the engine is opened again."""
+        return int(self._start + self._segments + SEGMENT_SIZE * number + 8)
 
     def set_segment(self, number: int, value: Segment) -> None:
         """Load hidden part and all; ``refresh`` afterwards."""

@@ -598,9 +598,12 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define CTL_REMOVE_CACHE (9 | (2 << 26) | (1 << 30))
 #define MSR_EFER 0xC0000080u
 
+#define EMU_TRACE_VOID 0
 #define EMU_TRACE_STORE 1
 #define EMU_TRACE_FLUSH 2
 #define EMU_TRACE_FENCE 3
+#define EMU_TRACE_SPECIAL 4
+#define EMU_TRACE_DEVICE 5
 
 #define EMU_SITE_FLUSH 1
 #define EMU_SITE_FENCE 2
@@ -609,6 +612,10 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_SITE_REP 16
 #define EMU_SITE_CAS 32
 #define EMU_SITE_CAS_PAIR 64
+#define EMU_SITE_SPECIAL 128
+
+/* Detail of a special site: it changes which page tables are in use. */
+#define EMU_SPECIAL_PAGING 4
 
 #define EMU_TRACE_FULL 1
 #define EMU_TRACE_BUDGET 2
@@ -616,12 +623,17 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_TRACE_CODE 4
 #define EMU_TRACE_ACCESS 5
 
+#define EMU_TRACE_NOWHERE UINT64_MAX
+#define SEGMENTS 6
+
 #define PAGE 4096u
 #define BUCKETS (1u << 14)
 /* Entries of one piece of the log: 2 MiB, one huge page, since page faults cost more than the entries. */
 #define EMU_TRACE_CHUNK (1u << 16)
 #define CHUNK_BYTES (EMU_TRACE_CHUNK * sizeof(emu_trace_entry))
 #define MOST_REGIONS 260
+/* Page tables that are looked through for ones in the NVDIMM: a guest can make a tree that never ends. */
+#define MOST_TABLES (1u << 16)
 
 typedef struct {
     void *hook_add, *hook_del, *reg_read, *reg_write, *mem_read, *ctl;
@@ -650,7 +662,22 @@ typedef struct block {
 typedef struct {
     uint64_t gpa, size;
     const uint8_t *host;
+    int logged;
+    const uint8_t *initial;
 } region;
+
+/* A page table in the NVDIMM, and what is known to be in it. */
+typedef struct {
+    uint64_t gpa;
+    const uint8_t *host;
+    uint8_t known[PAGE];
+} table;
+
+/* A store whose callback came, as always, before its bytes were in memory. */
+typedef struct {
+    emu_trace_entry *entry;
+    const uint8_t *host;
+} unfinished;
 
 typedef struct {
     void *owner;
@@ -665,10 +692,18 @@ typedef struct {
     void *uc;
     emu_trace_functions f;
     uint64_t chunk_count;
-    uint32_t instance;
+    uint32_t instance, marks;
     uint64_t site_pc;
+    uint64_t site_entry;
     uint8_t site;
+    int full, starved;
     uint64_t rep_pc, rep_count;
+    unfinished open[2];
+    unsigned open_count;
+    const uint64_t *segment_bases[SEGMENTS];
+    int look_for_tables;
+    table *tables;
+    size_t table_count, table_room;
     block **blocks_seen;
     region regions[MOST_REGIONS];
     unsigned region_count;
@@ -683,7 +718,7 @@ typedef struct {
     emu_trace *trace;
     uint64_t pc;
     int64_t displacement;
-    uint64_t address_mask;
+    uint64_t address_mask, linear_mask;
     int32_t base, index, segment;
     uint8_t scale, size, site, detail;
 } emu_trace_site;
@@ -696,6 +731,7 @@ typedef int (*ctl_fn)(void *, int, ...);
 
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
 void emu_trace_unknown_read(void *owner, uint64_t address, uint32_t size);
+uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
 void emu_trace_stop(void *owner, int why);
 
 static uint64_t reg(emu_trace *t, int id)
@@ -761,8 +797,8 @@ static bool effective_address(const emu_trace_site *s, uint64_t *physical)
         address += reg(s->trace, s->index) * s->scale;
     address &= s->address_mask;
     if (s->segment)
-        address += reg(s->trace, s->segment);
-    return translate(s->trace, address, physical);
+        address += *s->trace->segment_bases[s->segment - 1];
+    return translate(s->trace, address & s->linear_mask, physical);
 }
 
 static bool add_chunk(emu_trace *t)
@@ -779,16 +815,17 @@ static bool add_chunk(emu_trace *t)
     return true;
 }
 
+/*
+ * A full log only asks for the end of the run at the next block: until then everything is still logged, so that the
+ * log explains the memory that the run leaves. NULL when there is no memory for it.
+ */
 static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
 {
     emu_trace_entry *e;
     if (t->count >= t->limit)
-        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
-    if (t->count >= t->limit)
-        return NULL;
+        t->full = 1;
     if (t->count == t->chunk_count * EMU_TRACE_CHUNK && !add_chunk(t)) {
-        t->limit = t->count;
-        emu_trace_stop(t->owner, EMU_TRACE_FULL);
+        t->starved = 1;
         return NULL;
     }
     e = &t->chunks[t->count / EMU_TRACE_CHUNK][t->count % EMU_TRACE_CHUNK];
@@ -799,9 +836,132 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
     return e;
 }
 
+static const region *region_of(const emu_trace *t, uint64_t gpa)
+{
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (gpa - t->regions[n].gpa < t->regions[n].size)
+            return &t->regions[n];
+    return NULL;
+}
+
 const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
 {
     return &t->chunks[number / EMU_TRACE_CHUNK][number % EMU_TRACE_CHUNK];
+}
+
+/* `size` bytes at `gpa` are logged, so they are no news in a page table. */
+static void know(emu_trace *t, uint64_t gpa, const void *bytes, size_t size)
+{
+    for (size_t n = 0; n < t->table_count; n++)
+        if (gpa - t->tables[n].gpa < PAGE) /* no piece in the log crosses a page */
+            memcpy(t->tables[n].known + (gpa - t->tables[n].gpa), bytes, size);
+}
+
+/*
+ * The engine marks entries of page tables as accessed and dirty when it walks them, and tells nobody. Looked for before
+ * anything else is logged, such marks come into the log in the right place.
+ */
+static void log_marks(emu_trace *t)
+{
+    for (size_t n = 0; n < t->table_count; n++) {
+        table *of = &t->tables[n];
+        if (!memcmp(of->known, of->host, PAGE))
+            continue;
+        for (unsigned at = 0; at < PAGE; at += 8) {
+            emu_trace_entry *e;
+            if (!memcmp(of->known + at, of->host + at, 8))
+                continue;
+            memcpy(of->known + at, of->host + at, 8);
+            if (!(e = append(t, EMU_TRACE_STORE, reg(t, REG_RIP))))
+                return;
+            e->address = of->gpa + at;
+            e->size = 8;
+            memcpy(&e->value, of->known + at, 8);
+            e->instance = --t->marks; /* the instruction under way goes on */
+        }
+    }
+}
+
+/*
+ * What a store left is read back from memory. Its callback's value cannot be trusted for that: it is not yet swapped
+ * for MOVBE, and the store may still fault.
+ */
+static void finish_stores(emu_trace *t)
+{
+    while (t->open_count) {
+        unfinished *open = &t->open[--t->open_count];
+        memcpy(&open->entry->value, open->host, open->entry->size);
+        know(t, open->entry->address, &open->entry->value, open->entry->size);
+    }
+    if (t->table_count)
+        log_marks(t);
+}
+
+/*
+ * Take a page of the NVDIMM as a page table from now on. By now the engine has walked it, to fetch the code behind the
+ * instruction that switched to it; so what it held before is made from the log.
+ */
+static void add_table(emu_trace *t, const region *r, uint64_t gpa)
+{
+    const uint8_t *host = r->host + (gpa - r->gpa);
+    for (size_t n = 0; n < t->table_count; n++)
+        if (t->tables[n].gpa == gpa)
+            return;
+    if (t->table_count == t->table_room) {
+        size_t room = t->table_room ? 2 * t->table_room : 4;
+        table *tables = realloc(t->tables, room * sizeof *tables);
+        if (!tables)
+            return; /* then the marks are missing in the log, which is found out at the end */
+        t->tables = tables;
+        t->table_room = room;
+    }
+    t->tables[t->table_count].gpa = gpa;
+    t->tables[t->table_count].host = host;
+    t->table_count++;
+    if (!r->initial) {
+        know(t, gpa, host, PAGE);
+        return;
+    }
+    know(t, gpa, r->initial + (gpa - r->gpa), PAGE);
+    for (uint64_t n = 0; n < t->count; n++) {
+        const emu_trace_entry *e = emu_trace_at(t, n);
+        if (e->kind == EMU_TRACE_STORE)
+            know(t, e->address, &e->value, e->size);
+    }
+}
+
+/* The tables in the NVDIMM below the one of `size` bytes at `gpa`, itself included: `levels` deep, `left` in all. */
+static void find_tables(emu_trace *t, uint64_t gpa, unsigned size, unsigned levels, bool wide, unsigned *left)
+{
+    const region *r = region_of(t, gpa);
+    const uint8_t *host;
+    if (!r || !*left)
+        return;
+    --*left;
+    host = r->host + (gpa - r->gpa);
+    if (r->logged)
+        add_table(t, r, gpa & ~(uint64_t)(PAGE - 1));
+    for (unsigned at = 0; levels > 1 && at < size; at += wide ? 8 : 4) {
+        uint64_t entry = 0;
+        memcpy(&entry, host + at, wide ? 8 : 4);
+        if ((entry & 0x81) == 1) /* present, not a large page */
+            find_tables(t, entry & (wide ? 0x000ffffffffff000u : 0xfffff000u), PAGE, levels - 1, wide, left);
+    }
+}
+
+/* After the guest may have changed its page tables' root: which of them are in the NVDIMM. */
+static void look_for_tables(emu_trace *t)
+{
+    uint64_t cr3 = reg(t, REG_CR3), cr4 = reg(t, REG_CR4);
+    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    unsigned levels = is_long ? (cr4 & 0x1000 ? 5 : 4) : pae ? 3 : 2, left = MOST_TABLES;
+    t->look_for_tables = 0;
+    t->table_count = 0;
+    if (reg(t, REG_CR0) >> 31 & 1)
+        find_tables(t, cr3 & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u),
+                    levels == 3 ? 32 : PAGE, levels, is_long || pae, &left);
+    if (t->table_count)
+        log_marks(t);
 }
 
 /* Whether a compare-and-swap is about to fail, its memory operand being at `physical`. */
@@ -822,11 +982,13 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_trace_site *s = user;
     emu_trace *t = s->trace;
-    emu_trace_entry *e;
+    emu_trace_entry *e = NULL;
     uint64_t physical = 0;
     (void)uc, (void)address, (void)size;
+    finish_stores(t);
     t->site_pc = s->pc;
     t->site = s->site;
+    t->site_entry = EMU_TRACE_NOWHERE;
     if (s->site & EMU_SITE_REP) {
         uint64_t left = reg(t, REG_RCX) & s->address_mask;
         if (t->rep_pc != s->pc || left + 1 != t->rep_count)
@@ -838,25 +1000,36 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
     t->instance++;
     if (s->site & EMU_SITE_FLUSH) {
         if (effective_address(s, &physical) && physical - t->base < t->units * 8 &&
-            (e = append(t, EMU_TRACE_FLUSH, s->pc))) {
+            (e = append(t, EMU_TRACE_FLUSH, s->pc)))
             e->address = physical;
-            e->site = s->site;
-            e->detail = s->detail;
-        }
+    } else if (s->site & EMU_SITE_SPECIAL && s->detail == EMU_SPECIAL_PAGING) {
+        t->look_for_tables = 1;
+    } else if (s->site & EMU_SITE_SPECIAL) {
+        e = append(t, EMU_TRACE_SPECIAL, s->pc);
     } else if (s->site & (EMU_SITE_FENCE | EMU_SITE_LOCKED)) {
         bool failed = false;
         if (s->site & (EMU_SITE_CAS | EMU_SITE_CAS_PAIR) && effective_address(s, &physical))
             failed = cas_fails(t, s, physical);
-        if ((e = append(t, EMU_TRACE_FENCE, s->pc))) {
-            e->instance = t->instance;
-            e->site = s->site;
-            e->detail = s->detail;
+        if ((e = append(t, EMU_TRACE_FENCE, s->pc)))
             e->value = failed;
-        }
+    }
+    if (e) {
+        e->instance = t->instance;
+        e->site = s->site;
+        e->detail = s->detail;
+        t->site_entry = t->count - 1;
     }
 }
 
-static void note_access(emu_trace *t)
+/* The instruction at `pc` raised a fault, so that a flush or fence that it announced did not happen. */
+void emu_trace_retract(emu_trace *t, uint64_t pc)
+{
+    if (t->site_pc == pc && t->site_entry < t->count)
+        t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
+    t->site_entry = EMU_TRACE_NOWHERE;
+}
+
+void emu_trace_note_access(emu_trace *t)
 {
     if (!t->first_access) {
         t->first_access = t->blocks;
@@ -864,34 +1037,76 @@ static void note_access(emu_trace *t)
     }
 }
 
+/* `size` bytes of a store that lie on one page. */
+static void log_piece(emu_trace *t, uint64_t pc, uint64_t gpa, unsigned size)
+{
+    const region *r = region_of(t, gpa);
+    emu_trace_entry *e;
+    if (!r || !r->logged || !(e = append(t, EMU_TRACE_STORE, pc)))
+        return;
+    e->address = gpa;
+    e->size = (uint8_t)size;
+    e->instance = t->instance;
+    if (t->site_pc)
+        e->site = t->site;
+    t->open[t->open_count++] = (unfinished){e, r->host + (gpa - r->gpa)};
+}
+
+/*
+ * Sees every store, in RAM too: a store that crosses a page is announced with the address of its first page only, and
+ * either page can be one of the NVDIMM.
+ */
 static void on_store(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
     emu_trace *t = user;
-    uint64_t pc = reg(t, REG_RIP);
-    emu_trace_entry *e = append(t, EMU_TRACE_STORE, pc);
-    (void)uc, (void)type;
-    if (!e)
-        return;
-    e->address = address;
-    e->value = (uint64_t)value;
-    e->size = (uint8_t)size;
-    if (pc == t->site_pc) {
-        e->site = t->site;
-    } else {
+    unsigned first = PAGE - (unsigned)(address % PAGE);
+    uint64_t pc, next = 0;
+    (void)uc, (void)type, (void)value;
+    finish_stores(t);
+    if (first >= (unsigned)size) {
+        if (address - t->base >= t->units * 8)
+            return;
+        first = (unsigned)size;
+    }
+    pc = reg(t, REG_RIP);
+    if (pc != t->site_pc) {
         t->site_pc = 0;
         t->instance++;
     }
+    if (first < (unsigned)size)
+        next = emu_trace_next_page(t->owner, pc, address);
+    log_piece(t, pc, address, first);
+    if (first < (unsigned)size && next != EMU_TRACE_NOWHERE)
+        log_piece(t, pc, next, (unsigned)size - first);
+}
+
+/*
+ * `size` bytes (at most 8) that somebody else than an instruction stored, just before this call: the delivery of an
+ * exception, a device. Or, as EMU_TRACE_DEVICE, something that a device did outside of guest memory.
+ */
+void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint64_t value, uint32_t size, int begins)
+{
+    emu_trace_entry *e;
+    if (kind == EMU_TRACE_STORE)
+        know(t, address, &value, size);
+    finish_stores(t);
+    t->site_pc = 0;
+    t->site_entry = EMU_TRACE_NOWHERE;
+    if (begins)
+        t->instance++;
+    if (!(e = append(t, (uint8_t)kind, pc)))
+        return;
+    e->address = address;
+    e->value = value;
+    e->size = (uint8_t)size;
     e->instance = t->instance;
 }
 
 static const uint8_t *host_of(emu_trace *t, uint64_t linear)
 {
     uint64_t gpa;
-    if (translate(t, linear, &gpa))
-        for (unsigned n = 0; n < t->region_count; n++)
-            if (gpa - t->regions[n].gpa < t->regions[n].size)
-                return t->regions[n].host + (gpa - t->regions[n].gpa);
-    return NULL;
+    const region *r = translate(t, linear, &gpa) ? region_of(t, gpa) : NULL;
+    return r ? r->host + (gpa - r->gpa) : NULL;
 }
 
 static bool same_code(const block *b)
@@ -933,6 +1148,10 @@ static bool is_new(emu_trace *t, uint64_t address, uint32_t size)
 static void count_block(emu_trace *t)
 {
     t->blocks++;
+    if (t->full) {
+        t->full = 0;
+        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
+    }
     if (t->blocks >= t->budget)
         emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
     else if (t->blocks == t->stop_block)
@@ -950,6 +1169,7 @@ int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     (void)uc;
+    finish_stores(user);
     if (is_new(user, address, size))
         emu_trace_translate_again(user, address, size);
     count_block(user);
@@ -960,6 +1180,9 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
 {
     emu_trace *t = user;
     (void)uc;
+    finish_stores(t);
+    if (t->look_for_tables)
+        look_for_tables(t);
     if (is_new(t, address, size))
         emu_trace_new_block(t->owner, address, size);
     count_block(t);
@@ -1004,7 +1227,7 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
 {
     emu_trace *t = user;
     (void)uc, (void)type, (void)value;
-    note_access(t);
+    emu_trace_note_access(t);
     for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8) {
         uint64_t at = (unit - t->base) / 8;
         if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, address, (unsigned)size)) {
@@ -1019,7 +1242,7 @@ static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t
 {
     emu_trace *t = user;
     (void)uc, (void)type, (void)value;
-    note_access(t);
+    emu_trace_note_access(t);
     for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8)
         emu_trace_learn(t, unit, bytes_in(unit, address, (unsigned)size));
 }
@@ -1046,6 +1269,7 @@ int emu_trace_open(emu_trace *t, void *uc, const emu_trace_functions *f)
     t->uc = uc;
     t->f = *f;
     t->budget = UINT64_MAX;
+    t->look_for_tables = 1;
     t->blocks_seen = calloc(BUCKETS, sizeof *t->blocks_seen);
     return t->blocks_seen ? 0 : -ENOMEM;
 }
@@ -1067,6 +1291,7 @@ void emu_trace_close(emu_trace *t)
     free(t->chunks);
     free(t->blocks_seen);
     free(t->touched);
+    free(t->tables);
     memset(t, 0, sizeof *t);
 }
 
@@ -1074,19 +1299,43 @@ void emu_trace_close(emu_trace *t)
 void emu_trace_clear(emu_trace *t)
 {
     t->count = 0;
-    t->instance = 0;
+    t->instance = t->marks = 0;
+    t->open_count = 0;
+    t->table_count = 0;
+    t->look_for_tables = 1;
+    t->full = 0;
+    t->site_entry = EMU_TRACE_NOWHERE;
     t->site_pc = 0;
     t->site = 0;
     t->rep_pc = 0;
 }
 
-/* Where guest memory lies in this process, for looking at code. */
-int emu_trace_add_region(emu_trace *t, uint64_t gpa, uint64_t size, const void *host)
+/* Where guest memory lies in this process, for looking at code and stores; those to `logged` ones are logged. */
+int emu_trace_add_region(emu_trace *t, uint64_t gpa, uint64_t size, const void *host, int logged)
 {
     if (t->region_count == MOST_REGIONS)
         return -ENOSPC;
-    t->regions[t->region_count++] = (region){gpa, size, host};
+    t->regions[t->region_count++] = (region){gpa, size, host, logged, NULL};
     return 0;
+}
+
+/* What the region at `gpa` held when the log was empty. */
+void emu_trace_set_initial(emu_trace *t, uint64_t gpa, const void *initial)
+{
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (t->regions[n].gpa == gpa)
+            t->regions[n].initial = initial;
+}
+
+/* Where the engine keeps the base of segment `number` (ES, CS, SS, DS, FS, GS), a number of 64 bits. */
+void emu_trace_set_segment(emu_trace *t, int number, const void *base)
+{
+    t->segment_bases[number] = base;
+}
+
+void emu_trace_finish(emu_trace *t)
+{
+    finish_stores(t);
 }
 
 static uint8_t *sparse_bytes(uint64_t size)
@@ -1150,80 +1399,110 @@ int emu_freeze(void *address, size_t size)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 65), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // emu_trace const *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 94), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 93), // emu_trace const *
 /*  2 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uint64_t const *, size_t)
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // emu_trace *
+/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uint64_t const *, size_t)
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 93), // emu_trace *
 /*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 2), // uint64_t const *
 /*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uint64_t, uint32_t)
+/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uint64_t, uint32_t)
 /* 10 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 11 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uint64_t, uint64_t)
+/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uint64_t, uint64_t)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uint64_t, uint64_t, void const *)
+/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
 /* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 23 */ _CFFI_OP(_CFFI_OP_POINTER, 73), // void const *
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
-/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 27 */ _CFFI_OP(_CFFI_OP_POINTER, 36), // uintptr_t *
-/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 23 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // void const *
+/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
+/* 27 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 28 */ _CFFI_OP(_CFFI_OP_POINTER, 37), // uintptr_t *
 /* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 30 */ _CFFI_OP(_CFFI_OP_POINTER, 68), // emu_trace_site *
-/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 31 */ _CFFI_OP(_CFFI_OP_POINTER, 97), // emu_trace_site *
 /* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, uintptr_t)
-/* 35 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(emu_trace *, void *, emu_trace_functions const *)
-/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 40 */ _CFFI_OP(_CFFI_OP_POINTER, 73), // void *
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 67), // emu_trace_functions const *
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION, 28), // int()(void *, size_t)
-/* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 40),
-/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION, 50), // uint8_t()(emu_trace *, uint64_t, uint8_t)
-/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION, 73), // void()(emu_trace *)
-/* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION, 73), // void()(void *, int)
-/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 40),
-/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 73), // void()(void *, uint64_t, uint32_t)
-/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 40),
-/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 64 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 65 */ _CFFI_OP(_CFFI_OP_POINTER, 66), // emu_trace_entry const *
-/* 66 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 67 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_functions
-/* 68 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 71 */ _CFFI_OP(_CFFI_OP_POINTER, 55), // void(*)(void *, int)
-/* 72 */ _CFFI_OP(_CFFI_OP_POINTER, 59), // void(*)(void *, uint64_t, uint32_t)
-/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uintptr_t)
+/* 36 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 37 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, void *, emu_trace_functions const *)
+/* 40 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // void *
+/* 42 */ _CFFI_OP(_CFFI_OP_POINTER, 96), // emu_trace_functions const *
+/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(void *, size_t)
+/* 45 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
+/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // uint64_t()(void *, uint64_t, uint64_t)
+/* 49 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
+/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 56), // uint8_t()(emu_trace *, uint64_t, uint8_t)
+/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *)
+/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, int, void const *)
+/* 71 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
+/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, uint64_t)
+/* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, uint64_t, void const *)
+/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 82 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(void *, int)
+/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(void *, uint64_t, uint32_t)
+/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 93 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 94 */ _CFFI_OP(_CFFI_OP_POINTER, 95), // emu_trace_entry const *
+/* 95 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 96 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_functions
+/* 97 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 100 */ _CFFI_OP(_CFFI_OP_POINTER, 48), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 101 */ _CFFI_OP(_CFFI_OP_POINTER, 84), // void(*)(void *, int)
+/* 102 */ _CFFI_OP(_CFFI_OP_POINTER, 88), // void(*)(void *, uint64_t, uint32_t)
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1238,6 +1517,7 @@ static void _cffi_checkfld_typedef_emu_trace(emu_trace *p)
   (void)((p->budget) | 0);  /* check that 'emu_trace.budget' is an integer */
   (void)((p->stop_block) | 0);  /* check that 'emu_trace.stop_block' is an integer */
   (void)((p->first_access) | 0);  /* check that 'emu_trace.first_access' is an integer */
+  (void)((p->starved) | 0);  /* check that 'emu_trace.starved' is an integer */
 }
 struct _cffi_align_typedef_emu_trace { char x; emu_trace y; };
 
@@ -1280,6 +1560,7 @@ static void _cffi_checkfld_typedef_emu_trace_site(emu_trace_site *p)
   (void)((p->pc) | 0);  /* check that 'emu_trace_site.pc' is an integer */
   (void)((p->displacement) | 0);  /* check that 'emu_trace_site.displacement' is an integer */
   (void)((p->address_mask) | 0);  /* check that 'emu_trace_site.address_mask' is an integer */
+  (void)((p->linear_mask) | 0);  /* check that 'emu_trace_site.linear_mask' is an integer */
   (void)((p->base) | 0);  /* check that 'emu_trace_site.base' is an integer */
   (void)((p->index) | 0);  /* check that 'emu_trace_site.index' is an integer */
   (void)((p->segment) | 0);  /* check that 'emu_trace_site.segment' is an integer */
@@ -1301,6 +1582,20 @@ void emu_trace_new_block(void * a0, uint64_t a1, uint32_t a2)
   *(uint64_t *)(p + 8) = a1;
   *(uint32_t *)(p + 16) = a2;
   _cffi_call_python(&_cffi_externpy__emu_trace_new_block, p);
+}
+
+static struct _cffi_externpy_s _cffi_externpy__emu_trace_next_page =
+  { "emu.host._trace.emu_trace_next_page", (int)sizeof(uint64_t), 0, 0 };
+
+uint64_t emu_trace_next_page(void * a0, uint64_t a1, uint64_t a2)
+{
+  char a[24];
+  char *p = a;
+  *(void * *)(p + 0) = a0;
+  *(uint64_t *)(p + 8) = a1;
+  *(uint64_t *)(p + 16) = a2;
+  _cffi_call_python(&_cffi_externpy__emu_trace_next_page, p);
+  return *(uint64_t *)p;
 }
 
 static struct _cffi_externpy_s _cffi_externpy__emu_trace_stop =
@@ -1349,10 +1644,10 @@ _cffi_f_emu_freeze(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(40), arg0, (char **)&x0);
+      _cffi_type(41), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(40), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(41), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1376,9 +1671,9 @@ _cffi_f_emu_freeze(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_freeze _cffi_d_emu_freeze
 #endif
 
-static int _cffi_d_emu_trace_add_region(emu_trace * x0, uint64_t x1, uint64_t x2, void const * x3)
+static int _cffi_d_emu_trace_add_region(emu_trace * x0, uint64_t x1, uint64_t x2, void const * x3, int x4)
 {
-  return emu_trace_add_region(x0, x1, x2, x3);
+  return emu_trace_add_region(x0, x1, x2, x3, x4);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -1388,6 +1683,7 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
   uint64_t x1;
   uint64_t x2;
   void const * x3;
+  int x4;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   int result;
@@ -1396,8 +1692,9 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
   PyObject *arg1;
   PyObject *arg2;
   PyObject *arg3;
+  PyObject *arg4;
 
-  if (!PyArg_UnpackTuple(args, "emu_trace_add_region", 4, 4, &arg0, &arg1, &arg2, &arg3))
+  if (!PyArg_UnpackTuple(args, "emu_trace_add_region", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
@@ -1426,9 +1723,13 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
       return NULL;
   }
 
+  x4 = _cffi_to_c_int(arg4, int);
+  if (x4 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_trace_add_region(x0, x1, x2, x3); }
+  { result = emu_trace_add_region(x0, x1, x2, x3, x4); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -1481,7 +1782,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(65));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(94));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1561,6 +1862,42 @@ _cffi_f_emu_trace_close(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_trace_close _cffi_d_emu_trace_close
 #endif
 
+static void _cffi_d_emu_trace_finish(emu_trace * x0)
+{
+  emu_trace_finish(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_finish(PyObject *self, PyObject *arg0)
+{
+  emu_trace * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_finish(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_finish _cffi_d_emu_trace_finish
+#endif
+
 static int _cffi_d_emu_trace_hook(emu_trace * x0, uintptr_t * x1, int x2, int x3, emu_trace_site * x4, uint64_t x5, uint64_t x6)
 {
   return emu_trace_hook(x0, x1, x2, x3, x4, x5, x6);
@@ -1601,10 +1938,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(27), arg1, (char **)&x1);
+      _cffi_type(28), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(27), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(28), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1618,10 +1955,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg4, (char **)&x4);
+      _cffi_type(31), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (emu_trace_site *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(31), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1703,6 +2040,118 @@ _cffi_f_emu_trace_learn(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_learn _cffi_d_emu_trace_learn
 #endif
 
+static void _cffi_d_emu_trace_note(emu_trace * x0, int x1, uint64_t x2, uint64_t x3, uint64_t x4, uint32_t x5, int x6)
+{
+  emu_trace_note(x0, x1, x2, x3, x4, x5, x6);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_note(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  int x1;
+  uint64_t x2;
+  uint64_t x3;
+  uint64_t x4;
+  uint32_t x5;
+  int x6;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+  PyObject *arg5;
+  PyObject *arg6;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_note", 7, 7, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5, &arg6))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, int);
+  if (x1 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, uint64_t);
+  if (x3 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x4 = _cffi_to_c_int(arg4, uint64_t);
+  if (x4 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x5 = _cffi_to_c_int(arg5, uint32_t);
+  if (x5 == (uint32_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x6 = _cffi_to_c_int(arg6, int);
+  if (x6 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_note(x0, x1, x2, x3, x4, x5, x6); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_note _cffi_d_emu_trace_note
+#endif
+
+static void _cffi_d_emu_trace_note_access(emu_trace * x0)
+{
+  emu_trace_note_access(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_note_access(PyObject *self, PyObject *arg0)
+{
+  emu_trace * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_note_access(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_note_access _cffi_d_emu_trace_note_access
+#endif
+
 static int _cffi_d_emu_trace_open(emu_trace * x0, void * x1, emu_trace_functions const * x2)
 {
   return emu_trace_open(x0, x1, x2);
@@ -1735,19 +2184,19 @@ _cffi_f_emu_trace_open(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(40), arg1, (char **)&x1);
+      _cffi_type(41), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(40), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(41), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(41), arg2, (char **)&x2);
+      _cffi_type(42), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (emu_trace_functions const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(41), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(42), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1801,6 +2250,166 @@ _cffi_f_emu_trace_restore_unknown(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_trace_restore_unknown _cffi_d_emu_trace_restore_unknown
+#endif
+
+static void _cffi_d_emu_trace_retract(emu_trace * x0, uint64_t x1)
+{
+  emu_trace_retract(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_retract(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_retract", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_retract(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_retract _cffi_d_emu_trace_retract
+#endif
+
+static void _cffi_d_emu_trace_set_initial(emu_trace * x0, uint64_t x1, void const * x2)
+{
+  emu_trace_set_initial(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  void const * x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_set_initial", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(23), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(23), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_set_initial(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_set_initial _cffi_d_emu_trace_set_initial
+#endif
+
+static void _cffi_d_emu_trace_set_segment(emu_trace * x0, int x1, void const * x2)
+{
+  emu_trace_set_segment(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  int x1;
+  void const * x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_set_segment", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, int);
+  if (x1 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(23), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(23), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_set_segment(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_set_segment _cffi_d_emu_trace_set_segment
 #endif
 
 static int _cffi_d_emu_trace_set_unknown(emu_trace * x0, uint64_t const * x1, size_t x2)
@@ -2067,6 +2676,20 @@ static int _cffi_const_EMU_SITE_REP(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_EMU_SITE_SPECIAL(unsigned long long *o)
+{
+  int n = (EMU_SITE_SPECIAL) <= 0;
+  *o = (unsigned long long)((EMU_SITE_SPECIAL) | 0);  /* check that EMU_SITE_SPECIAL is an integer */
+  return n;
+}
+
+static int _cffi_const_EMU_SPECIAL_PAGING(unsigned long long *o)
+{
+  int n = (EMU_SPECIAL_PAGING) <= 0;
+  *o = (unsigned long long)((EMU_SPECIAL_PAGING) | 0);  /* check that EMU_SPECIAL_PAGING is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_TRACE_ACCESS(unsigned long long *o)
 {
   int n = (EMU_TRACE_ACCESS) <= 0;
@@ -2102,6 +2725,13 @@ static int _cffi_const_EMU_TRACE_CODE(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_EMU_TRACE_DEVICE(unsigned long long *o)
+{
+  int n = (EMU_TRACE_DEVICE) <= 0;
+  *o = (unsigned long long)((EMU_TRACE_DEVICE) | 0);  /* check that EMU_TRACE_DEVICE is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_TRACE_FENCE(unsigned long long *o)
 {
   int n = (EMU_TRACE_FENCE) <= 0;
@@ -2123,6 +2753,20 @@ static int _cffi_const_EMU_TRACE_FULL(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_EMU_TRACE_NOWHERE(unsigned long long *o)
+{
+  int n = (EMU_TRACE_NOWHERE) <= 0;
+  *o = (unsigned long long)((EMU_TRACE_NOWHERE) | 0);  /* check that EMU_TRACE_NOWHERE is an integer */
+  return n;
+}
+
+static int _cffi_const_EMU_TRACE_SPECIAL(unsigned long long *o)
+{
+  int n = (EMU_TRACE_SPECIAL) <= 0;
+  *o = (unsigned long long)((EMU_TRACE_SPECIAL) | 0);  /* check that EMU_TRACE_SPECIAL is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_TRACE_STORE(unsigned long long *o)
 {
   int n = (EMU_TRACE_STORE) <= 0;
@@ -2138,37 +2782,49 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_SITE_LOCKED", (void *)_cffi_const_EMU_SITE_LOCKED, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SITE_NT", (void *)_cffi_const_EMU_SITE_NT, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SITE_REP", (void *)_cffi_const_EMU_SITE_REP, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_SITE_SPECIAL", (void *)_cffi_const_EMU_SITE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_SPECIAL_PAGING", (void *)_cffi_const_EMU_SPECIAL_PAGING, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_ACCESS", (void *)_cffi_const_EMU_TRACE_ACCESS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_BLOCK", (void *)_cffi_const_EMU_TRACE_BLOCK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_BUDGET", (void *)_cffi_const_EMU_TRACE_BUDGET, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_CHUNK", (void *)_cffi_const_EMU_TRACE_CHUNK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_CODE", (void *)_cffi_const_EMU_TRACE_CODE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_TRACE_DEVICE", (void *)_cffi_const_EMU_TRACE_DEVICE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_FENCE", (void *)_cffi_const_EMU_TRACE_FENCE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_FLUSH", (void *)_cffi_const_EMU_TRACE_FLUSH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_FULL", (void *)_cffi_const_EMU_TRACE_FULL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_TRACE_NOWHERE", (void *)_cffi_const_EMU_TRACE_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_freeze", (void *)_cffi_f_emu_freeze, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_freeze },
+  { "emu_freeze", (void *)_cffi_f_emu_freeze, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 44), (void *)_cffi_d_emu_freeze },
   { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_add_region },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_trace_at },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 52), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 52), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_trace_learn },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 72), (void *)emu_trace_new_block },
-  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 52), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_trace_hook },
+  { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_learn },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 102), (void *)emu_trace_new_block },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 100), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 61), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 39), (void *)_cffi_d_emu_trace_open },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 70), (void *)_cffi_d_emu_trace_set_segment },
   { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 4), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 71), (void *)emu_trace_stop },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 101), (void *)emu_trace_stop },
   { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_track },
   { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 9), (void *)_cffi_d_emu_trace_translate_again },
-  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 34), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 72), (void *)emu_trace_unknown_read },
+  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_emu_trace_unhook },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 102), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "owner", offsetof(emu_trace, owner),
              sizeof(((emu_trace *)0)->owner),
-             _CFFI_OP(_CFFI_OP_NOOP, 40) },
+             _CFFI_OP(_CFFI_OP_NOOP, 41) },
   { "count", offsetof(emu_trace, count),
              sizeof(((emu_trace *)0)->count),
              _CFFI_OP(_CFFI_OP_NOOP, 2) },
@@ -2187,6 +2843,9 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "first_access", offsetof(emu_trace, first_access),
                     sizeof(((emu_trace *)0)->first_access),
                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
+  { "starved", offsetof(emu_trace, starved),
+               sizeof(((emu_trace *)0)->starved),
+               _CFFI_OP(_CFFI_OP_NOOP, 24) },
   { "pc", offsetof(emu_trace_entry, pc),
           sizeof(((emu_trace_entry *)0)->pc),
           _CFFI_OP(_CFFI_OP_NOOP, 2) },
@@ -2201,34 +2860,34 @@ static const struct _cffi_field_s _cffi_fields[] = {
                 _CFFI_OP(_CFFI_OP_NOOP, 12) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 50) },
+            _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 50) },
+            _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 50) },
+            _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 50) },
+              _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "hook_add", offsetof(emu_trace_functions, hook_add),
                 sizeof(((emu_trace_functions *)0)->hook_add),
-                _CFFI_OP(_CFFI_OP_NOOP, 40) },
+                _CFFI_OP(_CFFI_OP_NOOP, 41) },
   { "hook_del", offsetof(emu_trace_functions, hook_del),
                 sizeof(((emu_trace_functions *)0)->hook_del),
-                _CFFI_OP(_CFFI_OP_NOOP, 40) },
+                _CFFI_OP(_CFFI_OP_NOOP, 41) },
   { "reg_read", offsetof(emu_trace_functions, reg_read),
                 sizeof(((emu_trace_functions *)0)->reg_read),
-                _CFFI_OP(_CFFI_OP_NOOP, 40) },
+                _CFFI_OP(_CFFI_OP_NOOP, 41) },
   { "reg_write", offsetof(emu_trace_functions, reg_write),
                  sizeof(((emu_trace_functions *)0)->reg_write),
-                 _CFFI_OP(_CFFI_OP_NOOP, 40) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 41) },
   { "mem_read", offsetof(emu_trace_functions, mem_read),
                 sizeof(((emu_trace_functions *)0)->mem_read),
-                _CFFI_OP(_CFFI_OP_NOOP, 40) },
+                _CFFI_OP(_CFFI_OP_NOOP, 41) },
   { "ctl", offsetof(emu_trace_functions, ctl),
            sizeof(((emu_trace_functions *)0)->ctl),
-           _CFFI_OP(_CFFI_OP_NOOP, 40) },
+           _CFFI_OP(_CFFI_OP_NOOP, 41) },
   { "trace", offsetof(emu_trace_site, trace),
              sizeof(((emu_trace_site *)0)->trace),
              _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -2237,49 +2896,52 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 70) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 99) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
+  { "linear_mask", offsetof(emu_trace_site, linear_mask),
+                   sizeof(((emu_trace_site *)0)->linear_mask),
+                   _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 69) },
+            _CFFI_OP(_CFFI_OP_NOOP, 98) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 69) },
+             _CFFI_OP(_CFFI_OP_NOOP, 98) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 69) },
+               _CFFI_OP(_CFFI_OP_NOOP, 98) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 50) },
+             _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 50) },
+            _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 50) },
+            _CFFI_OP(_CFFI_OP_NOOP, 56) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 50) },
+              _CFFI_OP(_CFFI_OP_NOOP, 56) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 64, 0,
-    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 7 },
-  { "$emu_trace_entry", 66, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 7, 8 },
-  { "$emu_trace_functions", 67, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_functions), offsetof(struct _cffi_align_typedef_emu_trace_functions, y), 15, 6 },
-  { "$emu_trace_site", 68, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 21, 11 },
+  { "$emu_trace", 93, 0,
+    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 8 },
+  { "$emu_trace_entry", 95, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 8, 8 },
+  { "$emu_trace_functions", 96, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_functions), offsetof(struct _cffi_align_typedef_emu_trace_functions, y), 16, 6 },
+  { "$emu_trace_site", 97, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 12 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 64 },
-  { "emu_trace_entry", 66 },
-  { "emu_trace_functions", 67 },
-  { "emu_trace_site", 68 },
+  { "emu_trace", 93 },
+  { "emu_trace_entry", 95 },
+  { "emu_trace_functions", 96 },
+  { "emu_trace_site", 97 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2289,12 +2951,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  32,  /* num_globals */
+  44,  /* num_globals */
   4,  /* num_struct_unions */
   0,  /* num_enums */
   4,  /* num_typenames */
   NULL,  /* no includes */
-  74,  /* num_types */
+  104,  /* num_types */
   1,  /* flags */
 };
 

@@ -18,9 +18,12 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define CTL_REMOVE_CACHE (9 | (2 << 26) | (1 << 30))
 #define MSR_EFER 0xC0000080u
 
+#define EMU_TRACE_VOID 0
 #define EMU_TRACE_STORE 1
 #define EMU_TRACE_FLUSH 2
 #define EMU_TRACE_FENCE 3
+#define EMU_TRACE_SPECIAL 4
+#define EMU_TRACE_DEVICE 5
 
 #define EMU_SITE_FLUSH 1
 #define EMU_SITE_FENCE 2
@@ -29,6 +32,10 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_SITE_REP 16
 #define EMU_SITE_CAS 32
 #define EMU_SITE_CAS_PAIR 64
+#define EMU_SITE_SPECIAL 128
+
+/* Detail of a special site: it changes which page tables are in use. */
+#define EMU_SPECIAL_PAGING 4
 
 #define EMU_TRACE_FULL 1
 #define EMU_TRACE_BUDGET 2
@@ -36,12 +43,17 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 #define EMU_TRACE_CODE 4
 #define EMU_TRACE_ACCESS 5
 
+#define EMU_TRACE_NOWHERE UINT64_MAX
+#define SEGMENTS 6
+
 #define PAGE 4096u
 #define BUCKETS (1u << 14)
 /* Entries of one piece of the log: 2 MiB, one huge page, since page faults cost more than the entries. */
 #define EMU_TRACE_CHUNK (1u << 16)
 #define CHUNK_BYTES (EMU_TRACE_CHUNK * sizeof(emu_trace_entry))
 #define MOST_REGIONS 260
+/* Page tables that are looked through for ones in the NVDIMM: a guest can make a tree that never ends. */
+#define MOST_TABLES (1u << 16)
 
 typedef struct {
     void *hook_add, *hook_del, *reg_read, *reg_write, *mem_read, *ctl;
@@ -70,7 +82,22 @@ typedef struct block {
 typedef struct {
     uint64_t gpa, size;
     const uint8_t *host;
+    int logged;
+    const uint8_t *initial;
 } region;
+
+/* A page table in the NVDIMM, and what is known to be in it. */
+typedef struct {
+    uint64_t gpa;
+    const uint8_t *host;
+    uint8_t known[PAGE];
+} table;
+
+/* A store whose callback came, as always, before its bytes were in memory. */
+typedef struct {
+    emu_trace_entry *entry;
+    const uint8_t *host;
+} unfinished;
 
 typedef struct {
     void *owner;
@@ -85,10 +112,18 @@ typedef struct {
     void *uc;
     emu_trace_functions f;
     uint64_t chunk_count;
-    uint32_t instance;
+    uint32_t instance, marks;
     uint64_t site_pc;
+    uint64_t site_entry;
     uint8_t site;
+    int full, starved;
     uint64_t rep_pc, rep_count;
+    unfinished open[2];
+    unsigned open_count;
+    const uint64_t *segment_bases[SEGMENTS];
+    int look_for_tables;
+    table *tables;
+    size_t table_count, table_room;
     block **blocks_seen;
     region regions[MOST_REGIONS];
     unsigned region_count;
@@ -103,7 +138,7 @@ typedef struct {
     emu_trace *trace;
     uint64_t pc;
     int64_t displacement;
-    uint64_t address_mask;
+    uint64_t address_mask, linear_mask;
     int32_t base, index, segment;
     uint8_t scale, size, site, detail;
 } emu_trace_site;
@@ -116,6 +151,7 @@ typedef int (*ctl_fn)(void *, int, ...);
 
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
 void emu_trace_unknown_read(void *owner, uint64_t address, uint32_t size);
+uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
 void emu_trace_stop(void *owner, int why);
 
 static uint64_t reg(emu_trace *t, int id)
@@ -181,8 +217,8 @@ static bool effective_address(const emu_trace_site *s, uint64_t *physical)
         address += reg(s->trace, s->index) * s->scale;
     address &= s->address_mask;
     if (s->segment)
-        address += reg(s->trace, s->segment);
-    return translate(s->trace, address, physical);
+        address += *s->trace->segment_bases[s->segment - 1];
+    return translate(s->trace, address & s->linear_mask, physical);
 }
 
 static bool add_chunk(emu_trace *t)
@@ -199,16 +235,17 @@ static bool add_chunk(emu_trace *t)
     return true;
 }
 
+/*
+ * A full log only asks for the end of the run at the next block: until then everything is still logged, so that the
+ * log explains the memory that the run leaves. NULL when there is no memory for it.
+ */
 static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
 {
     emu_trace_entry *e;
     if (t->count >= t->limit)
-        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
-    if (t->count >= t->limit)
-        return NULL;
+        t->full = 1;
     if (t->count == t->chunk_count * EMU_TRACE_CHUNK && !add_chunk(t)) {
-        t->limit = t->count;
-        emu_trace_stop(t->owner, EMU_TRACE_FULL);
+        t->starved = 1;
         return NULL;
     }
     e = &t->chunks[t->count / EMU_TRACE_CHUNK][t->count % EMU_TRACE_CHUNK];
@@ -219,9 +256,132 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
     return e;
 }
 
+static const region *region_of(const emu_trace *t, uint64_t gpa)
+{
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (gpa - t->regions[n].gpa < t->regions[n].size)
+            return &t->regions[n];
+    return NULL;
+}
+
 const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
 {
     return &t->chunks[number / EMU_TRACE_CHUNK][number % EMU_TRACE_CHUNK];
+}
+
+/* `size` bytes at `gpa` are logged, so they are no news in a page table. */
+static void know(emu_trace *t, uint64_t gpa, const void *bytes, size_t size)
+{
+    for (size_t n = 0; n < t->table_count; n++)
+        if (gpa - t->tables[n].gpa < PAGE) /* no piece in the log crosses a page */
+            memcpy(t->tables[n].known + (gpa - t->tables[n].gpa), bytes, size);
+}
+
+/*
+ * The engine marks entries of page tables as accessed and dirty when it walks them, and tells nobody. Looked for before
+ * anything else is logged, such marks come into the log in the right place.
+ */
+static void log_marks(emu_trace *t)
+{
+    for (size_t n = 0; n < t->table_count; n++) {
+        table *of = &t->tables[n];
+        if (!memcmp(of->known, of->host, PAGE))
+            continue;
+        for (unsigned at = 0; at < PAGE; at += 8) {
+            emu_trace_entry *e;
+            if (!memcmp(of->known + at, of->host + at, 8))
+                continue;
+            memcpy(of->known + at, of->host + at, 8);
+            if (!(e = append(t, EMU_TRACE_STORE, reg(t, REG_RIP))))
+                return;
+            e->address = of->gpa + at;
+            e->size = 8;
+            memcpy(&e->value, of->known + at, 8);
+            e->instance = --t->marks; /* the instruction under way goes on */
+        }
+    }
+}
+
+/*
+ * What a store left is read back from memory. Its callback's value cannot be trusted for that: it is not yet swapped
+ * for MOVBE, and the store may still fault.
+ */
+static void finish_stores(emu_trace *t)
+{
+    while (t->open_count) {
+        unfinished *open = &t->open[--t->open_count];
+        memcpy(&open->entry->value, open->host, open->entry->size);
+        know(t, open->entry->address, &open->entry->value, open->entry->size);
+    }
+    if (t->table_count)
+        log_marks(t);
+}
+
+/*
+ * Take a page of the NVDIMM as a page table from now on. By now the engine has walked it, to fetch the code behind the
+ * instruction that switched to it; so what it held before is made from the log.
+ */
+static void add_table(emu_trace *t, const region *r, uint64_t gpa)
+{
+    const uint8_t *host = r->host + (gpa - r->gpa);
+    for (size_t n = 0; n < t->table_count; n++)
+        if (t->tables[n].gpa == gpa)
+            return;
+    if (t->table_count == t->table_room) {
+        size_t room = t->table_room ? 2 * t->table_room : 4;
+        table *tables = realloc(t->tables, room * sizeof *tables);
+        if (!tables)
+            return; /* then the marks are missing in the log, which is found out at the end */
+        t->tables = tables;
+        t->table_room = room;
+    }
+    t->tables[t->table_count].gpa = gpa;
+    t->tables[t->table_count].host = host;
+    t->table_count++;
+    if (!r->initial) {
+        know(t, gpa, host, PAGE);
+        return;
+    }
+    know(t, gpa, r->initial + (gpa - r->gpa), PAGE);
+    for (uint64_t n = 0; n < t->count; n++) {
+        const emu_trace_entry *e = emu_trace_at(t, n);
+        if (e->kind == EMU_TRACE_STORE)
+            know(t, e->address, &e->value, e->size);
+    }
+}
+
+/* The tables in the NVDIMM below the one of `size` bytes at `gpa`, itself included: `levels` deep, `left` in all. */
+static void find_tables(emu_trace *t, uint64_t gpa, unsigned size, unsigned levels, bool wide, unsigned *left)
+{
+    const region *r = region_of(t, gpa);
+    const uint8_t *host;
+    if (!r || !*left)
+        return;
+    --*left;
+    host = r->host + (gpa - r->gpa);
+    if (r->logged)
+        add_table(t, r, gpa & ~(uint64_t)(PAGE - 1));
+    for (unsigned at = 0; levels > 1 && at < size; at += wide ? 8 : 4) {
+        uint64_t entry = 0;
+        memcpy(&entry, host + at, wide ? 8 : 4);
+        if ((entry & 0x81) == 1) /* present, not a large page */
+            find_tables(t, entry & (wide ? 0x000ffffffffff000u : 0xfffff000u), PAGE, levels - 1, wide, left);
+    }
+}
+
+/* After the guest may have changed its page tables' root: which of them are in the NVDIMM. */
+static void look_for_tables(emu_trace *t)
+{
+    uint64_t cr3 = reg(t, REG_CR3), cr4 = reg(t, REG_CR4);
+    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    unsigned levels = is_long ? (cr4 & 0x1000 ? 5 : 4) : pae ? 3 : 2, left = MOST_TABLES;
+    t->look_for_tables = 0;
+    t->table_count = 0;
+    if (reg(t, REG_CR0) >> 31 & 1)
+        find_tables(t, cr3 & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u),
+                    levels == 3 ? 32 : PAGE, levels, is_long || pae, &left);
+    if (t->table_count)
+        log_marks(t);
 }
 
 /* Whether a compare-and-swap is about to fail, its memory operand being at `physical`. */
@@ -242,11 +402,13 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_trace_site *s = user;
     emu_trace *t = s->trace;
-    emu_trace_entry *e;
+    emu_trace_entry *e = NULL;
     uint64_t physical = 0;
     (void)uc, (void)address, (void)size;
+    finish_stores(t);
     t->site_pc = s->pc;
     t->site = s->site;
+    t->site_entry = EMU_TRACE_NOWHERE;
     if (s->site & EMU_SITE_REP) {
         uint64_t left = reg(t, REG_RCX) & s->address_mask;
         if (t->rep_pc != s->pc || left + 1 != t->rep_count)
@@ -258,25 +420,36 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
     t->instance++;
     if (s->site & EMU_SITE_FLUSH) {
         if (effective_address(s, &physical) && physical - t->base < t->units * 8 &&
-            (e = append(t, EMU_TRACE_FLUSH, s->pc))) {
+            (e = append(t, EMU_TRACE_FLUSH, s->pc)))
             e->address = physical;
-            e->site = s->site;
-            e->detail = s->detail;
-        }
+    } else if (s->site & EMU_SITE_SPECIAL && s->detail == EMU_SPECIAL_PAGING) {
+        t->look_for_tables = 1;
+    } else if (s->site & EMU_SITE_SPECIAL) {
+        e = append(t, EMU_TRACE_SPECIAL, s->pc);
     } else if (s->site & (EMU_SITE_FENCE | EMU_SITE_LOCKED)) {
         bool failed = false;
         if (s->site & (EMU_SITE_CAS | EMU_SITE_CAS_PAIR) && effective_address(s, &physical))
             failed = cas_fails(t, s, physical);
-        if ((e = append(t, EMU_TRACE_FENCE, s->pc))) {
-            e->instance = t->instance;
-            e->site = s->site;
-            e->detail = s->detail;
+        if ((e = append(t, EMU_TRACE_FENCE, s->pc)))
             e->value = failed;
-        }
+    }
+    if (e) {
+        e->instance = t->instance;
+        e->site = s->site;
+        e->detail = s->detail;
+        t->site_entry = t->count - 1;
     }
 }
 
-static void note_access(emu_trace *t)
+/* The instruction at `pc` raised a fault, so that a flush or fence that it announced did not happen. */
+void emu_trace_retract(emu_trace *t, uint64_t pc)
+{
+    if (t->site_pc == pc && t->site_entry < t->count)
+        t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
+    t->site_entry = EMU_TRACE_NOWHERE;
+}
+
+void emu_trace_note_access(emu_trace *t)
 {
     if (!t->first_access) {
         t->first_access = t->blocks;
@@ -284,34 +457,76 @@ static void note_access(emu_trace *t)
     }
 }
 
+/* `size` bytes of a store that lie on one page. */
+static void log_piece(emu_trace *t, uint64_t pc, uint64_t gpa, unsigned size)
+{
+    const region *r = region_of(t, gpa);
+    emu_trace_entry *e;
+    if (!r || !r->logged || !(e = append(t, EMU_TRACE_STORE, pc)))
+        return;
+    e->address = gpa;
+    e->size = (uint8_t)size;
+    e->instance = t->instance;
+    if (t->site_pc)
+        e->site = t->site;
+    t->open[t->open_count++] = (unfinished){e, r->host + (gpa - r->gpa)};
+}
+
+/*
+ * Sees every store, in RAM too: a store that crosses a page is announced with the address of its first page only, and
+ * either page can be one of the NVDIMM.
+ */
 static void on_store(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
     emu_trace *t = user;
-    uint64_t pc = reg(t, REG_RIP);
-    emu_trace_entry *e = append(t, EMU_TRACE_STORE, pc);
-    (void)uc, (void)type;
-    if (!e)
-        return;
-    e->address = address;
-    e->value = (uint64_t)value;
-    e->size = (uint8_t)size;
-    if (pc == t->site_pc) {
-        e->site = t->site;
-    } else {
+    unsigned first = PAGE - (unsigned)(address % PAGE);
+    uint64_t pc, next = 0;
+    (void)uc, (void)type, (void)value;
+    finish_stores(t);
+    if (first >= (unsigned)size) {
+        if (address - t->base >= t->units * 8)
+            return;
+        first = (unsigned)size;
+    }
+    pc = reg(t, REG_RIP);
+    if (pc != t->site_pc) {
         t->site_pc = 0;
         t->instance++;
     }
+    if (first < (unsigned)size)
+        next = emu_trace_next_page(t->owner, pc, address);
+    log_piece(t, pc, address, first);
+    if (first < (unsigned)size && next != EMU_TRACE_NOWHERE)
+        log_piece(t, pc, next, (unsigned)size - first);
+}
+
+/*
+ * `size` bytes (at most 8) that somebody else than an instruction stored, just before this call: the delivery of an
+ * exception, a device. Or, as EMU_TRACE_DEVICE, something that a device did outside of guest memory.
+ */
+void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint64_t value, uint32_t size, int begins)
+{
+    emu_trace_entry *e;
+    if (kind == EMU_TRACE_STORE)
+        know(t, address, &value, size);
+    finish_stores(t);
+    t->site_pc = 0;
+    t->site_entry = EMU_TRACE_NOWHERE;
+    if (begins)
+        t->instance++;
+    if (!(e = append(t, (uint8_t)kind, pc)))
+        return;
+    e->address = address;
+    e->value = value;
+    e->size = (uint8_t)size;
     e->instance = t->instance;
 }
 
 static const uint8_t *host_of(emu_trace *t, uint64_t linear)
 {
     uint64_t gpa;
-    if (translate(t, linear, &gpa))
-        for (unsigned n = 0; n < t->region_count; n++)
-            if (gpa - t->regions[n].gpa < t->regions[n].size)
-                return t->regions[n].host + (gpa - t->regions[n].gpa);
-    return NULL;
+    const region *r = translate(t, linear, &gpa) ? region_of(t, gpa) : NULL;
+    return r ? r->host + (gpa - r->gpa) : NULL;
 }
 
 static bool same_code(const block *b)
@@ -353,6 +568,10 @@ static bool is_new(emu_trace *t, uint64_t address, uint32_t size)
 static void count_block(emu_trace *t)
 {
     t->blocks++;
+    if (t->full) {
+        t->full = 0;
+        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
+    }
     if (t->blocks >= t->budget)
         emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
     else if (t->blocks == t->stop_block)
@@ -370,6 +589,7 @@ int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     (void)uc;
+    finish_stores(user);
     if (is_new(user, address, size))
         emu_trace_translate_again(user, address, size);
     count_block(user);
@@ -380,6 +600,9 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
 {
     emu_trace *t = user;
     (void)uc;
+    finish_stores(t);
+    if (t->look_for_tables)
+        look_for_tables(t);
     if (is_new(t, address, size))
         emu_trace_new_block(t->owner, address, size);
     count_block(t);
@@ -424,7 +647,7 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
 {
     emu_trace *t = user;
     (void)uc, (void)type, (void)value;
-    note_access(t);
+    emu_trace_note_access(t);
     for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8) {
         uint64_t at = (unit - t->base) / 8;
         if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, address, (unsigned)size)) {
@@ -439,7 +662,7 @@ static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t
 {
     emu_trace *t = user;
     (void)uc, (void)type, (void)value;
-    note_access(t);
+    emu_trace_note_access(t);
     for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8)
         emu_trace_learn(t, unit, bytes_in(unit, address, (unsigned)size));
 }
@@ -466,6 +689,7 @@ int emu_trace_open(emu_trace *t, void *uc, const emu_trace_functions *f)
     t->uc = uc;
     t->f = *f;
     t->budget = UINT64_MAX;
+    t->look_for_tables = 1;
     t->blocks_seen = calloc(BUCKETS, sizeof *t->blocks_seen);
     return t->blocks_seen ? 0 : -ENOMEM;
 }
@@ -487,6 +711,7 @@ void emu_trace_close(emu_trace *t)
     free(t->chunks);
     free(t->blocks_seen);
     free(t->touched);
+    free(t->tables);
     memset(t, 0, sizeof *t);
 }
 
@@ -494,19 +719,43 @@ void emu_trace_close(emu_trace *t)
 void emu_trace_clear(emu_trace *t)
 {
     t->count = 0;
-    t->instance = 0;
+    t->instance = t->marks = 0;
+    t->open_count = 0;
+    t->table_count = 0;
+    t->look_for_tables = 1;
+    t->full = 0;
+    t->site_entry = EMU_TRACE_NOWHERE;
     t->site_pc = 0;
     t->site = 0;
     t->rep_pc = 0;
 }
 
-/* Where guest memory lies in this process, for looking at code. */
-int emu_trace_add_region(emu_trace *t, uint64_t gpa, uint64_t size, const void *host)
+/* Where guest memory lies in this process, for looking at code and stores; those to `logged` ones are logged. */
+int emu_trace_add_region(emu_trace *t, uint64_t gpa, uint64_t size, const void *host, int logged)
 {
     if (t->region_count == MOST_REGIONS)
         return -ENOSPC;
-    t->regions[t->region_count++] = (region){gpa, size, host};
+    t->regions[t->region_count++] = (region){gpa, size, host, logged, NULL};
     return 0;
+}
+
+/* What the region at `gpa` held when the log was empty. */
+void emu_trace_set_initial(emu_trace *t, uint64_t gpa, const void *initial)
+{
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (t->regions[n].gpa == gpa)
+            t->regions[n].initial = initial;
+}
+
+/* Where the engine keeps the base of segment `number` (ES, CS, SS, DS, FS, GS), a number of 64 bits. */
+void emu_trace_set_segment(emu_trace *t, int number, const void *base)
+{
+    t->segment_bases[number] = base;
+}
+
+void emu_trace_finish(emu_trace *t)
+{
+    finish_stores(t);
 }
 
 static uint8_t *sparse_bytes(uint64_t size)

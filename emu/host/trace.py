@@ -1,8 +1,8 @@
 """The crash laboratory's eyes inside Unicorn, over the C callbacks of ``_trace``.
 
-``StoreLog`` records what a guest does to its NVDIMM: every store, and the flushes and fences at the instructions that
-it was told of. ``ReadWatch`` stops at reads of bytes that a power failure left in doubt, so that somebody can say what
-they hold. Both make the guest's loads and stores slow; nothing else pays for them.
+A ``Tracer`` records what a guest does to its NVDIMM: every store, and the flushes and fences at the instructions that
+it was told of. And it stops at reads of bytes that a power failure left in doubt, so that somebody can say what they
+hold. Both make the guest's loads and stores slow; nothing else pays for them.
 
 This room knows neither Unicorn's library nor its registers: function addresses, hook numbers and register numbers come
 as numbers from ``emu.cpu``.
@@ -21,6 +21,7 @@ _ffi: Any = ffi
 _lib: Any = lib
 
 STORE, FLUSH, FENCE = int(_lib.EMU_TRACE_STORE), int(_lib.EMU_TRACE_FLUSH), int(_lib.EMU_TRACE_FENCE)
+SPECIAL, DEVICE = int(_lib.EMU_TRACE_SPECIAL), int(_lib.EMU_TRACE_DEVICE)
 FULL, BUDGET, BLOCK = int(_lib.EMU_TRACE_FULL), int(_lib.EMU_TRACE_BUDGET), int(_lib.EMU_TRACE_BLOCK)
 CODE, ACCESS = int(_lib.EMU_TRACE_CODE), int(_lib.EMU_TRACE_ACCESS)
 
@@ -35,7 +36,11 @@ _EVERYWHERE = (1, 0)
 
 
 class Entry(NamedTuple):
-    """One log entry. ``instance`` is equal for the pieces of one store; ``site`` has the bits of ``SiteLike.kind``."""
+    """One log entry. ``instance`` is equal for the pieces of one store; ``site`` has the bits of ``SiteLike.kind``.
+
+    The ``value`` of a STORE is what it left in memory, in ``size`` bytes; that of a FENCE says whether its
+    compare-and-swap failed; that of a DEVICE is its number among those of ``note_device``.
+    """
 
     pc: int
     address: int
@@ -50,6 +55,8 @@ class Entry(NamedTuple):
 # emu_trace_entry, and how many of them lie in a row.
 _ENTRY = struct.Struct("=QQQIBBBB")
 _CHUNK = int(_lib.EMU_TRACE_CHUNK)
+_PAGE = 4096
+_NOWHERE = int(_lib.EMU_TRACE_NOWHERE)
 
 
 class SiteLike(Protocol):
@@ -74,6 +81,8 @@ class SiteLike(Protocol):
     @property
     def address_mask(self) -> int: ...
     @property
+    def linear_mask(self) -> int: ...
+    @property
     def detail(self) -> int: ...
 
 
@@ -81,8 +90,10 @@ class Tracer:
     """The C side of one engine: hooks, log and the table of unknown bytes. Callbacks run on the engine's thread.
 
     ``on_new_block(address, size)`` sees code before it first executes; ``on_unknown_read(address, size)`` must end the
-    doubt with ``learn``; ``on_stop(why)`` gets FULL, BUDGET, BLOCK or CODE. What they raise is kept for
-    ``take_failure`` after ``on_failure`` was called, which should stop the engine.
+    doubt with ``learn``; ``on_stop(why)`` gets FULL, BUDGET, BLOCK or CODE; ``next_page(pc, address)`` says where the
+    store by the instruction at ``pc``, whose first byte is at guest-physical ``address``, goes on in the next page;
+    None where that is not known. What they raise is kept for ``take_failure`` after ``on_failure`` was called, which
+    should stop the engine.
     """
 
     def __init__(self, engine: int, functions: Mapping[str, int], *, log_limit: int = 1 << 22) -> None:
@@ -100,6 +111,7 @@ class Tracer:
         self.on_new_block: Callable[[int, int], None] = lambda address, size: None
         self.on_unknown_read: Callable[[int, int], None] = lambda address, size: None
         self.on_stop: Callable[[int], None] = lambda why: None
+        self.next_page: Callable[[int, int], int | None] = lambda pc, address: address + _PAGE & -_PAGE
         self.on_failure: Callable[[], None] = lambda: None
 
     def close(self) -> None:
@@ -112,9 +124,11 @@ class Tracer:
             raise HostError("Unicorn cannot add a hook", "see that unicorn 2.1 is installed whole")
         return int(handle[0])
 
-    def add_region(self, gpa: int, size: int, host: int) -> None:
-        """Tell where guest memory lies in this process; code can only be looked at there."""
-        if _lib.emu_trace_add_region(self._t, gpa, size, _ffi.cast("void *", host)):
+    def add_region(self, gpa: int, size: int, host: int, *, logged: bool) -> None:
+        """Tell where guest memory lies in this process; code can only be looked at there. Stores to those that are
+        ``logged`` are.
+        """
+        if _lib.emu_trace_add_region(self._t, gpa, size, _ffi.cast("void *", host), logged):
             raise HostError("the guest's memory is in too many pieces to trace", "use fewer NVDIMMs")
 
     def cover(self, base: int, size: int) -> None:
@@ -122,10 +136,18 @@ class Tracer:
         if _lib.emu_trace_track(self._t, base, size):
             raise HostError("not enough address space to trace the NVDIMM", "use a smaller one")
 
-    def record(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Log stores to these guest-physical ranges (first and last address), and show new code. Before running."""
-        for span in spans:
-            self._hook(_ON_STORE, _HOOK_MEM_WRITE, span)
+    def set_initial(self, gpa: int, host: int) -> None:
+        """Where in this process the initial content of the logged region at ``gpa`` is kept, whole."""
+        _lib.emu_trace_set_initial(self._t, gpa, _ffi.cast("void *", host))
+
+    def set_segments(self, bases: Iterable[int]) -> None:
+        """The host addresses at which the engine keeps the bases of ES, CS, SS, DS, FS and GS."""
+        for number, address in enumerate(bases):
+            _lib.emu_trace_set_segment(self._t, number, _ffi.cast("void *", address))
+
+    def record(self) -> None:
+        """Log stores to logged regions, flushes and fences, and show new code. Before running."""
+        self._hook(_ON_STORE, _HOOK_MEM_WRITE)
         self._hook(_ON_BLOCK_WATCHING, _HOOK_BLOCK)
 
     def watch_reads(self, spans: Iterable[tuple[int, int]], *, record: bool) -> None:
@@ -133,9 +155,9 @@ class Tracer:
         for span in spans:
             self._hook(_ON_READ, _HOOK_MEM_READ, span)
             self._hook(_ON_OVERWRITE, _HOOK_MEM_WRITE, span)
-            if record:
-                self._hook(_ON_STORE, _HOOK_MEM_WRITE, span)
             self._hook(_ON_CODE, _HOOK_BLOCK, span)
+        if record:
+            self._hook(_ON_STORE, _HOOK_MEM_WRITE)
         self._hook(_ON_BLOCK_WATCHING if record else _ON_BLOCK, _HOOK_BLOCK)
 
     # Code
@@ -160,7 +182,7 @@ class Tracer:
     def _describe(self, site: SiteLike) -> Any:
         described = _ffi.new("emu_trace_site *")
         described.trace = self._t
-        for name in ("pc", "size", "base", "index", "scale", "segment", "address_mask", "detail"):
+        for name in ("pc", "size", "base", "index", "scale", "segment", "address_mask", "linear_mask", "detail"):
             setattr(described, name, getattr(site, name))
         described.site = int(site.kind)
         displacement = site.displacement
@@ -174,12 +196,36 @@ class Tracer:
         return int(self._t.count)
 
     def entries(self) -> Iterator[Entry]:
-        """The log so far."""
+        """The log so far; HostError when memory ran out and it has a gap."""
+        _lib.emu_trace_finish(self._t)
+        if self._t.starved:
+            raise HostError("not enough memory for the log of the guest's stores", "close other programs")
         count, size = self.count, _ffi.sizeof("emu_trace_entry")
         for first in range(0, count, _CHUNK):
             number = min(_CHUNK, count - first)
             data = _ffi.buffer(_lib.emu_trace_at(self._t, first), number * size)
             yield from map(Entry._make, _ENTRY.iter_unpack(bytes(data)))
+
+    def note_store(self, address: int, data: bytes, pc: int) -> None:
+        """``data`` was just stored at guest-physical ``address`` by no instruction, at ``pc``: log it as one store."""
+        at = 0
+        while at < len(data):
+            piece = data[at : at + 8 - (address + at) % 8]  # none crosses a page
+            value = int.from_bytes(piece, "little")
+            _lib.emu_trace_note(self._t, STORE, pc, address + at, value, len(piece), at == 0)
+            at += len(piece)
+
+    def note_device(self, number: int, pc: int) -> None:
+        """A device did something that the caller knows by ``number``, while the instruction at ``pc`` executed."""
+        _lib.emu_trace_note(self._t, DEVICE, pc, 0, number, 0, True)
+
+    def note_access(self) -> None:
+        """A device read or wrote what belongs to a watched range: see ``first_access``."""
+        _lib.emu_trace_note_access(self._t)
+
+    def retract(self, pc: int) -> None:
+        """The instruction at ``pc`` raised a fault: what it was about to do does not count."""
+        _lib.emu_trace_retract(self._t, pc)
 
     def clear(self) -> None:
         """Empty the log."""
@@ -187,7 +233,9 @@ class Tracer:
 
     @property
     def log_limit(self) -> int:
-        """Entries that the log holds at most; ``on_stop(FULL)`` may raise it, and then no entry is lost."""
+        """Entries after which ``on_stop(FULL)`` is called, at the next basic block; it may raise the limit. What the
+        guest does until it has stopped is logged nevertheless.
+        """
         return int(self._t.limit)
 
     @log_limit.setter
@@ -270,6 +318,17 @@ def emu_trace_new_block(owner: Any, address: int, size: int) -> None:
 @_ffi.def_extern()  # type: ignore[untyped-decorator]
 def emu_trace_unknown_read(owner: Any, address: int, size: int) -> None:
     _guarded(owner, lambda tracer: tracer.on_unknown_read(address, size))
+
+
+@_ffi.def_extern()  # type: ignore[untyped-decorator]
+def emu_trace_next_page(owner: Any, pc: int, address: int) -> int:
+    tracer: Tracer = _ffi.from_handle(owner)
+    try:
+        found = tracer.next_page(pc, address)
+    except BaseException as failure:
+        tracer.fail(failure)
+        found = None
+    return _NOWHERE if found is None else found
 
 
 @_ffi.def_extern()  # type: ignore[untyped-decorator]

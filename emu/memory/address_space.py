@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from emu.errors import EmuError, GuestError
@@ -42,6 +42,7 @@ class GuestMemory:
     def __init__(self) -> None:
         # One assignment changes both, so other threads always see a whole table.
         self._table: tuple[tuple[int, ...], tuple[Region, ...]] = ((), ())
+        self.on_write: Callable[[int, bytes], None] | None = None
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -71,7 +72,7 @@ class GuestMemory:
         return b"".join(self._pieces(gpa, length, "read"))
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
-        """Store ``data`` at ``gpa``: all of it, or GuestMemoryError and nothing.
+        """Store ``data`` at ``gpa``: all of it, or GuestMemoryError and nothing. ``on_write`` hears of it afterwards.
 
         Durable when: never by this alone; an NVDIMM's bytes need ``Mapping.persist``.
         """
@@ -80,6 +81,8 @@ class GuestMemory:
         for piece in self._pieces(gpa, len(source), "write"):
             piece[:] = source[done : done + len(piece)]
             done += len(piece)
+        if self.on_write is not None:
+            self.on_write(gpa, bytes(source))
 
     def _pieces(self, gpa: int, length: int, verb: str) -> list[memoryview]:
         if length < 0 or gpa < 0:

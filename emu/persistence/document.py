@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from emu.persistence.events import Event, Fence, Flush, Store, line_of, split
+from emu.persistence.events import (
+    Event,
+    Fence,
+    Flush,
+    LabelWrite,
+    Store,
+    WriteBack,
+    line_of,
+    split,
+)
 from emu.persistence.explore import Verdict
 from emu.persistence.findings import Failure
 from emu.persistence.laboratory import Answer
@@ -48,6 +57,18 @@ class Describer:
                 return {"kind": str(event.kind), "address": event.line, "offset": self.offset(event.line)}
             case Fence():
                 return {"kind": str(event.kind), "failed": event.failed}
+            case WriteBack():
+                return {"kind": str(event.kind)}
+            case LabelWrite():
+                label = self._answer.workload.label(event.address)
+                assert label is not None, "the recorder logs no other label write"
+                return {
+                    "kind": "label-write",
+                    "nvdimm": label[0].id,
+                    "label_offset": label[1],
+                    "size": len(event.data),
+                    "data": event.data[:CACHE_LINE].hex(),
+                }
 
     def offset(self, address: int) -> int | None:
         """Bytes from the start of the NVDIMM that holds ``address``."""

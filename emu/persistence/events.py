@@ -1,4 +1,4 @@
-"""What a CPU does to persistent memory: stores, cache-line flushes and fences, in program order.
+"""What a CPU does to persistent memory: stores, flushes and fences, in program order; and label writes by a device.
 
 An event's number is its position in the trace. "Crash at N" means: power fails just before event N.
 """
@@ -25,6 +25,11 @@ class FenceKind(enum.StrEnum):
     SFENCE = "sfence"
     MFENCE = "mfence"
     LOCKED = "locked"
+
+
+class WriteBackKind(enum.StrEnum):
+    WBINVD = "wbinvd"
+    WBNOINVD = "wbnoinvd"
 
 
 class Store(NamedTuple):
@@ -61,7 +66,35 @@ class Fence(NamedTuple):
     pc: int = 0
 
 
-Event = Store | Flush | Fence
+class WriteBack(NamedTuple):
+    """WBINVD or WBNOINVD: all cache lines are written back, all buffered stores too, before anything that follows."""
+
+    kind: WriteBackKind
+    pc: int = 0
+
+
+class LabelWrite(NamedTuple):
+    """``data`` written to the label storage area at ``address`` (see ``label_address``) by the device, which the
+    instruction at ``pc`` told to. It is durable when the device answers, which is before the next event.
+    """
+
+    address: int
+    data: bytes
+    pc: int = 0
+
+
+Event = Store | Flush | Fence | WriteBack | LabelWrite
+
+_LABELS = 1 << 60
+_LABELS_OF_ONE = 1 << 40
+
+
+def label_address(dimm: int, offset: int) -> int:
+    """Where byte ``offset`` of the label storage area of NVDIMM number ``dimm`` lies among the addresses of the model.
+
+    The guest has no address for it; these lie above every guest-physical one.
+    """
+    return _LABELS + dimm * _LABELS_OF_ONE + offset
 
 
 def byte_mask(first: int, count: int) -> int:

@@ -341,10 +341,10 @@ class Explorer:
         events = tuple(event for _, event in run.trace)
         builder = TimelineBuilder(self._timeline.rules)
         for number, (reads, event) in enumerate(run.trace):
-            if builder.state.pages and builder.state.commits(event) and reads in nodes:
+            if builder.state.changed and builder.state.commits(event) and reads in nodes:
                 nodes[reads].crashes.append(events[:number])
             builder.state.apply(event)
-        if builder.state.pages:
+        if builder.state.changed:
             leaf.crashes.append(events)
         self.stored.update(unit for component in builder.state.components.values() for unit in component.units)
         self.stored.update(builder.state.durable)

@@ -30,12 +30,14 @@ def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
             files, options = [], []
             for index, dimm in enumerate(answer.workload.dimms):
                 path = Path(folder, f"failure-{number + 1:02}-{dimm.id}.img")
+                base = contents.view(index)
                 inside = {
-                    unit - dimm.gpa: value
+                    offset + unit - start: value
+                    for start, offset, size in dimm.parts(index, len(base))
                     for unit, value in failure.contents.items()
-                    if dimm.gpa <= unit < dimm.gpa + dimm.size
+                    if 0 <= unit - start < size
                 }
-                write_memory(path, contents.view(index), inside)
+                write_memory(path, base, inside)
                 files.append(str(path))
                 label = question.recovery.nvdimms[index].label_size
                 options += ["--nvdimm", f"file={path}" + (f",label-size={label}" if label else "")]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from emu.persistence.crashstate import FULL, Initial
-from emu.persistence.events import Event, Fence, FenceKind, Flush, Store, line_of, split
+from emu.persistence.events import Event, Fence, FenceKind, Flush, Store, WriteBack, line_of, split
 from emu.persistence.explore import Exploration, Node, Recovery, Result, Verdict
 from emu.persistence.image import Image, PartId, candidates, example
 from emu.persistence.model import Timeline
@@ -265,7 +265,8 @@ class Analyst:
                 return None
             return MISSING_FENCE, "no fence follows the non-temporal store, so it can wait in a write-combining buffer"
         line = line_of(root.unit)
-        flushes = [n for n, event in enumerate(self._events) if isinstance(event, Flush) and event.line == line]
+        flushes = [n for n, event in enumerate(self._events)
+                   if isinstance(event, WriteBack) or (isinstance(event, Flush) and event.line == line)]  # fmt: skip
         after = [number for number in flushes if number > root.event]
         if not after:
             hint = "; its line was flushed before the store, which is too early" if flushes else ""
@@ -275,7 +276,7 @@ class Analyst:
         return None
 
     def _fence_between(self, first: int, end: int | None = None) -> bool:
-        return any(isinstance(event, Fence) for event in self._events[first + 1 : end])
+        return any(isinstance(event, Fence | WriteBack) for event in self._events[first + 1 : end])
 
     def _explain_nested(self, result: Result) -> None:
         verdict = result.leaf.verdict
@@ -329,7 +330,11 @@ def find_waste(events: Sequence[Event]) -> list[Waste]:
             if not dirty.pop(event.line, None):
                 note("redundant flush" if event.line in flushed else "flush of clean line", number)
             flushed.add(event.line)
-        else:
+        elif isinstance(event, WriteBack):
+            dirty.clear()
+            flushed.clear()
+            nt_pending = False
+        elif isinstance(event, Fence):
             if event.kind is not FenceKind.LOCKED and not flushed and not nt_pending:
                 note("redundant fence", number)
             flushed.clear()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from emu.config import MachineConfig
 from emu.errors import HostError, UsageError
 from emu.persistence.distinct import count_distinct
-from emu.persistence.events import Event, Fence, Flush, Store, units_of
+from emu.persistence.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, units_of
 from emu.persistence.explore import Exploration, Limits, Progress, Verdict, Workers, explore
 from emu.persistence.findings import Analyst, Failure, Waste, find_waste
 from emu.persistence.jobs import ExecutorWorkers, Session, Task
@@ -81,12 +81,16 @@ class Answer:
 
 
 def count_events(events: Sequence[Event]) -> dict[str, int]:
-    """Numbers of regular and non-temporal stores, of flushes and of fences."""
+    """Numbers of regular and non-temporal stores, of flushes (also of the whole cache) and of fences; and of label
+    writes, if there are any.
+    """
+    labels = sum(isinstance(event, LabelWrite) for event in events)
     return {
         "stores": sum(isinstance(event, Store) and not event.nt for event in events),
         "nt_stores": sum(isinstance(event, Store) and event.nt for event in events),
-        "flushes": sum(isinstance(event, Flush) for event in events),
+        "flushes": sum(isinstance(event, Flush | WriteBack) for event in events),
         "fences": sum(isinstance(event, Fence) for event in events),
+        **({"label_writes": labels} if labels else {}),
     }
 
 
@@ -111,8 +115,7 @@ def investigate(question: Question, *, executor: Executor | None = None, progres
         because = list(found.incomplete_because)
         if workload.cut_short:
             because.append(f"the workload was cut short: {workload.cut_short}")
-        if workload.labels_changed:
-            because.append("the workload changed a label area, which recoveries see as it was before")
+        because += workload.doubts
         return Answer(
             question,
             workload,

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from emu.persistence.events import UNIT, Event, Fence, Flush, FlushKind, Store, line_of
+from emu.persistence.events import UNIT, Event, Fence, Flush, FlushKind, LabelWrite, Store, WriteBack, line_of
 from emu.persistence.model import PersistState
 from emu.persistence.rules import Domain, FailedCas, Media, Rules
 from emu.units import CACHE_LINE
@@ -76,7 +76,7 @@ def draw(events: Sequence[Event], rules: Rules, interesting: Iterable[int]) -> P
     windows = _windows(len(events), numbers)
     found = _lines(events, windows, numbers)
     until = events[: windows[-1].stop] if windows else ()
-    stored = {line for event in until if isinstance(event, Store) for line in lines_of(event)}
+    stored = {line for event in until if isinstance(event, Store | LabelWrite) for line in lines_of(event)}
     clean = [line for line in found if line not in stored]
     if len(clean) > _MOST_CLEAN:
         found = [line for line in found if line in stored]
@@ -104,8 +104,8 @@ def _windows(count: int, interesting: Sequence[int]) -> list[range]:
 
 
 def lines_of(event: Event) -> range:
-    """The cache lines that an event stores to or flushes."""
-    if isinstance(event, Store):
+    """The cache lines that an event stores to or flushes; those of the label area, for a write to it."""
+    if isinstance(event, Store | LabelWrite):
         return range(line_of(event.address), event.address + len(event.data), CACHE_LINE)
     return range(event.line, event.line + 1) if isinstance(event, Flush) else range(0)
 
@@ -145,14 +145,16 @@ def _replay(events: Sequence[Event], rules: Rules, shown: Sequence[int], windows
         for line in own:
             if number in window:
                 lanes[line].marks.append(number)
-            if isinstance(event, Store):
-                if not event.nt:
+            if isinstance(event, Store | LabelWrite):
+                if isinstance(event, Store) and not event.nt:
                     last_store[line] = number
             else:
                 last_flush[line] = number
         if own:
             look_again(own, number)
-        if _commits_others(event, rules):
+        if isinstance(event, WriteBack):
+            look_again(lanes, number)
+        elif _commits_others(event, rules):
             look_again(list(waiting), number)
     return list(lanes.values())
 
@@ -160,7 +162,7 @@ def _replay(events: Sequence[Event], rules: Rules, shown: Sequence[int], windows
 def _commits_others(event: Event, rules: Rules) -> bool:
     if isinstance(event, Fence):
         return not (event.failed and rules.failed_cas is FailedCas.LOAD)
-    if rules.domain is not Domain.EADR:
+    if rules.domain is not Domain.EADR or not isinstance(event, Store | Flush):
         return False
     # Under eADR both drain the store buffer: what becomes durable takes everything stored before it along.
     return event.locked if isinstance(event, Store) else event.kind is FlushKind.CLFLUSH

@@ -11,6 +11,10 @@ Intel SDM volume 1 section 11.4.4.1, volume 3 section 9.2):
 * A non-temporal store is ordered only with stores to its own unit, and is durable after the next fence. Flushes do not
   cover it: it waits in a write-combining buffer, not in the line.
 * A locked instruction is a fence followed by a store that is not durable by itself.
+* WBINVD and WBNOINVD make everything durable that was stored before: they write all lines back, and they are
+  serialising, which also drains the buffers of non-temporal stores (Intel SDM volume 2; volume 3, sections 9.3 and
+  12.3.1).
+* A label write is durable when the device answers. It orders nothing among the CPU's stores.
 * eADR: visible is durable, so all regular stores persist in program order. What has not left the store buffer at the
   crash is lost: fences and CLFLUSH, which are ordered with all stores, empty it. Non-temporal stores still need a
   fence.
@@ -25,8 +29,8 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from emu.persistence.events import UNIT, Event, Fence, Flush, FlushKind, Store, page_of, split
-from emu.persistence.pending import NOTHING, Component, Content, FrozenComponent, Part
+from emu.persistence.events import UNIT, Event, Fence, Flush, FlushKind, LabelWrite, Store, WriteBack, page_of, split
+from emu.persistence.pending import NOTHING, Component, Content, FrozenComponent, Part, overlay
 from emu.persistence.rules import Domain, Order, Rules
 from emu.units import CACHE_LINE
 
@@ -47,23 +51,36 @@ class PersistState:
         self._marked: dict[int, int] = {}
         self._with_nt: set[int] = set()
 
+    @property
+    def changed(self) -> bool:
+        """Whether anything was stored, to memory or to labels."""
+        return bool(self.pages or self.durable)
+
     def apply(self, event: Event) -> None:
         """The next event of the program."""
         if isinstance(event, Store):
             self._store(event)
+        elif isinstance(event, LabelWrite):
+            self._write_labels(event)
         elif self.rules.flushes_count:
             if isinstance(event, Flush):
                 self._flush(event)
+            elif isinstance(event, WriteBack):
+                self._write_back()
             elif not self._is_plain_load(event):
                 self._fence()
         self.events += 1
 
     def commits(self, event: Event) -> bool:
         """Whether ``event`` would make anything durable that is not: only before such events does a crash matter."""
+        if isinstance(event, LabelWrite):
+            return True
         if not self.rules.flushes_count:
             return False
         if isinstance(event, Store):
             return self._is_durable_at_once(event)
+        if isinstance(event, WriteBack):
+            return bool(self.components)
         if isinstance(event, Flush):
             return event.kind is FlushKind.CLFLUSH and any(self._flush_reach(event))
         if self._is_plain_load(event):
@@ -117,6 +134,16 @@ class PersistState:
             return
         for key in sorted(self._marked.keys() | self._with_nt):
             self._commit(key, through=self._marked.get(key, -1), nt=True)
+
+    def _write_back(self) -> None:
+        for key in sorted(self.components):
+            self._commit(key, through=_EVERYTHING, nt=True)
+
+    def _write_labels(self, write: LabelWrite) -> None:
+        """Straight to the medium; no page of it is ever lost, because the device makes each write durable itself."""
+        for unit, mask, value in split(write.address, write.data):
+            self.durable[unit] = overlay(self.durable.get(unit, NOTHING), (mask, value))
+            self.changed_units.add(unit)
 
     def _commit(self, key: int, *, through: int, nt: bool) -> None:
         component = self.components.get(key)

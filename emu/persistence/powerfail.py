@@ -16,6 +16,7 @@ from emu.errors import UsageError
 from emu.machine import Exit
 from emu.memory import open_backend
 from emu.persistence.crashstate import FULL, CrashState, memories
+from emu.persistence.events import UNIT
 from emu.persistence.image import Image, candidates
 from emu.persistence.model import Timeline, build
 from emu.persistence.rules import Domain, Rules
@@ -102,13 +103,12 @@ def _choose(timeline: Timeline, initial: Contents, cut: PowerCut) -> dict[int, i
 
 
 def _write(config: MachineConfig, workload: Workload, contents: dict[int, int]) -> None:
-    """Put the chosen memory, and the label areas, into the files."""
+    """Put the chosen memory, label areas included, into the files."""
     for number, (dimm, nvdimm) in enumerate(zip(workload.dimms, config.nvdimms, strict=True)):
         with open_backend(nvdimm.backend) as backend:
-            view, area = backend.mapping.view, workload.labels[number]
-            for unit, value in contents.items():
-                if dimm.gpa <= unit < dimm.gpa + dimm.size:
-                    view[unit - dimm.gpa : unit - dimm.gpa + 8] = value.to_bytes(8, "little")
-            if area:
-                view[dimm.size : dimm.size + len(area)] = area
-            backend.mapping.persist()
+            mapping = backend.mapping
+            for start, offset, size in dimm.parts(number, mapping.size):
+                for unit, value in contents.items():
+                    if 0 <= (at := unit - start) < size:
+                        mapping.view[offset + at : offset + at + UNIT] = value.to_bytes(UNIT, "little")
+            mapping.persist()

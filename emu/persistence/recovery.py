@@ -17,11 +17,11 @@ from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmC
 from emu.cpu.snapshot import Snapshot
 from emu.host import kernel, trace
 from emu.persistence import recorder
-from emu.persistence.events import UNIT, Event
+from emu.persistence.events import UNIT, Event, label_address, units_of
+from emu.persistence.explained import MemoryCheck
 from emu.persistence.explore import Answer, Run, Verdict
 
 if TYPE_CHECKING:
-    from emu.host.trace import Tracer
     from emu.machine import Exit, Machine
     from emu.persistence.explore import Read
     from emu.state import SavedState
@@ -84,13 +84,18 @@ class MachineRecovery:
         self._tracked: frozenset[int] | None = None
         self._caveat = ""
         self._machine: Machine | None = None
+        self._check: MemoryCheck | None = None
+        self._labels_known: dict[int, int] = {}
         self._always: Run | None = None
 
     def close(self) -> None:
         if self._machine is not None:
+            if self._check is not None:
+                self._check.close()
             self._snapshot.close()
+            self._areas.clear()
             self._machine.close()
-            self._tracer.close()
+            self._recording.tracer.close()
             self._machine = None
 
     def run(self, tracked: frozenset[int], answer: Answer) -> Run:
@@ -100,31 +105,36 @@ class MachineRecovery:
         if self._always is not None:
             return self._always
         if tracked != self._tracked:
-            self._tracer.set_unknown(tracked)
+            self._recording.tracer.set_unknown(tracked)
             self._tracked = tracked
         self._go_back()
         self._answer = answer
-        ended = self._drive(self._machine, self._tracer)
+        ended = self._drive(self._machine, self._recording)
         assert ended is not None
         events = tuple(self._events()) if self._record else ()
+        if self._check is not None:
+            self._check.verify((event for _, event in events), self._given())
         return Run(tuple(self._reads), judge(ended, bytes(self._output.data)), events, self._caveat)
 
-    def _open(self) -> tuple[Machine, Tracer]:
+    def _open(self) -> tuple[Machine, recorder.Recording]:
         machine = board.build(self._config, board.Outputs(serial=self._output))
         try:
-            tracer = recorder.open_tracer(machine)
-            tracer.watch_reads(recorder.spans(machine), record=self._record)
+            recording = recorder.Recording(machine)
+            recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
         except BaseException:
             machine.close()
             raise
-        return machine, tracer
+        recording.on_label_read = recording.on_label_write = lambda *place: recording.tracer.note_access()
+        return machine, recording
 
-    def _drive(self, machine: Machine | None, tracer: Tracer, *, until: list[int] | None = None) -> Exit | None:
+    def _drive(
+        self, machine: Machine | None, recording: recorder.Recording, *, until: list[int] | None = None
+    ) -> Exit | None:
         """Run the machine to its end, or until something is put in ``until``."""
         assert machine is not None
         while not until:
             ended = machine.step()
-            failure = tracer.take_failure()
+            failure = recording.tracer.take_failure()
             if failure is not None:
                 raise failure
             if ended is not None:
@@ -138,8 +148,8 @@ class MachineRecovery:
             self._always = Run((), judge(ended, bytes(self._output.data)))
             return
         self._output.data.clear()
-        machine, tracer = self._open()
-        self._machine, self._tracer = machine, tracer
+        machine, self._recording = self._open()
+        self._machine, tracer = machine, self._recording.tracer
         reached: list[int] = []
         default = tracer.on_stop
 
@@ -151,23 +161,35 @@ class MachineRecovery:
         tracer.on_stop = stop
         tracer.stop_at_block(block)
         machine.boot()
-        self._drive(machine, tracer, until=reached)
+        self._drive(machine, self._recording, until=reached)
         tracer.stop_at_block(0)
         self._block = tracer.blocks - 1
         tracer.on_stop = lambda why: self._stop(why, default)
         tracer.on_unknown_read = self._unknown_read
+        self._recording.on_label_read = self._read_labels
+        self._recording.on_label_write = self._know_labels
         self._printed = bytes(self._output.data)
         self._devices: dict[str, SavedState] = {name: device.save() for name, device in machine.devices.items()}
         self._snapshot = Snapshot(machine.cpu)
-        self._nvdimms = [(region.gpa, region.end, region.mapping.view) for region in machine.memory.regions
-                         if region.kind == "nvdimm"]  # fmt: skip
+        self._areas = [
+            (start, mapping.view[offset : offset + size])
+            for number, dimm in enumerate(machine.nvdimms)
+            for mapping, labels in ((dimm.backend.mapping, dimm.device.label_size),)
+            for start, offset, size in (
+                (dimm.device.gpa, 0, dimm.device.size),
+                (label_address(number, 0), mapping.size - labels, labels),
+            )
+        ]
         of_nvdimms = [dimm.backend for dimm in machine.nvdimms]
         for backend in machine.backends:
             if backend not in of_nvdimms:
                 trace.freeze(backend.mapping.address, backend.mapping.size)
+        if self._record:
+            self._check = MemoryCheck(machine, self._config, tracer)
 
     def _first_access(self) -> tuple[int, Exit | None]:
-        machine, tracer = self._open()
+        machine, recording = self._open()
+        tracer = recording.tracer
         try:
             accessed: list[int] = []
             default = tracer.on_stop
@@ -182,26 +204,27 @@ class MachineRecovery:
             tracer.on_stop = stop
             tracer.set_budget(self._budget)
             machine.boot()
-            ended = self._drive(machine, tracer, until=accessed)
+            ended = self._drive(machine, recording, until=accessed)
             return tracer.first_access, ended
         finally:
             machine.close()
             tracer.close()
 
     def _go_back(self) -> None:
-        machine, tracer = self._machine, self._tracer
+        machine, tracer = self._machine, self._recording.tracer
         assert machine is not None
         for backend in machine.backends:
             kernel.advise(backend.mapping.address, backend.mapping.size, kernel.Advice.DONTNEED, what="guest memory")
         machine.rewind(self._devices)
         self._snapshot.rewind()
         tracer.restore_unknown()
-        tracer.clear()
+        self._recording.clear()
         tracer.blocks = self._block
         tracer.set_budget(self._block + self._budget)
         self._output.data[:] = self._printed
         self._reads = []
         self._positions = []
+        self._labels_known.clear()
         self._caveat = ""
 
     def _stop(self, why: int, default: recorder.OnStop) -> None:
@@ -214,25 +237,46 @@ class MachineRecovery:
         end = address + size
         for unit in range(address & -UNIT, end, UNIT):
             bits = (1 << min(end - unit, UNIT)) - (1 << max(address - unit, 0))
-            unknown = self._tracer.learn(unit, bits)
+            unknown = self._recording.tracer.learn(unit, bits)
             if unknown:
-                mask = _MASKS[unknown]
-                value = self._answer(unit, mask)
-                self._poke(unit, mask, value)
-                self._reads.append((unit, mask, value))
-                self._positions.append(self._tracer.count)
+                self._ask(unit, _MASKS[unknown])
+
+    def _read_labels(self, dimm: int, offset: int, length: int) -> None:
+        for unit, mask in units_of(label_address(dimm, offset), length):
+            unknown = mask & ~self._labels_known.get(unit, 0)
+            if unknown and self._tracked is not None and unit in self._tracked:
+                self._ask(unit, unknown)
+        self._know_labels(dimm, offset, length)
+
+    def _know_labels(self, dimm: int, offset: int, length: int) -> None:
+        for unit, mask in units_of(label_address(dimm, offset), length):
+            self._labels_known[unit] = self._labels_known.get(unit, 0) | mask
+
+    def _ask(self, unit: int, mask: int) -> None:
+        """Put the bytes of ``unit`` under ``mask`` into memory, as they are in the crash state that is being tried."""
+        value = self._answer(unit, mask)
+        self._poke(unit, mask, value)
+        self._reads.append((unit, mask, value))
+        self._positions.append(self._recording.tracer.count)
+
+    def _given(self) -> dict[int, tuple[int, int]]:
+        """All that ``_ask`` put into memory."""
+        given: dict[int, tuple[int, int]] = {}
+        for unit, mask, value in self._reads:
+            before = given.get(unit, (0, 0))
+            given[unit] = before[0] | mask, before[1] | value
+        return given
 
     def _poke(self, unit: int, mask: int, value: int) -> None:
-        for gpa, end, view in self._nvdimms:
-            if gpa <= unit < end:
-                at = unit - gpa
+        for start, view in self._areas:
+            if 0 <= (at := unit - start) < len(view):
                 before = int.from_bytes(view[at : at + 8], "little")
                 view[at : at + 8] = (before & ~mask | value).to_bytes(8, "little")
 
     def _events(self) -> Iterable[tuple[int, Event]]:
         """The run's events, each with the number of reads before it."""
         reads = 0
-        for entry, event in recorder.numbered_events(self._tracer.entries()):
+        for entry, event in self._recording.numbered_events():
             while reads < len(self._positions) and self._positions[reads] <= entry:
                 reads += 1
             yield reads, event

@@ -96,9 +96,10 @@ def _header(page: Page) -> Html:
         ("Complete", complete, "; ".join(result["incomplete_because"]) or "nothing that the model allows was left out"),
     ]
     recover = result["recover"]
+    labels = f", {counts['label_writes']} label writes" if "label_writes" in counts else ""
     trace = (
         f"{counts['stores']} stores, {counts['nt_stores']} non-temporal stores, {counts['flushes']} flushes, "
-        f"{counts['fences']} fences; {result['crash_points']} crash points."
+        f"{counts['fences']} fences{labels}; {result['crash_points']} crash points."
     )
     return tag(
         "header",

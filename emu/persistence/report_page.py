@@ -40,7 +40,8 @@ class Page:
             if dimm.gpa <= address < dimm.gpa + dimm.size:
                 offset = f"{address - dimm.gpa:#x}"
                 return offset if len(self.answer.workload.dimms) == 1 else f"{dimm.id[:16]}+{offset}"
-        return f"{address:#x}"
+        label = self.answer.workload.label(address)
+        return f"{address:#x}" if label is None else f"{label[0].id[:16]} label+{label[1]:#x}"
 
     def describe(self, number: int) -> str:
         return event_line(self.describer.event(number))

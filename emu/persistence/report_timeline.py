@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emu.persistence.events import Event, Fence, Flush, FlushKind, Store
+from emu.persistence.events import Event, Fence, Flush, FlushKind, LabelWrite, Store, WriteBack
 from emu.persistence.lanes import Lane, LineState, Picture, lines_of
 from emu.persistence.markup import Html, join, tag
 
@@ -62,7 +62,8 @@ def legend() -> Html:
         (_mark("locked", 9, 9), "locked store"),
         (_mark("weak", 9, 9), "CLWB, CLFLUSHOPT: waits for a fence"),
         (_mark("strong", 9, 9), "CLFLUSH"),
-        (tag("line", x1=9, x2=9, y1=1, y2=17, class_="fence"), "fence, across all lines"),
+        (_mark("label", 9, 9), "label write: durable when the device answers"),
+        (tag("line", x1=9, x2=9, y1=1, y2=17, class_="fence"), "fence, WBINVD or WBNOINVD, across all lines"),
         (_band("dirty", 0, 4, 18, 10), "dirty: only in the CPU cache"),
         (_band("pending", 0, 4, 18, 10), "flush pending: waits for a fence"),
         (_band("durable", 0, 4, 18, 10), "durable"),
@@ -124,7 +125,7 @@ def panel(lanes: Sequence[Lane], window: range, scene: Scene, title: str, name: 
         [_stripe(row, width) for row in range(0, len(rows), 2)],
         [_bands(lane, row, frame, scene) for row, lane in enumerate(rows)],
         _axis(frame),
-        [_fence(number, frame, scene) for number in window if isinstance(scene.events[number], Fence)],
+        [_fence(number, frame, scene) for number in window if isinstance(scene.events[number], Fence | WriteBack)],
         _points(frame, scene),
         [_marks(lane, row, frame, scene) for row, lane in enumerate(rows)],
         [tag("text", scene.name(lane.line), x=left - 12, y=_y(row) + 4, class_="name") for row, lane in
@@ -180,7 +181,7 @@ def _band(state: str, x: float, y: float, width: float, height: float, words: st
 
 def _fence(number: int, frame: _Frame, scene: Scene) -> Html:
     event = scene.events[number]
-    assert isinstance(event, Fence)
+    assert isinstance(event, Fence | WriteBack)
     x = frame.middle(number)
     return tag(
         "g",
@@ -191,7 +192,7 @@ def _fence(number: int, frame: _Frame, scene: Scene) -> Html:
             x2=x,
             y1=_TOP - 2,
             y2=frame.height - _FOOT + 2,
-            class_="fence" + (" failed" if event.failed else ""),
+            class_="fence" + (" failed" if isinstance(event, Fence) and event.failed else ""),
         ),
         tag("rect", x=x - 5, y=_TOP - 2, width=10, height=frame.height - _FOOT - _TOP + 4, class_="hover"),
     )  # fmt: skip
@@ -250,6 +251,8 @@ _ROLE_CLASS = {LOST: "lost", FORCED: "lost", NOT_MADE: "lost", PAGE_LOST: "lost"
 def _kind(event: Event) -> str:
     if isinstance(event, Store):
         return "nt" if event.nt else "locked" if event.locked else "store"
+    if isinstance(event, LabelWrite):
+        return "label"
     assert isinstance(event, Flush)
     return "strong" if event.kind is FlushKind.CLFLUSH else "weak"
 
@@ -262,6 +265,8 @@ def _mark(kind: str, x: float, y: float) -> Html:
             return tag("polygon", points=f"{x},{y - 6} {x + 6},{y} {x},{y + 6} {x - 6},{y}", class_="mark")
         case "locked":
             return tag("rect", x=x - 5, y=y - 5, width=10, height=10, class_="mark")
+        case "label":
+            return tag("polygon", points=f"{x - 6},{y + 5} {x + 6},{y + 5} {x},{y - 6}", class_="mark")
         case _:
             points = f"{x - 6},{y - 5} {x + 6},{y - 5} {x},{y + 6}"
             return tag("polygon", points=points, class_="mark" if kind == "strong" else "mark hollow")
@@ -298,13 +303,19 @@ def place_of(item: Mapping[str, Any]) -> str:
     return ", ".join(name for name in names if name)
 
 
+def _where(item: Mapping[str, Any]) -> str:
+    if "label_offset" in item:
+        return f"{item['label_offset']:#x} of the label area"
+    return f"{item['address'] if item['offset'] is None else item['offset']:#x}"
+
+
 def event_line(item: Mapping[str, Any]) -> str:
     """An event's description (``document.Describer.event``) in one line."""
     what = str(item["kind"]).upper() if "size" not in item else str(item["kind"])
     if "size" in item:
-        where = item["address"] if item["offset"] is None else item["offset"]
+        where = _where(item)
         data = item["data"] if item["size"] <= 16 else item["data"][:32] + "..."
-        what += f" of {item['size']} byte{'s' if item['size'] != 1 else ''} at {where:#x} = {data}"
+        what += f" of {item['size']} byte{'s' if item['size'] != 1 else ''} at {where} = {data}"
     elif "offset" in item:
         what += f" of line {item['address'] if item['offset'] is None else item['offset']:#x}"
     if item.get("failed"):

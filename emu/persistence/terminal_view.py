@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
-from emu.persistence.events import Event, Fence, Flush, FlushKind
+from emu.persistence.events import Event, Fence, Flush, FlushKind, LabelWrite, WriteBack
 from emu.persistence.laboratory import Answer
 from emu.persistence.lanes import Lane, LineState, Picture, draw
 from emu.persistence.markup import visible
@@ -20,6 +20,7 @@ LEGEND = (
     "  ! power fails before this event and a crash state fails   . power fails here and all states recover",
     "  = dirty   ~ flush pending, waits for a fence   - durable",
 )
+_LEGEND_OF_RARE = "  W WBINVD or WBNOINVD, across all lines   l label write"
 _STATES = {LineState.DIRTY: "=", LineState.WAITING: "~", LineState.DURABLE: "-", LineState.UNTOUCHED: " "}
 _COLOURS = {"=": "33", "~": "36", "-": "32", "L": "1;31", "P": "1;35", "!": "1;31", "|": "2", ".": "2"}
 _LEAST_COLUMNS, _MOST_COLUMNS = 20, 200
@@ -40,6 +41,8 @@ def timeline_lines(answer: Answer, *, width: int = 80, colour: bool = False) -> 
     margin = max((len(name) for name in names.values()), default=0) + 3
     columns = max(_LEAST_COLUMNS, min(width - margin - 1, _MOST_COLUMNS))
     lines = ["timeline: a row for each cache line, a column for each event", *LEGEND]
+    if any(isinstance(event, WriteBack | LabelWrite) for event in events):
+        lines.append(_LEGEND_OF_RARE)
     for window in picture.windows:
         for start in range(window.start, window.stop, columns):
             part = range(start, min(start + columns, window.stop))
@@ -64,7 +67,8 @@ def _name(answer: Answer, line: int) -> str:
         if dimm.gpa <= line < dimm.gpa + dimm.size:
             several = len(answer.workload.dimms) > 1
             return f"{visible(dimm.id[:12])}+{line - dimm.gpa:#x}" if several else f"{line - dimm.gpa:#x}"
-    return f"{line:#x}"
+    label = answer.workload.label(line)
+    return f"{line:#x}" if label is None else f"{visible(label[0].id[:12])} label+{label[1]:#x}"
 
 
 def _panel(
@@ -111,9 +115,13 @@ def _crash_signs(answer: Answer) -> dict[int, str]:
 def _cell(lane: Lane, number: int, event: Event, roles: dict[int, str]) -> str:
     if isinstance(event, Fence):
         return "|"
+    if isinstance(event, WriteBack):
+        return "W"
     if number in lane.marks:
         if isinstance(event, Flush):
             return "f" if event.kind is FlushKind.CLFLUSH else "w"
+        if isinstance(event, LabelWrite):
+            return "l"
         return roles.get(number) or ("n" if event.nt else "x" if event.locked else "s")
     return _STATES[lane.after(number)]
 

@@ -10,11 +10,12 @@ from emu.config import MachineConfig
 from emu.cpu.sites import describe_instruction
 from emu.errors import Status, UsageError
 from emu.host import trace
-from emu.host.trace import Tracer
 from emu.machine import Exit, Machine
 from emu.memory import Backend, open_backend
 from emu.persistence import recorder
-from emu.persistence.events import Event
+from emu.persistence.events import Event, label_address
+from emu.persistence.explained import MemoryCheck
+from emu.persistence.recorder import Recording
 from emu.persistence.recovery import Output, private
 
 POWER_FAILURE = "power-failure"
@@ -26,18 +27,30 @@ _X86_LONGEST = 15
 
 @dataclass(frozen=True, slots=True)
 class Dimm:
-    """One NVDIMM of the machine: ``size`` bytes at guest-physical ``gpa``, without its label area."""
+    """One NVDIMM of the machine: ``size`` bytes at guest-physical ``gpa``, and ``label_size`` bytes of label area at
+    the end of its backend.
+    """
 
     id: str
     file: str | None
     gpa: int
     size: int
+    label_size: int = 0
+
+    def parts(self, number: int, backend_size: int) -> tuple[tuple[int, int, int], ...]:
+        """Address in the model, offset in the backend and size of its memory and of its label area, if it has one.
+
+        ``number`` is its place among the machine's NVDIMMs, from 0.
+        """
+        memory = self.gpa, 0, self.size
+        labels = label_address(number, 0), backend_size - self.label_size, self.label_size
+        return (memory, labels) if self.label_size else (memory,)
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``labels`` are the
-    label areas as it left them, which it changed if ``labels_changed``.
+    """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``doubts`` are what
+    it did that the trace cannot show.
     """
 
     events: tuple[Event, ...]
@@ -46,8 +59,14 @@ class Workload:
     dimms: tuple[Dimm, ...]
     cut_short: str = ""
     instructions: dict[int, str] = field(default_factory=dict)
-    labels: tuple[bytes, ...] = ()
-    labels_changed: bool = False
+    doubts: tuple[str, ...] = ()
+
+    def label(self, address: int) -> tuple[Dimm, int] | None:
+        """The NVDIMM and the offset in its label area that ``address`` of the model means; None if it means none."""
+        for number, dimm in enumerate(self.dimms):
+            if 0 <= (offset := address - label_address(number, 0)) < dimm.label_size:
+                return dimm, offset
+        return None
 
 
 def record(
@@ -62,20 +81,26 @@ def record(
 
     With ``upto`` power fails just before that event: the run ends there with the reason ``POWER_FAILURE``, and the
     trace has exactly ``upto`` events. The files of ``config`` are not changed.
+
+    UnexplainedMemory when the guest's NVDIMMs do not hold what the trace says.
     """
-    output = Output()
-    with board.build(private(config), outputs or board.Outputs(serial=output)) as machine:
-        tracer = recorder.open_tracer(machine, log_limit=event_limit if upto is None else upto)
+    output, own = Output(), private(config)
+    with board.build(own, outputs or board.Outputs(serial=output)) as machine:
+        recording = Recording(machine, log_limit=event_limit if upto is None else upto)
+        tracer, check = recording.tracer, None
         try:
+            check = MemoryCheck(machine, own, tracer)
             if upto is not None:
-                _fail_before(machine, tracer, upto, event_limit)
-            labels = _label_areas(machine)
-            tracer.record(recorder.spans(machine))
+                _fail_before(machine, recording, upto, event_limit)
+            tracer.record()
             ended = machine.run(timeout)
             failure = tracer.take_failure()
             if failure is not None:
                 raise failure
-            events = tuple(recorder.events(tracer.entries()))
+            # What the guest did until it had stopped is in the log too, or the log would not explain the memory.
+            numbered = list(recording.numbered_events())
+            check.verify(event for _, event in numbered)
+            events = tuple(event for entry, event in numbered if upto is not None or entry < event_limit)
             if upto is not None and len(events) >= upto:
                 request = _power_failure(upto)
                 events, ended = events[:upto], Exit(request.reason, request.status, None, request.detail)
@@ -84,22 +109,30 @@ def record(
                 ended,
                 output.data.decode("utf-8", "replace"),
                 tuple(
-                    Dimm(item["id"] or f"nvdimm{item['slot']}", item["file"], item["gpa"], dimm.device.size)
+                    Dimm(
+                        item["id"] or f"nvdimm{item['slot']}",
+                        item["file"],
+                        item["gpa"],
+                        dimm.device.size,
+                        dimm.device.label_size,
+                    )
                     for dimm in machine.nvdimms
                     for item in (dimm.describe(),)
                 ),
                 ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL) else "",
                 _instructions(machine, events),
-                _label_areas(machine),
-                _label_areas(machine) != labels,
+                tuple(recording.doubts()),
             )
         finally:
+            if check is not None:
+                check.close()
             machine.cpu.close()
             tracer.close()
 
 
-def _fail_before(machine: Machine, tracer: Tracer, event: int, most: int) -> None:
+def _fail_before(machine: Machine, recording: Recording, event: int, most: int) -> None:
     """End the run when more than ``event`` events are in the log; a store in many pieces needs room for all of them."""
+    tracer = recording.tracer
     default = tracer.on_stop
     seen, step = -1, 1
 
@@ -108,7 +141,7 @@ def _fail_before(machine: Machine, tracer: Tracer, event: int, most: int) -> Non
         if why != trace.FULL or tracer.log_limit >= most:
             default(why)
             return
-        made = sum(1 for _ in recorder.events(tracer.entries()))
+        made = sum(1 for _ in recording.events())
         if made > event:
             machine.end(_power_failure(event))
             return
@@ -121,12 +154,6 @@ def _fail_before(machine: Machine, tracer: Tracer, event: int, most: int) -> Non
 
 def _power_failure(event: int) -> ExitRequest:
     return ExitRequest(POWER_FAILURE, Status.OK, None, f"power failed before event {event}")
-
-
-def _label_areas(machine: Machine) -> tuple[bytes, ...]:
-    """What lies behind the guest's part of each NVDIMM; _DSM makes it durable at once."""
-    return tuple(bytes(dimm.backend.mapping.view[dimm.device.size :]) if dimm.device.config.label_size else b""
-                 for dimm in machine.nvdimms)  # fmt: skip
 
 
 def _instructions(machine: Machine, events: tuple[Event, ...]) -> dict[int, str]:
@@ -146,10 +173,11 @@ def _instructions(machine: Machine, events: tuple[Event, ...]) -> dict[int, str]
 
 
 class Contents:
-    """What the NVDIMMs of ``config`` hold before anything runs, by guest-physical address. Close it."""
+    """What the NVDIMMs of ``config`` hold before anything runs, by the model's addresses. Close it."""
 
     def __init__(self, config: MachineConfig, dimms: tuple[Dimm, ...]) -> None:
         self._backends: list[Backend] = []
+        self._spans: list[tuple[int, int, memoryview]] = []
         try:
             for dimm in private(config).nvdimms:
                 self._backends.append(open_backend(dimm.backend))
@@ -157,8 +185,9 @@ class Contents:
             self.close()
             raise
         self._spans = [
-            (dimm.gpa, dimm.gpa + dimm.size, backend.mapping.view)
-            for dimm, backend in zip(dimms, self._backends, strict=True)
+            (start, start + size, backend.mapping.view[offset : offset + size])
+            for number, (dimm, backend) in enumerate(zip(dimms, self._backends, strict=True))
+            for start, offset, size in dimm.parts(number, backend.mapping.size)
         ]
 
     def __call__(self, unit: int) -> int:
@@ -172,6 +201,8 @@ class Contents:
         return self._backends[number].mapping.view
 
     def close(self) -> None:
-        self._spans = []
+        for *_, view in self._spans:
+            view.release()
+        self._spans.clear()
         for backend in self._backends:
             backend.close()

@@ -53,9 +53,9 @@ def traced_seconds(name: str, rounds: int, *, traced: bool) -> float:
 
     def once(number: int) -> float:
         with board.build(machine(image.path, str(number)), board.Outputs()) as built:
-            tracer = recorder.open_tracer(built, log_limit=1 << 26) if traced else None
+            tracer = recorder.Recording(built, log_limit=1 << 26).tracer if traced else None
             if tracer is not None:
-                tracer.record(recorder.spans(built))
+                tracer.record()
             began = time.process_time()
             built.run()
             spent = time.process_time() - began
