@@ -124,6 +124,7 @@ class Machine:
         self.devices: dict[str, Device] = {"pic": self.pic}
         self.nvdimms: list[PluggedNvdimm] = []
         self.backends: list[Backend] = []
+        self._group = faults.new_group()
         self.tables: dict[str, bytes] = {}
         self.slots: HotPlug | None = None
         self.observers: list[Observer] = []
@@ -150,6 +151,11 @@ class Machine:
     def add_timed(self, device: Timed) -> None:
         """Let ``device`` take part in time."""
         self._timed.append(device)
+
+    def add_backend(self, backend: Backend) -> None:
+        """Take ``backend``, closed with the machine. After a store that one backend loses, none of them gets another."""
+        backend.mapping.join(self._group)
+        self.backends.append(backend)
 
     # -- what other threads may use ---------------------------------------------------------------------------------
 
@@ -357,8 +363,10 @@ class Machine:
         self.end(ExitRequest(reason, Status.GUEST_CRASHED, None, stop.detail))
 
     def _check_backends(self) -> None:
-        for backend in self.backends:
-            backend.mapping.check()
+        for mapping in [backend.mapping for backend in self.backends]:
+            lost = mapping.lost()
+            if lost is not None:
+                mapping.check(self.memory.address_of(mapping, lost))
 
     def _do_reset(self) -> None:
         if self.config.no_reboot:
@@ -380,6 +388,8 @@ class Machine:
     # -- ports ------------------------------------------------------------------------------------------------------
 
     def _port_write(self, port: int, size: int, value: int) -> None:
+        if faults.stopped():
+            return  # behind a store that was lost, in the same block: nobody may be told that it was kept
         self.bus.write(port, size, value)
         if not self.clock_ports.isdisjoint(range(port, port + size)):
             # The next event may have moved: the run loop sets a new deadline.
