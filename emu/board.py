@@ -193,7 +193,7 @@ class Slots:
         try:
             return self.plug_backend(config, backend, hot=hot)
         except BaseException:
-            backend.close()
+            backend.discard()
             raise
 
     def plug_backend(self, config: NvdimmConfig, backend: Backend, *, hot: bool) -> PluggedNvdimm:

@@ -135,6 +135,7 @@ class Machine:
         self.clock_ports: set[int] = set()
         self._exit: Exit | None = None
         self._booted = False
+        self._used = False
         self._reset_asked = False
         self._paused_as: RunState | None = RunState.PRELAUNCH if config.start_paused else None
         self._calls: deque[tuple[Callable[[], Any], futures.Future[Any]]] = deque()
@@ -153,7 +154,7 @@ class Machine:
         self._timed.append(device)
 
     def add_backend(self, backend: Backend) -> None:
-        """Take ``backend``, closed with the machine. After a store that one backend loses, none of them gets another."""
+        """Take ``backend``, closed with the machine. After a store that one of them loses, none gets another."""
         backend.mapping.join(self._group)
         self.backends.append(backend)
 
@@ -305,6 +306,7 @@ class Machine:
                     return
 
     def _slice(self) -> None:
+        self._used = True
         now = self.cpu.now()
         for device in self._timed:
             device.catch_up(now)
@@ -412,7 +414,7 @@ class Machine:
         if len(found) != len(states) or found.keys() != parts.keys():
             odd = sorted(found.keys() ^ parts.keys()) or ["a component named twice"]
             raise StateError(f"saved state and machine differ in their components: {', '.join(odd)}")
-        self._booted = True
+        self._booted = self._used = True
         for name, part in parts.items():
             part.restore(replace(found[name], kind=part.save().kind))
 
@@ -420,10 +422,13 @@ class Machine:
         return {"cpu": self.cpu, **self.devices}
 
     def close(self) -> None:
-        """Free the CPU and unmap every backend."""
+        """Free the CPU and unmap every backend. A machine that never ran leaves no file that it made."""
         self.cpu.close()
         for backend in self.backends:
-            backend.close()
+            if self._used:
+                backend.close()
+            else:
+                backend.discard()
 
     def __enter__(self) -> Machine:
         return self

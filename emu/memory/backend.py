@@ -256,6 +256,14 @@ class Backend:
             if self._source is not None:
                 self._source.close()
 
+    def discard(self) -> None:
+        """Close a backend that nobody used: a file that was made for it goes away again."""
+        if self.mapping.closed:
+            return
+        self.mapping.close()
+        if self._source is not None:
+            self._source.discard()
+
     def __enter__(self) -> Backend:
         return self
 
