@@ -114,7 +114,7 @@ def _add_ram(machine: Machine) -> None:
     size = machine.config.ram_size
     # Not reserved: a guest may have more RAM than the host as long as it does not touch it all.
     ram = open_backend(BackendConfig(id="pc.ram", kind=BackendKind.RAM, size=size, reserve=False))
-    machine.backends.append(ram)
+    machine.add_backend(ram)
     below, above = split_ram(size)
     for gpa, length, offset, name in ((0, below, 0, "ram-below-4g"), (FOUR_GIB, above, below, "ram-above-4g")):
         if length:
@@ -193,7 +193,7 @@ class Slots:
         try:
             return self.plug_backend(config, backend, hot=hot)
         except BaseException:
-            backend.close()
+            backend.discard()
             raise
 
     def plug_backend(self, config: NvdimmConfig, backend: Backend, *, hot: bool) -> PluggedNvdimm:
@@ -210,7 +210,7 @@ class Slots:
             raise
         self.dsm.plug(device)
         plugged = PluggedNvdimm(device, backend, hot)
-        machine.backends.append(backend)
+        machine.add_backend(backend)
         machine.nvdimms.append(plugged)
         machine.add_device(f"nvdimm{device.slot}", device)
         if hot:

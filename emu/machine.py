@@ -124,6 +124,7 @@ class Machine:
         self.devices: dict[str, Device] = {"pic": self.pic}
         self.nvdimms: list[PluggedNvdimm] = []
         self.backends: list[Backend] = []
+        self._group = faults.new_group()
         self.tables: dict[str, bytes] = {}
         self.slots: HotPlug | None = None
         self.observers: list[Observer] = []
@@ -134,6 +135,7 @@ class Machine:
         self.clock_ports: set[int] = set()
         self._exit: Exit | None = None
         self._booted = False
+        self._used = False
         self._reset_asked = False
         self._paused_as: RunState | None = RunState.PRELAUNCH if config.start_paused else None
         self._calls: deque[tuple[Callable[[], Any], futures.Future[Any]]] = deque()
@@ -151,6 +153,11 @@ class Machine:
     def add_timed(self, device: Timed) -> None:
         """Let ``device`` take part in time."""
         self._timed.append(device)
+
+    def add_backend(self, backend: Backend) -> None:
+        """Take ``backend``, closed with the machine. After a store that one of them loses, none gets another."""
+        backend.mapping.join(self._group)
+        self.backends.append(backend)
 
     # -- what other threads may use ---------------------------------------------------------------------------------
 
@@ -300,6 +307,7 @@ class Machine:
                     return
 
     def _slice(self) -> None:
+        self._used = True
         now = self.cpu.now()
         for device in self._timed:
             device.catch_up(now)
@@ -358,8 +366,10 @@ class Machine:
         self.end(ExitRequest(reason, Status.GUEST_CRASHED, None, stop.detail))
 
     def _check_backends(self) -> None:
-        for backend in self.backends:
-            backend.mapping.check()
+        for mapping in [backend.mapping for backend in self.backends]:
+            lost = mapping.lost()
+            if lost is not None:
+                mapping.check(self.memory.address_of(mapping, lost))
 
     def _do_reset(self) -> None:
         if self.config.no_reboot:
@@ -381,6 +391,8 @@ class Machine:
     # -- ports ------------------------------------------------------------------------------------------------------
 
     def _port_write(self, port: int, size: int, value: int) -> None:
+        if faults.stopped():
+            return  # behind a store that was lost, in the same block: nobody may be told that it was kept
         self.bus.write(port, size, value)
         if not self.clock_ports.isdisjoint(range(port, port + size)):
             # The next event may have moved: the run loop sets a new deadline.
@@ -403,7 +415,7 @@ class Machine:
         if len(found) != len(states) or found.keys() != parts.keys():
             odd = sorted(found.keys() ^ parts.keys()) or ["a component named twice"]
             raise StateError(f"saved state and machine differ in their components: {', '.join(odd)}")
-        self._booted = True
+        self._booted = self._used = True
         for name, part in parts.items():
             part.restore(replace(found[name], kind=part.save().kind))
 
@@ -411,10 +423,13 @@ class Machine:
         return {"cpu": self.cpu, **self.devices}
 
     def close(self) -> None:
-        """Free the CPU and unmap every backend."""
+        """Free the CPU and unmap every backend. A machine that never ran leaves no file that it made."""
         self.cpu.close()
         for backend in self.backends:
-            backend.close()
+            if self._used:
+                backend.close()
+            else:
+                backend.discard()
 
     def __enter__(self) -> Machine:
         return self

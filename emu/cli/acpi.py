@@ -1,18 +1,17 @@
-"""Show or dump the ACPI tables that the guest of a machine sees."""
+"""Show or dump the ACPI tables that the guest of a machine sees. No guest runs, and no NVDIMM file is made."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from emu.cli import options as machine_options
-from emu.errors import HostError, UsageError
+from emu.errors import UsageError
 
 EPILOG = """\
 examples:
   emu acpi show --nvdimm file=pmem.img,size=64M
-  emu acpi dump --table NFIT -o nfit.bin --nvdimm file=pmem.img && iasl -d nfit.bin
+  emu acpi dump --table NFIT -o nfit.bin --nvdimm file=pmem.img,size=64M && iasl -d nfit.bin
 """
 
 
@@ -38,6 +37,11 @@ def run(options: argparse.Namespace) -> int:
     from emu.acpi.parse import describe
 
     config = machine_options.machine_config(options, None)
+    output = None
+    if options.action == "dump" and options.output is not None:
+        from emu.host.claims import claims_of
+
+        output = claims_of(config).writes(options.output, "-o")
     with board.build(config, board.Outputs()) as machine:
         tables = dict(machine.tables)
     if options.table is not None and options.table not in tables:
@@ -46,11 +50,8 @@ def run(options: argparse.Namespace) -> int:
         names = [options.table] if options.table else list(tables)
         print("\n\n".join(describe(tables[name]) for name in names))
         return 0
-    if options.output is None:
+    if output is None:
         sys.stdout.buffer.write(tables[options.table])
-        return 0
-    try:
-        Path(options.output).write_bytes(tables[options.table])
-    except OSError as error:
-        raise HostError(f"{options.output}: {error.strerror}", "give a path that can be written") from None
+    else:
+        output.write(tables[options.table])
     return 0

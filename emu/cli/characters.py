@@ -11,16 +11,18 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from devices.uart16550 import Uart16550
+    from emu.host.claims import Claims
+    from emu.host.files import Target
     from emu.machine import Machine
 
 STANDARD_STREAMS = ("stdio", "mon:stdio")
+FILE = "file:"
 CAPTURE_LIMIT = 64 << 20
 _PIECE = 512
 _PATIENCE_MS = 200
@@ -31,18 +33,33 @@ _BACKGROUND_S = 0.5
 class Writer:
     """A sink that hands every character to the file descriptor at once, so that a prompt is seen before its answer.
 
+    A file is opened, and emptied, by ``open`` or the first character: not before the guest surely runs.
+
     A reader that stops reading holds up the guest, but not its end: once ``ended`` says so, what is left is dropped.
     Raises BrokenPipeError when the reader has gone, HostError for everything else.
     """
 
-    def __init__(self, descriptor: int, name: str) -> None:
+    def __init__(self, place: int | Target, name: str, stack: contextlib.ExitStack) -> None:
         self.ended: Callable[[], bool] = lambda: False
-        self._descriptor = descriptor
+        self._place = place
+        self._descriptor = -1
         self._name = name
+        self._stack = stack
         self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLOUT)
+
+    def open(self) -> None:
+        """Be ready for the next character. HostError when the file cannot be written. Harmless when open."""
+        if self._descriptor >= 0:
+            return
+        if isinstance(self._place, int):
+            self._descriptor = self._place
+        else:
+            self._descriptor = self._place.stream()
+            self._stack.callback(os.close, self._descriptor)
+        self._poll.register(self._descriptor, select.POLLOUT)
 
     def __call__(self, data: bytes) -> None:
+        self.open()
         while data:
             if not self._poll.poll(_PATIENCE_MS):
                 if self.ended():
@@ -77,25 +94,23 @@ def _nowhere(_data: bytes) -> None:
     """Drops what it gets."""
 
 
-def open_sink(stack: contextlib.ExitStack, target: str, *, standard: Capture | None) -> Callable[[bytes], None]:
-    """The sink that QEMU's word ``target`` names: stdio, mon:stdio, none, null or file:PATH.
+def make_sink(
+    stack: contextlib.ExitStack, target: str, option: str, claims: Claims | None, *, standard: Capture | None
+) -> Callable[[bytes], None]:
+    """The sink that QEMU's word ``target`` names: stdio, mon:stdio, none, null or file:PATH. No file is touched yet.
 
-    ``standard`` takes the place of the standard output. UsageError for another word, HostError when the file cannot be
+    ``claims`` takes the file as the output of ``option``, and ``stack`` closes it; ``standard`` takes the place of the
+    standard output. UsageError for another word or a file that is an input too, HostError for one that cannot be
     written.
     """
-    if target.startswith("file:"):
-        path = target.removeprefix("file:")
-        try:
-            file = stack.enter_context(Path(path).open("wb", buffering=0))  # noqa: SIM115 - the stack closes it
-        except OSError as error:
-            raise HostError(
-                f"{path}: {error.strerror}", "give a path that can be written", errno=error.errno or 0
-            ) from None
-        return Writer(file.fileno(), path)
+    if target.startswith(FILE):
+        assert claims is not None
+        path = target.removeprefix(FILE)
+        return Writer(claims.writes(path, f"the {option} file"), path, stack)
     if target in STANDARD_STREAMS:
         if standard is not None:
             return standard
-        return _nowhere if sys.stdout is None else Writer(sys.stdout.fileno(), "the standard output")
+        return _nowhere if sys.stdout is None else Writer(sys.stdout.fileno(), "the standard output", stack)
     if target in ("none", "null"):
         return _nowhere
     raise UsageError(f"'{target[:64]}' is not a place for characters", "use stdio, none or file:PATH")

@@ -10,16 +10,16 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
 from emu.cli.run import resolve_image
-from emu.errors import HostError, Status, UsageError
+from emu.errors import Status, UsageError
 from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
 from emu.units import parse_size
 
 if TYPE_CHECKING:
+    from emu.host.files import Target
     from emu.persistence.laboratory import Answer, Question
 
 EPILOG = """\
@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     question = _question(options)
+    html = _outputs(options, question)
     from emu.persistence import laboratory
     from emu.persistence.document import document
     from emu.persistence.export import export
@@ -79,10 +80,10 @@ def run(options: argparse.Namespace) -> int:
     exported = export(answer, options.export) if options.export else None
     symbols = load_symbols(question.workload.image)
     result = document(answer, symbols, exported=exported, warnings=options.warnings)
-    if options.html:
+    if html is not None:
         from emu.persistence.report import report_html
 
-        _write(options.html, report_html(result, answer, symbols))
+        html.write(report_html(result, answer, symbols).encode(errors="backslashreplace"))
     if options.json:
         print(json.dumps(result, indent=2))
     else:
@@ -133,11 +134,19 @@ def _range(text: str) -> tuple[int, int]:
     return parse_size(offset, what="--observe"), parse_size(length or "8", what="--observe")
 
 
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise HostError(f"{path}: cannot write the report: {error.strerror}", "choose another path") from None
+def _outputs(options: argparse.Namespace, question: Question) -> Target | None:
+    """Look at all that will be written, before the work; where --html goes."""
+    if not options.html and not options.export:
+        return None
+    from emu.host.claims import claims_of
+    from emu.persistence.export import FILES
+
+    claims = claims_of(question.workload)
+    if question.recovery.image is not None:
+        claims.reads(question.recovery.image, "the image of recovery")
+    if options.export:
+        claims.writes_family(options.export, FILES, "--export")
+    return claims.writes(options.html, "--html") if options.html else None
 
 
 class _Progress:

@@ -21,6 +21,8 @@ examples:
 """
 
 _FOLDER = Path("demo")
+# What the demonstrations leave there; the next one begins without it, and touches nothing else.
+_FILES = ("pmem.img", "log.img", "pool.img", "source.img", "target.img", "source.qmp", "stream.sock")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +35,8 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         remedy = "run the demonstration in a folder that you can write to"
         raise HostError(f"cannot create the folder {_FOLDER}/: {error.strerror}", remedy) from None
-    for old in _FOLDER.iterdir():
-        old.unlink()
+    for name in _FILES:
+        (_FOLDER / name).unlink(missing_ok=True)
     return _DEMOS[options.which]()
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from devices.nvdimm.device import LabelStorage
     from devices.nvdimm.labels import LabelArea
     from devices.nvdimm.namespace import Label
+    from emu.host.claims import Claims
+    from emu.host.files import Target
 
 EPILOG = """\
 examples:
@@ -172,15 +174,16 @@ def _init(options: argparse.Namespace) -> int:
 def _read(options: argparse.Namespace) -> int:
     if options.index and (options.size or options.offset):
         raise UsageError("-I and -s or -O exclude each other", "give one of them")
+    target = None if options.output is None else _claims(options).writes(options.output, "-o")
     with _storage(options, write=False) as (storage, _):
         if options.json or options.human:
             document = _describe(options.file, storage, human=options.human, labels=not options.index)
             text = json.dumps(document, indent=2) + "\n"
-            with _output(options.output, binary=False) as write:
+            with _output(target, binary=False) as write:
                 write(text.encode())
             return Status.OK
         offset, length = (0, _index_length(storage)) if options.index else _span(options, storage.size)
-        with _output(options.output, binary=True) as write:
+        with _output(target, binary=True) as write:
             for start in range(offset, offset + length, _CHUNK):
                 write(storage.read(start, min(_CHUNK, offset + length - start)))
     return Status.OK
@@ -197,17 +200,28 @@ def _index_length(storage: LabelStorage) -> int:
 
 
 @contextlib.contextmanager
-def _output(path: str | None, *, binary: bool) -> Iterator[Any]:
-    if path is None:
+def _output(target: Target | None, *, binary: bool) -> Iterator[Any]:
+    if target is None:
         if binary and sys.stdout.isatty():
             raise UsageError("a dump is no text for a terminal", "give -o FILE, or -j or -u to see the labels")
         yield sys.stdout.buffer.write
         return
-    try:
-        with Path(path).open("wb") as file:
-            yield file.write
-    except (OSError, ValueError) as error:
-        raise HostError(f"{path}: {getattr(error, 'strerror', error)}", "give a path that can be written") from None
+    with target.begin() as writing:
+        yield writing.write
+
+
+def _claims(options: argparse.Namespace) -> Claims:
+    """The files of the command: FILE is read, or for ``write`` changed from its input."""
+    from emu.host.claims import Claims
+
+    claims = Claims()
+    if options.action == "read":
+        claims.reads(options.file, "the backing file", memory=True)
+    elif options.input is not None:
+        claims.reads(options.input, "-i")
+    else:
+        claims.reads_descriptor(0, "the standard input")
+    return claims
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -239,6 +253,7 @@ def _check(options: argparse.Namespace) -> int:
 def _write(options: argparse.Namespace) -> int:
     from devices.nvdimm.labels import check, replace_content
 
+    _claims(options).changes(options.file, "the backing file")
     with _storage(options, write=True) as (storage, _):
         offset, length = _span(options, storage.size)
         data = _input(options.input, length + 1)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ from emu.units import human_size
 
 if TYPE_CHECKING:
     from emu.board import Outputs
+    from emu.host.claims import Claims
     from emu.machine import Exit, Machine
 
 EPILOG = """\
@@ -78,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     from emu import board
 
     config = configuration(options)
+    claims = _claims(config)
     began = time.monotonic()
     serial = characters.Capture() if options.json else None
     failure: EmuError | None = None
@@ -86,14 +89,17 @@ def run(options: argparse.Namespace) -> int:
             # As Ctrl-C until the machine runs (see ``drive``): sockets and files are put away.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             stack.callback(signal.signal, signal.SIGTERM, before)
+        written = stack.enter_context(contextlib.ExitStack())  # outlives the machine
         outputs = board.Outputs(
-            serial=characters.open_sink(stack, config.serial, standard=serial),
-            debugcon=characters.open_sink(stack, config.debugcon, standard=None),
+            serial=characters.make_sink(written, config.serial, "-serial", claims, standard=serial),
+            debugcon=characters.make_sink(written, config.debugcon, "-debugcon", claims, standard=None),
         )
+        writers = [sink for sink in (outputs.serial, outputs.debugcon) if isinstance(sink, characters.Writer)]
         machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
-        for sink in (outputs.serial, outputs.debugcon):
-            if isinstance(sink, characters.Writer):
-                sink.ended = lambda: machine.exit is not None
+        for writer in writers:
+            writer.ended = lambda: machine.exit is not None
+        if config.incoming is None and options.power_fail_at is None:
+            machine.boot()  # now, so that an image that is refused leaves nothing behind
         if not options.quiet and not options.json:
             _announce(machine)
         if options.power_fail_at is not None:
@@ -102,6 +108,8 @@ def run(options: argparse.Namespace) -> int:
             ended = _cut_power(options, config, outputs)
         else:
             offer(stack, machine, quiet=options.quiet or options.json)
+            for writer in writers if config.incoming is None else ():
+                writer.open()
             if _reads_standard_input(options):
                 characters.type_standard_input(stack, machine)
             try:
@@ -111,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
                     raise
                 ended, failure = machine.exit, error
             nvdimms = [dimm.describe() for dimm in machine.nvdimms]
+        for writer in writers if ended.reason != "migration-failed" else ():
+            writer.open()  # a guest that printed nothing
     if serial is not None:
         document = {
             "schema": "emu.run/1",
@@ -127,6 +137,29 @@ def run(options: argparse.Namespace) -> int:
     if ended.detail:
         print(f"emu: {ended.reason}: {ended.detail}", file=sys.stderr)
     return ended.status
+
+
+def _claims(config: MachineConfig) -> Claims | None:
+    """The files of this run; None when nothing is written that could be one of its inputs."""
+    into_files = any(target.startswith(characters.FILE) for target in (config.serial, config.debugcon))
+    if not into_files and not any(map(_is_regular, (1, 2))):
+        return None
+    from emu.host.claims import claims_of
+
+    claims = claims_of(config)
+    if config.incoming is not None and config.incoming.startswith(characters.FILE):
+        claims.reads(config.incoming.removeprefix(characters.FILE), "the snapshot")
+    for descriptor, name in ((1, "the standard output"), (2, "the standard error")):
+        if _is_regular(descriptor):
+            claims.writes_descriptor(descriptor, name)
+    return claims
+
+
+def _is_regular(descriptor: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
 
 
 def _cut_power(options: argparse.Namespace, config: MachineConfig, outputs: Outputs) -> Exit:

@@ -640,6 +640,7 @@ enum { CPU_CLFLUSH = 1, CPU_CLFLUSHOPT = 2, CPU_CLWB = 4, CPU_CRC32C = 8 };
 
 typedef struct { long type; long block_size; } emu_fs;
 typedef struct { uint64_t first; uint64_t count; } emu_run;
+typedef struct { int64_t offset; int stored; int poisoned; int cut_off; } emu_loss;
 
 /* ---------------------------------------------------------------------------------------------- system calls */
 
@@ -852,7 +853,7 @@ static int emu_is_zero(const void *data, size_t size) {
 /* ---------------------------------------------------------------------------------------------------- faults
  *
  * One handler for SIGSEGV and SIGBUS over a table of address ranges. The handler takes no lock and allocates nothing;
- * it uses mprotect and mmap, which are system calls without state in the C library.
+ * it uses mprotect, mmap and madvise, which are system calls without state in the C library.
  *
  * A tracked range is write-protected; a fault makes its page writable and then sets its bit. In that order, because
  * then "writable" always means: the bit is set, or its handler is about to set it. collect() takes bits first and
@@ -868,7 +869,12 @@ typedef struct {
     size_t page;
     _Atomic uint64_t *bits;   /* DIRTY: one bit per page */
     uint64_t cursor;          /* DIRTY: where the next collect goes on */
-    _Atomic int64_t lost;     /* GUARD: lowest lost offset, or -1 */
+    int fd;                   /* GUARD: the file that stores reach, or -1 */
+    int64_t file_offset;      /* GUARD: where the mapping begins in it */
+    _Atomic int group;        /* GUARD: ranges of one number are cut off together; 0: alone */
+    _Atomic int cut_off;      /* GUARD: stores do not reach the file any more */
+    _Atomic int64_t lost;     /* GUARD: offset of the access that first met a lost page, or -1 */
+    _Atomic int stored;       /* GUARD: that access was a store */
     _Atomic int poisoned;     /* GUARD: the memory itself failed (machine check) */
 } range;
 
@@ -883,6 +889,7 @@ THREAD_LOCAL int chaining;
 THREAD_LOCAL uintptr_t unknown_fault; /* see is_stale */
 THREAD_LOCAL void (*stop_function)(uintptr_t);
 THREAD_LOCAL uintptr_t stop_argument;
+THREAD_LOCAL int stopped;
 
 static range *find(uintptr_t at, int kind) {
     for (int n = 0; n < RANGES; n++)
@@ -936,21 +943,57 @@ static int is_stale(uintptr_t at) {
     return !second;
 }
 
-static int replace_lost_page(uintptr_t at, int code) {
+/* The protection that keeps a dirty log over the range complete: what it tracks must fault before it is stored to. */
+static int protection(const range *r) {
+    for (int n = 0; n < RANGES; n++)
+        if (atomic_load(&ranges[n].kind) == DIRTY && ranges[n].start < r->end && r->start < ranges[n].end)
+            return PROT_READ;
+    return PROT_READ | PROT_WRITE;
+}
+
+/* Let no later store reach the file: the mapping becomes a private one of the same bytes, in the same place. Where there
+ * is none to be had, zeros; the machine that stores there is about to end. */
+static void cut_off(range *r) {
+    if (atomic_exchange(&r->cut_off, 1) || r->fd < 0)
+        return;
+    size_t size = r->end - r->start;
+    int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, allowed = protection(r);
+    if (mmap((void *)r->start, size, allowed, flags, r->fd, r->file_offset) == MAP_FAILED)
+        mmap((void *)r->start, size, allowed, flags | MAP_ANONYMOUS, -1, 0);
+}
+
+static void record_loss(range *r, uintptr_t at, int store, int poisoned) {
+    int64_t none = -1;
+    atomic_store(&r->stored, store);
+    atomic_store(&r->poisoned, poisoned);
+    atomic_compare_exchange_strong(&r->lost, &none, (int64_t)(at - r->start));
+}
+
+/* A page that its file does not back. Program order is a promise: once a store is lost, those after it must not be in any
+ * file of the machine. So at the first lost page all its mappings are cut off from their files, before this thread can
+ * store anything else, and the access is repeated. Where it fails again, the page is replaced by zeros. */
+static int survive_lost_page(uintptr_t at, int code, int store) {
     range *r = find(at, GUARD);
     if (!r)
         return 0;
-    int64_t offset = (int64_t)((at - r->start) / r->page * r->page);
-    if (mmap((void *)(r->start + offset), r->page, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+    int repeat = 0;
+    if (!atomic_load(&r->cut_off)) {
+        record_loss(r, at, store, code == BUS_MCEERR_AR);
+        repeat = r->fd >= 0;
+        cut_off(r);
+        int group = atomic_load(&r->group);
+        for (int n = 0; group && n < RANGES; n++)
+            if (atomic_load(&ranges[n].kind) == GUARD && atomic_load(&ranges[n].group) == group)
+                cut_off(&ranges[n]);
+    }
+    uintptr_t page = at - (at - r->start) % r->page;
+    if (!repeat && mmap((void *)page, r->page, protection(r), MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
+                        -1, 0) == MAP_FAILED)
         return 0;
-    if (code == BUS_MCEERR_AR)
-        atomic_store(&r->poisoned, 1);
-    int64_t known = atomic_load(&r->lost);
-    while ((known < 0 || offset < known) && !atomic_compare_exchange_weak(&r->lost, &known, offset))
-        continue;
-    if (stop_function)
+    if (stop_function) {
+        stopped = 1;
         stop_function(stop_argument);
+    }
     return 1;
 }
 
@@ -985,7 +1028,7 @@ static void on_fault(int sig, siginfo_t *info, void *context) {
     if (info->si_code > 0) { /* from the kernel: only then is there an address */
         atomic_fetch_add(&handlers_running, 1);
         if (sig == SIGBUS)
-            handled = replace_lost_page(at, info->si_code);
+            handled = survive_lost_page(at, info->si_code, is_store(context));
         else if (info->si_code == SEGV_ACCERR && is_store(context))
             handled = mark_dirty(at) || is_stale(at);
         atomic_fetch_sub(&handlers_running, 1);
@@ -1012,7 +1055,8 @@ static int install(void) {
     return 0;
 }
 
-static int add_range(uintptr_t address, size_t size, size_t page, int kind, _Atomic uint64_t *bits) {
+static int add_range(uintptr_t address, size_t size, size_t page, int kind, _Atomic uint64_t *bits, int fd,
+                     int64_t file_offset) {
     int slot = -ENOSPC;
     pthread_mutex_lock(&table_lock);
     int error = install();
@@ -1032,7 +1076,12 @@ static int add_range(uintptr_t address, size_t size, size_t page, int kind, _Ato
         r->page = page;
         r->bits = bits;
         r->cursor = 0;
+        r->fd = fd;
+        r->file_offset = file_offset;
+        atomic_store(&r->group, 0);
+        atomic_store(&r->cut_off, 0);
         atomic_store(&r->lost, -1);
+        atomic_store(&r->stored, 0);
         atomic_store(&r->poisoned, 0);
         atomic_store(&r->kind, kind);
     }
@@ -1050,29 +1099,37 @@ static void remove_range(int slot) {
     pthread_mutex_unlock(&table_lock);
 }
 
-static int emu_guard_add(uintptr_t address, size_t size, size_t page) {
-    return add_range(address, size, page, GUARD, NULL);
+static int emu_guard_add(uintptr_t address, size_t size, size_t page, int fd, int64_t file_offset) {
+    return add_range(address, size, page, GUARD, NULL, fd, file_offset);
 }
+
+static void emu_guard_join(int slot, int group) { atomic_store(&ranges[slot].group, group); }
 
 static void emu_guard_remove(int slot) { remove_range(slot); }
 
-static int64_t emu_guard_lost(int slot, int *poisoned) {
-    *poisoned = atomic_load(&ranges[slot].poisoned);
-    return atomic_load(&ranges[slot].lost);
+static emu_loss emu_guard_loss(int slot) {
+    range *r = &ranges[slot];
+    emu_loss loss = {.offset = atomic_load(&r->lost), .cut_off = atomic_load(&r->cut_off)};
+    loss.stored = atomic_load(&r->stored);
+    loss.poisoned = atomic_load(&r->poisoned);
+    return loss;
 }
 
 /* For the calling thread only: the one whose run loop must end is the one that faults. */
 static void emu_set_stop(uintptr_t function, uintptr_t argument) {
+    stopped = 0;
     stop_argument = argument;
     stop_function = (void (*)(uintptr_t))function;
 }
+
+static int emu_stopped(void) { return stopped; }
 
 static int emu_dirty_start(uintptr_t address, size_t size, size_t page) {
     size_t whole = round_up(size, page);
     _Atomic uint64_t *bits = calloc(whole / page / 64 + 1, sizeof *bits);
     if (!bits)
         return -ENOMEM;
-    int slot = add_range(address, size, page, DIRTY, bits);
+    int slot = add_range(address, size, page, DIRTY, bits, -1, 0);
     if (slot < 0) {
         free((void *)bits);
         return slot;
@@ -1141,109 +1198,120 @@ static int emu_dirty_stop(int slot) {
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(char const *, int, unsigned int)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 97), // char const *
-/*  2 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/*  3 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(int)
-/*  6 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // emu_loss()(int)
+/*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *, int, unsigned int)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 107), // char const *
+/*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/*  6 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(int, emu_fs *)
+/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int)
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 98), // emu_fs *
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(int, int, int64_t, int64_t)
-/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(int, int64_t)
-/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(int, int64_t, int64_t)
-/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(uintptr_t, size_t, size_t)
-/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(void *, size_t)
-/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // void *
-/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(void *, size_t, int)
-/* 37 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, emu_fs *)
+/* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 108), // emu_fs *
+/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int, int64_t, int64_t)
+/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t)
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, int64_t)
+/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 30 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(uintptr_t, size_t, size_t)
+/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(uintptr_t, size_t, size_t, int, int64_t)
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 37 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 40 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(void *, size_t, int, unsigned long const *, unsigned long)
-/* 42 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 45 */ _CFFI_OP(_CFFI_OP_POINTER, 46), // unsigned long const *
-/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 10), // unsigned long
-/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(void *, size_t, size_t)
-/* 49 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(void const *, size_t)
-/* 54 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // void const *
-/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // int()(void)
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 15), // int64_t()(int, emu_run *, size_t, int *)
-/* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 61 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // emu_run *
-/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 63 */ _CFFI_OP(_CFFI_OP_POINTER, 2), // int *
-/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION, 15), // int64_t()(int, int *)
-/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 67 */ _CFFI_OP(_CFFI_OP_NOOP, 63),
+/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t)
+/* 43 */ _CFFI_OP(_CFFI_OP_POINTER, 113), // void *
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int)
+/* 47 */ _CFFI_OP(_CFFI_OP_NOOP, 43),
+/* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int, unsigned long const *, unsigned long)
+/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 43),
+/* 53 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 55 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // unsigned long const *
+/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 10), // unsigned long
+/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, size_t)
+/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 43),
+/* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
+/* 64 */ _CFFI_OP(_CFFI_OP_POINTER, 113), // void const *
+/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
 /* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION, 70), // uint32_t()(uint32_t, void const *, size_t, int)
-/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 71 */ _CFFI_OP(_CFFI_OP_NOOP, 54),
+/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION, 18), // int64_t()(int, emu_run *, size_t, int *)
+/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 71 */ _CFFI_OP(_CFFI_OP_POINTER, 110), // emu_run *
 /* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 73 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
 /* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 33), // void *()(size_t, size_t, size_t, int, int, int, int64_t, int *)
-/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 76), // uint32_t()(uint32_t, void const *, size_t, int)
+/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 64),
 /* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 79 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 63),
-/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 102), // void()(int)
+/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 81 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // void *()(size_t, size_t, size_t, int, int, int, int64_t, int *)
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 102), // void()(uintptr_t, uintptr_t)
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 102), // void()(void const *, size_t, int)
-/* 93 */ _CFFI_OP(_CFFI_OP_NOOP, 54),
-/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 88 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 73),
+/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 113), // void()(int)
+/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 113), // void()(int, int)
 /* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 98 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
-/* 99 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_run
-/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
-/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 113), // void()(uintptr_t, uintptr_t)
+/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 113), // void()(void const *, size_t, int)
+/* 103 */ _CFFI_OP(_CFFI_OP_NOOP, 64),
+/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 108 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
+/* 109 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_loss
+/* 110 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_run
+/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
+/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1255,6 +1323,18 @@ static void _cffi_checkfld_typedef_emu_fs(emu_fs *p)
   (void)((p->block_size) | 0);  /* check that 'emu_fs.block_size' is an integer */
 }
 struct _cffi_align_typedef_emu_fs { char x; emu_fs y; };
+
+_CFFI_UNUSED_FN
+static void _cffi_checkfld_typedef_emu_loss(emu_loss *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+  (void)((p->offset) | 0);  /* check that 'emu_loss.offset' is an integer */
+  (void)((p->stored) | 0);  /* check that 'emu_loss.stored' is an integer */
+  (void)((p->poisoned) | 0);  /* check that 'emu_loss.poisoned' is an integer */
+  (void)((p->cut_off) | 0);  /* check that 'emu_loss.cut_off' is an integer */
+}
+struct _cffi_align_typedef_emu_loss { char x; emu_loss y; };
 
 _CFFI_UNUSED_FN
 static void _cffi_checkfld_typedef_emu_run(emu_run *p)
@@ -1363,10 +1443,10 @@ _cffi_f_emu_crc32c(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(54), arg1, (char **)&x1);
+      _cffi_type(64), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(54), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(64), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1423,10 +1503,10 @@ _cffi_f_emu_dirty_collect(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(61), arg1, (char **)&x1);
+      _cffi_type(71), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (emu_run *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(61), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(71), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1436,10 +1516,10 @@ _cffi_f_emu_dirty_collect(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(63), arg3, (char **)&x3);
+      _cffi_type(73), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(63), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(73), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1602,10 +1682,10 @@ _cffi_f_emu_flush(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(54), arg0, (char **)&x0);
+      _cffi_type(64), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(54), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(64), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1658,10 +1738,10 @@ _cffi_f_emu_fstatfs(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(10), arg1, (char **)&x1);
+      _cffi_type(13), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (emu_fs *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(10), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(13), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1681,9 +1761,9 @@ _cffi_f_emu_fstatfs(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_fstatfs _cffi_d_emu_fstatfs
 #endif
 
-static int _cffi_d_emu_guard_add(uintptr_t x0, size_t x1, size_t x2)
+static int _cffi_d_emu_guard_add(uintptr_t x0, size_t x1, size_t x2, int x3, int64_t x4)
 {
-  return emu_guard_add(x0, x1, x2);
+  return emu_guard_add(x0, x1, x2, x3, x4);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -1692,13 +1772,17 @@ _cffi_f_emu_guard_add(PyObject *self, PyObject *args)
   uintptr_t x0;
   size_t x1;
   size_t x2;
+  int x3;
+  int64_t x4;
   int result;
   PyObject *pyresult;
   PyObject *arg0;
   PyObject *arg1;
   PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
 
-  if (!PyArg_UnpackTuple(args, "emu_guard_add", 3, 3, &arg0, &arg1, &arg2))
+  if (!PyArg_UnpackTuple(args, "emu_guard_add", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
     return NULL;
 
   x0 = _cffi_to_c_int(arg0, uintptr_t);
@@ -1713,9 +1797,17 @@ _cffi_f_emu_guard_add(PyObject *self, PyObject *args)
   if (x2 == (size_t)-1 && PyErr_Occurred())
     return NULL;
 
+  x3 = _cffi_to_c_int(arg3, int);
+  if (x3 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  x4 = _cffi_to_c_int(arg4, int64_t);
+  if (x4 == (int64_t)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_guard_add(x0, x1, x2); }
+  { result = emu_guard_add(x0, x1, x2, x3, x4); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -1727,52 +1819,75 @@ _cffi_f_emu_guard_add(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_guard_add _cffi_d_emu_guard_add
 #endif
 
-static int64_t _cffi_d_emu_guard_lost(int x0, int * x1)
+static void _cffi_d_emu_guard_join(int x0, int x1)
 {
-  return emu_guard_lost(x0, x1);
+  emu_guard_join(x0, x1);
 }
 #ifndef PYPY_VERSION
 static PyObject *
-_cffi_f_emu_guard_lost(PyObject *self, PyObject *args)
+_cffi_f_emu_guard_join(PyObject *self, PyObject *args)
 {
   int x0;
-  int * x1;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int64_t result;
-  PyObject *pyresult;
+  int x1;
   PyObject *arg0;
   PyObject *arg1;
 
-  if (!PyArg_UnpackTuple(args, "emu_guard_lost", 2, 2, &arg0, &arg1))
+  if (!PyArg_UnpackTuple(args, "emu_guard_join", 2, 2, &arg0, &arg1))
     return NULL;
 
   x0 = _cffi_to_c_int(arg0, int);
   if (x0 == (int)-1 && PyErr_Occurred())
     return NULL;
 
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(63), arg1, (char **)&x1);
-  if (datasize != 0) {
-    x1 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(63), arg1, (char **)&x1,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
+  x1 = _cffi_to_c_int(arg1, int);
+  if (x1 == (int)-1 && PyErr_Occurred())
+    return NULL;
 
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_guard_lost(x0, x1); }
+  { emu_guard_join(x0, x1); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int64_t);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_guard_join _cffi_d_emu_guard_join
+#endif
+
+static emu_loss _cffi_d_emu_guard_loss(int x0)
+{
+  return emu_guard_loss(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_guard_loss(PyObject *self, PyObject *arg0)
+{
+  int x0;
+  emu_loss result;
+  PyObject *pyresult;
+
+  x0 = _cffi_to_c_int(arg0, int);
+  if (x0 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_guard_loss(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(109));
   return pyresult;
 }
 #else
-#  define _cffi_f_emu_guard_lost _cffi_d_emu_guard_lost
+static void _cffi_f_emu_guard_loss(emu_loss *result, int x0)
+{
+  { *result = emu_guard_loss(x0); }
+}
 #endif
 
 static void _cffi_d_emu_guard_remove(int x0)
@@ -1824,10 +1939,10 @@ _cffi_f_emu_is_zero(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(54), arg0, (char **)&x0);
+      _cffi_type(64), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(54), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(64), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1978,10 +2093,10 @@ _cffi_f_emu_madvise(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg0, (char **)&x0);
+      _cffi_type(43), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(43), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2070,10 +2185,10 @@ _cffi_f_emu_map(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(63), arg7, (char **)&x7);
+      _cffi_type(73), arg7, (char **)&x7);
   if (datasize != 0) {
     x7 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(63), arg7, (char **)&x7,
+    if (_cffi_convert_array_argument(_cffi_type(73), arg7, (char **)&x7,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2085,7 +2200,7 @@ _cffi_f_emu_map(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(33));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(43));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2120,10 +2235,10 @@ _cffi_f_emu_mbind(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg0, (char **)&x0);
+      _cffi_type(43), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(43), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2137,10 +2252,10 @@ _cffi_f_emu_mbind(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(45), arg3, (char **)&x3);
+      _cffi_type(55), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (unsigned long const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(45), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(55), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2185,10 +2300,10 @@ _cffi_f_emu_msync(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg0, (char **)&x0);
+      _cffi_type(43), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(43), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2235,10 +2350,10 @@ _cffi_f_emu_open(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(4), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2334,6 +2449,32 @@ _cffi_f_emu_statx_dax(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_statx_dax _cffi_d_emu_statx_dax
 #endif
 
+static int _cffi_d_emu_stopped(void)
+{
+  return emu_stopped();
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_stopped(PyObject *self, PyObject *noarg)
+{
+  int result;
+  PyObject *pyresult;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_stopped(); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  (void)noarg; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_stopped _cffi_d_emu_stopped
+#endif
+
 static int _cffi_d_emu_touch(void * x0, size_t x1, size_t x2)
 {
   return emu_touch(x0, x1, x2);
@@ -2357,10 +2498,10 @@ _cffi_f_emu_touch(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg0, (char **)&x0);
+      _cffi_type(43), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(43), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2451,10 +2592,10 @@ _cffi_f_emu_unmap(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg0, (char **)&x0);
+      _cffi_type(43), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(43), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2753,57 +2894,74 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "PROT_WRITE", (void *)_cffi_const_PROT_WRITE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "RAMFS_MAGIC", (void *)_cffi_const_RAMFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "TMPFS_MAGIC", (void *)_cffi_const_TMPFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_cpu_features", (void *)_cffi_f_emu_cpu_features, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 57), (void *)_cffi_d_emu_cpu_features },
-  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 69), (void *)_cffi_d_emu_crc32c },
-  { "emu_dirty_collect", (void *)_cffi_f_emu_dirty_collect, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_dirty_collect },
-  { "emu_dirty_start", (void *)_cffi_f_emu_dirty_start, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_emu_dirty_start },
-  { "emu_dirty_stop", (void *)_cffi_f_emu_dirty_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_dirty_stop },
-  { "emu_fallocate", (void *)_cffi_f_emu_fallocate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 22), (void *)_cffi_d_emu_fallocate },
-  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 92), (void *)_cffi_d_emu_flush },
-  { "emu_fstatfs", (void *)_cffi_f_emu_fstatfs, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 8), (void *)_cffi_d_emu_fstatfs },
-  { "emu_guard_add", (void *)_cffi_f_emu_guard_add, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_emu_guard_add },
-  { "emu_guard_lost", (void *)_cffi_f_emu_guard_lost, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 65), (void *)_cffi_d_emu_guard_lost },
-  { "emu_guard_remove", (void *)_cffi_f_emu_guard_remove, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 85), (void *)_cffi_d_emu_guard_remove },
-  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_is_zero },
-  { "emu_lock", (void *)_cffi_f_emu_lock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 12), (void *)_cffi_d_emu_lock },
-  { "emu_lock_conflict", (void *)_cffi_f_emu_lock_conflict, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 12), (void *)_cffi_d_emu_lock_conflict },
-  { "emu_madvise", (void *)_cffi_f_emu_madvise, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_madvise },
-  { "emu_map", (void *)_cffi_f_emu_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_map },
-  { "emu_mbind", (void *)_cffi_f_emu_mbind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 41), (void *)_cffi_d_emu_mbind },
-  { "emu_msync", (void *)_cffi_f_emu_msync, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_msync },
-  { "emu_open", (void *)_cffi_f_emu_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_open },
-  { "emu_set_stop", (void *)_cffi_f_emu_set_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 88), (void *)_cffi_d_emu_set_stop },
-  { "emu_statx_dax", (void *)_cffi_f_emu_statx_dax, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_statx_dax },
-  { "emu_touch", (void *)_cffi_f_emu_touch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 48), (void *)_cffi_d_emu_touch },
-  { "emu_truncate", (void *)_cffi_f_emu_truncate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_truncate },
-  { "emu_unmap", (void *)_cffi_f_emu_unmap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 48), (void *)_cffi_d_emu_unmap },
+  { "emu_cpu_features", (void *)_cffi_f_emu_cpu_features, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 67), (void *)_cffi_d_emu_cpu_features },
+  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_crc32c },
+  { "emu_dirty_collect", (void *)_cffi_f_emu_dirty_collect, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 69), (void *)_cffi_d_emu_dirty_collect },
+  { "emu_dirty_start", (void *)_cffi_f_emu_dirty_start, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 30), (void *)_cffi_d_emu_dirty_start },
+  { "emu_dirty_stop", (void *)_cffi_f_emu_dirty_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_dirty_stop },
+  { "emu_fallocate", (void *)_cffi_f_emu_fallocate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_fallocate },
+  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 102), (void *)_cffi_d_emu_flush },
+  { "emu_fstatfs", (void *)_cffi_f_emu_fstatfs, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_fstatfs },
+  { "emu_guard_add", (void *)_cffi_f_emu_guard_add, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_emu_guard_add },
+  { "emu_guard_join", (void *)_cffi_f_emu_guard_join, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_guard_join },
+  { "emu_guard_loss", (void *)_cffi_f_emu_guard_loss, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_guard_loss },
+  { "emu_guard_remove", (void *)_cffi_f_emu_guard_remove, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_guard_remove },
+  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 63), (void *)_cffi_d_emu_is_zero },
+  { "emu_lock", (void *)_cffi_f_emu_lock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_lock },
+  { "emu_lock_conflict", (void *)_cffi_f_emu_lock_conflict, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_lock_conflict },
+  { "emu_madvise", (void *)_cffi_f_emu_madvise, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 46), (void *)_cffi_d_emu_madvise },
+  { "emu_map", (void *)_cffi_f_emu_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 81), (void *)_cffi_d_emu_map },
+  { "emu_mbind", (void *)_cffi_f_emu_mbind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_mbind },
+  { "emu_msync", (void *)_cffi_f_emu_msync, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_msync },
+  { "emu_open", (void *)_cffi_f_emu_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_open },
+  { "emu_set_stop", (void *)_cffi_f_emu_set_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 98), (void *)_cffi_d_emu_set_stop },
+  { "emu_statx_dax", (void *)_cffi_f_emu_statx_dax, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_statx_dax },
+  { "emu_stopped", (void *)_cffi_f_emu_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 67), (void *)_cffi_d_emu_stopped },
+  { "emu_touch", (void *)_cffi_f_emu_touch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 58), (void *)_cffi_d_emu_touch },
+  { "emu_truncate", (void *)_cffi_f_emu_truncate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_truncate },
+  { "emu_unmap", (void *)_cffi_f_emu_unmap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 58), (void *)_cffi_d_emu_unmap },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "type", offsetof(emu_fs, type),
             sizeof(((emu_fs *)0)->type),
-            _CFFI_OP(_CFFI_OP_NOOP, 100) },
+            _CFFI_OP(_CFFI_OP_NOOP, 111) },
   { "block_size", offsetof(emu_fs, block_size),
                   sizeof(((emu_fs *)0)->block_size),
-                  _CFFI_OP(_CFFI_OP_NOOP, 100) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 111) },
+  { "offset", offsetof(emu_loss, offset),
+              sizeof(((emu_loss *)0)->offset),
+              _CFFI_OP(_CFFI_OP_NOOP, 18) },
+  { "stored", offsetof(emu_loss, stored),
+              sizeof(((emu_loss *)0)->stored),
+              _CFFI_OP(_CFFI_OP_NOOP, 1) },
+  { "poisoned", offsetof(emu_loss, poisoned),
+                sizeof(((emu_loss *)0)->poisoned),
+                _CFFI_OP(_CFFI_OP_NOOP, 1) },
+  { "cut_off", offsetof(emu_loss, cut_off),
+               sizeof(((emu_loss *)0)->cut_off),
+               _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "first", offsetof(emu_run, first),
              sizeof(((emu_run *)0)->first),
-             _CFFI_OP(_CFFI_OP_NOOP, 101) },
+             _CFFI_OP(_CFFI_OP_NOOP, 112) },
   { "count", offsetof(emu_run, count),
              sizeof(((emu_run *)0)->count),
-             _CFFI_OP(_CFFI_OP_NOOP, 101) },
+             _CFFI_OP(_CFFI_OP_NOOP, 112) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_fs", 98, _CFFI_F_CHECK_FIELDS,
+  { "$emu_fs", 108, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_fs), offsetof(struct _cffi_align_typedef_emu_fs, y), 0, 2 },
-  { "$emu_run", 99, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_run), offsetof(struct _cffi_align_typedef_emu_run, y), 2, 2 },
+  { "$emu_loss", 109, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_loss), offsetof(struct _cffi_align_typedef_emu_loss, y), 2, 4 },
+  { "$emu_run", 110, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_run), offsetof(struct _cffi_align_typedef_emu_run, y), 6, 2 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_fs", 98 },
-  { "emu_run", 99 },
+  { "emu_fs", 108 },
+  { "emu_loss", 109 },
+  { "emu_run", 110 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2813,12 +2971,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  63,  /* num_globals */
-  2,  /* num_struct_unions */
+  65,  /* num_globals */
+  3,  /* num_struct_unions */
   0,  /* num_enums */
-  2,  /* num_typenames */
+  3,  /* num_typenames */
   NULL,  /* no includes */
-  103,  /* num_types */
+  114,  /* num_types */
   0,  /* flags */
 };
 

@@ -60,6 +60,7 @@ enum { CPU_CLFLUSH = 1, CPU_CLFLUSHOPT = 2, CPU_CLWB = 4, CPU_CRC32C = 8 };
 
 typedef struct { long type; long block_size; } emu_fs;
 typedef struct { uint64_t first; uint64_t count; } emu_run;
+typedef struct { int64_t offset; int stored; int poisoned; int cut_off; } emu_loss;
 
 /* ---------------------------------------------------------------------------------------------- system calls */
 
@@ -272,7 +273,7 @@ static int emu_is_zero(const void *data, size_t size) {
 /* ---------------------------------------------------------------------------------------------------- faults
  *
  * One handler for SIGSEGV and SIGBUS over a table of address ranges. The handler takes no lock and allocates nothing;
- * it uses mprotect and mmap, which are system calls without state in the C library.
+ * it uses mprotect, mmap and madvise, which are system calls without state in the C library.
  *
  * A tracked range is write-protected; a fault makes its page writable and then sets its bit. In that order, because
  * then "writable" always means: the bit is set, or its handler is about to set it. collect() takes bits first and
@@ -288,7 +289,12 @@ typedef struct {
     size_t page;
     _Atomic uint64_t *bits;   /* DIRTY: one bit per page */
     uint64_t cursor;          /* DIRTY: where the next collect goes on */
-    _Atomic int64_t lost;     /* GUARD: lowest lost offset, or -1 */
+    int fd;                   /* GUARD: the file that stores reach, or -1 */
+    int64_t file_offset;      /* GUARD: where the mapping begins in it */
+    _Atomic int group;        /* GUARD: ranges of one number are cut off together; 0: alone */
+    _Atomic int cut_off;      /* GUARD: stores do not reach the file any more */
+    _Atomic int64_t lost;     /* GUARD: offset of the access that first met a lost page, or -1 */
+    _Atomic int stored;       /* GUARD: that access was a store */
     _Atomic int poisoned;     /* GUARD: the memory itself failed (machine check) */
 } range;
 
@@ -303,6 +309,7 @@ THREAD_LOCAL int chaining;
 THREAD_LOCAL uintptr_t unknown_fault; /* see is_stale */
 THREAD_LOCAL void (*stop_function)(uintptr_t);
 THREAD_LOCAL uintptr_t stop_argument;
+THREAD_LOCAL int stopped;
 
 static range *find(uintptr_t at, int kind) {
     for (int n = 0; n < RANGES; n++)
@@ -356,21 +363,57 @@ static int is_stale(uintptr_t at) {
     return !second;
 }
 
-static int replace_lost_page(uintptr_t at, int code) {
+/* The protection that keeps a dirty log over the range complete: what it tracks must fault before it is stored to. */
+static int protection(const range *r) {
+    for (int n = 0; n < RANGES; n++)
+        if (atomic_load(&ranges[n].kind) == DIRTY && ranges[n].start < r->end && r->start < ranges[n].end)
+            return PROT_READ;
+    return PROT_READ | PROT_WRITE;
+}
+
+/* Let no later store reach the file: the mapping becomes a private one of the same bytes, in the same place. Where there
+ * is none to be had, zeros; the machine that stores there is about to end. */
+static void cut_off(range *r) {
+    if (atomic_exchange(&r->cut_off, 1) || r->fd < 0)
+        return;
+    size_t size = r->end - r->start;
+    int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, allowed = protection(r);
+    if (mmap((void *)r->start, size, allowed, flags, r->fd, r->file_offset) == MAP_FAILED)
+        mmap((void *)r->start, size, allowed, flags | MAP_ANONYMOUS, -1, 0);
+}
+
+static void record_loss(range *r, uintptr_t at, int store, int poisoned) {
+    int64_t none = -1;
+    atomic_store(&r->stored, store);
+    atomic_store(&r->poisoned, poisoned);
+    atomic_compare_exchange_strong(&r->lost, &none, (int64_t)(at - r->start));
+}
+
+/* A page that its file does not back. Program order is a promise: once a store is lost, those after it must not be in any
+ * file of the machine. So at the first lost page all its mappings are cut off from their files, before this thread can
+ * store anything else, and the access is repeated. Where it fails again, the page is replaced by zeros. */
+static int survive_lost_page(uintptr_t at, int code, int store) {
     range *r = find(at, GUARD);
     if (!r)
         return 0;
-    int64_t offset = (int64_t)((at - r->start) / r->page * r->page);
-    if (mmap((void *)(r->start + offset), r->page, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+    int repeat = 0;
+    if (!atomic_load(&r->cut_off)) {
+        record_loss(r, at, store, code == BUS_MCEERR_AR);
+        repeat = r->fd >= 0;
+        cut_off(r);
+        int group = atomic_load(&r->group);
+        for (int n = 0; group && n < RANGES; n++)
+            if (atomic_load(&ranges[n].kind) == GUARD && atomic_load(&ranges[n].group) == group)
+                cut_off(&ranges[n]);
+    }
+    uintptr_t page = at - (at - r->start) % r->page;
+    if (!repeat && mmap((void *)page, r->page, protection(r), MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
+                        -1, 0) == MAP_FAILED)
         return 0;
-    if (code == BUS_MCEERR_AR)
-        atomic_store(&r->poisoned, 1);
-    int64_t known = atomic_load(&r->lost);
-    while ((known < 0 || offset < known) && !atomic_compare_exchange_weak(&r->lost, &known, offset))
-        continue;
-    if (stop_function)
+    if (stop_function) {
+        stopped = 1;
         stop_function(stop_argument);
+    }
     return 1;
 }
 
@@ -405,7 +448,7 @@ static void on_fault(int sig, siginfo_t *info, void *context) {
     if (info->si_code > 0) { /* from the kernel: only then is there an address */
         atomic_fetch_add(&handlers_running, 1);
         if (sig == SIGBUS)
-            handled = replace_lost_page(at, info->si_code);
+            handled = survive_lost_page(at, info->si_code, is_store(context));
         else if (info->si_code == SEGV_ACCERR && is_store(context))
             handled = mark_dirty(at) || is_stale(at);
         atomic_fetch_sub(&handlers_running, 1);
@@ -432,7 +475,8 @@ static int install(void) {
     return 0;
 }
 
-static int add_range(uintptr_t address, size_t size, size_t page, int kind, _Atomic uint64_t *bits) {
+static int add_range(uintptr_t address, size_t size, size_t page, int kind, _Atomic uint64_t *bits, int fd,
+                     int64_t file_offset) {
     int slot = -ENOSPC;
     pthread_mutex_lock(&table_lock);
     int error = install();
@@ -452,7 +496,12 @@ static int add_range(uintptr_t address, size_t size, size_t page, int kind, _Ato
         r->page = page;
         r->bits = bits;
         r->cursor = 0;
+        r->fd = fd;
+        r->file_offset = file_offset;
+        atomic_store(&r->group, 0);
+        atomic_store(&r->cut_off, 0);
         atomic_store(&r->lost, -1);
+        atomic_store(&r->stored, 0);
         atomic_store(&r->poisoned, 0);
         atomic_store(&r->kind, kind);
     }
@@ -470,29 +519,37 @@ static void remove_range(int slot) {
     pthread_mutex_unlock(&table_lock);
 }
 
-static int emu_guard_add(uintptr_t address, size_t size, size_t page) {
-    return add_range(address, size, page, GUARD, NULL);
+static int emu_guard_add(uintptr_t address, size_t size, size_t page, int fd, int64_t file_offset) {
+    return add_range(address, size, page, GUARD, NULL, fd, file_offset);
 }
+
+static void emu_guard_join(int slot, int group) { atomic_store(&ranges[slot].group, group); }
 
 static void emu_guard_remove(int slot) { remove_range(slot); }
 
-static int64_t emu_guard_lost(int slot, int *poisoned) {
-    *poisoned = atomic_load(&ranges[slot].poisoned);
-    return atomic_load(&ranges[slot].lost);
+static emu_loss emu_guard_loss(int slot) {
+    range *r = &ranges[slot];
+    emu_loss loss = {.offset = atomic_load(&r->lost), .cut_off = atomic_load(&r->cut_off)};
+    loss.stored = atomic_load(&r->stored);
+    loss.poisoned = atomic_load(&r->poisoned);
+    return loss;
 }
 
 /* For the calling thread only: the one whose run loop must end is the one that faults. */
 static void emu_set_stop(uintptr_t function, uintptr_t argument) {
+    stopped = 0;
     stop_argument = argument;
     stop_function = (void (*)(uintptr_t))function;
 }
+
+static int emu_stopped(void) { return stopped; }
 
 static int emu_dirty_start(uintptr_t address, size_t size, size_t page) {
     size_t whole = round_up(size, page);
     _Atomic uint64_t *bits = calloc(whole / page / 64 + 1, sizeof *bits);
     if (!bits)
         return -ENOMEM;
-    int slot = add_range(address, size, page, DIRTY, bits);
+    int slot = add_range(address, size, page, DIRTY, bits, -1, 0);
     if (slot < 0) {
         free((void *)bits);
         return slot;

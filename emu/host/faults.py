@@ -10,6 +10,8 @@ and nothing is stored. Read into a buffer and copy.
 
 from __future__ import annotations
 
+import itertools
+import os
 import weakref
 from typing import NamedTuple
 
@@ -18,41 +20,78 @@ from emu.host import kernel
 from emu.host._kernel import ffi, lib
 
 _RUNS = 4096
+_groups = itertools.count(1)
 
 
 class LostPage(NamedTuple):
-    """The first page that a guarded mapping lost. ``poisoned``: the memory itself failed, not the file."""
+    """The access that first met a page without storage: ``offset`` in bytes, and whether it was a ``store``.
+
+    ``poisoned``: the memory itself failed, not the file.
+    """
 
     offset: int
+    store: bool
     poisoned: bool
 
 
 class Guard:
-    """Keeps SIGBUS in [address, address + length) from killing the process.
+    """Keeps SIGBUS in [address, address + length) from killing the process, and stores in program order.
 
-    A page that its file no longer backs (cut short, disk full, bad memory) is replaced by zeros of its own, the
-    lowest lost offset is kept, and the stop function of the faulting thread is called (``set_stop``). ``page_size``
-    is the mapping's. Close it before the memory is unmapped.
+    At the first page that its file does not back (cut short, disk full, bad memory) the mapping is cut off from its
+    file: it becomes a private one of the same bytes, so that no store after the lost one reaches the file. With it go
+    the guards that ``join``ed the same group. The stop function of the faulting thread is called (``set_stop``); what
+    still cannot be had reads as zeros.
+
+    ``fd`` and ``file_offset`` name what a shared, writable mapping is made from; without them there is nothing to cut
+    off from (private memory), or no way to (a device DAX, which the kernel maps shared only). ``page_size`` is the
+    mapping's. Close it before the memory is unmapped.
     """
 
-    def __init__(self, address: int, length: int, page_size: int = kernel.PAGE_SIZE) -> None:
-        slot = lib.emu_guard_add(address, length, page_size)
+    def __init__(
+        self, address: int, length: int, page_size: int = kernel.PAGE_SIZE, *, fd: int = -1, file_offset: int = 0
+    ) -> None:
+        own = -1 if fd < 0 else os.dup(fd)  # the mapping may outlive the caller's descriptor
+        slot = lib.emu_guard_add(address, length, page_size, own, file_offset)
         if slot < 0:
+            _release(-1, own)
             raise kernel.host_error(
                 "cannot guard a mapping", -slot, "use fewer memory backends in one process (64 work)"
             )
         self._slot: int = slot
-        self._close = weakref.finalize(self, lib.emu_guard_remove, slot)
+        self._close = weakref.finalize(self, _release, slot, own)
         self._close.atexit = False
 
+    def join(self, group: int) -> None:
+        """Be cut off together with all that joined ``group``, a number above 0: the memory of one machine."""
+        if self._close.alive:
+            lib.emu_guard_join(self._slot, group)
+
     def lost(self) -> LostPage | None:
-        """The lowest page lost so far, or None."""
-        poisoned = ffi.new("int *")
-        offset: int = lib.emu_guard_lost(self._slot, poisoned) if self._close.alive else -1
-        return None if offset < 0 else LostPage(offset, bool(poisoned[0]))
+        """What was lost first, or None; a guard that another one of its group cut off has lost nothing itself."""
+        loss = lib.emu_guard_loss(self._slot) if self._close.alive else None
+        return (
+            None if loss is None or loss.offset < 0 else LostPage(loss.offset, bool(loss.stored), bool(loss.poisoned))
+        )
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether stores stopped reaching the file, by a loss here or elsewhere in the group."""
+        return self._close.alive and bool(lib.emu_guard_loss(self._slot).cut_off)
 
     def close(self) -> None:
         self._close()
+
+
+def new_group() -> int:
+    """A number for ``Guard.join`` that this process has not used yet."""
+    return next(_groups)
+
+
+def _release(slot: int, fd: int) -> None:
+    if slot >= 0:
+        lib.emu_guard_remove(slot)
+    if fd >= 0:
+        os.close(fd)
 
 
 def set_stop(function: int, argument: int) -> None:
@@ -61,6 +100,11 @@ def set_stop(function: int, argument: int) -> None:
     It runs in a signal handler, so it must be async-signal-safe: a function that sets a flag, such as uc_emu_stop.
     """
     lib.emu_set_stop(function, argument)
+
+
+def stopped() -> bool:
+    """Whether the calling thread met a lost page since its ``set_stop``."""
+    return bool(lib.emu_stopped())
 
 
 class DirtyLog:

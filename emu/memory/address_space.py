@@ -67,6 +67,17 @@ class GuestMemory:
         index = bisect_right(starts, gpa) - 1
         return regions[index] if index >= 0 and gpa < regions[index].end else None
 
+    def address_of(self, mapping: Mapping, offset: int) -> int | None:
+        """Where the guest sees byte ``offset`` of ``mapping``; None when it does not (a label area)."""
+        return next(
+            (
+                region.gpa + offset - region.offset
+                for region in self.regions
+                if region.mapping is mapping and region.offset <= offset < region.offset + region.size
+            ),
+            None,
+        )
+
     def read(self, gpa: int, length: int) -> bytes:
         """``length`` bytes from ``gpa``; GuestMemoryError, before anything is copied, when not all of them exist."""
         return b"".join(self._pieces(gpa, length, "read"))

@@ -102,6 +102,9 @@ def _map_file(config: BackendConfig, source: Source, default_size: int | None) -
         readonly=config.is_rom,
         durability=durability,
         name=source.path,
+        # The kernel maps a device DAX shared only, so there is no private mapping to fall back to.
+        fd=source.fd if config.share and not config.is_rom and source.device is None else -1,
+        file_offset=config.offset,
     )
     return _finish(Backend(replace(config, size=size), mapping, source, tuple(warnings)))
 
@@ -252,6 +255,14 @@ class Backend:
             self.mapping.close()
             if self._source is not None:
                 self._source.close()
+
+    def discard(self) -> None:
+        """Close a backend that nobody used: a file that was made for it goes away again."""
+        if self.mapping.closed:
+            return
+        self.mapping.close()
+        if self._source is not None:
+            self._source.discard()
 
     def __enter__(self) -> Backend:
         return self

@@ -40,20 +40,17 @@ def mark(path: str | Path, why: str) -> None:
 
     Durable when it returns: the sidecar and its directory entry were fsynced.
     """
+    from emu.host import files  # a plain run marks nothing
+
     marker = marker_path(path)
     text = json.dumps({"file": os.path.realpath(path), "why": why}) + "\n"
     try:
         marker.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        try:
-            os.write(descriptor, text.encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        _sync_directory(marker.parent)
-    except OSError as error:
+        files.examine(str(marker)).write(text.encode(), durable=True)
+    except (OSError, HostError) as error:
+        what = error.what if isinstance(error, HostError) else f"{marker}: {error.strerror}"
         raise HostError(
-            f"{path}: cannot be marked as incomplete: {marker}: {error.strerror}",
+            f"{path}: cannot be marked as incomplete: {what}",
             "make its directory writable and leave some space there: a migration may not touch an unmarked file",
             errno=error.errno or 0,
         ) from None

@@ -17,7 +17,7 @@ class Mapping:
 
     ``alignment`` is what the address keeps and what an NVDIMM on it is rounded to; ``page_size`` the page of the
     mapping (larger for huge pages and device DAX); ``readonly`` means that the host too can only read. ``view`` is
-    all of it.
+    all of it. ``fd`` is the file that stores reach, from ``file_offset`` on; -1 when they reach none.
     """
 
     def __init__(
@@ -30,6 +30,8 @@ class Mapping:
         readonly: bool,
         durability: Durability,
         name: str,
+        fd: int = -1,
+        file_offset: int = 0,
     ) -> None:
         self.address = address
         self.size = size
@@ -39,7 +41,8 @@ class Mapping:
         self.durability = durability
         self.name = name
         self.view = kernel.memory_view(address, size, readonly=readonly)
-        self._guard = Guard(address, size, page_size)
+        self._file_offset = file_offset
+        self._guard = Guard(address, size, page_size, fd=fd, file_offset=file_offset)
         self._open = True
 
     @property
@@ -62,8 +65,13 @@ class Mapping:
             kernel.msync(self.address + offset, length, what=self.name)
         self.check()
 
+    def join(self, group: int) -> None:
+        """Lose the file together with the other mappings of ``group``, when one of them loses a page: the memory of a
+        machine, whose stores reach its files in program order or not at all."""
+        self._guard.join(group)
+
     def lost_page(self) -> LostPage | None:
-        """The lowest page that its file stopped backing, or None."""
+        """The access that first met a page which its file stopped backing, or None."""
         return self._guard.lost()
 
     def lost(self) -> int | None:
@@ -71,18 +79,30 @@ class Mapping:
         page = self._guard.lost()
         return None if page is None else page.offset
 
-    def check(self) -> None:
-        """HostError when a page was lost: reads give zeros there and stores to it reach nothing."""
+    def check(self, gpa: int | None = None) -> None:
+        """HostError when a page was lost, here or elsewhere in the group: no store after that reached the file.
+
+        ``gpa`` is the guest's address of what was lost, for the message.
+        """
         page = self._guard.lost()
         if page is None:
+            if self._guard.cut_off:
+                raise HostError(
+                    f"{self.name}: cut off from its file, because other memory of the machine lost a store",
+                    "mend that one, and boot again",
+                )
             return
+        place = f"offset {self._file_offset + page.offset:#x}"
+        if gpa is not None:
+            place += f", guest address {gpa:#x}"
         if page.poisoned:
             raise HostError(
-                f"{self.name}: uncorrectable memory error at offset {page.offset:#x}",
+                f"{self.name}: uncorrectable memory error at {place}",
                 "the medium is damaged there; see 'ndctl list --media-errors' and restore the data from a copy",
             )
+        what = "the store could not be kept, nor any after it" if page.store else "nothing could be read"
         raise HostError(
-            f"{self.name}: the backing file lost its storage at offset {page.offset:#x} (cut short, or disk full)",
+            f"{self.name}: the backing file lost its storage at {place} (cut short, or disk full): {what}",
             "restore the file's size or free some space, and boot again; prealloc=on finds a full disk at the start",
         )
 

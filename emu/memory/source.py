@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from emu.config import BackendConfig
 from emu.errors import HostError, UsageError
 from emu.host import dax, kernel
+from emu.memory.incomplete import reason
 from emu.memory.lock import FileLock
 from emu.units import human_size
 
@@ -38,8 +39,13 @@ class Source:
     created: bool
 
     def discard(self) -> None:
-        """Close after a failure: a file that we made goes away again, an empty one that we grew is empty again."""
-        if self.created:
+        """Close after a failure: a file that we made goes away again, an empty one that we grew is empty again.
+
+        Not what a migration began to fill: its mark says what it is.
+        """
+        if reason(self.path) is not None:
+            pass
+        elif self.created:
             try:
                 named = os.stat(self.path)  # noqa: PTH116 - compared with the open file; Path adds nothing
                 if os.path.samestat(named, os.fstat(self.fd)):
@@ -129,6 +135,9 @@ def _open(config: BackendConfig, path: str) -> tuple[int, bool]:
             raise HostError(
                 error.what, "readonly=on never creates a file; create it first", errno=error.errno
             ) from None
+    from emu.host import files  # most starts make no file
+
+    files.refuse_kernel_folder(path, os.path.dirname(path) or ".")  # noqa: PTH120 - any bytes a path may hold
     try:
         return kernel.open_file(path, write=True, create=True), True
     except HostError as error:

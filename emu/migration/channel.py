@@ -12,16 +12,17 @@ import select
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 from emu.errors import HostError
+from emu.host.files import Target
 from emu.migration.errors import Cancelled, ConnectionLost, StreamError
 from emu.migration.stream import Decoder, Encoder, Frame, FrameType
 from emu.units import MIB
 
 _MOST_BUFFERS = 512
 _MOST_FILES = 64
+_FIFO_S = 1.0
 _RIGHTS = socket.CMSG_SPACE(_MOST_FILES * array.array("i").itemsize)
 
 
@@ -187,27 +188,24 @@ class SocketChannel:
 
 
 class FileWriter:
-    """A snapshot in the making: ``finish`` makes it durable and names it; ``close`` without it leaves nothing."""
+    """A snapshot in the making: ``finish`` makes it durable and names it; ``close`` without it leaves nothing.
+
+    A FIFO or a device is written into, and waits for its reader where a cancel can end it.
+    """
 
     live = passes_files = False
 
-    def __init__(self, path: str, interrupt: Interrupt) -> None:
+    def __init__(self, target: Target, interrupt: Interrupt) -> None:
         self.files: list[int] = []
-        self._path = Path(path)
-        self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         self._interrupt = interrupt
         self._encoder = Encoder()
         self.sent = 0
+        self._file = target.begin(durable=True, wait=False, mode=0o600)  # guest memory is nobody else's business
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._file: int | None = os.open(self._temporary, flags, 0o600)
-        except OSError as error:
-            raise HostError(
-                f"{self._temporary}: {error.strerror}",
-                "name a file in a directory you may write to",
-                errno=error.errno or 0,
-            ) from None
-        self._write([self._encoder.opening])
+            self._write([self._encoder.opening])
+        except BaseException:
+            self.close()
+            raise
 
     def send(
         self,
@@ -221,13 +219,15 @@ class FileWriter:
         self._write([self._encoder.frame(kind, meta, data), *data])
 
     def _write(self, parts: Sequence[memoryview | bytes]) -> None:
-        assert self._file is not None
         buffers = [memoryview(part) for part in parts]
         while buffers:
             try:
-                count = os.writev(self._file, buffers[:_MOST_BUFFERS])
+                count = os.writev(self._file.descriptor, buffers[:_MOST_BUFFERS])
+            except BlockingIOError:
+                self._interrupt.wait(_FIFO_S, self._file.descriptor, writing=True)
+                continue
             except OSError as error:
-                raise self._failed(error) from None
+                raise self._file.failure(error) from None
             self.sent += count
             while count:
                 taken = min(count, len(buffers[0]))
@@ -235,9 +235,6 @@ class FileWriter:
                 count -= taken
                 if not buffers[0]:
                     buffers.pop(0)
-
-    def _failed(self, error: OSError) -> HostError:
-        return HostError(f"{self._path}: {error.strerror}", "make room on that file system", errno=error.errno or 0)
 
     def receive(self, timeout: float | None = None) -> Frame:
         raise ConnectionLost("a file does not answer")
@@ -247,25 +244,10 @@ class FileWriter:
 
     def finish(self) -> None:
         """Durable when it returns: the file was fsynced, renamed, and its directory fsynced."""
-        assert self._file is not None
-        try:
-            os.fsync(self._file)
-            os.close(self._file)
-            self._file = None
-            os.replace(self._temporary, self._path)  # noqa: PTH105 - the same call as in the text books of atomic replacement
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except OSError as error:
-            raise self._failed(error) from None
+        self._file.finish()
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-            self._temporary.unlink(missing_ok=True)
+        self._file.abandon()
 
 
 class FileReader:

@@ -9,6 +9,7 @@ from typing import Any
 
 from devices.contract import ExitRequest
 from emu.errors import EmuError, HostError, UsageError
+from emu.host.claims import Claims, claims_of
 from emu.machine import Machine, RunState
 from emu.migration import uri as addresses
 from emu.migration.adapter import MachineGuest, lock_files
@@ -191,9 +192,21 @@ class MigrationControl:
 
     def _open_source(self, address: addresses.Address, interrupt: Interrupt) -> Channel:
         if address.scheme == "file":
-            return FileWriter(address.text, interrupt)
+            return FileWriter(self._claims().writes(address.text, "the snapshot"), interrupt)
         sock = addresses.connect(address, interrupt, self._stall())
         return SocketChannel(sock, Decoder(FROM_DESTINATION), interrupt, stall_timeout=self._stall())
+
+    def _claims(self) -> Claims:
+        """The files of the machine: none of them may become a snapshot of it."""
+        config = self._machine.config
+        claims = claims_of(config)
+        for backend in self._machine.backends:
+            if backend.config.path is not None:
+                claims.reads(backend.config.path, "the file of memory that is plugged", memory=True)
+        for output in (config.serial, config.debugcon):
+            if output.startswith("file:"):
+                claims.changes(output.removeprefix("file:"), "the guest's output")
+        return claims
 
     def _gone_to(self) -> str:
         """Where the machine was handed over to, or nothing; true from the moment at which a client can learn of it."""

@@ -9,9 +9,13 @@ from typing import Any
 
 from emu.config import MachineConfig
 from emu.errors import HostError
+from emu.host.files import examine
 from emu.persistence.laboratory import Answer
 from emu.persistence.workload import Contents
 from emu.units import MIB, PAGE
+
+FILES = r"failure-\d+-.*\.img"
+"""Pattern of the names that ``export`` gives."""
 
 
 def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
@@ -56,19 +60,19 @@ def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
 
 
 def write_memory(path: Path, base: memoryview, units: Mapping[int, int]) -> None:
-    """A file like ``base`` with ``units`` (offset to 8-byte value) put in; pages of zeros become holes.
+    """A file like ``base`` with ``units`` (offset to 8-byte value) put in; pages of zeros become holes of a new file.
 
     Durable when: the operating system writes the file back; it is a copy for examination, not a pool to rely on.
     """
     by_page: dict[int, list[int]] = {}
     for offset in units:
         by_page.setdefault(offset // PAGE, []).append(offset)
-    with path.open("wb") as file:
-        file.truncate(len(base))
+    with examine(str(path)).begin() as writing:
         for at in range(0, len(base), PAGE):
             page = bytearray(base[at : at + PAGE])
             for offset in by_page.get(at // PAGE, ()):
                 page[offset - at : offset - at + 8] = units[offset].to_bytes(8, "little")
             if any(page):
-                file.seek(at)
-                file.write(page)
+                writing.write(page)
+            else:
+                writing.skip(len(page))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from emu.config import Policy
-from emu.errors import EmuError
+from emu.errors import EmuError, HostError, UsageError
+from emu.host.claims import Claims
+from emu.host.files import Kind, Target
 from emu.memory.properties import as_json
 from emu.monitor.commands.command import Command
 from emu.monitor.control import Control, NvdimmView
@@ -74,44 +72,39 @@ def _save(control: Control, arguments: dict[str, Any], *, virtual: bool) -> Any:
     if not filename or "\0" in filename:
         raise QmpError("Parameter 'filename' expects a path")
     address &= (1 << 64) - 1  # QMP's integers are signed, addresses are not
-    backing = {backend.config.path for backend in control.machine.backends() if backend.config.path is not None}
+    target = _target(control, filename)
     try:
-        control.machine.with_memory(
-            address, size, lambda pieces: _write_file(filename, pieces, never=backing), virtual=virtual
-        )
+        control.machine.with_memory(address, size, lambda pieces: _write(target, pieces), virtual=virtual)
     except EmuError as error:
         raise QmpError(f"Invalid addr {address:#018x}/size {size} specified; {error.what}") from None
     return {}
 
 
-def _write_file(filename: str, pieces: Iterator[bytes], *, never: set[str]) -> None:
-    """Put the pieces into the regular file ``filename``, which is made or replaced; never into one of ``never``."""
-    # Nothing is truncated before it is known to be a file that may be; a FIFO or a device must not block or be opened.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+def _target(control: Control, filename: str) -> Target:
+    """The regular file ``filename``, to be made or replaced. Nothing else: the guest stands still meanwhile, and must
+    not wait for whoever reads a FIFO."""
+    claims = Claims()
+    for backend in control.machine.backends():
+        if backend.config.path is not None:
+            claims.reads(backend.config.path, "memory", memory=True)
     try:
-        descriptor = os.open(filename, flags, 0o600)
-    except OSError as error:
-        what = "it is not a regular file" if error.errno == errno.ENXIO else error.strerror
-        raise QmpError(f"Could not open '{filename}': {what}") from None
+        target = claims.writes(filename, "the dump")
+    except UsageError:
+        raise QmpError(f"Could not open '{filename}': it backs memory of this machine") from None
+    except EmuError as error:
+        raise QmpError(f"Could not open '{filename}': {error.what}") from None
+    if target.kind not in (Kind.NEW, Kind.REGULAR):
+        raise QmpError(f"Could not open '{filename}': it is not a regular file")
+    return target
+
+
+def _write(target: Target, pieces: Iterator[bytes]) -> None:
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise QmpError(f"Could not open '{filename}': it is not a regular file")
-            if any(_is_same(found, path) for path in never):
-                raise QmpError(f"Could not open '{filename}': it backs memory of this machine")
-            file.truncate(0)
+        with target.begin(mode=0o600) as writing:
             for piece in pieces:
-                file.write(piece)
-    except OSError as error:
-        raise QmpError(f"An IO error has occurred: '{filename}' is incomplete: {error.strerror}") from None
-
-
-def _is_same(found: os.stat_result, path: str) -> bool:
-    try:
-        return os.path.samestat(found, Path(path).stat())
-    except OSError:
-        return False
+                writing.write(piece)
+    except HostError as error:
+        raise QmpError(f"An IO error has occurred: {error.what}") from None
 
 
 def _memsave(control: Control, arguments: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from emu.errors import HostError, UsageError
 from emu.host import kernel
+from emu.host.files import examine
 from emu.memory import incomplete
 from emu.memory.lock import FileLock
 from emu.migration import uri
@@ -227,11 +228,11 @@ def test_only_who_opened_the_same_file_reads_the_secret(tmp_path: Path) -> None:
 def test_a_snapshot_file_exists_whole_or_not_at_all(tmp_path: Path) -> None:
     interrupt = Interrupt()
     path = tmp_path / "s"
-    writer = FileWriter(str(path), interrupt)
+    writer = FileWriter(examine(str(path)), interrupt)
     writer.send(FrameType.ROUND_END, b"abc")
     writer.close()
     assert list(tmp_path.iterdir()) == []
-    writer = FileWriter(str(path), interrupt)
+    writer = FileWriter(examine(str(path)), interrupt)
     writer.send(FrameType.ROUND_END, b"abc")
     assert not path.exists()
     writer.finish()

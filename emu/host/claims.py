@@ -1,0 +1,159 @@
+"""Which files one command reads and which it writes: an output may never be an input, nor another output.
+
+Files are told apart by what they are, not by their names: links, other names and open descriptors of a file are the
+file. What does not exist yet is its folder and its name in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
+
+from emu.config import MachineConfig
+from emu.errors import HostError, UsageError
+from emu.host import files
+from emu.host.files import Place, Target
+
+Identity: TypeAlias = tuple[object, ...]
+
+
+class _Claim(NamedTuple):
+    """``what`` uses ``name``. ``content``: bytes are kept there; writing to a terminal that is read too destroys
+    nothing. ``descriptor``: through an open file, where several outputs go on one behind the other."""
+
+    what: str
+    name: str
+    path: str
+    identity: Identity
+    content: bool
+    descriptor: bool
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.name}".rstrip()
+
+
+class _Family(NamedTuple):
+    """Files of a folder that may be written, told by a pattern of their names."""
+
+    what: str
+    folder: str
+    real: str
+    names: re.Pattern[str]
+
+    def has(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        return folder == self.real and self.names.fullmatch(name) is not None
+
+
+class Claims:
+    """The files of one command. Name every input and every output before the first output is opened.
+
+    Every method raises UsageError naming both when a file is an output and also something else.
+    """
+
+    def __init__(self) -> None:
+        self._inputs: list[_Claim] = []
+        self._outputs: list[_Claim] = []
+        self._families: list[_Family] = []
+
+    def reads(self, name: str, what: str, *, memory: bool = False) -> None:
+        """``name`` is read, as ``what`` ("the image"); or, with ``memory``, mapped, whatever kind of file it is."""
+        self._input(_claim(name, what, memory=memory))
+
+    def reads_descriptor(self, descriptor: int, what: str) -> None:
+        self._input(_claim(f"/proc/self/fd/{descriptor}", what)._replace(name=""))
+
+    def writes(self, name: str, what: str) -> Target:
+        """``name`` is to be written, as ``what`` ("--html"); where to write it. HostError when that cannot be."""
+        self._output(_claim(name, what))
+        return files.examine(name)
+
+    def changes(self, name: str, what: str) -> None:
+        """The existing file ``name`` is changed in place."""
+        self._output(_claim(name, what))
+
+    def writes_descriptor(self, descriptor: int, what: str) -> None:
+        self._output(_claim(f"/proc/self/fd/{descriptor}", what)._replace(name=""))
+
+    def writes_family(self, folder: str, names: str, what: str) -> None:
+        """Files in ``folder``, which is made when missing, whose names match the pattern ``names``.
+
+        HostError when they cannot be written.
+        """
+        family = _Family(what, folder, os.path.realpath(folder), re.compile(names))
+        for claim in (*self._inputs, *self._outputs):
+            _refuse_member(claim, [family])
+        existing = family.real
+        while not os.path.lexists(existing):
+            existing = os.path.dirname(existing)
+        files.check_folder(folder, existing)
+        if existing == family.real:
+            for member in sorted(os.path.join(folder, entry) for entry in os.listdir(existing)):
+                if family.has(os.path.join(family.real, os.path.basename(member))):
+                    self.writes(member, what)
+        self._families.append(family)
+
+    def _input(self, claim: _Claim) -> None:
+        _refuse_same(claim, self._outputs)
+        _refuse_member(claim, self._families)
+        self._inputs.append(claim)
+
+    def _output(self, claim: _Claim) -> None:
+        _refuse_same(claim, self._inputs)
+        _refuse_same(claim, [other for other in self._outputs if not (claim.descriptor and other.descriptor)])
+        _refuse_member(claim, self._families)
+        self._outputs.append(claim)
+
+
+def claims_of(config: MachineConfig) -> Claims:
+    """The inputs of a machine: its image and the files of its NVDIMMs."""
+    claims = Claims()
+    if config.image is not None:
+        claims.reads(config.image, "the image")
+    for dimm in config.nvdimms:
+        if dimm.backend.path is not None:
+            claims.reads(dimm.backend.path, "the NVDIMM's file", memory=True)
+    return claims
+
+
+def _refuse_same(claim: _Claim, others: Iterable[_Claim]) -> None:
+    for other in others:
+        if claim.identity == other.identity and (claim.content or other.content):
+            raise UsageError(f"{claim} is the same file as {other}", "an output needs a file of its own")
+
+
+def _refuse_member(claim: _Claim, families: Iterable[_Family]) -> None:
+    for family in families:
+        if family.has(claim.path):
+            raise UsageError(
+                f"{claim} is a file that {family.what} {family.folder} may write", "an output needs a file of its own"
+            )
+
+
+def _claim(name: str, what: str, *, memory: bool = False) -> _Claim:
+    try:
+        place = files.resolve(name)
+    except HostError:
+        place = Place(name)  # whoever opens it says what is wrong
+    by_descriptor = place.descriptor is not None
+    try:
+        found = place.stat()
+    except (OSError, ValueError):
+        return _Claim(what, name, place.path, _absent(place.path), content=True, descriptor=by_descriptor)
+    content = memory or stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)
+    identity: Identity = (found.st_dev, found.st_ino)
+    if stat.S_ISBLK(found.st_mode) or stat.S_ISCHR(found.st_mode):
+        identity = ("device", stat.S_IFMT(found.st_mode), found.st_rdev)  # one device can have several nodes
+    return _Claim(what, name, place.path, identity, content, by_descriptor)
+
+
+def _absent(path: str) -> Identity:
+    folder, last = os.path.split(path)
+    try:
+        found = os.stat(folder)
+    except (OSError, ValueError):
+        return ("absent", path)
+    return ("new", found.st_dev, found.st_ino, last)
