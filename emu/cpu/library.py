@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from emu.errors import HostError
-from emu.host import hooks
+from emu.host import hooks, mend
 
 MAJOR, MINOR = 2, 1
 
@@ -21,7 +21,10 @@ def _library() -> hooks.Library:
     spec = PathFinder.find_spec("unicorn")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(Path(folder, "lib").glob("libunicorn.so*")):
-            return _checked(hooks.Library(str(path)))
+            mend.offer()
+            library = _checked(hooks.Library(str(path)))
+            mend.bind(library.handle)
+            return library
     raise HostError("the CPU library unicorn is not installed", "pip install unicorn")
 
 

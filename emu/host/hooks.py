@@ -292,6 +292,11 @@ class Library:
             why = _ffi.string(_lib.emu_load_error()).decode(errors="replace")
             raise HostError(f"{path} cannot be loaded: {why}", "install the package it belongs to again")
 
+    @property
+    def handle(self) -> int:
+        """What dlopen gave for it."""
+        return int(_ffi.cast("uintptr_t", self._handle))
+
     def symbol(self, name: str) -> int:
         """The address of ``name``; 0 when the library has none."""
         return int(_ffi.cast("uintptr_t", _lib.emu_symbol(self._handle, name.encode())))
