@@ -10,7 +10,6 @@ from typing import Any
 from emu.config import MachineConfig
 from emu.errors import HostError
 from emu.persistence.laboratory import Answer
-from emu.persistence.workload import Contents
 from emu.units import MIB, PAGE
 
 
@@ -23,7 +22,6 @@ def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
     question = answer.question
     if not answer.failures:
         return written
-    contents = Contents(question.workload, answer.workload.dimms)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for number, failure in enumerate(answer.failures):
@@ -35,7 +33,7 @@ def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
                     for unit, value in failure.contents.items()
                     if dimm.gpa <= unit < dimm.gpa + dimm.size
                 }
-                write_memory(path, contents.view(index), inside)
+                write_memory(path, answer.initial.view(index), inside)
                 files.append(str(path))
                 label = question.recovery.nvdimms[index].label_size
                 options += ["--nvdimm", f"file={path}" + (f",label-size={label}" if label else "")]
@@ -48,8 +46,6 @@ def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
             written[number] = {"files": files, "command": shlex.join(command)}
     except OSError as error:
         raise HostError(f"{folder}: cannot write the memories: {error.strerror}", "choose another folder") from None
-    finally:
-        contents.close()
     return written
 
 

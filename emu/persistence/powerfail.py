@@ -11,14 +11,14 @@ import random
 from dataclasses import dataclass
 
 from emu import board
-from emu.config import MachineConfig, PersistenceDomain
+from emu.config import MachineConfig
 from emu.errors import UsageError
 from emu.machine import Exit
 from emu.memory import open_backend
 from emu.persistence.crashstate import FULL, CrashState, memories
 from emu.persistence.image import Image, candidates
 from emu.persistence.model import Timeline, build
-from emu.persistence.rules import Domain, Rules
+from emu.persistence.rules import Rules, domain_of
 from emu.persistence.workload import POWER_FAILURE, Contents, Workload, record
 from emu.units import parse_number
 
@@ -67,8 +67,7 @@ def run_with_power_cut(
         whole = record(config, timeout=timeout, event_limit=_MOST_ENTRIES)
         event = random.Random(cut.event_seed).randint(0, len(whole.events))
     workload = record(config, timeout=timeout, event_limit=_MOST_ENTRIES, upto=event, outputs=outputs)
-    domain = Domain.EADR if config.persistence is PersistenceDomain.CPU else Domain.ADR
-    timeline = build(workload.events, Rules(domain))
+    timeline = build(workload.events, Rules(domain_of(config)))
     initial = Contents(config, workload.dimms)
     try:
         failed = workload.ended.reason == POWER_FAILURE

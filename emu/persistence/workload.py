@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from devices.contract import ExitRequest
@@ -15,13 +16,16 @@ from emu.machine import Exit, Machine
 from emu.memory import Backend, open_backend
 from emu.persistence import recorder
 from emu.persistence.events import Event
+from emu.persistence.interruption import INTERRUPTED, Interruption
 from emu.persistence.recovery import Output, private
+from emu.units import MIB
 
 POWER_FAILURE = "power-failure"
 """Reason of the ``Exit`` of a run that was stopped by a power failure."""
 
 _INSTRUCTIONS_KEPT = 10_000
 _X86_LONGEST = 15
+_LOOKED_AT = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Dimm:
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``labels`` are the
-    label areas as it left them, which it changed if ``labels_changed``.
+    label areas as it left them, which it changed if ``labels_changed``. ``pc`` is where the CPU stood at the end.
     """
 
     events: tuple[Event, ...]
@@ -48,6 +52,7 @@ class Workload:
     instructions: dict[int, str] = field(default_factory=dict)
     labels: tuple[bytes, ...] = ()
     labels_changed: bool = False
+    pc: int = 0
 
 
 def record(
@@ -57,6 +62,7 @@ def record(
     event_limit: int = 1 << 18,
     upto: int | None = None,
     outputs: board.Outputs | None = None,
+    interruption: Interruption | None = None,
 ) -> Workload:
     """Boot ``config`` and record it to its end, for at most ``timeout`` seconds and ``event_limit`` log entries.
 
@@ -71,7 +77,8 @@ def record(
                 _fail_before(machine, tracer, upto, event_limit)
             labels = _label_areas(machine)
             tracer.record(recorder.spans(machine))
-            ended = machine.run(timeout)
+            with (interruption or Interruption()).ends(machine):
+                ended = machine.run(timeout)
             failure = tracer.take_failure()
             if failure is not None:
                 raise failure
@@ -88,10 +95,11 @@ def record(
                     for dimm in machine.nvdimms
                     for item in (dimm.describe(),)
                 ),
-                ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL) else "",
-                _instructions(machine, events),
+                ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL, INTERRUPTED) else "",
+                _instructions(machine, [machine.cpu.registers()["rip"], *(event.pc for event in events)]),
                 _label_areas(machine),
                 _label_areas(machine) != labels,
+                machine.cpu.registers()["rip"],
             )
         finally:
             machine.cpu.close()
@@ -129,10 +137,10 @@ def _label_areas(machine: Machine) -> tuple[bytes, ...]:
                  for dimm in machine.nvdimms)  # fmt: skip
 
 
-def _instructions(machine: Machine, events: tuple[Event, ...]) -> dict[int, str]:
-    """The text of each instruction in the trace, as far as its code can still be read."""
+def _instructions(machine: Machine, addresses: Iterable[int]) -> dict[int, str]:
+    """The text of the instruction at each address, as far as its code can still be read."""
     found: dict[int, str] = {}
-    for pc in dict.fromkeys(event.pc for event in events):
+    for pc in dict.fromkeys(addresses):
         if len(found) == _INSTRUCTIONS_KEPT:
             break
         for length in (_X86_LONGEST, 1):
@@ -146,10 +154,14 @@ def _instructions(machine: Machine, events: tuple[Event, ...]) -> dict[int, str]
 
 
 class Contents:
-    """What the NVDIMMs of ``config`` hold before anything runs, by guest-physical address. Close it."""
+    """What the NVDIMMs of ``config`` hold before anything runs, by guest-physical address. Close it.
+
+    A closed one answers nothing: ValueError.
+    """
 
     def __init__(self, config: MachineConfig, dimms: tuple[Dimm, ...]) -> None:
         self._backends: list[Backend] = []
+        self._closed = False
         try:
             for dimm in private(config).nvdimms:
                 self._backends.append(open_backend(dimm.backend))
@@ -165,13 +177,22 @@ class Contents:
         for gpa, end, view in self._spans:
             if gpa <= unit < end:
                 return int.from_bytes(view[unit - gpa : unit - gpa + 8], "little")
+        if self._closed:
+            raise ValueError("the contents of the NVDIMMs are closed")
         return 0
+
+    @property
+    def blank(self) -> bool:
+        """Whether all NVDIMMs begin with nothing but zeros (64 MiB: a guest looks for its data near the start)."""
+        zeros = bytes(_LOOKED_AT)
+        return all(view[:_LOOKED_AT] == zeros[: len(view)] for _, _, view in self._spans)
 
     def view(self, number: int) -> memoryview:
         """All of NVDIMM ``number``, label area included."""
         return self._backends[number].mapping.view
 
     def close(self) -> None:
+        self._closed = True
         self._spans = []
         for backend in self._backends:
             backend.close()
