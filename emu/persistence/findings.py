@@ -8,8 +8,9 @@ order, stores that take effect together. The names are those of the field (pmemc
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from emu.persistence.crashstate import FULL, CrashState, Initial
 from emu.persistence.events import Event, Fence, Store, split
@@ -248,17 +249,20 @@ class Analyst:
                     "as it was; a mapping made with MAP_SYNC journals them before the first store"
                 )
                 return _Cause(MISSING_MAP_SYNC, why, (), None, repair)
-        if not lost:
+        if not lost and not self._end(self._memories.after(len(self._events)))[0].ok:
             why = "nothing was lost and nothing was left to do, yet recovery fails"
             if crash < len(self._events):
-                why = "recovery fails when everything persisted, here and wherever power fails later"
+                why = "recovery fails when everything persisted up to here, and also when the whole run did"
             return _Cause(RECOVERY_LOGIC, why)
+        if not lost:
+            return _Cause(UNEXPLAINED, f"everything persisted, and the next {_LOOK_BACK} stores do not end the failure")
         for attempt in (self._late, self._torn, self._order, self._together):
             cause = attempt(scene)
             if cause is not None:
                 return cause
-        if not self._end(self._memories.after(0))[0].ok and not self._begun(scene):
-            return _Cause(RECOVERY_LOGIC, "recovery fails already on what was there before the first store", lost)
+        accepted = self._accepted(range(min(scene.crash, *scene.lost), -1, -1), scene)
+        if accepted is None and not self._end(self._memories.after(0))[0].ok:
+            return _Cause(RECOVERY_LOGIC, "recovery fails already on what was there before the first store")
         why = "no fence or flush more, no other order and no grouping of these stores was found to make this impossible"
         return _Cause(UNEXPLAINED, why, lost)
 
@@ -351,19 +355,52 @@ class Analyst:
     def _together(self, scene: _Scene) -> _Cause | None:
         """Some stores took effect and others did not, and nothing but all or none of them is right."""
         earlier = self._culprit(scene)
-        group = [earlier] if earlier is not None else self._begun(scene)
+        group = {*scene.lost, earlier} if earlier is not None else self._transaction(scene)
         if not group:
             return None
-        repair = self._editor.together([*group, *scene.lost], scene.crash)
+        repair = self._editor.together(group, scene.crash)
         if not repair.rules_out(scene.path, scene.after):
             return None
         why = (
             "recovery cannot cope with a state in which some stores were made and this one was not; "
             "they must take effect together"
         )
-        return _Cause(ATOMICITY, why, scene.lost, max(group), repair)
+        persisted = max((number for number in group if number < min(scene.lost)), default=None)
+        return _Cause(ATOMICITY, why, scene.lost, persisted, repair)
 
-    def _survivors(self, scene: _Scene, numbers: Iterable[int]) -> Iterable[int]:
+    def _transaction(self, scene: _Scene) -> set[int]:
+        """The stores between the last memory before the lost ones and the first one after them that recovery accepts,
+        each taken as if nothing had been lost; without those that need not be in it. Empty if there is no such memory.
+        """
+        first = self._accepted(range(min(scene.crash, *scene.lost), -1, -1), scene)
+        last = self._accepted(range(max(scene.lost) + 1, len(self._events) + 1), scene)
+        if first is None or last is None:
+            return set()
+        group = {*scene.lost, *(number for number in range(first, last) if self._touches(number, scene.units))}
+        if self._editor.together(group, scene.crash).rules_out(scene.path, scene.after):
+            for number in sorted(group - set(scene.lost)):
+                if self._editor.together(group - {number}, scene.crash).rules_out(scene.path, scene.after):
+                    group.remove(number)
+        return group
+
+    def _accepted(self, ends: range, scene: _Scene) -> int | None:
+        """The first of ``ends`` such that recovery accepts the memory of all stores before it."""
+        units, tried = scene.units, 0
+        for end in ends:
+            # A store that recovery does not read changes nothing for it; what it reads changes on the way.
+            changed = end - 1 if ends.step > 0 else end
+            if end != ends[0] and not self._touches(changed, units):
+                continue
+            verdict, read = self._end(self._memories.after(end))
+            if verdict.ok:
+                return end
+            units |= {unit for unit, _, _ in read}
+            tried += 1
+            if tried == _LOOK_BACK:
+                break
+        return None
+
+    def _survivors(self, scene: _Scene, numbers: Iterable[int]) -> Iterator[int]:
         """The stores among ``numbers`` that persisted, at least in part, and that recovery reads."""
         gone = {(part.event, part.unit) for part in scene.image.lost()}
         units = scene.units
@@ -374,35 +411,23 @@ class Analyst:
             ):
                 yield number
 
-    def _passes_without(self, scene: _Scene, stores: set[int]) -> bool:
+    def _end_without(self, scene: _Scene, stores: set[int]) -> tuple[Verdict, tuple[Read, ...]]:
+        """How recovery ends when the failing memory lacks ``stores`` too."""
         lost = {(part.event, part.unit) for part in scene.image.lost()}
-        return self._end(self._memories.after(scene.crash, stores, lost, scene.image.lost_pages))[0].ok
+        return self._end(self._memories.after(scene.crash, stores, lost, scene.image.lost_pages))
 
     def _later(self, scene: _Scene) -> int | None:
         """A store after the lost one that persisted: if possible one without which recovery succeeds."""
         later = range(scene.lost[0] + 1, scene.crash)
-        read = [number for _, number in zip(range(_LOOK_BACK), self._survivors(scene, later), strict=False)]
-        harmful = (number for number in read if self._passes_without(scene, {number}))
+        read = list(islice(self._survivors(scene, later), _LOOK_BACK))
+        harmful = (number for number in read if self._end_without(scene, {number})[0].ok)
         return next(harmful, read[0] if read else None)
 
     def _culprit(self, scene: _Scene) -> int | None:
         """The last store before the lost ones that persisted and without which recovery succeeds."""
         earlier = range(min(scene.crash, *scene.lost) - 1, -1, -1)
-        near = zip(range(_LOOK_BACK), self._survivors(scene, earlier), strict=False)
-        return next((number for _, number in near if self._passes_without(scene, {number})), None)
-
-    def _begun(self, scene: _Scene) -> list[int]:
-        """The fewest last stores before the lost ones that persisted and without all of which recovery succeeds."""
-        group = list[int]()
-        earlier = range(min(scene.crash, *scene.lost) - 1, -1, -1)
-        for _, number in zip(range(_LOOK_BACK), self._survivors(scene, earlier), strict=False):
-            group.append(number)
-            if self._passes_without(scene, set(group)):
-                for member in tuple(group):
-                    if len(group) > 1 and self._passes_without(scene, set(group) - {member}):
-                        group.remove(member)
-                return group
-        return []
+        near = islice(self._survivors(scene, earlier), _LOOK_BACK)
+        return next((number for number in near if self._end_without(scene, {number})[0].ok), None)
 
     def _touches(self, number: int, units: set[int]) -> bool:
         store = self._events[number]
