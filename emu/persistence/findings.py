@@ -366,7 +366,8 @@ class Analyst:
             "they must take effect together"
         )
         persisted = max((number for number in group if number < min(scene.lost)), default=None)
-        return _Cause(ATOMICITY, why, scene.lost, persisted, repair)
+        lost = {*scene.lost, *(number for number in group if number >= scene.crash)}
+        return _Cause(ATOMICITY, why, tuple(sorted(lost)), persisted, repair)
 
     def _transaction(self, scene: _Scene) -> set[int]:
         """The stores between the last memory before the lost ones and the first one after them that recovery accepts,
