@@ -17,6 +17,9 @@ class Status(enum.IntEnum):
     HOST = 4
     GUEST_CRASHED = 6
     BUG = 8
+    CRASH_STATES_UNTRIED = 10
+    NOTHING_TO_JUDGE = 12
+    WORKLOAD_FAILED = 14
     TIMEOUT = 124
     INTERRUPTED = 130
 

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
 from emu.cli.run import resolve_image
 from emu.errors import Status, UsageError
-from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
+from emu.persistence.numbers import readable
+from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules, domain_of
 from emu.units import parse_size
 
 if TYPE_CHECKING:
     from emu.host.files import Target
+    from emu.persistence.interruption import Interruption
     from emu.persistence.laboratory import Answer, Question
 
 EPILOG = """\
@@ -29,7 +35,10 @@ examples:
   emu crash level-broken --nvdimm file=p.img,size=2M --export out  and boot what failed: emu run ... (it says how)
   emu crash mapsync-broken --nvdimm file=p.img,size=2M --media dax
 
-exit status: 0 every crash state recovers; 3 some do not; 2 usage; 4 the host cannot do it.
+exit status, the first that is true: 14 the recorded run itself failed (its last words are said first); 3 some crash
+states do not recover; 12 no store reached an NVDIMM, so there was nothing to judge; 10 no failure was found, but not
+every crash state was tried; 0 every crash state recovers. 130 interrupted: Ctrl-C ends the exploration and shows what
+was found so far, a second one ends at once. 2 usage; 4 the host cannot do it.
 """
 _SHOWN = 10
 
@@ -41,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--recover-append", metavar="TEXT", help="the command line of recovery; default: that of the workload")
     add("--observe", action="append", default=[], metavar="OFFSET[:LENGTH]",
         help="show what these bytes of the first NVDIMM can hold after the crash (LENGTH 8 by default)")  # fmt: skip
-    add("--domain", choices=list(Domain), default=Domain.ADR, help="what the platform saves when power fails")
+    add("--domain", choices=list(Domain),
+        help="what the platform saves when power fails (default: as -machine nvdimm-persistence=, or adr)")  # fmt: skip
     add("--media", choices=list(Media), default=Media.DAX_SYNC, help="what the NVDIMM is mapped from on its host")
     add("--order", choices=list(Order), default=Order.LINE,
         help="stores that persist in order: to one cache line, or to one 8-byte location")  # fmt: skip
@@ -73,24 +83,62 @@ def run(options: argparse.Namespace) -> int:
 
     progress = None if options.json or not sys.stderr.isatty() else _Progress()
     try:
-        answer = laboratory.investigate(question, progress=progress)
+        answer = _interruptible(lambda stop: laboratory.investigate(question, progress=progress, interruption=stop))
     finally:
         if progress is not None:
             progress.clear()
-    exported = export(answer, options.export) if options.export else None
-    symbols = load_symbols(question.workload.image)
-    result = document(answer, symbols, exported=exported, warnings=options.warnings)
-    if html is not None:
-        from emu.persistence.report import report_html
+    with answer:
+        exported = export(answer, options.export) if options.export else None
+        symbols = load_symbols(question.workload.image)
+        result = document(answer, symbols, exported=exported, warnings=options.warnings)
+        if html is not None:
+            from emu.persistence.report import report_html
 
-        html.write(report_html(result, answer, symbols).encode(errors="backslashreplace"))
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _print(result)
-        if options.timeline:
-            _print_timeline(answer)
-    return Status.CRASH_STATES_FAIL if answer.failed else Status.OK
+            html.write(report_html(result, answer, symbols).encode(errors="backslashreplace"))
+        if options.json:
+            print(json.dumps(result, indent=2))
+        else:
+            _print(result)
+            if options.timeline:
+                _print_timeline(answer)
+    return int(result["status"])
+
+
+def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
+    """Do ``work`` in a thread of its own. The first Ctrl-C asks it to come to an end, the second one ends the process.
+
+    Python runs signal handlers between byte codes of the main thread only, and the CPU may run guest code for long.
+    """
+    from emu.persistence.interruption import Interruption
+
+    interruption = Interruption()
+    outcome: list[Answer | BaseException] = []
+
+    def run_it() -> None:
+        try:
+            outcome.append(work(interruption))
+        except BaseException as error:
+            outcome.append(error)
+
+    def interrupted(_number: int, _frame: object) -> None:
+        if interruption.asked:
+            os._exit(Status.INTERRUPTED)
+        interruption.ask()
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=run_it, name="laboratory", daemon=True)
+    try:
+        if before is not signal.SIG_IGN:  # a shell's background job
+            signal.signal(signal.SIGINT, interrupted)
+        thread.start()
+        while thread.is_alive():
+            thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    result = outcome[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _question(options: argparse.Namespace) -> Question:
@@ -116,10 +164,11 @@ def _question(options: argparse.Namespace) -> Question:
         recovery = replace(recovery, image=resolve_image(options.recover))
     if options.recover_append is not None:
         recovery = replace(recovery, cmdline=options.recover_append)
+    domain = Domain(options.domain) if options.domain else domain_of(config)
     return Question(
         config,
         recovery,
-        Rules(Domain(options.domain), Order(options.order), Media(options.media), FailedCas(options.failed_cas)),
+        Rules(domain, Order(options.order), Media(options.media), FailedCas(options.failed_cas)),
         tuple(_range(text) for text in options.observe),
         Limits(options.max_executions, options.time_limit, options.depth),
         workload_timeout=options.timeout,
@@ -171,17 +220,9 @@ class _Progress:
 
 def _print(result: dict[str, Any]) -> None:
     """The report for a terminal: the verdict first."""
-    failing = [outcome for outcome in result["outcomes"] if outcome["verdict"] == "failed"]
-    unknown = [outcome for outcome in result["outcomes"] if outcome["verdict"] is None]
-    if failing:
-        count = len(result["failures"])
-        print(f"FAILED: some crash states do not recover ({count} cause{'' if count == 1 else 's'} found)")
-    elif unknown or not result["complete"]:
-        print("no failure found, but not every crash state was tried")
-    else:
-        print("ok: every crash state recovers")
+    _print_verdict(result)
     model, counts = result["model"], result["events"]
-    distinct = "not counted" if result["distinct"] is None else result["distinct"]
+    eager, distinct = (readable(result[name], result[f"{name}_log10"]) for name in ("eager", "distinct"))
     complete = "yes" if result["complete"] else f"no ({'; '.join(result['incomplete_because'])})"
     labels = f"{counts['label_writes']} label writes, " if "label_writes" in counts else ""
     print(f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}")
@@ -189,7 +230,7 @@ def _print(result: dict[str, Any]) -> None:
         f"trace: {counts['stores']} stores, {counts['nt_stores']} non-temporal stores, {counts['flushes']} flushes, "
         f"{counts['fences']} fences, {labels}{result['crash_points']} crash points"
     )
-    print(f"eager {result['eager']} / distinct {distinct} / executed {result['executed']} / complete {complete}")
+    print(f"eager {eager} / distinct {distinct} / executed {result['executed']} / complete {complete}")
     for number, failure in enumerate(result["failures"], 1):
         _print_failure(number, failure)
     if any(outcome["observed"] for outcome in result["outcomes"]):
@@ -204,6 +245,21 @@ def _print(result: dict[str, Any]) -> None:
             print(f"\nnote: {warning['text']}")
         else:
             print(f"warning: {warning['kind']} at {_place(warning)}, {warning['count']} times")
+
+
+def _print_verdict(result: dict[str, Any]) -> None:
+    headline = result["headline"][:1].lower() + result["headline"][1:]
+    match result["verdict"]:
+        case "ok":
+            headline = f"ok: {headline}"
+        case "failed" | "workload failed":
+            headline = f"FAILED: {headline}"
+    if any(outcome["verdict"] == "failed" for outcome in result["outcomes"]):
+        count = len(result["failures"])
+        headline += f" ({count} cause{'' if count == 1 else 's'} found)"
+    print(headline)
+    for why in result["why"]:
+        print(f"  {why}")
 
 
 def _print_failure(number: int, failure: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from devices.contract import ExitRequest
 from emu.cli import characters
@@ -23,9 +24,9 @@ from emu.errors import EmuError, Status, UsageError
 from emu.units import human_size
 
 if TYPE_CHECKING:
-    from emu.board import Outputs
     from emu.host.claims import Claims
     from emu.machine import Exit, Machine
+    from emu.persistence.powerfail import Cut, PowerCut
 
 EPILOG = """\
 examples:
@@ -59,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--power-fail-at", metavar="EVENT|random:SEED", help="cut the power before this store, flush or fence"
     )
-    parser.add_argument("--power-fail-state", default="none", metavar="none|all|random:SEED|N",
-                        help="which of the possible memories the power cut leaves")  # fmt: skip
+    parser.add_argument("--power-fail-state", metavar="none|all|random:SEED|N",
+                        help="which of the possible memories the power cut leaves (default none)")  # fmt: skip
     parser.add_argument("--accept-incomplete", action="store_true",
                         help="use an NVDIMM file that an unfinished migration marked incomplete")  # fmt: skip
     machine_options.add_arguments(parser)
@@ -81,9 +82,11 @@ def run(options: argparse.Namespace) -> int:
 
     config = configuration(options)
     claims = _claims(config)
+    cut = _power_cut(options, config)
     began = time.monotonic()
     serial = characters.Capture() if options.json else None
     failure: EmuError | None = None
+    power: Cut | None = None
     with contextlib.ExitStack() as stack:
         if (before := signal.getsignal(signal.SIGTERM)) is not signal.SIG_IGN:
             # As Ctrl-C until the machine runs (see ``drive``): sockets and files are put away.
@@ -95,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
             debugcon=characters.make_sink(written, config.debugcon, "-debugcon", claims, standard=None),
         )
         writers = [sink for sink in (outputs.serial, outputs.debugcon) if isinstance(sink, characters.Writer)]
+        paths = [Path(dimm.backend.path) for dimm in config.nvdimms if cut is not None and dimm.backend.path]
+        made = [path for path in paths if not path.exists()]
         machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
         for writer in writers:
             writer.ended = lambda: machine.exit is not None
@@ -102,10 +107,18 @@ def run(options: argparse.Namespace) -> int:
             machine.boot()  # now, so that an image that is refused leaves nothing behind
         if not options.quiet and not options.json:
             _announce(machine)
-        if options.power_fail_at is not None:
+        if cut is not None:
+            from emu.persistence.powerfail import run_with_power_cut
+
             nvdimms = [dimm.describe() for dimm in machine.nvdimms]
             machine.close()
-            ended = _cut_power(options, config, outputs)
+            try:
+                power = run_with_power_cut(config, cut, outputs, timeout=options.timeout)
+            except UsageError:
+                for path in made:
+                    path.unlink(missing_ok=True)
+                raise
+            ended = power.ended
         else:
             offer(stack, machine, quiet=options.quiet or options.json)
             for writer in writers if config.incoming is None else ():
@@ -129,6 +142,8 @@ def run(options: argparse.Namespace) -> int:
             "serial": serial.data.decode("utf-8", "replace"),
             "duration_s": round(time.monotonic() - began, 6),
         }
+        if power is not None:
+            document["power_failure"] = _power_failure(options, power, nvdimms)
         print(json.dumps(document, indent=2))
         if serial.cut:
             print(f"emu: 'serial' holds the first {human_size(characters.CAPTURE_LIMIT)} only", file=sys.stderr)
@@ -136,6 +151,12 @@ def run(options: argparse.Namespace) -> int:
         raise failure
     if ended.detail:
         print(f"emu: {ended.reason}: {ended.detail}", file=sys.stderr)
+    if power is not None and not power.failed:
+        raise UsageError(
+            f"power did not fail: the run ended ({ended.reason}) after {power.event} events (stores, flushes, fences), "
+            "and the files hold all that it stored",
+            f"give --power-fail-at a number up to {power.event}",
+        )
     return ended.status
 
 
@@ -162,17 +183,42 @@ def _is_regular(descriptor: int) -> bool:
         return False
 
 
-def _cut_power(options: argparse.Namespace, config: MachineConfig, outputs: Outputs) -> Exit:
-    """Run the guest on private copies until the power fails; its files then hold one of the possible memories."""
-    from emu.persistence.powerfail import parse_power_cut, run_with_power_cut
+def _power_cut(options: argparse.Namespace, config: MachineConfig) -> PowerCut | None:
+    """When the power is to fail, if it is."""
+    if options.power_fail_at is None:
+        if options.power_fail_state is not None:
+            raise UsageError(
+                "--power-fail-state says what a power cut leaves, and there is none", "say when: --power-fail-at EVENT"
+            )
+        return None
+    from emu.persistence.powerfail import parse_power_cut
 
-    cut = parse_power_cut(options.power_fail_at, options.power_fail_state)
+    if not config.nvdimms:
+        raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
     if config.qmp or config.incoming is not None or config.start_paused or _reads_standard_input(options):
         raise UsageError(
             "--power-fail-at needs a guest that runs on its own",
             "leave -qmp, --incoming, -S and -serial stdio away",
         )
-    return run_with_power_cut(config, cut, outputs, timeout=options.timeout)
+    return parse_power_cut(options.power_fail_at, options.power_fail_state or "none")
+
+
+def _power_failure(options: argparse.Namespace, power: Cut, nvdimms: list[dict[str, Any]]) -> dict[str, Any]:
+    """Which event and which memory were asked for, and which were drawn."""
+    contents = [
+        {"nvdimm": number, "offset": unit - dimm["gpa"], "data": value.to_bytes(8, "little").hex()}
+        for unit, value in power.contents.items()
+        for number, dimm in enumerate(nvdimms)
+        if dimm["gpa"] <= unit < dimm["gpa"] + dimm["size"]
+    ]
+    return {
+        "asked": {"event": options.power_fail_at, "state": options.power_fail_state or "none"},
+        "failed": power.failed,
+        "event": power.event if power.failed else None,
+        "events": power.event,
+        "state": power.number,
+        "contents": contents,
+    }
 
 
 def _reads_standard_input(options: argparse.Namespace) -> bool:

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emu.persistence.events import (
-    Event,
-    Fence,
-    Flush,
-    LabelWrite,
-    Store,
-    WriteBack,
-    line_of,
-    split,
-)
+from emu.persistence import numbers
+from emu.persistence.conclusion import conclude, place_of_end
+from emu.persistence.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, line_of, split
 from emu.persistence.explore import Verdict
 from emu.persistence.findings import Failure
 from emu.persistence.laboratory import Answer
@@ -116,13 +109,19 @@ def document(
     describe = Describer(answer, symbols)
     question, events = answer.question, answer.workload.events
     rules = question.rules
+    judgement = conclude(answer, symbols)
     notes = [symbols.note] if symbols.note and answer.failures else []
+    notes += [answer.unexplained] if answer.unexplained else []
     waste = [
         {"kind": item.kind, "count": item.count, "first_event": item.first_event, **describe.place(item.pc)}
         for item in answer.waste
     ]
     return {
         "schema": SCHEMA,
+        "verdict": str(judgement.conclusion),
+        "status": int(judgement.status),
+        "headline": judgement.headline,
+        "why": list(judgement.why),
         "model": {
             "domain": str(rules.domain),
             "order": str(rules.order),
@@ -139,12 +138,17 @@ def document(
             "reason": answer.workload.ended.reason,
             "status": int(answer.workload.ended.status),
             "code": answer.workload.ended.code,
+            "detail": answer.workload.ended.detail,
+            "ok": not answer.workload_failed,
+            "ended_at": place_of_end(answer.workload, symbols),
             "output": answer.workload.output,
         },
         "events": answer.counts,
         "crash_points": len(answer.timeline.points),
-        "eager": answer.eager,
-        "distinct": answer.distinct,
+        "eager": numbers.exact(answer.eager),
+        "eager_log10": numbers.log10(answer.eager),
+        "distinct": numbers.exact(answer.distinct),
+        "distinct_log10": numbers.log10(answer.distinct),
         "executed": answer.exploration.executed,
         "complete": answer.complete,
         "incomplete_because": list(answer.incomplete_because),
@@ -157,13 +161,17 @@ def document(
             }
             for outcome in answer.outcomes
         ],
+        "unexplained": answer.unexplained or None,
         "failures": [
             describe.failure(failure, (exported or {}).get(number)) for number, failure in enumerate(answer.failures)
         ],
         "warnings": (waste if warnings else []) + [{"kind": "note", "text": note} for note in notes],
         "timeline": {
             "events": [describe.event(number) for number in range(min(len(events), _MOST_EVENTS))],
-            "points": [{"event": point.event, "eager": point.eager} for point in answer.timeline.points[:_MOST_EVENTS]],
+            "points": [
+                {"event": point.event, "eager": numbers.exact(point.eager)}
+                for point in answer.timeline.points[:_MOST_EVENTS]
+            ],
             "truncated": len(events) > _MOST_EVENTS,
         },
     }

@@ -20,6 +20,7 @@ from typing import Protocol
 from emu.errors import EmuError
 from emu.persistence.crashstate import CrashState, Initial, possible_values
 from emu.persistence.events import Event
+from emu.persistence.interruption import INTERRUPTED, Interruption
 from emu.persistence.model import Timeline, TimelineBuilder, build
 
 Read = tuple[int, int, int]
@@ -92,6 +93,10 @@ class Limits:
 
 class Nondeterministic(EmuError):
     """Recovery did different things after it had read the same bytes."""
+
+
+class Interrupted(Exception):
+    """The run was ended before it came to a verdict, because somebody asked for it."""
 
 
 def after(state: CrashState, reads: Iterable[Read]) -> CrashState:
@@ -249,6 +254,7 @@ class Explorer:
         limits: Limits | None = None,
         observe: Sequence[tuple[int, int]] = (),
         progress: Progress | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
         self._timeline = timeline
         self._initial = initial
@@ -257,6 +263,7 @@ class Explorer:
         self._limits = limits or Limits()
         self._observe = observe
         self._progress = progress or (lambda done, open_ends: None)
+        self._interruption = interruption or Interruption()
         self._deadline = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
         self._root = Node()
         self._open: dict[Node, None] = {}
@@ -269,7 +276,10 @@ class Explorer:
         """Walk all crash points through the tree until no end is open or a limit is reached."""
         stopped = self._start()
         while self._open and not stopped:
-            stopped = self._round()
+            try:
+                stopped = self._round()
+            except Interrupted:
+                stopped = INTERRUPTED
         if stopped:
             for node in self._open:
                 for walker in node.waiting:
@@ -289,17 +299,19 @@ class Explorer:
                 walkers += 1
                 if walkers > _MOST_WALKERS:
                     return f"the observed bytes can hold more than {_MOST_WALKERS} different values"
-                if walkers % 256 == 0 and self._out_of_time():
-                    return self._time_limit()
-            if self._out_of_time():
-                return self._time_limit()
+                if walkers % 256 == 0 and (stop := self._must_stop()):
+                    return stop
+            if stop := self._must_stop():
+                return stop
         return ""
 
-    def _out_of_time(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
-
-    def _time_limit(self) -> str:
-        return f"the time limit of {self._limits.seconds:g} s was reached"
+    def _must_stop(self) -> str:
+        """Why there is no time left, or nothing."""
+        if self._interruption.asked:
+            return INTERRUPTED
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            return f"the time limit of {self._limits.seconds:g} s was reached"
+        return ""
 
     def _round(self) -> str:
         """Run recovery at every open end; returns why the exploration must stop, or nothing."""
@@ -316,8 +328,8 @@ class Explorer:
             for walker in waiting:
                 self._walk(walker, node)
             self._progress(self._executed, len(self._open))
-            if self._out_of_time():
-                return self._time_limit()
+            if stop := self._must_stop():
+                return stop
         if len(ends) > room:
             return f"the limit of {self._limits.executions} executions was reached"
         return ""
@@ -402,6 +414,7 @@ def explore(
     limits: Limits | None = None,
     observe: Sequence[tuple[int, int]] = (),
     progress: Progress | None = None,
+    interruption: Interruption | None = None,
 ) -> Exploration:
     """Every result of recovery over all crash points of ``timeline``, with crashes of recovery itself to a depth.
 
@@ -410,8 +423,21 @@ def explore(
     """
     tracked = frozenset(timeline.units)
     while True:
-        explorer = Explorer(timeline, initial, workers, tracked, limits=limits, observe=observe, progress=progress)
+        explorer = Explorer(
+            timeline,
+            initial,
+            workers,
+            tracked,
+            limits=limits,
+            observe=observe,
+            progress=progress,
+            interruption=interruption,
+        )
         found = explorer.run()
         if explorer.stored <= tracked:
+            return found
+        if interruption is not None and interruption.asked:
+            # What lies behind a second crash was judged with units whose doubt was not known yet.
+            found.results = [result for result in found.results if result.direct]
             return found
         tracked |= explorer.stored

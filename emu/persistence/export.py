@@ -11,7 +11,6 @@ from emu.config import MachineConfig
 from emu.errors import HostError
 from emu.host.files import examine
 from emu.persistence.laboratory import Answer
-from emu.persistence.workload import Contents
 from emu.units import MIB, PAGE
 
 FILES = r"failure-\d+-.*\.img"
@@ -27,14 +26,13 @@ def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
     question = answer.question
     if not answer.failures:
         return written
-    contents = Contents(question.workload, answer.workload.dimms)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for number, failure in enumerate(answer.failures):
             files, options = [], []
             for index, dimm in enumerate(answer.workload.dimms):
                 path = Path(folder, f"failure-{number + 1:02}-{dimm.id}.img")
-                base = contents.view(index)
+                base = answer.initial.view(index)
                 inside = {
                     offset + unit - start: value
                     for start, offset, size in dimm.parts(index, len(base))
@@ -54,8 +52,6 @@ def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
             written[number] = {"files": files, "command": shlex.join(command)}
     except OSError as error:
         raise HostError(f"{folder}: cannot write the memories: {error.strerror}", "choose another folder") from None
-    finally:
-        contents.close()
     return written
 
 

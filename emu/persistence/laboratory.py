@@ -6,19 +6,27 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from emu.config import MachineConfig
 from emu.errors import HostError, UsageError
 from emu.persistence.distinct import count_distinct
 from emu.persistence.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, units_of
 from emu.persistence.explore import Exploration, Limits, Progress, Verdict, Workers, explore
-from emu.persistence.findings import Analyst, Failure, Waste, find_waste
-from emu.persistence.jobs import ExecutorWorkers, Session, Task
+from emu.persistence.findings import Analyst, Failure
+from emu.persistence.interruption import INTERRUPTED, Interruption
+from emu.persistence.jobs import ExecutorWorkers, Session, Task, process_pool
 from emu.persistence.model import Timeline, build
+from emu.persistence.recorder import TRACE_FULL
+from emu.persistence.recovery import judge
 from emu.persistence.rules import Rules
-from emu.persistence.workload import Workload, record
+from emu.persistence.waste import Waste, find_waste
+from emu.persistence.workload import Contents, Workload, record
 
 _LONGEST_OBSERVED = 4096
+ANALYSIS_S = 20.0
+COUNTING_S = 10.0
+_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class Question:
     """What to investigate. ``observe`` lists (offset, length) in the first NVDIMM. Times in seconds.
 
     ``workload_timeout`` bounds the recorded run; ``budget`` bounds a recovery, in basic blocks, so that an endless one
-    is the same failure on every host.
+    is the same failure on every host. One that waits without running is bounded by ``workload_timeout`` too.
     """
 
     workload: MachineConfig
@@ -52,18 +60,47 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """All that an investigation found; ``distinct`` is None when counting would have taken too long."""
+    """All that an investigation found; ``distinct`` is None when counting would have taken too long.
+
+    It owns ``initial``, what the NVDIMMs held before the workload: a context manager. ``unexplained`` says why failing
+    states were left without a cause; empty when each has one.
+    """
 
     question: Question
     workload: Workload
+    initial: Contents
     timeline: Timeline
     exploration: Exploration
     eager: int
     distinct: int | None
     outcomes: tuple[Outcome, ...]
     failures: tuple[Failure, ...]
+    unexplained: str
     waste: tuple[Waste, ...]
     incomplete_because: tuple[str, ...]
+    interrupted: bool = False
+
+    def close(self) -> None:
+        self.initial.close()
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def workload_failed(self) -> bool:
+        """Whether the recorded run itself ended as no recovery may end. One that emu cut short has not."""
+        ended = self.workload.ended
+        return ended.reason not in (TRACE_FULL, INTERRUPTED) and not judge(ended, b"").ok
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was nothing to judge: no store and no label write of the workload reached an NVDIMM."""
+        return not any(isinstance(event, Store | LabelWrite) for event in self.workload.events)
 
     @property
     def complete(self) -> bool:
@@ -94,40 +131,70 @@ def count_events(events: Sequence[Event]) -> dict[str, int]:
     }
 
 
-def investigate(question: Question, *, executor: Executor | None = None, progress: Progress | None = None) -> Answer:
+def investigate(
+    question: Question,
+    *,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    interruption: Interruption | None = None,
+) -> Answer:
     """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
 
-    UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``.
+    UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
+    ``interruption``: what was found until then. Close the answer.
     """
-    workload = record(question.workload, timeout=question.workload_timeout, event_limit=question.event_limit)
+    interruption = interruption or Interruption()
+    workload = record(
+        question.workload,
+        timeout=question.workload_timeout,
+        event_limit=question.event_limit,
+        interruption=interruption,
+    )
     observe = _observed_units(question, workload)
     timeline = build(workload.events, question.rules)
     task = Task(question.recovery, workload.dimms, workload.events, question.rules, question.budget,
-                question.limits.depth > 1)  # fmt: skip
-    session = Session(task, timeline)
+                question.workload_timeout, question.limits.depth > 1)  # fmt: skip
+    initial = Contents(question.workload, workload.dimms)
+    session = Session(task, timeline, initial, interruption)
     try:
-        with _workers(question, task, session, executor) as workers:
+        with _workers(question, task, session, executor, interruption) as workers:
             found = explore(
-                timeline, session.initial, workers, limits=question.limits, observe=observe, progress=progress
+                timeline,
+                initial,
+                workers,
+                limits=question.limits,
+                observe=observe,
+                progress=progress,
+                interruption=interruption,
             )
-        analyst = Analyst(found, timeline, workload.events, session.initial, session.recovery)
+        # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
+        patience = _PATIENCE_S if interruption.asked else ANALYSIS_S
+        if interruption.asked:
+            session.recovery.interruption = Interruption()
+        analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience)
         failures = analyst.explain()
         because = list(found.incomplete_because)
         if workload.cut_short:
-            because.append(f"the workload was cut short: {workload.cut_short}")
+            because.insert(0, f"the workload was cut short: {workload.cut_short}")
         because += workload.doubts
         return Answer(
             question,
             workload,
+            initial,
             timeline,
             found,
             sum(point.eager for point in timeline.points),
-            count_distinct(timeline, session.initial),
+            count_distinct(timeline, initial, seconds=0.0 if interruption.asked else COUNTING_S),
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
+            analyst.unexplained,
             tuple(find_waste(workload.events)),
-            tuple(because),
+            tuple(dict.fromkeys(because)),
+            interruption.asked,
         )
+    except BaseException:
+        initial.close()
+        raise
     finally:
         session.close()
 
@@ -146,18 +213,18 @@ def _observed_units(question: Question, workload: Workload) -> list[tuple[int, i
 
 
 @contextmanager
-def _workers(question: Question, task: Task, session: Session, executor: Executor | None) -> Iterator[Workers]:
+def _workers(
+    question: Question, task: Task, session: Session, executor: Executor | None, interruption: Interruption
+) -> Iterator[Workers]:
     home = session.local_worker()
     if executor is not None:
-        yield ExecutorWorkers(task, executor, question.jobs, home)
+        yield ExecutorWorkers(task, executor, question.jobs, home, interruption)
     elif question.jobs > 1:
-        import multiprocessing
-        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+        from concurrent.futures import BrokenExecutor
 
-        # A fresh interpreter: a fork would copy a process in which an engine is open.
-        with ProcessPoolExecutor(question.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with process_pool(question.jobs) as pool:
             try:
-                yield ExecutorWorkers(task, pool, question.jobs, home)
+                yield ExecutorWorkers(task, pool, question.jobs, home, interruption)
             except BrokenExecutor:
                 raise HostError("a worker process died", "it may have run out of memory: use fewer --jobs") from None
     else:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from emu import board
-from emu.config import MachineConfig, PersistenceDomain
+from emu.config import MachineConfig
 from emu.errors import UsageError
 from emu.machine import Exit
 from emu.memory import open_backend
@@ -19,12 +20,13 @@ from emu.persistence.crashstate import FULL, CrashState, memories
 from emu.persistence.events import UNIT
 from emu.persistence.image import Image, candidates
 from emu.persistence.model import Timeline, build
-from emu.persistence.rules import Domain, Rules
+from emu.persistence.rules import Rules, domain_of
 from emu.persistence.workload import POWER_FAILURE, Contents, Workload, record
 from emu.units import parse_number
 
 _MOST_ENTRIES = 1 << 22
 _LAST_STATE = 1 << 20
+_SEARCHED = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,20 @@ class PowerCut:
     event_seed: int = 0
     state: str | int | None = "none"
     state_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What became of a power cut. ``failed`` says whether power failed; if not, the guest ended first, after ``event``
+    events. ``number`` is the memory's number for ``--power-fail-state``, None where that is too large to be counted;
+    ``contents`` are the 8-byte units that could hold several values, by guest-physical address, as they were left.
+    """
+
+    ended: Exit
+    failed: bool
+    event: int
+    number: int | None = None
+    contents: Mapping[int, int] = field(default_factory=dict)
 
 
 def parse_power_cut(at: str, state: str) -> PowerCut:
@@ -57,10 +73,11 @@ def _number_or_seed(text: str, what: str) -> tuple[int | None, int]:
 
 def run_with_power_cut(
     config: MachineConfig, cut: PowerCut, outputs: board.Outputs, *, timeout: float | None = None
-) -> Exit:
-    """Run ``config`` until the power fails; how it ended (reason ``power-failure``).
+) -> Cut:
+    """Run ``config`` until the power fails (the reason is then ``power-failure``).
 
-    A guest that ends before that event ends as usual, and its files hold everything that it stored.
+    A guest that ends before that event ends as usual, and its files hold everything that it stored. UsageError when
+    there is no memory of that number; the files are then as they were.
     Durable when: it returns, by the strongest means of each file's mapping.
     """
     event = cut.event
@@ -68,38 +85,62 @@ def run_with_power_cut(
         whole = record(config, timeout=timeout, event_limit=_MOST_ENTRIES)
         event = random.Random(cut.event_seed).randint(0, len(whole.events))
     workload = record(config, timeout=timeout, event_limit=_MOST_ENTRIES, upto=event, outputs=outputs)
-    domain = Domain.EADR if config.persistence is PersistenceDomain.CPU else Domain.ADR
-    timeline = build(workload.events, Rules(domain))
+    timeline = build(workload.events, Rules(domain_of(config)))
+    failed = workload.ended.reason == POWER_FAILURE
     initial = Contents(config, workload.dimms)
     try:
-        failed = workload.ended.reason == POWER_FAILURE
-        chosen = _choose(timeline, initial, cut if failed else PowerCut(state="all"))
+        if failed:
+            state = CrashState.at(timeline, timeline.points[-1].number, initial)
+            chosen = _choose(timeline, initial, state, cut)
+            number = cut.state if isinstance(cut.state, int) else _number_of(state, chosen)
+            open_units = [unit for unit in chosen if len(state.read(unit, FULL)) > 1]
+        else:
+            chosen, number, open_units = Image(timeline, initial, timeline.points[-1].number).contents(), None, []
     finally:
         initial.close()
     _write(config, workload, chosen)
-    return workload.ended
+    contents = {unit: chosen[unit] for unit in open_units}
+    return Cut(workload.ended, failed, len(workload.events), number, contents)
 
 
-def _choose(timeline: Timeline, initial: Contents, cut: PowerCut) -> dict[int, int]:
+def _choose(timeline: Timeline, initial: Contents, state: CrashState, cut: PowerCut) -> dict[int, int]:
     point = timeline.points[-1].number
     if cut.state == "all":
         return Image(timeline, initial, point).contents()
     if cut.state == "none":
         first = [part for part in candidates(timeline, point, timeline.units_at(point)) if part.position == 0]
         return Image(timeline, initial, point, frozenset(first)).contents()
-    state = CrashState.at(timeline, point, initial)
     if isinstance(cut.state, int):
-        found = next(itertools.islice(memories(state), min(cut.state, _LAST_STATE), None), None)
-        if found is None or cut.state >= _LAST_STATE:
-            raise UsageError(
-                f"--power-fail-state {cut.state}: there are fewer memories; they are counted from 0",
-                "give a smaller number",
-            )
-        return found
+        return _numbered(state, cut.state)
     dice, contents = random.Random(cut.state_seed), {}
     for unit in state.units():
         contents[unit], state = dice.choice(state.read(unit, FULL))
     return contents
+
+
+def _numbered(state: CrashState, number: int) -> dict[int, int]:
+    """The memory of that number; UsageError."""
+    if number >= _LAST_STATE:
+        raise UsageError(
+            f"--power-fail-state {number} is too large: memories are counted to {_LAST_STATE - 1}",
+            "give a smaller number, or random:SEED",
+        )
+    count = 0
+    for contents in itertools.islice(memories(state), number + 1):
+        if count == number:
+            return contents
+        count += 1
+    raise UsageError(
+        f"--power-fail-state {number}: there are fewer memories, only {count} are possible there",
+        f"give a number from 0 to {count - 1}",
+    )
+
+
+def _number_of(state: CrashState, contents: Mapping[int, int]) -> int | None:
+    """The number of a memory, None when it is not among the first ones."""
+    units = state.units()
+    wanted = {unit: contents[unit] for unit in units}
+    return next((n for n, found in enumerate(itertools.islice(memories(state), _SEARCHED)) if found == wanted), None)
 
 
 def _write(config: MachineConfig, workload: Workload, contents: dict[int, int]) -> None:

@@ -19,7 +19,9 @@ from emu.host import kernel, trace
 from emu.persistence import recorder
 from emu.persistence.events import UNIT, Event, label_address, units_of
 from emu.persistence.explained import MemoryCheck
-from emu.persistence.explore import Answer, Run, Verdict
+from emu.persistence.explore import Answer, Interrupted, Run, Verdict
+from emu.persistence.interruption import INTERRUPTED, Interruption
+from emu.persistence.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from emu.machine import Exit, Machine
@@ -68,15 +70,26 @@ class Output:
 
 
 class MachineRecovery:
-    """Runs the image of ``config`` as recovery. ``budget`` bounds a run, in basic blocks; ``record`` keeps its trace.
+    """Runs the image of ``config`` as recovery. ``budget`` bounds a run, in basic blocks, ``timeout`` in seconds of
+    real time, for those that wait rather than run; ``record`` keeps its trace.
 
-    Close it: it holds a machine.
+    An ``interruption`` ends a run with ``Interrupted``. Close it: it holds a machine.
     """
 
-    def __init__(self, config: MachineConfig, *, budget: int = 5_000_000, record: bool = False) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        *,
+        budget: int = 5_000_000,
+        timeout: float = 60.0,
+        record: bool = False,
+        interruption: Interruption | None = None,
+    ) -> None:
         self._config = private(config)
         self._budget = budget
         self._record = record
+        self.interruption = interruption or Interruption()
+        self._watchdog = Watchdog(timeout)
         self._output = Output()
         self._reads: list[Read] = []
         self._positions: list[int] = []
@@ -89,6 +102,7 @@ class MachineRecovery:
         self._always: Run | None = None
 
     def close(self) -> None:
+        self._watchdog.close()
         if self._machine is not None:
             if self._check is not None:
                 self._check.close()
@@ -132,13 +146,16 @@ class MachineRecovery:
     ) -> Exit | None:
         """Run the machine to its end, or until something is put in ``until``."""
         assert machine is not None
-        while not until:
-            ended = machine.step()
-            failure = recording.tracer.take_failure()
-            if failure is not None:
-                raise failure
-            if ended is not None:
-                return ended
+        with self.interruption.ends(machine), self._watchdog.watches(machine):
+            while not until:
+                ended = machine.step()
+                failure = recording.tracer.take_failure()
+                if failure is not None:
+                    raise failure
+                if ended is not None and ended.reason == INTERRUPTED:
+                    raise Interrupted
+                if ended is not None:
+                    return ended
         return None
 
     def _boot(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from typing import Any
 
+from emu.persistence import numbers
 from emu.persistence import report_text as text
 from emu.persistence.document import Describer
 from emu.persistence.laboratory import Answer
@@ -24,7 +24,6 @@ from emu.persistence.report_timeline import (
     timeline,
 )
 from emu.persistence.symbols import Symbols
-from emu.persistence.workload import Contents
 
 _MOST_OUTPUT = 2000
 _MOST_OUTCOMES = 300
@@ -38,27 +37,26 @@ def report_html(result: Mapping[str, Any], answer: Answer, symbols: Symbols) -> 
     """
     seen = roles(answer)
     picture = draw(answer.workload.events, answer.question.rules, [*seen, *(f.event for f in answer.failures)])
-    with closing(Contents(answer.question.workload, answer.workload.dimms)) as initial:
-        sources = Sources.of(answer.question.workload.image)
-        page = Page(result, answer, Describer(answer, symbols), picture, sources, initial)
-        scene = scene_of(page, seen)
-        body = [
-            patterns(),
-            tag("main", _header(page), causes(page, scene), _timeline(page, scene), _states(page), _observed(page),
-                _warnings(page), _colophon(page)),
-        ]  # fmt: skip
-        head = tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", name="color-scheme", content="light dark"),
-            tag("meta", name="generator", content="emu crash"),
-            tag("link", rel="icon", href="data:,"),
-            tag("title", f"{_verdict(page)[1]} - {_image_name(page)} - emu crash"),
-            tag("style", Html(STYLE)),
-        )
-        return f"<!DOCTYPE html>\n{tag('html', head, tag('body', body, embedded_json(result)), lang='en')}\n"
+    sources = Sources.of(answer.question.workload.image)
+    page = Page(result, answer, Describer(answer, symbols), picture, sources, answer.initial)
+    scene = scene_of(page, seen)
+    body = [
+        patterns(),
+        tag("main", _header(page), causes(page, scene), _timeline(page, scene), _states(page), _observed(page),
+            _warnings(page), _colophon(page)),
+    ]  # fmt: skip
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="generator", content="emu crash"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", f"{_verdict(page)[1]} - {_image_name(page)} - emu crash"),
+        tag("style", Html(STYLE)),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', body, embedded_json(result)), lang='en')}\n"
 
 
 def _image_name(page: Page) -> str:
@@ -70,13 +68,17 @@ def _verdict(page: Page) -> tuple[str, str, str]:
     results = page.answer.exploration.results
     bad = sum(fails(found.leaf.verdict) for found in results)
     total = f"{len(results)} crash state{'' if len(results) == 1 else 's'} that recovery can tell apart"
+    sentence = f"All {total} end well."
     if bad:
         count = len(page.answer.failures)
         found = f"{count} cause{'' if count == 1 else 's'} found" if count else "the cause was not found"
-        return "failed", "Some crash states do not recover", f"{bad} of the {total} fail; {found}."
-    if not page.answer.complete:
-        return "open", "No failure found, but not everything was tried", f"{total} were seen."
-    return "ok", "Every crash state recovers", f"All {total} end well."
+        sentence = f"{bad} of the {total} fail; {found}."
+    elif not page.answer.complete:
+        sentence = f"{total} were seen."
+    result = page.result
+    words = [f"{why[:1].upper()}{why[1:]}." for why in result["why"]]
+    kind = {"ok": "ok", "failed": "failed", "workload failed": "failed"}.get(result["verdict"], "open")
+    return "failed" if bad else kind, result["headline"], " ".join([*words, sentence])
 
 
 _ICONS = {"failed": "M10 10 L30 30 M30 10 L10 30", "ok": "M8 21 L17 30 L33 11", "open": "M20 8 L20 23 M20 31 L20 31.5"}
@@ -90,9 +92,9 @@ def _header(page: Page) -> Html:
                aria_hidden="true")  # fmt: skip
     complete = "yes" if result["complete"] else "no"
     tiles = [
-        ("Eager", _number(result["eager"]), text.EAGER),
-        ("Distinct", "not counted" if result["distinct"] is None else _number(result["distinct"]), text.DISTINCT),
-        ("Executed", _number(result["executed"]), text.EXECUTED),
+        ("Eager", _number(result["eager"], result["eager_log10"]), text.EAGER),
+        ("Distinct", _number(result["distinct"], result["distinct_log10"]), text.DISTINCT),
+        ("Executed", f"{result['executed']:,}", text.EXECUTED),
         ("Complete", complete, "; ".join(result["incomplete_because"]) or "nothing that the model allows was left out"),
     ]
     recover = result["recover"]
@@ -115,11 +117,8 @@ def _header(page: Page) -> Html:
     )  # fmt: skip
 
 
-def _number(value: int) -> str:
-    """Readable at any size: the eager number can have thousands of digits."""
-    if value < 10**15:
-        return f"{value:,}"
-    return f"about 10^{(value.bit_length() - 1) * 30103 // 100000}"
+def _number(value: int | None, logarithm: float | None) -> str:
+    return numbers.readable(value, logarithm, separator=",")
 
 
 def _timeline(page: Page, scene: Scene) -> Html:

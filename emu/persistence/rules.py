@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from emu.config import MachineConfig, PersistenceDomain
 from emu.persistence.events import line_of, page_of
 
 
@@ -13,6 +14,11 @@ class Domain(enum.StrEnum):
 
     ADR = "adr"
     EADR = "eadr"
+
+
+def domain_of(config: MachineConfig) -> Domain:
+    """What the machine tells its guest (NFIT platform capabilities); ADR where it says nothing."""
+    return Domain.EADR if config.persistence is PersistenceDomain.CPU else Domain.ADR
 
 
 class Order(enum.StrEnum):

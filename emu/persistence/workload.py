@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from devices.contract import ExitRequest
@@ -15,14 +16,17 @@ from emu.memory import Backend, open_backend
 from emu.persistence import recorder
 from emu.persistence.events import Event, label_address
 from emu.persistence.explained import MemoryCheck
+from emu.persistence.interruption import INTERRUPTED, Interruption
 from emu.persistence.recorder import Recording
 from emu.persistence.recovery import Output, private
+from emu.units import MIB
 
 POWER_FAILURE = "power-failure"
 """Reason of the ``Exit`` of a run that was stopped by a power failure."""
 
 _INSTRUCTIONS_KEPT = 10_000
 _X86_LONGEST = 15
+_LOOKED_AT = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Dimm:
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``doubts`` are what
-    it did that the trace cannot show.
+    it did that the trace cannot show. ``pc`` is where the CPU stood at the end.
     """
 
     events: tuple[Event, ...]
@@ -60,6 +64,7 @@ class Workload:
     cut_short: str = ""
     instructions: dict[int, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    pc: int = 0
 
     def label(self, address: int) -> tuple[Dimm, int] | None:
         """The NVDIMM and the offset in its label area that ``address`` of the model means; None if it means none."""
@@ -76,6 +81,7 @@ def record(
     event_limit: int = 1 << 18,
     upto: int | None = None,
     outputs: board.Outputs | None = None,
+    interruption: Interruption | None = None,
 ) -> Workload:
     """Boot ``config`` and record it to its end, for at most ``timeout`` seconds and ``event_limit`` log entries.
 
@@ -93,7 +99,8 @@ def record(
             if upto is not None:
                 _fail_before(machine, recording, upto, event_limit)
             tracer.record()
-            ended = machine.run(timeout)
+            with (interruption or Interruption()).ends(machine):
+                ended = machine.run(timeout)
             failure = tracer.take_failure()
             if failure is not None:
                 raise failure
@@ -119,9 +126,10 @@ def record(
                     for dimm in machine.nvdimms
                     for item in (dimm.describe(),)
                 ),
-                ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL) else "",
-                _instructions(machine, events),
+                ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL, INTERRUPTED) else "",
+                _instructions(machine, [machine.cpu.registers()["rip"], *(event.pc for event in events)]),
                 tuple(recording.doubts()),
+                machine.cpu.registers()["rip"],
             )
         finally:
             if check is not None:
@@ -156,10 +164,10 @@ def _power_failure(event: int) -> ExitRequest:
     return ExitRequest(POWER_FAILURE, Status.OK, None, f"power failed before event {event}")
 
 
-def _instructions(machine: Machine, events: tuple[Event, ...]) -> dict[int, str]:
-    """The text of each instruction in the trace, as far as its code can still be read."""
+def _instructions(machine: Machine, addresses: Iterable[int]) -> dict[int, str]:
+    """The text of the instruction at each address, as far as its code can still be read."""
     found: dict[int, str] = {}
-    for pc in dict.fromkeys(event.pc for event in events):
+    for pc in dict.fromkeys(addresses):
         if len(found) == _INSTRUCTIONS_KEPT:
             break
         for length in (_X86_LONGEST, 1):
@@ -173,10 +181,14 @@ def _instructions(machine: Machine, events: tuple[Event, ...]) -> dict[int, str]
 
 
 class Contents:
-    """What the NVDIMMs of ``config`` hold before anything runs, by the model's addresses. Close it."""
+    """What the NVDIMMs of ``config`` hold before anything runs, by the model's addresses. Close it.
+
+    A closed one answers nothing: ValueError.
+    """
 
     def __init__(self, config: MachineConfig, dimms: tuple[Dimm, ...]) -> None:
         self._backends: list[Backend] = []
+        self._closed = False
         self._spans: list[tuple[int, int, memoryview]] = []
         try:
             for dimm in private(config).nvdimms:
@@ -194,13 +206,22 @@ class Contents:
         for gpa, end, view in self._spans:
             if gpa <= unit < end:
                 return int.from_bytes(view[unit - gpa : unit - gpa + 8], "little")
+        if self._closed:
+            raise ValueError("the contents of the NVDIMMs are closed")
         return 0
+
+    @property
+    def blank(self) -> bool:
+        """Whether all NVDIMMs begin with nothing but zeros (64 MiB: a guest looks for its data near the start)."""
+        zeros = bytes(_LOOKED_AT)
+        return all(view[:_LOOKED_AT] == zeros[: len(view)] for _, _, view in self._spans)
 
     def view(self, number: int) -> memoryview:
         """All of NVDIMM ``number``, label area included."""
         return self._backends[number].mapping.view
 
     def close(self) -> None:
+        self._closed = True
         for *_, view in self._spans:
             view.release()
         self._spans.clear()

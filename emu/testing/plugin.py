@@ -54,7 +54,10 @@ def _remember(request: pytest.FixtureRequest, title: str, text: str) -> None:
 
 @pytest.fixture
 def emu_run(request: pytest.FixtureRequest) -> Callable[..., RunResult]:
-    """Runs a guest: ``emu_run(image, *options, timeout=120)``; a failing test shows its serial output."""
+    """Runs a guest: ``emu_run(image, *options, timeout=120)``; a failing test shows its serial output.
+
+    Raises ``emu.testing.EmuRefused`` with emu's own words when there is no result.
+    """
     from emu.testing.results import RunResult, emu
 
     def run(image: str | Path, *options: str, timeout: float = _TIMEOUT) -> RunResult:
@@ -67,7 +70,10 @@ def emu_run(request: pytest.FixtureRequest) -> Callable[..., RunResult]:
 
 @pytest.fixture
 def emu_crash(request: pytest.FixtureRequest) -> Callable[..., CrashResult]:
-    """Cuts the power of a guest everywhere: ``emu_crash(image, *options, timeout=120)``."""
+    """Cuts the power of a guest everywhere: ``emu_crash(image, *options, timeout=120)``.
+
+    Raises ``emu.testing.EmuRefused`` with emu's own words when there is no result.
+    """
     from emu.testing.results import CrashResult, emu
 
     def crash(image: str | Path, *options: str, timeout: float = _TIMEOUT) -> CrashResult:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,9 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 
+class EmuRefused(Exception):
+    """``emu`` gave no result: a usage error, an image that is not there, no time left. The text is its own words."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """``document`` is what ``--json`` printed, empty when emu refused; ``stderr`` says why."""
+    """``document`` is what ``--json`` printed, ``stderr`` what else it said."""
 
     status: int
     document: dict[str, Any]
@@ -37,18 +43,30 @@ class CrashResult(_Result):
 
     @property
     def recovers(self) -> bool:
-        """Whether the exploration was complete and every crash state recovered."""
-        return self.status == 0 and bool(self.document.get("complete"))
+        """Whether there was something to judge, all of it was tried and every crash state recovered."""
+        return self.status == 0 and self.document["verdict"] == "ok" and self.document["complete"] is True
 
 
 def emu(words: Sequence[str], timeout: float) -> tuple[int, dict[str, Any], str]:
-    """Run ``emu`` with ``words`` and ``--json`` in a process of its own: (status, document, stderr)."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "emu.cli.main", *words, "--json"],
+    """Run ``emu`` with ``words`` and ``--json`` in a process of its own: (status, document, stderr).
+
+    EmuRefused when it gives no document within ``timeout`` seconds; it then leaves no process behind.
+    """
+    command = [sys.executable, "-m", "emu.cli.main", *words, "--json"]
+    ran = subprocess.Popen(
+        command,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
+        start_new_session=True,
     )
-    return ran.returncode, json.loads(ran.stdout) if ran.stdout else {}, ran.stderr
+    try:
+        output, errors = ran.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(ran.pid, signal.SIGKILL)
+        _, errors = ran.communicate()
+        raise EmuRefused(f"emu {words[0]} did not end within {timeout:g} s\n{errors}".strip()) from None
+    if not output:
+        raise EmuRefused(errors.strip() or f"emu {words[0]} printed nothing and ended with status {ran.returncode}")
+    return ran.returncode, json.loads(output), errors

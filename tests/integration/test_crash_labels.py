@@ -9,7 +9,7 @@ import pytest
 
 from devices.nvdimm import nfit
 from devices.nvdimm.dsm import GET_LABEL_DATA, REVISION, SET_LABEL_DATA
-from devices.nvdimm.layouts import DsmInput, DsmTransfer
+from devices.nvdimm.dsm_layouts import DsmInput, DsmTransfer
 from emu import board
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.persistence.document import document

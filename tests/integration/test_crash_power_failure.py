@@ -11,7 +11,7 @@ from emu import board
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig, PersistenceDomain
 from emu.errors import UsageError
 from emu.machine import Exit
-from emu.persistence.powerfail import PowerCut, parse_power_cut, run_with_power_cut
+from emu.persistence.powerfail import Cut, PowerCut, parse_power_cut, run_with_power_cut
 from emu.units import GIB, MIB
 from guest.litmus import assemble, parse_step
 
@@ -26,13 +26,18 @@ def config(tmp_path: Path, *, persistence: PersistenceDomain | None = None) -> M
     return MachineConfig(image=str(image), slots=1, nvdimms=dimms, ram_size=32 * MIB, persistence=persistence)
 
 
-def cut(tmp_path: Path, at: str, state: str, **options: PersistenceDomain) -> tuple[Exit, str]:
-    """How the run on an empty file ended, and x, y and z in it."""
+def cut_power(tmp_path: Path, at: str, state: str, **options: PersistenceDomain) -> tuple[Cut, str]:
+    """What became of a power cut on an empty file, and x, y and z in it."""
     (tmp_path / "p.img").unlink(missing_ok=True)
-    ended = run_with_power_cut(config(tmp_path, **options), parse_power_cut(at, state), board.Outputs())
+    power = run_with_power_cut(config(tmp_path, **options), parse_power_cut(at, state), board.Outputs())
     with (tmp_path / "p.img").open("rb") as file:
         memory = file.read(256)
-    return ended, "".join(str(memory[address]) for address in (0, 64, 128))
+    return power, "".join(str(memory[address]) for address in (0, 64, 128))
+
+
+def cut(tmp_path: Path, at: str, state: str, **options: PersistenceDomain) -> tuple[Exit, str]:
+    power, left = cut_power(tmp_path, at, state, **options)
+    return power.ended, left
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,23 @@ def test_random_is_the_same_for_the_same_seed_and_always_possible(tmp_path: Path
     assert len(set(ends)) > 1
 
 
+@pytest.mark.parametrize(
+    ("at", "state"), [("5", "none"), ("5", "all"), ("5", "2"), ("5", "random:4"), ("1", "random:1")]
+)
+def test_the_memory_that_was_drawn_has_a_number_that_names_it(tmp_path: Path, at: str, state: str) -> None:
+    power, left = cut_power(tmp_path, at, state)
+    assert (power.failed, power.event) == (True, int(at))
+    again, left_again = cut_power(tmp_path, at, str(power.number))
+    assert (left_again, again.contents) == (left, power.contents)
+    # Of x, y and z those are listed that could be lost: x is durable once its flush was fenced.
+    assert [unit - 4 * GIB for unit in power.contents] == {"5": [64, 128], "1": [0]}[at]
+
+
+def test_a_random_event_is_said(tmp_path: Path) -> None:
+    power, left = cut_power(tmp_path, "random:3", "all")
+    assert cut_power(tmp_path, str(power.event), "all") == (power, left)
+
+
 def test_eadr_keeps_the_order_of_stores(tmp_path: Path) -> None:
     assert cut(tmp_path, "2", "2", persistence=PersistenceDomain.CPU)[1] == "110"
     with pytest.raises(UsageError, match="fewer memories"):
@@ -87,7 +109,7 @@ def test_second_boot_sees_what_the_power_cut_left(tmp_path: Path) -> None:
     endings = set()
     for state in range(4):
         Path(tmp_path, "pool.img").unlink(missing_ok=True)
-        assert run_with_power_cut(pool, PowerCut(10, state=state), board.Outputs()).reason == "power-failure"
+        assert run_with_power_cut(pool, PowerCut(10, state=state), board.Outputs()).ended.reason == "power-failure"
         with board.build(pool, board.Outputs()) as machine:
             endings.add(machine.run(30).reason)
     assert endings == {"power-off", "exit-port"}

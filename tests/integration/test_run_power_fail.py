@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from run_emu import emu
 
-from emu.testing import RunResult
+from emu.testing import EmuRefused, RunResult
 
 # In the bundled guest the value of the first record is stored and never flushed; event 15 lies behind its commit word.
 EVENT = "15"
@@ -44,15 +45,45 @@ def test_what_makes_no_sense_leaves_the_file_alone(
     emu_run: Run, nvdimm_file: Callable[[str], Path], at: str, state: str
 ) -> None:
     file = nvdimm_file("2M")
-    refused = cut(emu_run, file, state, at=at)
-    assert (refused.status, refused.document) == (2, {})
-    assert len(refused.stderr.splitlines()) == 2
+    with pytest.raises(EmuRefused) as refused:
+        cut(emu_run, file, state, at=at)
+    assert len(str(refused.value).splitlines()) == 2
     assert not any(file.read_bytes())
+
+
+def test_a_state_without_a_cut_and_one_too_many_are_usage_errors_that_leave_no_file(tmp_path: Path) -> None:
+    alone = emu("run", "hello", "--nvdimm", f"file={tmp_path}/a,size=16M", "--power-fail-state", "all")
+    assert (alone.status, alone.out) == (2, "")
+    assert "--power-fail-at" in alone.errors[1]
+    words = ["commit-noflush", "--nvdimm", f"file={tmp_path}/b,size=2M", "--power-fail-at", EVENT]
+    many = emu("run", *words, "--power-fail-state", "8", "--quiet")
+    assert (many.status, many.out) == (2, "")
+    assert "only 8 are possible" in many.errors[0]
+    assert "0 to 7" in many.errors[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_says_which_event_and_which_memory_were_drawn(emu_run: Run, nvdimm_file: Callable[[str], Path]) -> None:
+    drawn = cut(emu_run, nvdimm_file("2M"), "random:7", at="random:11").document["power_failure"]
+    assert drawn["asked"] == {"event": "random:11", "state": "random:7"}
+    assert drawn["failed"] is True
+    file = nvdimm_file("2M")
+    again = cut(emu_run, file, str(drawn["state"]), at=str(drawn["event"])).document["power_failure"]
+    assert again["contents"] == drawn["contents"]
+    memory = file.read_bytes()
+    assert drawn["contents"]
+    for item in drawn["contents"]:
+        assert memory[item["offset"] : item["offset"] + 8].hex() == item["data"]
 
 
 def test_a_guest_that_ends_first_keeps_everything(emu_run: Run, nvdimm_file: Callable[[str], Path]) -> None:
     plain, late = nvdimm_file("16M"), nvdimm_file("16M")
     emu_run("hello", "--nvdimm", f"file={plain}")
     ended = emu_run("hello", "--nvdimm", f"file={late}", "--power-fail-at", "4000000")
+    assert ended.status == 2
     assert ended.document["exit"]["reason"] == "power-off"
+    cut_off = ended.document["power_failure"]
+    assert (cut_off["failed"], cut_off["event"], cut_off["state"]) == (False, None, None)
+    assert f"after {cut_off['events']} events" in ended.stderr
+    assert f"up to {cut_off['events']}" in ended.stderr
     assert plain.read_bytes() == late.read_bytes()

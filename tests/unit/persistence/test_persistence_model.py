@@ -9,10 +9,10 @@ import pytest
 from emu.persistence.crashstate import CrashState, memories
 from emu.persistence.distinct import count_distinct
 from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store, split, units_of
-from emu.persistence.findings import find_waste
 from emu.persistence.image import Image, PartId, candidates, example
 from emu.persistence.model import Timeline, build
 from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
+from emu.persistence.waste import find_waste
 
 ONE, TWO = (1).to_bytes(8, "little"), (2).to_bytes(8, "little")
 SF, CAS = Fence(FenceKind.SFENCE), Fence(FenceKind.LOCKED, failed=True)

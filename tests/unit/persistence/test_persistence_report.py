@@ -119,7 +119,7 @@ def test_passing_guest_has_no_causes() -> None:
 def test_incomplete_says_why() -> None:
     answer = replace(investigated("commit-fixed"), incomplete_because=("the time limit of 1 s was reached",))
     text = Reader(page_of(answer)).text
-    assert "not everything was tried" in text
+    assert "not every crash state was tried" in text
     assert "the time limit of 1 s was reached" in text
 
 
