@@ -3,9 +3,9 @@
 Unicorn runs no callback while its stop request is set, yet goes on with the block (``whole_blocks``) or with half of it
 (without): SYSCALL does nothing, RDTSC shows the host's clock, a flush is not seen. So that request is set only where no
 guest code follows. One such place is behind the loop that executes blocks: Unicorn calls it through the CPU's class, a
-table of functions that lies in the CPU object, ``cpu_exec_enter`` and ``cpu_exec_exit`` side by side. ``emu.host.hooks``
-puts its own functions there; to leave the loop it calls Unicorn's ``cpu_exit``, which ends a chain of blocks and stops
-no callback. All three are found by their names in the library, and what they do by running a program.
+table of functions that lies in the CPU object, ``cpu_exec_enter`` and ``cpu_exec_exit`` side by side. Our own are put
+there by ``emu.host.hooks``; to leave the loop it calls Unicorn's ``cpu_exit``, which ends a chain of blocks and stops no
+callback. All three are found by their names in the library, and what they do by running a program.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def find(cpu: int, state: int) -> int:
     slots = hooks.peek(cpu, _SEARCH).find(_pair())
     if slots < 0:
         raise _refusal("its functions are not found")
-    classes = [word for (word,) in struct.iter_unpack("<Q", hooks.peek(cpu, state & -8)) if 0 < cpu + slots - word < _CLASS]
+    classes = [
+        word for (word,) in struct.iter_unpack("<Q", hooks.peek(cpu, state & -8)) if 0 < cpu + slots - word < _CLASS
+    ]
     if len(classes) != 1:
         raise _refusal(f"{len(classes)} classes fit")
     return slots
