@@ -45,8 +45,8 @@ class Layout(NamedTuple):
     """Offsets in bytes.
 
     ``cpu_pointer`` and ``whole_blocks`` are in the engine structure; ``self_pointer``, ``halted``, ``stop_slots`` and
-    ``state`` in the CPU object it points to; the others in the architectural state, which starts with the 16 general registers, RIP and
-    RFLAGS.
+    ``state`` in the CPU object it points to; the others in the architectural state, which starts with the 16 general
+    registers, RIP and RFLAGS.
     """
 
     cpu_pointer: int

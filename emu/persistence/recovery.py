@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from emu.state import SavedState
 
 _OUTPUT_KEPT = 2000
+# Events of devices that a wait in HLT may last: seconds or minutes of recovery's time, a tenth of a second of ours.
+_PATIENCE = 10_000
 # For each set of bytes of a unit, as bits, the bytes themselves.
 _MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for bits in range(1 << UNIT)]
 _EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
@@ -111,6 +113,7 @@ class MachineRecovery:
 
     def _open(self) -> tuple[Machine, Tracer]:
         machine = board.build(self._config, board.Outputs(serial=self._output))
+        machine.patience = _PATIENCE
         try:
             tracer = recorder.open_tracer(machine)
             tracer.watch_reads(recorder.spans(machine), record=self._record)
