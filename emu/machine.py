@@ -130,6 +130,9 @@ class Machine:
         self.observers: list[Observer] = []
         self.state = RunState.PRELAUNCH
         self.start: Callable[[], Entry] | None = None
+        # How many events of devices a wait in HLT may last without an interrupt; None for ever. Nobody interrupts a
+        # machine that is driven by ``step`` alone.
+        self.patience: int | None = None
         self._timed: list[Timed] = []
         # Ports through which a guest programs the timed devices.
         self.clock_ports: set[int] = set()
@@ -332,11 +335,17 @@ class Machine:
 
     def _wait_for_interrupt(self) -> None:
         """The CPU is halted with interrupts on: let time pass until a device has one, or someone asks for something."""
+        events = 0
         while not self.pic.pending():
             with self._changed:
                 if self._exit is not None or self._calls or self._reset_asked:
                     return
                 event = self._next_event()
+                if self.patience is not None and (event is None or events >= self.patience):
+                    detail = "the guest waits in hlt for an interrupt that does not come"
+                    self.end(ExitRequest("timeout", Status.TIMEOUT, None, detail))
+                    return
+                events += 1
                 if event is None or self.config.clock is Clock.REAL:
                     self._changed.wait(_FOREVER if event is None else max(0, event - self.cpu.now()) / 1e9)
                 else:

@@ -42,6 +42,8 @@ _DELIVERY_NS = 64
 """An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline."""
 _SELF_TEST = "EMU_STOP_EVERY_BLOCK"
 """Environment variable; with "1" every basic block is executed with a stop requested, which must change nothing."""
+_SHOWN_EVERY = 16
+"""Where the caller of ``run`` takes part in that, it sees this part of the stops, since it needs longer than we do."""
 
 
 class Cpu:
@@ -68,6 +70,7 @@ class Cpu:
         self._deadline: int | None = None
         self._native_hooks: set[int] = set()
         self._self_test = os.environ.get(_SELF_TEST) == "1"
+        self._self_tests = 0
         self.shows_self_test = False
         self._stop_between_blocks()
         if self._self_test:
@@ -141,7 +144,9 @@ class Cpu:
             if failure is not None:
                 raise failure
             if self._self_test and self.shows_self_test:
-                return self._stop(StopKind.REQUESTED)
+                self._self_tests += 1
+                if self._self_tests % _SHOWN_EVERY == 0:
+                    return self._stop(StopKind.REQUESTED)
 
     def _stop_now(self) -> Stop | None:
         if self._engine.take_stop():

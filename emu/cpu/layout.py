@@ -45,8 +45,8 @@ class Layout(NamedTuple):
     """Offsets in bytes.
 
     ``cpu_pointer`` and ``whole_blocks`` are in the engine structure; ``self_pointer``, ``halted``, ``stop_slots`` and
-    ``state`` in the CPU object it points to; the others in the architectural state, which starts with the 16 general registers, RIP and
-    RFLAGS.
+    ``state`` in the CPU object it points to; the others in the architectural state, which starts with the 16 general
+    registers, RIP and RFLAGS.
     """
 
     cpu_pointer: int
@@ -118,7 +118,7 @@ def _measure(engine: hooks.Engine, memory: mmap.mmap) -> Layout:
 
     hflags, segments = _static_places(engine, observe)
     engine.watch_state(start, RFLAGS_OFFSET, hflags)
-    stop_slots = stops.find(cpu)
+    stop_slots = stops.find(cpu, state)
     stops.take_over(engine, cpu, stop_slots)
     halted = _halted(engine, memory, cpu, owner)
     latch, error_code, is_software = _exception_places(engine, memory, observe, start)

@@ -2,10 +2,9 @@
 
 Unicorn runs no callback while its stop request is set, yet goes on with the block (``whole_blocks``) or with half of it
 (without): SYSCALL does nothing, RDTSC shows the host's clock, a flush is not seen. So that request is set only where no
-guest code follows. One such place is behind the loop that executes blocks: Unicorn calls it through the CPU's class, a
-table of functions that lies in the CPU object, ``cpu_exec_enter`` and ``cpu_exec_exit`` side by side. ``emu.host.hooks``
-puts its own functions there; to leave the loop it calls Unicorn's ``cpu_exit``, which ends a chain of blocks and stops
-no callback. All three are found by their names in the library, and what they do by running a program.
+guest code follows. One such place is behind the loop that executes blocks, where Unicorn calls functions out of the CPU's
+class, a table in the CPU object: ``cpu_exec_enter`` and ``cpu_exec_exit``, side by side. Our own are put there by
+``emu.host.hooks``, which leaves the loop with Unicorn's ``cpu_exit``: it ends a chain of blocks and no callback. All three are found by their names in the library, and what they do by running a program.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from emu.errors import HostError
 from emu.host import hooks
 
 _EXEC_ENTER, _EXEC_EXIT, _CPU_EXIT = "x86_cpu_exec_enter_x86_64", "x86_cpu_exec_exit_x86_64", "cpu_exit"
-_SEARCH = 1 << 16
+_SEARCH, _CLASS = 1 << 16, 1 << 10
 
 # out 80h, al; rdtsc; mov [rbx], al; out 80h, al; syscall. The stop asked for in OUT must be taken behind SYSCALL.
 _PROGRAM = b"\xe6\x80\x0f\x31\x88\x03\xe6\x80\x0f\x05"
@@ -38,12 +37,21 @@ def _pair() -> bytes:
     return struct.pack("<QQ", library.function(_EXEC_ENTER), library.function(_EXEC_EXIT))
 
 
-def find(cpu: int) -> int:
-    """Offset of the two pointers in the CPU object at host address ``cpu``; HostError unless there is one such place."""
-    memory, pair = hooks.peek(cpu, _SEARCH), _pair()
-    if memory.count(pair) != 1:
-        raise _refusal(f"{memory.count(pair)} places fit")
-    return memory.find(pair)
+def find(cpu: int, state: int) -> int:
+    """Offset of the two pointers in the CPU object at host address ``cpu``, whose architectural state is at ``state``.
+
+    HostError unless they are there, in the class that the object's head points to.
+    """
+    # Behind the object may lie what was left of another one; inside, nothing is from before.
+    slots = hooks.peek(cpu, _SEARCH).find(_pair())
+    if slots < 0:
+        raise _refusal("its functions are not found")
+    classes = [
+        word for (word,) in struct.iter_unpack("<Q", hooks.peek(cpu, state & -8)) if 0 < cpu + slots - word < _CLASS
+    ]
+    if len(classes) != 1:
+        raise _refusal(f"{len(classes)} classes fit")
+    return slots
 
 
 def take_over(engine: hooks.Engine, cpu: int, slots: int) -> None:

@@ -949,19 +949,26 @@ int emu_engine_flush(emu_engine *e)
     return ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
 }
 
-/* Install the block hook if it is wanted. Not while running. It is first in Unicorn's list if nobody was before. */
-int emu_engine_prepare(emu_engine *e)
+/* Install the block hook if it is wanted, first in Unicorn's list if nobody was before. Under the lock, not running. */
+static int install_block_hook(emu_engine *e)
 {
     int error;
     if (!e->wants_hook || e->hooked)
         return 0;
     if ((error = hook(e, HOOK_BLOCK, on_block)) || (error = emu_engine_flush(e)))
         return error;
-    pthread_mutex_lock(&e->lock);
     e->hooked = 1;
     e->attention.idle = !e->counting;
-    pthread_mutex_unlock(&e->lock);
     return 0;
+}
+
+int emu_engine_prepare(emu_engine *e)
+{
+    int error;
+    pthread_mutex_lock(&e->lock);
+    error = install_block_hook(e);
+    pthread_mutex_unlock(&e->lock);
+    return error;
 }
 
 static int open_engine(emu_engine *e)
@@ -976,7 +983,7 @@ static int open_engine(emu_engine *e)
         (error = hook_instruction(e, INSN_RDTSC, on_rdtsc)) ||
         (error = hook_instruction(e, INSN_RDTSCP, on_rdtscp)) ||
         (error = hook_instruction(e, INSN_SYSCALL, on_syscall)) ||
-        (error = hook_instruction(e, INSN_SYSENTER, on_sysenter)) || (error = emu_engine_prepare(e)))
+        (error = hook_instruction(e, INSN_SYSENTER, on_sysenter)) || (error = install_block_hook(e)))
         close_engine(e);
     return error;
 }

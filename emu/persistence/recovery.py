@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from emu.state import SavedState
 
 _OUTPUT_KEPT = 2000
+# Events of devices that a wait in HLT may last: seconds or minutes of recovery's time, a tenth of a second of ours.
+_PATIENCE = 10_000
 # For each set of bytes of a unit, as bits, the bytes themselves.
 _MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for bits in range(1 << UNIT)]
 _EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
@@ -132,6 +134,7 @@ class MachineRecovery:
 
     def _open(self) -> tuple[Machine, recorder.Recording]:
         machine = board.build(self._config, board.Outputs(serial=self._output))
+        machine.patience = _PATIENCE
         try:
             recording = recorder.Recording(machine)
             recording.tracer.watch_reads(recorder.spans(machine), record=self._record)

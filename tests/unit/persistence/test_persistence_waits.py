@@ -1,0 +1,31 @@
+"""Recovery that waits in HLT for an interrupt that never comes ends, and is a failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.persistence.recovery import MachineRecovery
+
+READ = bytes.fromhex("48bb0000000001000000488b03")  # mov rbx, 4 GiB; mov rax, [rbx]
+WAIT = b"\xfb\xf4\xeb\xfd"  # sti; again: hlt; jmp again
+# All interrupts masked; the timer at 59.7 kHz.
+MASKED_TIMER = bytes.fromhex("b0ffe621b034e643b014e640b000e640")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("before", [READ, READ + MASKED_TIMER, b""], ids=["no event", "masked events", "no access"])
+def test_recovery_does_not_wait_for_ever(tmp_path: Path, before: bytes) -> None:
+    image = tmp_path / "guest.bin"
+    image.write_bytes(before + WAIT)
+    backend = BackendConfig(id="m", kind=BackendKind.RAM, size=2 << 20)
+    config = MachineConfig(image=str(image), slots=1, nvdimms=(NvdimmConfig(backend=backend),), ram_size=16 << 20)
+    recovery = MachineRecovery(config)
+    try:
+        for _ in range(2):
+            verdict = recovery.run(frozenset(), lambda unit, mask: 0).verdict
+            assert (verdict.ok, verdict.reason) == (False, "timeout")
+    finally:
+        recovery.close()
