@@ -334,7 +334,7 @@ def test_the_command_ends_with_status_8(
         assert main([*words, str(image), "--nvdimm", f"file={pool},size=2M"]) == 8
         told = capsys.readouterr()
         assert told.out == ""
-        assert "does not explain the memory: at offset 0x40 of NVDIMM nvdimm0" in told.err
+        assert "does not explain the memory: at offset 0x40 of NVDIMM 0" in told.err
         assert not pool.exists()
 
 

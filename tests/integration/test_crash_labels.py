@@ -45,8 +45,8 @@ def call(function: int, data: bytes = b"") -> bytes:
     return (words + DsmTransfer(offset=AT, length=1).pack() + data).ljust(PAGE, b"\0")
 
 
-# Flag 1, the label byte, flag 2, each durable before the next. Recovery, on a memory in which the start was noted: flag 2
-# needs the label, the label needs flag 1; else it writes 1 to the exit port.
+# Flag 1, the label byte, flag 2, each durable before the next. Recovery, on a memory in which the start was noted:
+# flag 2 needs the label, the label needs flag 1; else it writes 1 to the exit port.
 ORDERED = [STORE_0 + FLUSH_0 + SFENCE, dsm(WRITE_PAGE), STORE_1 + FLUSH_1 + SFENCE]
 RECOVER = (
     dsm(READ_PAGE)
@@ -67,7 +67,7 @@ def guest(tmp_path: Path, steps: list[bytes] = ORDERED) -> MachineConfig:
     code = (start + work + RECOVER).ljust(PAGE, b"\x90")
     image.write_bytes(code + call(SET_LABEL_DATA, b"\x07") + call(GET_LABEL_DATA))
     pool.write_bytes(bytes(4 * MIB))
-    backend = BackendConfig(id="m", path=str(pool), size=4 * MIB)
+    backend = BackendConfig(id="m", path=str(pool), size=4 * MIB, share=True)
     dimm = NvdimmConfig(backend=backend, label_size=LABELS)
     return MachineConfig(image=str(image), slots=1, nvdimms=(dimm,), ram_size=16 * MIB)
 
