@@ -325,14 +325,14 @@ def test_a_wrong_log_gives_no_verdict(
 
 
 def test_the_command_ends_with_status_8(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spoil(lambda store: [], monkeypatch)
     image, pool = tmp_path / "guest.bin", tmp_path / "pool.img"
     image.write_bytes(mov(RAX, 1) + PROGRAM)
     for words in (["crash"], ["run", "--power-fail-at", "1"], ["run", "--power-fail-at", "5"]):
         assert main([*words, str(image), "--nvdimm", f"file={pool},size=2M"]) == 8
-        told = capsys.readouterr()
+        told = capfd.readouterr()
         assert told.out == ""
         assert "does not explain the memory: at offset 0x40 of NVDIMM 0" in told.err
         assert not pool.exists()
