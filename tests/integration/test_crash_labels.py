@@ -15,6 +15,7 @@ from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.persistence.document import document
 from emu.persistence.events import LabelWrite, Store, label_address
 from emu.persistence.explore import Limits
+from emu.persistence.export import export
 from emu.persistence.laboratory import Answer, Question, investigate
 from emu.persistence.powerfail import PowerCut, run_with_power_cut
 from emu.persistence.report import report_html
@@ -119,6 +120,15 @@ def test_a_label_write_is_durable_at_once_and_orders_nothing(
 ) -> None:
     answer = ask(guest(tmp_path, steps), Rules(domain))
     assert (answer.complete, answer.failed) == (True, fails)
+
+
+def test_an_exported_memory_has_its_labels(tmp_path: Path) -> None:
+    answer = ask(guest(tmp_path, [STORE_0, dsm(WRITE_PAGE)]))
+    exported = export(answer, str(tmp_path / "out"))
+    (path,) = exported[0]["files"]
+    content = Path(path).read_bytes()
+    assert (content[0], content[4 * MIB - LABELS + AT]) == (0, 7)
+    assert f"label-size={LABELS}" in exported[0]["command"]
 
 
 def test_labels_are_not_in_the_page_cache(tmp_path: Path) -> None:

@@ -27,10 +27,12 @@ SUSPECT = re.compile(
 )
 # They match by accident: flags, vectors, counters, and virtual machines, which the CPU does not have.
 UNCONCERNED = frozenset(
-    ("clac", "clc", "cld", "cli", "clts", "gf2p8affineinvqb", "vgf2p8affineinvqb", "inc", "incsspd", "incsspq", "insertps",
-     "insertq", "vinsertf128", "kshiftlb", "montmul", "packsswb", "packuswb", "vpacksswb", "vpackuswb", "vpmovswb",
-     "vpmovuswb", "vpmovwb", "vzeroall", "vzeroupper")
-)  # fmt: skip
+    (
+        *("clac", "clc", "cld", "cli", "clts", "gf2p8affineinvqb", "vgf2p8affineinvqb", "inc", "incsspd", "incsspq"),
+        *("insertps", "insertq", "vinsertf128", "kshiftlb", "montmul", "packsswb", "packuswb", "vpacksswb"),
+        *("vpackuswb", "vpmovswb", "vpmovuswb", "vpmovwb", "vzeroall", "vzeroupper"),
+    )
+)
 NOT_IN_CAPSTONE = {"pcommit", "serialize", "enqcmd", "enqcmds"}
 
 
