@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-S", dest="start_paused", action="store_true", help="do not start the guest until 'cont'")
     parser.add_argument("-no-reboot", "--no-reboot", action="store_true", help="end at the first reset")
     parser.add_argument(
-        "--power-fail-at", metavar="EVENT|random:SEED", help="cut the power before this store, flush or fence"
+        "--power-fail-at",
+        metavar="EVENT|random:SEED",
+        help="cut the power before this store, flush, fence or label write",
     )
     parser.add_argument("--power-fail-state", metavar="none|all|random:SEED|N",
                         help="which of the possible memories the power cut leaves (default none)")  # fmt: skip

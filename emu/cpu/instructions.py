@@ -17,27 +17,40 @@ FENCES = ("sfence", "mfence")
 """Wait for flushes and for non-temporal stores."""
 
 NON_TEMPORAL = frozenset(
-    ("movnti", "movntq", "movntdq", "movntps", "movntpd", "movntsd", "movntss", "maskmovq", "maskmovdqu")
-)
+    ("movnti", "movntq", "movntdq", "movntps", "movntpd", "movntsd", "movntss", "maskmovq", "maskmovdqu",
+     "vmovntdq", "vmovntps", "vmovntpd", "vmaskmovdqu")
+)  # fmt: skip
 """Store past the caches."""
+
+LOCKED = frozenset(("lock", "xacquire", "xrelease", "xchg"))
+"""Prefixes that make an instruction locked, if it can be, and XCHG, which with a memory operand always is."""
 
 DISCARDS = ("invd",)
 """Drop what the caches hold; neither the engine nor the model follows them there."""
 
-NO_ORDER = frozenset(
-    ("lfence", "cldemote", "prefetchw", "prefetchwt1", "pause", "cpuid", "iret", "iretd", "iretq", "rsm", "wrmsr",
-     "lgdt", "lidt", "lldt", "ltr", "invlpg", "invpcid", "int", "int3", "into", "syscall", "sysret", "sysenter",
-     "sysexit", "hlt", "in", "out", "insb", "insw", "insd", "outsb", "outsw", "outsd")
+HINTS = frozenset(
+    ("cldemote", "prefetch", "prefetchnta", "prefetcht0", "prefetcht1", "prefetcht2", "prefetchw", "prefetchwt1",
+     "pause", "movntdqa", "vmovntdqa")
 )  # fmt: skip
-"""Order or hint something on a real CPU, but are given no effect on persistence: never more than what is certain."""
+"""Say how the caches might be used, or load; nothing persists by them."""
+
+UNORDERED = frozenset(
+    ("lfence", "cpuid", "iret", "iretd", "iretq", "wrmsr", "lgdt", "lidt", "lldt", "ltr", "invlpg", "int", "int1",
+     "int3", "into", "syscall", "sysret", "sysretq", "sysenter", "hlt", "wait", "in", "insb", "insw", "insd", "out",
+     "outsb", "outsw", "outsd", "xbegin", "xabort", "umonitor", "umwait", "tpause")
+)  # fmt: skip
+"""Serialise or order something on a real CPU, or are taken for something else by the engine; here they are given no
+effect on persistence, so that a verdict never rests on more than flushes and fences promise. MOV to control and debug
+registers is one of them.
+"""
 
 UNDEFINED = frozenset(
-    ("movdiri", "movdir64b", "clzero", "vmovntdq", "vmovntdqa", "vmovntps", "vmovntpd", "vmaskmovdqu", "vmaskmovps",
-     "vmaskmovpd", "vpmaskmovd", "vpmaskmovq", "xbegin", "xend", "xabort", "invept", "invvpid", "umonitor", "umwait",
-     "tpause", "monitorx", "mwaitx", "invlpga", "skinit", "clrssbsy", "wrssd", "wrssq", "wrussd", "wrussq", "enclv",
-     "encls", "enclu")
+    ("movdiri", "movdir64b", "clzero", "xend", "monitor", "monitorx", "mwait", "mwaitx", "invept", "invvpid", "invpcid",
+     "invlpga", "skinit", "clrssbsy", "wrssd", "wrssq", "wrussd", "wrussq", "encls", "enclu", "enclv", "rsm",
+     "sysexit", "sysexitq", "ptwrite", "clgi", "stgi", "vmaskmovps", "vmaskmovpd", "vpmaskmovd", "vpmaskmovq",
+     "pcommit", "serialize", "enqcmd", "enqcmds")
 )  # fmt: skip
-"""Raise #UD: the CPU model does not have them, and says so in CPUID."""
+"""Raise #UD, or #GP in the mode they are met in: the CPU model does not have them, and says so in CPUID."""
 
 
 def group_15(code: bytes, bits: int) -> tuple[str, int] | None:

@@ -88,7 +88,7 @@ _IN_PIECES = frozenset(
 _LOADS_OF_SEGMENTS = frozenset(("mov", "pop"))
 _MEMORY = 3  # Capstone's number of the memory operand type
 _STRING_STORES = ("movs", "stos", "ins")
-_WIDE_OPERANDS = ("xmmword ptr", "xword ptr")
+_WIDE_OPERANDS = ("xmmword ptr", "ymmword ptr", "zmmword ptr", "xword ptr")
 
 
 @cache

@@ -1216,6 +1216,7 @@ uint8_t emu_trace_learn(emu_trace *t, uint64_t unit, uint8_t bytes)
     return before;
 }
 
+/* The bytes of `unit` that an access touches, as bits. */
 static uint8_t bytes_in(uint64_t unit, uint64_t address, unsigned size)
 {
     uint64_t from = address > unit ? address - unit : 0;
@@ -1223,16 +1224,36 @@ static uint8_t bytes_in(uint64_t unit, uint64_t address, unsigned size)
     return (uint8_t)(((1u << upto) - 1) & ~((1u << from) - 1));
 }
 
+/* The pieces of an access, which Unicorn announces by the address of its first byte: one, or two on two pages. */
+static unsigned pieces_of(emu_trace *t, uint64_t address, unsigned size, uint64_t *starts, unsigned *sizes)
+{
+    unsigned first = PAGE - (unsigned)(address % PAGE);
+    starts[0] = address;
+    sizes[0] = size;
+    if (first >= size)
+        return address - t->base < t->units * 8;
+    sizes[0] = first;
+    starts[1] = emu_trace_next_page(t->owner, reg(t, REG_RIP), address);
+    sizes[1] = size - first;
+    return 2;
+}
+
 static void on_read(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
     emu_trace *t = user;
+    uint64_t starts[2];
+    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
     (void)uc, (void)type, (void)value;
-    emu_trace_note_access(t);
-    for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8) {
-        uint64_t at = (unit - t->base) / 8;
-        if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, address, (unsigned)size)) {
-            emu_trace_unknown_read(t->owner, address, (unsigned)size);
-            return;
+    for (unsigned n = 0; n < count; n++) {
+        if (starts[n] - t->base >= t->units * 8)
+            continue;
+        emu_trace_note_access(t);
+        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8) {
+            uint64_t at = (unit - t->base) / 8;
+            if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, starts[n], sizes[n])) {
+                emu_trace_unknown_read(t->owner, starts[n], sizes[n]);
+                break;
+            }
         }
     }
 }
@@ -1241,10 +1262,16 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
 static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
     emu_trace *t = user;
+    uint64_t starts[2];
+    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
     (void)uc, (void)type, (void)value;
-    emu_trace_note_access(t);
-    for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8)
-        emu_trace_learn(t, unit, bytes_in(unit, address, (unsigned)size));
+    for (unsigned n = 0; n < count; n++) {
+        if (starts[n] - t->base >= t->units * 8)
+            continue;
+        emu_trace_note_access(t);
+        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
+            emu_trace_learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
+    }
 }
 
 /* Install callback number `which` for Unicorn's hook `type`; user data is the trace, or `site` if given. */
@@ -1333,6 +1360,14 @@ void emu_trace_set_segment(emu_trace *t, int number, const void *base)
     t->segment_bases[number] = base;
 }
 
+/* Whether page tables in use are in the NVDIMM. */
+int emu_trace_has_tables(emu_trace *t)
+{
+    if (!t->table_count)
+        look_for_tables(t);
+    return t->table_count != 0;
+}
+
 void emu_trace_finish(emu_trace *t)
 {
     finish_stores(t);
@@ -1399,110 +1434,113 @@ int emu_freeze(void *address, size_t size)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 94), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 93), // emu_trace const *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 97), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 96), // emu_trace const *
 /*  2 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uint64_t const *, size_t)
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 93), // emu_trace *
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 2), // uint64_t const *
-/*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uint64_t, uint32_t)
-/* 10 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 11 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uint64_t, uint64_t)
-/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
-/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 23 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // void const *
-/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
-/* 27 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 28 */ _CFFI_OP(_CFFI_OP_POINTER, 37), // uintptr_t *
-/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 31 */ _CFFI_OP(_CFFI_OP_POINTER, 97), // emu_trace_site *
-/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, uintptr_t)
-/* 36 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 37 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(emu_trace *, void *, emu_trace_functions const *)
-/* 40 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // void *
-/* 42 */ _CFFI_OP(_CFFI_OP_POINTER, 96), // emu_trace_functions const *
-/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION, 24), // int()(void *, size_t)
-/* 45 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
-/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // uint64_t()(void *, uint64_t, uint64_t)
-/* 49 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
-/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 56), // uint8_t()(emu_trace *, uint64_t, uint8_t)
-/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *)
-/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *)
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 96), // emu_trace *
+/*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uint64_t const *, size_t)
+/*  8 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 2), // uint64_t const *
+/* 10 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uint64_t, uint32_t)
+/* 13 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uint64_t, uint64_t)
+/* 18 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
+/* 23 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 106), // void const *
+/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
+/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 31 */ _CFFI_OP(_CFFI_OP_POINTER, 40), // uintptr_t *
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 34 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // emu_trace_site *
+/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uintptr_t)
+/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, void *, emu_trace_functions const *)
+/* 43 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 44 */ _CFFI_OP(_CFFI_OP_POINTER, 106), // void *
+/* 45 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // emu_trace_functions const *
+/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(void *, size_t)
+/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 44),
+/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // uint64_t()(void *, uint64_t, uint64_t)
+/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 44),
+/* 53 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 59), // uint8_t()(emu_trace *, uint64_t, uint8_t)
+/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 58 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
 /* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(emu_trace *)
 /* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, int, void const *)
-/* 71 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
-/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, uint64_t)
-/* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(emu_trace *, uint64_t, void const *)
-/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 82 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(void *, int)
-/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 103), // void()(void *, uint64_t, uint32_t)
-/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 41),
-/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 93 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 94 */ _CFFI_OP(_CFFI_OP_POINTER, 95), // emu_trace_entry const *
-/* 95 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 96 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_functions
-/* 97 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 100 */ _CFFI_OP(_CFFI_OP_POINTER, 48), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 101 */ _CFFI_OP(_CFFI_OP_POINTER, 84), // void(*)(void *, int)
-/* 102 */ _CFFI_OP(_CFFI_OP_POINTER, 88), // void(*)(void *, uint64_t, uint32_t)
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 65 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(emu_trace *, int, void const *)
+/* 74 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 26),
+/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(emu_trace *, uint64_t)
+/* 79 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 81 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(emu_trace *, uint64_t, void const *)
+/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 26),
+/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(void *, int)
+/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 44),
+/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(void *, uint64_t, uint32_t)
+/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 44),
+/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 96 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 97 */ _CFFI_OP(_CFFI_OP_POINTER, 98), // emu_trace_entry const *
+/* 98 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 99 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_functions
+/* 100 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 103 */ _CFFI_OP(_CFFI_OP_POINTER, 51), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 104 */ _CFFI_OP(_CFFI_OP_POINTER, 87), // void(*)(void *, int)
+/* 105 */ _CFFI_OP(_CFFI_OP_POINTER, 91), // void(*)(void *, uint64_t, uint32_t)
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1644,10 +1682,10 @@ _cffi_f_emu_freeze(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(41), arg0, (char **)&x0);
+      _cffi_type(44), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(41), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(44), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1715,10 +1753,10 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(23), arg3, (char **)&x3);
+      _cffi_type(26), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(23), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(26), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1782,7 +1820,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(94));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(97));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1898,6 +1936,44 @@ _cffi_f_emu_trace_finish(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_trace_finish _cffi_d_emu_trace_finish
 #endif
 
+static int _cffi_d_emu_trace_has_tables(emu_trace * x0)
+{
+  return emu_trace_has_tables(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_has_tables(PyObject *self, PyObject *arg0)
+{
+  emu_trace * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_has_tables(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_has_tables _cffi_d_emu_trace_has_tables
+#endif
+
 static int _cffi_d_emu_trace_hook(emu_trace * x0, uintptr_t * x1, int x2, int x3, emu_trace_site * x4, uint64_t x5, uint64_t x6)
 {
   return emu_trace_hook(x0, x1, x2, x3, x4, x5, x6);
@@ -1938,10 +2014,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(28), arg1, (char **)&x1);
+      _cffi_type(31), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(28), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(31), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1955,10 +2031,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(31), arg4, (char **)&x4);
+      _cffi_type(34), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (emu_trace_site *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(31), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(34), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2184,19 +2260,19 @@ _cffi_f_emu_trace_open(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(41), arg1, (char **)&x1);
+      _cffi_type(44), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(41), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(44), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(42), arg2, (char **)&x2);
+      _cffi_type(45), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (emu_trace_functions const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(42), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(45), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2332,10 +2408,10 @@ _cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(23), arg2, (char **)&x2);
+      _cffi_type(26), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(23), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(26), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2389,10 +2465,10 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(23), arg2, (char **)&x2);
+      _cffi_type(26), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(23), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(26), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2444,10 +2520,10 @@ _cffi_f_emu_trace_set_unknown(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg1, (char **)&x1);
+      _cffi_type(9), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(9), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2796,35 +2872,36 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_NOWHERE", (void *)_cffi_const_EMU_TRACE_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_freeze", (void *)_cffi_f_emu_freeze, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 44), (void *)_cffi_d_emu_freeze },
-  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_add_region },
+  { "emu_freeze", (void *)_cffi_f_emu_freeze, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_freeze },
+  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 22), (void *)_cffi_d_emu_trace_add_region },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_trace_at },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_finish },
-  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_learn },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 102), (void *)emu_trace_new_block },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 100), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 61), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_note_access },
-  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 39), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 58), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 70), (void *)_cffi_d_emu_trace_set_segment },
-  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 4), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 101), (void *)emu_trace_stop },
-  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_track },
-  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 9), (void *)_cffi_d_emu_trace_translate_again },
-  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 102), (void *)emu_trace_unknown_read },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 4), (void *)_cffi_d_emu_trace_has_tables },
+  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_trace_hook },
+  { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_trace_learn },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 105), (void *)emu_trace_new_block },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 103), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 64), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_trace_open },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 78), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 82), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 73), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 7), (void *)_cffi_d_emu_trace_set_unknown },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 104), (void *)emu_trace_stop },
+  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 17), (void *)_cffi_d_emu_trace_track },
+  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 12), (void *)_cffi_d_emu_trace_translate_again },
+  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_trace_unhook },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 105), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "owner", offsetof(emu_trace, owner),
              sizeof(((emu_trace *)0)->owner),
-             _CFFI_OP(_CFFI_OP_NOOP, 41) },
+             _CFFI_OP(_CFFI_OP_NOOP, 44) },
   { "count", offsetof(emu_trace, count),
              sizeof(((emu_trace *)0)->count),
              _CFFI_OP(_CFFI_OP_NOOP, 2) },
@@ -2845,7 +2922,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "starved", offsetof(emu_trace, starved),
                sizeof(((emu_trace *)0)->starved),
-               _CFFI_OP(_CFFI_OP_NOOP, 24) },
+               _CFFI_OP(_CFFI_OP_NOOP, 27) },
   { "pc", offsetof(emu_trace_entry, pc),
           sizeof(((emu_trace_entry *)0)->pc),
           _CFFI_OP(_CFFI_OP_NOOP, 2) },
@@ -2857,37 +2934,37 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "instance", offsetof(emu_trace_entry, instance),
                 sizeof(((emu_trace_entry *)0)->instance),
-                _CFFI_OP(_CFFI_OP_NOOP, 12) },
+                _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 56) },
+            _CFFI_OP(_CFFI_OP_NOOP, 59) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 56) },
+            _CFFI_OP(_CFFI_OP_NOOP, 59) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 56) },
+            _CFFI_OP(_CFFI_OP_NOOP, 59) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 56) },
+              _CFFI_OP(_CFFI_OP_NOOP, 59) },
   { "hook_add", offsetof(emu_trace_functions, hook_add),
                 sizeof(((emu_trace_functions *)0)->hook_add),
-                _CFFI_OP(_CFFI_OP_NOOP, 41) },
+                _CFFI_OP(_CFFI_OP_NOOP, 44) },
   { "hook_del", offsetof(emu_trace_functions, hook_del),
                 sizeof(((emu_trace_functions *)0)->hook_del),
-                _CFFI_OP(_CFFI_OP_NOOP, 41) },
+                _CFFI_OP(_CFFI_OP_NOOP, 44) },
   { "reg_read", offsetof(emu_trace_functions, reg_read),
                 sizeof(((emu_trace_functions *)0)->reg_read),
-                _CFFI_OP(_CFFI_OP_NOOP, 41) },
+                _CFFI_OP(_CFFI_OP_NOOP, 44) },
   { "reg_write", offsetof(emu_trace_functions, reg_write),
                  sizeof(((emu_trace_functions *)0)->reg_write),
-                 _CFFI_OP(_CFFI_OP_NOOP, 41) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 44) },
   { "mem_read", offsetof(emu_trace_functions, mem_read),
                 sizeof(((emu_trace_functions *)0)->mem_read),
-                _CFFI_OP(_CFFI_OP_NOOP, 41) },
+                _CFFI_OP(_CFFI_OP_NOOP, 44) },
   { "ctl", offsetof(emu_trace_functions, ctl),
            sizeof(((emu_trace_functions *)0)->ctl),
-           _CFFI_OP(_CFFI_OP_NOOP, 41) },
+           _CFFI_OP(_CFFI_OP_NOOP, 44) },
   { "trace", offsetof(emu_trace_site, trace),
              sizeof(((emu_trace_site *)0)->trace),
              _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -2896,7 +2973,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 99) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 102) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
@@ -2905,43 +2982,43 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 98) },
+            _CFFI_OP(_CFFI_OP_NOOP, 101) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 98) },
+             _CFFI_OP(_CFFI_OP_NOOP, 101) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 98) },
+               _CFFI_OP(_CFFI_OP_NOOP, 101) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 56) },
+             _CFFI_OP(_CFFI_OP_NOOP, 59) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 56) },
+            _CFFI_OP(_CFFI_OP_NOOP, 59) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 56) },
+            _CFFI_OP(_CFFI_OP_NOOP, 59) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 56) },
+              _CFFI_OP(_CFFI_OP_NOOP, 59) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 93, 0,
+  { "$emu_trace", 96, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 8 },
-  { "$emu_trace_entry", 95, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 98, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 8, 8 },
-  { "$emu_trace_functions", 96, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_functions", 99, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_functions), offsetof(struct _cffi_align_typedef_emu_trace_functions, y), 16, 6 },
-  { "$emu_trace_site", 97, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_site", 100, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 12 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 93 },
-  { "emu_trace_entry", 95 },
-  { "emu_trace_functions", 96 },
-  { "emu_trace_site", 97 },
+  { "emu_trace", 96 },
+  { "emu_trace_entry", 98 },
+  { "emu_trace_functions", 99 },
+  { "emu_trace_site", 100 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2951,12 +3028,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  44,  /* num_globals */
+  45,  /* num_globals */
   4,  /* num_struct_unions */
   0,  /* num_enums */
   4,  /* num_typenames */
   NULL,  /* no includes */
-  104,  /* num_types */
+  107,  /* num_types */
   1,  /* flags */
 };
 

@@ -636,6 +636,7 @@ uint8_t emu_trace_learn(emu_trace *t, uint64_t unit, uint8_t bytes)
     return before;
 }
 
+/* The bytes of `unit` that an access touches, as bits. */
 static uint8_t bytes_in(uint64_t unit, uint64_t address, unsigned size)
 {
     uint64_t from = address > unit ? address - unit : 0;
@@ -643,16 +644,36 @@ static uint8_t bytes_in(uint64_t unit, uint64_t address, unsigned size)
     return (uint8_t)(((1u << upto) - 1) & ~((1u << from) - 1));
 }
 
+/* The pieces of an access, which Unicorn announces by the address of its first byte: one, or two on two pages. */
+static unsigned pieces_of(emu_trace *t, uint64_t address, unsigned size, uint64_t *starts, unsigned *sizes)
+{
+    unsigned first = PAGE - (unsigned)(address % PAGE);
+    starts[0] = address;
+    sizes[0] = size;
+    if (first >= size)
+        return address - t->base < t->units * 8;
+    sizes[0] = first;
+    starts[1] = emu_trace_next_page(t->owner, reg(t, REG_RIP), address);
+    sizes[1] = size - first;
+    return 2;
+}
+
 static void on_read(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
     emu_trace *t = user;
+    uint64_t starts[2];
+    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
     (void)uc, (void)type, (void)value;
-    emu_trace_note_access(t);
-    for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8) {
-        uint64_t at = (unit - t->base) / 8;
-        if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, address, (unsigned)size)) {
-            emu_trace_unknown_read(t->owner, address, (unsigned)size);
-            return;
+    for (unsigned n = 0; n < count; n++) {
+        if (starts[n] - t->base >= t->units * 8)
+            continue;
+        emu_trace_note_access(t);
+        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8) {
+            uint64_t at = (unit - t->base) / 8;
+            if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, starts[n], sizes[n])) {
+                emu_trace_unknown_read(t->owner, starts[n], sizes[n]);
+                break;
+            }
         }
     }
 }
@@ -661,10 +682,16 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
 static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
     emu_trace *t = user;
+    uint64_t starts[2];
+    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
     (void)uc, (void)type, (void)value;
-    emu_trace_note_access(t);
-    for (uint64_t unit = address & ~(uint64_t)7; unit < address + (unsigned)size; unit += 8)
-        emu_trace_learn(t, unit, bytes_in(unit, address, (unsigned)size));
+    for (unsigned n = 0; n < count; n++) {
+        if (starts[n] - t->base >= t->units * 8)
+            continue;
+        emu_trace_note_access(t);
+        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
+            emu_trace_learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
+    }
 }
 
 /* Install callback number `which` for Unicorn's hook `type`; user data is the trace, or `site` if given. */
@@ -751,6 +778,14 @@ void emu_trace_set_initial(emu_trace *t, uint64_t gpa, const void *initial)
 void emu_trace_set_segment(emu_trace *t, int number, const void *base)
 {
     t->segment_bases[number] = base;
+}
+
+/* Whether page tables in use are in the NVDIMM. */
+int emu_trace_has_tables(emu_trace *t)
+{
+    if (!t->table_count)
+        look_for_tables(t);
+    return t->table_count != 0;
 }
 
 void emu_trace_finish(emu_trace *t)

@@ -151,10 +151,12 @@ class Tracer:
         self._hook(_ON_BLOCK_WATCHING, _HOOK_BLOCK)
 
     def watch_reads(self, spans: Iterable[tuple[int, int]], *, record: bool) -> None:
-        """Report reads of unknown bytes in these ranges; with ``record`` log what ``record`` logs. Before running."""
+        """Report reads of unknown bytes, and code in these ranges (first and last address); with ``record`` log what
+        ``record`` logs. Before running.
+        """
+        self._hook(_ON_READ, _HOOK_MEM_READ)
+        self._hook(_ON_OVERWRITE, _HOOK_MEM_WRITE)
         for span in spans:
-            self._hook(_ON_READ, _HOOK_MEM_READ, span)
-            self._hook(_ON_OVERWRITE, _HOOK_MEM_WRITE, span)
             self._hook(_ON_CODE, _HOOK_BLOCK, span)
         if record:
             self._hook(_ON_STORE, _HOOK_MEM_WRITE)
@@ -281,6 +283,11 @@ class Tracer:
     def learn(self, unit: int, bytes_of_unit: int) -> int:
         """Make bytes of a unit known (bit 0 for the first byte); which of them were not."""
         return int(_lib.emu_trace_learn(self._t, unit, bytes_of_unit))
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether page tables that the guest uses now are in logged memory."""
+        return bool(_lib.emu_trace_has_tables(self._t))
 
     # Failures
 

@@ -34,6 +34,7 @@ _PATIENCE = 10_000
 # For each set of bytes of a unit, as bits, the bytes themselves.
 _MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for bits in range(1 << UNIT)]
 _EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
+_WALKS = "recovery has page tables in the NVDIMM: what page walks read there is not followed"
 
 
 def private(config: MachineConfig) -> MachineConfig:
@@ -130,6 +131,8 @@ class MachineRecovery:
         events = tuple(self._events()) if self._record else ()
         if self._check is not None:
             self._check.verify((event for _, event in events), self._given())
+        if self._recording.tracer.has_tables:
+            self._caveat = _WALKS
         return Run(tuple(self._reads), judge(ended, bytes(self._output.data)), events, self._caveat)
 
     def _open(self) -> tuple[Machine, recorder.Recording]:

@@ -22,6 +22,8 @@ from emu.machine import Exit, Machine
 from emu.persistence import recorder
 from emu.persistence.events import Event, Fence, LabelWrite, Store, WriteBack, WriteBackKind
 from emu.persistence.explained import UnexplainedMemory
+from emu.persistence.laboratory import Question, investigate
+from emu.persistence.recovery import MachineRecovery
 from emu.persistence.workload import Workload, record
 from emu.units import MIB, PAGE
 
@@ -325,17 +327,34 @@ def test_a_wrong_log_gives_no_verdict(
 
 
 def test_the_command_ends_with_status_8(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spoil(lambda store: [], monkeypatch)
     image, pool = tmp_path / "guest.bin", tmp_path / "pool.img"
     image.write_bytes(mov(RAX, 1) + PROGRAM)
     for words in (["crash"], ["run", "--power-fail-at", "1"], ["run", "--power-fail-at", "5"]):
         assert main([*words, str(image), "--nvdimm", f"file={pool},size=2M"]) == 8
-        told = capsys.readouterr()
+        told = capfd.readouterr()
         assert told.out == ""
-        assert "does not explain the memory: at offset 0x40 of NVDIMM nvdimm0" in told.err
-        assert not pool.exists()
+        assert "does not explain the memory: at offset 0x40 of NVDIMM 0" in told.err
+        assert not pool.exists() or not any(pool.read_bytes())
+
+
+def test_recorded_recoveries_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "guest.bin"
+    image.write_bytes(b"\x48\xa1" + struct.pack("<Q", BASE) + PROGRAM)  # mov rax, [NVDIMM], which is in doubt
+    backend = BackendConfig(id="m", kind=BackendKind.RAM, size=SIZE)
+    config = MachineConfig(image=str(image), slots=1, nvdimms=(NvdimmConfig(backend=backend),), ram_size=16 * MIB)
+    recovery = MachineRecovery(config, record=True)
+    try:
+        for value in (7, 9):
+            found = recovery.run(frozenset((BASE,)), lambda unit, mask, value=value: value)  # type: ignore[misc]
+            assert [event.data[0] for _, event in found.trace if isinstance(event, Store)] == [value, value]
+        spoil(lambda store: [], monkeypatch)
+        with pytest.raises(UnexplainedMemory, match="at offset 0x40 of NVDIMM 0 it says 0x00, the memory holds 0x09"):
+            recovery.run(frozenset((BASE,)), lambda unit, mask: 9)
+    finally:
+        recovery.close()
 
 
 def test_a_store_that_nobody_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,3 +376,46 @@ def test_numbers_that_c_knows_too() -> None:
         lib.EMU_SITE_FLUSH, lib.EMU_SITE_REP, lib.EMU_SITE_SPECIAL,
     ]  # fmt: skip
     assert SPECIALS[: len(WriteBackKind)] == tuple(WriteBackKind)
+
+
+# Recovery reads as the workload stored
+
+
+@pytest.mark.parametrize("places", [(BASE + 5 * PAGE, BASE + 2 * PAGE), (8 * MIB, BASE + 2 * PAGE), (BASE, 8 * MIB)])
+def test_recovery_reads_across_scattered_pages(tmp_path: Path, places: tuple[int, int]) -> None:
+    """A number that lies on two pages, of the NVDIMM or of RAM, is stored and never flushed. Recovery accepts all of it
+    or nothing, so it fails where only one half persisted, and where one half is in RAM.
+    """
+    tables = CODE + 0x1000
+
+    def page_table(entries: dict[int, int]) -> bytes:
+        return b"".join(struct.pack("<Q", entries.get(number, 0)) for number in range(512))
+
+    number, flag = mov(RAX, 0x1122334455667788), mov(3, BASE + PAGE - 4)
+    work = number + b"\x48\x89\x03" + b"\x48\xc7\x83\x04\x10\x00\x00\x01\x00\x00\x00" + HALT  # mov [rbx], rax; flag
+    judge = (
+        b"\x48\x8b\x03\x48\x85\xc0\x74\x1b"  # mov rax, [rbx]; test; jz good
+        + mov(1, 0x1122334455667788) + b"\x48\x39\xc8\x74\x0c"  # cmp rax, rcx; je good
+        + b"\xb8\x01\x00\x00\x00\x66\xba\xf4\x00\xef\x90\x90"
+        + HALT
+    )  # fmt: skip
+    load = mov(RAX, tables) + b"\x0f\x22\xd8" + flag
+    # The flag, in the page behind, says that this is a recovery.
+    branch = b"\x48\x83\xbb\x04\x10\x00\x00\x00\x0f\x85" + struct.pack("<i", len(work))
+    code = (load + branch + work + judge).ljust(0x1000, b"\x90")
+    code += page_table({0: tables + 0x1000 | PRESENT})
+    code += page_table({0: tables + 0x2000 | PRESENT, 4: tables + 0x3000 | PRESENT})
+    code += page_table({0: PRESENT | LARGE})
+    code += page_table({0: tables + 0x4000 | PRESENT})
+    code += page_table({0: places[0] | PRESENT, 1: places[1] | PRESENT, 2: BASE + 9 * PAGE | PRESENT})
+    image = tmp_path / "guest.bin"
+    image.write_bytes(code)
+    backend = BackendConfig(id="m", kind=BackendKind.RAM, size=SIZE)
+    config = MachineConfig(image=str(image), slots=1, nvdimms=(NvdimmConfig(backend=backend),), ram_size=16 * MIB)
+    answer = investigate(Question(config, config))
+    assert answer.complete
+    assert answer.failed
+    halves = sum(place >= BASE for place in places)
+    read = {result.leaf.verdict.ok for result in answer.exploration.results if result.leaf.verdict is not None}
+    assert read == {True, False}
+    assert answer.exploration.executed == 1 + 2**halves

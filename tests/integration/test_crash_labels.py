@@ -15,6 +15,7 @@ from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.persistence.document import document
 from emu.persistence.events import LabelWrite, Store, label_address
 from emu.persistence.explore import Limits
+from emu.persistence.export import export
 from emu.persistence.laboratory import Answer, Question, investigate
 from emu.persistence.powerfail import PowerCut, run_with_power_cut
 from emu.persistence.report import report_html
@@ -45,8 +46,8 @@ def call(function: int, data: bytes = b"") -> bytes:
     return (words + DsmTransfer(offset=AT, length=1).pack() + data).ljust(PAGE, b"\0")
 
 
-# Flag 1, the label byte, flag 2, each durable before the next. Recovery, on a memory in which the start was noted: flag 2
-# needs the label, the label needs flag 1; else it writes 1 to the exit port.
+# Flag 1, the label byte, flag 2, each durable before the next. Recovery, on a memory in which the start was noted:
+# flag 2 needs the label, the label needs flag 1; else it writes 1 to the exit port.
 ORDERED = [STORE_0 + FLUSH_0 + SFENCE, dsm(WRITE_PAGE), STORE_1 + FLUSH_1 + SFENCE]
 RECOVER = (
     dsm(READ_PAGE)
@@ -67,7 +68,7 @@ def guest(tmp_path: Path, steps: list[bytes] = ORDERED) -> MachineConfig:
     code = (start + work + RECOVER).ljust(PAGE, b"\x90")
     image.write_bytes(code + call(SET_LABEL_DATA, b"\x07") + call(GET_LABEL_DATA))
     pool.write_bytes(bytes(4 * MIB))
-    backend = BackendConfig(id="m", path=str(pool), size=4 * MIB)
+    backend = BackendConfig(id="m", path=str(pool), size=4 * MIB, share=True)
     dimm = NvdimmConfig(backend=backend, label_size=LABELS)
     return MachineConfig(image=str(image), slots=1, nvdimms=(dimm,), ram_size=16 * MIB)
 
@@ -119,6 +120,15 @@ def test_a_label_write_is_durable_at_once_and_orders_nothing(
 ) -> None:
     answer = ask(guest(tmp_path, steps), Rules(domain))
     assert (answer.complete, answer.failed) == (True, fails)
+
+
+def test_an_exported_memory_has_its_labels(tmp_path: Path) -> None:
+    answer = ask(guest(tmp_path, [STORE_0, dsm(WRITE_PAGE)]))
+    exported = export(answer, str(tmp_path / "out"))
+    (path,) = exported[0]["files"]
+    content = Path(path).read_bytes()
+    assert (content[0], content[4 * MIB - LABELS + AT]) == (0, 7)
+    assert f"label-size={LABELS}" in exported[0]["command"]
 
 
 def test_labels_are_not_in_the_page_cache(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ ordering table allows, wait in a persist buffer and reach the memory one 8-byte 
 followed; the answer is the set of all memories seen at any moment.
 
 A program is a list of tuples: ("st", address, bytes), ("nt", address, bytes), ("fl", address), ("fo", address),
-("sf",), ("mf",), ("rmw", address, bytes).
+("sf",), ("mf",), ("rmw", address, bytes), ("wb",) for WBINVD, ("label", byte) for a write to the label area by the
+device, whose one byte is the last of the memory.
 """
 
 from __future__ import annotations
 
-SIZE = 80
+SIZE = 81
+LABEL = SIZE - 1
 
 
 def pieces(address, data):
@@ -81,7 +83,14 @@ class Machine:
         at, buffer, waiting, memory = state
         if at < len(program):
             op = program[at]
-            if op[0] in ("mf", "rmw"):
+            if op[0] == "wb":
+                if not buffer and not waiting:
+                    yield at + 1, buffer, waiting, memory
+            elif op[0] == "label":
+                # The port is written when what comes before is done; what only waits in a buffer may go on waiting.
+                if not any(kind in ("sf", "fl") for kind, *_ in buffer):
+                    yield at + 1, buffer, waiting, memory[:LABEL] + bytes([op[1]])
+            elif op[0] in ("mf", "rmw"):
                 if not buffer and not self.unfenced(waiting):
                     if op[0] == "mf":
                         yield at + 1, buffer, waiting, memory

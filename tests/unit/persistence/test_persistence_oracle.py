@@ -5,10 +5,21 @@ from __future__ import annotations
 import random
 
 import pytest
-from persistence_oracle import SIZE, Machine
+from persistence_oracle import LABEL, SIZE, Machine
 
 from emu.persistence.crashstate import CrashState, memories
-from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store
+from emu.persistence.events import (
+    Event,
+    Fence,
+    FenceKind,
+    Flush,
+    FlushKind,
+    LabelWrite,
+    Store,
+    WriteBack,
+    WriteBackKind,
+    label_address,
+)
 from emu.persistence.model import PersistState, Timeline, TimelineBuilder, build
 from emu.persistence.rules import Domain, Order, Rules
 
@@ -19,12 +30,14 @@ STORES = [(0, 8), (0, 8), (8, 8), (16, 8), (64, 8), (64, 8), (72, 8), (0, 4), (4
 def random_program(rng: random.Random, length: int) -> list[tuple]:
     program: list[tuple] = []
     for number in range(1, length + 1):
-        kind = rng.choices(["st", "nt", "fl", "fo", "sf", "mf", "rmw"], [8, 3, 2, 3, 3, 1, 1])[0]
+        kind = rng.choices(["st", "nt", "fl", "fo", "sf", "mf", "rmw", "wb", "label"], [8, 3, 2, 3, 3, 1, 1, 1, 1])[0]
         if kind in ("st", "nt", "rmw"):
             address, size = rng.choice(STORES) if kind != "rmw" else rng.choice(STORES[:7])
             program.append((kind, address, bytes([number]) * size))
         elif kind in ("fl", "fo"):
             program.append((kind, rng.choice([0, 64])))
+        elif kind == "label":
+            program.append((kind, number))
         else:
             program.append((kind,))
     return program
@@ -44,6 +57,10 @@ def to_events(program: list[tuple]) -> list[Event]:
                 events.append(Fence(FenceKind.SFENCE))
             case ("mf",):
                 events.append(Fence(FenceKind.MFENCE))
+            case ("wb",):
+                events.append(WriteBack(WriteBackKind.WBINVD))
+            case ("label", value):
+                events.append(LabelWrite(label_address(0, 3), bytes([value])))
             case ("rmw", address, data):
                 events += [Fence(FenceKind.LOCKED), Store(address, data, locked=True)]
     return events
@@ -55,7 +72,10 @@ def images(timeline: Timeline) -> set[bytes]:
         for memory in memories(CrashState.at(timeline, point.number, lambda unit: 0)):
             image = bytearray(SIZE)
             for unit, value in memory.items():
-                image[unit : unit + 8] = value.to_bytes(8, "little")
+                if unit == label_address(0, 0):
+                    image[LABEL] = value >> 24
+                else:
+                    image[unit : unit + 8] = value.to_bytes(8, "little")
             found.add(bytes(image))
     return found
 
