@@ -249,7 +249,7 @@ def _print_verdict(result: dict[str, Any]) -> None:
             headline = f"ok: {headline}"
         case "failed" | "workload failed":
             headline = f"FAILED: {headline}"
-    if any(outcome["verdict"] == "failed" for outcome in result["outcomes"]):
+    if result["verdict"] == "failed":
         count = len(result["failures"])
         headline += f" ({count} cause{'' if count == 1 else 's'} found)"
     print(headline)

@@ -77,7 +77,8 @@ def conclude(answer: Answer, symbols: Symbols) -> Judgement:
         true.append(Conclusion.INCOMPLETE)
     conclusion = (*true, Conclusion.OK)[0]
     if answer.failed and conclusion is not Conclusion.FAILED:
-        why.append("some crash states do not recover")
+        count = len(answer.failures)
+        why.append(f"some crash states do not recover ({count} cause{'' if count == 1 else 's'} found)")
     return Judgement(conclusion, tuple(why))
 
 
