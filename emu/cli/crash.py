@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ every crash state was tried; 0 every crash state recovers. 130 interrupted: Ctrl
 was found so far, a second one ends at once. 2 usage; 4 the host cannot do it.
 """
 _SHOWN = 10
+# Timeout(1) and other wrappers send a signal to us and then to our group: that is one Ctrl-C, not two.
+_SAME_KEY_S = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +115,7 @@ def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
     from emu.persistence.interruption import Interruption
 
     interruption = Interruption()
+    asked_at = 0.0
     outcome: list[Answer | BaseException] = []
 
     def run_it() -> None:
@@ -121,9 +125,12 @@ def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
             outcome.append(error)
 
     def interrupted(_number: int, _frame: object) -> None:
-        if interruption.asked:
+        nonlocal asked_at
+        if not interruption.asked:
+            asked_at = time.monotonic()
+            interruption.ask()
+        elif time.monotonic() - asked_at > _SAME_KEY_S:
             os._exit(Status.INTERRUPTED)
-        interruption.ask()
 
     before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=run_it, name="laboratory", daemon=True)
@@ -205,8 +212,6 @@ class _Progress:
         self._shown = 0.0
 
     def __call__(self, done: int, left: int) -> None:
-        import time
-
         if time.monotonic() - self._shown < 0.1:
             return
         self._shown = time.monotonic()
@@ -254,7 +259,7 @@ def _print_verdict(result: dict[str, Any]) -> None:
             headline = f"ok: {headline}"
         case "failed" | "workload failed":
             headline = f"FAILED: {headline}"
-    if any(outcome["verdict"] == "failed" for outcome in result["outcomes"]):
+    if result["verdict"] == "failed":
         count = len(result["failures"])
         headline += f" ({count} cause{'' if count == 1 else 's'} found)"
     print(headline)

@@ -77,7 +77,8 @@ def conclude(answer: Answer, symbols: Symbols) -> Judgement:
         true.append(Conclusion.INCOMPLETE)
     conclusion = (*true, Conclusion.OK)[0]
     if answer.failed and conclusion is not Conclusion.FAILED:
-        why.append("some crash states do not recover")
+        count = len(answer.failures)
+        why.append(f"some crash states do not recover ({count} cause{'' if count == 1 else 's'} found)")
     return Judgement(conclusion, tuple(why))
 
 
@@ -88,20 +89,21 @@ def _how_it_ended(answer: Answer, symbols: Symbols) -> str:
     if ended.detail:
         text += f": {ended.detail}"
     place = place_of_end(workload, symbols)
-    names = [place["symbol"] or f"{place['pc']:#x}", place["source"], place["instruction"]]
-    text += f", at {', '.join(name for name in names if name)}"
+    if place is not None:
+        names = [place["symbol"] or f"{place['pc']:#x}", place["source"], place["instruction"]]
+        text += f", at {', '.join(name for name in names if name)}"
     last = workload.output.strip().splitlines()[-1:]
     return text + (f"; it printed last: {last[0]}" if last else "")
 
 
-def place_of_end(workload: Workload, symbols: Symbols) -> dict[str, Any]:
-    """Where the CPU stood at the end: at the instruction that could not be done, or behind the one that ended the run.
-
-    Behind the last instruction of a function begins another function, so names are those of the byte before.
+def place_of_end(workload: Workload, symbols: Symbols) -> dict[str, Any] | None:
+    """The instruction that the CPU stood at when the run ended; None where the run ended by a port write, behind which
+    the CPU finishes its block.
     """
-    at_fault = workload.ended.reason in ("triple-fault", "exception")
-    found = symbols.find(workload.pc if at_fault else workload.pc - 1)
-    instruction = workload.instructions.get(workload.pc, "") if at_fault else ""
+    if workload.ended.code is not None or workload.ended.reason == "power-off":
+        return None
+    found = symbols.find(workload.pc)
+    instruction = workload.instructions.get(workload.pc, "")
     return {"pc": workload.pc, "instruction": instruction, "symbol": found.symbol, "source": found.source}
 
 

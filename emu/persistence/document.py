@@ -6,7 +6,7 @@ from typing import Any
 
 from emu.persistence import numbers
 from emu.persistence.conclusion import conclude, place_of_end
-from emu.persistence.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, line_of, split
+from emu.persistence.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, line_of
 from emu.persistence.explore import Verdict
 from emu.persistence.findings import Failure
 from emu.persistence.laboratory import Answer
@@ -37,14 +37,14 @@ class Describer:
     def _what(self, event: Event) -> dict[str, Any]:
         match event:
             case Store():
-                lines = list(dict.fromkeys(line_of(unit) for unit, _, _ in split(event.address, event.data)))
+                lines = range(line_of(event.address), event.address + len(event.data), CACHE_LINE)
                 return {
                     "kind": "nt-store" if event.nt else "locked-store" if event.locked else "store",
                     "address": event.address,
                     "offset": self.offset(event.address),
                     "size": len(event.data),
                     "data": event.data[:CACHE_LINE].hex(),
-                    "lines": lines[:_MOST_EVENTS],
+                    "lines": list(lines[:_MOST_EVENTS]),
                 }
             case Flush():
                 return {"kind": str(event.kind), "address": event.line, "offset": self.offset(event.line)}

@@ -174,7 +174,7 @@ def investigate(
         analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience)
         failures = analyst.explain()
         because = list(found.incomplete_because)
-        if workload.cut_short:
+        if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
         because += workload.doubts
         return Answer(

@@ -28,7 +28,8 @@ FIXES = {
     "store that relies on it.",
     findings.MISSING_FENCE: "put an SFENCE between the flush, or the non-temporal store, and the store that relies "
     "on it.",
-    findings.ORDERING: "let this store be durable (flush, then fence) before the other store is made.",
+    findings.ORDERING: "let this store be durable (flush, then fence; in a page cache msync) before the other store is "
+    "made.",
     findings.ATOMICITY: "keep a log of what is under way, or prepare the new state aside and switch to it with one "
     "aligned 8-byte store.",
     findings.TORN: "write the record beside the old one, make it durable, and switch to it with one aligned 8-byte "
