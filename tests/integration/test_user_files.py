@@ -207,6 +207,7 @@ def test_a_start_that_fails_leaves_no_file_and_changes_none(case: str, image: Pa
         ("crash", "commit-fixed", "--depth", "0"),
         ("crash", "commit-fixed", "--nosuch"),
         ("crash", "commit-fixed", "--html", "no/such"),
+        ("crash", "commit-fixed"),
         ("run", "hello", "-S", "--timeout", "0.3"),
     ],
 )

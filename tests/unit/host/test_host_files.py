@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -279,13 +282,44 @@ def test_names_that_cannot_be_written(odd: Path, name: str, match: str) -> None:
     assert entries(odd) == before
 
 
-@pytest.mark.parametrize("name", ["/dev/emu-test-0.9", "/proc/emu-test", "/sys/emu-test", "/sys/kernel/emu-test"])
-def test_no_file_is_made_among_devices_or_in_the_kernels_file_systems(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("/dev/emu-test-0.9", "there is no such device"),
+        ("/dev/../dev/emu-test-0.9", "there is no such device"),
+        ("/proc/emu-test", "no file can be kept on proc"),
+        ("/sys/kernel/emu-test", "no file can be kept on sysfs"),
+    ],
+)
+def test_no_file_is_made_among_devices_or_in_the_kernels_file_systems(name: str, why: str) -> None:
+    assert name in refused(name, why).what
+
+
+DEV = """
+import sys
+from emu.errors import HostError
+from emu.host.files import examine
+for name in sys.argv[1:]:
     try:
-        error = refused(name, r"no such device|no file can be kept")
-    finally:
-        Path(name).unlink(missing_ok=True)
-    assert name in error.what
+        print(examine(name).kind.name)
+    except HostError as error:
+        print(error.what)
+"""
+
+
+def test_a_dev_that_is_a_tmpfs_holds_no_files_but_what_is_mounted_in_it_does() -> None:
+    """As in a container; in a mount namespace of our own."""
+    space = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mounts = "mount -t tmpfs none /dev && mkdir /dev/sub /dev/shm && mount -t tmpfs none /dev/shm"
+    if shutil.which("unshare") is None or subprocess.run([*space, mounts], capture_output=True).returncode:
+        pytest.skip("needs unshare and user namespaces; run as root or set kernel.unprivileged_userns_clone=1")
+    names = ("/dev/dax0.0", "/dev/sub/x", "/dev/shm/x")
+    script = f'{mounts} && exec "{sys.executable}" -c "$0" "$@"'
+    done = subprocess.run([*space, script, DEV, *names], capture_output=True, text=True, timeout=60)
+    device, sub, shared = done.stdout.splitlines()
+    assert device.startswith("/dev/dax0.0: there is no such device")
+    assert sub.startswith("/dev/sub/x: there is no such device")
+    assert shared == "NEW"
 
 
 @pytest.mark.parametrize("name", ["/proc/self/mem", "/proc/self/comm"])
