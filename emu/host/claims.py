@@ -36,7 +36,7 @@ class _Claim(NamedTuple):
 
 
 class _Family(NamedTuple):
-    """Files of a folder that may be written, told by a pattern of their names."""
+    """A folder and its files that may be written, told by a pattern of their names."""
 
     what: str
     folder: str
@@ -45,7 +45,7 @@ class _Family(NamedTuple):
 
     def has(self, path: str) -> bool:
         folder, name = os.path.split(path)
-        return folder == self.real and self.names.fullmatch(name) is not None
+        return path == self.real or (folder == self.real and self.names.fullmatch(name) is not None)
 
 
 class Claims:
@@ -129,7 +129,7 @@ def _refuse_member(claim: _Claim, families: Iterable[_Family]) -> None:
     for family in families:
         if family.has(claim.path):
             raise UsageError(
-                f"{claim} is a file that {family.what} {family.folder} may write", "an output needs a file of its own"
+                f"{claim} is what {family.what} {family.folder} may write", "an output needs a file of its own"
             )
 
 

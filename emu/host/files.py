@@ -64,10 +64,10 @@ def resolve(name: str) -> Place:
     for _ in range(_MOST_LINKS):
         folder, last = os.path.split(path)
         folder = os.path.realpath(folder or ".")
-        # Not followed as other links: their text may name a file, but what they are is the open descriptor.
-        if re.fullmatch(rf"/proc/{os.getpid()}(/task/\d+)?/fd", folder) and last.isdecimal():
-            return Place(os.path.join(folder, last), int(last))
         path = os.path.join(folder, last)
+        # Not followed as other links: their text may name a file, but what they are is the open descriptor.
+        if (process := re.fullmatch(r"(/proc/\d+)(/task/\d+)?/fd", folder)) and last.isdecimal():
+            return Place(path, int(last) if process[1] == os.path.realpath("/proc/self") else None)
         try:
             path = os.path.join(folder, os.readlink(path))
         except OSError:
@@ -98,11 +98,13 @@ def _check_kind(name: str, place: Place, found: os.stat_result) -> Kind:
         return Kind.DESCRIPTOR
     if stat.S_ISSOCK(found.st_mode):
         raise HostError(f"{name}: Is a socket, which only a connection can write to", "name a file", errno=errno.ENXIO)
+    regular = stat.S_ISREG(found.st_mode)
+    if regular:
+        _check_folder(name, place.path)
     if not os.access(place.path, os.W_OK, effective_ids=True):
         raise _failure(name, errno.EACCES)
-    if not stat.S_ISREG(found.st_mode):
+    if not regular:
         return Kind.STREAM
-    _check_folder(name, place.path)
     _refuse_locked(name, place.path)
     return Kind.REGULAR
 
@@ -286,23 +288,42 @@ class Writing:
 
 
 class _Replacement(Writing):
-    """A regular file in the making, under a temporary name in the same folder."""
+    """A regular file in the making: without a name, where the file system can (so that even a killed emu leaves
+    nothing), else under a temporary one in the same folder."""
 
     def __init__(self, target: Target, *, durable: bool, mode: int) -> None:
         self._target = target
         self._durable = durable
         self._folder = os.path.dirname(target.place.path)
         self._temporary = os.path.join(self._folder, f".emu-{os.urandom(6).hex()}.tmp")
-        try:
-            descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        except OSError as error:
-            raise _failure(target.name, error.errno) from None
-        super().__init__(target.name, descriptor)
+        self._named = False
+        super().__init__(target.name, self._make(mode))
         try:
             self._keep_attributes()
         except BaseException:
             self.abandon()
             raise
+
+    def _make(self, mode: int) -> int:
+        with contextlib.suppress(OSError):  # no O_TMPFILE here; any other trouble comes again with a name
+            return os.open(self._folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode)
+        try:
+            descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except OSError as error:
+            raise _failure(self._target.name, error.errno) from None
+        self._named = True
+        return descriptor
+
+    def _give_name(self) -> None:
+        """The temporary name; a file gets no name that is taken, and a rename needs one."""
+        if self._named:
+            return
+        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:  # with a folder's descriptor, since only then the call follows the link in /proc
+            os.link(f"/proc/self/fd/{self.descriptor}", os.path.basename(self._temporary), dst_dir_fd=folder)
+        finally:
+            os.close(folder)
+        self._named = True
 
     def _keep_attributes(self) -> None:
         """The owner, as far as we may, and the mode of the file that is replaced."""
@@ -328,9 +349,11 @@ class _Replacement(Writing):
             os.ftruncate(self.descriptor, os.lseek(self.descriptor, 0, os.SEEK_CUR))  # a hole at the end
             if self._durable:
                 os.fsync(self.descriptor)
-            self._close()
             self._look_again()
+            self._give_name()
+            self._close()
             os.rename(self._temporary, target.place.path)
+            self._named = False
             if self._durable:
                 _sync_folder(self._folder)
         except OSError as error:
@@ -351,8 +374,10 @@ class _Replacement(Writing):
 
     def abandon(self) -> None:
         super().abandon()
-        with contextlib.suppress(OSError):
-            os.unlink(self._temporary)
+        if self._named:
+            self._named = False
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
 
 
 def _sync_folder(path: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -89,9 +91,37 @@ def test_a_failure_in_the_middle_leaves_what_was_there(old: bytes | None, tmp_pa
     assert old is None or path.read_bytes() == old
 
 
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_without_files_that_have_no_name_a_temporary_one_does(
+    unnamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that has no O_TMPFILE."""
+    if not unnamed:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)
+    with examine(str(tmp_path / "file")).begin() as writing:
+        writing.write(b"new")
+        assert [name.startswith(".emu-") for name in entries(tmp_path)] == ([] if unnamed else [True])
+    assert entries(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+KILLED = """
+import os, signal, sys
+from emu.host.files import examine
+examine(sys.argv[1]).begin().write(b"half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "file"], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert entries(tmp_path) == ["file"]
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
-    signal = pytest.importorskip("signal")
     path = tmp_path / "file"
     path.write_bytes(b"old")
     limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -238,6 +268,24 @@ def test_an_open_descriptor_is_gone_on_with(name: str, tmp_path: Path) -> None:
     assert path.read_bytes() == b"before one two"
     assert os.fstat(descriptor).st_ino == path.stat().st_ino
     os.close(descriptor)
+
+
+def test_a_descriptor_of_another_process_is_what_is_open_there(tmp_path: Path) -> None:
+    path = tmp_path / "gone"
+    reading, writing = os.pipe()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    path.unlink()  # /proc names it "gone (deleted)"
+    other = subprocess.Popen(["sleep", "60"], pass_fds=(writing, descriptor))
+    try:
+        examine(f"/proc/{other.pid}/fd/{writing}").write(b"into the pipe")
+        assert os.read(reading, 100) == b"into the pipe"
+        refused(f"/proc/{other.pid}/fd/{descriptor}", "no file can be kept on proc")
+    finally:
+        other.kill()
+        other.wait()
+        for number in (reading, writing, descriptor):
+            os.close(number)
+    assert entries(tmp_path) == []
 
 
 def test_a_closed_or_read_only_descriptor_is_an_error(tmp_path: Path) -> None:
