@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
         machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
         for writer in writers:
             writer.ended = lambda: machine.exit is not None
-        if config.incoming is None and options.power_fail_at is None:
+        if config.incoming is None:
             machine.boot()  # now, so that an image that is refused leaves nothing behind
         if not options.quiet and not options.json:
             _announce(machine)
@@ -108,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
             ended = _cut_power(options, config, outputs)
         else:
             offer(stack, machine, quiet=options.quiet or options.json)
+            _accept_marked(options, config)
             for writer in writers if config.incoming is None else ():
                 writer.open()
             if _reads_standard_input(options):
@@ -155,6 +156,16 @@ def _claims(config: MachineConfig) -> Claims | None:
     return claims
 
 
+def _accept_marked(options: argparse.Namespace, config: MachineConfig) -> None:
+    """Forget the marks of unfinished migrations, if that was asked for; a start that failed has not come here."""
+    if options.accept_incomplete and config.incoming is None:
+        from emu.memory import incomplete
+
+        for dimm in config.nvdimms:
+            if dimm.backend.path is not None:
+                incomplete.clear(dimm.backend.path)
+
+
 def _is_regular(descriptor: int) -> bool:
     try:
         return stat.S_ISREG(os.fstat(descriptor).st_mode)
@@ -172,6 +183,7 @@ def _cut_power(options: argparse.Namespace, config: MachineConfig, outputs: Outp
             "--power-fail-at needs a guest that runs on its own",
             "leave -qmp, --incoming, -S and -serial stdio away",
         )
+    _accept_marked(options, config)
     return run_with_power_cut(config, cut, outputs, timeout=options.timeout)
 
 
