@@ -143,16 +143,14 @@ def run(options: argparse.Namespace) -> int:
 def _claims(config: MachineConfig) -> Claims | None:
     """The files of this run; None when nothing is written that could be one of its inputs."""
     into_files = any(target.startswith(characters.FILE) for target in (config.serial, config.debugcon))
-    if not into_files and not any(map(_is_regular, (1, 2))):
+    if not into_files and not any(stat.S_ISREG(os.fstat(stream).st_mode) for stream in (1, 2)):
         return None
     from emu.host.claims import claims_of
 
     claims = claims_of(config)
     if config.incoming is not None and config.incoming.startswith(characters.FILE):
         claims.reads(config.incoming.removeprefix(characters.FILE), "the snapshot")
-    for descriptor, name in ((1, "the standard output"), (2, "the standard error")):
-        if _is_regular(descriptor):
-            claims.writes_descriptor(descriptor, name)
+    claims.writes_standard_streams()
     return claims
 
 
@@ -164,13 +162,6 @@ def _accept_marked(options: argparse.Namespace, config: MachineConfig) -> None:
         for dimm in config.nvdimms:
             if dimm.backend.path is not None:
                 incomplete.clear(dimm.backend.path)
-
-
-def _is_regular(descriptor: int) -> bool:
-    try:
-        return stat.S_ISREG(os.fstat(descriptor).st_mode)
-    except OSError:
-        return False
 
 
 def _cut_power(options: argparse.Namespace, config: MachineConfig, outputs: Outputs) -> Exit:

@@ -78,6 +78,12 @@ class Claims:
     def writes_descriptor(self, descriptor: int, what: str) -> None:
         self._output(_claim(f"/proc/self/fd/{descriptor}", what)._replace(name=""))
 
+    def writes_standard_streams(self) -> None:
+        """The standard output and the standard error, as far as they are files."""
+        for descriptor, what in ((1, "the standard output"), (2, "the standard error")):
+            if is_regular(descriptor):
+                self.writes_descriptor(descriptor, what)
+
     def writes_family(self, folder: str, names: str, what: str) -> None:
         """Files in ``folder``, which is made when missing, whose names match the pattern ``names``.
 
@@ -106,6 +112,14 @@ class Claims:
         _refuse_same(claim, [other for other in self._outputs if not (claim.descriptor and other.descriptor)])
         _refuse_member(claim, self._families)
         self._outputs.append(claim)
+
+
+def is_regular(descriptor: int) -> bool:
+    """Whether the open ``descriptor`` is one of a regular file; not when it is closed."""
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
 
 
 def claims_of(config: MachineConfig) -> Claims:

@@ -169,7 +169,7 @@ def _refuse_locked(name: str, path: str) -> None:
 def _refuse_locked_file(name: str, descriptor: int) -> None:
     if kernel.lock_conflicts(descriptor, Lock.WRITE, what=name):
         raise HostError(
-            f"{name} is in use: another program has it locked", "name another file, or end that program first",
+            f"{name} is in use: it is locked", "name another file, or end the program that uses it",
             errno=errno.EBUSY,
         )  # fmt: skip
 
@@ -197,7 +197,7 @@ class Target:
         """
         if self.kind in (Kind.NEW, Kind.REGULAR):
             return _Replacement(self, durable=durable, mode=mode)
-        return Writing(self.name, self._open_stream(wait=wait))
+        return Writing(self.name, self._open_stream(wait=wait), durable=durable)
 
     def stream(self) -> int:
         """A descriptor for output that is to be seen while it comes, by ``tail -f`` for instance: a regular file is
@@ -239,9 +239,10 @@ class Writing:
     """An open output. ``finish`` completes it; ``abandon`` gives it up, and of a regular file nothing is to be seen
     then. As a context manager it does the one or the other."""
 
-    def __init__(self, name: str, descriptor: int) -> None:
+    def __init__(self, name: str, descriptor: int, *, durable: bool) -> None:
         self.name = name
         self.descriptor = descriptor
+        self._durable = durable
 
     def write(self, *pieces: bytes | bytearray | memoryview) -> None:
         """Write all of the pieces; HostError names the file."""
@@ -262,10 +263,22 @@ class Writing:
         return _failure(self.name, error.errno)
 
     def finish(self) -> None:
+        """Complete the output. Durable when it returns and that was asked for, as far as the device keeps anything."""
         try:
+            if self._durable:
+                self._sync()
             self._close()
         except OSError as error:
             raise self.failure(error) from None
+        finally:
+            self.abandon()
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self.descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a pipe, a terminal: nothing is kept there
+                raise
 
     def abandon(self) -> None:
         """Harmless after ``finish``."""
@@ -293,11 +306,10 @@ class _Replacement(Writing):
 
     def __init__(self, target: Target, *, durable: bool, mode: int) -> None:
         self._target = target
-        self._durable = durable
         self._folder = os.path.dirname(target.place.path)
         self._temporary = os.path.join(self._folder, f".emu-{os.urandom(6).hex()}.tmp")
         self._named = False
-        super().__init__(target.name, self._make(mode))
+        super().__init__(target.name, self._make(mode), durable=durable)
         try:
             self._keep_attributes()
         except BaseException:

@@ -126,6 +126,14 @@ def test_the_outputs_of_label_and_acpi_are_no_input(pool: Path) -> None:
         assert (result.status, result.out) == (2, ""), words
         assert len(result.errors) == 2
         assert pool.read_bytes() == before
+    onto_it = ("sh", "-c", f'exec "$0" "$@" 1<>"{pool}"')
+    for words in (
+        ("label", "read", pool),
+        ("acpi", "show", "--nvdimm", f"file={pool}"),
+        ("crash", "commit-fixed", "--nvdimm", f"file={pool}"),
+    ):
+        assert emu(*words, under=onto_it).status == 2
+        assert pool.read_bytes() == before
     from_it = ("sh", "-c", f'exec "$0" "$@" < "{pool}"')
     assert emu("label", "write", pool, "-s", "128K", under=from_it).status == 2
     assert pool.read_bytes() == before
