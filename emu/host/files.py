@@ -132,14 +132,16 @@ def check_folder(name: str, folder: str) -> None:
 def refuse_kernel_folder(name: str, folder: str) -> None:
     """HostError when ``folder`` is no place for regular files: /dev, which holds devices and dies with the host, and
     the kernel's own file systems. What cannot be looked into is left to whoever opens the file."""
+    real = os.path.realpath(folder)
+    if f"{real}/".startswith("/dev/shm/"):  # noqa: S108 - compared, not used
+        return  # memory that is meant for files, with a file system of its own or without
     try:
         descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
     try:
         system = kernel.file_system_name(descriptor)
-        real = os.path.realpath(folder)
-        # Not the file systems mounted in it, such as /dev/shm. In a container /dev itself is often a tmpfs.
+        # Not the file systems mounted in it, such as /dev/hugepages. In a container /dev itself is often a tmpfs.
         in_dev = f"{real}/".startswith("/dev/") and os.fstat(descriptor).st_dev == os.stat("/dev").st_dev
     finally:
         os.close(descriptor)

@@ -358,16 +358,16 @@ for name in sys.argv[1:]:
 def test_a_dev_that_is_a_tmpfs_holds_no_files_but_what_is_mounted_in_it_does() -> None:
     """As in a container; in a mount namespace of our own."""
     space = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    mounts = "mount -t tmpfs none /dev && mkdir /dev/sub /dev/shm && mount -t tmpfs none /dev/shm"
+    mounts = "mount -t tmpfs none /dev && mkdir /dev/sub /dev/shm /dev/mounted && mount -t tmpfs none /dev/mounted"
     if shutil.which("unshare") is None or subprocess.run([*space, mounts], capture_output=True).returncode:
         pytest.skip("needs unshare and user namespaces; run as root or set kernel.unprivileged_userns_clone=1")
-    names = ("/dev/dax0.0", "/dev/sub/x", "/dev/shm/x")
+    names = ("/dev/dax0.0", "/dev/sub/x", "/dev/mounted/x", "/dev/shm/x")
     script = f'{mounts} && exec "{sys.executable}" -c "$0" "$@"'
     done = subprocess.run([*space, script, DEV, *names], capture_output=True, text=True, timeout=60)
-    device, sub, shared = done.stdout.splitlines()
+    device, sub, *places = done.stdout.splitlines()
     assert device.startswith("/dev/dax0.0: there is no such device")
     assert sub.startswith("/dev/sub/x: there is no such device")
-    assert shared == "NEW"
+    assert places == ["NEW", "NEW"]
 
 
 @pytest.mark.parametrize("name", ["/proc/self/mem", "/proc/self/comm"])
