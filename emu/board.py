@@ -75,7 +75,7 @@ def build(config: MachineConfig, outputs: Outputs, *, accept_incomplete: bool = 
     """The machine that ``config`` describes, ready to run; every resource it opened is closed when anything fails.
 
     UsageError or HostError say what does not fit or cannot be had. ``accept_incomplete`` uses a backing file that an
-    unfinished migration marked.
+    unfinished migration marked; the mark is the caller's to clear, once the guest surely runs.
     """
     image = None if config.image is None else _read_image(config.image)
     machine = Machine(config, Cpu(real_time=config.clock is Clock.REAL), GuestMemory())
@@ -187,8 +187,8 @@ class Slots:
         """
         # A machine that waits for a migration may be given a file that the source still uses, or an unfinished one.
         incoming = self._machine.config.incoming is not None and not hot
-        if config.backend.path is not None and not incoming:
-            check_not_incomplete(config.backend.path, accept=accept_incomplete)
+        if config.backend.path is not None and not incoming and not accept_incomplete:
+            check_not_incomplete(config.backend.path)
         backend = open_backend(config.backend, lock_later=incoming)
         try:
             return self.plug_backend(config, backend, hot=hot)

@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from emu import board
     from emu.acpi.parse import describe
+    from emu.host.claims import claims_of
 
     config = machine_options.machine_config(options, None)
-    output = None
-    if options.action == "dump" and options.output is not None:
-        from emu.host.claims import claims_of
-
-        output = claims_of(config).writes(options.output, "-o")
+    claims = claims_of(config)
+    claims.writes_standard_streams()
+    to_file = options.action == "dump" and options.output is not None
+    output = claims.writes(options.output, "-o") if to_file else None
     with board.build(config, board.Outputs()) as machine:
         tables = dict(machine.tables)
     if options.table is not None and options.table not in tables:

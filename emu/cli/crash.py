@@ -192,14 +192,13 @@ def _range(text: str) -> tuple[int, int]:
 
 def _outputs(options: argparse.Namespace, question: Question) -> Target | None:
     """Look at all that will be written, before the work; where --html goes."""
-    if not options.html and not options.export:
-        return None
     from emu.host.claims import claims_of
     from emu.persistence.export import FILES
 
     claims = claims_of(question.workload)
     if question.recovery.image is not None:
         claims.reads(question.recovery.image, "the image of recovery")
+    claims.writes_standard_streams()
     if options.export:
         claims.writes_family(options.export, FILES, "--export")
     return claims.writes(options.html, "--html") if options.html else None

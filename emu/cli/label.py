@@ -174,7 +174,9 @@ def _init(options: argparse.Namespace) -> int:
 def _read(options: argparse.Namespace) -> int:
     if options.index and (options.size or options.offset):
         raise UsageError("-I and -s or -O exclude each other", "give one of them")
-    target = None if options.output is None else _claims(options).writes(options.output, "-o")
+    claims = _claims(options)
+    claims.writes_standard_streams()
+    target = None if options.output is None else claims.writes(options.output, "-o")
     with _storage(options, write=False) as (storage, _):
         if options.json or options.human:
             document = _describe(options.file, storage, human=options.human, labels=not options.index)

@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
         for writer in writers:
             writer.ended = lambda: machine.exit is not None
-        if config.incoming is None and options.power_fail_at is None:
+        if config.incoming is None:
             machine.boot()  # now, so that an image that is refused leaves nothing behind
         if not options.quiet and not options.json:
             _announce(machine)
@@ -114,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
 
             nvdimms = [dimm.describe() for dimm in machine.nvdimms]
             machine.close()
+            _accept_marked(options, config)
             try:
                 power = run_with_power_cut(config, cut, outputs, timeout=options.timeout)
             except UsageError:
@@ -123,6 +124,7 @@ def run(options: argparse.Namespace) -> int:
             ended = power.ended
         else:
             offer(stack, machine, quiet=options.quiet or options.json)
+            _accept_marked(options, config)
             for writer in writers if config.incoming is None else ():
                 writer.open()
             if _reads_standard_input(options):
@@ -165,24 +167,25 @@ def run(options: argparse.Namespace) -> int:
 def _claims(config: MachineConfig) -> Claims | None:
     """The files of this run; None when nothing is written that could be one of its inputs."""
     into_files = any(target.startswith(characters.FILE) for target in (config.serial, config.debugcon))
-    if not into_files and not any(map(_is_regular, (1, 2))):
+    if not into_files and not any(stat.S_ISREG(os.fstat(stream).st_mode) for stream in (1, 2)):
         return None
     from emu.host.claims import claims_of
 
     claims = claims_of(config)
     if config.incoming is not None and config.incoming.startswith(characters.FILE):
         claims.reads(config.incoming.removeprefix(characters.FILE), "the snapshot")
-    for descriptor, name in ((1, "the standard output"), (2, "the standard error")):
-        if _is_regular(descriptor):
-            claims.writes_descriptor(descriptor, name)
+    claims.writes_standard_streams()
     return claims
 
 
-def _is_regular(descriptor: int) -> bool:
-    try:
-        return stat.S_ISREG(os.fstat(descriptor).st_mode)
-    except OSError:
-        return False
+def _accept_marked(options: argparse.Namespace, config: MachineConfig) -> None:
+    """Forget the marks of unfinished migrations, if that was asked for; a start that failed has not come here."""
+    if options.accept_incomplete and config.incoming is None:
+        from emu.memory import incomplete
+
+        for dimm in config.nvdimms:
+            if dimm.backend.path is not None:
+                incomplete.clear(dimm.backend.path)
 
 
 def _power_cut(options: argparse.Namespace, config: MachineConfig) -> PowerCut | None:

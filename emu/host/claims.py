@@ -36,7 +36,7 @@ class _Claim(NamedTuple):
 
 
 class _Family(NamedTuple):
-    """Files of a folder that may be written, told by a pattern of their names."""
+    """A folder and its files that may be written, told by a pattern of their names."""
 
     what: str
     folder: str
@@ -45,7 +45,7 @@ class _Family(NamedTuple):
 
     def has(self, path: str) -> bool:
         folder, name = os.path.split(path)
-        return folder == self.real and self.names.fullmatch(name) is not None
+        return path == self.real or (folder == self.real and self.names.fullmatch(name) is not None)
 
 
 class Claims:
@@ -78,6 +78,12 @@ class Claims:
     def writes_descriptor(self, descriptor: int, what: str) -> None:
         self._output(_claim(f"/proc/self/fd/{descriptor}", what)._replace(name=""))
 
+    def writes_standard_streams(self) -> None:
+        """The standard output and the standard error, as far as they are files."""
+        for descriptor, what in ((1, "the standard output"), (2, "the standard error")):
+            if is_regular(descriptor):
+                self.writes_descriptor(descriptor, what)
+
     def writes_family(self, folder: str, names: str, what: str) -> None:
         """Files in ``folder``, which is made when missing, whose names match the pattern ``names``.
 
@@ -108,6 +114,14 @@ class Claims:
         self._outputs.append(claim)
 
 
+def is_regular(descriptor: int) -> bool:
+    """Whether the open ``descriptor`` is one of a regular file; not when it is closed."""
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
+
+
 def claims_of(config: MachineConfig) -> Claims:
     """The inputs of a machine: its image and the files of its NVDIMMs."""
     claims = Claims()
@@ -129,7 +143,7 @@ def _refuse_member(claim: _Claim, families: Iterable[_Family]) -> None:
     for family in families:
         if family.has(claim.path):
             raise UsageError(
-                f"{claim} is a file that {family.what} {family.folder} may write", "an output needs a file of its own"
+                f"{claim} is what {family.what} {family.folder} may write", "an output needs a file of its own"
             )
 
 

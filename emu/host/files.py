@@ -64,10 +64,10 @@ def resolve(name: str) -> Place:
     for _ in range(_MOST_LINKS):
         folder, last = os.path.split(path)
         folder = os.path.realpath(folder or ".")
-        # Not followed as other links: their text may name a file, but what they are is the open descriptor.
-        if re.fullmatch(rf"/proc/{os.getpid()}(/task/\d+)?/fd", folder) and last.isdecimal():
-            return Place(os.path.join(folder, last), int(last))
         path = os.path.join(folder, last)
+        # Not followed as other links: their text may name a file, but what they are is the open descriptor.
+        if (process := re.fullmatch(r"(/proc/\d+)(/task/\d+)?/fd", folder)) and last.isdecimal():
+            return Place(path, int(last) if process[1] == os.path.realpath("/proc/self") else None)
         try:
             path = os.path.join(folder, os.readlink(path))
         except OSError:
@@ -98,11 +98,13 @@ def _check_kind(name: str, place: Place, found: os.stat_result) -> Kind:
         return Kind.DESCRIPTOR
     if stat.S_ISSOCK(found.st_mode):
         raise HostError(f"{name}: Is a socket, which only a connection can write to", "name a file", errno=errno.ENXIO)
+    regular = stat.S_ISREG(found.st_mode)
+    if regular:
+        _check_folder(name, place.path)
     if not os.access(place.path, os.W_OK, effective_ids=True):
         raise _failure(name, errno.EACCES)
-    if not stat.S_ISREG(found.st_mode):
+    if not regular:
         return Kind.STREAM
-    _check_folder(name, place.path)
     _refuse_locked(name, place.path)
     return Kind.REGULAR
 
@@ -130,14 +132,16 @@ def check_folder(name: str, folder: str) -> None:
 def refuse_kernel_folder(name: str, folder: str) -> None:
     """HostError when ``folder`` is no place for regular files: /dev, which holds devices and dies with the host, and
     the kernel's own file systems. What cannot be looked into is left to whoever opens the file."""
+    real = os.path.realpath(folder)
+    if f"{real}/".startswith("/dev/shm/"):  # noqa: S108 - compared, not used
+        return  # memory that is meant for files, with a file system of its own or without
     try:
         descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
     try:
         system = kernel.file_system_name(descriptor)
-        real = os.path.realpath(folder)
-        # Not the file systems mounted in it, such as /dev/shm. In a container /dev itself is often a tmpfs.
+        # Not the file systems mounted in it, such as /dev/hugepages. In a container /dev itself is often a tmpfs.
         in_dev = f"{real}/".startswith("/dev/") and os.fstat(descriptor).st_dev == os.stat("/dev").st_dev
     finally:
         os.close(descriptor)
@@ -167,7 +171,7 @@ def _refuse_locked(name: str, path: str) -> None:
 def _refuse_locked_file(name: str, descriptor: int) -> None:
     if kernel.lock_conflicts(descriptor, Lock.WRITE, what=name):
         raise HostError(
-            f"{name} is in use: another program has it locked", "name another file, or end that program first",
+            f"{name} is in use: it is locked", "name another file, or end the program that uses it",
             errno=errno.EBUSY,
         )  # fmt: skip
 
@@ -195,7 +199,7 @@ class Target:
         """
         if self.kind in (Kind.NEW, Kind.REGULAR):
             return _Replacement(self, durable=durable, mode=mode)
-        return Writing(self.name, self._open_stream(wait=wait))
+        return Writing(self.name, self._open_stream(wait=wait), durable=durable)
 
     def stream(self) -> int:
         """A descriptor for output that is to be seen while it comes, by ``tail -f`` for instance: a regular file is
@@ -237,9 +241,10 @@ class Writing:
     """An open output. ``finish`` completes it; ``abandon`` gives it up, and of a regular file nothing is to be seen
     then. As a context manager it does the one or the other."""
 
-    def __init__(self, name: str, descriptor: int) -> None:
+    def __init__(self, name: str, descriptor: int, *, durable: bool) -> None:
         self.name = name
         self.descriptor = descriptor
+        self._durable = durable
 
     def write(self, *pieces: bytes | bytearray | memoryview) -> None:
         """Write all of the pieces; HostError names the file."""
@@ -260,10 +265,22 @@ class Writing:
         return _failure(self.name, error.errno)
 
     def finish(self) -> None:
+        """Complete the output. Durable when it returns and that was asked for, as far as the device keeps anything."""
         try:
+            if self._durable:
+                self._sync()
             self._close()
         except OSError as error:
             raise self.failure(error) from None
+        finally:
+            self.abandon()
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self.descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a pipe, a terminal: nothing is kept there
+                raise
 
     def abandon(self) -> None:
         """Harmless after ``finish``."""
@@ -286,23 +303,41 @@ class Writing:
 
 
 class _Replacement(Writing):
-    """A regular file in the making, under a temporary name in the same folder."""
+    """A regular file in the making: without a name, where the file system can (so that even a killed emu leaves
+    nothing), else under a temporary one in the same folder."""
 
     def __init__(self, target: Target, *, durable: bool, mode: int) -> None:
         self._target = target
-        self._durable = durable
         self._folder = os.path.dirname(target.place.path)
         self._temporary = os.path.join(self._folder, f".emu-{os.urandom(6).hex()}.tmp")
-        try:
-            descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        except OSError as error:
-            raise _failure(target.name, error.errno) from None
-        super().__init__(target.name, descriptor)
+        self._named = False
+        super().__init__(target.name, self._make(mode), durable=durable)
         try:
             self._keep_attributes()
         except BaseException:
             self.abandon()
             raise
+
+    def _make(self, mode: int) -> int:
+        with contextlib.suppress(OSError):  # no O_TMPFILE here; any other trouble comes again with a name
+            return os.open(self._folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode)
+        try:
+            descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except OSError as error:
+            raise _failure(self._target.name, error.errno) from None
+        self._named = True
+        return descriptor
+
+    def _give_name(self) -> None:
+        """The temporary name; a file gets no name that is taken, and a rename needs one."""
+        if self._named:
+            return
+        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:  # with a folder's descriptor, since only then the call follows the link in /proc
+            os.link(f"/proc/self/fd/{self.descriptor}", os.path.basename(self._temporary), dst_dir_fd=folder)
+        finally:
+            os.close(folder)
+        self._named = True
 
     def _keep_attributes(self) -> None:
         """The owner, as far as we may, and the mode of the file that is replaced."""
@@ -328,9 +363,11 @@ class _Replacement(Writing):
             os.ftruncate(self.descriptor, os.lseek(self.descriptor, 0, os.SEEK_CUR))  # a hole at the end
             if self._durable:
                 os.fsync(self.descriptor)
-            self._close()
             self._look_again()
+            self._give_name()
+            self._close()
             os.rename(self._temporary, target.place.path)
+            self._named = False
             if self._durable:
                 _sync_folder(self._folder)
         except OSError as error:
@@ -351,8 +388,10 @@ class _Replacement(Writing):
 
     def abandon(self) -> None:
         super().abandon()
-        with contextlib.suppress(OSError):
-            os.unlink(self._temporary)
+        if self._named:
+            self._named = False
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
 
 
 def _sync_folder(path: str) -> None:

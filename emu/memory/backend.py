@@ -257,8 +257,12 @@ class Backend:
                 self._source.close()
 
     def discard(self) -> None:
-        """Close a backend that nobody used: a file that was made for it goes away again."""
-        if self.mapping.closed:
+        """Close a backend that nobody used: a file that was made for it goes away again.
+
+        Not with ``share_lock``: another emulator may have used it meanwhile.
+        """
+        if self.mapping.closed or self.config.share_lock:
+            self.close()
             return
         self.mapping.close()
         if self._source is not None:

@@ -89,13 +89,10 @@ def reason(path: str | Path) -> str | None:
     return why if isinstance(why, str) else "its mark says nothing readable"
 
 
-def check_not_incomplete(path: str | Path, *, accept: bool = False) -> None:
-    """UsageError when ``path`` is marked as incomplete; with ``accept`` the mark is removed instead."""
+def check_not_incomplete(path: str | Path) -> None:
+    """UsageError when ``path`` is marked as incomplete."""
     why = reason(path)
     if why is None:
-        return
-    if accept:
-        clear(path)
         return
     raise UsageError(
         f"{path}: its content is incomplete: {why}",

@@ -47,10 +47,14 @@ def private(config: MachineConfig) -> MachineConfig:
 
 def _private_backend(dimm: NvdimmConfig) -> BackendConfig:
     backend = dimm.backend
-    missing = backend.path is not None and not Path(backend.path).exists()
-    if backend.kind is BackendKind.RAM or (missing and backend.size):
+    if backend.kind is BackendKind.RAM or (backend.size and backend.path is not None and _is_blank(Path(backend.path))):
         return BackendConfig(id=backend.id, kind=BackendKind.RAM, size=backend.size)
     return replace(backend, share=False, sync=OnOffAuto.OFF, pmem=False, prealloc=False, discard_data=False)
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether an NVDIMM on the file would make it, or give it its size."""
+    return not path.exists() or (path.is_file() and path.stat().st_size == 0)
 
 
 def judge(ended: Exit, output: bytes) -> Verdict:

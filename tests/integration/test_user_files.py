@@ -12,6 +12,8 @@ import pytest
 from qmp_machine import Emu
 from run_emu import EMU, PATIENCE_S, emu
 
+from emu.memory import incomplete
+
 HALT = b"\xf4"
 SAY_A = bytes.fromhex("66baf803b041eef4")  # 'A' to COM1; hlt
 SPIN = b"\xeb\xfe"
@@ -124,6 +126,14 @@ def test_the_outputs_of_label_and_acpi_are_no_input(pool: Path) -> None:
         assert (result.status, result.out) == (2, ""), words
         assert len(result.errors) == 2
         assert pool.read_bytes() == before
+    onto_it = ("sh", "-c", f'exec "$0" "$@" 1<>"{pool}"')
+    for words in (
+        ("label", "read", pool),
+        ("acpi", "show", "--nvdimm", f"file={pool}"),
+        ("crash", "commit-fixed", "--nvdimm", f"file={pool}"),
+    ):
+        assert emu(*words, under=onto_it).status == 2
+        assert pool.read_bytes() == before
     from_it = ("sh", "-c", f'exec "$0" "$@" < "{pool}"')
     assert emu("label", "write", pool, "-s", "128K", under=from_it).status == 2
     assert pool.read_bytes() == before
@@ -207,6 +217,7 @@ def test_a_start_that_fails_leaves_no_file_and_changes_none(case: str, image: Pa
         ("crash", "commit-fixed", "--depth", "0"),
         ("crash", "commit-fixed", "--nosuch"),
         ("crash", "commit-fixed", "--html", "no/such"),
+        ("crash", "commit-fixed"),
         ("run", "hello", "-S", "--timeout", "0.3"),
     ],
 )
@@ -217,6 +228,22 @@ def test_what_does_not_run_the_guest_makes_no_nvdimm_file(words: tuple[str, ...]
     emu(*words, "--nvdimm", f"file={tmp_path}/new,size=2M")
     assert entries(tmp_path) == (["new"] if empty else [])
     assert not empty or (tmp_path / "new").stat().st_size == 0
+
+
+@pytest.mark.parametrize("words", [(), ("--power-fail-at", "0"), ("--power-fail-at", "x")])
+def test_a_start_that_fails_keeps_the_mark_of_an_unfinished_migration(
+    words: tuple[str, ...], image: Path, pool: Path
+) -> None:
+    incomplete.mark(pool, "a test")
+    common = ("--quiet", "--nvdimm", f"file={pool}", "--accept-incomplete", *words)
+    if words != ("--power-fail-at", "x"):
+        (pool.parent / "elf").write_bytes(b"\x7fELF\x02\x01")
+        assert emu("run", pool.parent / "elf", *common).status == 2
+    else:
+        assert emu("run", image, *common).status == 2
+    assert incomplete.reason(pool) == "a test"
+    assert emu("run", image, *common[:4], *words[:1], *("0" for _ in words[1:])).status == 0
+    assert incomplete.reason(pool) is None
 
 
 def test_a_run_keeps_the_file_it_made(image: Path, tmp_path: Path) -> None:

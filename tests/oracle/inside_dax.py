@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import mmap
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,30 @@ def backend(name: str, path: str, size: str | None) -> dict[str, Any]:
     return report
 
 
+# mov rbx, 4 GiB; byte [rbx + 1] = 7; byte [rbx + 2 MiB] = 8; byte [rbx + 2] = 9; hlt
+_ORDER = bytes.fromhex("48bb0000000001000000c6430107c6830000200008c6430209f4")
+
+
+def order(folder: str) -> dict[str, Any]:
+    """Three stores by MAP_SYNC on a full file system, the second to a page without a block."""
+    image, pool, fill = Path("/mnt/tmp/order.bin"), Path(folder, "order.img"), Path(folder, "fill")
+    image.write_bytes(_ORDER)
+    with pool.open("wb") as file:
+        file.write(bytes(4096))
+        file.truncate(4 << 20)
+    with fill.open("wb") as file:
+        step = 64 << 20
+        while step >= 4096:
+            try:
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, step)
+            except OSError:
+                step //= 4
+    ended = emu("run", str(image), "--nvdimm", f"file={pool},sync=on")
+    fill.unlink()
+    with pool.open("rb") as file:
+        return {"run": ended, "kept": list(file.read(4))}
+
+
 def report() -> None:
     target, ext4, xfs, device = sys.argv[1:]
     plain = "/mnt/tmp/plain.img"
@@ -74,6 +99,7 @@ def report() -> None:
         "ext4": backend("ext4", f"{ext4}/pmem.img", "16M"),
         "xfs": backend("xfs", f"{xfs}/pmem.img", "16M"),
         "device": backend("device", device, None),
+        "order": {"ext4": order(ext4), "xfs": order(xfs)},
         "tmpfs": emu("run", "hello", "--nvdimm", f"file={plain},size=16M,sync=on"),
         "tmpfs_auto": emu("run", "hello", "--nvdimm", f"file={plain},size=16M"),
     }

@@ -99,6 +99,14 @@ def test_label_writes_reach_the_medium(report: dict[str, Any], kind: str) -> Non
     assert report[kind]["labels"]["status"] == 0, report[kind]["labels"]
 
 
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_on_a_full_file_system_no_store_after_the_lost_one_is_kept(report: dict[str, Any], kind: str) -> None:
+    found = report["order"][kind]
+    assert found["run"]["status"] == 4, found
+    assert "offset 0x200000, guest address 0x100200000" in found["run"]["err"]
+    assert found["kept"] == [0, 7, 0, 0]
+
+
 def test_outside_dax_sync_on_fails_and_auto_says_so(report: dict[str, Any]) -> None:
     refused = report["tmpfs"]
     assert (refused["status"], refused["json"]) == (4, None)

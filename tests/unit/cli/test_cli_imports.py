@@ -53,6 +53,8 @@ def test_a_plain_run_imports_nothing_heavy(tmp_path: Path) -> None:
     modules = imported("run", "hello", "--quiet", "--nvdimm", f"file={tmp_path / 'nvdimm'},size=16M")
     assert "emu.board" in modules
     assert heavy(modules) == []
+    again = imported("run", "hello", "--quiet", "--nvdimm", f"file={tmp_path / 'nvdimm'}")
+    assert not again & {"emu.host.files", "emu.host.claims"}  # only who makes or writes a file
 
 
 @pytest.mark.parametrize("words", [("guests",), ("--help",), ("run", "--help"), ("run", "--nvdimm", "help")])

@@ -153,6 +153,7 @@ def test_a_member_that_does_not_exist_yet_is_no_other_output(tmp_path: Path) -> 
     claims.writes_family(str(tmp_path / "out"), NAMES, "--export")
     refused(lambda: claims.changes(str(member), "--html"), "--export", "--html")
     claims.changes(str(tmp_path / "out" / "report.html"), "--html")
+    refused(lambda: claims.changes(str(tmp_path / "out"), "--html"), "--export", "--html")
     claims = Claims()
     claims.changes(str(member), "--html")
     refused(lambda: claims.writes_family(str(tmp_path / "out"), NAMES, "--export"), "--export", "--html")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
+import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,9 +91,37 @@ def test_a_failure_in_the_middle_leaves_what_was_there(old: bytes | None, tmp_pa
     assert old is None or path.read_bytes() == old
 
 
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_without_files_that_have_no_name_a_temporary_one_does(
+    unnamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that has no O_TMPFILE."""
+    if not unnamed:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)
+    with examine(str(tmp_path / "file")).begin() as writing:
+        writing.write(b"new")
+        assert [name.startswith(".emu-") for name in entries(tmp_path)] == ([] if unnamed else [True])
+    assert entries(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+KILLED = """
+import os, signal, sys
+from emu.host.files import examine
+examine(sys.argv[1]).begin().write(b"half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "file"], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert entries(tmp_path) == ["file"]
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
-    signal = pytest.importorskip("signal")
     path = tmp_path / "file"
     path.write_bytes(b"old")
     limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -237,6 +270,24 @@ def test_an_open_descriptor_is_gone_on_with(name: str, tmp_path: Path) -> None:
     os.close(descriptor)
 
 
+def test_a_descriptor_of_another_process_is_what_is_open_there(tmp_path: Path) -> None:
+    path = tmp_path / "gone"
+    reading, writing = os.pipe()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    path.unlink()  # /proc names it "gone (deleted)"
+    other = subprocess.Popen(["sleep", "60"], pass_fds=(writing, descriptor))
+    try:
+        examine(f"/proc/{other.pid}/fd/{writing}").write(b"into the pipe")
+        assert os.read(reading, 100) == b"into the pipe"
+        refused(f"/proc/{other.pid}/fd/{descriptor}", "no file can be kept on proc")
+    finally:
+        other.kill()
+        other.wait()
+        for number in (reading, writing, descriptor):
+            os.close(number)
+    assert entries(tmp_path) == []
+
+
 def test_a_closed_or_read_only_descriptor_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     descriptor = os.open(tmp_path / "file", os.O_RDONLY)
@@ -279,13 +330,44 @@ def test_names_that_cannot_be_written(odd: Path, name: str, match: str) -> None:
     assert entries(odd) == before
 
 
-@pytest.mark.parametrize("name", ["/dev/emu-test-0.9", "/proc/emu-test", "/sys/emu-test", "/sys/kernel/emu-test"])
-def test_no_file_is_made_among_devices_or_in_the_kernels_file_systems(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("/dev/emu-test-0.9", "there is no such device"),
+        ("/dev/../dev/emu-test-0.9", "there is no such device"),
+        ("/proc/emu-test", "no file can be kept on proc"),
+        ("/sys/kernel/emu-test", "no file can be kept on sysfs"),
+    ],
+)
+def test_no_file_is_made_among_devices_or_in_the_kernels_file_systems(name: str, why: str) -> None:
+    assert name in refused(name, why).what
+
+
+DEV = """
+import sys
+from emu.errors import HostError
+from emu.host.files import examine
+for name in sys.argv[1:]:
     try:
-        error = refused(name, r"no such device|no file can be kept")
-    finally:
-        Path(name).unlink(missing_ok=True)
-    assert name in error.what
+        print(examine(name).kind.name)
+    except HostError as error:
+        print(error.what)
+"""
+
+
+def test_a_dev_that_is_a_tmpfs_holds_no_files_but_what_is_mounted_in_it_does() -> None:
+    """As in a container; in a mount namespace of our own."""
+    space = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mounts = "mount -t tmpfs none /dev && mkdir /dev/sub /dev/shm /dev/mounted && mount -t tmpfs none /dev/mounted"
+    if shutil.which("unshare") is None or subprocess.run([*space, mounts], capture_output=True).returncode:
+        pytest.skip("needs unshare and user namespaces; run as root or set kernel.unprivileged_userns_clone=1")
+    names = ("/dev/dax0.0", "/dev/sub/x", "/dev/mounted/x", "/dev/shm/x")
+    script = f'{mounts} && exec "{sys.executable}" -c "$0" "$@"'
+    done = subprocess.run([*space, script, DEV, *names], capture_output=True, text=True, timeout=60)
+    device, sub, *places = done.stdout.splitlines()
+    assert device.startswith("/dev/dax0.0: there is no such device")
+    assert sub.startswith("/dev/sub/x: there is no such device")
+    assert places == ["NEW", "NEW"]
 
 
 @pytest.mark.parametrize("name", ["/proc/self/mem", "/proc/self/comm"])

@@ -22,7 +22,7 @@ from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
 from emu.errors import EmuError, HostError, UsageError
 from emu.host import dax, kernel
 from emu.host.kernel import Lock
-from emu.memory import Backend, open_backend, source
+from emu.memory import Backend, incomplete, open_backend, source
 from emu.units import GIB, KIB, MIB
 
 SIZE = 64 * KIB
@@ -696,6 +696,27 @@ def test_a_file_cut_short_under_the_mapping(image: Path, backend: Backend) -> No
             call()
         assert str(image) in caught.value.what
         assert caught.value.remedy
+
+
+@pytest.mark.parametrize("share_lock", [False, True])
+def test_discarding_removes_what_was_made_unless_others_may_have_used_it(share_lock: bool, tmp_path: Path) -> None:
+    opened = open_backend(config(tmp_path / "new", share_lock=share_lock))
+    opened.discard()
+    opened.discard()
+    assert (tmp_path / "new").exists() == share_lock
+    (tmp_path / "empty").touch()
+    open_backend(config(tmp_path / "empty", share_lock=share_lock)).discard()
+    assert (tmp_path / "empty").stat().st_size == (SIZE if share_lock else 0)
+    (tmp_path / "old").write_bytes(bytes(SIZE))
+    open_backend(config(tmp_path / "old")).discard()
+    assert (tmp_path / "old").stat().st_size == SIZE
+
+
+def test_discarding_keeps_what_a_migration_began_to_fill(tmp_path: Path) -> None:
+    opened = open_backend(config(tmp_path / "new"))
+    incomplete.mark(tmp_path / "new", "a test")
+    opened.discard()
+    assert (tmp_path / "new").exists()
 
 
 def test_closing_twice_and_using_after(backend: Backend) -> None:
