@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 STANDARD_STREAMS = ("stdio", "mon:stdio")
 CAPTURE_LIMIT = 64 << 20
 _PIECE = 512
+_UNHEARD_LIMIT = 64 << 10
 _PATIENCE_MS = 200
 _RETRY_S = 0.05
 _BACKGROUND_S = 0.5
@@ -32,7 +33,9 @@ class Writer:
     """A sink that hands every character to the file descriptor at once, so that a prompt is seen before its answer.
 
     A reader that stops reading holds up the guest, but not its end: once ``ended`` says so, what is left is dropped.
-    Raises BrokenPipeError when the reader has gone, HostError for everything else.
+    When the reader has gone, the guest may still come to its own end, and so to its own exit status, unheard; but one
+    that goes on writing (``_UNHEARD_LIMIT`` bytes) is ended, like any program at a pipe. HostError for that, and for
+    everything else that cannot be written.
     """
 
     def __init__(self, descriptor: int, name: str) -> None:
@@ -41,9 +44,14 @@ class Writer:
         self._name = name
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
+        self._deserted = False
+        self._unheard = 0
 
     def __call__(self, data: bytes) -> None:
         while data:
+            if self._deserted:
+                self._drop(len(data))
+                return
             if not self._poll.poll(_PATIENCE_MS):
                 if self.ended():
                     return
@@ -53,10 +61,16 @@ class Writer:
             except BlockingIOError:
                 continue
             except BrokenPipeError:
-                raise
+                self._deserted = True
             except OSError as error:
                 what = f"cannot write the guest's output to {self._name}: {error.strerror}"
                 raise HostError(what, "give it another place with -serial file:PATH", errno=error.errno or 0) from None
+
+    def _drop(self, length: int) -> None:
+        self._unheard += length
+        if self._unheard > _UNHEARD_LIMIT:
+            what = f"the guest goes on writing to {self._name}, whose reader has gone"
+            raise HostError(what, "give it another place with -serial file:PATH", errno=errno.EPIPE)
 
 
 class Capture:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
-import sys
 import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from devices.contract import ExitRequest
-from emu.cli import characters
+from emu.cli import characters, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
 from emu.config import MachineConfig
@@ -82,10 +80,6 @@ def run(options: argparse.Namespace) -> int:
     serial = characters.Capture() if options.json else None
     failure: EmuError | None = None
     with contextlib.ExitStack() as stack:
-        if (before := signal.getsignal(signal.SIGTERM)) is not signal.SIG_IGN:
-            # As Ctrl-C until the machine runs (see ``drive``): sockets and files are put away.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            stack.callback(signal.signal, signal.SIGTERM, before)
         outputs = board.Outputs(
             serial=characters.open_sink(stack, config.serial, standard=serial),
             debugcon=characters.open_sink(stack, config.debugcon, standard=None),
@@ -104,6 +98,7 @@ def run(options: argparse.Namespace) -> int:
             offer(stack, machine, quiet=options.quiet or options.json)
             if _reads_standard_input(options):
                 characters.type_standard_input(stack, machine)
+            stack.callback(signals.put_away)
             try:
                 ended = drive(machine, options.timeout)
             except EmuError as error:
@@ -119,13 +114,13 @@ def run(options: argparse.Namespace) -> int:
             "serial": serial.data.decode("utf-8", "replace"),
             "duration_s": round(time.monotonic() - began, 6),
         }
-        print(json.dumps(document, indent=2))
+        output.document(document)
         if serial.cut:
-            print(f"emu: 'serial' holds the first {human_size(characters.CAPTURE_LIMIT)} only", file=sys.stderr)
+            output.note(f"emu: 'serial' holds the first {human_size(characters.CAPTURE_LIMIT)} only")
     if failure is not None:
         raise failure
     if ended.detail:
-        print(f"emu: {ended.reason}: {ended.detail}", file=sys.stderr)
+        output.note(f"emu: {ended.reason}: {ended.detail}")
     return ended.status
 
 
@@ -196,7 +191,7 @@ def drive(machine: Machine, timeout: float | None) -> Exit:
 
     before = {
         number: signal.signal(number, interrupted)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in signals.ENDING
         if signal.getsignal(number) is not signal.SIG_IGN  # nohup, or a shell's background job
     }
     thread = threading.Thread(target=work, name="cpu", daemon=True)
@@ -229,8 +224,7 @@ def _announce(machine: Machine) -> None:
         promise = f"survives {' and '.join(kept)}" if kept else "no guest store survives"
         if kept and not facts["survives"]["host_power_loss"]:
             promise += ", NOT a host power loss"
-        print(
+        output.note(
             f"emu: {name}: {human_size(facts['size'])} at {facts['gpa']:#x} on {facts['file'] or 'anonymous memory'}, "
-            f"{facts['sync']['why']}; {promise}",
-            file=sys.stderr,
+            f"{facts['sync']['why']}; {promise}"
         )
