@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import stat
 import sys
 import uuid
 from collections.abc import Iterator
@@ -266,7 +268,13 @@ def _input(path: str | None, most: int) -> bytes:
         return sys.stdin.buffer.read(most)
     try:
         with Path(path).open("rb") as file:
-            return file.read(most)
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return file.read(most)
+            data = file.read(most) if status.st_size else b""
+            if len(data) != min(status.st_size, most):  # what /proc and /sys show as files
+                raise UsageError(f"{path} is no ordinary file", "give a dump of a label area")
+            return data
     except (OSError, ValueError) as error:
         raise HostError(f"{path}: {getattr(error, 'strerror', error)}", "give a file that can be read") from None
 
