@@ -32,6 +32,9 @@ examples:
       -object memory-backend-file,id=m1,share=on,mem-path=pmem.img,size=64M \\
       -device nvdimm,memdev=m1,label-size=128K -kernel guest.elf
 
+The standard input is what COM1 receives, taken only when the guest reads. At a terminal Ctrl-C ends the run, and so
+does Ctrl-A x; Ctrl-A h lists such keys. With '-serial stdio', Ctrl-A goes to the guest as well, as under QEMU.
+
 exit status: 0 power-off or halt; odd: the guest's debug-exit value * 2 + 1; 2 usage; 4 the host cannot do it;
 6 the guest crashed; 8 a bug in emu; 124 timeout; 130 interrupted.
 """
@@ -96,8 +99,10 @@ def run(options: argparse.Namespace) -> int:
             ended = _cut_power(options, config, outputs)
         else:
             offer(stack, machine, quiet=options.quiet or options.json)
-            if _reads_standard_input(options):
-                characters.type_standard_input(stack, machine)
+            if options.serial is None or options.serial in characters.STANDARD_STREAMS:
+                from emu.cli.standard_input import type_standard_input
+
+                type_standard_input(stack, machine, escapes=options.serial != "stdio")
             stack.callback(signals.put_away)
             try:
                 ended = drive(machine, options.timeout)
@@ -129,7 +134,7 @@ def _cut_power(options: argparse.Namespace, config: MachineConfig, outputs: Outp
     from emu.persistence.powerfail import parse_power_cut, run_with_power_cut
 
     cut = parse_power_cut(options.power_fail_at, options.power_fail_state)
-    if config.qmp or config.incoming is not None or config.start_paused or _reads_standard_input(options):
+    if config.qmp or config.incoming is not None or config.start_paused or _asks_for_input(options):
         raise UsageError(
             "--power-fail-at needs a guest that runs on its own",
             "leave -qmp, --incoming, -S and -serial stdio away",
@@ -137,8 +142,7 @@ def _cut_power(options: argparse.Namespace, config: MachineConfig, outputs: Outp
     return run_with_power_cut(config, cut, outputs, timeout=options.timeout)
 
 
-def _reads_standard_input(options: argparse.Namespace) -> bool:
-    """Only when it was asked for: a guest in the background must not take what is typed to somebody else."""
+def _asks_for_input(options: argparse.Namespace) -> bool:
     return options.nographic if options.serial is None else options.serial in characters.STANDARD_STREAMS
 
 
