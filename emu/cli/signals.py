@@ -16,7 +16,7 @@ from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN_S = 0.001
-_INTERRUPTED = 130  # errors.Status.INTERRUPTED; this module is imported before everything else, and fast
+INTERRUPTED = 130  # errors.Status.INTERRUPTED; this module is imported before everything else, and fast
 
 _working = False
 _interrupted = False
@@ -40,7 +40,7 @@ def put_away() -> None:
 def _end(_number: int, _frame: FrameType | None) -> None:
     global _interrupted  # noqa: PLW0603 - as above
     if not _working:
-        os._exit(_INTERRUPTED)
+        os._exit(INTERRUPTED)
     if not _interrupted:
         _interrupted = True
         raise KeyboardInterrupt

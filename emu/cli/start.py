@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 from emu.cli import signals
@@ -21,5 +22,8 @@ def entry() -> None:
     from emu.cli.main import main
 
     status = main()
+    if status == signals.INTERRUPTED:
+        # Where KeyboardInterrupt has passed exec() or eval(), as imports use them, Python would end by SIGINT instead.
+        os._exit(status)
     gc.freeze()  # and at the end everything goes at once
     sys.exit(status)
