@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 from emu.config import OnOffAuto
 from emu.errors import UsageError
-from emu.units import parse_number, parse_size
+from emu.units import BOOLEANS, parse_number, parse_size
 
-_BOOLEANS = {"on": True, "yes": True, "true": True, "y": True, "off": False, "no": False, "false": False, "n": False}
 HELP = ("help", "?")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[0-9]+)?")
 _LONGEST = 64 * 1024
@@ -36,8 +35,8 @@ class Key(NamedTuple):
 
 
 def on_off(text: str, what: str) -> bool:
-    """The words that QEMU takes for a boolean (``qapi_bool_parse``), in lower case only."""
-    value = _BOOLEANS.get(text)
+    """A boolean in one of QEMU's words."""
+    value = BOOLEANS.get(text)
     if value is None:
         raise UsageError(f"{what}: '{text[:64]}' is neither 'on' nor 'off'", f"write {what}=on or {what}=off")
     return value
