@@ -4,6 +4,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 JOBS ?= auto
+# A plain path in site-packages: setuptools' default, an import hook, costs every start of Python 10 ms more.
+EDITABLE := --config-settings editable_mode=compat --editable
 
 # Installing again under running tests would pull the extension modules away from them; tests are parallel by themselves.
 .NOTPARALLEL:
@@ -28,7 +30,7 @@ $(READY): pyproject.toml $(wildcard emu/host/_*.c)
 	@$(PYTHON) -c 'import os, sys, sysconfig; os.path.exists(sysconfig.get_path("include") + "/Python.h") or sys.exit("Python.h is missing; on Debian: apt-get install python3-dev")'
 	@command -v $(CC) >/dev/null || { echo "no C compiler ($(CC)); on Debian: apt-get install gcc"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PY) -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[test]'
 	@$(PY) -m compileall -q emu devices guest
 	@touch $@
 
@@ -42,7 +44,7 @@ test: $(READY)
 	$(PY) -m pytest -n $(JOBS) tests/unit tests/integration
 
 $(VENV)/.examine: $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test,examine,lint]'
+	$(PY) -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[test,examine,lint]'
 	@touch $@
 
 # What stops must not change (docs/architecture.md). Without what only draws and counts: the rest of the suite does that.

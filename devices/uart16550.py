@@ -8,6 +8,7 @@ bytes below the FIFO's trigger level raise the timeout interrupt at once.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from devices.contract import Line, Output, Sink, take_bits
 from emu.state import Fields, SavedState
@@ -37,6 +38,7 @@ class Uart16550:
     def __init__(self, line: Line, sink: Sink) -> None:
         self._output = Output(line)
         self._sink = sink
+        self._fetch: Callable[[], bytes] | None = None
         self._power_on()
 
     def _power_on(self) -> None:
@@ -70,6 +72,24 @@ class Uart16550:
         self._fill()
         self._update()
         return len(taken)
+
+    def announce(self, fetch: Callable[[], bytes]) -> None:
+        """The other side has bytes to send, and keeps them until the guest reads: ``fetch`` then hands some over.
+
+        It is called once, when everything before has been read and the guest reads on, or waits for an interrupt. Until
+        then the line status already says that there is data. A guest that never reads takes nothing.
+        """
+        self._fetch = fetch
+        if self._ier & IER_RX:
+            self._pull()
+        self._update()
+
+    def _pull(self) -> None:
+        if self._fetch is None or self._fifo or self._waiting or self._mcr & MCR_LOOP:
+            return
+        fetch, self._fetch = self._fetch, None
+        self._waiting.extend(fetch())
+        self._fill()
 
     def _fill(self) -> None:
         if self._mcr & MCR_LOOP or not self._listening:
@@ -120,8 +140,11 @@ class Uart16550:
             self._listen()
         match offset:
             case 0:
+                self._pull()
                 value = self._fifo.popleft() if self._fifo else 0
                 self._fill()
+                if self._ier & IER_RX:
+                    self._pull()
                 return value
             case 1:
                 return self._ier
@@ -135,7 +158,8 @@ class Uart16550:
             case 4:
                 return self._mcr
             case 5:
-                value = LSR_EMPTY | (LSR_DATA if self._fifo else 0) | (LSR_OVERRUN if self._overrun else 0)
+                there = self._fifo or (self._fetch is not None and not self._mcr & MCR_LOOP)
+                value = LSR_EMPTY | (LSR_DATA if there else 0) | (LSR_OVERRUN if self._overrun else 0)
                 self._overrun = False
                 return value
             case 6:
@@ -164,6 +188,7 @@ class Uart16550:
                 self._ier = value & 0x0F
                 if value & IER_RX:
                     self._listen()
+                    self._pull()
             case 2:
                 self._control_fifo(value)
             case 3:

@@ -16,8 +16,15 @@ _INTRO = """\
 This page is written by `python docs/generate.py` from the tables that the parser itself uses.
 
 Options of the form `key=value,...` follow QEMU's grammar: `,,` is one comma, the last of equal keys wins, sizes are
-bytes or numbers with K, M, G, T (powers of 1024), `help` lists the keys, and a list is written `key.0=...,key.1=...`.
+bytes or numbers with K, M, G, T (powers of 1024), and a list is written `key.0=...,key.1=...`.
 The same can be written as JSON: `'{"file": "pmem.img", "size": "64M"}'`.
+
+`on|off` is also taken as `yes|no`, `true|false` and `y|n`, in lower case; and, but for `-machine`, `-m` and `-numa`, in
+QEMU's older spelling without a value: `readonly`, `noreadonly`. `auto|on|off` takes these three words only, except
+`unarmed`, which is a boolean in QEMU.
+
+`help` or `?` anywhere, alone or as a value, lists the keys and runs nothing; `-object help` and `-device help` also
+list the kinds, and `-device nvdimm,help` the keys of one. So a file of that name is written `file=./help`.
 
 In `--nvdimm`, `share` defaults to on; in `-object`, to off, as in QEMU. `--nvdimm FILE` is short for
 `--nvdimm file=FILE`.

@@ -105,7 +105,10 @@ def _read_image(path: str) -> bytes:
                 raise UsageError(f"{path}: the image is not a regular file", "give the path of a guest image")
             if status.st_size > _IMAGE_LIMIT:
                 raise UsageError(f"{path}: the image is larger than {human_size(_IMAGE_LIMIT)}", "give a guest image")
-            return file.read(_IMAGE_LIMIT)
+            image = file.read(_IMAGE_LIMIT) if status.st_size else b""
+            if len(image) != status.st_size or not image:  # what /proc and /sys show as files
+                raise UsageError(f"{path}: the image is no ordinary file, or empty", "give the path of a guest image")
+            return image
     except OSError as error:
         raise UsageError(f"{path}: cannot read the image: {error.strerror}", "give the path of a guest image") from None
 

@@ -1,4 +1,4 @@
-"""Sizes and addresses as QEMU's users write them: powers of 1024, decimal, hexadecimal or with a suffix."""
+"""Sizes, addresses and booleans as QEMU's users write them: powers of 1024, decimal, hexadecimal or with a suffix."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ GIB = 1 << 30
 PAGE = 4096
 CACHE_LINE = 64
 U64_MAX = (1 << 64) - 1
+# The words that QEMU takes for a boolean (qapi_bool_parse), in lower case only.
+BOOLEANS = {"on": True, "yes": True, "true": True, "y": True, "off": False, "no": False, "false": False, "n": False}
 
 _SUFFIXES = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40, "P": 1 << 50, "E": 1 << 60}
 _SIZE = re.compile(r"(?P<number>0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?)(?P<suffix>[BKMGTPE]?)(?:I?B)?", re.IGNORECASE)

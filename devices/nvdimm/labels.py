@@ -28,7 +28,7 @@ from devices.nvdimm.index import (
 )
 from devices.nvdimm.label_layouts import LabelFlags
 from devices.nvdimm.namespace import Label, Namespace, make_label, read_label, set_cookie
-from emu.units import PAGE, align_down
+from emu.units import PAGE, align_down, human_size
 
 _CHUNK = 1 << 20
 
@@ -227,7 +227,8 @@ def initialise(storage: LabelStorage, version: Version, *, force: bool = False, 
     else:
         if not force:
             raise LabelError(
-                f"the label area is already initialised (version {area.version.value}, {len(area.labels())} labels)",
+                f"the label area of {human_size(storage.size)} is already initialised (version {area.version.value},"
+                f" {len(area.labels())} labels)",
                 "use --force to destroy all labels in it",
             )
         order = (1 - area.number, area.number)

@@ -46,7 +46,7 @@ def _say(text: str) -> None:
 
 def _command(line: str) -> list[str]:
     print(f"$ emu {line}", flush=True)
-    return [sys.executable, "-m", "emu.cli.main", *shlex.split(line)]
+    return [sys.executable, "-m", "emu", *shlex.split(line)]
 
 
 def _emu(line: str, *, expect: tuple[int, ...] = (Status.OK,)) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from emu.cli import output
 
 EPILOG = """\
 examples:
@@ -24,13 +25,13 @@ def run(options: argparse.Namespace) -> int:
         rows = [
             {"name": image.name, "kind": image.kind, "group": image.group, "summary": image.summary} for image in images
         ]
-        print(json.dumps({"schema": "emu.guests/1", "guests": rows}, indent=2))
+        output.document({"schema": "emu.guests/1", "guests": rows})
         return 0
     width = max(len(image.name) for image in images)
     group = None
     for image in images:
         if image.group != group:
             group = image.group
-            print(f"{group}:")
-        print(f"  {image.name:<{width}}  {image.summary}")
+            output.say(f"{group}:")
+        output.say(f"  {image.name:<{width}}  {image.summary}")
     return 0

@@ -1,7 +1,8 @@
 """QEMU's ``key=value,...`` grammar, typed against a table of known keys.
 
 Grammar: pairs are separated by single commas; ``,,`` inside a value means one comma; the last of equal keys wins; one
-leading value without a key is allowed where the option has an implied key; ``help`` or ``?`` asks for the list of keys.
+leading value without a key is allowed where the option has an implied key; ``help`` or ``?``, alone or as a value, asks
+for the list of keys (``asks_for_help``, before anything is parsed).
 A key may be dotted with a number (``host-nodes.0=1``) to write a list. An option that starts with ``{`` is the same
 as JSON.
 """
@@ -11,12 +12,14 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from emu.config import OnOffAuto
 from emu.errors import UsageError
-from emu.units import parse_number, parse_size
+from emu.units import BOOLEANS, parse_number, parse_size
 
+HELP = ("help", "?")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[0-9]+)?")
 _LONGEST = 64 * 1024
 _LIST_LIMIT = 1024
@@ -31,14 +34,17 @@ class Key(NamedTuple):
     listed: bool = False
 
 
-class HelpAsked(Exception):
-    """The option's value was ``help``: the caller prints the table of keys."""
-
-
 def on_off(text: str, what: str) -> bool:
-    if text not in ("on", "off"):
+    """A boolean in one of QEMU's words."""
+    value = BOOLEANS.get(text)
+    if value is None:
         raise UsageError(f"{what}: '{text[:64]}' is neither 'on' nor 'off'", f"write {what}=on or {what}=off")
-    return text == "on"
+    return value
+
+
+def on_off_auto(text: str, what: str) -> OnOffAuto:
+    """A boolean in QEMU's words, or ``auto``."""
+    return OnOffAuto.AUTO if text == "auto" else OnOffAuto.ON if on_off(text, what) else OnOffAuto.OFF
 
 
 def size(text: str, what: str) -> int:
@@ -68,33 +74,48 @@ def words(text: str, what: str) -> str:
     return text
 
 
-def split(text: str, *, option: str, implied: str | None = None) -> dict[str, str]:
-    """The raw keys and values of ``text`` in order of appearance; UsageError names the ``option`` and the place."""
+def split(text: str, *, option: str, implied: str | None = None, switches: Collection[str] = ()) -> dict[str, str]:
+    """The raw keys and values of ``text`` in order of appearance; UsageError names the ``option`` and the place.
+
+    Of ``switches`` the name alone means on, and with "no" before it off: QEMU's older spelling, which ``-object`` and
+    ``-device`` still take.
+    """
     if len(text) > _LONGEST:
         raise UsageError(f"{option}: the option is {len(text)} characters long", f"the limit is {_LONGEST}")
     if text.startswith("{"):
         return _from_json(text, option)
     found: dict[str, str] = {}
+    for key, value in items(text, implied=implied):
+        if value is not None:
+            if not _KEY.fullmatch(key):
+                raise UsageError(f"{option}: '{key[:64]}' is not a valid parameter name", f"try '{option} help'")
+            found[key] = value
+        elif key in switches:
+            found[key] = "on"
+        elif key.startswith("no") and key[2:] in switches:
+            found[key[2:]] = "off"
+        else:
+            raise UsageError(
+                f"{option}: expected '=' after parameter '{key[:64]}'", f"write {option} key=value,key=value,..."
+            )
+    return found
+
+
+def items(text: str, *, implied: str | None = None) -> Iterator[tuple[str, str | None]]:
+    """The keys of ``text`` with their values, None where there is no '='; a first item without one is the value of
+    ``implied``."""
     position = 0
-    first = True
+    key = implied
     while position < len(text):
         item, position = _item(text, position)
-        key, equals, value = item.partition("=")
-        if not equals:
-            if item in ("help", "?"):
-                raise HelpAsked
-            if not (first and implied):
-                raise UsageError(
-                    f"{option}: expected '=' after parameter '{item[:64]}'", f"write {option} key=value,key=value,..."
-                )
-            key, value = implied, item
-        elif not _KEY.fullmatch(key):
-            raise UsageError(f"{option}: '{key[:64]}' is not a valid parameter name", f"try '{option} help'")
-        elif value in ("help", "?"):
-            raise HelpAsked
-        found[key] = value
-        first = False
-    return found
+        name, equals, value = item.partition("=")
+        if equals:
+            yield name, value
+        elif key is not None:
+            yield key, item
+        else:
+            yield item, None
+        key = None
 
 
 def _item(text: str, position: int) -> tuple[str, int]:
@@ -135,11 +156,17 @@ def _from_json(text: str, option: str) -> dict[str, str]:
     return found
 
 
-def parse(text: str, keys: Mapping[str, Key], *, option: str, implied: str | None = None) -> dict[str, Any]:
-    """Typed values of ``text`` for the known ``keys`` (aliases map to the same Key); unknown keys are UsageErrors."""
+def parse(
+    text: str, keys: Mapping[str, Key], *, option: str, implied: str | None = None, short: bool = False
+) -> dict[str, Any]:
+    """Typed values of ``text`` for the known ``keys`` (aliases map to the same Key); unknown keys are UsageErrors.
+
+    With ``short``, a key that is a boolean needs no value (see ``split``).
+    """
+    switches = [name for name, key in keys.items() if key.parse is on_off or key.parse is on_off_auto] if short else ()
     typed: dict[str, Any] = {}
     lists: dict[str, dict[int, Any]] = {}
-    for name, value in split(text, option=option, implied=implied).items():
+    for name, value in split(text, option=option, implied=implied, switches=switches).items():
         base, dot, index = name.partition(".")
         key = keys.get(base)
         if key is None or (dot and not key.listed):
@@ -158,8 +185,12 @@ def parse(text: str, keys: Mapping[str, Key], *, option: str, implied: str | Non
     return typed
 
 
-def help_text(option: str, keys: Mapping[str, Key]) -> str:
-    """The table that ``option help`` prints."""
-    width = max(len(name) + len(key.shape) for name, key in keys.items()) + 1
-    lines = [f"  {name + '=' + key.shape:<{width}}  {key.summary}" for name, key in keys.items()]
-    return "\n".join([f"{option} key=value,...", *lines])
+def asks_for_help(text: str) -> bool:
+    """Whether ``help`` or ``?`` is among the items of ``text`` or their values. Never an error: ``text`` may be wrong
+    in any way, which then is what help is for."""
+    if text.startswith("{"):
+        try:
+            return any(value in HELP for value in _from_json(text, "").values())
+        except UsageError:
+            return False
+    return any(key in HELP if value is None else value in HELP for key, value in items(text))

@@ -8,19 +8,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import stat
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emu.cli import output
+from emu.cli.label_file import LabelFile, open_labels
 from emu.errors import HostError, Status, UsageError
 from emu.units import MIB, PAGE, align_down, align_up, human_size, parse_number, parse_size
 
 if TYPE_CHECKING:
     from devices.nvdimm.device import LabelStorage
-    from devices.nvdimm.labels import LabelArea
-    from devices.nvdimm.namespace import Label
+    from devices.nvdimm.namespace import Label, Mode
     from emu.host.claims import Claims
     from emu.host.files import Target
 
@@ -39,7 +42,7 @@ the guest's to write. The label area of a running machine belongs to its guest: 
 """
 
 _SCHEMA = "emu.label/1"
-# Linux rounds namespaces to this, so that their pages can be large, unless the NVDIMM is smaller.
+# Linux aligns namespaces to this (a region's "align"), unless the NVDIMM is smaller; and only raw ones may be smaller.
 _NAMESPACE_ALIGNMENT = 16 * MIB
 _CHUNK = 1 << 20
 _SHOWN = 20
@@ -53,8 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             name, help=summary, description=summary, allow_abbrev=False, formatter_class=parser.formatter_class
         )
         sub.add_argument("file", metavar="FILE", help="backing file, device DAX, or a dump of a label area")
-        sub.add_argument("--label-size", default="128K", metavar="N",
-                         help="bytes of the label area at the end of FILE (default 128K)")  # fmt: skip
+        sub.add_argument(
+            "--label-size",
+            metavar="N",
+            help="bytes of the label area at the end of FILE; default: of the area found, or 128K",
+        )
         sub.add_argument("-j", "--json", action="store_true", help=f"print one JSON document (schema {_SCHEMA})")
         sub.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
         return sub
@@ -114,35 +120,9 @@ def _uuid(text: str) -> uuid.UUID:
         raise UsageError(f"'{text[:64]}' is not a UUID", "write it as 8-4-4-4-12 hexadecimal digits") from None
 
 
-@contextlib.contextmanager
-def _storage(options: argparse.Namespace, *, write: bool) -> Iterator[tuple[LabelStorage, int]]:
-    """(label area of the file, bytes of the file before it), locked and mapped.
-
-    Durable when: each write of the storage is durable when it returns, by the strongest means the mapping has.
-    """
-    from devices.nvdimm.device import MappedLabels
-    from emu.config import BackendConfig, OnOffAuto
-    from emu.memory import open_backend
-    from emu.memory.incomplete import check_not_incomplete
-
-    try:
-        exists = Path(options.file).exists()
-    except (OSError, ValueError):
-        exists = True  # opening it says what is wrong
-    if not exists:
-        raise HostError(f"{options.file}: no such file", "name an existing file; 'truncate -s 64M FILE' makes one")
-    if write:
-        check_not_incomplete(options.file)
-    sync = OnOffAuto.AUTO if write else OnOffAuto.OFF
-    config = BackendConfig(id="labels", path=options.file, share=True, sync=sync, readonly=not write)
-    with open_backend(config) as backend:
-        size = backend.mapping.size
-        if not 0 < options.label_size <= size:
-            raise UsageError(
-                f"{options.file}: a label area of {options.label_size} bytes does not fit in {size} bytes",
-                "give the NVDIMM's label-size with --label-size",
-            )
-        yield MappedLabels(backend.mapping, options.label_size), size - options.label_size
+def _open(options: argparse.Namespace, *, write: bool) -> contextlib.AbstractContextManager[LabelFile]:
+    force = getattr(options, "force", False)
+    return open_labels(options.file, options.label_size, write=write, force=force)
 
 
 def _span(options: argparse.Namespace, area: int) -> tuple[int, int]:
@@ -160,7 +140,7 @@ def _init(options: argparse.Namespace) -> int:
     from devices.nvdimm.index import Version
     from devices.nvdimm.labels import initialise
 
-    with _storage(options, write=True) as (storage, _):
+    with _open(options, write=True) as (storage, _, _):
         area = initialise(storage, Version(options.label_version), force=options.force)
         slots = area.where.slots
     _done(
@@ -177,7 +157,7 @@ def _read(options: argparse.Namespace) -> int:
     claims = _claims(options)
     claims.writes_standard_streams()
     target = None if options.output is None else claims.writes(options.output, "-o")
-    with _storage(options, write=False) as (storage, _):
+    with _open(options, write=False) as (storage, _, _):
         if options.json or options.human:
             document = _describe(options.file, storage, human=options.human, labels=not options.index)
             text = json.dumps(document, indent=2) + "\n"
@@ -230,7 +210,8 @@ def _check(options: argparse.Namespace) -> int:
     from devices.nvdimm.index import LabelError
     from devices.nvdimm.labels import LabelArea, check
 
-    with _storage(options, write=False) as (storage, _):
+    with _open(options, write=False) as file:
+        storage = file.storage
         report = check(storage)
         labels = len(LabelArea(storage).labels()) if report.valid else 0
     if options.json:
@@ -239,16 +220,14 @@ def _check(options: argparse.Namespace) -> int:
                          "errors": list(report.errors), "warnings": list(report.warnings)})  # fmt: skip
         return Status.OK if report.valid else Status.USAGE
     if report.version is None:
-        raise LabelError(
-            f"{options.file}: {'; '.join(report.errors)}", "'emu label init' makes an empty label area of it"
-        )
+        raise LabelError(f"{options.file}: {'; '.join(report.errors)}", file.advice())
     doubtful = f", {len(report.warnings)} doubtful" if report.warnings else ""
-    print(f"{options.file}: valid label area, version {report.version.value}, {labels} labels{doubtful}")
+    output.say(f"{options.file}: valid label area, version {report.version.value}, {labels} labels{doubtful}")
     shown = report.warnings if options.verbose else report.warnings[:_SHOWN]
     for warning in shown:
-        print(f"  {warning}")
+        output.say(f"  {warning}")
     if len(shown) < len(report.warnings):
-        print(f"  and {len(report.warnings) - len(shown)} more; -v shows all")
+        output.say(f"  and {len(report.warnings) - len(shown)} more; -v shows all")
     return Status.OK
 
 
@@ -256,7 +235,7 @@ def _write(options: argparse.Namespace) -> int:
     from devices.nvdimm.labels import check, replace_content
 
     _claims(options).changes(options.file, "the backing file")
-    with _storage(options, write=True) as (storage, _):
+    with _open(options, write=True) as (storage, _, _):
         offset, length = _span(options, storage.size)
         data = _input(options.input, length + 1)
         if len(data) > length and not options.size:
@@ -284,7 +263,13 @@ def _input(path: str | None, most: int) -> bytes:
         return sys.stdin.buffer.read(most)
     try:
         with Path(path).open("rb") as file:
-            return file.read(most)
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return file.read(most)
+            data = file.read(most) if status.st_size else b""
+            if len(data) != min(status.st_size, most):  # what /proc and /sys show as files
+                raise UsageError(f"{path} is no ordinary file", "give a dump of a label area")
+            return data
     except (OSError, ValueError) as error:
         raise HostError(f"{path}: {getattr(error, 'strerror', error)}", "give a file that can be read") from None
 
@@ -292,7 +277,7 @@ def _input(path: str | None, most: int) -> bytes:
 def _zero(options: argparse.Namespace) -> int:
     from devices.nvdimm.labels import zero
 
-    with _storage(options, write=True) as (storage, _):
+    with _open(options, write=True) as (storage, _, _):
         offset, length = _span(options, storage.size)
         zero(storage, offset, length)
     _done(options, f"zeroed {length} bytes of the label area of {options.file}", {"zeroed": length})
@@ -304,17 +289,18 @@ def _create(options: argparse.Namespace) -> int:
     from devices.nvdimm.labels import LabelArea, initialise, is_blank
     from devices.nvdimm.namespace import Mode, Namespace, mode_of, name_of
 
-    with _storage(options, write=True) as (storage, before):
+    with _open(options, write=True) as (storage, before, _):
         pmem = align_down(before, PAGE)
         if pmem == 0:
             raise UsageError(f"{options.file}: there is no NVDIMM before the label area", "give a whole backing file")
-        # As Linux does with the first namespace of an NVDIMM that never had labels.
-        area = initialise(storage, Version.V1_2, linux=True) if is_blank(storage) else LabelArea(storage)
-        mode = Mode(options.mode or (Mode.RAW if area.version is Version.V1_1 else Mode.FSDAX))
+        area = None if is_blank(storage) else LabelArea(storage)
+        mode = Mode(options.mode or (Mode.RAW if area and area.version is Version.V1_1 else Mode.FSDAX))
         sector = options.sector_size or (4096 if mode is Mode.SECTOR else 0)
         if sector not in (0, 512, 4096):
             raise UsageError(f"sector size {sector} is not usual", "give -l 512 or -l 4096")
-        dpa, size = _place(area, pmem, options.size)
+        dpa, size = _place([(0, pmem)] if area is None else area.free_extents(pmem), pmem, options.size, mode)
+        if area is None:  # as Linux does with the first namespace of an NVDIMM that never had labels
+            area = initialise(storage, Version.V1_2, linux=True)
         namespace = Namespace(options.uuid or uuid.uuid4(), dpa, size, options.name, mode, sector)
         label = area.create(namespace, options.slot)
     described = {
@@ -329,13 +315,19 @@ def _create(options: argparse.Namespace) -> int:
     return Status.OK
 
 
-def _place(area: LabelArea, pmem: int, size: int | None) -> tuple[int, int]:
-    """Where a namespace of ``size`` bytes (None: as large as it gets) fits."""
+def _place(free: list[tuple[int, int]], pmem: int, size: int | None, mode: Mode) -> tuple[int, int]:
+    """Where in the ``free`` ranges (start, end) of an NVDIMM of ``pmem`` bytes a namespace of ``size`` bytes (None: as
+    large as it gets) fits, and its size. UsageError for what ndctl 76 refuses."""
+    from devices.nvdimm.namespace import Mode
+
     unit = _NAMESPACE_ALIGNMENT if pmem >= _NAMESPACE_ALIGNMENT else PAGE
-    extents = [(align_up(start, unit), end) for start, end in area.free_extents(pmem)]
+    extents = [(align_up(start, unit), end) for start, end in free]
     if size is not None:
-        if size == 0 or size % PAGE:
-            raise UsageError(f"a namespace of {size} bytes is not made of pages", f"give a multiple of {PAGE}")
+        if size == 0 or size % unit:
+            raise UsageError(
+                f"a namespace of {size} bytes is misaligned: align setting is {unit:#x}, size {size:#x}",
+                f"give a multiple of {human_size(unit)}, such as {human_size(align_up(max(size, 1), unit))}",
+            )
         place = next((start for start, end in extents if end - start >= size), None)
     else:
         start, end = max(extents, key=lambda item: item[1] - item[0], default=(0, 0))
@@ -347,27 +339,32 @@ def _place(area: LabelArea, pmem: int, size: int | None) -> tuple[int, int]:
             f"no room for the namespace: the largest free range of the {human_size(pmem)} has {max(largest, 0)} bytes",
             "destroy a namespace, or give a smaller -s",
         )
+    if size < _NAMESPACE_ALIGNMENT and mode is not Mode.RAW:
+        raise UsageError(
+            f"a namespace of {human_size(size)} is too small: '{mode}' needs {human_size(_NAMESPACE_ALIGNMENT)}",
+            "give a larger NVDIMM or size, or -m raw",
+        )
     return place, size
 
 
 def _destroy(options: argparse.Namespace) -> int:
     from devices.nvdimm.labels import LabelArea
 
-    with _storage(options, write=True) as (storage, _):
+    with _open(options, write=True) as (storage, _, _):
         LabelArea(storage).delete(options.uuid)
     _done(options, f"destroyed namespace {options.uuid}", {"destroyed": [str(options.uuid)]})
     return Status.OK
 
 
 def _print(options: argparse.Namespace, facts: dict[str, Any]) -> None:
-    print(json.dumps({"schema": _SCHEMA, "action": options.action, "dev": options.file, **facts}, indent=2))
+    output.document({"schema": _SCHEMA, "action": options.action, "dev": options.file, **facts})
 
 
 def _done(options: argparse.Namespace, text: str, facts: dict[str, Any]) -> None:
     if options.json:
         _print(options, facts)
     else:
-        print(text)
+        output.say(text)
 
 
 def _describe(name: str, storage: LabelStorage, *, human: bool, labels: bool) -> dict[str, Any]:

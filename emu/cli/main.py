@@ -7,15 +7,13 @@ start-up pays for one verb.
 from __future__ import annotations
 
 import argparse
-import errno
-import gc
 import importlib
 import os
 import sys
 from typing import NamedTuple, NoReturn
 
 from emu import __version__
-from emu.cli.keyval import help_text
+from emu.cli import output, signals
 from emu.errors import EmuError, HostError, Status
 
 
@@ -37,10 +35,6 @@ VERBS = {
     "guests": Verb("emu.cli.guests", "list the bundled guests"),
 }
 
-_LONGEST_LINE = 1000
-_MEDIUM_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-
-_GARBAGE_THRESHOLD = 100_000
 _EPILOG = """\
 examples:
   emu run hello --nvdimm file=pmem.img,size=64M        boot the bundled guest 'hello' on an NVDIMM file
@@ -73,13 +67,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the words in two lines, not under a page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(Status.USAGE, f"emu: {_line(message)}\n     see '{self.prog} --help'\n")
-
-
-def _line(text: str) -> str:
-    """``text`` as one line of bounded length: names of files and words of users may hold anything."""
-    line = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
-    return line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + "..."
+        self.exit(Status.USAGE, f"emu: {output.line(message)}\n     see '{self.prog} --help'\n")
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -116,87 +104,69 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status and never raises for anything a user can cause."""
     words = sys.argv[1:] if argv is None else argv
+    with signals.interruptible():
+        try:
+            status = _run(words)
+        except KeyboardInterrupt:
+            output.note("emu: interrupted")
+            status = Status.INTERRUPTED
+        failure = output.standard_output_failure()
+    if failure is not None:
+        lost = HostError(f"cannot write the output: {failure.strerror}", "send it to a place with room")
+        # A verdict stays what it is; but success is more than can be said of words that did not arrive.
+        failed = _report(lost, traceback=False)
+        status = failed if status == Status.OK else status
+    return status
+
+
+def _run(words: list[str]) -> int:
     verb = next((word for word in words if word in VERBS), None)
-    parser = build_parser(verb)
+    traceback = "--traceback" in words
     try:
-        options = parser.parse_args(words)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else Status.USAGE
-    if _help_asked(options):
-        return Status.OK
-    try:
+        options = build_parser(verb).parse_args(words)
+        if _help_asked(options):
+            return Status.OK
         status: int = options.run(options)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+    except SystemExit as stop:  # argparse has said what it wanted to say
+        return stop.code if isinstance(stop.code, int) else Status.USAGE
     except EmuError as error:
-        return _report(error, options.traceback)
-    except KeyboardInterrupt:
-        print("emu: interrupted", file=sys.stderr)
-        return Status.INTERRUPTED
-    except BrokenPipeError:
-        _drop_output()  # its reader has gone; there is nobody left to tell
-        return Status.OK
+        return _report(error, traceback)
+    except MemoryError:
+        return _report(HostError("the host gives emu no more memory", "raise its limit ('ulimit -v')"), traceback)
+    except ImportError as error:
+        what = f"a part of emu cannot be loaded: {error}"
+        return _report(HostError(what, "raise the limit on memory ('ulimit -v'), or install emu again"), traceback)
     except Exception as error:
-        if options.traceback:
+        if traceback:
             raise
-        if isinstance(error, OSError) and error.errno in _MEDIUM_FULL and error.filename is None:
-            _drop_output()
-            full = HostError(f"cannot write the output: {error.strerror}", "send it to a place with room")
-            return _report(full, traceback=False)
-        print(f"emu: internal error: {type(error).__name__}: {_line(str(error))}", file=sys.stderr)
-        print("This is a bug in emu; 'emu ... --traceback' shows where it happened.", file=sys.stderr)
+        output.note(f"emu: internal error: {type(error).__name__}: {error}")
+        output.note("This is a bug in emu; 'emu ... --traceback' shows where it happened.")
         return Status.BUG
     return status
 
 
-def _drop_output() -> None:
-    """Let what the standard output still holds vanish: at exit Python would try again, and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _help_asked(options: argparse.Namespace) -> bool:
-    """Print the table of keys when a key=value option was given as ``help``."""
+    """Answer when an option that describes the machine was given ``help``, alone or among its keys."""
     if not hasattr(options, "nvdimm"):
         return False
-    from emu.cli import options as machine_options
+    from emu.cli.machine_help import answer
 
-    given = {"--nvdimm": options.nvdimm, "-object": options.object, "-device": options.device,
-             "-machine": options.machine, "-m": [options.memory or ""], "-numa": options.numa}  # fmt: skip
-    for option, values in given.items():
-        if any(value in ("help", "?") or value.endswith((",help", ",?")) for value in values):
-            print(help_text(option, machine_options.HELP_TABLES[option]))
-            return True
-    return False
+    text = answer(options)
+    if text is not None:
+        print(text)
+    return text is not None
 
 
 def _report(error: EmuError, traceback: bool) -> int:
     if traceback:
         raise error
-    print(f"emu: {_line(error.what)}", file=sys.stderr)
+    output.note(f"emu: {error.what}")
     if error.remedy:
-        print(f"     {_line(error.remedy)}", file=sys.stderr)
+        output.note(f"     {error.remedy}")
     return error.status
 
 
-def _occupy_standard_streams() -> None:
-    """When one of descriptors 0 to 2 is closed, the next file opened, an NVDIMM's for example, would take its place,
-    and whatever a library prints would be written into it."""
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-
-
-def entry() -> None:
-    """The ``emu`` command: ``main`` in a process of its own."""
-    _occupy_standard_streams()
-    # What start-up makes all stays: looking for garbage among it took 5 to 10 % of the time.
-    gc.set_threshold(_GARBAGE_THRESHOLD)
-    status = main()
-    gc.freeze()  # and at the end everything goes at once
-    sys.exit(status)
-
-
 if __name__ == "__main__":
+    from emu.cli.start import entry
+
     entry()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from emu.cli import keyval
-from emu.cli.keyval import Key, choice, number, on_off, size, words
+from emu.cli.keyval import Key, choice, number, on_off, on_off_auto, size, words
 from emu.config import (
     BackendConfig,
     BackendKind,
@@ -59,7 +59,7 @@ _DEVICE = {
     "id": Key(words, "ID", "name of the device"),
     "label-size": Key(size, "SIZE", "label storage area at the end of the backend; at least 128K"),
     "unarmed": Key(
-        choice(OnOffAuto), "off|on|auto", "tell the guest not to rely on persistence; auto arms what keeps its promise"
+        on_off_auto, "off|on|auto", "tell the guest not to rely on persistence; auto arms what keeps its promise"
     ),
     "uuid": Key(words, "UUID", "identity of the NVDIMM"),
     "slot": Key(number(0, _MAX_SLOTS - 1), "N", "slot number; default: first free"),
@@ -118,6 +118,22 @@ _DEVICE_FIELDS = {
 _FILE_ONLY = frozenset({*_FILE_BACKEND, "mem-path"})
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
+DRIVER_KEYS: dict[str, dict[str, Key]] = {
+    "nvdimm": {"memdev": DEVICE_KEYS["memdev"], **_DEVICE},
+    "isa-debug-exit": {name: DEVICE_KEYS[name] for name in ("iobase", "iosize")},
+    "isa-debugcon": {name: DEVICE_KEYS[name] for name in ("iobase", "chardev")},
+}
+# Options without keys, and what ``help`` says of their values.
+PLAIN_WORDS = {
+    "cpu": "MODEL: any; there is one CPU model, with CLFLUSHOPT and CLWB",
+    "accel": "NAME: any; there is one way to run, as QEMU's tcg",
+    "smp": "1: there is one CPU",
+    "display": "none: there is no display",
+    "nic": "none: there is no network",
+    "serial": "stdio|none|file:PATH",
+    "debugcon": "stdio|none|file:PATH",
+}
+
 HELP_TABLES: dict[str, dict[str, Key]] = {
     "--nvdimm": NVDIMM_KEYS,
     "-object": OBJECT_KEYS,
@@ -126,6 +142,15 @@ HELP_TABLES: dict[str, dict[str, Key]] = {
     "-m": MEMORY_KEYS,
     "-numa": NUMA_KEYS,
 }
+
+
+def backend_keys(kind: BackendKind) -> dict[str, Key]:
+    """What ``-object`` of this kind takes."""
+    return {
+        name: key
+        for name, key in OBJECT_KEYS.items()
+        if name != "qom-type" and (kind is BackendKind.FILE or name not in _FILE_ONLY)
+    }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +188,7 @@ def machine_config(options: argparse.Namespace, image: str | None) -> MachineCon
     exit_ports: list[tuple[int, int]] = []
     used: set[str] = set()
     for text in options.device:
-        device = keyval.parse(text, DEVICE_KEYS, option="-device", implied="driver")
+        device = keyval.parse(text, DEVICE_KEYS, option="-device", implied="driver", short=True)
         driver = device.pop("driver", None)
         if driver == "nvdimm":
             nvdimms.append(_long_nvdimm(device, backends, used))
@@ -228,7 +253,7 @@ def _check_uuid(values: dict[str, Any], option: str) -> None:
 
 
 def _short_nvdimm(text: str, place: int) -> NvdimmConfig:
-    values = keyval.parse(text, NVDIMM_KEYS, option="--nvdimm", implied="file")
+    values = keyval.parse(text, NVDIMM_KEYS, option="--nvdimm", implied="file", short=True)
     _check_uuid(values, "--nvdimm")
     if "file" in values:
         values["mem-path"] = values.pop("file")
@@ -246,7 +271,7 @@ def _short_nvdimm(text: str, place: int) -> NvdimmConfig:
 def _backends(texts: list[str]) -> dict[str, BackendConfig]:
     found: dict[str, BackendConfig] = {}
     for text in texts:
-        values = keyval.parse(text, OBJECT_KEYS, option="-object", implied="qom-type")
+        values = keyval.parse(text, OBJECT_KEYS, option="-object", implied="qom-type", short=True)
         kind, name = values.pop("qom-type", None), values.pop("id", None)
         if kind is None:
             raise UsageError(

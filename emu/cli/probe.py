@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from emu.cli import output
 
 EPILOG = """\
 examples:
@@ -22,11 +23,11 @@ def run(options: argparse.Namespace) -> int:
 
     document = {"schema": "emu.probe/1", **probe_path(options.path).to_json()}
     if options.json:
-        print(json.dumps(document, indent=2))
+        output.document(document)
         return 0
     for key, value in document.items():
         if key != "schema":
             text = ", ".join(value) or "none" if isinstance(value, list) else value
             text = {True: "yes", False: "no"}.get(text, text) if isinstance(text, bool) else text
-            print(f"{key.replace('_', ' ') + ':':<22}{text}")
+            output.say(f"{key.replace('_', ' ') + ':':<22}{text}")
     return 0

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import stat
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.contract import ExitRequest
-from emu.cli import characters
+from emu.cli import characters, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
 from emu.config import MachineConfig
@@ -36,6 +34,9 @@ examples:
   emu run -machine q35,nvdimm=on -m 256M,slots=2,maxmem=2G \\
       -object memory-backend-file,id=m1,share=on,mem-path=nv.img,size=64M \\
       -device nvdimm,memdev=m1,label-size=128K -kernel guest.elf
+
+The standard input is what COM1 receives, taken only when the guest reads. At a terminal Ctrl-C ends the run, and so
+does Ctrl-A x; Ctrl-A h lists such keys. With '-serial stdio', Ctrl-A goes to the guest as well, as under QEMU.
 
 exit status: 0 power-off or halt; odd: the guest's debug-exit value * 2 + 1; 2 usage; 4 the host cannot do it;
 6 the guest crashed; 8 a bug in emu; 124 timeout; 130 interrupted.
@@ -90,10 +91,6 @@ def run(options: argparse.Namespace) -> int:
     failure: EmuError | None = None
     power: Cut | None = None
     with contextlib.ExitStack() as stack:
-        if (before := signal.getsignal(signal.SIGTERM)) is not signal.SIG_IGN:
-            # As Ctrl-C until the machine runs (see ``drive``): sockets and files are put away.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            stack.callback(signal.signal, signal.SIGTERM, before)
         written = stack.enter_context(contextlib.ExitStack())  # outlives the machine
         outputs = board.Outputs(
             serial=characters.make_sink(written, config.serial, "-serial", claims, standard=serial),
@@ -127,8 +124,11 @@ def run(options: argparse.Namespace) -> int:
             _accept_marked(options, config)
             for writer in writers if config.incoming is None else ():
                 writer.open()
-            if _reads_standard_input(options):
-                characters.type_standard_input(stack, machine)
+            if options.serial is None or options.serial in characters.STANDARD_STREAMS:
+                from emu.cli.standard_input import type_standard_input
+
+                type_standard_input(stack, machine, escapes=options.serial != "stdio")
+            stack.callback(signals.put_away)
             try:
                 ended = drive(machine, options.timeout)
             except EmuError as error:
@@ -148,13 +148,13 @@ def run(options: argparse.Namespace) -> int:
         }
         if power is not None:
             document["power_failure"] = _power_failure(options, power, nvdimms)
-        print(json.dumps(document, indent=2))
+        output.document(document)
         if serial.cut:
-            print(f"emu: 'serial' holds the first {human_size(characters.CAPTURE_LIMIT)} only", file=sys.stderr)
+            output.note(f"emu: 'serial' holds the first {human_size(characters.CAPTURE_LIMIT)} only")
     if failure is not None:
         raise failure
     if ended.detail:
-        print(f"emu: {ended.reason}: {ended.detail}", file=sys.stderr)
+        output.note(f"emu: {ended.reason}: {ended.detail}")
     if power is not None and not power.failed and ended.status != Status.TIMEOUT:
         raise UsageError(
             f"power did not fail: the run ended ({ended.reason}) after {power.event} events (stores, flushes, fences), "
@@ -200,7 +200,7 @@ def _power_cut(options: argparse.Namespace, config: MachineConfig) -> PowerCut |
 
     if not config.nvdimms:
         raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
-    if config.qmp or config.incoming is not None or config.start_paused or _reads_standard_input(options):
+    if config.qmp or config.incoming is not None or config.start_paused or _asks_for_input(options):
         raise UsageError(
             "--power-fail-at needs a guest that runs on its own",
             "leave -qmp, --incoming, -S and -serial stdio away",
@@ -226,8 +226,7 @@ def _power_failure(options: argparse.Namespace, power: Cut, nvdimms: list[dict[s
     }
 
 
-def _reads_standard_input(options: argparse.Namespace) -> bool:
-    """Only when it was asked for: a guest in the background must not take what is typed to somebody else."""
+def _asks_for_input(options: argparse.Namespace) -> bool:
     return options.nographic if options.serial is None else options.serial in characters.STANDARD_STREAMS
 
 
@@ -280,7 +279,7 @@ def drive(machine: Machine, timeout: float | None) -> Exit:
 
     before = {
         number: signal.signal(number, interrupted)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in signals.ENDING
         if signal.getsignal(number) is not signal.SIG_IGN  # nohup, or a shell's background job
     }
     thread = threading.Thread(target=work, name="cpu", daemon=True)
@@ -313,8 +312,7 @@ def _announce(machine: Machine) -> None:
         promise = f"survives {' and '.join(kept)}" if kept else "no guest store survives"
         if kept and not facts["survives"]["host_power_loss"]:
             promise += ", NOT a host power loss"
-        print(
+        output.note(
             f"emu: {name}: {human_size(facts['size'])} at {facts['gpa']:#x} on {facts['file'] or 'anonymous memory'}, "
-            f"{facts['sync']['why']}; {promise}",
-            file=sys.stderr,
+            f"{facts['sync']['why']}; {promise}"
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from typing import TYPE_CHECKING
+
+from emu.cli import output
 
 if TYPE_CHECKING:
     from emu.machine import Machine
@@ -33,7 +34,7 @@ def offer(stack: contextlib.ExitStack, machine: Machine, *, quiet: bool) -> None
         migration.incoming(config.incoming)
         stack.callback(migration.finish)
         if not quiet:
-            print(f"emu: waiting for a migration at {migration.waits_at}", file=sys.stderr)
+            output.note(f"emu: waiting for a migration at {migration.waits_at}")
     if config.qmp:
         adapter = MachineAdapter(machine, events)
         stack.callback(adapter.close)

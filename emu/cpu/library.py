@@ -6,14 +6,19 @@ wrapper for each call) is not needed here. The package still ships and pins the 
 
 from __future__ import annotations
 
+import mmap
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 from emu.errors import HostError
 from emu.host import hooks, mend
+from emu.units import GIB, MIB
 
 MAJOR, MINOR = 2, 1
+# What opening an engine maps: the buffer for translated code (tcg's DEFAULT_CODE_GEN_BUFFER_SIZE), and all the rest.
+_CODE_BUFFER = GIB
+_OTHER_NEEDS = 64 * MIB
 
 
 @cache
@@ -38,6 +43,23 @@ def _checked(library: hooks.Library) -> hooks.Library:
     return library
 
 
+def _require_memory() -> None:
+    """HostError when an engine would not get the memory it maps: Unicorn then ends the whole process, with status 1."""
+    try:
+        mmap.mmap(
+            -1,
+            _CODE_BUFFER + _OTHER_NEEDS,
+            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
+        ).close()
+    except OSError as error:
+        raise HostError(
+            f"the CPU needs {_CODE_BUFFER >> 30} GiB of address space for translated code: {error.strerror}",
+            "raise the limit on virtual memory ('ulimit -v'), or the host's commit limit",
+            errno=error.errno or 0,
+        ) from None
+
+
 def function(name: str) -> int:
     """The address of Unicorn's function ``name``, written with its prefix (``uc_hook_add``)."""
     address = _library().symbol(name)
@@ -46,9 +68,14 @@ def function(name: str) -> int:
     return address
 
 
-@cache
 def functions() -> dict[str, int]:
-    """What ``emu.host.hooks.Engine`` asks for."""
+    """What ``emu.host.hooks.Engine`` asks for. HostError when the host has no memory for one more engine."""
+    _require_memory()
+    return _addresses()
+
+
+@cache
+def _addresses() -> dict[str, int]:
     return {name: function(f"uc_{name}") for name in hooks.FUNCTIONS}
 
 

@@ -44,30 +44,21 @@ class PathProbe:
 
 
 def probe_path(path: str | os.PathLike[str], *, sysfs: Path = dax.SYSFS) -> PathProbe:
-    """Probe ``path``; where nothing is yet, the directory in which it would be created.
+    """Probe ``path``.
 
-    UsageError for what can never back memory, HostError when it cannot be opened or mapped.
+    UsageError for what can never back memory, HostError when it does not exist or cannot be opened or mapped.
     """
     asked = os.fspath(path)
-    target = asked
     if not asked or "\0" in asked:
         raise UsageError(f"{asked!r} is not a file name", "give the path of a file or a directory")
     try:
-        status = os.stat(target)  # noqa: PTH116 - keeps any bytes a path may hold
+        status = os.stat(asked)  # noqa: PTH116 - keeps any bytes a path may hold
     except FileNotFoundError:
-        target = os.path.dirname(asked) or "."  # noqa: PTH120 - as above
-        try:
-            status = os.stat(target)  # noqa: PTH116 - as above
-        except OSError:
-            raise HostError(
-                f"cannot probe {asked!r}: there is no such file and no such directory", "check the path"
-            ) from None
-        if not stat.S_ISDIR(status.st_mode):
-            raise HostError(f"cannot probe {asked}: {target} is not a directory", "check the path") from None
+        raise _missing(asked) from None
     except OSError as error:
         raise kernel.host_error(f"cannot probe {asked}", error.errno or 0) from None
     if stat.S_ISDIR(status.st_mode):
-        with _temporary_file(target) as fd:
+        with _temporary_file(asked) as fd:
             return _probe_file(asked, fd, "directory")
     if stat.S_ISCHR(status.st_mode):
         return _probe_device(asked, status.st_rdev, sysfs)
@@ -78,6 +69,18 @@ def probe_path(path: str | os.PathLike[str], *, sysfs: Path = dax.SYSFS) -> Path
         return _probe_file(asked, fd, "file" if stat.S_ISREG(status.st_mode) else "block-device")
     finally:
         os.close(fd)
+
+
+def _missing(path: str) -> HostError:
+    """What to say about a ``path`` that leads nowhere: where a file there could be asked about before it exists."""
+    folder = os.path.dirname(path) or "."  # noqa: PTH120 - keeps any bytes a path may hold
+    if folder == "/dev" or folder.startswith("/dev/"):
+        remedy = "check the name; device DAX are /dev/daxX.Y ('ndctl list -D' or 'daxctl list' shows them)"
+    elif os.path.isdir(folder):  # noqa: PTH112 - as above
+        remedy = f"check the path; 'emu probe {folder}' says what a new file there could promise"
+    else:
+        remedy = "check the path; its directory does not exist either"
+    return HostError(f"{path} does not exist", remedy, errno=errno.ENOENT)
 
 
 @contextlib.contextmanager
@@ -104,6 +107,8 @@ def _probe_file(path: str, fd: int, kind: Literal["file", "directory", "block-de
     name = "block device" if kind == "block-device" else kernel.file_system_name(fd)
     is_dax = bool(kernel.is_dax(fd))
     synced = _map_sync(fd, page, path)
+    if not synced:
+        _require_mapping(fd, page, path)
     if synced:
         why = f"{name} mapped a page with MAP_SYNC: consistent file-system metadata for every write"
     elif is_dax:
@@ -147,6 +152,17 @@ def _result(
     flush = kernel.flush_instructions()
     fine = flush and (synced or kind == "device-dax")
     return PathProbe(path, kind, file_system, is_dax, synced, why, "cache-line" if fine else "page", flush, alignment)
+
+
+def _require_mapping(fd: int, page: int, path: str) -> None:
+    """UsageError when the file cannot be mapped at all, as those of /proc and /sys."""
+    try:
+        address = kernel.map_memory(page, what=path, page_size=page, fd=fd, write=False, reserve=False)
+    except HostError as error:
+        if error.errno in (errno.ENODEV, errno.EIO):
+            raise UsageError(f"{path} cannot back memory: it cannot be mapped", "name a regular file") from None
+    else:
+        kernel.unmap_memory(address, page, page)
 
 
 def _map_sync(fd: int, page: int, path: str) -> bool:

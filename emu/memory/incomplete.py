@@ -29,7 +29,7 @@ def marker_path(path: str | Path) -> Path:
         is_device = stat.S_ISCHR(real.stat().st_mode) or stat.S_ISBLK(real.stat().st_mode)
     except OSError:
         is_device = False
-    if not is_device:
+    if not is_device and real.name:  # "/" has no name; and is no backing either, as its opening will say
         return real.with_name(real.name + SUFFIX)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "emu" / "incomplete" / (str(real).strip("/").replace("/", "-") + SUFFIX)

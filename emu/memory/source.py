@@ -85,7 +85,7 @@ def open_source(config: BackendConfig, *, lock_later: bool = False) -> Source:
             if not lock_later:
                 raise
         # Measured under the lock: whoever had it before may have just created the file and not sized it yet.
-        size = device.size if device else os.lseek(fd, 0, os.SEEK_END)
+        size = device.size if device else _length(fd, path)
         if not size and not lock.held:
             raise HostError(
                 f"{path} is empty and in use by another emulator", "wait until it has a size, then start again"
@@ -108,6 +108,16 @@ def open_source(config: BackendConfig, *, lock_later: bool = False) -> Source:
     except BaseException:
         os.close(fd)
         raise
+
+
+def _length(fd: int, path: str) -> int:
+    """Bytes of the file or block device. UsageError for what only looks like a file (many in /proc)."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_END)
+    except OSError:
+        raise UsageError(
+            f"{path} has no length: it cannot back memory", "name a regular file or a device DAX"
+        ) from None
 
 
 def _open(config: BackendConfig, path: str) -> tuple[int, bool]:

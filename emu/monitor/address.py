@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emu.errors import HostError, UsageError
+from emu.units import BOOLEANS
 
 _UNIX_MAX = 107
 _BACKLOG = 8
@@ -74,9 +75,9 @@ def _switches(options: list[str], text: str) -> dict[str, bool]:
         key, equals, value = option.partition("=")
         if not equals:
             key, value = (key[2:], "off") if key.startswith("no") else (key, "on")
-        if key not in _KEYS or value not in ("on", "off", "yes", "no"):
+        if key not in _KEYS or value not in BOOLEANS:
             raise UsageError(f"-qmp {text[:64]}: unknown option '{option[:64]}'", _HINT)
-        found[key] = value in ("on", "yes")
+        found[key] = BOOLEANS[value]
     return found
 
 

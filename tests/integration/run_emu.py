@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-EMU = [sys.executable, "-m", "emu.cli.main"]
+EMU = [sys.executable, "-m", "emu"]
 PATIENCE_S = 60
 
 

@@ -19,6 +19,8 @@ INVALID = b"\x0f\x0b"
 NULL_POINTER = bytes.fromhex("48b80000adde007f0000488b18")  # mov rax, 0x7f00dead0000; mov rbx, [rax]
 POWER_OFF = bytes.fromhex("66ba040666b8002066efebfe")
 SAY_DB = bytes.fromhex("b064e6e9b062e6e9b00ae6e9f4")  # "db\n" to the debug console; hlt
+# Poll the line status of COM1 for data, send it back; hlt at Ctrl-D
+COPY = bytes.fromhex("66bafd03eca80174fb66baf803ec3c047403eeebebf4")
 # inc qword [4 GiB]; below 3, reset by port 0xCF9; then power off
 REBOOT = bytes.fromhex("48b8000000000100000048ff0048833803730966baf90cb006eeebfe66ba040666b8002066efebfe")
 # mov rbx, 0x1122334455667788; store it at 4 GiB, read it back; if the same, 7 to the exit port; hlt
@@ -157,16 +159,48 @@ def test_the_start_up_line_is_one_per_nvdimm_and_says_what_is_not_promised(tmp_p
 # Characters
 
 
-@pytest.mark.parametrize("words", [("-serial", "stdio"), ("-serial", "mon:stdio"), ("-nographic",)])
+@pytest.mark.parametrize("words", [(), ("-serial", "stdio"), ("-serial", "mon:stdio"), ("-nographic",)])
 def test_the_guest_reads_the_standard_input(words: tuple[str, ...]) -> None:
     result = emu("run", "echo", *words, "--timeout", "30", stdin=b"one\nand a line longer than the receive FIFO\n\x04")
     assert result.out == "ready\necho: one\necho: and a line longer than the receive FIFO\nbye\n"
     assert (result.status, result.errors) == (0, ())
 
 
-def test_without_being_asked_the_guest_takes_nothing_from_the_standard_input() -> None:
-    result = emu("run", "echo", "--timeout", "1", stdin=b"\x04")
-    assert (result.status, result.out) == (124, "ready\n")
+def test_a_guest_that_does_not_read_leaves_the_input_to_the_next_command() -> None:
+    """With what it prints it polls the line status, as every guest; that takes nothing."""
+    loop = 'while read -r line; do "$@" >/dev/null; echo "$line"; done; echo end'
+    done = subprocess.run(
+        ["sh", "-c", loop, "sh", *EMU, "run", "hello", "--quiet"],
+        input=b"one\ntwo\nthree\n", capture_output=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (b"one\ntwo\nthree\nend\n", b"")
+
+
+def test_a_long_input_through_a_slow_pipe_arrives_whole(image: Path) -> None:
+    image.write_bytes(COPY)
+    data = bytes(range(5, 256)) * 400
+    process = subprocess.Popen([*EMU, "run", str(image), "--timeout", "50"], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE)  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(data[:1])
+    process.stdin.flush()
+    time.sleep(0.3)
+    out, _ = process.communicate(data[1:] + b"\x04", timeout=PATIENCE_S)
+    assert (out, process.returncode) == (data, 0)
+
+
+def test_the_document_holds_the_answers_to_the_input() -> None:
+    result = emu("run", "echo", "--json", "--timeout", "30", stdin=b"hi\n\x04")
+    assert (result.status, result.document["serial"]) == (0, "ready\necho: hi\nbye\n")
+
+
+@pytest.mark.parametrize("redirection", ["</dev/null", "<&-", "</dev/zero"])
+def test_an_input_that_says_nothing_is_harmless(redirection: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *EMU, "run", "echo", "--quiet", "--timeout", "1"],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout[:6]) == (124, b"ready\n")
 
 
 def test_the_end_of_the_input_is_not_the_end_of_the_guest() -> None:
@@ -174,24 +208,90 @@ def test_the_end_of_the_input_is_not_the_end_of_the_guest() -> None:
     assert (result.status, result.out.count("tick")) == (0, 10)
 
 
-def test_on_a_terminal_the_guest_sees_every_key_and_the_terminal_gets_its_modes_back() -> None:
-    if shutil.which("setsid") is None:
-        pytest.skip("needs setsid; install util-linux")
+class Terminal:
+    """``emu`` at a terminal of its own, as its session's leader."""
+
+    def __init__(self, *words: str) -> None:
+        if shutil.which("setsid") is None:
+            pytest.skip("needs setsid; install util-linux")
+        self.ours, self.theirs = pty.openpty()
+        self.before = self.modes()
+        command = ["setsid", "--ctty", *EMU, *words, "--timeout", "30"]
+        self.process = subprocess.Popen(command, stdin=self.theirs, stdout=self.theirs, stderr=self.theirs)
+        self.seen = b""
+
+    def modes(self) -> bytes:
+        return subprocess.run(["stty", "-a"], stdin=self.theirs, capture_output=True, check=True).stdout
+
+    def until(self, text: bytes) -> None:
+        while text not in self.seen:
+            self.seen += os.read(self.ours, 100).replace(b"\r", b"")
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.ours, keys)
+
+    def end(self) -> int:
+        """The status; the terminal has its modes back."""
+        status = self.process.wait(PATIENCE_S)
+        assert self.modes() == self.before
+        os.close(self.ours)
+        os.close(self.theirs)
+        return status
+
+
+@pytest.mark.parametrize("words", [(), ("-serial", "stdio")])
+def test_on_a_terminal_the_guest_sees_every_key(words: tuple[str, ...]) -> None:
+    terminal = Terminal("run", "echo", *words)
+    terminal.until(b"ready")
+    assert terminal.modes() != terminal.before
+    terminal.type(b"hi\r\x04")
+    terminal.until(b"bye\n")
+    assert terminal.end() == 0
+    assert terminal.seen == b"ready\necho: hi\nbye\n"
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"), [(b"\x03", "interrupted: SIGINT"), (b"ab\x01h\x01x", "interrupted: Ctrl-A x")]
+)
+def test_keys_that_end_a_run_at_a_terminal(keys: bytes, words: str) -> None:
+    terminal = Terminal("run", "echo")
+    terminal.until(b"ready")
+    terminal.type(keys)
+    terminal.until(words.encode())
+    assert terminal.end() == 130
+    assert (b"Ctrl-A x ends the run" in terminal.seen) == (b"h" in keys)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_give_the_terminal_back(number: signal.Signals) -> None:
+    terminal = Terminal("run", "echo")
+    terminal.until(b"ready")
+    terminal.process.send_signal(number)
+    assert terminal.end() == 130
+
+
+def test_ctrl_a_typed_twice_and_with_serial_stdio_goes_to_the_guest() -> None:
+    for words, keys in (((), b"\x01\x01\r\x04"), (("-serial", "stdio"), b"\x01\r\x04")):
+        terminal = Terminal("run", "echo", *words)
+        terminal.until(b"ready")
+        terminal.type(keys)
+        terminal.until(b"bye\n")
+        assert terminal.end() == 0
+        assert b"echo: \x01\n" in terminal.seen
+
+
+def test_in_the_background_the_terminal_is_left_alone() -> None:
+    """A process group that is not in the foreground would be stopped for reading the terminal (SIGTTIN)."""
     ours, theirs = pty.openpty()
-    before = subprocess.run(["stty", "-a"], stdin=theirs, capture_output=True, check=True).stdout
-    command = ["setsid", "--ctty", *EMU, "run", "echo", "-serial", "stdio", "--timeout", "30"]
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
-    seen = b""
-    while b"ready" not in seen:
-        seen += os.read(ours, 100)
-    os.write(ours, b"hi\r\x04")
-    assert process.wait(PATIENCE_S) == 0
-    while b"bye" not in seen:
-        seen += os.read(ours, 100)
-    assert seen.replace(b"\r", b"") == b"ready\necho: hi\nbye\n"
-    assert subprocess.run(["stty", "-a"], stdin=theirs, capture_output=True, check=True).stdout == before
+    shell = 'set -m; "$@" & wait $!; echo "status $?"'
+    command = ["setsid", "--ctty", "bash", "-c", shell, "bash", *EMU, "run", "echo", "--quiet", "--timeout", "2"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    os.write(ours, b"for the shell\n")
+    out, _ = process.communicate(timeout=PATIENCE_S)
     os.close(ours)
     os.close(theirs)
+    assert out.startswith(b"ready\nemu: timeout: the guest was still running after 2 s\n")
+    assert out.endswith(b"status 124\n")
 
 
 def test_files_take_serial_and_debug_console(image: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -104,28 +105,92 @@ def test_read_json_has_ndctls_keys(image: Path, emu_label: Command) -> None:
 
 
 def test_version_1_1_has_no_guids(image: Path, emu_label: Command) -> None:
+    os.truncate(image, 36 * MIB)
     emu_label("init", image)
-    made = emu_label.document("create-namespace", image, "-s", "1M", "--slot", "1")["namespaces"]
-    assert [(item["mode"], item["size"], item["slot"]) for item in made] == [("raw", MIB, 1)]
+    made = emu_label.document("create-namespace", image, "-s", "16M", "--slot", "1")["namespaces"]
+    assert [(item["mode"], item["size"], item["slot"]) for item in made] == [("raw", 16 * MIB, 1)]
     (label,) = emu_label.document("read", image)["dimms"][0]["label"]
     assert "type_guid" not in label
     assert label["isetcookie"] == 0x002468AE00123457
-    assert emu_label("create-namespace", image, "-m", "fsdax", "-s", "1M") == Status.USAGE
+    assert emu_label("create-namespace", image, "-m", "fsdax", "-s", "16M") == Status.USAGE
     assert "version 1.1 cannot say the mode" in emu_label.err
 
 
 def test_a_blank_area_becomes_version_1_2(image: Path, emu_label: Command) -> None:
-    (made,) = emu_label.document("create-namespace", image)["namespaces"]
+    os.truncate(image, 36 * MIB)
+    (made,) = emu_label.document("create-namespace", image, "-s", "16M")["namespaces"]
     assert (made["mode"], made["size"], made["dpa"]) == ("fsdax", 16 * MIB, 0)
     assert tail(image)[135] == 0x3F
     assert emu_label.document("check", image) == {
         "schema": "emu.label/1", "action": "check", "dev": str(image), "valid": True, "version": "1.2", "labels": 1,
         "errors": [], "warnings": [],
     }  # fmt: skip
+    (sector,) = emu_label.document("create-namespace", image, "-m", "sector")["namespaces"]
+    assert (sector["dpa"], sector["size"], sector["sector_size"]) == (16 * MIB, 16 * MIB, 4096)
     assert emu_label("create-namespace", image) == Status.USAGE
     assert "no room for the namespace" in emu_label.err
-    (sector,) = emu_label.document("create-namespace", image, "-m", "sector", "-s", "1M")["namespaces"]
-    assert (sector["dpa"], sector["sector_size"]) == (16 * MIB, 4096)
+
+
+@pytest.mark.parametrize("mode", ["raw", "fsdax", "devdax", "sector"])
+@pytest.mark.parametrize("size", [MIB, 16 * MIB - 4096, 16 * MIB + 4096, 17 * MIB])
+def test_misaligned_namespaces_are_refused_as_by_ndctl(image: Path, emu_label: Command, mode: str, size: int) -> None:
+    """ndctl 76 on Linux 6.1: "region0: align setting is 0x1000000 size 0x1001000 is misaligned", in every mode."""
+    os.truncate(image, 64 * MIB)
+    assert emu_label("create-namespace", image, "-m", mode, "-s", size) == Status.USAGE
+    assert f"align setting is 0x1000000, size {size:#x}" in emu_label.err
+    assert is_zero(image.read_bytes())
+
+
+def test_an_nvdimm_below_16_mib_takes_raw_namespaces_only(tmp_path: Path, emu_label: Command) -> None:
+    """ndctl: "'--size=' must be >= 16MiB for 'fsdax' mode"; the alignment is a page then."""
+    small = tmp_path / "small.img"
+    small.write_bytes(bytes(8 * MIB))
+    for mode in ("fsdax", "devdax", "sector"):
+        assert emu_label("create-namespace", small, "-m", mode) == Status.USAGE
+        assert f"'{mode}' needs 16 MiB" in emu_label.err
+    assert is_zero(small.read_bytes())
+    (made,) = emu_label.document("create-namespace", small, "-m", "raw", "-s", 4096)["namespaces"]
+    assert made["size"] == 4096
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.2"])
+@pytest.mark.parametrize("size", [128 << 10, 256 << 10, 200_704, 300_001, 2 << 20])
+def test_a_label_area_of_any_size_is_found_and_never_overwritten(
+    version: str, size: int, image: Path, tmp_path: Path, emu_label: Command
+) -> None:
+    dump = tmp_path / "dump"
+    assert emu_label("init", image, "--label-size", size, "-V", version) == 0
+    emu_label("create-namespace", image, "-s", "16M", "-m", "raw")
+    assert emu_label("read", image, "-o", dump) == 0
+    assert dump.stat().st_size == size
+    for file in (image, dump):
+        before = file.read_bytes()
+        assert emu_label.document("check", file)["labels"] == 1
+        assert len(emu_label.document("read", file)["dimms"][0]["label"]) == 1
+        other = 256 << 10 if size == 128 << 10 else 128 << 10
+        for words in (("init",), ("init", "--label-size", other), ("write", "-i", dump, "--label-size", other),
+                      ("zero", "--label-size", other), ("create-namespace", "--label-size", other)):  # fmt: skip
+            if other > len(before):
+                continue
+            assert emu_label(words[0], file, *words[1:]) == Status.USAGE, words
+            assert file.read_bytes() == before
+            if len(words) > 1 and len(before) % 4096 == 0:  # else it is no NVDIMM's file, and not written at all
+                assert f"--label-size {size}" in emu_label.err
+        if other < size:
+            assert emu_label("check", file, "--label-size", other) == Status.USAGE
+            assert f"give --label-size {size}" in emu_label.err
+            assert "init" not in emu_label.err
+    assert emu_label("init", image, "--force") == 0
+    assert emu_label.document("check", image)["labels"] == 0
+
+
+def test_two_areas_are_not_chosen_between(image: Path, emu_label: Command) -> None:
+    emu_label("init", image, "--label-size", "256K")
+    emu_label("init", image, "--label-size", "128K", "--force")
+    assert emu_label("check", image) == Status.USAGE
+    assert "131072 and 262144 bytes" in emu_label.err
+    assert emu_label("check", image, "--label-size", "256K") == 0
+    assert emu_label("check", image, "--label-size", "128K") == 0
 
 
 @pytest.mark.parametrize("size", ["0", "4095", "64M", "1E"])

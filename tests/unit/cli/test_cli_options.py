@@ -88,13 +88,3 @@ def test_a_bare_number_after_m_is_mebibytes() -> None:
 def test_what_does_not_fit_together_is_said(line: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse(line)
-
-
-def test_every_key_has_a_summary_in_help() -> None:
-    from emu.cli.keyval import help_text
-
-    for option, keys in options.HELP_TABLES.items():
-        text = help_text(option, keys)
-        for key, entry in keys.items():
-            assert f"  {key}={entry.shape}" in text
-            assert entry.summary in text

@@ -228,3 +228,70 @@ def test_clearing_the_transmit_fifo_raises_thre_again(com1: Wired) -> None:
     com1.write(FCR, 0x05)
     assert com1.line
     assert com1.read(IIR) == 0xC2
+
+
+class Announced:
+    """The other side: pieces that are handed over one fetch at a time."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.left = list(pieces)
+
+    def fetch(self) -> bytes:
+        return self.left.pop(0)
+
+
+def test_announced_bytes_are_fetched_when_the_guest_reads(com1: Wired) -> None:
+    other = Announced(b"ab", b"c")
+    com1.uart.announce(other.fetch)
+    assert [com1.read(LSR) & 1 for _ in range(3)] == [1, 1, 1]
+    assert other.left == [b"ab", b"c"]
+    assert not com1.line
+    assert com1.read(RBR) == ord("a")
+    assert other.left == [b"c"]
+    com1.uart.announce(other.fetch)  # while there is something left to read, no more is taken
+    assert com1.read(RBR) == ord("b")
+    assert other.left == [b"c"]
+    assert com1.read(LSR) & 1
+    assert com1.read(RBR) == ord("c")
+    assert com1.read(LSR) & 1 == 0
+
+
+def test_a_guest_that_waits_for_the_interrupt_gets_announced_bytes_at_once(com1: Wired) -> None:
+    other = Announced(b"a", b"b", b"c")
+    com1.write(IER, 1)
+    com1.uart.announce(other.fetch)
+    assert other.left == [b"b", b"c"]
+    assert com1.line
+    com1.uart.announce(other.fetch)
+    assert other.left == [b"b", b"c"]
+    assert com1.read(RBR) == ord("a")
+    assert other.left == [b"c"]
+    assert com1.line
+    assert com1.read(RBR) == ord("b")
+    assert not com1.line
+
+
+def test_what_was_announced_before_the_interrupt_was_enabled_raises_it(com1: Wired) -> None:
+    com1.uart.announce(Announced(b"a").fetch)
+    assert not com1.line
+    com1.write(IER, 1)
+    assert com1.line
+
+
+def test_nothing_is_fetched_in_loopback(com1: Wired) -> None:
+    other = Announced(b"a")
+    com1.write(MCR, 0x10)
+    com1.uart.announce(other.fetch)
+    assert com1.read(LSR) & 1 == 0
+    assert com1.read(RBR) == 0
+    assert other.left == [b"a"]
+    com1.write(MCR, 0)
+    assert com1.read(RBR) == ord("a")
+
+
+def test_an_announcement_outlives_a_reset_and_can_come_to_nothing(com1: Wired) -> None:
+    com1.uart.announce(Announced(b"").fetch)
+    com1.uart.reset()
+    assert com1.read(LSR) & 1
+    assert com1.read(RBR) == 0
+    assert com1.read(LSR) & 1 == 0

@@ -95,11 +95,27 @@ def test_directory_without_nameless_files_is_left_empty(tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_where_nothing_is_yet_the_directory_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert probe_path(tmp_path / "pmem.img").kind == "directory"
-    monkeypatch.chdir(tmp_path)
-    answer = probe_path("pmem.img")
-    assert (answer.path, answer.kind) == ("pmem.img", "directory")
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("pmem.img", "emu probe {folder}"), ("no/pmem.img", "directory does not exist either")]
+)
+def test_what_is_not_there_is_no_answer(tmp_path: Path, name: str, remedy: str) -> None:
+    with pytest.raises(HostError, match="does not exist") as caught:
+        probe_path(tmp_path / name)
+    assert remedy.format(folder=tmp_path) in caught.value.remedy
+
+
+def test_a_device_that_is_not_there_is_not_its_folder() -> None:
+    with pytest.raises(HostError, match=r"^/dev/dax77\.77 does not exist") as caught:
+        probe_path("/dev/dax77.77")
+    assert "emu probe" not in caught.value.remedy
+
+
+@pytest.mark.parametrize("path", ["/proc/cpuinfo", "/proc/self/mem", "/proc/self/environ", "/sys/kernel/profiling"])
+def test_what_only_looks_like_a_file_cannot_back_memory(path: str) -> None:
+    if not Path(path).exists():
+        pytest.skip(f"this kernel has no {path}")
+    with pytest.raises(UsageError, match="cannot back memory"):
+        probe_path(path)
 
 
 def test_json_is_what_the_command_prints(tmp_path: Path) -> None:
@@ -136,7 +152,7 @@ def test_a_flag_taken_but_not_shown_is_no_map_sync(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("path", "kind", "text"),
     [
-        ("no/such/dir/f", HostError, "no such"),
+        ("no/such/dir/f", HostError, "does not exist"),
         ("file/f", HostError, "file"),
         ("fifo", UsageError, "cannot back memory"),
         ("/dev/null", UsageError, "not a device DAX"),

@@ -19,6 +19,7 @@ from emu.monitor.address import ListenAddress, Listener, parse
         ("unix:/a,server=on", ListenAddress(path="/a", wait=True)),
         ("unix:/a,server,nowait", ListenAddress(path="/a", wait=False)),
         ("unix:a,,b,server=yes,wait=no", ListenAddress(path="a,b", wait=False)),
+        ("unix:/a,server=true,wait=n", ListenAddress(path="/a", wait=False)),
         ("unix:/a:b,server=on,wait=on", ListenAddress(path="/a:b", wait=True)),
         ("tcp:localhost:4444,server=on,wait=off", ListenAddress(host="localhost", port=4444, wait=False)),
         ("tcp:[::1]:0,server=on,wait=off", ListenAddress(host="::1", port=0, wait=False)),

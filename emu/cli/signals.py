@@ -1,0 +1,69 @@
+"""What Ctrl-C, SIGTERM and SIGHUP do to the command: it ends with status 130, nothing left behind and no traceback.
+
+Before and after the command's own work there is nothing to put away, and the process ends at once: Python's own way, an
+exception in whatever is running, would also hit imports and the interpreter's shutdown. During the work that exception,
+KeyboardInterrupt, is right; but once only, since what puts things away may not be interrupted in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AGAIN_S = 0.001
+INTERRUPTED = 130  # errors.Status.INTERRUPTED; this module is imported before everything else, and fast
+
+_working = False
+_interrupted = False
+
+
+def take_over() -> None:
+    """Handle the signals from here on, except those ignored on purpose (nohup, a shell's background job)."""
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+    signal.signal(signal.SIGALRM, _interrupt)
+    sys.unraisablehook = _not_raised
+
+
+def put_away() -> None:
+    """The command is at its end and puts things away: from here on nothing interrupts it."""
+    global _interrupted  # noqa: PLW0603 - signals belong to the process, and so does what is known about them
+    _interrupted = True
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    global _interrupted  # noqa: PLW0603 - as above
+    if not _working:
+        os._exit(INTERRUPTED)
+    if not _interrupted:
+        _interrupted = True
+        raise KeyboardInterrupt
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _not_raised(problem: sys.UnraisableHookArgs) -> None:
+    """In a finaliser or a callback of C code nothing can be raised: then the interruption comes a moment later."""
+    if isinstance(problem.exc_value, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    else:
+        sys.__unraisablehook__(problem)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While the body runs, the first of the signals raises KeyboardInterrupt in it."""
+    global _working, _interrupted  # noqa: PLW0603 - as above
+    _working = True
+    try:
+        yield
+    finally:
+        _working = _interrupted = False
