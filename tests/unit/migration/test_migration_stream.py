@@ -204,10 +204,10 @@ class Tape:
         self.files: list[int] = []
         self.answers: list[FrameType] = []
 
-    def send(self, kind: FrameType, meta: bytes = b"", data: object = (), *, files: object = ()) -> None:
+    def send(self, kind: FrameType, meta: bytes = b"", data: object = (), **_: object) -> None:
         self.answers.append(kind)
 
-    def receive(self, timeout: float | None = None) -> Frame:
+    def receive(self, **_: object) -> Frame:
         while True:
             if not self._data:
                 raise ConnectionLost("end of tape")
@@ -239,12 +239,12 @@ class Recorder:
         self.files: list[int] = []
         self._guest = guest
 
-    def send(self, kind: FrameType, meta: bytes = b"", data: object = (), *, files: object = ()) -> None:
+    def send(self, kind: FrameType, meta: bytes = b"", data: object = (), **_: object) -> None:
         body = b"".join(bytes(part) for part in data)  # type: ignore[attr-defined]
         self.frames.append((kind, meta, body))
         self.sent += len(meta) + len(body)
 
-    def receive(self, timeout: float | None = None) -> Frame:
+    def receive(self, **_: object) -> Frame:
         kind, meta, _ = self.frames[-1]
         match kind:
             case FrameType.PREAMBLE:
@@ -311,6 +311,15 @@ def test_the_recording_itself_is_taken() -> None:
     assert taken
     assert guest.counter == 7
     assert answers[-1] is FrameType.DURABLE
+    guest.close()
+
+
+@pytest.mark.parametrize("late", [FrameType.STATE, FrameType.FINISH])
+def test_a_source_may_not_keep_a_destination_waiting_that_has_all(late: FrameType) -> None:
+    frames = recording()
+    at = next(index for index, frame in enumerate(frames) if frame[0] is late) + 1
+    taken, guest, _ = play(stream(*frames[:at], (FrameType.KEEPALIVE, b"", b""), *frames[at:]))
+    assert not taken
     guest.close()
 
 
@@ -388,12 +397,12 @@ class Liar(Recorder):
         super().__init__(guest)
         self._lie = Frame(kind, b"", document)
 
-    def receive(self, timeout: float | None = None) -> Frame:
+    def receive(self, **_: object) -> Frame:
         asked = self.frames[-1][0]
         lies_to = {FrameType.ACCEPT: FrameType.PREAMBLE, FrameType.DURABLE: FrameType.FINISH}
         if lies_to.get(self._lie.kind, FrameType.PREAMBLE) is asked:
             return self._lie
-        return super().receive(timeout)
+        return super().receive()
 
 
 @settings(max_examples=150, deadline=None)
