@@ -216,6 +216,7 @@ class Server:
             session.succeed(request, answer)
         else:
             session.fail(request, failure)
+        self._distribute_events()  # and behind it what the guest did as soon as it was let run
 
     def _distribute_events(self) -> None:
         for event in self._events.take():
