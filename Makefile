@@ -7,11 +7,12 @@ JOBS ?= auto
 
 # Installing again under running tests would pull the extension modules away from them; tests are parallel by themselves.
 .NOTPARALLEL:
-.PHONY: help setup demo demo-migrate test examine lint litmus bench guests native docs clean
+.PHONY: help setup demo demo-migrate test fuzz examine lint litmus bench guests native docs clean
 
 help:
 	@echo "make demo          set up .venv and watch a guest's bytes survive a reboot and a kill -9"
 	@echo "make test          every test that a plain machine can run"
+	@echo "make fuzz          the tests with random inputs, ten times as many of them (EMU_FUZZ=10); hours"
 	@echo "make examine       let QEMU, iasl, Linux, ndctl and qemu.qmp judge us (apt packages: see .ci/run)"
 	@echo "make litmus        92 small programs, each with its exact set of memories after a crash"
 	@echo "make bench         speed and memory, as ratios against peers in the same run"
@@ -39,6 +40,11 @@ demo-migrate: $(READY)
 
 test: $(READY)
 	$(PY) -m pytest -n $(JOBS) tests/unit tests/integration
+
+# Nightly. An input that fails is kept as a test: an @example for Hypothesis, an item in its list elsewhere.
+EMU_FUZZ ?= 10
+fuzz: $(READY)
+	EMU_FUZZ=$(EMU_FUZZ) $(PY) -m pytest -n $(JOBS) -m fuzz -o timeout=7200 tests/unit tests/integration
 
 $(VENV)/.examine: $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test,examine,lint]'

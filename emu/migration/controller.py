@@ -23,7 +23,7 @@ from emu.migration.progress import Emit, Progress, Status
 from emu.migration.reception import wait_for_source
 from emu.migration.source import Phase, Source
 from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder, Frame
-from emu.migration.words import printable
+from emu.words import printable
 
 _SWITCH_S = 0.0001
 

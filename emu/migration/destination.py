@@ -29,8 +29,8 @@ from emu.migration.persister import Persister
 from emu.migration.policy import Terms, compare
 from emu.migration.progress import Progress, Status
 from emu.migration.stream import MAX_PAGES_DATA, Frame, FrameType, PageRuns, decode_runs
-from emu.migration.words import printable
 from emu.units import PAGE
+from emu.words import printable
 
 _OWN_FILE = "give the destination a file of its own, or set x-ignore-shared if both are to use this one"
 _ZEROS = memoryview(bytes(MAX_PAGES_DATA))

@@ -31,8 +31,8 @@ from emu.migration.progress import Progress, Status
 from emu.migration.report import decode_report
 from emu.migration.stream import Frame, FrameType, Run
 from emu.migration.throttle import Throttle
-from emu.migration.words import printable
 from emu.units import MIB, PAGE
+from emu.words import printable
 
 _PERSIST_STEP = 64 * MIB
 # Well below the smallest stall timeout, one second.

@@ -24,7 +24,7 @@ from emu.migration.progress import Progress
 from emu.migration.report import decode_report, entry
 from emu.migration.source import Source
 from emu.migration.stream import FROM_SOURCE, Decoder, Frame, FrameType
-from emu.migration.words import printable
+from emu.words import printable
 
 STALL_S = 1
 

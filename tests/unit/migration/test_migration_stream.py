@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from fuzzing import times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from migration_doubles import RAM, FakeGuest, Memory, fill, make_guest
@@ -362,11 +363,13 @@ def mutate(frames: list[tuple[FrameType, bytes, bytes]], rng: random.Random) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.fuzz
 def test_ten_thousand_mutated_streams_neither_crash_nor_escape() -> None:
     good = recording()
     rng = random.Random(2024)
     taken = 0
-    for _ in range(10_000):
+    count = times(10_000)
+    for _ in range(count):
         accepted, guest, answers = play(mutate(good, rng))
         taken += accepted
         if accepted:
@@ -374,7 +377,7 @@ def test_ten_thousand_mutated_streams_neither_crash_nor_escape() -> None:
         assert canaries_live(guest)
         guest.close()
     # Mutations that change nothing that matters (a page's bytes under a fresh checksum) are taken; damage never is.
-    assert 0 < taken < 5_000
+    assert 0 < taken < count / 2
 
 
 @pytest.mark.parametrize("cut", range(60))

@@ -1,4 +1,4 @@
-"""Words of the other side, made fit for a terminal, a log and QMP: it may be anybody, and may want to be mistaken."""
+"""Words of others (a peer, an image) made fit for a terminal, a log and QMP: they may be anybody's and mean harm."""
 
 from __future__ import annotations
 
