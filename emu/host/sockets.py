@@ -14,7 +14,8 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,7 @@ class Listener:
     """A bound, listening, non-blocking ``socket``, and a socket file (mode 0600) if its address is one.
 
     ``address`` is where it listens: a tcp port of 0 has become the one that was chosen. ``option`` begins messages.
+    One that is forgotten without ``close``, as by Ctrl-C in the wrong moment, removes its file all the same.
     """
 
     def __init__(self, address: SocketAddress, *, option: str, consent: str | None = None) -> None:
@@ -89,8 +91,8 @@ class Listener:
         """
         self.address = address
         self.is_tcp = isinstance(address, TcpAddress)
+        self._put_away: Callable[[], object]
         self._option = option
-        self._identity: tuple[int, int] | None = None
         if isinstance(address, UnixAddress):
             self.socket = self._listen_unix(address)
         else:
@@ -100,15 +102,7 @@ class Listener:
 
     def close(self) -> None:
         """Stop to listen, and remove the socket file if it is still this listener's."""
-        if isinstance(self.address, UnixAddress) and self._identity is not None:
-            # Before the socket is closed: while it listens nobody takes the file for stale, and the kernel keeps the
-            # inode, so that no other file can have its number.
-            with contextlib.suppress(OSError):
-                found = os.lstat(self.address.path)
-                if (found.st_dev, found.st_ino) == self._identity:
-                    Path(self.address.path).unlink()
-            self._identity = None
-        self.socket.close()
+        self._put_away()
 
     def _listen_unix(self, address: UnixAddress) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -117,14 +111,14 @@ class Listener:
                 self._clear_stale(address)
                 os.fchmod(listener.fileno(), 0o600)  # before bind: the file never exists with wider permissions
                 listener.bind(address.path)
-                found = os.lstat(address.path)
-                self._identity = (found.st_dev, found.st_ino)
+                self._put_away = weakref.finalize(self, _put_away, listener, address.path, os.lstat(address.path))
                 listener.listen(_BACKLOG)
-        except OSError as error:
+        except BaseException as error:
+            if listener.getsockname():  # it is bound
+                Path(address.path).unlink(missing_ok=True)
             listener.close()
-            raise self._failed(address, error) from None
-        except BaseException:
-            listener.close()
+            if isinstance(error, OSError):
+                raise self._failed(address, error) from None
             raise
         return listener
 
@@ -163,6 +157,7 @@ class Listener:
         except OSError as error:
             listener.close()
             raise self._failed(address, error) from None
+        self._put_away = weakref.finalize(self, listener.close)
         return listener
 
     def _in_use(self, address: SocketAddress) -> HostError:
@@ -174,6 +169,16 @@ class Listener:
             return self._in_use(address)
         what = f"{self._option} {str(address)[:120]}: cannot listen: {error.strerror}"
         return HostError(what, "give an address that is free", errno=error.errno or 0)
+
+
+def _put_away(listener: socket.socket, path: str, bound: os.stat_result) -> None:
+    # The file before the socket: while that listens nobody takes the file for stale, and the kernel keeps the inode, so
+    # that no other file can have its number.
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        if (found.st_dev, found.st_ino) == (bound.st_dev, bound.st_ino):
+            Path(path).unlink()
+    listener.close()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import sys
 import threading
@@ -202,7 +203,12 @@ class MigrationControl:
 
     def _spawn(self, work: Callable[..., None], *arguments: object) -> None:
         self._thread = threading.Thread(target=work, args=arguments, name="migration", daemon=True)
-        self._thread.start()
+        # Ctrl-C in the middle of the start would leave a thread that cannot be waited for.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+        try:
+            self._thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _stall(self) -> float:
         return float(self._parameters.x_emu_stall_timeout)

@@ -89,6 +89,21 @@ def test_the_file_is_removed_while_nobody_can_take_it_for_stale(
     assert len(refused) == 1
 
 
+def test_a_listener_that_is_forgotten_leaves_no_file(tmp_path: Path) -> None:
+    listen(tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_is_interrupted_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(socket.socket, "listen", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        listen(tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as dead:
