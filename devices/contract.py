@@ -28,13 +28,15 @@ class ExitRequest(NamedTuple):
     """A wish of the guest to end the machine.
 
     ``reason`` is one of the words of ``emu.machine``'s exit reasons, ``status`` the exit status of ``emu run``
-    (0 to 255), ``code`` what the guest itself said (the value written to an exit port), ``detail`` words for a person.
+    (0 to 255), ``code`` what the guest itself said (the value written to an exit port), ``detail`` words for a person,
+    ``cause`` who asked for it where the reason leaves that open (a word of QEMU's ShutdownCause).
     """
 
     reason: str
     status: int
     code: int | None = None
     detail: str = ""
+    cause: str = ""
 
 
 End = Callable[[ExitRequest], None]

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _FOREVER = None
+GUEST_RESET = "guest-reset"
 
 
 class RunState(enum.StrEnum):
@@ -59,13 +60,14 @@ class Exit(NamedTuple):
     """How a run ended: the reason, the exit status of the process, and the value written to an exit port if any.
 
     Reasons: power-off, exit-port, halt, reset, panic, triple-fault, exception, timeout, interrupted, power-failure,
-    quit, migrated, host-error (``run`` raised it).
+    quit, migrated, host-error (``run`` raised it). ``cause`` says of a reset who asked for it.
     """
 
     reason: str
     status: int
     code: int | None = None
     detail: str = ""
+    cause: str = ""
 
 
 class Observer(Protocol):
@@ -139,7 +141,7 @@ class Machine:
         self._exit: Exit | None = None
         self._booted = False
         self._used = False
-        self._reset_asked = False
+        self._reset_asked: str | None = None
         self._paused_as: RunState | None = RunState.PRELAUNCH if config.start_paused else None
         self._calls: deque[tuple[Callable[[], Any], futures.Future[Any]]] = deque()
         self._changed = threading.Condition(threading.RLock())
@@ -184,7 +186,7 @@ class Machine:
         """End the run with ``request``; the first request wins."""
         with self._changed:
             if self._exit is None:
-                self._exit = Exit(request.reason, request.status, request.code, request.detail)
+                self._exit = Exit(*request)
             self._interrupt()
 
     def pause(self, state: RunState = RunState.PAUSED) -> None:
@@ -214,10 +216,13 @@ class Machine:
 
         self.call(go)
 
-    def reset(self) -> None:
-        """Reboot: devices to their power-on state, RAM cleared, image loaded again; NVDIMM contents stay."""
+    def reset(self, cause: str = GUEST_RESET) -> None:
+        """Reboot: devices to their power-on state, RAM cleared, image loaded again; NVDIMM contents stay.
+
+        ``cause``: who asks for it, a word of QEMU's ShutdownCause, for the event.
+        """
         with self._changed:
-            self._reset_asked = True
+            self._reset_asked = cause
             self._interrupt()
 
     @property
@@ -267,7 +272,7 @@ class Machine:
                 self.state = RunState.SHUTDOWN
                 self._run_calls()
             assert self._exit is not None
-            self._tell("SHUTDOWN", {"guest": self._exit.reason != "quit", "reason": self._exit.reason})
+            self._tell("SHUTDOWN", {"reason": self._exit.reason, "cause": self._exit.cause})
 
     def boot(self) -> None:
         """Power on: load the image and put the CPU at its entry. Once, and not where a migration brings the state."""
@@ -292,7 +297,7 @@ class Machine:
         """Forget that the run ended and put back the devices. The caller puts back the CPU and the memory."""
         with self._changed:
             self._exit = None
-            self._reset_asked = False
+            self._reset_asked = None
             self.state = RunState.RUNNING
         for name, saved in devices.items():
             self.devices[name].restore(saved)
@@ -301,9 +306,9 @@ class Machine:
         with self._changed:
             while self._exit is None:
                 self._run_calls()
-                if self._reset_asked:
-                    self._reset_asked = False
-                    self._do_reset()
+                if self._reset_asked is not None:
+                    cause, self._reset_asked = self._reset_asked, None
+                    self._do_reset(cause)
                 elif self._paused_as is not None:
                     self._changed.wait()
                 else:
@@ -338,7 +343,7 @@ class Machine:
         events = 0
         while not self.pic.pending():
             with self._changed:
-                if self._exit is not None or self._calls or self._reset_asked:
+                if self._exit is not None or self._calls or self._reset_asked is not None:
                     return
                 event = self._next_event()
                 if self.patience is not None and (event is None or events >= self.patience):
@@ -380,9 +385,9 @@ class Machine:
             if lost is not None:
                 mapping.check(self.memory.address_of(mapping, lost))
 
-    def _do_reset(self) -> None:
+    def _do_reset(self, cause: str) -> None:
         if self.config.no_reboot:
-            self.end(ExitRequest("reset", Status.OK, None, ""))
+            self.end(ExitRequest("reset", Status.OK, cause=cause))
             return
         if self.start is None:
             raise UsageError(
@@ -391,7 +396,7 @@ class Machine:
         for device in self.devices.values():
             device.reset()
         self.cpu.enter(self.start())
-        self._tell("RESET", {"guest": True, "reason": "guest-reset"})
+        self._tell("RESET", {"cause": cause})
 
     def _tell(self, name: str, data: Mapping[str, Any]) -> None:
         for observer in tuple(self.observers):  # others may come and go meanwhile

@@ -1,7 +1,28 @@
 """For all tests."""
 
-from hypothesis import HealthCheck, settings
+from __future__ import annotations
+
+import pytest
+from fuzzing import FACTOR
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("emu", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("emu")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of Hypothesis as fuzz tests, and let them try EMU_FUZZ times as many examples as they say."""
+    seen = set()
+    for item in items:
+        test = getattr(item, "obj", None)
+        if not is_hypothesis_test(test):
+            continue
+        item.add_marker(pytest.mark.fuzz)
+        function = getattr(test, "__func__", test)
+        if FACTOR != 1 and function not in seen:
+            seen.add(function)
+            # A test can be decorated with settings but once, and says its number there: only this attribute is left.
+            said = function._hypothesis_internal_use_settings
+            function._hypothesis_internal_use_settings = settings(said, max_examples=said.max_examples * FACTOR)

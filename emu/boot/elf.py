@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 from emu.boot.plan import LoadSegment
 from emu.errors import UsageError
+from emu.units import KIB
 
 MAGIC = b"\x7fELF"
 _LITTLE_ENDIAN, _I386, _X86_64 = 1, 3, 62
 _PT_LOAD, _PT_NOTE = 1, 4
 _PHYS32_ENTRY = 18
+# Bytes of notes that are looked through, in all segments together: thousands of segments may name the same ones. Linux
+# has less than a kilobyte.
+_MOST_NOTES = 64 * KIB
 _RELINK = "link the image again as a static x86 executable"
 
 
@@ -87,9 +91,11 @@ def _segment(image: bytes, header: _Header, name: str) -> LoadSegment:
 
 
 def _pvh_entry(image: bytes, headers: list[_Header]) -> int | None:
+    budget = _MOST_NOTES
     for header in headers:
         if header.kind == _PT_NOTE and header.offset + header.filesz <= len(image):
-            notes = image[header.offset : header.offset + header.filesz]
+            notes = image[header.offset : header.offset + min(header.filesz, budget)]
+            budget -= len(notes)
             at = 0
             while at + 12 <= len(notes):
                 name_size, desc_size, kind = struct.unpack_from("<III", notes, at)

@@ -31,8 +31,8 @@ def offer(stack: contextlib.ExitStack, machine: Machine, *, quiet: bool) -> None
     if config.incoming == "defer":
         machine.pause(RunState.INMIGRATE)
     elif config.incoming is not None:
-        migration.incoming(config.incoming)
         stack.callback(migration.finish)
+        migration.incoming(config.incoming)
         if not quiet:
             output.note(f"emu: waiting for a migration at {migration.waits_at}")
     if config.qmp:

@@ -1,4 +1,4 @@
-"""The first exchange, seen from the source: say what the machine is, hear what the destination is, and agree or not."""
+"""The first exchange: the source says what its machine is, hears what the destination is, and they agree or not."""
 
 from __future__ import annotations
 
@@ -6,18 +6,62 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from emu.migration import codec
 from emu.migration.channel import Channel
 from emu.migration.errors import Refused, StreamError
-from emu.migration.facts import MachineFacts, decode_facts
+from emu.migration.facts import MAX_BLOCKS, MachineFacts, decode_facts
 from emu.migration.guest import Block, FileLock
 from emu.migration.policy import Terms, compare
 from emu.migration.stream import Frame, FrameType
 
 Answer = Callable[[FrameType], Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class Preamble:
+    """What a source says first. ``not_copied`` names blocks of shared files, ``offered`` the blocks whose files come
+    with the preamble, each with the offset in bytes at which the block begins."""
+
+    machine: MachineFacts
+    terms: Terms
+    not_copied: tuple[str, ...]
+    offered: tuple[tuple[str, int], ...]
+
+
+def decode_preamble(data: bytes, *, live: bool) -> Preamble:
+    """The preamble in ``data`` of a live source or of a snapshot; StreamError unless every part of it is in order."""
+    raw = codec.decode_json(data, "preamble")
+    if raw.keys() != {"machine", "terms", "not_copied", "by_reference"}:
+        raise StreamError("migration stream: the preamble has missing or unknown keys")
+    absent, terms = raw["not_copied"], _decode_terms(raw["terms"])
+    if not isinstance(absent, list) or len(absent) > MAX_BLOCKS or not all(isinstance(name, str) for name in absent):
+        raise StreamError("migration stream: the preamble names no list of blocks")
+    if terms.snapshot is live:
+        raise StreamError("migration stream: a snapshot can be read from a file only, and a live one from a socket")
+    return Preamble(decode_facts(raw["machine"]), terms, tuple(absent), _decode_offers(raw["by_reference"]))
+
+
+def _decode_terms(raw: Any) -> Terms:
+    names = {"ignore_shared", "allow_weaker_persistence", "snapshot"}
+    if not isinstance(raw, dict) or raw.keys() != names or any(type(value) is not bool for value in raw.values()):
+        raise StreamError("migration stream: the terms have missing or unknown keys")
+    return Terms(**raw)
+
+
+def _decode_offers(raw: Any) -> tuple[tuple[str, int], ...]:
+    if not isinstance(raw, list) or len(raw) > MAX_BLOCKS:
+        raise StreamError("migration stream: the preamble's list of files is malformed")
+    found = []
+    for item in raw:
+        match item:
+            case {"block": str(block), "offset": int(offset)} if len(item) == 2 and type(offset) is int:
+                found.append((block, offset))
+            case _:
+                raise StreamError("migration stream: the preamble's list of files is malformed")
+    return tuple(found)
 
 
 def agree(
@@ -51,7 +95,9 @@ def agree(
             lock_of(block).hide()
     if reply.keys() != {"machine", "allow_weaker_persistence", "proofs", "by_reference"}:
         raise StreamError("migration stream: the answer of the destination has missing or unknown keys")
-    allowed = terms.allow_weaker_persistence or reply["allow_weaker_persistence"] is True
+    if type(reply["allow_weaker_persistence"]) is not bool:
+        raise StreamError("migration stream: the terms of the destination are malformed")
+    allowed = terms.allow_weaker_persistence or reply["allow_weaker_persistence"]
     there = decode_facts(reply["machine"])
     mismatches = compare(facts, there, Terms(terms.ignore_shared, allowed, terms.snapshot))
     if mismatches:

@@ -10,6 +10,7 @@ import array
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -30,21 +31,29 @@ class Interrupt:
     """Wakes a channel that waits: ``set`` from any thread makes the wait raise Cancelled, until ``disarm``."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._armed = True
         self.requested = False
 
-    def set(self) -> None:
-        self.requested = True
-        os.eventfd_write(self._event, 1)
+    def set(self) -> bool:
+        """Cancel; False when that comes too late."""
+        with self._lock:
+            if not self._armed:
+                return False
+            self.requested = True
+            os.eventfd_write(self._event, 1)
+            return True
 
-    def disarm(self) -> None:
-        """From here on a cancel comes too late and is not heard any more."""
-        self._armed = False
+    def disarm(self) -> bool:
+        """From here on a cancel comes too late. True when one came before and must be heeded."""
+        with self._lock:
+            self._armed = False
+            return self.requested
 
     def check(self) -> None:
         if self._armed and self.requested:
-            raise Cancelled("the migration was cancelled")
+            raise cancelled()
 
     def wait(self, seconds: float, *descriptors: int, writing: bool = False) -> bool:
         """Wait until one of ``descriptors`` is ready (True) or the time is over (False); Cancelled on ``set``."""
@@ -59,6 +68,10 @@ class Interrupt:
 
     def close(self) -> None:
         os.close(self._event)
+
+
+def cancelled() -> Cancelled:
+    return Cancelled("the migration was cancelled")
 
 
 class Channel(Protocol):
@@ -76,9 +89,10 @@ class Channel(Protocol):
         data: Sequence[memoryview | bytes] = (),
         *,
         files: Sequence[int] = (),
+        patience: float | None = None,
     ) -> None: ...
 
-    def receive(self, timeout: float | None = None) -> Frame: ...
+    def receive(self, *, patience: float | None = None, until: float | None = None) -> Frame: ...
 
     def readable(self) -> bool: ...
 
@@ -116,8 +130,13 @@ class SocketChannel:
         data: Sequence[memoryview | bytes] = (),
         *,
         files: Sequence[int] = (),
+        patience: float | None = None,
     ) -> None:
-        """Send one frame; the data may change again when this returns. ``sent`` counts the bytes the kernel took."""
+        """Send one frame; the data may change again when this returns. ``sent`` counts the bytes the kernel took.
+
+        ConnectionLost when the other side takes no byte for ``patience`` seconds (default: the stall timeout).
+        """
+        limit = self._stall if patience is None else patience
         head = self._encoder.frame(kind, meta, data)
         if not self._opened:
             head = self._encoder.opening + head
@@ -129,8 +148,8 @@ class SocketChannel:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
                 count = self._socket.sendmsg(buffers[:_MOST_BUFFERS], rights)
             except BlockingIOError:
-                if not self._interrupt.wait(self._stall, self._socket.fileno(), writing=True):
-                    raise ConnectionLost(f"the other side took no data for {self._stall:g} s") from None
+                if not self._interrupt.wait(limit, self._socket.fileno(), writing=True):
+                    raise ConnectionLost(f"the other side took no data for {limit:g} s") from None
                 continue
             except OSError as error:
                 raise ConnectionLost(f"the connection broke: {error.strerror}") from None
@@ -143,18 +162,31 @@ class SocketChannel:
                 if not buffers[0]:
                     buffers.pop(0)
 
-    def receive(self, timeout: float | None = None) -> Frame:
-        """The next frame. ConnectionLost after ``timeout`` (default: the stall timeout) seconds without a byte."""
-        limit = self._stall if timeout is None else timeout
+    def receive(self, *, patience: float | None = None, until: float | None = None) -> Frame:
+        """The next frame. ConnectionLost after ``patience`` (default: the stall timeout) seconds without a byte.
+
+        With ``until`` (of time.monotonic) also when the frame is not whole by then, whatever has come of it.
+        """
+        limit = self._stall if patience is None else patience
         while True:
             self._interrupt.check()
+            frame = self.receive_now()
+            if frame is not None:
+                return frame
+            left = limit if until is None else min(limit, until - time.monotonic())
+            if not self._interrupt.wait(left, self._socket.fileno()):
+                raise ConnectionLost(f"the other side was silent for {limit:g} s")
+            if until is not None and time.monotonic() >= until:
+                raise ConnectionLost("the other side did not answer in time")
+
+    def receive_now(self) -> Frame | None:
+        """The next frame if all of it is here already, else None. ConnectionLost when the other side has gone."""
+        while True:
             try:
                 buffers = self._decoder.buffers()[:_MOST_BUFFERS]
                 count, rights, _, _ = self._socket.recvmsg_into(buffers, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
-                if not self._interrupt.wait(limit, self._socket.fileno()):
-                    raise ConnectionLost(f"the other side was silent for {limit:g} s") from None
-                continue
+                return None
             except OSError as error:
                 raise ConnectionLost(f"the connection broke: {error.strerror}") from None
             if rights:
@@ -164,6 +196,9 @@ class SocketChannel:
             frame = self._decoder.advance(count)
             if frame is not None:
                 return frame
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def readable(self) -> bool:
         """Whether a byte (or the end) is waiting."""
@@ -214,6 +249,7 @@ class FileWriter:
         data: Sequence[memoryview | bytes] = (),
         *,
         files: Sequence[int] = (),
+        patience: float | None = None,
     ) -> None:
         self._interrupt.check()
         self._write([self._encoder.frame(kind, meta, data), *data])
@@ -236,7 +272,7 @@ class FileWriter:
                 if not buffers[0]:
                     buffers.pop(0)
 
-    def receive(self, timeout: float | None = None) -> Frame:
+    def receive(self, *, patience: float | None = None, until: float | None = None) -> Frame:
         raise ConnectionLost("a file does not answer")
 
     def readable(self) -> bool:
@@ -274,10 +310,11 @@ class FileReader:
         data: Sequence[memoryview | bytes] = (),
         *,
         files: Sequence[int] = (),
+        patience: float | None = None,
     ) -> None:
         pass
 
-    def receive(self, timeout: float | None = None) -> Frame:
+    def receive(self, *, patience: float | None = None, until: float | None = None) -> Frame:
         assert self._file is not None
         while True:
             try:

@@ -14,6 +14,7 @@ from emu.state import SavedState, Value
 MAX_COMPONENTS = 256
 MAX_FIELDS = 512
 MAX_TEXT = 4096
+MAX_REASONS = 16
 _U128 = 1 << 128
 
 

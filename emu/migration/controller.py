@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -10,6 +13,7 @@ from typing import Any
 from devices.contract import ExitRequest
 from emu.errors import EmuError, HostError, UsageError
 from emu.host.claims import Claims, claims_of
+from emu.host.sockets import Listener
 from emu.machine import Machine, RunState
 from emu.migration import uri as addresses
 from emu.migration.adapter import MachineGuest, lock_files
@@ -18,8 +22,10 @@ from emu.migration.destination import Destination
 from emu.migration.errors import Cancelled, OutcomeUnknown, Refused
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Emit, Progress, Status
-from emu.migration.source import Source
-from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder
+from emu.migration.reception import wait_for_source
+from emu.migration.source import Phase, Source
+from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder, Frame
+from emu.words import printable
 
 _SWITCH_S = 0.0001
 
@@ -37,7 +43,6 @@ class MigrationControl:
         self._progress = Progress()
         self._interrupt: Interrupt | None = None
         self._source: Source | None = None
-        self._listener: addresses.Listener | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
         self._leaves_for = ""
@@ -86,16 +91,22 @@ class MigrationControl:
                 raise UsageError("this machine has run already", "start another one with -incoming")
             self._machine.pause(RunState.INMIGRATE)
             interrupt = self._begin()
-            listener = None if address.scheme == "file" else addresses.Listener(address)
-            self._listener = listener
-            self._spawn(self._receive, address, listener, interrupt)
+            listener: Listener | None = None
+            match address:
+                case addresses.FileAddress():
+                    self._spawn(self._receive_file, address, interrupt)
+                case addresses.DescriptorAddress():
+                    self._spawn(self._receive_socket, addresses.inherited(address), interrupt)
+                case _:
+                    listener = Listener(address, option="migration address")
+                    self._spawn(self._receive_caller, listener, interrupt)
             self.waits_at = str(address if listener is None else listener.address)
 
     def cancel(self) -> None:
-        """``migrate_cancel``: give up, if it is not too late. Harmless when nothing is under way."""
+        """``migrate_cancel``: give up; UsageError when it is too late. Harmless when nothing is under way."""
         with self._lock:
-            if self._interrupt is not None and self._progress.status.under_way:
-                self._interrupt.set()
+            if self._interrupt is not None and self._progress.status.under_way and not self._interrupt.set():
+                raise UsageError("it is too late to cancel: the migration is just ending", self._how_it_ends())
 
     def continue_(self) -> None:
         """``migrate-continue``: go on after pause-before-switchover."""
@@ -150,6 +161,8 @@ class MigrationControl:
             if self._gone_to():
                 raise UsageError(f"this machine has been handed over to {self._gone_to()}", "quit here")
             if self._progress.status in (Status.PRE_SWITCHOVER, Status.DEVICE):
+                if self._source is not None and self._source.phase is Phase.HANDOVER:
+                    raise UsageError("the hand-over was sent and is not answered yet", self._how_it_ends())
                 raise UsageError("the guest is being handed over", "cancel the migration first")
             lock_files(self._machine)
 
@@ -162,10 +175,16 @@ class MigrationControl:
 
     def finish(self) -> None:
         """Cancel what is under way and wait for it: call before the machine is closed."""
-        self.cancel()
-        if self._progress.status is Status.NONE and self._interrupt is not None:
-            self._interrupt.set()
+        with self._lock:
+            if self._interrupt is not None and not self._progress.status.over:
+                self._interrupt.set()
         self.wait()
+
+    def _how_it_ends(self) -> str:
+        return (
+            f"see query-migrate: it ends within {self._stall():g} s; without an answer 'cont' with x-emu-force=true"
+            " lets the guest run here again, once you know that it does not run there"
+        )
 
     # -- threads ----------------------------------------------------------------------------------------------------
 
@@ -185,14 +204,19 @@ class MigrationControl:
 
     def _spawn(self, work: Callable[..., None], *arguments: object) -> None:
         self._thread = threading.Thread(target=work, args=arguments, name="migration", daemon=True)
-        self._thread.start()
+        # Ctrl-C in the middle of the start would leave a thread that cannot be waited for.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+        try:
+            self._thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _stall(self) -> float:
         return float(self._parameters.x_emu_stall_timeout)
 
     def _open_source(self, address: addresses.Address, interrupt: Interrupt) -> Channel:
-        if address.scheme == "file":
-            return FileWriter(self._claims().writes(address.text, "the snapshot"), interrupt)
+        if isinstance(address, addresses.FileAddress):
+            return FileWriter(self._claims().writes(address.path, "the snapshot"), interrupt)
         sock = addresses.connect(address, interrupt, self._stall())
         return SocketChannel(sock, Decoder(FROM_DESTINATION), interrupt, stall_timeout=self._stall())
 
@@ -235,25 +259,41 @@ class MigrationControl:
 
     def _end(self, error: EmuError, status: Status) -> None:
         self.error = error
-        self._progress.error = str(error).replace("\n", "; ")
+        # It may quote the other side.
+        self._progress.error = printable(str(error).replace("\n", "; "))
         if isinstance(error, Refused):
-            self._progress.reasons = error.reasons
+            self._progress.reasons = [printable(reason) for reason in error.reasons]
         self._progress.enter(status)
 
-    def _receive(self, address: addresses.Address, listener: addresses.Listener | None, interrupt: Interrupt) -> None:
+    def _receive_caller(self, listener: Listener, interrupt: Interrupt) -> None:
+        """Take the machine over from the first source that connects to ``listener``."""
+
+        def arrive(side: Destination) -> tuple[Channel, Frame]:
+            def open_channel(sock: socket.socket) -> SocketChannel:
+                return self._from_source(sock, side, interrupt)
+
+            with contextlib.closing(listener):
+                return wait_for_source(listener.socket, open_channel, interrupt, patience=self._stall())
+
+        self._receive(arrive, interrupt)
+
+    def _receive_socket(self, sock: socket.socket, interrupt: Interrupt) -> None:
+        self._receive(lambda side: (self._from_source(sock, side, interrupt), None), interrupt)
+
+    def _receive_file(self, address: addresses.FileAddress, interrupt: Interrupt) -> None:
+        self._receive(lambda side: (FileReader(address.path, Decoder(FROM_SOURCE, side.place)), None), interrupt)
+
+    def _from_source(self, sock: socket.socket, side: Destination, interrupt: Interrupt) -> SocketChannel:
+        return SocketChannel(sock, Decoder(FROM_SOURCE, side.place), interrupt, stall_timeout=self._stall())
+
+    def _receive(self, arrive: Callable[[Destination], tuple[Channel, Frame | None]], interrupt: Interrupt) -> None:
         channel: Channel | None = None
         try:
             side = Destination(
                 self._guest, capabilities=self._capabilities, progress=self._progress, interrupt=interrupt
             )
-            decoder = Decoder(FROM_SOURCE, side.place)
-            if listener is None:
-                channel = FileReader(address.text, decoder)
-            else:
-                sock = listener.accept(interrupt)
-                listener.close()
-                channel = SocketChannel(sock, decoder, interrupt, stall_timeout=self._stall())
-            runs = side.run(channel)
+            channel, preamble = arrive(side)
+            runs = side.run(channel, preamble)
             if runs and not self._machine.config.start_paused:
                 self._machine.resume()
             else:
@@ -264,8 +304,6 @@ class MigrationControl:
         except Exception as error:
             self._incoming_failed(HostError(f"internal error of the migration: {error}", "this is a bug in emu"))
         finally:
-            if listener is not None:
-                listener.close()
             if channel is not None:
                 channel.close()
 

@@ -14,15 +14,15 @@ import os
 import stat
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 from emu.errors import EmuError
 from emu.host.kernel import is_zero
 from emu.memory import incomplete
 from emu.migration import codec
-from emu.migration.channel import Channel, Interrupt
+from emu.migration.agreement import decode_preamble
+from emu.migration.channel import Channel, Interrupt, cancelled
 from emu.migration.errors import ConnectionLost, MigrationError, Refused, StreamError
-from emu.migration.facts import MachineFacts, decode_facts
+from emu.migration.facts import MachineFacts
 from emu.migration.guest import Block, Guest
 from emu.migration.parameters import Capabilities
 from emu.migration.persister import Persister
@@ -30,6 +30,7 @@ from emu.migration.policy import Terms, compare
 from emu.migration.progress import Progress, Status
 from emu.migration.stream import MAX_PAGES_DATA, Frame, FrameType, PageRuns, decode_runs
 from emu.units import PAGE
+from emu.words import printable
 
 _OWN_FILE = "give the destination a file of its own, or set x-ignore-shared if both are to use this one"
 _ZEROS = memoryview(bytes(MAX_PAGES_DATA))
@@ -97,13 +98,14 @@ class Destination:
 
     # -- the migration -----------------------------------------------------------------------------------------------
 
-    def run(self, channel: Channel) -> bool:
+    def run(self, channel: Channel, preamble: Frame | None = None) -> bool:
         """Take the machine over; True when its guest is to run, False when it was stopped at the source.
 
-        When this raises, the guest never ran here.
+        ``preamble`` is the first frame, where that has been received already. When this raises, the guest never ran
+        here.
         """
         try:
-            self._setup(channel)
+            self._setup(channel, preamble)
             while self.phase is not Phase.OWNER:
                 self._take(channel, channel.receive())
         except EmuError as error:
@@ -124,35 +126,29 @@ class Destination:
         self._interrupt.disarm()
         with contextlib.suppress(EmuError):
             if isinstance(error, Refused):
-                reasons = [reason[:2048] for reason in error.reasons[:16]]
+                reasons = [reason[:2048] for reason in error.reasons[: codec.MAX_REASONS]]
                 channel.send(FrameType.REFUSE, b"", [codec.encode_json({"reasons": reasons})])
             else:
-                channel.send(FrameType.FAILED, b"", [error.what.encode()[:2048]])
+                channel.send(FrameType.FAILED, b"", [error.what.encode(errors="replace")[:2048]])
 
-    def _setup(self, channel: Channel) -> None:
+    def _setup(self, channel: Channel, preamble: Frame | None) -> None:
         self._progress.enter(Status.SETUP)
-        frame = channel.receive()
+        frame = channel.receive() if preamble is None else preamble
         if frame.kind is not FrameType.PREAMBLE:
             raise StreamError(f"migration stream: it begins with {frame.kind.name}")
-        preamble = codec.decode_json(frame.data, "preamble")
-        if preamble.keys() != {"machine", "terms", "not_copied", "by_reference"}:
-            raise StreamError("migration stream: the preamble has missing or unknown keys")
-        source, terms, absent = decode_facts(preamble["machine"]), _terms(preamble["terms"]), preamble["not_copied"]
-        if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
-            raise StreamError("migration stream: the preamble names no list of blocks")
-        if terms.snapshot is channel.live:
-            raise StreamError("migration stream: a snapshot can be read from a file only, and a live one from a socket")
+        said = decode_preamble(frame.data, live=channel.live)
+        source, terms = said.machine, said.terms
         allowed = terms.allow_weaker_persistence or self._capabilities.allow_weaker_persistence
         facts = self._guest.facts()
         self._compare(source, facts, Terms(terms.ignore_shared, allowed, terms.snapshot))
-        self._announce(source, terms, absent)
+        self._announce(source, terms, said.not_copied)
         proofs = self._prove_files()
         for block, copied in zip(self._blocks, self._copied, strict=True):
             if copied and block.persistent and block.share and block.path is not None:
                 incomplete.mark(block.path, "a migration into it has not completed")
                 self._marked.append(block.path)
         self._persister = Persister([b for b, copied in zip(self._blocks, self._copied, strict=True) if copied])
-        self._take_references(channel, preamble["by_reference"])
+        self._take_references(channel, said.offered)
         answer = {
             "machine": facts.to_json(),
             "allow_weaker_persistence": allowed,
@@ -163,23 +159,12 @@ class Destination:
         self.phase = Phase.PAGES
         self._progress.enter(Status.ACTIVE)
 
-    def _take_references(self, channel: Channel, offered: Any) -> None:
+    def _take_references(self, channel: Channel, offered: Sequence[tuple[str, int]]) -> None:
         """Choose the blocks that can be copied from the open files that came with the preamble."""
-        match offered:
-            case [*items] if all(
-                isinstance(item, dict)
-                and item.keys() == {"block", "offset"}
-                and isinstance(item["block"], str)
-                and type(item["offset"]) is int
-                for item in items
-            ):
-                pass
-            case _:
-                raise StreamError("migration stream: the preamble's list of files is malformed")
-        if len(channel.files) != len(items):
+        if len(channel.files) != len(offered):
             return
-        for item, descriptor in zip(items, channel.files, strict=True):
-            block, start = self._here.get(item["block"]), item["offset"]
+        for (name, start), descriptor in zip(offered, channel.files, strict=True):
+            block = self._here.get(name)
             if block is None or block.file is None or start % PAGE or not 0 <= start <= 1 << 62:
                 continue
             status = os.fstat(descriptor)
@@ -226,11 +211,12 @@ class Destination:
         return proofs
 
     def _take(self, channel: Channel, frame: Frame) -> None:
-        if frame.kind is FrameType.KEEPALIVE:
+        if frame.kind is FrameType.KEEPALIVE and self.phase is Phase.PAGES:
             return
         if frame.kind is FrameType.ABORT:
             raise ConnectionLost(
-                f"the source gave up: {frame.data.decode(errors='replace')}", "the guest goes on at the source"
+                f"the source gave up: {printable(frame.data.decode(errors='replace'))}",
+                "the guest goes on at the source",
             )
         if frame.kind not in _ALLOWED[self.phase]:
             raise StreamError(f"migration stream: {frame.kind.name} is out of turn")
@@ -337,7 +323,8 @@ class Destination:
 
     def _become_owner(self, channel: Channel) -> None:
         """The source has let go: take the locks it released, remove the marks, and own the machine."""
-        self._interrupt.disarm()
+        if self._interrupt.disarm():
+            raise cancelled()
         taken: list[Block] = []
         cleared: list[str] = []
         try:
@@ -358,10 +345,3 @@ class Destination:
                 block.lock.release()
             raise
         self.phase = Phase.OWNER
-
-
-def _terms(raw: Any) -> Terms:
-    names = {"ignore_shared", "allow_weaker_persistence", "snapshot"}
-    if not isinstance(raw, dict) or raw.keys() != names or any(type(value) is not bool for value in raw.values()):
-        raise StreamError("migration stream: the terms have missing or unknown keys")
-    return Terms(**raw)

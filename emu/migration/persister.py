@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from emu.errors import EmuError, HostError
+from emu.migration import report
 from emu.migration.guest import Block
 from emu.migration.stream import Run
 from emu.units import MIB, PAGE
@@ -74,13 +75,7 @@ class Persister:
     def report(self) -> list[dict[str, Any]]:
         """What was made durable, by what means, and the time that took: one item for each persistent block."""
         return [
-            {
-                "block": block.name,
-                "means": {"cache-line": "cache-line flush", "page": "msync"}.get(block.granularity, "none"),
-                "granularity": block.granularity,
-                "bytes": self._bytes[block.name],
-                "seconds": round(self._seconds[block.name], 6),
-            }
+            report.entry(block.name, block.granularity, self._bytes[block.name], self._seconds[block.name])
             for block in self._blocks
         ]
 

@@ -29,6 +29,10 @@ class Status(enum.StrEnum):
     def under_way(self) -> bool:
         return self in (Status.SETUP, Status.ACTIVE, Status.PRE_SWITCHOVER, Status.DEVICE, Status.CANCELLING)
 
+    @property
+    def over(self) -> bool:
+        return self is not Status.NONE and not self.under_way
+
 
 Emit = Callable[[str, dict[str, Any]], None]
 

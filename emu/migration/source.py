@@ -21,20 +21,26 @@ from typing import NoReturn
 from emu.errors import EmuError, HostError
 from emu.migration import codec
 from emu.migration.agreement import agree, lock_of
-from emu.migration.channel import Channel, Interrupt, Pacer
+from emu.migration.channel import Channel, Interrupt, Pacer, cancelled
 from emu.migration.errors import ConnectionLost, DestinationFailed, MigrationError, OutcomeUnknown, Refused, StreamError
 from emu.migration.guest import Block, Guest, Tracker
 from emu.migration.pages import PageSender, split_holes
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.policy import Terms
 from emu.migration.progress import Progress, Status
+from emu.migration.report import decode_report
 from emu.migration.stream import Frame, FrameType, Run
 from emu.migration.throttle import Throttle
 from emu.units import MIB, PAGE
+from emu.words import printable
 
 _PERSIST_STEP = 64 * MIB
 # Well below the smallest stall timeout, one second.
 _KEEPALIVE_S = 0.25
+# How long the other side may take to hear that the migration is off, and how many last frames of it are looked through.
+_GOODBYE_S = 1.0
+_LAST_WORDS = 16
+_AFTER_PROGRESS = (FrameType.ROUND_DURABLE, FrameType.DURABLE)
 
 
 class Phase(enum.Enum):
@@ -226,11 +232,12 @@ class Source:
         self._channel.send(FrameType.FINISH, struct.pack("<QQ", self._sender.normal, self._sender.zeros))
         self.phase = Phase.DURABLE
         if self._channel.live:
-            report = codec.decode_json(self._expect(FrameType.DURABLE).data, "report of the destination")
-            nvdimms = report.get("nvdimms")
-            if not isinstance(nvdimms, list) or not all(isinstance(item, dict) for item in nvdimms):
-                raise StreamError("migration stream: the report of the destination is malformed")
-            self._progress.persistence = nvdimms
+            parameters = self._parameters()
+            # The guest stands still: the answer was expected within the limit, and gets the time of a stall on top.
+            patience = parameters.downtime_limit / 1000 + parameters.x_emu_stall_timeout
+            answer = self._expect(FrameType.DURABLE, until=time.monotonic() + patience)
+            sent = {block.name for block in self._of(True) if block.persistent}
+            self._progress.persistence = decode_report(answer.data, sent)
         self._interrupt.check()
 
     def _settle_shared(self) -> None:
@@ -247,7 +254,8 @@ class Source:
             self._check_storage(block)
 
     def _hand_over(self) -> None:
-        self._interrupt.disarm()
+        if self._interrupt.disarm():
+            raise cancelled()
         if not self._channel.live:
             self._channel.finish()
             self._complete()
@@ -263,7 +271,8 @@ class Source:
             self._unknown()
         self.phase = Phase.HANDOVER
         try:
-            self._expect(FrameType.RUNNING)
+            # One answer, and nothing before it: signs of life would only keep the guest waiting.
+            self._expect(FrameType.RUNNING, until=time.monotonic() + self._parameters().x_emu_stall_timeout)
         except (Refused, DestinationFailed):
             self.phase = Phase.SWITCHOVER
             raise
@@ -292,19 +301,19 @@ class Source:
         """The migration failed before the point of no return: tell the other side, and go on here."""
         self._interrupt.disarm()
         self._stop_tracking()
-        if self._channel.live:
-            with contextlib.suppress(EmuError):
-                text = error.what if isinstance(error, EmuError) else "internal error of the source"
-                self._channel.send(FrameType.ABORT, b"", [text.encode()[:2048]])
         self._take_locks()
         if self._stopped_at:
             self._guest.go_on()
+        if self._channel.live:
+            with contextlib.suppress(EmuError):
+                text = error.what if isinstance(error, EmuError) else "internal error of the source"
+                self._channel.send(FrameType.ABORT, b"", [text.encode(errors="replace")[:2048]], patience=_GOODBYE_S)
 
     def _hear_last_words(self) -> None:
         """The connection broke: what the destination said before it went is the better explanation."""
         with contextlib.suppress(ConnectionLost, StreamError):
-            while self._channel.live:
-                frame = self._channel.receive(timeout=0)
+            for _ in range(_LAST_WORDS if self._channel.live else 0):
+                frame = self._channel.receive(patience=0)
                 if frame.kind in (FrameType.REFUSE, FrameType.FAILED):
                     self._judge(frame)
 
@@ -338,17 +347,17 @@ class Source:
         if self._channel.live and self._channel.readable():
             self._expect(None)
 
-    def _expect(self, kind: FrameType | None) -> Frame:
-        """The next frame, which must be ``kind`` (None: only a refusal or a sign of life may come now)."""
+    def _expect(self, kind: FrameType | None, *, until: float | None = None) -> Frame:
+        """The next frame, which must be ``kind`` (None: only a refusal may come now), at the latest ``until``.
+
+        Signs of life may come before it while the destination makes pages durable.
+        """
         while True:
-            frame = self._channel.receive()
-            if frame.kind is FrameType.PROGRESS:
-                if kind is None:
-                    return frame
-                continue
+            frame = self._channel.receive(until=until)
             if frame.kind is kind:
                 return frame
-            self._judge(frame)
+            if frame.kind is not FrameType.PROGRESS or kind not in _AFTER_PROGRESS:
+                self._judge(frame)
 
     def _judge(self, frame: Frame) -> NoReturn:
         """Raise what an unexpected frame means."""
@@ -356,16 +365,16 @@ class Source:
             raise Refused(_reasons(frame))
         if frame.kind is FrameType.FAILED:
             raise DestinationFailed(
-                f"the destination failed: {frame.data.decode(errors='replace')}", "the guest stays here"
+                f"the destination failed: {printable(frame.data.decode(errors='replace'))}", "the guest stays here"
             )
         raise StreamError(f"migration stream: the destination sent {frame.kind.name} out of turn")
 
 
 def _reasons(frame: Frame) -> list[str]:
     reasons = codec.decode_json(frame.data, "refusal").get("reasons")
-    if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+    if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons) or not reasons:
         raise StreamError("migration stream: the refusal gives no reasons")
-    return reasons
+    return [printable(reason) for reason in reasons[: codec.MAX_REASONS]]
 
 
 def _merge(runs: Sequence[Run]) -> list[Run]:

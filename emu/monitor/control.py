@@ -57,7 +57,7 @@ class MachineControl(Protocol):
         """Ask the guest to shut down (ACPI power button)."""
 
     def quit(self) -> None:
-        """End the machine; does not wait for it."""
+        """End the machine; returns when it has said so, or does not for a while."""
 
     def thread_id(self) -> int:
         """The kernel's id of the thread that runs the guest, 0 when none does."""

@@ -45,6 +45,7 @@ class EventQueue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[Event] = deque(maxlen=_MOST_WAITING)
+        self._fence: int | None = None
         self._on_emit: Callable[[], None] | None = None
 
     def emit(self, name: str, data: Mapping[str, Any] | None = None) -> None:
@@ -62,8 +63,13 @@ class EventQueue:
             self._on_emit = on_emit
 
     def take(self) -> list[Event]:
-        """What was emitted since the last call, oldest first."""
+        """What was emitted since the last call, oldest first; with a ``fence`` what was emitted before it."""
         with self._lock:
-            events = list(self._waiting)
-            self._waiting.clear()
-        return events
+            count = len(self._waiting) if self._fence is None else min(self._fence, len(self._waiting))
+            self._fence = None
+            return [self._waiting.popleft() for _ in range(count)]
+
+    def fence(self) -> None:
+        """What was emitted so far is what the command under way causes; what comes now is told after its answer."""
+        with self._lock:
+            self._fence = len(self._waiting)

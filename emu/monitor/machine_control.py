@@ -24,13 +24,16 @@ from emu.units import GIB, MIB, PAGE
 _PIECE = MIB
 # Each page of virtual memory is looked up in the guest's page tables, and the guest stands still meanwhile.
 _MOST_VIRTUAL = GIB
+# How long a command waits for the machine to carry it out, so that its event comes before its answer, as in QEMU. A
+# machine that takes longer (its output blocks) is told of and answered for anyhow.
+_EVENT_S = 2.0
+_OUR_RESET = "host-qmp-system-reset"
 _PANICS = ("panic", "triple-fault", "exception")
 # QEMU's ShutdownCause for the reasons of emu's Exit; whatever else ends a machine is the host's doing.
 _CAUSES = {
     "power-off": "guest-shutdown",
     "exit-port": "guest-shutdown",
     "halt": "guest-shutdown",
-    "reset": "guest-reset",
     **dict.fromkeys(_PANICS, "guest-panic"),
     "quit": "host-qmp-quit",
     "migrated": "host-qmp-quit",
@@ -49,7 +52,8 @@ class MachineAdapter:
         self._machine = machine
         self._events = events
         self._spare: dict[str, Backend] = {}
-        self._resets_asked = 0
+        self._ended = threading.Event()
+        self._reset_done = threading.Event()
         machine.observers.append(self)
 
     def close(self) -> None:
@@ -63,20 +67,24 @@ class MachineAdapter:
     def machine_event(self, name: str, data: Mapping[str, Any]) -> None:
         """Called by the machine, in its thread: its events under QEMU's names and causes."""
         if name == "RESET":
-            by_us = self._resets_asked > 0
-            self._resets_asked = 0
-            cause = "host-qmp-system-reset" if by_us else "guest-reset"
-            self._events.emit("RESET", {"guest": not by_us, "reason": cause})
+            self._emit_caused("RESET", data["cause"])
+            if data["cause"] == _OUR_RESET:
+                self._events.fence()
+                self._reset_done.set()
         elif name == "SHUTDOWN":
             reason = str(data.get("reason", ""))
             if reason in _PANICS:
                 ended = self._machine.exit
                 detail = {"x-emu-detail": ended.detail} if ended is not None and ended.detail else {}
                 self._events.emit("GUEST_PANICKED", {"action": "poweroff"} | detail)
-            cause = _CAUSES.get(reason, "host-error")
-            self._events.emit("SHUTDOWN", {"guest": cause.startswith("guest"), "reason": cause})
+            self._emit_caused("SHUTDOWN", data["cause"] or _CAUSES.get(reason, "host-error"))
+            self._ended.set()
+            self._reset_done.set()
         else:
             self._events.emit(name, data)
+
+    def _emit_caused(self, name: str, cause: str) -> None:
+        self._events.emit(name, {"guest": cause.startswith("guest"), "reason": cause})
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -97,6 +105,7 @@ class MachineAdapter:
             if self._machine.state is RunState.PRELAUNCH:
                 self._machine.boot()  # for the same reason
             self._machine.resume()
+            self._events.fence()
 
         self._machine.call(cont)
 
@@ -104,11 +113,9 @@ class MachineAdapter:
         if self._machine.start is None:
             raise UsageError("this machine has no image to boot again", "it came from a migration; start it anew")
 
-        def reset() -> None:
-            self._resets_asked += 1
-            self._machine.reset()
-
-        self._machine.call(reset)
+        self._reset_done.clear()
+        self._machine.reset(_OUR_RESET)
+        self._reset_done.wait(_EVENT_S)
 
     def press_power_button(self) -> None:
         def press() -> None:
@@ -117,11 +124,13 @@ class MachineAdapter:
                 raise EmuError("this machine has no power button")
             self._events.emit("POWERDOWN")
             power.press_power_button()
+            self._events.fence()
 
         self._machine.call(press)
 
     def quit(self) -> None:
         self._machine.end(ExitRequest("quit", Status.OK))
+        self._ended.wait(_EVENT_S)
 
     def thread_id(self) -> int:
         return self._machine.call(threading.get_native_id)

@@ -105,7 +105,7 @@ class Server:
     """Serves until ``finish``. ``addresses`` is where, in the order of the options."""
 
     def __init__(self, listeners: Sequence[Listener], control: Control, events: EventQueue) -> None:
-        self.addresses = [listener.name for listener in listeners]
+        self.addresses = [str(listener.address) for listener in listeners]
         self._listeners = listeners
         self._control = control
         self._events = events
@@ -115,7 +115,7 @@ class Server:
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
         self._selector.register(self._wake_in, selectors.EVENT_READ)
-        self._awaited = {id(listener): threading.Event() for listener in listeners if listener.address.wait}
+        self._awaited = {id(listener): threading.Event() for listener in listeners if listener.wait}
         for listener in listeners:
             self._selector.register(listener.socket, selectors.EVENT_READ, listener)
         self._deadline: float | None = None
@@ -198,7 +198,7 @@ class Server:
         client = _Client(connection, strict=listener.is_tcp)
         self._clients.append(client)
         self._selector.register(connection, selectors.EVENT_READ, client)
-        if listener.address.wait:
+        if listener.wait:
             self._awaited[id(listener)].set()
 
     def _execute(self, session: Session, request: Request) -> None:
@@ -216,6 +216,7 @@ class Server:
             session.succeed(request, answer)
         else:
             session.fail(request, failure)
+        self._distribute_events()  # and behind it what the guest did as soon as it was let run
 
     def _distribute_events(self) -> None:
         for event in self._events.take():

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from emu.persistence import debug_info
+
 _SUFFIXES = frozenset({".c", ".h", ".s", ".asm", ".cc", ".cpp", ".cxx", ".hpp", ".inc", ".rs", ".zig", ".nasm"})
 _LARGEST = 1 << 20
 _PARENTS = 2
@@ -72,33 +74,7 @@ class Sources:
 
 def _paths(image: str) -> dict[str, list[PurePosixPath]]:
     """For the name of each source file in the DWARF line tables, the paths that it may have."""
-    try:
-        from elftools.elf.elffile import ELFFile
-
-        with Path(image).open("rb") as file:
-            elf = ELFFile(file)
-            return _from_dwarf(elf.get_dwarf_info()) if elf.has_dwarf_info() else {}
-    except Exception:  # a report without source lines is still a report
-        return {}
-
-
-def _from_dwarf(dwarf: object) -> dict[str, list[PurePosixPath]]:
     found: dict[str, list[PurePosixPath]] = {}
-    for unit in dwarf.iter_CUs():  # type: ignore[attr-defined] # pyelftools publishes no types
-        program = dwarf.line_program_for_CU(unit)  # type: ignore[attr-defined]
-        if program is None:
-            continue
-        attribute = unit.get_top_DIE().attributes.get("DW_AT_comp_dir")
-        home = PurePosixPath(attribute.value.decode("utf-8", "replace") if attribute else ".")
-        folders = [_text(folder) for folder in program["include_directory"]]
-        if program["version"] < 5:
-            folders.insert(0, "")
-        for entry in program["file_entry"]:
-            folder = folders[entry.dir_index] if entry.dir_index < len(folders) else ""
-            found.setdefault(_text(entry.name), []).append(home / folder / _text(entry.name))
+    for name, path in debug_info.read(image).paths:
+        found.setdefault(name, []).append(PurePosixPath(path))
     return found
-
-
-def _text(name: object) -> str:
-    raw = getattr(name, "name", name)
-    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)

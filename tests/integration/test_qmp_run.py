@@ -78,6 +78,7 @@ def test_stop_stops_and_cont_goes_on(client: Client, tmp_path: Path) -> None:
 
 def test_quit_ends_the_process_and_removes_the_socket(running: Emu, client: Client) -> None:
     assert client.ask("quit") == {}
+    assert [event["event"] for event in client.events] == ["SHUTDOWN"], "the answer came before what it caused"
     assert client.rest() == ["SHUTDOWN"]
     assert running.ended() == (0, "", "")
     assert not running.socket.exists()
@@ -103,6 +104,15 @@ def test_shutdown_says_whose_fault_it_was(tmp_path: Path) -> None:
     assert status == 6
     assert events[0] == {"guest": True, "reason": "guest-panic"}
     assert events[1]["action"] == "poweroff"
+
+
+def test_who_asked_for_a_reset_is_told_also_when_it_is_the_end(tmp_path: Path) -> None:
+    with Emu(tmp_path, *counting(tmp_path), "-no-reboot") as emu:
+        client = await_guest(emu.client())
+        client.ask("system_reset")
+        told = [(event["event"], event["data"]) for event in client.events]
+        assert told == [("SHUTDOWN", {"guest": False, "reason": "host-qmp-system-reset"})]
+        assert emu.ended() == (0, "", "")
 
 
 def test_a_paused_start_and_a_fast_client(tmp_path: Path) -> None:

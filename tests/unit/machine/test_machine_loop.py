@@ -260,9 +260,15 @@ def test_a_reset_of_a_paused_machine_leaves_it_paused_at_its_entry(make: Make) -
     assert machine.call(machine.cpu.registers)["rip"] == 0x100000
 
 
-def test_without_reboot_a_reset_is_the_end(make: Make) -> None:
+def test_without_reboot_a_reset_is_the_end_and_says_who_asked_for_it(make: Make) -> None:
     runner = make(REBOOT, no_reboot=True)
     assert runner.machine.run(WAIT_S)[:2] == ("reset", 0)
+    assert runner.machine.exit is not None
+    assert runner.machine.exit.cause == "guest-reset"
+    runner = make(COUNT, no_reboot=True)
+    runner.machine.reset("host-qmp-system-reset")
+    ended = runner.machine.run(WAIT_S)
+    assert (ended.reason, ended.status, ended.cause) == ("reset", 0, "host-qmp-system-reset")
     assert runner.events.names == ["SHUTDOWN"]
 
 

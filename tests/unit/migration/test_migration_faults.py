@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fuzzing import times
 from migration_doubles import FakeGuest, Result, fill, make_guest, migrate
 
 from emu.errors import EmuError
@@ -148,10 +149,13 @@ def lengths(tmp_path: Path) -> dict[bool, int]:
 
 @pytest.mark.parametrize("forward", [True, False])
 @pytest.mark.parametrize("kind", ["cut", "corrupt"])
+@pytest.mark.fuzz
 def test_random_bytes(tmp_path: Path, lengths: dict[bool, int], forward: bool, kind: str) -> None:
     rng = random.Random(f"{forward}{kind}")
     last = lengths[forward]
-    places = sorted({*(rng.randrange(last) for _ in range(20)), *range(0, 16, 5), *range(last - 24, last, 3), last - 1})
+    places = sorted(
+        {*(rng.randrange(last) for _ in range(times(20))), *range(0, 16, 5), *range(last - 24, last, 3), last - 1}
+    )
     ends: set[str] = set()
     for number, at in enumerate(places):
         folder = subfolder(tmp_path, number)

@@ -6,6 +6,7 @@ import tracemalloc
 from random import Random
 
 import pytest
+from fuzzing import times
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -55,10 +56,11 @@ def test_arbitrary_bytes_never_raise_and_a_reset_byte_always_helps(garbage, valu
     assert all(isinstance(item, (Decoded, Malformed)) for item in found)
 
 
+@pytest.mark.fuzz
 def test_many_random_streams_never_raise_and_a_reset_byte_always_helps():
     random = Random(1)
     alphabet = b"{}[]:,\"'\\\x00\n\t 0123.-eEtrufalsn\xff\xfe\xc3\xa9\xed\xa0%@"
-    for _ in range(20_000):
+    for _ in range(times(20_000)):
         decoder = JsonDecoder()
         for _ in range(random.randrange(1, 4)):
             decoder.feed(bytes(random.choices(alphabet, k=random.randrange(40))))

@@ -270,3 +270,14 @@ def test_too_many_clients_are_turned_away(running, connect):
             break
         except (ConnectionError, AssertionError, TypeError):
             assert time.monotonic() < deadline
+
+
+def test_a_fence_parts_what_a_command_caused_from_what_came_of_it():
+    events = EventQueue()
+    events.emit("RESUME")
+    events.fence()
+    events.emit("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
+    assert [event.name for event in events.take()] == ["RESUME"]
+    events.emit("STOP")
+    assert [event.name for event in events.take()] == ["SHUTDOWN", "STOP"]
+    assert events.take() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from fuzzing import times
 from persistence_oracle import LABEL, SIZE, Machine
 
 from emu.persistence.crashstate import CrashState, memories
@@ -92,26 +93,29 @@ def every_point(events: list[Event], rules: Rules) -> Timeline:
 
 @pytest.mark.parametrize("chunk", range(8))
 @pytest.mark.parametrize(("domain", "order"), MODES)
+@pytest.mark.fuzz
 def test_same_memories_as_the_operational_machine(domain: Domain, order: Order, chunk: int) -> None:
     rng = random.Random(f"{domain}{order}{chunk}")
     machine, rules = Machine(domain, order), Rules(domain, order)
-    for _ in range(650):
+    for _ in range(times(650)):
         program = random_program(rng, rng.randint(1, 6))
         assert images(build(to_events(program), rules)) == machine.run(program), program
 
 
 @pytest.mark.parametrize(("domain", "order"), MODES)
+@pytest.mark.fuzz
 def test_crashing_only_before_commits_and_at_the_end_loses_no_memory(domain: Domain, order: Order) -> None:
     rng, rules = random.Random(f"points{domain}{order}"), Rules(domain, order)
-    for _ in range(1250):
+    for _ in range(times(1250)):
         events = to_events(random_program(rng, rng.randint(1, 8)))
         assert images(build(events, rules)) == images(every_point(events, rules)), events
 
 
 @pytest.mark.parametrize(("domain", "order"), MODES)
+@pytest.mark.fuzz
 def test_eager_counts_the_sets_of_persisted_parts(domain: Domain, order: Order) -> None:
     rng, rules = random.Random(f"eager{domain}{order}"), Rules(domain, order)
-    for _ in range(200):
+    for _ in range(times(200)):
         program = random_program(rng, rng.randint(1, 7))
         state = PersistState(rules)
         for event in to_events(program):
