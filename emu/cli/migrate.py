@@ -12,6 +12,7 @@ from typing import Any
 
 from emu.errors import HostError, Status, UsageError
 from emu.units import PAGE, human_size, parse_size
+from emu.words import printable
 
 EPILOG = """\
 examples:
@@ -155,14 +156,14 @@ def _report(answer: dict[str, Any], options: argparse.Namespace, *, wait: bool) 
         )
         print(f"{moved} of pages in {ram.get('dirty-sync-count', 0)} rounds, {ram.get('duplicate', 0)} zero pages")
         for item in answer.get("x-emu-persistence", []):
-            print(f"{item.get('block')}: {human_size(item.get('bytes', 0))} made durable by {item.get('means')}")
+            print(printable(f"{item['block']}: {human_size(item['bytes'])} made durable by {item['means']}"))
     else:
         print(f"migration: {state}")
     if not wait or state == "completed":
         return Status.OK
     if not options.json:
         for line in answer.get("error-desc", "").split("; "):
-            print(f"emu: {line}", file=sys.stderr)
+            print(f"emu: {printable(line)}", file=sys.stderr)
     return Status.HOST
 
 
@@ -207,7 +208,7 @@ class QmpClient:
             if "return" in reply:
                 return reply["return"]
             if "error" in reply:
-                raise HostError(f"{command}: {reply['error'].get('desc', reply['error'])}")
+                raise HostError(f"{command}: {printable(str(reply['error'].get('desc', reply['error'])))}")
 
     def _read(self) -> dict[str, Any]:
         while b"\n" not in self._received:
