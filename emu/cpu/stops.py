@@ -2,9 +2,10 @@
 
 Unicorn runs no callback while its stop request is set, yet goes on with the block (``whole_blocks``) or with half of it
 (without): SYSCALL does nothing, RDTSC shows the host's clock, a flush is not seen. So that request is set only where no
-guest code follows. One such place is behind the loop that executes blocks, where Unicorn calls functions out of the CPU's
-class, a table in the CPU object: ``cpu_exec_enter`` and ``cpu_exec_exit``, side by side. Our own are put there by
-``emu.host.hooks``, which leaves the loop with Unicorn's ``cpu_exit``: it ends a chain of blocks and no callback. All three are found by their names in the library, and what they do by running a program.
+guest code follows. One such place is behind the loop that executes blocks, where Unicorn calls functions out of the
+CPU's class, a table in the CPU object: ``cpu_exec_enter`` and ``cpu_exec_exit``, side by side. Our own are put there by
+``emu.host.hooks``, which leaves the loop with Unicorn's ``cpu_exit``: it ends a chain of blocks and no callback. All
+three are found by their names in the library, and what they do by running a program.
 """
 
 from __future__ import annotations

@@ -201,7 +201,8 @@ class Engine:
         return bool(self._e.counting)
 
     def watch_blocks(self, *, testing: bool = False) -> None:
-        """Install the block hook although time does not pass. With ``testing`` it asks for a stop in every block.
+        """Install the block hook although time does not pass. With ``testing`` it asks for a stop in every block,
+        and after the first 50,000 in one of 64.
 
         Block hooks that others add later see each block once, when it is executed, however often it is stopped before.
         """
