@@ -14,6 +14,7 @@ from cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
 from test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
 
 from emu.cpu import StopKind
+from emu.cpu.registers import RIP
 
 BLOCK_HOOK, INSTRUCTION_HOOK = 8, 4  # UC_HOOK_BLOCK and UC_HOOK_CODE
 START = CODE + 8
@@ -100,17 +101,18 @@ def test_single_step_over_syscall_traps_by_the_flags_that_syscall_leaves(guest: 
     guest.put(
         HANDLERS, b"\x4c\x8b\x3c\x24" + b"\x41\xff\xc6" + b"\x0f\x21\xf0" + b"\x48\xcf"
     )  # r15 = RIP; inc r14d; mov rax, dr6
-    guest.put(ENTRY, b"\xeb\x00" + HLT)
+    guest.put(ENTRY, b"\xeb\x00\x0f\x21\xf0" + HLT)  # jmp +0; mov rax, dr6; hlt
     guest.long(system_calls(mask) + SINGLE_STEP + SYSCALL + HLT)
     stop = guest.cpu.run()
-    assert (stop.kind, stop.rip) == (StopKind.HALT, ENTRY + 3)
+    assert (stop.kind, stop.rip) == (StopKind.HALT, ENTRY + 6)
     registers = guest.cpu.registers()
     assert registers["r11"] & TF
     if mask:
         assert registers["r14"] == 0
+        assert not registers["rax"] & BS
         return
-    assert registers["r14"] == 2  # behind SYSCALL and behind the jump
-    assert registers["r15"] == ENTRY + 2
+    assert registers["r14"] == 3  # behind SYSCALL and behind both instructions
+    assert registers["r15"] == ENTRY + 5
     assert registers["rax"] & BS
 
 
@@ -194,6 +196,44 @@ def test_a_hook_can_stop_before_the_block_that_it_is_told_of(guest: Guest) -> No
     assert guest.cpu.run().kind is StopKind.HALT
     assert guest.cpu.registers()["rbx"] == 5
     assert guest.cpu.now() == 8 + 11 + 4 * 6 + 1
+
+
+def test_a_block_that_a_hook_enters_again_is_charged_once(guest: Guest) -> None:
+    # As the laboratory does when it puts hooks on a block's instructions.
+    write = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(
+        guest.cpu.uc_function("uc_reg_write")
+    )
+    seen: list[int] = []
+
+    def on_block(uc: int, address: int, size: int, user: int) -> None:
+        seen.append(address)
+        if len(seen) in (1, 3, 4):
+            assert write(uc, RIP, ctypes.byref(ctypes.c_uint64(address))) == 0
+
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)(on_block)
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    assert address is not None
+    guest.cpu.add_native_hook(BLOCK_HOOK, address, 0)
+    guest.long(b"\xb9\x05\x00\x00\x00\xff\xc3\xff\xc9\x75\xfa" + HLT)
+    guest.cpu.set_deadline(1 << 40)
+    assert guest.cpu.run().kind is StopKind.HALT
+    assert guest.cpu.registers()["rbx"] == 5
+    assert seen == [CODE] * 2 + [START + 5] * 6 + [START + 11]
+    assert guest.cpu.now() == 8 + 11 + 4 * 6 + 1
+
+
+@pytest.mark.parametrize("kind", [None, BLOCK_HOOK, INSTRUCTION_HOOK])
+def test_a_clock_that_starts_at_a_stop_charges_the_next_block(
+    guest: Guest, watched: Callable[[int], list[tuple[int, int]]], kind: int | None
+) -> None:
+    if kind is not None:
+        watched(kind)
+    stop_at_out(guest)
+    guest.long(b"\xe6\x80\xeb\x00" + b"\xff\xc3" * 3 + HLT)
+    assert guest.cpu.run().kind is StopKind.REQUESTED
+    guest.cpu.set_deadline(1 << 40)
+    assert guest.cpu.run().kind is StopKind.HALT
+    assert guest.cpu.now() == 3 * 2 + 1
 
 
 # HLT
