@@ -192,12 +192,20 @@ def test_the_page_shows_the_bytes_that_the_file_held(tmp_path: Path) -> None:
         answer.initial(BASE)
 
 
+# A shell's background job, as these tests may be, ignores Ctrl-C, and so would emu.
+TAKES_CTRL_C = ["env", "--default-signal=INT"]
+
+
 @contextmanager
-def started(*words: str | Path, **options: object) -> Iterator[subprocess.Popen[str]]:
+def started(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
     """``emu crash`` in a session of its own, which is gone afterwards."""
-    command = [*EMU, "crash", *map(str, words)]
+    command = [*TAKES_CTRL_C, *EMU, "crash", *map(str, words)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         yield process
@@ -284,9 +292,14 @@ def test_ctrl_c_shows_what_was_found(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_ends_at_once() -> None:
-    deaf = "import time; from emu.cli.crash import _interruptible; print('go', flush=True); _interruptible(lambda stop: {})"
-    wait = "[time.sleep(1) for _ in range(600)]"
-    process = subprocess.Popen([sys.executable, "-c", deaf.format(wait)], stdout=subprocess.PIPE, text=True)
+    deaf = """\
+import time
+from emu.cli.crash import _interruptible
+print("go", flush=True)
+_interruptible(lambda interruption: time.sleep(600))
+"""
+    command = [*TAKES_CTRL_C, EMU[0], "-c", deaf]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == "go\n"
