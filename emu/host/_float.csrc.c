@@ -37,7 +37,7 @@ static const uint16_t host_control = 0x37f;
 static const uint32_t host_mxcsr = MXCSR_DEFAULT;
 
 static struct {
-    size_t top, status, control, tags, registers, operand, mxcsr, flags;
+    size_t top, status, control, tags, registers, operand, mxcsr, flags, xmm0;
 } at;
 
 static struct {
@@ -718,6 +718,177 @@ static vector lanes(uint32_t mask, unsigned width)
 DOT(dpps, "ps", 4, "haddps %[d], %[d]; haddps %[d], %[d]")
 DOT(dppd, "pd", 8, "haddpd %[d], %[d]")
 
+/*
+ * Reciprocals: the rounded exact value, which is within the SDM's bound and the same on every host, where CPUs differ.
+ * No flags; denormal operands count as zero, results too small for a normal number are zero (SDM volume 2, RCPPS).
+ */
+enum { SIGN_BIT = 0x80000000u, INFINITE = 0x7f800000, QUIET = 0x400000, SINGLE_INDEFINITE = 0xffc00000u };
+
+static uint32_t reciprocal(uint32_t bits, bool root)
+{
+    uint32_t sign = bits & SIGN_BIT, magnitude = bits & ~(uint32_t)SIGN_BIT;
+    double value;
+    float single;
+    if (magnitude > INFINITE)
+        return bits | QUIET;
+    if (magnitude < QUIET << 1)
+        return sign | INFINITE;
+    if (root && sign)
+        return SINGLE_INDEFINITE;
+    memcpy(&single, &magnitude, 4);
+    value = single;
+    if (root)
+        __asm__("sqrtsd %0, %0" : "+x"(value));
+    single = (float)(1 / value);
+    memcpy(&magnitude, &single, 4);
+    return magnitude < QUIET << 1 ? sign : sign | magnitude;
+}
+
+#define RECIPROCAL(name, count, root)                                                                                 \
+    void HELPER(name)(environment *env, uint32_t *d, const uint32_t *s)                                               \
+    {                                                                                                                 \
+        (void)env;                                                                                                    \
+        for (int n = 0; n < (count); n++)                                                                             \
+            d[n] = reciprocal(s[n], root);                                                                            \
+    }
+
+RECIPROCAL(rcpps, 4, false)
+RECIPROCAL(rcpss, 1, false)
+RECIPROCAL(rsqrtps, 4, true)
+RECIPROCAL(rsqrtss, 1, true)
+
+/* Horizontal additions of integers, which go wrong in the library when both operands are one register. */
+#define HORIZONTAL(name)                                                                                              \
+    void HELPER(name##_xmm)(environment *env, void *d, const void *s)                                                 \
+    {                                                                                                                 \
+        vector result = get(d);                                                                                       \
+        (void)env;                                                                                                    \
+        __asm__(#name " %1, %0" : "+x"(result) : "x"(get(s)));                                                        \
+        memcpy(d, &result, sizeof result);                                                                            \
+    }                                                                                                                 \
+    void HELPER(name##_mmx)(environment *env, void *d, const void *s)                                                 \
+    {                                                                                                                 \
+        vector both;                                                                                                  \
+        (void)env;                                                                                                    \
+        memcpy(&both, d, 8);                                                                                          \
+        memcpy((uint8_t *)&both + 8, s, 8);                                                                           \
+        __asm__(#name " %0, %0" : "+x"(both));                                                                        \
+        memcpy(d, &both, 8);                                                                                          \
+    }
+
+HORIZONTAL(phaddw)
+HORIZONTAL(phaddd)
+HORIZONTAL(phaddsw)
+HORIZONTAL(phsubw)
+HORIZONTAL(phsubd)
+HORIZONTAL(phsubsw)
+
+/*
+ * String comparisons of SSE4.2 (SDM volume 2, section 4.1); the library reads beyond its arrays with some lengths.
+ * The immediate: bit 0 words, bit 1 signed, bits 2 and 3 how to aggregate, 4 and 5 how to negate, 6 the form of output.
+ */
+enum { EQUAL_ANY, RANGES, EQUAL_EACH, EQUAL_ORDERED };
+enum { REGISTER_RAX, REGISTER_RCX, REGISTER_RDX };
+enum { WIDE_LENGTHS = 1 << 8 }; /* the library's own bit: lengths are in 64-bit registers */
+enum { SIGN = 0x80, OVERFLOW = 0x800 };
+
+static int element(const void *string, uint32_t how, int n)
+{
+    if (how & 1)
+        return how & 2 ? ((const int16_t *)string)[n] : ((const uint16_t *)string)[n];
+    return how & 2 ? ((const int8_t *)string)[n] : ((const uint8_t *)string)[n];
+}
+
+/* The length up to the first zero element. */
+static int implicit_length(const void *string, uint32_t how)
+{
+    int n = 0, most = how & 1 ? 8 : 16;
+    while (n < most && element(string, how, n))
+        n++;
+    return n;
+}
+
+/* The magnitude of a register, at most the number of elements. */
+static int explicit_length(environment *env, int number, uint32_t how)
+{
+    int64_t value = ((int64_t *)env)[number];
+    int most = how & 1 ? 8 : 16;
+    if (!(how & WIDE_LENGTHS))
+        value = (int32_t)value;
+    return value > most || value < -most ? most : (int)(value < 0 ? -value : value);
+}
+
+/* Bit n of the answer: does element n of B (of length MANY) match A (of length FEW), as HOW says? */
+static uint32_t match(const void *a, int few, const void *b, int many, uint32_t how)
+{
+    int most = how & 1 ? 8 : 16;
+    uint32_t answer = 0;
+    for (int n = 0; n < most; n++) {
+        int aggregation = how >> 2 & 3;
+        bool found = aggregation == EQUAL_ORDERED;
+        switch (aggregation) {
+        case EQUAL_ANY:
+            for (int k = 0; k < few && n < many; k++)
+                found |= element(a, how, k) == element(b, how, n);
+            break;
+        case RANGES:
+            for (int k = 0; k + 1 < few && n < many; k += 2)
+                found |= element(a, how, k) <= element(b, how, n) && element(b, how, n) <= element(a, how, k + 1);
+            break;
+        case EQUAL_EACH:
+            found = n < few && n < many ? element(a, how, n) == element(b, how, n) : n >= few && n >= many;
+            break;
+        case EQUAL_ORDERED:
+            for (int k = 0; k < few && n + k < most; k++)
+                found &= n + k < many && element(a, how, k) == element(b, how, n + k);
+            break;
+        }
+        answer |= (uint32_t)found << n;
+    }
+    if (how & 0x10)
+        answer ^= how & 0x20 ? (1u << many) - 1 : (1u << most) - 1;
+    return answer;
+}
+
+static uint32_t compare_strings(environment *env, const void *a, int few, const void *b, int many, uint32_t how)
+{
+    int most = how & 1 ? 8 : 16;
+    uint32_t answer = match(a, few, b, many, how);
+    *(uint64_t *)(env + at.flags) = (answer ? CARRY : 0) | (many < most ? ZERO : 0) | (few < most ? SIGN : 0) |
+                                    (answer & 1 ? OVERFLOW : 0);
+    return answer;
+}
+
+static void index_to_rcx(environment *env, uint32_t answer, uint32_t how)
+{
+    uint64_t none = how & 1 ? 8 : 16;
+    uint64_t last = 31 - (uint64_t)__builtin_clz(answer | 1), first = (uint64_t)__builtin_ctz(answer | 1u << 31);
+    ((uint64_t *)env)[REGISTER_RCX] = !answer ? none : how & 0x40 ? last : first;
+}
+
+static void mask_to_xmm0(environment *env, uint32_t answer, uint32_t how)
+{
+    vector mask = how & 0x40 ? lanes(answer, how & 1 ? 2 : 1) : (vector){0};
+    if (!(how & 0x40))
+        memcpy(&mask, &answer, sizeof answer);
+    memcpy(env + at.xmm0, &mask, sizeof mask);
+}
+
+#define STRINGS(letter, output)                                                                                       \
+    void HELPER(pcmpestr##letter##_xmm)(environment *env, const void *a, const void *b, uint32_t how)                 \
+    {                                                                                                                 \
+        int few = explicit_length(env, REGISTER_RAX, how), many = explicit_length(env, REGISTER_RDX, how);            \
+        output(env, compare_strings(env, a, few, b, many, how), how);                                                 \
+    }                                                                                                                 \
+    void HELPER(pcmpistr##letter##_xmm)(environment *env, const void *a, const void *b, uint32_t how)                 \
+    {                                                                                                                 \
+        int few = implicit_length(a, how), many = implicit_length(b, how);                                            \
+        output(env, compare_strings(env, a, few, b, many, how), how);                                                 \
+    }
+
+STRINGS(i, index_to_rcx)
+STRINGS(m, mask_to_xmm0)
+
 /* ---- Binding ---- */
 
 static environment *scratch;
@@ -744,6 +915,7 @@ static const char *measure(void *handle)
     void (*load_operand)(environment *, uint32_t) = dlsym(handle, "helper_flds_FT0_x86_64");
     void (*load_mxcsr)(environment *, uint32_t) = dlsym(handle, "helper_ldmxcsr_x86_64");
     void (*compare)(environment *, void *, void *) = dlsym(handle, "helper_comiss_x86_64");
+    void (*compare_to_mask)(environment *, void *, void *, uint32_t) = dlsym(handle, "helper_pcmpistrm_xmm_x86_64");
     const uint16_t control_word = 0x37f;
     const uint32_t odd_mxcsr = 0x9f80, five_halves = 0x40200000;
     const uint64_t equal = ZERO;
@@ -751,7 +923,7 @@ static const char *measure(void *handle)
     const extended one_value = {.fraction = 1ull << 63, .exponent = 0x3fff};
     static const uint8_t tags[8] = {1, 1, 1, 1, 1, 1, 1, 0};
     static uint32_t number[4];
-    if (!init || !first || !one || !load_operand || !load_mxcsr || !compare)
+    if (!init || !first || !one || !load_operand || !load_mxcsr || !compare || !compare_to_mask)
         return "its arithmetic";
     init(scratch);
     at.control = find(&control_word, 2, 2);
@@ -775,7 +947,12 @@ static const char *measure(void *handle)
         return "the x87 operand or MXCSR";
     compare(scratch, number, number);
     at.flags = find(&equal, 8, 8);
-    return at.flags ? NULL : "the arithmetic flags";
+    if (!at.flags)
+        return "the arithmetic flags";
+    compare_to_mask(scratch, number, number, 0x48); /* equal each, as a mask: all ones */
+    memset(number, 0xff, sizeof number);
+    at.xmm0 = find(number, sizeof number, 8);
+    return at.xmm0 ? NULL : "the XMM registers";
 }
 
 const char *emu_float_bind(void *handle)
