@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,7 +31,7 @@ typedef uint8_t environment; /* the library's CPU state, in bytes */
 enum { IE = 1, DE = 2, ZE = 4, EXCEPTIONS = 0x3f, STACK = 0x40, SUMMARY = 0x80, BUSY = 0x8000 };
 enum { C0 = 0x100, C1 = 0x200, C2 = 0x400, C3 = 0x4000, TOP_SHIFT = 11 };
 enum { MXCSR_DEFAULT = 0x1f80, MXCSR_MASKS_SHIFT = 7, ROUNDING_SHIFT = 13 };
-enum { VECTOR_UD = 6, VECTOR_XM = 19, CR4_OSXMMEXCPT = 0x400 };
+enum { VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_XM = 19, CR4_OSXMMEXCPT = 0x400 };
 enum { CARRY = 1, PARITY = 4, ZERO = 0x40 };
 
 static const uint16_t host_control = 0x37f;
@@ -47,7 +48,15 @@ static struct {
     void (*store2)(environment *, uint64_t address, uint32_t value, uintptr_t caller);
     uint64_t (*load8)(environment *, uint64_t address, uintptr_t caller);
     uint32_t (*load2)(environment *, uint64_t address, uintptr_t caller);
-    void (*load_control)(environment *, uint32_t control);
+    void (*store4)(environment *, uint64_t address, uint32_t value, uintptr_t caller);
+    uint32_t (*load4)(environment *, uint64_t address, uintptr_t caller);
+    void (*store_environment16)(environment *, uint64_t address, int wide);
+    void (*store_state16)(environment *, uint64_t address, int wide);
+    void (*load_environment16)(environment *, uint64_t address, int wide);
+    void (*load_state16)(environment *, uint64_t address, int wide);
+    void (*initialize)(environment *);
+    void (*load_mxcsr)(environment *, uint32_t value);
+    void (*raise_with_code)(environment *, int vector, int code, uintptr_t caller);
 } library;
 
 /* ---- x87 ---- */
@@ -107,7 +116,7 @@ static void push(environment *env, extended value, uint16_t host)
         value = indefinite;
     } else {
         note(env, host);
-        if (blocked(env))
+        if (host & IE && blocked(env)) /* a denormal is loaded even so, as CPUs do */
             return;
     }
     *top(env) = physical(env, -1);
@@ -119,10 +128,14 @@ static bool is_nan(const extended *value)
     return (value->exponent & 0x7fff) == 0x7fff && value->fraction << 1;
 }
 
-/* A denormal operand counts only where nothing of higher priority was found (SDM volume 1, section 8.5). */
-static uint16_t found_before(uint16_t host, bool nan)
+/*
+ * The host's status and what converting the operand found. A denormal counts only where nothing of higher priority was
+ * found, and where it is not masked nothing is computed (SDM volume 1, section 8.5).
+ */
+static uint16_t with_operand(environment *env, uint16_t host, bool nan)
 {
-    return host & (IE | ZE) || nan ? operand_found & IE : operand_found;
+    uint16_t found = host & (IE | ZE) || nan ? operand_found & IE : operand_found;
+    return found & ~*control(env) & DE ? (host & (IE | ZE)) | found : host | found;
 }
 
 /* INSTRUCTION works on st = a and st(1) = b; the result is in st. The host's x87 stack is empty before and after. */
@@ -144,7 +157,7 @@ static uint16_t found_before(uint16_t host, bool nan)
             return;                                                                                                   \
         }                                                                                                             \
         COMPUTE(instruction " %%st(1), %%st", st(env, 0), operand(env), &result, host);                               \
-        note(env, host | found_before(host, is_nan(&result)));                                                        \
+        note(env, with_operand(env, host, is_nan(&result)));                                                          \
         if (!blocked(env))                                                                                            \
             memcpy(st(env, 0), &result, 10);                                                                          \
     }                                                                                                                 \
@@ -184,9 +197,7 @@ BINARY(divr, "fdivr", )
                              : [sw] "=a"(host), "=@ccc"(carry), "=@ccp"(parity), "=@ccz"(zero)                        \
                              : [x] "m"(st(env, 0)->value), [y] "m"(operand(env)->value), [guest] "m"(*control(env)),  \
                                [own] "m"(host_control));                                                              \
-            note(env, host | found_before(host, parity));                                                             \
-            if (blocked(env))                                                                                         \
-                return;                                                                                               \
+            note(env, with_operand(env, host, parity));                                                               \
         }                                                                                                             \
         if (integer)                                                                                                  \
             *(uint64_t *)(env + at.flags) = (carry ? CARRY : 0) | (parity ? PARITY : 0) | (zero ? ZERO : 0);          \
@@ -457,14 +468,19 @@ static void load_image(environment *env, struct image *image)
     }
 }
 
-static void store_image(environment *env, const struct image *image)
+static void store_environment(environment *env, const struct image *image)
 {
     *status(env) = (uint16_t)(image->status & ~(7u << TOP_SHIFT));
     *top(env) = image->status >> TOP_SHIFT & 7;
-    for (int n = 0; n < 8; n++) {
+    for (int n = 0; n < 8; n++)
         env[at.tags + (size_t)n] = (image->tags >> 2 * n & 3) == 3;
+}
+
+static void store_image(environment *env, const struct image *image)
+{
+    store_environment(env, image);
+    for (int n = 0; n < 8; n++)
         memcpy(st(env, n), &image->st[n], 10);
-    }
 }
 
 #define WHOLE(helper, instruction)                                                                                    \
@@ -494,13 +510,83 @@ WHOLE(fsincos, "fsincos")
 WHOLE(frndint, "frndint")
 WHOLE(fscale, "fscale")
 
-/* A new control word can make a pending exception count, or no longer count. */
+/* A new control word can make a pending exception count, or no longer count; its reserved bits stay as they are. */
 void HELPER(fldcw)(environment *env, uint32_t value)
 {
-    library.load_control(env, value);
+    *control(env) = (value & 0x1f3f) | 0x40;
     *status(env) &= (uint16_t)~(SUMMARY | BUSY);
     if (*status(env) & ~*control(env) & EXCEPTIONS)
         *status(env) |= SUMMARY | BUSY;
+}
+
+/* The environment is the first part of an image, the state all of it. Forms with 16 bits are left to the library. */
+enum { ENVIRONMENT_SIZE = 28 };
+
+static void transfer_out(environment *env, const struct image *image, uint64_t address, size_t size, uintptr_t caller)
+{
+    for (size_t n = 0; n + 4 <= size; n += 4) {
+        uint32_t word;
+        memcpy(&word, (const uint8_t *)image + n, 4);
+        library.store4(env, address + n, word, caller);
+    }
+}
+
+static void transfer_in(environment *env, struct image *image, uint64_t address, size_t size, uintptr_t caller)
+{
+    for (size_t n = 0; n + 4 <= size; n += 4) {
+        uint32_t word = library.load4(env, address + n, caller);
+        memcpy((uint8_t *)image + n, &word, 4);
+    }
+}
+
+void HELPER(fstenv)(environment *env, uint64_t address, int wide)
+{
+    struct image image;
+    if (!wide) {
+        library.store_environment16(env, address, 0);
+        return;
+    }
+    load_image(env, &image);
+    __asm__ volatile("frstor %0; fnsave %0" : "+m"(image));
+    transfer_out(env, &image, address, ENVIRONMENT_SIZE, CALLER);
+    HELPER(fldcw)(env, *control(env) | EXCEPTIONS);
+}
+
+void HELPER(fsave)(environment *env, uint64_t address, int wide)
+{
+    struct image image;
+    if (!wide) {
+        library.store_state16(env, address, 0);
+        return;
+    }
+    load_image(env, &image);
+    __asm__ volatile("frstor %0; fnsave %0" : "+m"(image));
+    transfer_out(env, &image, address, sizeof image, CALLER);
+    library.initialize(env);
+}
+
+void HELPER(fldenv)(environment *env, uint64_t address, int wide)
+{
+    struct image image;
+    if (!wide) {
+        library.load_environment16(env, address, 0);
+        return;
+    }
+    transfer_in(env, &image, address, ENVIRONMENT_SIZE, CALLER);
+    store_environment(env, &image);
+    HELPER(fldcw)(env, image.control);
+}
+
+void HELPER(frstor)(environment *env, uint64_t address, int wide)
+{
+    struct image image;
+    if (!wide) {
+        library.load_state16(env, address, 0);
+        return;
+    }
+    transfer_in(env, &image, address, sizeof image, CALLER);
+    store_image(env, &image);
+    HELPER(fldcw)(env, image.control);
 }
 
 /* ---- SSE ---- */
@@ -520,6 +606,13 @@ static uint32_t *mxcsr(environment *env) { return (uint32_t *)(env + at.mxcsr); 
 static uint32_t working_mxcsr(environment *env)
 {
     return (*mxcsr(env) & ~(uint32_t)EXCEPTIONS) | MXCSR_DEFAULT;
+}
+
+void HELPER(ldmxcsr)(environment *env, uint32_t value)
+{
+    if (value >> 16)
+        library.raise_with_code(env, VECTOR_GP, 0, CALLER);
+    library.load_mxcsr(env, value);
 }
 
 /* Keep the flags; raise #XM when one is not masked, and then the caller's result is not stored. */
@@ -957,17 +1050,33 @@ static const char *measure(void *handle)
 
 const char *emu_float_bind(void *handle)
 {
+    static const struct { const char *name; void *into; } wanted[] = {
+        {"raise_exception_ra", &library.raise},
+        {"raise_exception_err_ra", &library.raise_with_code},
+        {"helper_read_crN", &library.read_control},
+        {"cpu_stq_data_ra", &library.store8},
+        {"cpu_stl_data_ra", &library.store4},
+        {"cpu_stw_data_ra", &library.store2},
+        {"cpu_ldq_data_ra", &library.load8},
+        {"cpu_ldl_data_ra", &library.load4},
+        {"cpu_lduw_data_ra", &library.load2},
+        {"helper_fstenv", &library.store_environment16},
+        {"helper_fsave", &library.store_state16},
+        {"helper_fldenv", &library.load_environment16},
+        {"helper_frstor", &library.load_state16},
+        {"helper_fninit", &library.initialize},
+        {"helper_ldmxcsr", &library.load_mxcsr},
+    };
     const char *missing;
-    library.raise = dlsym(handle, "raise_exception_ra_x86_64");
-    library.read_control = dlsym(handle, "helper_read_crN_x86_64");
-    library.store8 = dlsym(handle, "cpu_stq_data_ra_x86_64");
-    library.store2 = dlsym(handle, "cpu_stw_data_ra_x86_64");
-    library.load8 = dlsym(handle, "cpu_ldq_data_ra_x86_64");
-    library.load2 = dlsym(handle, "cpu_lduw_data_ra_x86_64");
-    library.load_control = dlsym(handle, "helper_fldcw_x86_64");
-    if (!library.raise || !library.read_control || !library.store8 || !library.store2 || !library.load8 ||
-        !library.load2 || !library.load_control)
-        return "its helpers";
+    char name[64];
+    for (size_t n = 0; n < sizeof wanted / sizeof *wanted; n++) {
+        void *found;
+        snprintf(name, sizeof name, "%s_x86_64", wanted[n].name);
+        found = dlsym(handle, name);
+        if (!found)
+            return wanted[n].name;
+        memcpy(wanted[n].into, &found, sizeof found);
+    }
     scratch = aligned_alloc(64, SCRATCH);
     if (!scratch)
         return "memory";

@@ -731,10 +731,8 @@ static bool waits(void)
     static const uint8_t mmx[] = {0x60, 0x6b, 0x6e, 0x77, 0x7e, 0x7f, 0xd1, 0xd5, 0xd7, 0xe5, 0xe7, 0xef, 0xf1, 0xfe, 0, 0};
     bool memory = now.modrm < 0xc0;
     unsigned reg = now.modrm >> 3 & 7;
-    if (now.vex)
-        return false;
     if (now.map == MAP_0F)
-        return now.prefix == PLAIN && in(mmx, now.opcode);
+        return now.prefix == PLAIN && !now.vex && in(mmx, now.opcode);
     if (now.map != MAP_ONE || (now.opcode & 0xf8) != 0xd8)
         return false;
     if (memory)
@@ -760,15 +758,19 @@ static int kind_of(void)
     return RIGHT;
 }
 
+static void call_wait(void)
+{
+    void *arguments[] = {pointer(block.generator, environment_variable)};
+    library.call(block.generator, (void *)library.wait, NULL, 1, arguments);
+}
+
 static void complete(void)
 {
     now.state = COMPLETE;
     now.kind = kind_of();
     now.align = now.modrm < 0xc0 && must_be_aligned();
-    if (waits()) {
-        void *arguments[] = {pointer(block.generator, environment_variable)};
-        library.call(block.generator, (void *)library.wait, NULL, 1, arguments);
-    }
+    if (now.map == MAP_ONE && waits())
+        call_wait();
 }
 
 static void opcode_read(uint8_t byte, uint8_t map)
@@ -777,6 +779,8 @@ static void opcode_read(uint8_t byte, uint8_t map)
     now.map = map;
     now.opcode = byte;
     now.state = map == MAP_ONE && !in(with_modrm, byte) ? COMPLETE : MODRM;
+    if (map == MAP_0F && waits()) /* the library enters MMX mode before it reads on */
+        call_wait();
 }
 
 static void prefix_or_opcode(uint8_t byte)

@@ -52,7 +52,7 @@ class Form:
     prepare: Callable[[Draft], None] | None = None
     weight: int = 1
     fpu: str = ""
-    """Which part of the FXSAVE image matters, so is worth interesting values: "x87", "sse", "mmx" or ""."""
+    """Which part of the FXSAVE image matters, so is worth interesting values: "x87", "pending" (an x87 exception is), "sse", "mmx"."""
     name: str = ""
     """The instruction that is examined, when it is not the first."""
 
@@ -154,15 +154,21 @@ def _fx(rng: random.Random, fpu: str) -> bytes:
     if fpu == "x87":
         control = 0x7F | rng.choice((0x300, 0x300, 0x200, 0)) | rng.choice((0, 0, 0x400, 0x800, 0xC00))
         status = rng.getrandbits(3) << 11 | rng.getrandbits(1) << 14 | rng.getrandbits(3) << 8
+        if rng.random() < 0.1:  # some exceptions not masked, none pending
+            control &= ~rng.getrandbits(6)
         top = status >> 11 & 7
         tags = 0xFF & ~(1 << (top - 1 & 7))  # ST(7) is empty, so that there is room to push
         registers = [extended(rng).ljust(16, b"\0") for _ in range(8)]
     elif fpu == "mmx":
         tags = 0xFF
         registers = [_vector(rng)[:8] + b"\xff\xff" + bytes(6) for _ in range(8)]
+    elif fpu == "pending":
+        control, status, tags = 0x37E, 0x8081, 0x7F
     if fpu in ("sse", "mmx"):
         vectors = b"".join(_vector(rng) for _ in range(16))
         mxcsr |= rng.choice((0, 0, 0x2000, 0x4000, 0x6000)) | rng.choice((0, 0, 0, 0x40, 0x8000, 0x8040))
+        if rng.random() < 0.1:
+            mxcsr &= ~(rng.getrandbits(6) << 7)
     head = struct.pack("<HHB", control, status, tags).ljust(24, b"\0") + struct.pack("<II", mxcsr, 0xFFFF)
     return (head + b"".join(registers) + vectors).ljust(512, b"\0")
 
@@ -174,7 +180,7 @@ class States:
         self.rng = rng
         self.general = [[integer(rng, 64) for _ in range(16)] for _ in range(count)]
         self.memory = [b"".join(_vector(rng) for _ in range(16)) for _ in range(count)]
-        self.fx = {fpu: [_fx(rng, fpu) for _ in range(count)] for fpu in ("x87", "sse", "mmx")} | {"": [_fx(rng, "")]}
+        self.fx = {fpu: [_fx(rng, fpu) for _ in range(count)] for fpu in ("", "x87", "pending", "sse", "mmx")}
 
 
 def _address(draft: Draft, width: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from cpu_cases import (
@@ -137,6 +138,29 @@ def _table_at_rbx(draft: Draft) -> None:
 
 def _destination_at_rdi(draft: Draft) -> None:
     draft.general[RDI] = ARENA + draft.rng.randrange(96, 160)
+
+
+def _environment(draft: Draft) -> None:
+    """An x87 state in memory (SDM volume 1, figures 8-9 and 8-11): all exceptions masked, any tags, any TOP."""
+    draft.general[RDI] = ARENA
+    control, status = 0x7F | draft.rng.getrandbits(2) << 10 | 0x300, draft.rng.getrandbits(16) & 0x7F3F
+    draft.memory[:12] = struct.pack("<3I", 0xFFFF0000 | control, 0xFFFF0000 | status, draft.rng.getrandbits(16))
+
+
+def _masked_control(draft: Draft) -> None:
+    draft.memory[:] = struct.pack("<H", 0x7F | draft.rng.getrandbits(4) << 8) * 128
+    draft.memory[:] = bytes(byte | 0x3F for byte in draft.memory)
+
+
+def _legal_mxcsr(draft: Draft) -> None:
+    """Mostly: bits above 16 must be zero."""
+    if draft.rng.random() < 0.9:
+        draft.memory[:] = bytes([0x5F, 0, 0, 0])* 64
+
+
+def _whole_state(draft: Draft) -> None:
+    draft.general[RDI] = ARENA
+    draft.memory[:] = bytes(len(draft.memory))  # reserved fields are left alone or cleared
 
 
 _ARITHMETIC = "{add|adc|sub|sbb|cmp}"
@@ -397,7 +421,30 @@ X87: list[Form] = [
     Form("{fscale|fprem|fprem1}", fpu="x87", weight=8),
     Form("{f2xm1|fyl2x|fyl2xp1|fpatan|fptan|fsin|fcos|fsincos}", fpu="x87", weight=16),
     Form("fnstsw ax", fpu="x87"),
+    # Where the last instruction was is not asked: CPUs keep it differently.
+    Form(
+        "{fnstenv|fnsave} [rdi]\nmov qword ptr [rdi+12], 0\nmov qword ptr [rdi+20], 0",
+        modes=(64,), reserved=(RDI,), prepare=_whole_state, fpu="x87", weight=2,
+    ),
+    Form("{fldenv|frstor} [rdi]", modes=(64,), reserved=(RDI,), prepare=_environment, fpu="x87", weight=2),
+    Form("fldcw {m16}", prepare=_masked_control, fpu="x87"),
+    Form(
+        "fxsave [rdi]\nmov word ptr [rdi+6], 0\nmov qword ptr [rdi+8], 0\nmov qword ptr [rdi+16], 0\n"
+        "mov dword ptr [rdi+28], 0", modes=(64,), reserved=(RDI,), prepare=_whole_state, fpu="sse",
+    ),
+    Form("ldmxcsr {m32}", "sse", fpu="sse", prepare=_legal_mxcsr),
+    Form("stmxcsr {m32}", "sse", fpu="sse"),
     Form("{fnstsw|fnstcw} {m16}", fpu="x87"),
 ]
 
-ALL = INTEGER + MMX + SSE + X87
+# With an x87 exception pending: those that wait raise #MF, the others do not.
+PENDING: list[Form] = [
+    Form("{fld1|fnop|fchs|fincstp|fwait|fnclex|fninit|fnstsw ax|emms}", fpu="pending", weight=4),
+    Form("{fadd|fst|fcom} {m32}", fpu="pending", weight=2),
+    Form("{fnstcw|fnstsw|fist} {m16}", fpu="pending", weight=2),
+    Form("paddb {mm}, {mmm64}", fpu="pending"),
+    Form("movq {mm}, {mm}", fpu="pending"),
+    Form("paddb {x}, {x}", fpu="pending"),
+]
+
+ALL = INTEGER + MMX + SSE + X87 + PENDING
