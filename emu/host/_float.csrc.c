@@ -30,7 +30,7 @@ typedef uint8_t environment; /* the library's CPU state, in bytes */
 /* x87 status word and control word (Intel SDM volume 1, section 8.1). */
 enum { IE = 1, DE = 2, ZE = 4, EXCEPTIONS = 0x3f, STACK = 0x40, SUMMARY = 0x80, BUSY = 0x8000 };
 enum { C0 = 0x100, C1 = 0x200, C2 = 0x400, C3 = 0x4000, TOP_SHIFT = 11 };
-enum { MXCSR_DEFAULT = 0x1f80, MXCSR_MASKS_SHIFT = 7, ROUNDING_SHIFT = 13 };
+enum { MXCSR_DEFAULT = 0x1f80, UNDERFLOW_MASK = 0x800, FLUSH_TO_ZERO = 0x8000, MXCSR_MASKS_SHIFT = 7, ROUNDING_SHIFT = 13 };
 enum { VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_XM = 19, CR4_OSXMMEXCPT = 0x400 };
 enum { CARRY = 1, PARITY = 4, ZERO = 0x40 };
 
@@ -602,10 +602,14 @@ static vector get(const void *from)
 
 static uint32_t *mxcsr(environment *env) { return (uint32_t *)(env + at.mxcsr); }
 
-/* The guest's rounding and denormal control, with every exception masked. */
+/*
+ * The guest's rounding and denormal control, with every exception masked. An underflow that is not masked is raised for
+ * exact results too; flushing to zero makes the host report these (SDM volume 1, section 4.9.1.5).
+ */
 static uint32_t working_mxcsr(environment *env)
 {
-    return (*mxcsr(env) & ~(uint32_t)EXCEPTIONS) | MXCSR_DEFAULT;
+    uint32_t flush = *mxcsr(env) & UNDERFLOW_MASK ? 0 : FLUSH_TO_ZERO;
+    return (*mxcsr(env) & ~(uint32_t)EXCEPTIONS) | MXCSR_DEFAULT | flush;
 }
 
 void HELPER(ldmxcsr)(environment *env, uint32_t value)

@@ -17,6 +17,7 @@ _STATUS_WORD = {
 }  # fmt: skip
 _MXCSR = {1: "IE", 2: "DE", 4: "ZE", 8: "OE", 0x10: "UE", 0x20: "PE", 0xFFC0: "control"}
 
+_ZF = 0x40
 _C1, _CONDITIONS = 0x200, 0x4700
 _UNASKED_STATUS = {"ffree": _CONDITIONS} | dict.fromkeys(("fcomi", "fcomip", "fucomi", "fucomip"), _C1)
 """Undefined (SDM volume 2, FFREE), or known to differ between makers: FCOMI clears C1 (Intel) or keeps it (AMD)."""
@@ -54,7 +55,9 @@ def _differences(question: Question, host: Result, guest: Result) -> Iterator[st
     if (host.rip, host.error) != (guest.rip, guest.error):
         yield "rip or error code"
     wide = question.case.mode == 64
-    for n, name in enumerate(_GENERAL[: 16 if wide else 8]):
+    if question.mnemonic in ("bsf", "bsr") and host.flags & guest.flags & _ZF:
+        wide = False  # without a bit set the result is undefined; CPUs differ about the upper half (SDM volume 2, BSF)
+    for n, name in enumerate(_GENERAL[: 16 if question.case.mode == 64 else 8]):
         if (host.general[n] ^ guest.general[n]) & (0xFFFFFFFFFFFFFFFF if wide else 0xFFFFFFFF):
             yield name
     asked = (STATUS | DF | AC) & ~question.undefined
