@@ -1599,7 +1599,7 @@ static const char *measure(void *handle)
     const extended expected = {.fraction = 0xa000000000000000u, .exponent = 0x4000};
     const extended one_value = {.fraction = 1ull << 63, .exponent = 0x3fff};
     static const uint8_t tags[8] = {1, 1, 1, 1, 1, 1, 1, 0};
-    static uint32_t number[4];
+    uint32_t number[4] = {0};
     if (!init || !first || !one || !load_operand || !load_mxcsr || !compare || !compare_to_mask)
         return "its arithmetic";
     init(scratch);

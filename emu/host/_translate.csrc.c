@@ -579,6 +579,12 @@ int emu_translate_active(void)
     return announced == (1 << 18) - 1;
 }
 
+int emu_translate_loaded(const char *path)
+{
+    void *handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+    return handle && !dlclose(handle);
+}
+
 #else
 
 const char *emu_translate_bind(void *handle)
@@ -595,6 +601,12 @@ int emu_translate_offer(void)
 int emu_translate_active(void)
 {
     return 1;
+}
+
+int emu_translate_loaded(const char *path)
+{
+    (void)path;
+    return 0;
 }
 
 #endif
