@@ -39,7 +39,7 @@ def require_mended() -> None:
     """HostError unless an engine that was opened executes emu's corrections; see ``emu.host.mend``."""
     if not mend.active():
         raise HostError(
-            "another library in this process hides emu's own instructions, so the guest's CPU would compute wrong results",
+            "another library in this process hides emu's own instructions; the guest would compute wrong results",
             "run emu in a process of its own",
         )
 

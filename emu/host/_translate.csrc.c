@@ -8,23 +8,12 @@
  *
  * Translation happens once per block, so none of this costs the running guest anything but the operations added.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <dlfcn.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
+#include "binding.h"
 
 #if defined(__x86_64__)
 
-#define NAME(name) name##_x86_64
-
 typedef void context;    /* the library's code generator */
 typedef uintptr_t value; /* one of its variables: an offset in the generator */
-typedef uint8_t environment;
 typedef void (*step)(void *block, void *cpu);
 
 /* The library's numbers for types of variables, conditions and kinds of memory access. */
@@ -510,7 +499,7 @@ WRITE(64, helper_le_stq_mmu)
 #define EXCHANGE(name, original)                                                                                      \
     void NAME(name)(environment *env, uint64_t address)                                                               \
     {                                                                                                                 \
-        library.restore(env - state_offset, (uintptr_t)__builtin_return_address(0), false);                           \
+        library.restore(env - state_offset, CALLER, false);                           \
         library.original(env, address);                                                                               \
     }
 
@@ -523,7 +512,7 @@ EXCHANGE(helper_cmpxchg16b_unlocked, exchange16)
 
 const char *emu_translate_bind(void *handle)
 {
-    static const struct { const char *name; void *into; } wanted[] = {
+    static const struct wanted wanted[] = {
         {"cpu_ldub_code", &library.fetch},
         {"translator_loop", &library.loop},
         {"tcg_global_mem_new_internal", &library.announce},
@@ -555,24 +544,11 @@ const char *emu_translate_bind(void *handle)
         {"helper_cmpxchg8b_unlocked", &library.exchange8},
         {"helper_cmpxchg16b_unlocked", &library.exchange16},
     };
-    char name[64];
     now.state = COMPLETE;
-    for (size_t n = 0; n < sizeof wanted / sizeof *wanted; n++) {
-        void *found;
-        snprintf(name, sizeof name, "%s_x86_64", wanted[n].name);
-        found = dlsym(handle, name);
-        if (!found)
-            return wanted[n].name;
-        memcpy(wanted[n].into, &found, sizeof found);
-    }
-    return NULL;
+    return LOOK_UP(handle, wanted);
 }
 
-int emu_translate_offer(void)
-{
-    Dl_info own;
-    return dladdr((void *)emu_translate_bind, &own) && dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL);
-}
+int emu_translate_offer(void) { return make_visible((void *)emu_translate_bind); }
 
 int emu_translate_active(void)
 {

@@ -1,22 +1,23 @@
-"""Our own instructions in place of Unicorn's, over the C of ``_float`` and ``_translate``.
+"""Our own instructions in place of Unicorn's, over the C of ``_x87``, ``_sse`` and ``_translate``.
 
 Unicorn's library calls its internals through global symbols, so definitions of the same names in a library that was
-loaded before, and is visible, are used instead: nothing is patched. ``offer`` must come before the library is loaded,
-``bind`` after.
+loaded before, and is visible, are used instead: nothing is patched. What these need to know about the library is
+looked up and measured when it is loaded, in well under a millisecond.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from emu.errors import HostError
-from emu.host import _float, _translate
+from emu.host._sse import ffi as _sse_ffi
+from emu.host._sse import lib as _sse_lib
+from emu.host._translate import ffi as _translate_ffi
+from emu.host._translate import lib as _translate_lib
+from emu.host._x87 import ffi as _x87_ffi
+from emu.host._x87 import lib as _x87_lib
 from emu.host.hooks import Library
-
-_float_lib: Any = _float.lib
-_translate_lib: Any = _translate.lib
 
 
 def load(path: str) -> Library:
@@ -24,12 +25,10 @@ def load(path: str) -> Library:
 
     What somebody else loaded before is bound already and stays as it is: then this process gets a copy of its own.
     """
-    if not (_float_lib.emu_float_offer() and _translate_lib.emu_translate_offer()):
+    if not (_x87_lib.emu_x87_offer() and _sse_lib.emu_sse_offer() and _translate_lib.emu_translate_offer()):
         raise HostError("emu's own instructions cannot be loaded", "install emu again")
-    if _translate_lib.emu_translate_loaded(os.fsencode(path)):
-        library = _load_copy(path)
-    else:
-        library = Library(path)
+    loaded_before = _translate_lib.emu_translate_loaded(os.fsencode(path))
+    library = _load_copy(path) if loaded_before else Library(path)
     _bind(library.handle)
     return library
 
@@ -50,8 +49,9 @@ def _load_copy(path: str) -> Library:
 
 def _bind(library: int) -> None:
     for ffi, function in (
-        (_float.ffi, _float_lib.emu_float_bind),
-        (_translate.ffi, _translate_lib.emu_translate_bind),
+        (_x87_ffi, _x87_lib.emu_x87_bind),
+        (_sse_ffi, _sse_lib.emu_sse_bind),
+        (_translate_ffi, _translate_lib.emu_translate_bind),
     ):
         missing = function(ffi.cast("void *", library))
         if missing:

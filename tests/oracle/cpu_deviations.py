@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cpu_cases import Question
+from cpu_cases import NAMES64, Question
 from cpu_machine import ARENA, Case, Result
 
 X87_MASKS, MXCSR_OE_UE = 0x3F, 0x18 << 7
@@ -29,9 +29,8 @@ def case(
     text: str, *, mode: int = 64, flags: int = 2, image: bytes | None = None, memory: bytes = b"", **registers: int
 ) -> Case:
     """RSP points into the arena, RDI at its start; other registers are zero unless named."""
-    names = "rax rcx rdx rbx rsp rbp rsi rdi".split()
     values = {"rsp": ARENA + 128, "rdi": ARENA} | registers
-    general = [values.get(name, 0) for name in names] + [0] * 8
+    general = [values.get(name, 0) for name in NAMES64]
     return Case(text, mode, general, flags, image or fx(), memory.ljust(256, b"\0"))
 
 

@@ -6,10 +6,9 @@ import math
 import struct
 from collections.abc import Iterator
 
-from cpu_cases import AC, DF, STATUS, Question
+from cpu_cases import AC, DF, NAMES64, STATUS, Question
 from cpu_machine import Result
 
-_GENERAL = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
 _FLAGS = {1: "CF", 4: "PF", 0x10: "AF", 0x40: "ZF", 0x80: "SF", 0x400: "DF", 0x800: "OF", AC: "AC"}
 _STATUS_WORD = {
     1: "IE", 2: "DE", 4: "ZE", 8: "OE", 0x10: "UE", 0x20: "PE", 0x40: "SF", 0x80: "ES",
@@ -60,7 +59,7 @@ def _differences(question: Question, host: Result, guest: Result) -> Iterator[st
     wide = question.case.mode == 64
     if question.mnemonic in ("bsf", "bsr") and host.flags & guest.flags & _ZF:
         wide = False  # without a bit set the result is undefined; CPUs differ about the upper half (SDM volume 2, BSF)
-    for n, name in enumerate(_GENERAL[: 16 if question.case.mode == 64 else 8]):
+    for n, name in enumerate(NAMES64[: 16 if question.case.mode == 64 else 8]):
         if (host.general[n] ^ guest.general[n]) & (0xFFFFFFFFFFFFFFFF if wide else 0xFFFFFFFF):
             yield name
     asked = (STATUS | DF | AC) & ~question.undefined

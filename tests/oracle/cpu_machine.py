@@ -1,7 +1,7 @@
 """Runs cases, each one instruction with its whole input state, on the host CPU, in emu and in QEMU.
 
-The same machine code (``cpu/harness.S``) at the same addresses walks a table of records of 2048 bytes: input state, then
-output state. An exception is a result like any other: vector, error code and the state at that point.
+The same machine code (``cpu/harness.S``) at the same addresses walks a table of records of 2048 bytes: input state,
+then output state. An exception is a result like any other: vector, error code and the state at that point.
 """
 
 from __future__ import annotations

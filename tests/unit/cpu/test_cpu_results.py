@@ -41,7 +41,9 @@ def test_blsi_sets_carry_when_the_source_is_not_zero(guest: Guest) -> None:
     assert not _run(guest, blsi, rcx=1 << 32)["rflags"] & CF
 
 
-@pytest.mark.parametrize(("index", "result", "carry"), [(31, 0x7FFFFFFF, 0), (32, 0xFFFFFFFF, CF), (255, 0xFFFFFFFF, CF)])
+@pytest.mark.parametrize(
+    ("index", "result", "carry"), [(31, 0x7FFFFFFF, 0), (32, 0xFFFFFFFF, CF), (255, 0xFFFFFFFF, CF)]
+)
 def test_bzhi_keeps_all_bits_when_the_index_is_too_large(guest: Guest, index: int, result: int, carry: int) -> None:
     after = _run(guest, "c4e268f5c1", rcx=U64, rdx=index)  # bzhi eax, ecx, edx
     assert (after["rax"], after["rflags"] & CF) == (result, carry)
@@ -100,13 +102,13 @@ def test_the_x87_stack_overflows(guest: Guest) -> None:
 
 
 def test_mxcsr_keeps_what_happened(guest: Guest) -> None:
-    code = "0fae13" "f30f104304" "f30f5e4308" "0fae5b0c"  # ldmxcsr [rbx]; movss xmm0; divss xmm0; stmxcsr [rbx+12]
+    code = "0fae13f30f104304f30f5e43080fae5b0c"  # ldmxcsr [rbx]; movss xmm0; divss xmm0; stmxcsr [rbx+12]
     _run(guest, code, struct.pack("<Iff", 0x1F80, 1, 0))
     assert struct.unpack_from("<I", guest.memory, DATA + 12) == (0x1F84,)
 
 
 def test_a_simd_exception_that_is_not_masked_is_raised(guest: Guest) -> None:
-    code = "0f20e0" "0d00040000" "0f22e0" "0fae13" "f30f104304" "f30f5e4308"  # CR4.OSXMMEXCPT, then as above
+    code = "0f20e00d000400000f22e00fae13f30f104304f30f5e4308"  # CR4.OSXMMEXCPT, then as above
     _run(guest, code, struct.pack("<Iff", 0x1D80, 1, 0))
     assert guest.cpu.last_exception is not None
     assert guest.cpu.last_exception.vector == 19
