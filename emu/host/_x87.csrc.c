@@ -13,7 +13,7 @@
 #if defined(__x86_64__)
 
 /* x87 status word and control word (Intel SDM volume 1, section 8.1). */
-enum { IE = 1, DE = 2, ZE = 4, EXCEPTIONS = 0x3f, STACK = 0x40, SUMMARY = 0x80, BUSY = 0x8000 };
+enum { IE = 1, DE = 2, ZE = 4, OE = 8, UE = 0x10, PE = 0x20, EXCEPTIONS = 0x3f, STACK = 0x40, SUMMARY = 0x80, BUSY = 0x8000 };
 enum { C0 = 0x100, C1 = 0x200, C2 = 0x400, C3 = 0x4000, TOP_SHIFT = 11 };
 enum { CONTROL_BITS = 0x1f3f, CONTROL_ALWAYS = 0x40 };
 enum { CARRY = 1, PARITY = 4, ZERO = 0x40 }; /* in EFLAGS */
@@ -119,13 +119,42 @@ static uint16_t with_operand(environment *env, uint16_t host, bool nan)
     return found & ~*control(env) & DE ? (host & (IE | ZE)) | found : host | found;
 }
 
-/* INSTRUCTION works on st = a and st(1) = b; the result is in st. The host's x87 stack is empty before and after. */
+/*
+ * FNCLEX is slow, so what the host's unit remembers stays as long as it is no news to the guest. That is not enough for
+ * exceptions that rank among each other, or stop the instruction.
+ */
+static void forget(environment *env)
+{
+    uint16_t host;
+    __asm__ volatile("fnstsw %0" : "=a"(host));
+    if (host & (EXCEPTIONS | STACK) & ~(*status(env) & (OE | UE | PE)))
+        __asm__ volatile("fnclex");
+}
+
+/*
+ * BODY on the host, with the guest's rounding, precision and masks; its status word goes to HOST before AFTER stores the
+ * result. The host's x87 stack is empty before and after. With masks of its own the guest may leave an exception pending
+ * on the host, which AFTER must not meet.
+ */
+#define ON_HOST(env, guest_control, body, after, host, outputs, inputs)                                               \
+    do {                                                                                                              \
+        if ((guest_control) == host_control) {                                                                        \
+            forget(env);                                                                                              \
+            __asm__ volatile(body "; fnstsw %[sw]; " after                                                            \
+                             : [sw] "=&a"(host), OF outputs                                                           \
+                             : [own] "m"(host_control) AND_OF inputs);                                                \
+        } else                                                                                                        \
+            __asm__ volatile("fnclex; fldcw %[guest]; " body "; fnstsw %[sw]; fnclex; " after "; fldcw %[own]"        \
+                             : [sw] "=&a"(host), OF outputs                                                           \
+                             : [guest] "m"(guest_control), [own] "m"(host_control) AND_OF inputs);                    \
+    } while (0)
+#define OF(...) __VA_ARGS__
+#define AND_OF(...) , ##__VA_ARGS__
+
+/* INSTRUCTION works on st = a and st(1) = b; the result is in st. */
 #define COMPUTE(instruction, a, b, result, host)                                                                      \
-    __asm__ volatile("fnclex; fldcw %[guest]; fldt %[y]; fldt %[x]; " instruction                                     \
-                     "; fnstsw %[sw]; fnclex; fstpt %[to]; fstp %%st(0); fldcw %[own]"                                \
-                     : [to] "=m"((result)->value), [sw] "=a"(host)                                                    \
-                     : [x] "m"((a)->value), [y] "m"((b)->value), [guest] "m"(*control(env)), [own] "m"(host_control)  \
-                     : "cc")
+    ON_HOST(env, *control(env), "fldt %[y]; fldt %[x]; " instruction, "fstpt %[to]; fstp %%st(0)", host,              \
+            ([to] "=m"((result)->value)), ([x] "m"((a)->value), [y] "m"((b)->value)))
 
 #define BINARY(name, instruction, reversed)                                                                           \
     void HELPER(f##name##_ST0_FT0)(environment *env)                                                           \
@@ -163,6 +192,25 @@ BINARY(subr, "fsubr", )
 BINARY(div, "fdiv", )
 BINARY(divr, "fdivr", )
 
+#define UNARY(name)                                                                                                   \
+    void HELPER(name)(environment *env)                                                                               \
+    {                                                                                                                 \
+        extended result;                                                                                              \
+        uint16_t host;                                                                                                \
+        if (*empty(env, 0)) {                                                                                         \
+            if (stack_fault(env, false))                                                                              \
+                put(env, 0, indefinite);                                                                              \
+            return;                                                                                                   \
+        }                                                                                                             \
+        ON_HOST(env, *control(env), "fldt %[x]; " #name, "fstpt %[to]", host, ([to] "=m"(result.value)),              \
+                ([x] "m"(st(env, 0)->value)));                                                                        \
+        memcpy(st(env, 0), &result, 10);                                                                              \
+        note(env, host);                                                                                              \
+    }
+
+UNARY(fsqrt)
+UNARY(frndint)
+
 /* Comparisons with the operand. FCOMI and FUCOMI leave their answer in the flags, the others in C3, C2 and C0. */
 #define COMPARE(name, instruction, integer)                                                                                    \
     void HELPER(name##_ST0_FT0)(environment *env)                                                              \
@@ -173,11 +221,9 @@ BINARY(divr, "fdivr", )
             if (!stack_fault(env, false))                                                                             \
                 return;                                                                                               \
         } else {                                                                                                      \
-            __asm__ volatile("fnclex; fldcw %[guest]; fldt %[y]; fldt %[x]; " instruction                             \
-                             " %%st(1), %%st; fnstsw %[sw]; fnclex; fstp %%st(0); fstp %%st(0); fldcw %[own]"         \
-                             : [sw] "=a"(host), "=@ccc"(carry), "=@ccp"(parity), "=@ccz"(zero)                        \
-                             : [x] "m"(st(env, 0)->value), [y] "m"(operand(env)->value), [guest] "m"(*control(env)),  \
-                               [own] "m"(host_control));                                                              \
+            ON_HOST(env, *control(env), "fldt %[y]; fldt %[x]; " instruction " %%st(1), %%st",                        \
+                    "fstp %%st(0); fstp %%st(0)", host, ("=@ccc"(carry), "=@ccp"(parity), "=@ccz"(zero)),             \
+                    ([x] "m"(st(env, 0)->value), [y] "m"(operand(env)->value)));                                      \
             note(env, with_operand(env, host, parity));                                                               \
         }                                                                                                             \
         if (integer)                                                                                                  \
@@ -195,9 +241,7 @@ COMPARE(fucomi, "fucomi", true)
 
 /* Loads. All exceptions are masked on the host: the guest's masks decide about the push, not about the conversion. */
 #define CONVERT(instruction, from, result, host)                                                                      \
-    __asm__ volatile("fnclex; " instruction " %[x]; fnstsw %[sw]; fnclex; fstpt %[to]"                                \
-                     : [to] "=m"((result)->value), [sw] "=a"(host)                                                    \
-                     : [x] "m"(from))
+    ON_HOST(env, host_control, instruction " %[x]", "fstpt %[to]", host, ([to] "=m"((result)->value)), ([x] "m"(from)))
 
 #define LOAD(suffix, type, instruction)                                                                               \
     void HELPER(f##suffix##_ST0)(environment *env, type from)                                                  \
@@ -294,12 +338,11 @@ void HELPER(fmov_ST0_STN)(environment *env, int n)
 }
 
 #define CONSTANT(name)                                                                                                \
-    void HELPER(name##_ST0)(environment *env)                                                                  \
+    void HELPER(name##_ST0)(environment *env)                                                                         \
     {                                                                                                                 \
         extended value;                                                                                               \
-        __asm__ volatile("fldcw %[guest]; " #name "; fstpt %[to]; fldcw %[own]"                                       \
-                         : [to] "=m"(value.value)                                                                     \
-                         : [guest] "m"(*control(env)), [own] "m"(host_control));                                      \
+        uint16_t host;                                                                                                \
+        ON_HOST(env, *control(env), #name, "fstpt %[to]", host, ([to] "=m"(value.value)), ());                        \
         fill(env, value);                                                                                             \
     }
 
@@ -388,9 +431,8 @@ void HELPER(fincstp)(environment *env)
             stack_fault(env, false);                                                                                  \
             return value;                                                                                             \
         }                                                                                                             \
-        __asm__ volatile("fnclex; fldcw %[guest]; fldt %[x]; " instruction " %[to]; fnstsw %[sw]; fnclex; fldcw %[own]" \
-                         : [to] "=m"(value), [sw] "=a"(host)                                                          \
-                         : [x] "m"(st(env, 0)->value), [guest] "m"(masked), [own] "m"(host_control));                 \
+        ON_HOST(env, masked, "fldt %[x]; " instruction " %[to]", "", host, ([to] "=m"(value)),                        \
+                ([x] "m"(st(env, 0)->value)));                                                                        \
         note(env, host);                                                                                              \
         return value;                                                                                                 \
     }
@@ -423,9 +465,7 @@ void HELPER(fbst_ST0)(environment *env, uint64_t address)
     if (*empty(env, 0))
         stack_fault(env, false);
     else {
-        __asm__ volatile("fnclex; fldcw %[guest]; fldt %[x]; fbstp %[to]; fnstsw %[sw]; fnclex; fldcw %[own]"
-                         : [to] "=m"(decimal), [sw] "=a"(host)
-                         : [x] "m"(st(env, 0)->value), [guest] "m"(masked), [own] "m"(host_control));
+        ON_HOST(env, masked, "fldt %[x]; fbstp %[to]", "", host, ([to] "=m"(decimal)), ([x] "m"(st(env, 0)->value)));
         note(env, host);
     }
     library.store8(env, address, decimal.low, CALLER);
@@ -484,11 +524,9 @@ WHOLE(fpatan, "fpatan")
 WHOLE(fxtract, "fxtract")
 WHOLE(fprem, "fprem")
 WHOLE(fprem1, "fprem1")
-WHOLE(fsqrt, "fsqrt")
 WHOLE(fsin, "fsin")
 WHOLE(fcos, "fcos")
 WHOLE(fsincos, "fsincos")
-WHOLE(frndint, "frndint")
 WHOLE(fscale, "fscale")
 
 /* A new control word can make a pending exception count, or no longer count; its reserved bits stay as they are. */
