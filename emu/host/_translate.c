@@ -629,9 +629,15 @@ static struct {
     uint64_t (*read16)(environment *, uint64_t, uint32_t, uintptr_t);
     uint64_t (*read32)(environment *, uint64_t, uint32_t, uintptr_t);
     uint64_t (*read64)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint64_t (*read_swapped16)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint64_t (*read_swapped32)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint64_t (*read_swapped64)(environment *, uint64_t, uint32_t, uintptr_t);
     void (*write16)(environment *, uint64_t, uint16_t, uint32_t, uintptr_t);
     void (*write32)(environment *, uint64_t, uint32_t, uint32_t, uintptr_t);
     void (*write64)(environment *, uint64_t, uint64_t, uint32_t, uintptr_t);
+    void (*write_swapped16)(environment *, uint64_t, uint16_t, uint32_t, uintptr_t);
+    void (*write_swapped32)(environment *, uint64_t, uint32_t, uint32_t, uintptr_t);
+    void (*write_swapped64)(environment *, uint64_t, uint64_t, uint32_t, uintptr_t);
     bool (*restore)(void *, uintptr_t, bool);
     void (*exchange8)(environment *, uint64_t), (*exchange16)(environment *, uint64_t);
 } library;
@@ -641,7 +647,7 @@ struct block { uint64_t pc, cs_base; uint32_t flags; };
 
 /* ---- The instruction being translated, as far as it has been read ---- */
 
-enum { PREFIXES, VEX_2, VEX_3, VEX_LAST, OPCODE, OPCODE_0F, OPCODE_38, OPCODE_3A, MODRM, COMPLETE };
+enum { COMPLETE, PREFIXES, VEX_2, VEX_3, VEX_LAST, OPCODE, OPCODE_0F, OPCODE_38, OPCODE_3A, MODRM };
 enum { MAP_ONE, MAP_0F, MAP_38, MAP_3A };
 enum { PLAIN, WITH_66, WITH_F3, WITH_F2 }; /* which prefix selects among instructions, numbered as in VEX */
 enum { RIGHT, BLSI, BZHI, BEXTR, PDEP, CMPXCHG, LOCK_NEG };
@@ -916,13 +922,12 @@ static void after(context *s)
 
 static void translate(void *db, void *cpu)
 {
-    memset(&now, 0, sizeof now);
+    now.state = PREFIXES;
     block.translate(db, cpu);
     after(block.generator);
     while (now.temporaries)
         library.release(block.generator, now.temporary[--now.temporaries]);
-    now.state = COMPLETE;
-    now.kind = RIGHT;
+    memset(&now, 0, sizeof now);
 }
 
 /* The fifth of the steps translates one instruction. */
@@ -932,6 +937,7 @@ void NAME(translator_loop)(const step *steps, void *db, void *cpu, void *tb, int
 {
     const struct block *head = tb;
     step ours[STEPS];
+    memset(&now, 0, sizeof now); /* a page fault may have ended the last translation */
     memcpy(ours, steps, sizeof ours);
     block.cpu = cpu;
     block.translate = ours[TRANSLATE];
@@ -1051,24 +1057,30 @@ static uint32_t checked(environment *env, uint64_t address, uint32_t access, uin
     return access & ~((uint32_t)ALIGN_NATURAL << ACCESS_SHIFT);
 }
 
-#define READ(bits, name)                                                                                              \
+#define READ(original, name)                                                                                          \
     uint64_t NAME(name)(environment *env, uint64_t address, uint32_t access, uintptr_t caller)                        \
     {                                                                                                                 \
-        return library.read##bits(env, address, checked(env, address, access, caller), caller);                       \
+        return library.original(env, address, checked(env, address, access, caller), caller);                       \
     }
 
-#define WRITE(bits, name)                                                                                             \
+#define WRITE(original, bits, name)                                                                                   \
     void NAME(name)(environment *env, uint64_t address, uint##bits##_t data, uint32_t access, uintptr_t caller)       \
     {                                                                                                                 \
-        library.write##bits(env, address, data, checked(env, address, access, caller), caller);                       \
+        library.original(env, address, data, checked(env, address, access, caller), caller);                       \
     }
 
-READ(16, helper_le_lduw_mmu)
-READ(32, helper_le_ldul_mmu)
-READ(64, helper_le_ldq_mmu)
-WRITE(16, helper_le_stw_mmu)
-WRITE(32, helper_le_stl_mmu)
-WRITE(64, helper_le_stq_mmu)
+READ(read16, helper_le_lduw_mmu)
+READ(read32, helper_le_ldul_mmu)
+READ(read64, helper_le_ldq_mmu)
+READ(read_swapped16, helper_be_lduw_mmu)
+READ(read_swapped32, helper_be_ldul_mmu)
+READ(read_swapped64, helper_be_ldq_mmu)
+WRITE(write16, 16, helper_le_stw_mmu)
+WRITE(write32, 32, helper_le_stl_mmu)
+WRITE(write64, 64, helper_le_stq_mmu)
+WRITE(write_swapped16, 16, helper_be_stw_mmu)
+WRITE(write_swapped32, 32, helper_be_stl_mmu)
+WRITE(write_swapped64, 64, helper_be_stq_mmu)
 
 /* ---- CMPXCHG8B and CMPXCHG16B ---- */
 
@@ -1117,6 +1129,12 @@ const char *emu_translate_bind(void *handle)
         {"helper_le_lduw_mmu", &library.read16},
         {"helper_le_ldul_mmu", &library.read32},
         {"helper_le_ldq_mmu", &library.read64},
+        {"helper_be_lduw_mmu", &library.read_swapped16},
+        {"helper_be_ldul_mmu", &library.read_swapped32},
+        {"helper_be_ldq_mmu", &library.read_swapped64},
+        {"helper_be_stw_mmu", &library.write_swapped16},
+        {"helper_be_stl_mmu", &library.write_swapped32},
+        {"helper_be_stq_mmu", &library.write_swapped64},
         {"helper_le_stw_mmu", &library.write16},
         {"helper_le_stl_mmu", &library.write32},
         {"helper_le_stq_mmu", &library.write64},
@@ -1124,7 +1142,6 @@ const char *emu_translate_bind(void *handle)
         {"helper_cmpxchg8b_unlocked", &library.exchange8},
         {"helper_cmpxchg16b_unlocked", &library.exchange16},
     };
-    now.state = COMPLETE;
     return LOOK_UP(handle, wanted);
 }
 

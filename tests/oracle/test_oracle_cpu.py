@@ -144,6 +144,8 @@ _ALIGNMENT = {
     "word": case("mov ax, [rdi+1]", flags=2 | AC),
     "doubleword": case("mov [rdi+2], eax", flags=2 | AC),
     "quadword": case("add rax, [rdi+4]", flags=2 | AC),
+    "movbe load": case("movbe eax, [rdi+1]", flags=2 | AC),
+    "movbe store": case("movbe [rdi+1], rax", flags=2 | AC),
     "push": case("push rax", flags=2 | AC, rsp=ARENA + 129),
     "x87": case("fld qword ptr [rdi+4]", flags=2 | AC),
     "aligned": case("mov rax, [rdi+8]", flags=2 | AC),
