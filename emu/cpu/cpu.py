@@ -60,6 +60,7 @@ class Cpu:
         self.on_port_write: Callable[[int, int, int], None] = lambda port, size, value: None
         self.last_exception: ExceptionRecord | None = None
         self._engine = hooks.Engine(library.functions(), MODELS[model], _Ports(self), library.describe)
+        library.require_mended()
         self._state = State(self._engine, layout())
         self._memory = PhysicalMemory(self._engine)
         self._delivery = Delivery(self._state, self._memory)

@@ -26,10 +26,7 @@ def _library() -> hooks.Library:
     spec = PathFinder.find_spec("unicorn")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(Path(folder, "lib").glob("libunicorn.so*")):
-            mend.offer()
-            library = _checked(hooks.Library(str(path)))
-            mend.bind(library.handle)
-            return library
+            return _checked(mend.load(str(path)))
     raise HostError("the CPU library unicorn is not installed", "pip install unicorn")
 
 
@@ -58,6 +55,15 @@ def _require_memory() -> None:
             "raise the limit on virtual memory ('ulimit -v'), or the host's commit limit",
             errno=error.errno or 0,
         ) from None
+
+
+def require_mended() -> None:
+    """HostError unless an engine that was opened executes emu's corrections; see ``emu.host.mend``."""
+    if not mend.active():
+        raise HostError(
+            "another library in this process hides emu's own instructions; the guest would compute wrong results",
+            "run emu in a process of its own",
+        )
 
 
 def function(name: str) -> int:
