@@ -32,7 +32,7 @@ from emu.units import U64_MAX
 MODELS = {"icelake-server": r.ICELAKE_SERVER}
 """Models that have CLWB and CLFLUSHOPT."""
 
-_STATE_KIND, _STATE_VERSION = "cpu", 1
+_STATE_KIND, _STATE_VERSION = "cpu", 2
 _DELIVERY_NS = 64
 """An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline."""
 

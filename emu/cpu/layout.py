@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-from emu.cpu import library
+from emu.cpu import library, offsets
 from emu.cpu.registers import (
     CR0,
     CR0_TS,
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
 
     ``cpu_pointer`` and ``whole_blocks`` are in the engine structure; ``self_pointer``, ``halted`` and ``state`` in the
     CPU object it points to; the others in the architectural state, which starts with the 16 general registers, RIP and
-    RFLAGS.
+    RFLAGS. ``guest`` are the words that only a guest can reach.
     """
 
     cpu_pointer: int
@@ -57,6 +57,7 @@ class Layout(NamedTuple):
     error_code: int
     is_software: int
     whole_blocks: int
+    guest: offsets.Offsets
 
 
 class _StopAtPort:
@@ -117,8 +118,9 @@ def _measure(engine: hooks.Engine, memory: mmap.mmap) -> Layout:
     halted = _halted(engine, memory, cpu, owner)
     latch, error_code, is_software = _exception_places(engine, memory, observe, start)
     whole_blocks = find_whole_blocks(engine, memory)
+    guest = offsets.measure(engine, memory, _CODE, observe)
     return Layout(
-        cpu_pointer, self_pointer, state, halted, hflags, segments, latch, error_code, is_software, whole_blocks
+        cpu_pointer, self_pointer, state, halted, hflags, segments, latch, error_code, is_software, whole_blocks, guest
     )
 
 

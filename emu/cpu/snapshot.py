@@ -43,6 +43,8 @@ class Snapshot:
         self._time = cpu._engine.now()
         self._position = cpu._engine.clock_position
         self._halted = cpu._halted
+        self._rest = cpu._state.outside_context()
+        self._rest_then = bytes(self._rest)
         self._flush_tlb = _function("uc_ctl", ctypes.c_void_p, ctypes.c_int)
         self._restore = _function("uc_context_restore", ctypes.c_void_p, ctypes.c_void_p)
 
@@ -50,6 +52,7 @@ class Snapshot:
         """Go back. Translated code stays: whoever puts back memory must see to code that differs from what it was."""
         cpu = self._cpu
         _check(self._restore(self._uc, self._context), "restore a context")
+        self._rest[:] = self._rest_then
         _check(self._flush_tlb(self._uc, _FLUSH_TLB), "drop translated addresses")
         cpu._state.rip = self._rip
         cpu._engine.set_time(self._time)

@@ -6,6 +6,7 @@ import struct
 from typing import NamedTuple
 
 from emu.cpu import registers as r
+from emu.cpu.features import WORDS, offered
 from emu.cpu.layout import SEGMENT_SIZE, Layout
 from emu.errors import HostError
 from emu.host import hooks
@@ -55,6 +56,7 @@ class State:
         start = cpu + layout.state
         if hooks.peek(cpu + layout.self_pointer, 8) != struct.pack("<Q", start):
             raise HostError("Unicorn's CPU state is not where it was measured", "report this as a bug")
+        self._start = start
         self._q = hooks.words(start, "uint64_t")
         self._d = hooks.words(start, "uint32_t")
         self._halted = hooks.words(cpu + layout.halted, "uint32_t")
@@ -64,6 +66,10 @@ class State:
         self._error_code = hooks.words(start + layout.error_code, "uint32_t")
         self._is_software = hooks.words(start + layout.is_software, "uint32_t")
         engine.watch_flags(start, 17 * 8, layout.hflags)
+        self._guest = layout.guest
+        self._b = hooks.words(start, "uint8_t")
+        for word, number in WORDS.items():
+            self._q[layout.guest.features // 8 + number] = offered(*word)
 
     # General registers
 
@@ -191,3 +197,36 @@ class State:
 
     def set_msr(self, number: int, value: int) -> None:
         self.engine.write_bytes(r.MSR, struct.pack("<I4xQ", number, value))
+
+    # Registers that only the guest can reach
+
+    def outside_context(self) -> memoryview:
+        """Registers (MTRRs, machine check) that Unicorn's own contexts leave out; meaningful for this engine only."""
+        begin, end = self._guest.not_in_context
+        return hooks.view(self._start + begin, end - begin)
+
+    @property
+    def xcr0(self) -> int:
+        return int(self._q[self._guest.xcr0 // 8])
+
+    @xcr0.setter
+    def xcr0(self, value: int) -> None:
+        self._q[self._guest.xcr0 // 8] = value
+
+    @property
+    def pkru(self) -> int:
+        return int(self._d[self._guest.pkru // 4])
+
+    @pkru.setter
+    def pkru(self, value: int) -> None:
+        """The caller drops cached translations of addresses: the rights of pages change with it."""
+        self._d[self._guest.pkru // 4] = value
+
+    @property
+    def task_priority(self) -> int:
+        """CR8."""
+        return int(self._b[self._guest.task_priority])
+
+    @task_priority.setter
+    def task_priority(self, value: int) -> None:
+        self._b[self._guest.task_priority] = value
