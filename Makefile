@@ -64,7 +64,7 @@ guests:
 
 # The C that cffi generates is committed, so that installing needs no generator. A clone's file times mean
 # nothing, so no other target may depend on a rule that writes it. A test fails when it is behind its sources.
-NATIVE := kernel hooks trace
+NATIVE := kernel hooks trace system
 native: $(NATIVE:%=emu/host/_%.abi3.so)
 
 emu/host/_%.abi3.so: emu/host/_%.cdef.txt emu/host/_%.csrc.c

@@ -52,7 +52,7 @@ class Cpu:
         self.last_exception: ExceptionRecord | None = None
         self._engine = hooks.Engine(library.functions(), MODELS[model], _Ports(self), library.describe)
         self._state = State(self._engine, layout())
-        self._memory = PhysicalMemory(self._engine)
+        self._memory = PhysicalMemory(self._engine, self._state.system.host_wrote)
         self._delivery = Delivery(self._state, self._memory)
         self._halted = False
         self._pending = False
@@ -68,6 +68,7 @@ class Cpu:
 
     def close(self) -> None:
         """Free the engine. The memory that was mapped may go away afterwards, not before."""
+        self._state.system.detach()
         self._engine.close()
         self._memory.release()
 

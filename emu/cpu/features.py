@@ -137,3 +137,12 @@ def offered(leaf: int, subleaf: int, register: str) -> int:
 
 XCR0_BITS = offered(0xD, 0, "eax")
 """The state components that XSETBV takes."""
+
+_CR4 = {
+    "TSC": 1 << 2, "DE": 1 << 3, "PSE": 1 << 4, "PAE": 1 << 5, "MCE": 1 << 6, "PGE": 1 << 7, "FXSR": 3 << 9,
+    "UMIP": 1 << 11, "LA57": 1 << 12, "VMX": 1 << 13, "FSGSBASE": 1 << 16, "PCID": 1 << 17, "XSAVE": 1 << 18,
+    "SMEP": 1 << 20, "SMAP": 1 << 21, "PKU": 1 << 22,
+}  # fmt: skip
+_CR4_PCE = 1 << 8
+CR4_BITS = _CR4_PCE | sum(_CR4.get(f.name, 0) for f in FEATURES if f.offered)
+"""The bits of CR4 that a guest may set (Intel SDM volume 3, section 2.5): those of features that are offered."""

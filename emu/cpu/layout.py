@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-from emu.cpu import library, offsets
+from emu.cpu import interposed, library, offsets
 from emu.cpu.registers import (
     CR0,
     CR0_TS,
@@ -33,6 +33,8 @@ SEGMENT_SIZE = 24
 """Selector (32 bits at 0), base (64 bits at 8), limit (32 bits at 16), descriptor flags (32 bits at 20)."""
 _SEARCH = 1 << 16
 _STATE = 1 << 13
+_TASK_REGISTER = 7
+"""Behind the six segment registers and LDTR."""
 _CODE = 0x1000
 _POINTER_HINT = 53
 _HF_TS = 0x800
@@ -119,6 +121,8 @@ def _measure(engine: hooks.Engine, memory: mmap.mmap) -> Layout:
     latch, error_code, is_software = _exception_places(engine, memory, observe, start)
     whole_blocks = find_whole_blocks(engine, memory)
     guest = offsets.measure(engine, memory, _CODE, observe)
+    interposed.know(hflags, segments + _TASK_REGISTER * SEGMENT_SIZE, guest)
+    interposed.examine(engine, memory, _CODE, observe, (cpu, start))
     return Layout(
         cpu_pointer, self_pointer, state, halted, hflags, segments, latch, error_code, is_software, whole_blocks, guest
     )

@@ -12,7 +12,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from emu.cpu.features import WORDS
-from emu.cpu.registers import CR4, CR4_PKE, DR0, GENERAL, MACHINE_CHECK_BANKS, MSR, MTRR_FIXED, MTRR_VARIABLE, RIP
+from emu.cpu.registers import (
+    CR2,
+    CR3,
+    CR4,
+    CR4_PKE,
+    DR0,
+    GENERAL,
+    MACHINE_CHECK_BANKS,
+    MSR,
+    MTRR_FIXED,
+    MTRR_VARIABLE,
+    RIP,
+)
 from emu.errors import HostError
 from emu.host import hooks
 
@@ -26,8 +38,8 @@ class Offsets(NamedTuple):
 
     ``xcr0``: 64 bits. ``pkru``: 32 bits. ``task_priority``: 8 bits. ``features``: an array of 64-bit words, which CPUID
     and the decoder look at; ``emu.cpu.features`` knows their order. ``debug``: DR0 to DR7, 64 bits each.
-    ``not_in_context``: from the first to behind the last register (MTRRs, machine check) that Unicorn's own contexts
-    leave out.
+    ``control``: CR0 to CR4, 64 bits each. ``not_in_context``: from the first to behind the last register (MTRRs, machine
+    check) that Unicorn's own contexts leave out.
     """
 
     xcr0: int
@@ -35,6 +47,7 @@ class Offsets(NamedTuple):
     task_priority: int
     features: int
     debug: int
+    control: int
     not_in_context: tuple[int, int]
 
 
@@ -109,7 +122,10 @@ def measure(engine: hooks.Engine, memory: mmap.mmap, code: int, observe: Callabl
     debug = _only("debug registers", _places(observe(), struct.pack("<4Q", *addresses)))
     for n in range(4):
         engine.write(DR0 + n, 0)
-    return Offsets(xcr0, pkru, task_priority, features, debug, _not_in_context(engine, observe))
+    for register, value in ((CR2, 0x2222_2000), (CR3, 0x3333_3000)):
+        engine.write(register, value)
+    control = _only("control registers", _places(observe(), struct.pack("<QQ", 0x2222_2000, 0x3333_3000))) - 16
+    return Offsets(xcr0, pkru, task_priority, features, debug, control, _not_in_context(engine, observe))
 
 
 def _not_in_context(engine: hooks.Engine, observe: Callable[[], bytes]) -> tuple[int, int]:

@@ -66,6 +66,7 @@ class Architectural:
     xcr0: int = 1
     pkru: int = 0
     task_priority: int = 0
+    random: int = 0
     debug: tuple[int, ...] = (0, 0, 0, 0, 0xFFFF0FF0, 0x400)
     fpu_control: int = 0x37F
     fpu_status: int = 0
@@ -125,6 +126,7 @@ class Architectural:
             xcr0=state.xcr0,
             pkru=state.pkru,
             task_priority=state.task_priority,
+            random=state.system.random,
             debug=tuple(read(r.DR0 + n) for n in _DEBUG),
             fpu_control=read(r.FPCW),
             fpu_status=read(r.FPSW),
@@ -158,8 +160,11 @@ class Architectural:
         state.xcr0 = self.xcr0
         state.pkru = self.pkru
         state.task_priority = self.task_priority
+        state.system.random = self.random
+        state.system.breakpoints_off()
         for n, value in zip(_DEBUG, self.debug, strict=True):
             engine.write(r.DR0 + n, value)
+        state.system.breakpoints_on()
         state.set_table(r.GDTR, self.gdtr)
         state.set_table(r.IDTR, self.idtr)
         state.set_system_segment(r.LDTR, self.ldtr)
@@ -203,6 +208,7 @@ class Architectural:
             "xcr0": self.xcr0,
             "pkru": self.pkru,
             "task_priority": self.task_priority,
+            "random": self.random,
             "debug": list(self.debug),
             "fpu_words": [self.fpu_control, self.fpu_status, self.fpu_tags],
             "fpu_pointers": list(self.fpu_pointers),
@@ -250,6 +256,7 @@ class Architectural:
             xcr0=fields.integer("xcr0"),
             pkru=fields.integer("pkru", high=0xFFFFFFFF),
             task_priority=fields.integer("task_priority", high=15),
+            random=fields.integer("random"),
             debug=fields.integers("debug", len(_DEBUG)),
             **dict(
                 zip(
