@@ -1,4 +1,4 @@
-"""Sees at start that ``emu.host.system`` really stands before Unicorn's functions, by what a scratch engine does then."""
+"""Sees at start that ``emu.host.system`` stands before Unicorn's functions, by what a scratch engine does then."""
 
 from __future__ import annotations
 

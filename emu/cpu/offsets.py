@@ -38,8 +38,8 @@ class Offsets(NamedTuple):
 
     ``xcr0``: 64 bits. ``pkru``: 32 bits. ``task_priority``: 8 bits. ``features``: an array of 64-bit words, which CPUID
     and the decoder look at; ``emu.cpu.features`` knows their order. ``debug``: DR0 to DR7, 64 bits each.
-    ``control``: CR0 to CR4, 64 bits each. ``not_in_context``: from the first to behind the last register (MTRRs, machine
-    check) that Unicorn's own contexts leave out.
+    ``control``: CR0 to CR4, 64 bits each. ``not_in_context``: from the first to behind the last register (MTRRs,
+    machine check) that Unicorn's own contexts leave out.
     """
 
     xcr0: int

@@ -962,8 +962,8 @@ uint64_t helper_rdrand_x86_64(void *env)
 }
 
 /*
- * Encodings that the decoder takes for others: VEX-encoded SSE would run as SSE with two operands, XOP as POP, EXTRQ and
- * INSERTQ although CPUID does not name them. The decoder is shown UD2 in their place.
+ * Encodings that the decoder takes for others: VEX-encoded SSE would run as SSE with two operands, XOP as POP, XBEGIN as
+ * MOV, SSE4A although CPUID does not name it. The decoder is shown UD2 in their place.
  */
 
 typedef struct {
@@ -1010,13 +1010,16 @@ static unsigned absent(void *env, uint64_t pc, uint32_t flags)
     bool code64 = flags & HF_CS64;
     unsigned n = 0;
     uint8_t byte, second, opcode;
-    while (is_prefix(byte = (uint8_t)load(env, pc + n), code64) && n < 14)
+    bool repeat = false;
+    while (is_prefix(byte = (uint8_t)load(env, pc + n), code64) && n < 14) {
+        repeat |= byte == 0xf2 || byte == 0xf3;
         n++;
-    if (byte == 0x0f) {
-        opcode = (uint8_t)load(env, pc + n + 1);
-        return opcode == 0x78 || opcode == 0x79 ? n + 2 : 0; /* SSE4A */
     }
-    if (byte == 0x8f) /* POP is /0; XOP has a map number from 8 in those bits */
+    if (byte == 0x0f) { /* SSE4A: EXTRQ and INSERTQ, MOVNTSS and MOVNTSD */
+        opcode = (uint8_t)load(env, pc + n + 1);
+        return opcode == 0x78 || opcode == 0x79 || (opcode == 0x2b && repeat) ? n + 2 : 0;
+    }
+    if (byte == 0x8f || byte == 0xc6 || byte == 0xc7) /* POP and MOV are /0; others are XOP, XABORT and XBEGIN */
         return (uint8_t)load(env, pc + n + 1) & 0x38 ? n + 2 : 0;
     if ((byte != 0xc4 && byte != 0xc5) || !(flags & HF_CS32) || flags & FLAG_VM)
         return 0;
