@@ -34,6 +34,11 @@ MSR_LISTS = {
 _DEBUG = (0, 1, 2, 3, 6, 7)
 # Intel SDM volume 3, section 10.1.1 (table 10-1), and volume 4 for IA32_MISC_ENABLE (fast strings).
 _AT_RESET = {"pat": 0x0007040600070406, "misc_enable": 1, "mcg_control": U64_MAX}
+_LISTS_AT_RESET: dict[str, tuple[int, ...]] = {
+    "mtrr_variable": (0,) * len(r.MTRR_VARIABLE),
+    "mtrr_fixed": (0,) * len(r.MTRR_FIXED),
+    "machine_check_banks": (U64_MAX, 0, 0, 0) * (len(r.MACHINE_CHECK_BANKS) // 4),
+}
 _CODE_FLAGS = DESC_S | DESC_P | DESC_G | TYPE_CODE | 0x300
 _DATA_FLAGS = DESC_S | DESC_P | DESC_G | DESC_B | 0x300
 _FLAT = 0xFFFFFFFF
@@ -60,9 +65,7 @@ class Architectural:
     cr4: int = 0
     efer: int = 0
     msrs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MSRS, 0) | _AT_RESET)
-    msr_lists: dict[str, tuple[int, ...]] = field(
-        default_factory=lambda: {name: (0,) * len(numbers) for name, numbers in MSR_LISTS.items()}
-    )
+    msr_lists: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(_LISTS_AT_RESET))
     xcr0: int = 1
     pkru: int = 0
     task_priority: int = 0

@@ -104,7 +104,8 @@ def test_reset_leaves_what_the_manual_says(guest: Guest) -> None:
     expected = {
         "xcr0": 1, "pkru": 0, "task_priority": 0, "debug": [0, 0, 0, 0, 0xFFFF0FF0, 0x400], "mxcsr": 0x1F80,
         "fpu_words": [0x37F, 0, 0xFFFF], "fpu_pointers": [0] * 5, "pat": 0x0007040600070406, "misc_enable": 1,
-        "mtrr_default": 0, "mtrr_variable": [0] * 16, "mtrr_fixed": [0] * 11, "machine_check_banks": [0] * 40,
+        "mtrr_default": 0, "mtrr_variable": [0] * 16, "mtrr_fixed": [0] * 11,
+        "machine_check_banks": [(1 << 64) - 1, 0, 0, 0] * 10,
         "kernel_gs_base": 0, "tsc_aux": 0, "sysenter_cs": 0, "lstar": 0, "xmm": bytes(256), "fpu": bytes(80),
     }  # fmt: skip
     assert {name: state[name] for name in expected} == expected
