@@ -602,10 +602,11 @@ typedef struct {
     void *helper_inb, *helper_inw, *helper_inl, *helper_outb, *helper_outw, *helper_outl;
     void *helper_read_crN, *helper_write_crN, *helper_set_dr, *helper_get_dr;
     void *helper_single_step, *helper_rechecking_single_step, *helper_rdrand;
-    void *translator_loop, *cpu_ldub_code;
+    void *translator_loop, *cpu_ldub_code, *cpu_x86_cpuid;
     void *tlb_protect_code, *tlb_unprotect_code, *tlb_set_dirty, *tb_invalidate_phys_page_fast;
     void *raise_exception, *raise_exception_err_ra, *cpu_lduw_mmuidx_ra, *cpu_restore_state, *cpu_loop_exit_noexc;
     void *cpu_x86_update_dr7, *tlb_flush, *tb_invalidate_phys_range, *qemu_ram_addr_from_host;
+    void *peek_code;
 } emu_system_functions;
 
 typedef struct {
@@ -621,6 +622,8 @@ typedef struct emu_system {
 
     struct emu_system *next;
     uint32_t watch_hits;
+    bool unaligned;
+    uint64_t unaligned_at;
     uint64_t written_page;
     /* One bit for each page of RAM, in the engine's own numbering, that code was translated from. */
     uint8_t *code_pages;
@@ -662,6 +665,7 @@ typedef uint32_t (*ldub_fn)(void *, uint64_t);
 typedef void (*ram_fn)(void *, uint64_t);
 typedef void (*invalidate_fn)(void *, uint64_t, uint64_t);
 typedef void (*invalidate_page_fn)(void *, void *, uint64_t, int, uintptr_t);
+typedef void (*cpuid_fn)(void *, uint32_t, uint32_t, uint32_t *, uint32_t *, uint32_t *, uint32_t *);
 typedef uint64_t (*ram_addr_fn)(void *, void *);
 
 #define FIND(field, value)                                                                                             \
@@ -838,7 +842,21 @@ void cpu_check_watchpoint_x86_64(void *cpu, uint64_t address, uint64_t size, uin
     emu_system *s = by_cpu(cpu);
     uint32_t found;
     (void)attributes;
-    if (!s || !(found = hits(s->env, address, size, access)))
+    if (!s)
+        return;
+    /* An unaligned store within a page is announced as if it crossed into that page: first its address with a negative
+       size, then from the start of the page to its end. */
+    if ((int64_t)size < 0) {
+        s->unaligned = true;
+        s->unaligned_at = address;
+        return;
+    }
+    if (s->unaligned) {
+        size = address + size - s->unaligned_at;
+        address = s->unaligned_at;
+        s->unaligned = false;
+    }
+    if (!(found = hits(s->env, address, size, access)))
         return;
     if (U32(s->env, at.eflags) & FLAG_TF || U32(s->env, at.hflags) & HF_TF) {
         s->watch_hits |= found;
@@ -947,6 +965,15 @@ void emu_system_debug_on(emu_system *s)
     ((env_fn)real.tlb_flush)(s->cpu);
 }
 
+/* Leaf 5 describes MONITOR and MWAIT, which are hidden (Intel SDM volume 2, CPUID). */
+void cpu_x86_cpuid_x86_64(void *env, uint32_t leaf, uint32_t subleaf, uint32_t *eax, uint32_t *ebx, uint32_t *ecx,
+                          uint32_t *edx)
+{
+    ((cpuid_fn)real.cpu_x86_cpuid)(env, leaf, subleaf, eax, ebx, ecx, edx);
+    if (leaf == 5 && by_env(env))
+        *eax = *ebx = *ecx = *edx = 0;
+}
+
 /* RDRAND and RDSEED: Unicorn's function succeeds and says so in the flags; the number is ours (splitmix64). */
 uint64_t helper_rdrand_x86_64(void *env)
 {
@@ -1006,7 +1033,7 @@ static bool is_prefix(uint8_t byte, bool code64)
    instruction does not have. */
 static unsigned absent(void *env, uint64_t pc, uint32_t flags)
 {
-    ldub_fn load = (ldub_fn)real.cpu_ldub_code;
+    ldub_fn load = (ldub_fn)real.peek_code;
     bool code64 = flags & HF_CS64;
     unsigned n = 0;
     uint8_t byte, second, opcode;
@@ -1259,6 +1286,7 @@ static void _cffi_checkfld_typedef_emu_system_functions(emu_system_functions *p)
   { void * *tmp = &p->helper_rdrand; (void)tmp; }
   { void * *tmp = &p->translator_loop; (void)tmp; }
   { void * *tmp = &p->cpu_ldub_code; (void)tmp; }
+  { void * *tmp = &p->cpu_x86_cpuid; (void)tmp; }
   { void * *tmp = &p->tlb_protect_code; (void)tmp; }
   { void * *tmp = &p->tlb_unprotect_code; (void)tmp; }
   { void * *tmp = &p->tlb_set_dirty; (void)tmp; }
@@ -1272,6 +1300,7 @@ static void _cffi_checkfld_typedef_emu_system_functions(emu_system_functions *p)
   { void * *tmp = &p->tlb_flush; (void)tmp; }
   { void * *tmp = &p->tb_invalidate_phys_range; (void)tmp; }
   { void * *tmp = &p->qemu_ram_addr_from_host; (void)tmp; }
+  { void * *tmp = &p->peek_code; (void)tmp; }
 }
 struct _cffi_align_typedef_emu_system_functions { char x; emu_system_functions y; };
 
@@ -1736,6 +1765,9 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "cpu_ldub_code", offsetof(emu_system_functions, cpu_ldub_code),
                      sizeof(((emu_system_functions *)0)->cpu_ldub_code),
                      _CFFI_OP(_CFFI_OP_NOOP, 10) },
+  { "cpu_x86_cpuid", offsetof(emu_system_functions, cpu_x86_cpuid),
+                     sizeof(((emu_system_functions *)0)->cpu_x86_cpuid),
+                     _CFFI_OP(_CFFI_OP_NOOP, 10) },
   { "tlb_protect_code", offsetof(emu_system_functions, tlb_protect_code),
                         sizeof(((emu_system_functions *)0)->tlb_protect_code),
                         _CFFI_OP(_CFFI_OP_NOOP, 10) },
@@ -1775,6 +1807,9 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "qemu_ram_addr_from_host", offsetof(emu_system_functions, qemu_ram_addr_from_host),
                                sizeof(((emu_system_functions *)0)->qemu_ram_addr_from_host),
                                _CFFI_OP(_CFFI_OP_NOOP, 10) },
+  { "peek_code", offsetof(emu_system_functions, peek_code),
+                 sizeof(((emu_system_functions *)0)->peek_code),
+                 _CFFI_OP(_CFFI_OP_NOOP, 10) },
   { "eflags", offsetof(emu_system_layout, eflags),
               sizeof(((emu_system_layout *)0)->eflags),
               _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -1799,9 +1834,9 @@ static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
   { "$emu_system", 26, 0,
     sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 5 },
   { "$emu_system_functions", 27, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_system_functions), offsetof(struct _cffi_align_typedef_emu_system_functions, y), 5, 28 },
+    sizeof(emu_system_functions), offsetof(struct _cffi_align_typedef_emu_system_functions, y), 5, 30 },
   { "$emu_system_layout", 28, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 33, 6 },
+    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 35, 6 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {

@@ -22,10 +22,11 @@ typedef struct {
     void *helper_inb, *helper_inw, *helper_inl, *helper_outb, *helper_outw, *helper_outl;
     void *helper_read_crN, *helper_write_crN, *helper_set_dr, *helper_get_dr;
     void *helper_single_step, *helper_rechecking_single_step, *helper_rdrand;
-    void *translator_loop, *cpu_ldub_code;
+    void *translator_loop, *cpu_ldub_code, *cpu_x86_cpuid;
     void *tlb_protect_code, *tlb_unprotect_code, *tlb_set_dirty, *tb_invalidate_phys_page_fast;
     void *raise_exception, *raise_exception_err_ra, *cpu_lduw_mmuidx_ra, *cpu_restore_state, *cpu_loop_exit_noexc;
     void *cpu_x86_update_dr7, *tlb_flush, *tb_invalidate_phys_range, *qemu_ram_addr_from_host;
+    void *peek_code;
 } emu_system_functions;
 
 typedef struct {
@@ -41,6 +42,8 @@ typedef struct emu_system {
 
     struct emu_system *next;
     uint32_t watch_hits;
+    bool unaligned;
+    uint64_t unaligned_at;
     uint64_t written_page;
     /* One bit for each page of RAM, in the engine's own numbering, that code was translated from. */
     uint8_t *code_pages;
@@ -82,6 +85,7 @@ typedef uint32_t (*ldub_fn)(void *, uint64_t);
 typedef void (*ram_fn)(void *, uint64_t);
 typedef void (*invalidate_fn)(void *, uint64_t, uint64_t);
 typedef void (*invalidate_page_fn)(void *, void *, uint64_t, int, uintptr_t);
+typedef void (*cpuid_fn)(void *, uint32_t, uint32_t, uint32_t *, uint32_t *, uint32_t *, uint32_t *);
 typedef uint64_t (*ram_addr_fn)(void *, void *);
 
 #define FIND(field, value)                                                                                             \
@@ -258,7 +262,21 @@ void cpu_check_watchpoint_x86_64(void *cpu, uint64_t address, uint64_t size, uin
     emu_system *s = by_cpu(cpu);
     uint32_t found;
     (void)attributes;
-    if (!s || !(found = hits(s->env, address, size, access)))
+    if (!s)
+        return;
+    /* An unaligned store within a page is announced as if it crossed into that page: first its address with a negative
+       size, then from the start of the page to its end. */
+    if ((int64_t)size < 0) {
+        s->unaligned = true;
+        s->unaligned_at = address;
+        return;
+    }
+    if (s->unaligned) {
+        size = address + size - s->unaligned_at;
+        address = s->unaligned_at;
+        s->unaligned = false;
+    }
+    if (!(found = hits(s->env, address, size, access)))
         return;
     if (U32(s->env, at.eflags) & FLAG_TF || U32(s->env, at.hflags) & HF_TF) {
         s->watch_hits |= found;
@@ -367,6 +385,15 @@ void emu_system_debug_on(emu_system *s)
     ((env_fn)real.tlb_flush)(s->cpu);
 }
 
+/* Leaf 5 describes MONITOR and MWAIT, which are hidden (Intel SDM volume 2, CPUID). */
+void cpu_x86_cpuid_x86_64(void *env, uint32_t leaf, uint32_t subleaf, uint32_t *eax, uint32_t *ebx, uint32_t *ecx,
+                          uint32_t *edx)
+{
+    ((cpuid_fn)real.cpu_x86_cpuid)(env, leaf, subleaf, eax, ebx, ecx, edx);
+    if (leaf == 5 && by_env(env))
+        *eax = *ebx = *ecx = *edx = 0;
+}
+
 /* RDRAND and RDSEED: Unicorn's function succeeds and says so in the flags; the number is ours (splitmix64). */
 uint64_t helper_rdrand_x86_64(void *env)
 {
@@ -426,7 +453,7 @@ static bool is_prefix(uint8_t byte, bool code64)
    instruction does not have. */
 static unsigned absent(void *env, uint64_t pc, uint32_t flags)
 {
-    ldub_fn load = (ldub_fn)real.cpu_ldub_code;
+    ldub_fn load = (ldub_fn)real.peek_code;
     bool code64 = flags & HF_CS64;
     unsigned n = 0;
     uint8_t byte, second, opcode;

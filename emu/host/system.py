@@ -17,7 +17,9 @@ from emu.host._system import ffi, lib
 _ffi: Any = ffi
 _lib: Any = lib
 
-FUNCTIONS: tuple[str, ...] = tuple(name for name, _ in _ffi.typeof("emu_system_functions").fields)
+FUNCTIONS: tuple[str, ...] = tuple(
+    name for name, _ in _ffi.typeof("emu_system_functions").fields if name != "peek_code"
+)
 """The functions of the library that ``bind`` needs, by their plain names."""
 LAYOUT: tuple[str, ...] = tuple(name for name, _ in _ffi.typeof("emu_system_layout").fields)
 """The offsets that ``know`` needs."""
@@ -34,11 +36,15 @@ def loaded(path: Path) -> bool:
     return bool(_lib.emu_system_loaded(os.fsencode(path)))
 
 
-def bind(functions: Mapping[str, int]) -> None:
-    """Name the addresses of the functions that ours stand before or call."""
+def bind(functions: Mapping[str, int], between: Mapping[str, int] | None = None) -> None:
+    """Name the addresses of the library's functions that ours stand before or call.
+
+    ``between`` are functions of a third library, published after ours, that stand between some of them.
+    """
     table = _ffi.new("emu_system_functions *")
-    for name in FUNCTIONS:
-        setattr(table, name, _ffi.cast("void *", functions[name]))
+    addresses = {**functions, **(between or {}), "peek_code": functions["cpu_ldub_code"]}
+    for name in (*FUNCTIONS, "peek_code"):
+        setattr(table, name, _ffi.cast("void *", addresses[name]))
     _lib.emu_system_bind(table)
 
 

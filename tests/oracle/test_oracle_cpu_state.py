@@ -1,4 +1,7 @@
-"""QEMU judges the CPU's state at power-on and after a reset: one guest prints what it can read, changes it, resets."""
+"""QEMU judges the CPU's state at power-on and after a reset, and its debug registers.
+
+One guest prints what it can read, changes it and resets; another prints each debug exception.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from qemu_run import Nvdimm, machine_options
+from qemu_run import Nvdimm, machine_options, run_emu, run_qemu
 from requirements import require
 
 import guest
 
-SOURCE = Path(__file__).parent / "cpu_state" / "reset.c"
+SOURCES = Path(__file__).parent / "cpu_state"
 LIBRARY = Path(guest.__file__).parent / "lib"
 _FLAGS = [
     *("-std=gnu11", "-Os", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"),
@@ -26,15 +28,14 @@ _SURVIVES_A_RESET_THERE = ("MCG_CTL", "MC9_MISC")
 which QEMU obeys. A reset of emu is a power-on."""
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The guest, with the library of the bundled ones."""
+def built(name: str, folder: Path) -> Path:
+    """The guest of that name, with the library of the bundled ones."""
     compiler = require("gcc", "gcc")
-    built = tmp_path_factory.mktemp("guest") / "reset.elf"
-    sources = [LIBRARY / "start.S", SOURCE, *sorted(LIBRARY.glob("*.c")), LIBRARY / "idt.S"]
-    command = [compiler, *_FLAGS, f"-I{LIBRARY}", f"-Wl,-T,{LIBRARY / 'link.ld'}", "-o", str(built)]
+    image = folder / f"{name}.elf"
+    sources = [LIBRARY / "start.S", SOURCES / f"{name}.c", *sorted(LIBRARY.glob("*.c")), LIBRARY / "idt.S"]
+    command = [compiler, *_FLAGS, f"-I{LIBRARY}", f"-Wl,-T,{LIBRARY / 'link.ld'}", "-o", str(image)]
     subprocess.run([*command, *map(str, sources)], check=True, timeout=_TIMEOUT_S)
-    return built
+    return image
 
 
 def boots(command: list[str], image: Path, backing: Path) -> dict[str, list[str]]:
@@ -51,8 +52,8 @@ def without(lines: list[str], *names: str) -> list[str]:
     return [line for line in lines if not line.startswith(tuple(f"{name} " for name in names))]
 
 
-def test_power_on_and_reset_as_in_qemu(image: Path, tmp_path: Path) -> None:
-    qemu = require("qemu-system-x86_64", "qemu-system-x86")
+def test_power_on_and_reset_as_in_qemu(tmp_path: Path) -> None:
+    qemu, image = require("qemu-system-x86_64", "qemu-system-x86"), built("reset", tmp_path)
     theirs = boots([qemu, "-cpu", "Icelake-Server"], image, tmp_path / "qemu.img")
     ours = boots([sys.executable, "-m", "emu.cli.main", "run", "--quiet"], image, tmp_path / "emu.img")
     assert len(theirs["0"]) == 19
@@ -62,3 +63,11 @@ def test_power_on_and_reset_as_in_qemu(image: Path, tmp_path: Path) -> None:
     assert all(before != after for before, after in zip(ours["0"], ours["9"], strict=True) if "MC0_" not in before)
     assert ours["1"] == ours["0"]
     assert without(ours["1"], *_SURVIVES_A_RESET_THERE) == without(theirs["1"], *_SURVIVES_A_RESET_THERE)
+
+
+def test_debug_registers_as_in_qemu(tmp_path: Path) -> None:
+    image = built("debug", tmp_path)
+    theirs = run_qemu(image, cpu="Icelake-Server").serial.replace("\r", "")
+    assert theirs.count("#DB") == 13
+    assert theirs.endswith("end\n")
+    assert run_emu(image).serial.replace("\r", "") == theirs

@@ -160,6 +160,11 @@ def test_cpuid_answers_from_the_table(guest: Guest, ring: int) -> None:
     assert (answers[0xD, 0, "ecx"], answers[0xD, 0, "ebx"]) == (0xA88, 0x240)
 
 
+def test_leaf_of_monitor_is_empty(guest: Guest) -> None:
+    guest.run_long(_ask(5, 0) + HLT)
+    assert guest.out == [(RESULT, 0)] * 4
+
+
 def test_osxsave_and_ospke_follow_cr4(guest: Guest) -> None:
     enable = load(0, 0x4406A0) + b"\x0f\x22\xe0"
     guest.run_long(enable + _ask(1, 0) + _ask(7, 0) + HLT)

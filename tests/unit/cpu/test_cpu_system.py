@@ -71,6 +71,10 @@ def traps(guest: Machine, setup: bytes, code: bytes) -> list[tuple[int, int]]:
         (0xB0001, b"\x8a\x43\x07\x8a\x43\x08", [(3, 1)]),
         # in helper functions: fxsave [rbx]; lock cmpxchg16b [rbx]
         (0xD0001, b"\x0f\xae\x03\xf0\x48\x0f\xc7\x0b", [(3, 1), (8, 1)]),
+        # stores that are not aligned: mov word [rbx+5], 0; mov dword [rbx+3], 0; mov qword [rbx-7], 0; push [rbx+9]
+        (0xD0001, b"\x66\xc7\x43\x05\0\0\xc7\x43\x03\0\0\0\0\x48\xc7\x43\xf9\0\0\0\0\xff\x73\x09", [(13, 1), (21, 1)]),
+        # read, changed and written back: add word [rbx+3], ax
+        (0xD0001, b"\x66\x01\x43\x03", [(4, 1)]),
         # disabled
         (0xF0000, b"\x8b\x03\x89\x03", []),
     ],
@@ -123,6 +127,18 @@ def test_no_trap_for_an_access_that_faults(guest: Machine) -> None:
     guest.put(HANDLERS + 0x700, b"\x58\xe7\x85\x90\x90" + HLT)
     setup = load(6, DATA) + load(7, 0x40000000) + debug_register(0, DATA) + debug_register(7, 0xF0001)
     assert ran(guest, setup + b"\xa5") == [(0x85, 2)]
+
+
+def test_limits_of_data_breakpoints_that_the_documentation_names(guest: Machine) -> None:
+    """docs/reference/cpu.md: unaligned loads meet the rest of their words, frames meet nothing, RF is pushed as is."""
+    handlers(guest)
+    setup = load(3, DATA) + debug_register(0, DATA) + debug_register(7, 0x30001)
+    assert traps(guest, setup, b"\x8b\x43\x01\x8b\x43\x05") == [(3, 1)]  # mov eax, [rbx+1]; mov eax, [rbx+5]
+    guest.out.clear()
+    guest.gate64(6, HANDLERS)
+    guest.put(HANDLERS, b"\x8b\x44\x24\x10\xe7\x85" + HLT)  # mov eax, [rsp+16]; out 85h, eax: the flags
+    frame = debug_register(0, STACK - 8) + debug_register(7, 0x90001)
+    assert [(port, value & 0x10000) for port, value in ran(guest, frame + b"\x0f\x0b")] == [(0x85, 0)]
 
 
 def test_instruction_breakpoint_is_a_fault_and_obeys_rf(guest: Machine) -> None:
