@@ -261,6 +261,11 @@ class Cpu:
             self._want_flush = True
             self._engine.service()
 
+    def wrote(self, gpa: int, size: int) -> None:
+        """As ``invalidate``, when there is code to forget; for devices, from callbacks too."""
+        if any(self._state.system.has_code(*span) for span in self._memory.spans(gpa, size)):
+            self.invalidate(gpa, size)
+
     def registers(self) -> dict[str, int]:
         """General registers, ``rip``, ``rflags``, selectors, segment bases, control registers and ``efer``."""
         state = self._state

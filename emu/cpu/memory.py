@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from emu.errors import UsageError
@@ -103,6 +103,13 @@ class PhysicalMemory:
         if region is not None and region.writable:
             region.view[gpa - region.gpa : gpa - region.gpa + len(data)] = data
             self._wrote(region.host + gpa - region.gpa, len(data))
+
+    def spans(self, gpa: int, size: int) -> Iterator[tuple[int, int]]:
+        """(host address, size) of the parts of a range that are memory."""
+        for region in self._regions:
+            start, end = max(gpa, region.gpa), min(gpa + size, region.end)
+            if start < end:
+                yield region.host + start - region.gpa, end - start
 
     def release(self) -> None:
         """Drop the views, after the engine is closed."""

@@ -1151,6 +1151,18 @@ void tlb_set_dirty_x86_64(void *cpu, uint64_t address)
         ((ram_fn)real.tlb_set_dirty)(cpu, address);
 }
 
+/* Whether code was translated from one of the pages that these bytes of guest memory lie in. */
+int emu_system_has_code(emu_system *s, void *host, size_t size)
+{
+    uintptr_t page = (uintptr_t)host >> PAGE_SHIFT, last = ((uintptr_t)host + size - 1) >> PAGE_SHIFT;
+    for (; size && page <= last; page++) {
+        uint64_t ram = ((ram_addr_fn)real.qemu_ram_addr_from_host)(s->uc, (void *)(page << PAGE_SHIFT));
+        if (ram != UINT64_MAX && has_code(s, ram >> PAGE_SHIFT))
+            return 1;
+    }
+    return 0;
+}
+
 /* The host changed guest memory, within one page, while the engine stands still. */
 void emu_system_host_wrote(emu_system *s, void *host, size_t size)
 {
@@ -1216,41 +1228,46 @@ void emu_system_detach(emu_system *s)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 29), // int()(char const *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 25), // char const *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(char const *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // char const *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 29), // int()(void)
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // void()(emu_system *)
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 26), // emu_system *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_system *, void *, size_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 31), // emu_system *
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 39), // void *
+/*  6 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // void()(emu_system *, void *, size_t)
-/*  9 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 34), // void *
-/* 11 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(void)
+/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // void()(emu_system *)
+/* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // void()(emu_system *, void *, void *, void *)
-/* 14 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 17 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // void()(emu_system_functions const *)
-/* 20 */ _CFFI_OP(_CFFI_OP_POINTER, 27), // emu_system_functions const *
-/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // void()(emu_system_layout const *)
-/* 23 */ _CFFI_OP(_CFFI_OP_POINTER, 28), // emu_system_layout const *
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 26 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
-/* 27 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_functions
-/* 28 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_system_layout
-/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 32 */ _CFFI_OP(_CFFI_OP_POINTER, 33), // uint8_t *
-/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // void()(emu_system *, void *, size_t)
+/* 14 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // void()(emu_system *, void *, void *, void *)
+/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 21 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 22 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // void()(emu_system_functions const *)
+/* 25 */ _CFFI_OP(_CFFI_OP_POINTER, 32), // emu_system_functions const *
+/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // void()(emu_system_layout const *)
+/* 28 */ _CFFI_OP(_CFFI_OP_POINTER, 33), // emu_system_layout const *
+/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 31 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
+/* 32 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_functions
+/* 33 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_system_layout
+/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint8_t *
+/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1341,37 +1358,37 @@ _cffi_f_emu_system_attach(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(4), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(10), arg1, (char **)&x1);
+      _cffi_type(5), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(10), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(10), arg2, (char **)&x2);
+      _cffi_type(5), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(10), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(10), arg3, (char **)&x3);
+      _cffi_type(5), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(10), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1404,10 +1421,10 @@ _cffi_f_emu_system_bind(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(20), arg0, (char **)&x0);
+      _cffi_type(25), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system_functions const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(20), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(25), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1440,10 +1457,10 @@ _cffi_f_emu_system_debug_off(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(4), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1476,10 +1493,10 @@ _cffi_f_emu_system_debug_on(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(4), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1512,10 +1529,10 @@ _cffi_f_emu_system_detach(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(4), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1533,6 +1550,65 @@ _cffi_f_emu_system_detach(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_system_detach _cffi_d_emu_system_detach
+#endif
+
+static int _cffi_d_emu_system_has_code(emu_system * x0, void * x1, size_t x2)
+{
+  return emu_system_has_code(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_system_has_code(PyObject *self, PyObject *args)
+{
+  emu_system * x0;
+  void * x1;
+  size_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_system_has_code", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x2 = _cffi_to_c_int(arg2, size_t);
+  if (x2 == (size_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_system_has_code(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_system_has_code _cffi_d_emu_system_has_code
 #endif
 
 static void _cffi_d_emu_system_host_wrote(emu_system * x0, void * x1, size_t x2)
@@ -1556,19 +1632,19 @@ _cffi_f_emu_system_host_wrote(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(4), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(10), arg1, (char **)&x1);
+      _cffi_type(5), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(10), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1605,10 +1681,10 @@ _cffi_f_emu_system_know(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(23), arg0, (char **)&x0);
+      _cffi_type(28), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(23), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(28), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1693,156 +1769,157 @@ _cffi_f_emu_system_publish(PyObject *self, PyObject *noarg)
 #endif
 
 static const struct _cffi_global_s _cffi_globals[] = {
-  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 13), (void *)_cffi_d_emu_system_attach },
-  { "emu_system_bind", (void *)_cffi_f_emu_system_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 19), (void *)_cffi_d_emu_system_bind },
-  { "emu_system_debug_off", (void *)_cffi_f_emu_system_debug_off, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_system_debug_off },
-  { "emu_system_debug_on", (void *)_cffi_f_emu_system_debug_on, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_system_debug_on },
-  { "emu_system_detach", (void *)_cffi_f_emu_system_detach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_system_detach },
-  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 8), (void *)_cffi_d_emu_system_host_wrote },
-  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 22), (void *)_cffi_d_emu_system_know },
+  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_system_attach },
+  { "emu_system_bind", (void *)_cffi_f_emu_system_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 24), (void *)_cffi_d_emu_system_bind },
+  { "emu_system_debug_off", (void *)_cffi_f_emu_system_debug_off, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 10), (void *)_cffi_d_emu_system_debug_off },
+  { "emu_system_debug_on", (void *)_cffi_f_emu_system_debug_on, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 10), (void *)_cffi_d_emu_system_debug_on },
+  { "emu_system_detach", (void *)_cffi_f_emu_system_detach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 10), (void *)_cffi_d_emu_system_detach },
+  { "emu_system_has_code", (void *)_cffi_f_emu_system_has_code, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_system_has_code },
+  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 13), (void *)_cffi_d_emu_system_host_wrote },
+  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 27), (void *)_cffi_d_emu_system_know },
   { "emu_system_loaded", (void *)_cffi_f_emu_system_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_system_loaded },
-  { "emu_system_publish", (void *)_cffi_f_emu_system_publish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 3), (void *)_cffi_d_emu_system_publish },
+  { "emu_system_publish", (void *)_cffi_f_emu_system_publish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 8), (void *)_cffi_d_emu_system_publish },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "uc", offsetof(emu_system, uc),
           sizeof(((emu_system *)0)->uc),
-          _CFFI_OP(_CFFI_OP_NOOP, 10) },
+          _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "cpu", offsetof(emu_system, cpu),
            sizeof(((emu_system *)0)->cpu),
-           _CFFI_OP(_CFFI_OP_NOOP, 10) },
+           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "env", offsetof(emu_system, env),
            sizeof(((emu_system *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 32) },
+           _CFFI_OP(_CFFI_OP_NOOP, 37) },
   { "random", offsetof(emu_system, random),
               sizeof(((emu_system *)0)->random),
-              _CFFI_OP(_CFFI_OP_NOOP, 31) },
+              _CFFI_OP(_CFFI_OP_NOOP, 36) },
   { "cr4_bits", offsetof(emu_system, cr4_bits),
                 sizeof(((emu_system *)0)->cr4_bits),
-                _CFFI_OP(_CFFI_OP_NOOP, 30) },
+                _CFFI_OP(_CFFI_OP_NOOP, 35) },
   { "helper_inb", offsetof(emu_system_functions, helper_inb),
                   sizeof(((emu_system_functions *)0)->helper_inb),
-                  _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_inw", offsetof(emu_system_functions, helper_inw),
                   sizeof(((emu_system_functions *)0)->helper_inw),
-                  _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_inl", offsetof(emu_system_functions, helper_inl),
                   sizeof(((emu_system_functions *)0)->helper_inl),
-                  _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_outb", offsetof(emu_system_functions, helper_outb),
                    sizeof(((emu_system_functions *)0)->helper_outb),
-                   _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_outw", offsetof(emu_system_functions, helper_outw),
                    sizeof(((emu_system_functions *)0)->helper_outw),
-                   _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_outl", offsetof(emu_system_functions, helper_outl),
                    sizeof(((emu_system_functions *)0)->helper_outl),
-                   _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_read_crN", offsetof(emu_system_functions, helper_read_crN),
                        sizeof(((emu_system_functions *)0)->helper_read_crN),
-                       _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_write_crN", offsetof(emu_system_functions, helper_write_crN),
                         sizeof(((emu_system_functions *)0)->helper_write_crN),
-                        _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                        _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_set_dr", offsetof(emu_system_functions, helper_set_dr),
                      sizeof(((emu_system_functions *)0)->helper_set_dr),
-                     _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_get_dr", offsetof(emu_system_functions, helper_get_dr),
                      sizeof(((emu_system_functions *)0)->helper_get_dr),
-                     _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_single_step", offsetof(emu_system_functions, helper_single_step),
                           sizeof(((emu_system_functions *)0)->helper_single_step),
-                          _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_rechecking_single_step", offsetof(emu_system_functions, helper_rechecking_single_step),
                                      sizeof(((emu_system_functions *)0)->helper_rechecking_single_step),
-                                     _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "helper_rdrand", offsetof(emu_system_functions, helper_rdrand),
                      sizeof(((emu_system_functions *)0)->helper_rdrand),
-                     _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "translator_loop", offsetof(emu_system_functions, translator_loop),
                        sizeof(((emu_system_functions *)0)->translator_loop),
-                       _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "cpu_ldub_code", offsetof(emu_system_functions, cpu_ldub_code),
                      sizeof(((emu_system_functions *)0)->cpu_ldub_code),
-                     _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "cpu_x86_cpuid", offsetof(emu_system_functions, cpu_x86_cpuid),
                      sizeof(((emu_system_functions *)0)->cpu_x86_cpuid),
-                     _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "tlb_protect_code", offsetof(emu_system_functions, tlb_protect_code),
                         sizeof(((emu_system_functions *)0)->tlb_protect_code),
-                        _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                        _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "tlb_unprotect_code", offsetof(emu_system_functions, tlb_unprotect_code),
                           sizeof(((emu_system_functions *)0)->tlb_unprotect_code),
-                          _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "tlb_set_dirty", offsetof(emu_system_functions, tlb_set_dirty),
                      sizeof(((emu_system_functions *)0)->tlb_set_dirty),
-                     _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "tb_invalidate_phys_page_fast", offsetof(emu_system_functions, tb_invalidate_phys_page_fast),
                                     sizeof(((emu_system_functions *)0)->tb_invalidate_phys_page_fast),
-                                    _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "raise_exception", offsetof(emu_system_functions, raise_exception),
                        sizeof(((emu_system_functions *)0)->raise_exception),
-                       _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "raise_exception_err_ra", offsetof(emu_system_functions, raise_exception_err_ra),
                               sizeof(((emu_system_functions *)0)->raise_exception_err_ra),
-                              _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "cpu_lduw_mmuidx_ra", offsetof(emu_system_functions, cpu_lduw_mmuidx_ra),
                           sizeof(((emu_system_functions *)0)->cpu_lduw_mmuidx_ra),
-                          _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "cpu_restore_state", offsetof(emu_system_functions, cpu_restore_state),
                          sizeof(((emu_system_functions *)0)->cpu_restore_state),
-                         _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                         _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "cpu_loop_exit_noexc", offsetof(emu_system_functions, cpu_loop_exit_noexc),
                            sizeof(((emu_system_functions *)0)->cpu_loop_exit_noexc),
-                           _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "cpu_x86_update_dr7", offsetof(emu_system_functions, cpu_x86_update_dr7),
                           sizeof(((emu_system_functions *)0)->cpu_x86_update_dr7),
-                          _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "tlb_flush", offsetof(emu_system_functions, tlb_flush),
                  sizeof(((emu_system_functions *)0)->tlb_flush),
-                 _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "tb_invalidate_phys_range", offsetof(emu_system_functions, tb_invalidate_phys_range),
                                 sizeof(((emu_system_functions *)0)->tb_invalidate_phys_range),
-                                _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                                _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "qemu_ram_addr_from_host", offsetof(emu_system_functions, qemu_ram_addr_from_host),
                                sizeof(((emu_system_functions *)0)->qemu_ram_addr_from_host),
-                               _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                               _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "peek_code", offsetof(emu_system_functions, peek_code),
                  sizeof(((emu_system_functions *)0)->peek_code),
-                 _CFFI_OP(_CFFI_OP_NOOP, 10) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "eflags", offsetof(emu_system_layout, eflags),
               sizeof(((emu_system_layout *)0)->eflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 30) },
+              _CFFI_OP(_CFFI_OP_NOOP, 35) },
   { "hflags", offsetof(emu_system_layout, hflags),
               sizeof(((emu_system_layout *)0)->hflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 30) },
+              _CFFI_OP(_CFFI_OP_NOOP, 35) },
   { "task_register", offsetof(emu_system_layout, task_register),
                      sizeof(((emu_system_layout *)0)->task_register),
-                     _CFFI_OP(_CFFI_OP_NOOP, 30) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 35) },
   { "control", offsetof(emu_system_layout, control),
                sizeof(((emu_system_layout *)0)->control),
-               _CFFI_OP(_CFFI_OP_NOOP, 30) },
+               _CFFI_OP(_CFFI_OP_NOOP, 35) },
   { "debug", offsetof(emu_system_layout, debug),
              sizeof(((emu_system_layout *)0)->debug),
-             _CFFI_OP(_CFFI_OP_NOOP, 30) },
+             _CFFI_OP(_CFFI_OP_NOOP, 35) },
   { "task_priority", offsetof(emu_system_layout, task_priority),
                      sizeof(((emu_system_layout *)0)->task_priority),
-                     _CFFI_OP(_CFFI_OP_NOOP, 30) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 35) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_system", 26, 0,
+  { "$emu_system", 31, 0,
     sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 5 },
-  { "$emu_system_functions", 27, _CFFI_F_CHECK_FIELDS,
+  { "$emu_system_functions", 32, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_system_functions), offsetof(struct _cffi_align_typedef_emu_system_functions, y), 5, 30 },
-  { "$emu_system_layout", 28, _CFFI_F_CHECK_FIELDS,
+  { "$emu_system_layout", 33, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 35, 6 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_system", 26 },
-  { "emu_system_functions", 27 },
-  { "emu_system_layout", 28 },
+  { "emu_system", 31 },
+  { "emu_system_functions", 32 },
+  { "emu_system_layout", 33 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1852,12 +1929,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  9,  /* num_globals */
+  10,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  35,  /* num_types */
+  40,  /* num_types */
   0,  /* flags */
 };
 

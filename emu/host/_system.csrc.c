@@ -571,6 +571,18 @@ void tlb_set_dirty_x86_64(void *cpu, uint64_t address)
         ((ram_fn)real.tlb_set_dirty)(cpu, address);
 }
 
+/* Whether code was translated from one of the pages that these bytes of guest memory lie in. */
+int emu_system_has_code(emu_system *s, void *host, size_t size)
+{
+    uintptr_t page = (uintptr_t)host >> PAGE_SHIFT, last = ((uintptr_t)host + size - 1) >> PAGE_SHIFT;
+    for (; size && page <= last; page++) {
+        uint64_t ram = ((ram_addr_fn)real.qemu_ram_addr_from_host)(s->uc, (void *)(page << PAGE_SHIFT));
+        if (ram != UINT64_MAX && has_code(s, ram >> PAGE_SHIFT))
+            return 1;
+    }
+    return 0;
+}
+
 /* The host changed guest memory, within one page, while the engine stands still. */
 void emu_system_host_wrote(emu_system *s, void *host, size_t size)
 {

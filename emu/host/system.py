@@ -91,6 +91,10 @@ class System:
         """Afterwards: make them work."""
         _lib.emu_system_debug_on(self._s)
 
+    def has_code(self, address: int, size: int) -> bool:
+        """Code was translated from a page of these ``size`` bytes of guest memory at host ``address``."""
+        return bool(_lib.emu_system_has_code(self._s, _ffi.cast("void *", address), size))
+
     def host_wrote(self, address: int, size: int) -> None:
         """The host stored ``size`` bytes at host ``address`` of guest memory, within a page: forget code from there."""
         _lib.emu_system_host_wrote(self._s, _ffi.cast("void *", address), size)

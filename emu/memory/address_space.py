@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from emu.errors import EmuError, GuestError
@@ -42,6 +42,8 @@ class GuestMemory:
     def __init__(self) -> None:
         # One assignment changes both, so other threads always see a whole table.
         self._table: tuple[tuple[int, ...], tuple[Region, ...]] = ((), ())
+        self.on_write: Callable[[int, int], None] = lambda gpa, size: None
+        """Told of each ``write``, as (gpa, size), once it is done."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -80,6 +82,7 @@ class GuestMemory:
         for piece in self._pieces(gpa, len(source), "write"):
             piece[:] = source[done : done + len(piece)]
             done += len(piece)
+        self.on_write(gpa, len(source))
 
     def _pieces(self, gpa: int, length: int, verb: str) -> list[memoryview]:
         if length < 0 or gpa < 0:

@@ -91,3 +91,27 @@ def test_an_exception_frame_on_top_of_code(aliased: Guest) -> None:
     aliased.run_long(call(FUNCTION + frame) + load(4, ALIAS + 0x1000) + load(0, fault) + b"\xff\xe0")
     assert aliased.memory[FUNCTION + frame] == 0xC3
     assert [value for _, value in aliased.out] == [5, 7]
+
+
+@pytest.mark.parametrize("aliased", [0], indirect=True)
+def test_a_device_writes_over_code(aliased: Guest) -> None:
+    """From the callback of an OUT, as a device does."""
+
+    def write(port: int, size: int, value: int) -> None:
+        aliased.out.append((port, value))
+        if port == 0x70:
+            aliased.put(FUNCTION, returns(3))
+            aliased.cpu.wrote(FUNCTION, 6)
+
+    aliased.cpu.on_port_write = write
+    aliased.run_long(call(FUNCTION) + b"\xe6\x70" + call(FUNCTION) + HLT)
+    assert [value for port, value in aliased.out if port == 0x80] == [1, 3]
+
+
+@pytest.mark.parametrize("aliased", [0], indirect=True)
+def test_a_device_that_writes_data_costs_no_code(aliased: Guest) -> None:
+    aliased.run_long(call(FUNCTION) + HLT)
+    aliased.cpu.wrote(0x190000, 0x2000)
+    assert not aliased.cpu._want_flush
+    aliased.cpu.wrote(FUNCTION - 1, 2)
+    assert aliased.cpu._want_flush
