@@ -364,3 +364,19 @@ print(hex(cpu.registers()["rax"]))
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (result.stdout, result.stderr) == ("0x7b1dcdaf\n", "")
+
+
+def test_without_our_functions_the_cpu_refuses_to_run() -> None:
+    program = """
+from emu.host import system
+system.publish = lambda: None
+from emu.cpu import Cpu
+from emu.errors import HostError
+try:
+    Cpu()
+except HostError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "does not let emu stand before its functions" in result.stdout
+    assert result.stderr == ""
