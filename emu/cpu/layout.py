@@ -120,7 +120,13 @@ def _measure(engine: hooks.Engine, memory: mmap.mmap) -> Layout:
     halted = _halted(engine, memory, cpu, owner)
     latch, error_code, is_software = _exception_places(engine, memory, observe, start)
     whole_blocks = find_whole_blocks(engine, memory)
-    guest = offsets.measure(engine, memory, _CODE, observe)
+    # Behind the CPU object the heap may hold copies of what was observed.
+    inside = hooks.allocation(cpu) - state
+
+    def observe_object() -> bytes:
+        return observe()[:inside]
+
+    guest = offsets.measure(engine, memory, _CODE, observe_object)
     interposed.know(hflags, segments + _TASK_REGISTER * SEGMENT_SIZE, guest)
     interposed.examine(engine, memory, _CODE, observe, (cpu, start))
     return Layout(

@@ -53,6 +53,10 @@ def know(offsets: Mapping[str, int]) -> None:
     _lib.emu_system_know(_ffi.new("emu_system_layout *", {name: offsets[name] for name in LAYOUT}))
 
 
+_attached: set[System] = set()
+"""Kept alive: the C side knows them until they are detached."""
+
+
 class System:
     """What one engine has of it: the state of its random numbers, its breakpoints, its pages of code."""
 
@@ -65,6 +69,7 @@ class System:
         ``cr4_bits`` are those that a guest may set.
         """
         self.detach()
+        _attached.add(self)
         self._s.cr4_bits = cr4_bits
         _lib.emu_system_attach(
             self._s, _ffi.cast("void *", engine), _ffi.cast("void *", cpu), _ffi.cast("void *", state)
@@ -73,6 +78,7 @@ class System:
     def detach(self) -> None:
         """Before the engine is closed."""
         _lib.emu_system_detach(self._s)
+        _attached.discard(self)
 
     @property
     def random(self) -> int:
