@@ -79,7 +79,7 @@ guests:
 
 # The C that cffi generates is committed, so that installing needs no generator. A clone's file times mean
 # nothing, so no other target may depend on a rule that writes it. A test fails when it is behind its sources.
-NATIVE := kernel hooks trace x87 sse translate
+NATIVE := kernel hooks trace system x87 sse translate
 native: $(NATIVE:%=emu/host/_%.abi3.so)
 
 emu/host/_x87.abi3.so emu/host/_sse.abi3.so emu/host/_translate.abi3.so: emu/host/binding.h

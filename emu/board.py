@@ -79,6 +79,7 @@ def build(config: MachineConfig, outputs: Outputs, *, accept_incomplete: bool = 
     """
     image = None if config.image is None else _read_image(config.image)
     machine = Machine(config, Cpu(real_time=config.clock is Clock.REAL), GuestMemory())
+    machine.memory.on_write.append(machine.cpu.wrote)
     try:
         _add_ram(machine)
         slots = _add_devices(machine, outputs)

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from emu.errors import HostError
+from emu.host import _translate
 from emu.host._sse import ffi as _sse_ffi
 from emu.host._sse import lib as _sse_lib
 from emu.host._translate import ffi as _translate_ffi
@@ -31,6 +32,15 @@ def load(path: str) -> Library:
     library = _load_copy(path) if loaded_before else Library(path)
     _bind(library.handle)
     return library
+
+
+BETWEEN = ("translator_loop", "cpu_ldub_code")
+"""Internal functions of the library that ours are called in place of: who stands before them must call ours."""
+
+
+def translation() -> Library:
+    """The library that has ours."""
+    return Library(_translate.__file__)
 
 
 def _load_copy(path: str) -> Library:

@@ -79,7 +79,7 @@ class Recording:
         base = min(first for first, _ in self._ranges)
         tracer.cover(base, max(last for _, last in self._ranges) + 1 - base)
         cpu.watch(tracer.retract, self._stored)
-        machine.memory.on_write = self._stored
+        machine.memory.on_write.append(self._stored)
         for number, dimm in enumerate(machine.nvdimms):
             if dimm.device.labels is not None:
                 dimm.device.labels = _WatchedLabels(self, number, dimm.device.labels)
