@@ -236,10 +236,9 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> N
 
 
 def slow(tmp_path: Path) -> list[str | Path]:
-    """A workload with many crash states, and a recovery that counts for long before it reads each of them."""
+    """A workload with 2^40 crash states, and a recovery that tells them apart and takes its time over each."""
     stores = b"".join(b"\xc6\x87" + struct.pack("<I", 64 * line) + b"\x01" for line in range(40))
-    # The sum of all lines, an outer loop of 2^20 before each: mov ecx, 1 << 20; loop $; movzx ...; add
-    count = b"\xb9\x00\x00\x10\x00\xff\xc9\x75\xfc"
+    count = b"\xb9\x00\x10\x00\x00\xff\xc9\x75\xfc"  # mov ecx, 4096; dec ecx; jnz
     reads = b"".join(count + b"\x0f\xb6\x87" + struct.pack("<I", 64 * line) for line in range(40))
     recovery = image(tmp_path, reads, HALT, name="recover.bin")
     return [image(tmp_path, stores, HALT), "--recover", recovery, "--recovery-blocks", "1000000000",
