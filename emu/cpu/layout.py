@@ -151,12 +151,13 @@ def _locate(engine: hooks.Engine) -> tuple[int, int, int, int]:
     else:
         raise _unknown("the registers")
     state = pointer + at
-    for index, pointer in enumerate(pointers):
-        if 0 < state - pointer < _SEARCH:
-            inside = hooks.peek(pointer, state - pointer)
-            itself, owner = (inside.find(struct.pack("<Q", word)) for word in (state, engine.handle))
-            if itself >= 0 and owner >= 0:
-                return 8 * index, itself, owner, state - pointer
+    # The structure may hold pointers to other objects that happen to lie below the state: the CPU's own is the nearest.
+    below = [pointer for pointer in pointers if 0 < state - pointer < _SEARCH]
+    for pointer in sorted(below, reverse=True):
+        inside = hooks.peek(pointer, state - pointer)
+        itself, owner = (inside.find(struct.pack("<Q", word)) for word in (state, engine.handle))
+        if itself >= 0 and owner >= 0:
+            return 8 * pointers.index(pointer), itself, owner, state - pointer
     raise _unknown("the CPU object")
 
 
