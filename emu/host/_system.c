@@ -1180,14 +1180,6 @@ int emu_system_publish(void)
     return dladdr((void *)emu_system_publish, &info) && dlopen(info.dli_fname, RTLD_LAZY | RTLD_GLOBAL | RTLD_NOLOAD);
 }
 
-int emu_system_loaded(const char *path)
-{
-    void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-    if (library)
-        dlclose(library);
-    return library != NULL;
-}
-
 void emu_system_bind(const emu_system_functions *functions)
 {
     real = *functions;
@@ -1228,46 +1220,42 @@ void emu_system_detach(emu_system *s)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(char const *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // char const *
-/*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_system *, void *, size_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 31), // emu_system *
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 39), // void *
-/*  6 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(void)
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_system *, void *, size_t)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 27), // emu_system *
+/*  2 */ _CFFI_OP(_CFFI_OP_POINTER, 35), // void *
+/*  3 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(void)
+/*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *)
+/*  8 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // void()(emu_system *)
-/* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // void()(emu_system *, void *, size_t)
-/* 14 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // void()(emu_system *, void *, void *, void *)
-/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 21 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 22 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *, void *, size_t)
+/* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 12 */ _CFFI_OP(_CFFI_OP_NOOP, 2),
+/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *, void *, void *, void *)
+/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 17 */ _CFFI_OP(_CFFI_OP_NOOP, 2),
+/* 18 */ _CFFI_OP(_CFFI_OP_NOOP, 2),
+/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 2),
+/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system_functions const *)
+/* 22 */ _CFFI_OP(_CFFI_OP_POINTER, 28), // emu_system_functions const *
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // void()(emu_system_functions const *)
-/* 25 */ _CFFI_OP(_CFFI_OP_POINTER, 32), // emu_system_functions const *
+/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system_layout const *)
+/* 25 */ _CFFI_OP(_CFFI_OP_POINTER, 29), // emu_system_layout const *
 /* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // void()(emu_system_layout const *)
-/* 28 */ _CFFI_OP(_CFFI_OP_POINTER, 33), // emu_system_layout const *
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 31 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
-/* 32 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_functions
-/* 33 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_system_layout
-/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint8_t *
-/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 27 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
+/* 28 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_functions
+/* 29 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_system_layout
+/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 34), // uint8_t *
+/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1358,37 +1346,37 @@ _cffi_f_emu_system_attach(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(4), arg0, (char **)&x0);
+      _cffi_type(1), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg1, (char **)&x1);
+      _cffi_type(2), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(2), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg2, (char **)&x2);
+      _cffi_type(2), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(2), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg3, (char **)&x3);
+      _cffi_type(2), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(2), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1421,10 +1409,10 @@ _cffi_f_emu_system_bind(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(25), arg0, (char **)&x0);
+      _cffi_type(22), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system_functions const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(25), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(22), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1457,10 +1445,10 @@ _cffi_f_emu_system_debug_off(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(4), arg0, (char **)&x0);
+      _cffi_type(1), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1493,10 +1481,10 @@ _cffi_f_emu_system_debug_on(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(4), arg0, (char **)&x0);
+      _cffi_type(1), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1529,10 +1517,10 @@ _cffi_f_emu_system_detach(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(4), arg0, (char **)&x0);
+      _cffi_type(1), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1575,19 +1563,19 @@ _cffi_f_emu_system_has_code(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(4), arg0, (char **)&x0);
+      _cffi_type(1), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg1, (char **)&x1);
+      _cffi_type(2), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(2), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1632,19 +1620,19 @@ _cffi_f_emu_system_host_wrote(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(4), arg0, (char **)&x0);
+      _cffi_type(1), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg1, (char **)&x1);
+      _cffi_type(2), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(2), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1681,10 +1669,10 @@ _cffi_f_emu_system_know(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(28), arg0, (char **)&x0);
+      _cffi_type(25), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(28), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(25), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1702,44 +1690,6 @@ _cffi_f_emu_system_know(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_system_know _cffi_d_emu_system_know
-#endif
-
-static int _cffi_d_emu_system_loaded(char const * x0)
-{
-  return emu_system_loaded(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_system_loaded(PyObject *self, PyObject *arg0)
-{
-  char const * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_system_loaded(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_system_loaded _cffi_d_emu_system_loaded
 #endif
 
 static int _cffi_d_emu_system_publish(void)
@@ -1769,157 +1719,156 @@ _cffi_f_emu_system_publish(PyObject *self, PyObject *noarg)
 #endif
 
 static const struct _cffi_global_s _cffi_globals[] = {
-  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_system_attach },
-  { "emu_system_bind", (void *)_cffi_f_emu_system_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 24), (void *)_cffi_d_emu_system_bind },
-  { "emu_system_debug_off", (void *)_cffi_f_emu_system_debug_off, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 10), (void *)_cffi_d_emu_system_debug_off },
-  { "emu_system_debug_on", (void *)_cffi_f_emu_system_debug_on, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 10), (void *)_cffi_d_emu_system_debug_on },
-  { "emu_system_detach", (void *)_cffi_f_emu_system_detach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 10), (void *)_cffi_d_emu_system_detach },
-  { "emu_system_has_code", (void *)_cffi_f_emu_system_has_code, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_system_has_code },
-  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 13), (void *)_cffi_d_emu_system_host_wrote },
-  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 27), (void *)_cffi_d_emu_system_know },
-  { "emu_system_loaded", (void *)_cffi_f_emu_system_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_system_loaded },
-  { "emu_system_publish", (void *)_cffi_f_emu_system_publish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 8), (void *)_cffi_d_emu_system_publish },
+  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_system_attach },
+  { "emu_system_bind", (void *)_cffi_f_emu_system_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 21), (void *)_cffi_d_emu_system_bind },
+  { "emu_system_debug_off", (void *)_cffi_f_emu_system_debug_off, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 7), (void *)_cffi_d_emu_system_debug_off },
+  { "emu_system_debug_on", (void *)_cffi_f_emu_system_debug_on, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 7), (void *)_cffi_d_emu_system_debug_on },
+  { "emu_system_detach", (void *)_cffi_f_emu_system_detach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 7), (void *)_cffi_d_emu_system_detach },
+  { "emu_system_has_code", (void *)_cffi_f_emu_system_has_code, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_system_has_code },
+  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_system_host_wrote },
+  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 24), (void *)_cffi_d_emu_system_know },
+  { "emu_system_publish", (void *)_cffi_f_emu_system_publish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 5), (void *)_cffi_d_emu_system_publish },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "uc", offsetof(emu_system, uc),
           sizeof(((emu_system *)0)->uc),
-          _CFFI_OP(_CFFI_OP_NOOP, 5) },
+          _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "cpu", offsetof(emu_system, cpu),
            sizeof(((emu_system *)0)->cpu),
-           _CFFI_OP(_CFFI_OP_NOOP, 5) },
+           _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "env", offsetof(emu_system, env),
            sizeof(((emu_system *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 37) },
+           _CFFI_OP(_CFFI_OP_NOOP, 33) },
   { "random", offsetof(emu_system, random),
               sizeof(((emu_system *)0)->random),
-              _CFFI_OP(_CFFI_OP_NOOP, 36) },
+              _CFFI_OP(_CFFI_OP_NOOP, 32) },
   { "cr4_bits", offsetof(emu_system, cr4_bits),
                 sizeof(((emu_system *)0)->cr4_bits),
-                _CFFI_OP(_CFFI_OP_NOOP, 35) },
+                _CFFI_OP(_CFFI_OP_NOOP, 31) },
   { "helper_inb", offsetof(emu_system_functions, helper_inb),
                   sizeof(((emu_system_functions *)0)->helper_inb),
-                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_inw", offsetof(emu_system_functions, helper_inw),
                   sizeof(((emu_system_functions *)0)->helper_inw),
-                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_inl", offsetof(emu_system_functions, helper_inl),
                   sizeof(((emu_system_functions *)0)->helper_inl),
-                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_outb", offsetof(emu_system_functions, helper_outb),
                    sizeof(((emu_system_functions *)0)->helper_outb),
-                   _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_outw", offsetof(emu_system_functions, helper_outw),
                    sizeof(((emu_system_functions *)0)->helper_outw),
-                   _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_outl", offsetof(emu_system_functions, helper_outl),
                    sizeof(((emu_system_functions *)0)->helper_outl),
-                   _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_read_crN", offsetof(emu_system_functions, helper_read_crN),
                        sizeof(((emu_system_functions *)0)->helper_read_crN),
-                       _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_write_crN", offsetof(emu_system_functions, helper_write_crN),
                         sizeof(((emu_system_functions *)0)->helper_write_crN),
-                        _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                        _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_set_dr", offsetof(emu_system_functions, helper_set_dr),
                      sizeof(((emu_system_functions *)0)->helper_set_dr),
-                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_get_dr", offsetof(emu_system_functions, helper_get_dr),
                      sizeof(((emu_system_functions *)0)->helper_get_dr),
-                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_single_step", offsetof(emu_system_functions, helper_single_step),
                           sizeof(((emu_system_functions *)0)->helper_single_step),
-                          _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_rechecking_single_step", offsetof(emu_system_functions, helper_rechecking_single_step),
                                      sizeof(((emu_system_functions *)0)->helper_rechecking_single_step),
-                                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "helper_rdrand", offsetof(emu_system_functions, helper_rdrand),
                      sizeof(((emu_system_functions *)0)->helper_rdrand),
-                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "translator_loop", offsetof(emu_system_functions, translator_loop),
                        sizeof(((emu_system_functions *)0)->translator_loop),
-                       _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "cpu_ldub_code", offsetof(emu_system_functions, cpu_ldub_code),
                      sizeof(((emu_system_functions *)0)->cpu_ldub_code),
-                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "cpu_x86_cpuid", offsetof(emu_system_functions, cpu_x86_cpuid),
                      sizeof(((emu_system_functions *)0)->cpu_x86_cpuid),
-                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "tlb_protect_code", offsetof(emu_system_functions, tlb_protect_code),
                         sizeof(((emu_system_functions *)0)->tlb_protect_code),
-                        _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                        _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "tlb_unprotect_code", offsetof(emu_system_functions, tlb_unprotect_code),
                           sizeof(((emu_system_functions *)0)->tlb_unprotect_code),
-                          _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "tlb_set_dirty", offsetof(emu_system_functions, tlb_set_dirty),
                      sizeof(((emu_system_functions *)0)->tlb_set_dirty),
-                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "tb_invalidate_phys_page_fast", offsetof(emu_system_functions, tb_invalidate_phys_page_fast),
                                     sizeof(((emu_system_functions *)0)->tb_invalidate_phys_page_fast),
-                                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                                    _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "raise_exception", offsetof(emu_system_functions, raise_exception),
                        sizeof(((emu_system_functions *)0)->raise_exception),
-                       _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "raise_exception_err_ra", offsetof(emu_system_functions, raise_exception_err_ra),
                               sizeof(((emu_system_functions *)0)->raise_exception_err_ra),
-                              _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                              _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "cpu_lduw_mmuidx_ra", offsetof(emu_system_functions, cpu_lduw_mmuidx_ra),
                           sizeof(((emu_system_functions *)0)->cpu_lduw_mmuidx_ra),
-                          _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "cpu_restore_state", offsetof(emu_system_functions, cpu_restore_state),
                          sizeof(((emu_system_functions *)0)->cpu_restore_state),
-                         _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                         _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "cpu_loop_exit_noexc", offsetof(emu_system_functions, cpu_loop_exit_noexc),
                            sizeof(((emu_system_functions *)0)->cpu_loop_exit_noexc),
-                           _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                           _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "cpu_x86_update_dr7", offsetof(emu_system_functions, cpu_x86_update_dr7),
                           sizeof(((emu_system_functions *)0)->cpu_x86_update_dr7),
-                          _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "tlb_flush", offsetof(emu_system_functions, tlb_flush),
                  sizeof(((emu_system_functions *)0)->tlb_flush),
-                 _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "tb_invalidate_phys_range", offsetof(emu_system_functions, tb_invalidate_phys_range),
                                 sizeof(((emu_system_functions *)0)->tb_invalidate_phys_range),
-                                _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                                _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "qemu_ram_addr_from_host", offsetof(emu_system_functions, qemu_ram_addr_from_host),
                                sizeof(((emu_system_functions *)0)->qemu_ram_addr_from_host),
-                               _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                               _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "peek_code", offsetof(emu_system_functions, peek_code),
                  sizeof(((emu_system_functions *)0)->peek_code),
-                 _CFFI_OP(_CFFI_OP_NOOP, 5) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "eflags", offsetof(emu_system_layout, eflags),
               sizeof(((emu_system_layout *)0)->eflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 35) },
+              _CFFI_OP(_CFFI_OP_NOOP, 31) },
   { "hflags", offsetof(emu_system_layout, hflags),
               sizeof(((emu_system_layout *)0)->hflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 35) },
+              _CFFI_OP(_CFFI_OP_NOOP, 31) },
   { "task_register", offsetof(emu_system_layout, task_register),
                      sizeof(((emu_system_layout *)0)->task_register),
-                     _CFFI_OP(_CFFI_OP_NOOP, 35) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 31) },
   { "control", offsetof(emu_system_layout, control),
                sizeof(((emu_system_layout *)0)->control),
-               _CFFI_OP(_CFFI_OP_NOOP, 35) },
+               _CFFI_OP(_CFFI_OP_NOOP, 31) },
   { "debug", offsetof(emu_system_layout, debug),
              sizeof(((emu_system_layout *)0)->debug),
-             _CFFI_OP(_CFFI_OP_NOOP, 35) },
+             _CFFI_OP(_CFFI_OP_NOOP, 31) },
   { "task_priority", offsetof(emu_system_layout, task_priority),
                      sizeof(((emu_system_layout *)0)->task_priority),
-                     _CFFI_OP(_CFFI_OP_NOOP, 35) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 31) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_system", 31, 0,
+  { "$emu_system", 27, 0,
     sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 5 },
-  { "$emu_system_functions", 32, _CFFI_F_CHECK_FIELDS,
+  { "$emu_system_functions", 28, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_system_functions), offsetof(struct _cffi_align_typedef_emu_system_functions, y), 5, 30 },
-  { "$emu_system_layout", 33, _CFFI_F_CHECK_FIELDS,
+  { "$emu_system_layout", 29, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 35, 6 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_system", 31 },
-  { "emu_system_functions", 32 },
-  { "emu_system_layout", 33 },
+  { "emu_system", 27 },
+  { "emu_system_functions", 28 },
+  { "emu_system_layout", 29 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1929,12 +1878,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  10,  /* num_globals */
+  9,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  40,  /* num_types */
+  36,  /* num_types */
   0,  /* flags */
 };
 

@@ -600,14 +600,6 @@ int emu_system_publish(void)
     return dladdr((void *)emu_system_publish, &info) && dlopen(info.dli_fname, RTLD_LAZY | RTLD_GLOBAL | RTLD_NOLOAD);
 }
 
-int emu_system_loaded(const char *path)
-{
-    void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-    if (library)
-        dlclose(library);
-    return library != NULL;
-}
-
 void emu_system_bind(const emu_system_functions *functions)
 {
     real = *functions;

@@ -6,9 +6,7 @@ numbers. ``publish`` must come before the library is loaded.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from emu.errors import HostError
@@ -31,18 +29,13 @@ def publish() -> None:
         raise HostError("emu's own library cannot be made global", "install emu again")
 
 
-def loaded(path: Path) -> bool:
-    """Somebody loaded the library at ``path`` before, so that it did not find our functions."""
-    return bool(_lib.emu_system_loaded(os.fsencode(path)))
-
-
-def bind(functions: Mapping[str, int], between: Mapping[str, int] | None = None) -> None:
+def bind(functions: Mapping[str, int], between: Mapping[str, int]) -> None:
     """Name the addresses of the library's functions that ours stand before or call.
 
     ``between`` are functions of a third library, published after ours, that stand between some of them.
     """
     table = _ffi.new("emu_system_functions *")
-    addresses = {**functions, **(between or {}), "peek_code": functions["cpu_ldub_code"]}
+    addresses = {**functions, **between, "peek_code": functions["cpu_ldub_code"]}
     for name in (*FUNCTIONS, "peek_code"):
         setattr(table, name, _ffi.cast("void *", addresses[name]))
     _lib.emu_system_bind(table)
