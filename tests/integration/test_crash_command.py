@@ -12,16 +12,16 @@ from typing import NoReturn
 
 import pytest
 
-import guest
+from emu import guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.errors import HostError
+from emu.guest.litmus import assemble, parse_step
 from emu.persistence import jobs
 from emu.persistence.document import document
 from emu.persistence.laboratory import Question, investigate
 from emu.persistence.rules import Media, Rules
 from emu.persistence.symbols import Symbols
 from emu.units import GIB, MIB
-from guest.litmus import assemble, parse_step
 
 BASE = 4 * GIB
 CRASH_GUESTS = [image for image in guest.images() if image.group == "crash"]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from devices.nvdimm import nfit
-from devices.nvdimm.dsm import GET_LABEL_DATA, REVISION, SET_LABEL_DATA
-from devices.nvdimm.dsm_layouts import DsmInput, DsmTransfer
 from emu import board
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.devices.nvdimm import nfit
+from emu.devices.nvdimm.dsm import GET_LABEL_DATA, REVISION, SET_LABEL_DATA
+from emu.devices.nvdimm.dsm_layouts import DsmInput, DsmTransfer
 from emu.persistence.document import document
 from emu.persistence.events import Event, LabelWrite, Store, label_address
 from emu.persistence.explore import Limits

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from run_emu import EMU, Result, emu
 
-import guest
+from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.persistence import jobs
 from emu.persistence.document import document

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the host
 _FEATURES = {
     "mmx": (1, 2, 23), "sse": (1, 2, 25), "sse2": (1, 2, 26), "pni": (1, 1, 0), "ssse3": (1, 1, 9),
     "sse4_1": (1, 1, 19), "sse4_2": (1, 1, 20), "popcnt": (1, 1, 23), "cx16": (1, 1, 13), "movbe": (1, 1, 22),
-    "aes": (1, 1, 25), "pclmulqdq": (1, 1, 1), "bmi1": (7, 3, 3), "bmi2": (7, 3, 8), "adx": (7, 3, 19), "sha_ni": (7, 3, 29),
+    "aes": (1, 1, 25), "pclmulqdq": (1, 1, 1), "bmi1": (7, 3, 3), "bmi2": (7, 3, 8), "adx": (7, 3, 19),
+    "sha_ni": (7, 3, 29),
     "abm": (0x80000001, 1, 5),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from qemu_run import Nvdimm, machine_options, run_emu, run_qemu
 from requirements import require
 
-import guest
+from emu import guest
 
 SOURCES = Path(__file__).parent / "cpu_state"
 LIBRARY = Path(guest.__file__).parent / "lib"

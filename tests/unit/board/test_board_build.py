@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from devices.power import Power
 from emu import board
 from emu.acpi import hardware
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, OnOffAuto
 from emu.cpu import Cpu
+from emu.devices.power import Power
 from emu.errors import HostError, UsageError
 from emu.machine import Machine
 
