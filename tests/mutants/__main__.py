@@ -121,7 +121,7 @@ def _judge(mutant: Mutant, ended: Ended) -> tuple[bool, str]:
     if ended.status is None:
         return mutant.hangs, f"runs for more than {LIMIT_S:g} s"
     if ended.status == _TESTS_FAILED:
-        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", ended.output, re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (?:[^ :]*/)?(.+?)(?: - .*)?$", ended.output, re.MULTILINE)
         return True, f"by {failed[1]}" if failed else "by a test"
     if ended.status == 0:
         return False, f"SURVIVED: {', '.join(mutant.tests)} stay green"
