@@ -25,7 +25,7 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml $(wildcard emu/host/_*.c)
+$(READY): pyproject.toml $(wildcard emu/host/_*.c emu/host/*.h)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("emu needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip' || { echo "the venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; os.path.exists(sysconfig.get_path("include") + "/Python.h") or sys.exit("Python.h is missing; on Debian: apt-get install python3-dev")'
@@ -79,11 +79,12 @@ guests:
 
 # The C that cffi generates is committed, so that installing needs no generator. A clone's file times mean
 # nothing, so no other target may depend on a rule that writes it. A test fails when it is behind its sources.
-NATIVE := kernel hooks trace float
+NATIVE := kernel hooks trace system x87 sse translate
 native: $(NATIVE:%=emu/host/_%.abi3.so)
 
+emu/host/_x87.abi3.so emu/host/_sse.abi3.so emu/host/_translate.abi3.so: emu/host/binding.h
 emu/host/_%.abi3.so: emu/host/_%.cdef.txt emu/host/_%.csrc.c
-	$(PY) -m cffi.gen_src read-sources emu.host._$* $^ emu/host/_$*.c
+	$(PY) -m cffi.gen_src read-sources emu.host._$* emu/host/_$*.cdef.txt emu/host/_$*.csrc.c emu/host/_$*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \
 	  -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') -o $@ emu/host/_$*.c
 

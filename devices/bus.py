@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devices.contract import Ports, WindowedDevice
+from emu.devices.contract import Ports, WindowedDevice
 
 PORTS = 0x10000
 

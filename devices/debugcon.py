@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devices.contract import Sink
+from emu.devices.contract import Sink
 from emu.state import Fields, SavedState
 
 PORT = 0xE9

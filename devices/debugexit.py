@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devices.contract import End, ExitRequest
+from emu.devices.contract import End, ExitRequest
 from emu.state import Fields, SavedState
 
 

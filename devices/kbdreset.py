@@ -6,7 +6,7 @@ or pulse the reset line therefore do not hang. Other commands and data are dropp
 
 from __future__ import annotations
 
-from devices.contract import Reset, Window
+from emu.devices.contract import Reset, Window
 from emu.state import Fields, SavedState
 
 DATA, COMMAND = 0x60, 0x64

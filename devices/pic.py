@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from devices.contract import Line, Output, Window
+from emu.devices.contract import Line, Output, Window
 from emu.errors import StateError
 from emu.state import Fields, SavedState, Value
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from devices.contract import Line, Now, Output, Window
+from emu.devices.contract import Line, Now, Output, Window
 from emu.errors import StateError
 from emu.state import Fields, SavedState, Value
 

@@ -10,8 +10,8 @@ which says that there is no legacy mode to leave, and SCI_EN reads 1 always (ACP
 
 from __future__ import annotations
 
-from devices.contract import End, ExitRequest, Line, Now, Output, Reset, Window, take_bits
 from emu.acpi.hardware import GPE0, GPE0_LENGTH, PM1_CONTROL, PM1_EVENT, PM_TIMER, RESET, S5_TYPE
+from emu.devices.contract import End, ExitRequest, Line, Now, Output, Reset, Window, take_bits
 from emu.state import Fields, SavedState
 
 PCI_CONFIG = 0xCF8

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 
-from devices.contract import Line, Now, Output, take_bits
+from emu.devices.contract import Line, Now, Output, take_bits
 from emu.errors import StateError
 from emu.state import Fields, SavedState
 from emu.units import KIB, MIB

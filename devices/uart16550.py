@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from devices.contract import Line, Output, Sink, take_bits
+from emu.devices.contract import Line, Output, Sink, take_bits
 from emu.state import Fields, SavedState
 
 FIFO_SIZE = 16

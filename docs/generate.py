@@ -8,6 +8,7 @@ from pathlib import Path
 
 from emu.cli.main import VERBS, build_parser
 from emu.cli.options import HELP_TABLES
+from emu.cpu.features import FEATURES
 
 PAGES = Path(__file__).parent
 _INTRO = """\
@@ -55,9 +56,23 @@ def commands_page() -> str:
     return "\n".join(parts)
 
 
+def cpu_features_page() -> str:
+    """docs/reference/cpu-features.md."""
+    parts = ["# CPU features\n\nThis page is written by `python docs/generate.py` from the table `emu.cpu.features`.\n"]
+    for offered, title in ((True, "Offered"), (False, "Hidden")):
+        parts.append(f"## {title}\n\n| feature | CPUID | {'what there is' if offered else 'why'} |\n|---|---|---|")
+        for feature in FEATURES:
+            if feature.offered is offered:
+                place = f"EAX={feature.leaf:X}h, ECX={feature.subleaf}: {feature.register.upper()} bit {feature.bit}"
+                parts.append(f"| {feature.name} | {place} | {feature.note} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
 def main() -> None:
     (PAGES / "reference" / "options.md").write_text(options_page())
     (PAGES / "reference" / "commands.md").write_text(commands_page())
+    (PAGES / "reference" / "cpu-features.md").write_text(cpu_features_page())
 
 
 if __name__ == "__main__":

@@ -12,20 +12,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from devices.contract import PortDevice, Sink, WindowedDevice
-from devices.debugcon import DebugConsole
-from devices.debugexit import DebugExit
-from devices.kbdreset import KeyboardReset
-from devices.nvdimm.device import NvdimmDevice
-from devices.nvdimm.dsm import DsmPort
-from devices.nvdimm.nfit import nfit_table
-from devices.nvdimm.placement import FOUR_GIB, DeviceMemory, split_ram
-from devices.nvdimm.ssdt import ssdt
-from devices.pit import Pit
-from devices.power import Power
-from devices.pvpanic import PanicPort
-from devices.rtc import Rtc, memory_bytes
-from devices.uart16550 import Uart16550
 from emu import boot
 from emu.acpi import hardware
 from emu.acpi.srat import MemoryAffinity
@@ -34,6 +20,20 @@ from emu.acpi.tables import build as build_tables
 from emu.boot.plan import LEGACY_END, LOW_END, MemoryRange, MemoryType
 from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig
 from emu.cpu import Cpu
+from emu.devices.contract import PortDevice, Sink, WindowedDevice
+from emu.devices.debugcon import DebugConsole
+from emu.devices.debugexit import DebugExit
+from emu.devices.kbdreset import KeyboardReset
+from emu.devices.nvdimm.device import NvdimmDevice
+from emu.devices.nvdimm.dsm import DsmPort
+from emu.devices.nvdimm.nfit import nfit_table
+from emu.devices.nvdimm.placement import FOUR_GIB, DeviceMemory, split_ram
+from emu.devices.nvdimm.ssdt import ssdt
+from emu.devices.pit import Pit
+from emu.devices.power import Power
+from emu.devices.pvpanic import PanicPort
+from emu.devices.rtc import Rtc, memory_bytes
+from emu.devices.uart16550 import Uart16550
 from emu.entry import Entry
 from emu.errors import UsageError
 from emu.host import kernel
@@ -79,6 +79,7 @@ def build(config: MachineConfig, outputs: Outputs, *, accept_incomplete: bool = 
     """
     image = None if config.image is None else _read_image(config.image)
     machine = Machine(config, Cpu(real_time=config.clock is Clock.REAL), GuestMemory())
+    machine.memory.on_write.append(machine.cpu.wrote)
     try:
         _add_ram(machine)
         slots = _add_devices(machine, outputs)

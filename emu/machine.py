@@ -23,12 +23,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from devices.bus import PortBus
-from devices.contract import Device, ExitRequest, Timed
-from devices.nvdimm.device import NvdimmDevice
-from devices.pic import PicPair
 from emu.config import Clock, MachineConfig, NvdimmConfig
 from emu.cpu import Cpu, Stop, StopKind
+from emu.devices.bus import PortBus
+from emu.devices.contract import Device, ExitRequest, Timed
+from emu.devices.nvdimm.device import NvdimmDevice
+from emu.devices.pic import PicPair
 from emu.entry import Entry
 from emu.errors import EmuError, StateError, Status, UsageError
 from emu.host import faults

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from devices.nvdimm import nfit, options
-from devices.nvdimm.nfit import NfitEntry
 from emu.config import NvdimmConfig, OnOffAuto
+from emu.devices.nvdimm import nfit, options
+from emu.devices.nvdimm.nfit import NfitEntry
 from emu.errors import StateError
 from emu.state import Fields, SavedState
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from devices.nvdimm import nfit
-from devices.nvdimm.device import NvdimmDevice
-from devices.nvdimm.dsm_layouts import DSM_PAGE, DsmInput, DsmLabelSize, DsmStatus, DsmTransfer
-from devices.nvdimm.ssdt import INTERNAL_HANDLE, ROOT_HANDLE
 from emu.config import PersistenceDomain
+from emu.devices.nvdimm import nfit
+from emu.devices.nvdimm.device import NvdimmDevice
+from emu.devices.nvdimm.dsm_layouts import DSM_PAGE, DsmInput, DsmLabelSize, DsmStatus, DsmTransfer
+from emu.devices.nvdimm.ssdt import INTERNAL_HANDLE, ROOT_HANDLE
 from emu.errors import EmuError, StateError
 from emu.state import Fields, SavedState
 

@@ -11,8 +11,8 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from devices.nvdimm.fletcher import fletcher64
-from devices.nvdimm.label_layouts import INDEX_SIGNATURE, IndexHeader, LabelV11, LabelV12
+from emu.devices.nvdimm.fletcher import fletcher64
+from emu.devices.nvdimm.label_layouts import INDEX_SIGNATURE, IndexHeader, LabelV11, LabelV12
 from emu.errors import UsageError
 from emu.units import align_up
 

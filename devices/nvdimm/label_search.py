@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from devices.nvdimm.index import LabelError, Version, geometry, read_index
-from devices.nvdimm.label_layouts import INDEX_SIGNATURE, IndexHeader
+from emu.devices.nvdimm.index import LabelError, Version, geometry, read_index
+from emu.devices.nvdimm.label_layouts import INDEX_SIGNATURE, IndexHeader
 from emu.units import MIB
 
 # Label areas are at the end of a file, and small (128 KiB as a rule). A dump is an area from its first byte on.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from uuid import UUID
 
-from devices.nvdimm.device import LabelStorage
-from devices.nvdimm.index import (
+from emu.devices.nvdimm.device import LabelStorage
+from emu.devices.nvdimm.index import (
     Geometry,
     Index,
     LabelError,
@@ -26,8 +26,8 @@ from devices.nvdimm.index import (
     pack_index,
     read_index,
 )
-from devices.nvdimm.label_layouts import LabelFlags
-from devices.nvdimm.namespace import Label, Namespace, make_label, read_label, set_cookie
+from emu.devices.nvdimm.label_layouts import LabelFlags
+from emu.devices.nvdimm.namespace import Label, Namespace, make_label, read_label, set_cookie
 from emu.units import PAGE, align_down, human_size
 
 _CHUNK = 1 << 20

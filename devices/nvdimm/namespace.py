@@ -10,10 +10,10 @@ import struct
 from dataclasses import dataclass
 from uuid import UUID
 
-from devices.nvdimm import nfit
-from devices.nvdimm.fletcher import fletcher64
-from devices.nvdimm.index import Geometry, LabelError, Version
-from devices.nvdimm.label_layouts import Guids, LabelV11, LabelV12
+from emu.devices.nvdimm import nfit
+from emu.devices.nvdimm.fletcher import fletcher64
+from emu.devices.nvdimm.index import Geometry, LabelError, Version
+from emu.devices.nvdimm.label_layouts import Guids, LabelV11, LabelV12
 
 Label = LabelV11 | LabelV12
 NAME_SIZE = 64

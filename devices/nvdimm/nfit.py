@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from devices.nvdimm.order import nfit_order
 from emu.acpi import system_table
 from emu.acpi.structures import (
     BYTE_ADDRESSABLE,
@@ -26,6 +25,7 @@ from emu.acpi.structures import (
     SpaRange,
 )
 from emu.config import PersistenceDomain
+from emu.devices.nvdimm.order import nfit_order
 from emu.structure import LayoutError, Structure
 
 VENDOR_ID = 0x8086

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from devices.nvdimm import options
 from emu.config import MachineConfig, NvdimmConfig
+from emu.devices.nvdimm import options
 from emu.errors import UsageError
 from emu.units import GIB, align_up
 

@@ -8,10 +8,10 @@ firmware may patch.
 
 from __future__ import annotations
 
-from devices.nvdimm import nfit
-from devices.nvdimm.dsm_layouts import DSM_PAGE
 from emu.acpi import aml, system_table
 from emu.acpi.aml import arg, local
+from emu.devices.nvdimm import nfit
+from emu.devices.nvdimm.dsm_layouts import DSM_PAGE
 
 DSM_PORT = 0x0A18
 DSM_PORTS = 4

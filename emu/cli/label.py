@@ -22,8 +22,8 @@ from emu.errors import HostError, Status, UsageError
 from emu.units import MIB, PAGE, align_down, align_up, human_size, parse_number, parse_size
 
 if TYPE_CHECKING:
-    from devices.nvdimm.device import LabelStorage
-    from devices.nvdimm.namespace import Label, Mode
+    from emu.devices.nvdimm.device import LabelStorage
+    from emu.devices.nvdimm.namespace import Label, Mode
     from emu.host.claims import Claims
     from emu.host.files import Target
 
@@ -137,8 +137,8 @@ def _span(options: argparse.Namespace, area: int) -> tuple[int, int]:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from devices.nvdimm.index import Version
-    from devices.nvdimm.labels import initialise
+    from emu.devices.nvdimm.index import Version
+    from emu.devices.nvdimm.labels import initialise
 
     with _open(options, write=True) as (storage, _, _):
         area = initialise(storage, Version(options.label_version), force=options.force)
@@ -172,8 +172,8 @@ def _read(options: argparse.Namespace) -> int:
 
 
 def _index_length(storage: LabelStorage) -> int:
-    from devices.nvdimm.index import LabelError, Version, geometry
-    from devices.nvdimm.labels import LabelArea
+    from emu.devices.nvdimm.index import LabelError, Version, geometry
+    from emu.devices.nvdimm.labels import LabelArea
 
     try:
         return LabelArea(storage).where.label_offset
@@ -207,8 +207,8 @@ def _claims(options: argparse.Namespace) -> Claims:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from devices.nvdimm.index import LabelError
-    from devices.nvdimm.labels import LabelArea, check
+    from emu.devices.nvdimm.index import LabelError
+    from emu.devices.nvdimm.labels import LabelArea, check
 
     with _open(options, write=False) as file:
         storage = file.storage
@@ -232,7 +232,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _write(options: argparse.Namespace) -> int:
-    from devices.nvdimm.labels import check, replace_content
+    from emu.devices.nvdimm.labels import check, replace_content
 
     _claims(options).changes(options.file, "the backing file")
     with _open(options, write=True) as (storage, _, _):
@@ -275,7 +275,7 @@ def _input(path: str | None, most: int) -> bytes:
 
 
 def _zero(options: argparse.Namespace) -> int:
-    from devices.nvdimm.labels import zero
+    from emu.devices.nvdimm.labels import zero
 
     with _open(options, write=True) as (storage, _, _):
         offset, length = _span(options, storage.size)
@@ -285,9 +285,9 @@ def _zero(options: argparse.Namespace) -> int:
 
 
 def _create(options: argparse.Namespace) -> int:
-    from devices.nvdimm.index import Version
-    from devices.nvdimm.labels import LabelArea, initialise, is_blank
-    from devices.nvdimm.namespace import Mode, Namespace, mode_of, name_of
+    from emu.devices.nvdimm.index import Version
+    from emu.devices.nvdimm.labels import LabelArea, initialise, is_blank
+    from emu.devices.nvdimm.namespace import Mode, Namespace, mode_of, name_of
 
     with _open(options, write=True) as (storage, before, _):
         pmem = align_down(before, PAGE)
@@ -318,7 +318,7 @@ def _create(options: argparse.Namespace) -> int:
 def _place(free: list[tuple[int, int]], pmem: int, size: int | None, mode: Mode) -> tuple[int, int]:
     """Where in the ``free`` ranges (start, end) of an NVDIMM of ``pmem`` bytes a namespace of ``size`` bytes (None: as
     large as it gets) fits, and its size. UsageError for what ndctl 76 refuses."""
-    from devices.nvdimm.namespace import Mode
+    from emu.devices.nvdimm.namespace import Mode
 
     unit = _NAMESPACE_ALIGNMENT if pmem >= _NAMESPACE_ALIGNMENT else PAGE
     extents = [(align_up(start, unit), end) for start, end in free]
@@ -348,7 +348,7 @@ def _place(free: list[tuple[int, int]], pmem: int, size: int | None, mode: Mode)
 
 
 def _destroy(options: argparse.Namespace) -> int:
-    from devices.nvdimm.labels import LabelArea
+    from emu.devices.nvdimm.labels import LabelArea
 
     with _open(options, write=True) as (storage, _, _):
         LabelArea(storage).delete(options.uuid)
@@ -369,8 +369,8 @@ def _done(options: argparse.Namespace, text: str, facts: dict[str, Any]) -> None
 
 def _describe(name: str, storage: LabelStorage, *, human: bool, labels: bool) -> dict[str, Any]:
     """What ``ndctl read-labels -j`` prints, in a document of ours; an area that is not valid has no index, no label."""
-    from devices.nvdimm.index import LabelError
-    from devices.nvdimm.labels import LabelArea
+    from emu.devices.nvdimm.index import LabelError
+    from emu.devices.nvdimm.labels import LabelArea
 
     index: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
@@ -394,8 +394,8 @@ def _describe(name: str, storage: LabelStorage, *, human: bool, labels: bool) ->
 
 
 def _describe_label(label: Label, *, human: bool) -> dict[str, Any]:
-    from devices.nvdimm.label_layouts import LabelV12
-    from devices.nvdimm.namespace import name_of
+    from emu.devices.nvdimm.label_layouts import LabelV12
+    from emu.devices.nvdimm.namespace import name_of
 
     def hexadecimal(value: int) -> int | str:
         return f"{value:#x}" if human else value

@@ -13,8 +13,8 @@ from emu.errors import HostError, UsageError
 from emu.units import KIB, PAGE, human_size
 
 if TYPE_CHECKING:
-    from devices.nvdimm.device import LabelStorage
-    from devices.nvdimm.label_search import Found
+    from emu.devices.nvdimm.device import LabelStorage
+    from emu.devices.nvdimm.label_search import Found
 
 DEFAULT_LABEL_SIZE = 128 * KIB
 _LARGEST_DUMP = 64 << 20
@@ -45,8 +45,8 @@ def open_labels(path: str, asked: int | None, *, write: bool, force: bool = Fals
 
     Durable when: each write of the storage is durable when it returns, by the strongest means the mapping has.
     """
-    from devices.nvdimm.device import MappedLabels
     from emu.config import BackendConfig, OnOffAuto
+    from emu.devices.nvdimm.device import MappedLabels
     from emu.memory import open_backend
     from emu.memory.incomplete import check_not_incomplete
 
@@ -83,7 +83,7 @@ def open_labels(path: str, asked: int | None, *, write: bool, force: bool = Fals
 
 def _dump(path: str, asked: int | None) -> LabelFile:
     """A file that is no NVDIMM's, since it does not consist of pages: read as it is."""
-    from devices.nvdimm.labels import BytesLabels
+    from emu.devices.nvdimm.labels import BytesLabels
 
     try:
         content = Path(path).read_bytes()
@@ -98,7 +98,7 @@ def _dump(path: str, asked: int | None) -> LabelFile:
 
 def _settle_size(path: str, read: Read, size: int, asked: int | None) -> tuple[int, list[Found]]:
     """(label size, valid areas of the file)."""
-    from devices.nvdimm.label_search import find_areas
+    from emu.devices.nvdimm.label_search import find_areas
 
     found = find_areas(read, size)
     if asked is None:

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devices.contract import ExitRequest
 from emu.cli import characters, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
 from emu.config import MachineConfig
+from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, Status, UsageError
 from emu.units import human_size
 
@@ -251,7 +251,7 @@ def configuration(options: argparse.Namespace) -> MachineConfig:
 
 def resolve_image(name: str) -> str:
     """The path of an image: an existing path wins over the name of a bundled guest."""
-    import guest
+    from emu import guest
 
     if os.path.exists(name):  # noqa: PTH110 - Path.exists raises for names that no file can have
         return name

@@ -19,12 +19,12 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from devices.contract import ExitRequest
 from emu.cli import output
+from emu.devices.contract import ExitRequest
 from emu.errors import Status
 
 if TYPE_CHECKING:
-    from devices.uart16550 import Uart16550
+    from emu.devices.uart16550 import Uart16550
     from emu.machine import Machine
 
 _PIECE = 4096
@@ -40,7 +40,7 @@ def type_standard_input(stack: contextlib.ExitStack, machine: Machine, *, escape
     A terminal gives up its line editing, as under QEMU: the guest sees every key. Ctrl-C still interrupts, and with
     ``escapes`` Ctrl-A begins a command to emu.
     """
-    from devices.uart16550 import Uart16550
+    from emu.devices.uart16550 import Uart16550
 
     com1 = machine.devices["com1"]
     if sys.stdin is None or not isinstance(com1, Uart16550):

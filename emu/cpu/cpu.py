@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MODELS = {"icelake-server": r.ICELAKE_SERVER}
 """Models that have CLWB and CLFLUSHOPT."""
 
-_STATE_KIND, _STATE_VERSION = "cpu", 1
+_STATE_KIND, _STATE_VERSION = "cpu", 2
 _DELIVERY_NS = 64
 """An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline."""
 _SELF_TEST = "EMU_STOP_EVERY_BLOCK"
@@ -60,8 +60,9 @@ class Cpu:
         self.on_port_write: Callable[[int, int, int], None] = lambda port, size, value: None
         self.last_exception: ExceptionRecord | None = None
         self._engine = hooks.Engine(library.functions(), MODELS[model], _Ports(self), library.describe)
+        library.require_mended()
         self._state = State(self._engine, layout())
-        self._memory = PhysicalMemory(self._engine)
+        self._memory = PhysicalMemory(self._engine, self._state.system.host_wrote)
         self._delivery = Delivery(self._state, self._memory)
         self._halted = False
         self._pending = False
@@ -82,6 +83,7 @@ class Cpu:
 
     def close(self) -> None:
         """Free the engine. The memory that was mapped may go away afterwards, not before."""
+        self._state.system.detach()
         self._engine.close()
         self._memory.release()
 
@@ -283,6 +285,11 @@ class Cpu:
         if size > 0 and not self._want_flush:
             self._want_flush = True
             self._engine.service()
+
+    def wrote(self, gpa: int, data: bytes) -> None:
+        """``data`` was stored at ``gpa`` by a device: as ``invalidate``, when there is code to forget."""
+        if any(self._state.system.has_code(*span) for span in self._memory.spans(gpa, len(data))):
+            self.invalidate(gpa, len(data))
 
     def registers(self) -> dict[str, int]:
         """General registers, ``rip``, ``rflags``, selectors, segment bases, control registers and ``efer``."""

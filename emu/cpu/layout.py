@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-from emu.cpu import library, stops
+from emu.cpu import interposed, library, offsets, stops
 from emu.cpu.registers import (
     CR0,
     CR0_TS,
@@ -35,6 +35,8 @@ RFLAGS_OFFSET = 17 * 8
 """RFLAGS, in the architectural state: behind 16 general registers and RIP."""
 _SEARCH = 1 << 16
 _STATE = 1 << 13
+_TASK_REGISTER = 7
+"""Behind the six segment registers and LDTR."""
 _CODE = 0x1000
 _POINTER_HINT = 53
 _HF_TS = 0x800
@@ -46,7 +48,7 @@ class Layout(NamedTuple):
 
     ``cpu_pointer`` and ``whole_blocks`` are in the engine structure; ``self_pointer``, ``halted``, ``stop_slots`` and
     ``state`` in the CPU object it points to; the others in the architectural state, which starts with the 16 general
-    registers, RIP and RFLAGS.
+    registers, RIP and RFLAGS. ``guest`` are the words that only a guest can reach.
     """
 
     cpu_pointer: int
@@ -60,6 +62,7 @@ class Layout(NamedTuple):
     is_software: int
     whole_blocks: int
     stop_slots: int
+    guest: offsets.Offsets
 
 
 class _StopAtPort:
@@ -125,6 +128,15 @@ def _measure(engine: hooks.Engine, memory: mmap.mmap) -> Layout:
     whole_blocks = find_whole_blocks(engine, memory)
     hooks.view(engine.handle + whole_blocks, 1)[0] = 1
     stops.check(engine, memory)
+    # Behind the CPU object the heap may hold copies of what was observed.
+    inside = hooks.allocation(cpu) - state
+
+    def observe_object() -> bytes:
+        return observe()[:inside]
+
+    guest = offsets.measure(engine, memory, _CODE, observe_object)
+    interposed.know(hflags, segments + _TASK_REGISTER * SEGMENT_SIZE, guest)
+    interposed.examine(engine, memory, _CODE, observe, (cpu, start))
     return Layout(
         cpu_pointer=cpu_pointer,
         self_pointer=self_pointer,
@@ -137,6 +149,7 @@ def _measure(engine: hooks.Engine, memory: mmap.mmap) -> Layout:
         is_software=is_software,
         whole_blocks=whole_blocks,
         stop_slots=stop_slots,
+        guest=guest,
     )
 
 

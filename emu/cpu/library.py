@@ -12,7 +12,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from emu.errors import HostError
-from emu.host import hooks, mend
+from emu.host import hooks, mend, system
 from emu.units import GIB, MIB
 
 MAJOR, MINOR = 2, 1
@@ -26,11 +26,21 @@ def _library() -> hooks.Library:
     spec = PathFinder.find_spec("unicorn")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(Path(folder, "lib").glob("libunicorn.so*")):
-            mend.offer()
-            library = _checked(hooks.Library(str(path)))
-            mend.bind(library.handle)
+            system.publish()
+            library = _checked(mend.load(str(path)))
+            system.bind(
+                {name: _internal(library, name) for name in system.FUNCTIONS},
+                {name: _internal(mend.translation(), name) for name in mend.BETWEEN},
+            )
             return library
     raise HostError("the CPU library unicorn is not installed", "pip install unicorn")
+
+
+def _internal(library: hooks.Library, name: str) -> int:
+    address = library.symbol(f"{name}_x86_64")
+    if not address:
+        raise HostError(f"libunicorn has no function {name}_x86_64", "install the release that emu pins")
+    return address
 
 
 def _checked(library: hooks.Library) -> hooks.Library:
@@ -58,6 +68,15 @@ def _require_memory() -> None:
             "raise the limit on virtual memory ('ulimit -v'), or the host's commit limit",
             errno=error.errno or 0,
         ) from None
+
+
+def require_mended() -> None:
+    """HostError unless an engine that was opened executes emu's corrections; see ``emu.host.mend``."""
+    if not mend.active():
+        raise HostError(
+            "another library in this process hides emu's own instructions; the guest would compute wrong results",
+            "run emu in a process of its own",
+        )
 
 
 def function(name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from emu.errors import UsageError
@@ -29,11 +29,12 @@ class PhysicalMemory:
     """Maps regions into an engine and reads and writes them for page walks. Holes read as 0 and drop writes.
 
     The holes are mapped too, as regions without memory, so that no memory hook is needed: a memory hook, wherever it
-    is, makes every load and store of the guest slow.
+    is, makes every load and store of the guest slow. ``wrote(host address, size)`` hears of each ``write``.
     """
 
-    def __init__(self, engine: hooks.Engine) -> None:
+    def __init__(self, engine: hooks.Engine, wrote: Callable[[int, int], None]) -> None:
         self._engine = engine
+        self._wrote = wrote
         self._regions: list[Mapped] = []
         self._starts: list[int] = []
         self.holes_filled = False
@@ -98,12 +99,22 @@ class PhysicalMemory:
         return bytes(region.view[gpa - region.gpa : gpa - region.gpa + size])
 
     def write(self, gpa: int, data: bytes) -> None:
-        """``data`` within one page; dropped in holes and read-only memory. ``on_write`` hears of it afterwards."""
+        """``data`` within one page; dropped in holes and read-only memory. Code translated from it is forgotten, and
+        ``on_write`` hears of it afterwards.
+        """
         region = self._find(gpa)
         if region is not None and region.writable:
             region.view[gpa - region.gpa : gpa - region.gpa + len(data)] = data
+            self._wrote(region.host + gpa - region.gpa, len(data))
             if self.on_write is not None:
                 self.on_write(gpa, data)
+
+    def spans(self, gpa: int, size: int) -> Iterator[tuple[int, int]]:
+        """(host address, size) of the parts of a range that are memory."""
+        for region in self._regions:
+            start, end = max(gpa, region.gpa), min(gpa + size, region.end)
+            if start < end:
+                yield region.host + start - region.gpa, end - start
 
     def release(self) -> None:
         """Drop the views, after the engine is closed."""

@@ -1,7 +1,7 @@
 """The whole architectural state as named values: for boot states, for saving and for taking over a saved machine.
 
-Not kept, because nothing can observe it here: CR8 (reads 0 always) and the last x87 instruction and operand pointers.
-XCR0 is not reachable in Unicorn and stays at its reset value.
+Whole means: all that a guest can change and see again. ``tests/unit/cpu/test_cpu_whole_state.py`` lets a guest change
+everything and looks for a word of Unicorn's CPU state that does not come along.
 """
 
 from __future__ import annotations
@@ -9,20 +9,36 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from emu.cpu import registers as r
+from emu.cpu.features import XCR0_BITS
 from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, Segment, State, Table
 from emu.entry import Entry, Protected32
 from emu.errors import StateError
 from emu.state import Fields, Value
+from emu.units import U64_MAX
 
 MSRS = {
     "star": r.MSR_STAR, "lstar": r.MSR_LSTAR, "cstar": r.MSR_CSTAR, "fmask": r.MSR_FMASK,
     "kernel_gs_base": r.MSR_KERNEL_GS_BASE, "tsc_aux": r.MSR_TSC_AUX, "sysenter_cs": r.MSR_SYSENTER_CS,
     "sysenter_esp": r.MSR_SYSENTER_ESP, "sysenter_eip": r.MSR_SYSENTER_EIP, "pat": r.MSR_PAT,
+    "misc_enable": r.MSR_MISC_ENABLE, "mtrr_default": r.MSR_MTRR_DEF_TYPE, "mcg_status": r.MSR_MCG_STATUS,
+    "mcg_control": r.MSR_MCG_CTL, "bound_config": r.MSR_BNDCFGS, "host_save_area": r.MSR_VM_HSAVE_PA,
 }  # fmt: skip
 """Saved by name; EFER is apart, FS and GS bases are in the segments."""
+MSR_LISTS = {
+    "mtrr_variable": r.MTRR_VARIABLE,
+    "mtrr_fixed": r.MTRR_FIXED,
+    "machine_check_banks": r.MACHINE_CHECK_BANKS,
+}
+"""Saved as lists, in this order."""
 
 _DEBUG = (0, 1, 2, 3, 6, 7)
-_PAT_AT_RESET = 0x0007040600070406
+# Intel SDM volume 3, section 10.1.1 (table 10-1), and volume 4 for IA32_MISC_ENABLE (fast strings).
+_AT_RESET = {"pat": 0x0007040600070406, "misc_enable": 1, "mcg_control": U64_MAX}
+_LISTS_AT_RESET: dict[str, tuple[int, ...]] = {
+    "mtrr_variable": (0,) * len(r.MTRR_VARIABLE),
+    "mtrr_fixed": (0,) * len(r.MTRR_FIXED),
+    "machine_check_banks": (U64_MAX, 0, 0, 0) * (len(r.MACHINE_CHECK_BANKS) // 4),
+}
 _CODE_FLAGS = DESC_S | DESC_P | DESC_G | TYPE_CODE | 0x300
 _DATA_FLAGS = DESC_S | DESC_P | DESC_G | DESC_B | 0x300
 _FLAT = 0xFFFFFFFF
@@ -48,11 +64,17 @@ class Architectural:
     cr3: int = 0
     cr4: int = 0
     efer: int = 0
-    msrs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MSRS, 0) | {"pat": _PAT_AT_RESET})
+    msrs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MSRS, 0) | _AT_RESET)
+    msr_lists: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(_LISTS_AT_RESET))
+    xcr0: int = 1
+    pkru: int = 0
+    task_priority: int = 0
+    random: int = 0
     debug: tuple[int, ...] = (0, 0, 0, 0, 0xFFFF0FF0, 0x400)
     fpu_control: int = 0x37F
     fpu_status: int = 0
     fpu_tags: int = 0xFFFF
+    fpu_pointers: tuple[int, ...] = (0,) * 5
     fpu: bytes = bytes(80)
     xmm: bytes = bytes(256)
     mxcsr: int = 0x1F80
@@ -103,10 +125,16 @@ class Architectural:
             cr4=read(r.CR4),
             efer=state.msr(r.MSR_EFER),
             msrs={name: state.msr(number) for name, number in MSRS.items()},
+            msr_lists={name: tuple(state.msr(number) for number in numbers) for name, numbers in MSR_LISTS.items()},
+            xcr0=state.xcr0,
+            pkru=state.pkru,
+            task_priority=state.task_priority,
+            random=state.system.random,
             debug=tuple(read(r.DR0 + n) for n in _DEBUG),
             fpu_control=read(r.FPCW),
             fpu_status=read(r.FPSW),
             fpu_tags=read(r.FPTAG),
+            fpu_pointers=tuple(read(register) for register in r.FPU_POINTERS),
             fpu=b"".join(state.engine.read_bytes(r.FP0 + n, 10) for n in range(8)),
             xmm=b"".join(state.engine.read_bytes(r.XMM0 + n, 16) for n in range(16)),
             mxcsr=read(r.MXCSR),
@@ -129,8 +157,17 @@ class Architectural:
         state.set_msr(r.MSR_EFER, self.efer & ~r.EFER_LMA)
         for name, number in MSRS.items():
             state.set_msr(number, self.msrs[name])
+        for name, numbers in MSR_LISTS.items():
+            for number, value in zip(numbers, self.msr_lists[name], strict=True):
+                state.set_msr(number, value)
+        state.xcr0 = self.xcr0
+        state.pkru = self.pkru
+        state.task_priority = self.task_priority
+        state.system.random = self.random
+        state.system.breakpoints_off()
         for n, value in zip(_DEBUG, self.debug, strict=True):
             engine.write(r.DR0 + n, value)
+        state.system.breakpoints_on()
         state.set_table(r.GDTR, self.gdtr)
         state.set_table(r.IDTR, self.idtr)
         state.set_system_segment(r.LDTR, self.ldtr)
@@ -146,6 +183,8 @@ class Architectural:
         engine.write(r.FPCW, self.fpu_control)
         engine.write(r.FPSW, self.fpu_status)
         engine.write(r.FPTAG, self.fpu_tags)
+        for register, value in zip(r.FPU_POINTERS, self.fpu_pointers, strict=True):
+            engine.write(register, value)
         for n in range(8):
             engine.write_bytes(r.FP0 + n, self.fpu[10 * n : 10 * n + 10])
         for n in range(16):
@@ -168,8 +207,14 @@ class Architectural:
             "tables": [self.gdtr.base, self.gdtr.limit, self.idtr.base, self.idtr.limit],
             "control": [self.cr0, self.cr2, self.cr3, self.cr4, self.efer],
             **{name: self.msrs[name] for name in MSRS},
+            **{name: list(self.msr_lists[name]) for name in MSR_LISTS},
+            "xcr0": self.xcr0,
+            "pkru": self.pkru,
+            "task_priority": self.task_priority,
+            "random": self.random,
             "debug": list(self.debug),
             "fpu_words": [self.fpu_control, self.fpu_status, self.fpu_tags],
+            "fpu_pointers": list(self.fpu_pointers),
             "fpu": self.fpu,
             "xmm": self.xmm,
             "mxcsr": self.mxcsr,
@@ -210,12 +255,18 @@ class Architectural:
             cr4=cr4,
             efer=efer,
             msrs={name: fields.integer(name) for name in MSRS},
+            msr_lists={name: fields.integers(name, len(numbers)) for name, numbers in MSR_LISTS.items()},
+            xcr0=fields.integer("xcr0"),
+            pkru=fields.integer("pkru", high=0xFFFFFFFF),
+            task_priority=fields.integer("task_priority", high=15),
+            random=fields.integer("random"),
             debug=fields.integers("debug", len(_DEBUG)),
             **dict(
                 zip(
                     ("fpu_control", "fpu_status", "fpu_tags"), fields.integers("fpu_words", 3, high=0xFFFF), strict=True
                 )
             ),
+            fpu_pointers=fields.integers("fpu_pointers", len(r.FPU_POINTERS)),
             fpu=fields.octets("fpu", exactly=80),
             xmm=fields.octets("xmm", exactly=256),
             mxcsr=fields.integer("mxcsr", high=0xFFFFFFFF),
@@ -232,4 +283,6 @@ class Architectural:
         long = bool(self.efer & r.EFER_LMA)
         require(max(self.cr0, self.cr4, self.efer) < 1 << 32, "a control register has more than 32 bits")
         require(not long or bool(self.cr0 & r.CR0_PG), "long mode without paging")
+        require(self.xcr0 & 1 == 1 and not self.xcr0 & ~XCR0_BITS, "XCR0 names state that this processor has not")
+        require(max(self.fpu_pointers[1], *self.fpu_pointers[3:]) <= 0xFFFF, "an x87 selector or opcode is too long")
         require(max(self.gdtr.limit, self.idtr.limit) <= 0xFFFF, "a descriptor table is too long")

@@ -42,13 +42,20 @@ class Snapshot:
         self._rip = cpu._state.rip
         self._clock = cpu._engine.clock
         self._halted = cpu._halted
+        self._random = cpu._state.system.random
+        self._rest = cpu._state.outside_context()
+        self._rest_then = bytes(self._rest)
         self._flush_tlb = _function("uc_ctl", ctypes.c_void_p, ctypes.c_int)
         self._restore = _function("uc_context_restore", ctypes.c_void_p, ctypes.c_void_p)
 
     def rewind(self) -> None:
         """Go back. Translated code stays: whoever puts back memory must see to code that differs from what it was."""
         cpu = self._cpu
+        cpu._state.system.breakpoints_off()
         _check(self._restore(self._uc, self._context), "restore a context")
+        cpu._state.system.breakpoints_on()
+        cpu._state.system.random = self._random
+        self._rest[:] = self._rest_then
         _check(self._flush_tlb(self._uc, _FLUSH_TLB), "drop translated addresses")
         cpu._state.rip = self._rip
         cpu._engine.clock = self._clock

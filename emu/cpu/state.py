@@ -6,10 +6,12 @@ import struct
 from typing import NamedTuple
 
 from emu.cpu import registers as r
+from emu.cpu.features import CR4_BITS, WORDS, offered
 from emu.cpu.layout import RFLAGS_OFFSET, SEGMENT_SIZE, Layout
 from emu.cpu.stops import take_over
 from emu.errors import HostError
 from emu.host import hooks
+from emu.host.system import System
 
 # Bits of a descriptor's high word (Intel SDM volume 3, section 3.4.5), which is also how the engine caches them.
 TYPE_CODE, TYPE_CONFORMING = 1 << 11, 1 << 10
@@ -17,7 +19,7 @@ DESC_S, DESC_P, DESC_L, DESC_B, DESC_G = 1 << 12, 1 << 15, 1 << 21, 1 << 22, 1 <
 DPL_SHIFT = 13
 
 # Flags that the engine derives from the rest and keys its translated code with.
-_CPL, _INHIBIT, _CS32, _SS32, _ADDSEG, _LMA, _CS64 = 3, 8, 0x10, 0x20, 0x40, 0x4000, 0x8000
+_CPL, _INHIBIT, _CS32, _SS32, _ADDSEG, _STEP, _LMA, _CS64 = 3, 8, 0x10, 0x20, 0x40, 0x100, 0x4000, 0x8000
 
 
 class Segment(NamedTuple):
@@ -45,6 +47,7 @@ class State:
 
     def __init__(self, engine: hooks.Engine, layout: Layout) -> None:
         self.engine = engine
+        self.system = System()
         self._layout = layout
         self.attach()
 
@@ -66,6 +69,11 @@ class State:
         self._is_software = hooks.words(start + layout.is_software, "uint32_t")
         engine.watch_state(start, RFLAGS_OFFSET, layout.hflags, cpu + layout.halted)
         take_over(engine, cpu, layout.stop_slots)
+        self._guest = layout.guest
+        self._b = hooks.words(start, "uint8_t")
+        for word, number in WORDS.items():
+            self._q[layout.guest.features // 8 + number] = offered(*word)
+        self.system.attach(engine.handle, cpu, start, cr4_bits=CR4_BITS)
 
     # General registers
 
@@ -150,8 +158,8 @@ class State:
         d[at + 4], d[at + 5] = value.limit, value.flags
 
     def refresh(self) -> None:
-        """Derive the flags that depend on the segments; ends an interrupt shadow."""
-        flags = int(self._d[self._hflags]) & ~(_CPL | _INHIBIT | _CS32 | _SS32 | _ADDSEG | _CS64)
+        """Derive the flags that depend on the segments; ends an interrupt shadow and the wait for a data breakpoint."""
+        flags = int(self._d[self._hflags]) & ~(_CPL | _INHIBIT | _CS32 | _SS32 | _ADDSEG | _STEP | _CS64)
         code, stack = self.segment(r.CS), self.segment(r.SS)
         flags |= stack.dpl
         if flags & _LMA and code.flags & DESC_L:
@@ -192,3 +200,36 @@ class State:
 
     def set_msr(self, number: int, value: int) -> None:
         self.engine.write_bytes(r.MSR, struct.pack("<I4xQ", number, value))
+
+    # Registers that only the guest can reach
+
+    def outside_context(self) -> memoryview:
+        """Registers (MTRRs, machine check) that Unicorn's own contexts leave out; meaningful for this engine only."""
+        begin, end = self._guest.not_in_context
+        return hooks.view(self._start + begin, end - begin)
+
+    @property
+    def xcr0(self) -> int:
+        return int(self._q[self._guest.xcr0 // 8])
+
+    @xcr0.setter
+    def xcr0(self, value: int) -> None:
+        self._q[self._guest.xcr0 // 8] = value
+
+    @property
+    def pkru(self) -> int:
+        return int(self._d[self._guest.pkru // 4])
+
+    @pkru.setter
+    def pkru(self, value: int) -> None:
+        """The caller drops cached translations of addresses: the rights of pages change with it."""
+        self._d[self._guest.pkru // 4] = value
+
+    @property
+    def task_priority(self) -> int:
+        """CR8."""
+        return int(self._b[self._guest.task_priority])
+
+    @task_priority.setter
+    def task_priority(self, value: int) -> None:
+        self._b[self._guest.task_priority] = value

@@ -1,1 +1,1 @@
-"""The host room: the only code that talks to the kernel, over the cffi modules `_kernel`, `_hooks` and `_trace`."""
+"""The host room: what talks to the kernel, over cffi modules (`_kernel`, `_hooks`, `_system`, `_trace`)."""

@@ -323,6 +323,11 @@ def peek(address: int, size: int) -> bytes:
     return bytes(_ffi.buffer(buffer, _lib.emu_peek(address, buffer, size)))
 
 
+def allocation(address: int) -> int:
+    """The size of the block of memory that the C library's allocator gave out at ``address``."""
+    return int(_lib.emu_allocation_size(_ffi.cast("void *", address)))
+
+
 def words(address: int, kind: str) -> Any:
     """An indexable C pointer at host ``address``; ``kind`` is a C integer type such as ``uint64_t``."""
     return _ffi.cast(f"{kind} *", address)

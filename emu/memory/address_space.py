@@ -42,7 +42,8 @@ class GuestMemory:
     def __init__(self) -> None:
         # One assignment changes both, so other threads always see a whole table.
         self._table: tuple[tuple[int, ...], tuple[Region, ...]] = ((), ())
-        self.on_write: Callable[[int, bytes], None] | None = None
+        self.on_write: list[Callable[[int, bytes], None]] = []
+        """Told of each ``write``, as (gpa, data), once it is done."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -92,8 +93,8 @@ class GuestMemory:
         for piece in self._pieces(gpa, len(source), "write"):
             piece[:] = source[done : done + len(piece)]
             done += len(piece)
-        if self.on_write is not None:
-            self.on_write(gpa, bytes(source))
+        for told in self.on_write:
+            told(gpa, bytes(source))
 
     def _pieces(self, gpa: int, length: int, verb: str) -> list[memoryview]:
         if length < 0 or gpa < 0:

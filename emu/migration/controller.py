@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from devices.contract import ExitRequest
+from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, HostError, UsageError
 from emu.host.claims import Claims, claims_of
 from emu.host.sockets import Listener

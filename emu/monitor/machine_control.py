@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from devices.contract import ExitRequest
-from devices.power import Power
 from emu.config import BackendConfig, NvdimmConfig
+from emu.devices.contract import ExitRequest
+from emu.devices.power import Power
 from emu.errors import EmuError, Status, UsageError
 from emu.machine import Machine, PluggedNvdimm, RunState
 from emu.memory import Backend, open_backend

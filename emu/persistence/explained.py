@@ -75,14 +75,14 @@ class MemoryCheck:
         """Compare what was written since the last call. ``given`` are bytes that the laboratory put into units before
         they were first read, as ``(mask, value)``. UnexplainedMemory names the first byte that differs.
         """
-        writes = [(event.address, event.data) for event in events if isinstance(event, Store | LabelWrite)]
+        writes = [(number, event) for number, event in enumerate(events) if isinstance(event, Store | LabelWrite)]
         pages: dict[tuple[int, int], bytearray] = {}
         for unit, (mask, value) in (given or {}).items():
             for byte in range(UNIT):
                 if mask >> 8 * byte & 0xFF:
                     self._put(pages, unit + byte, bytes([value >> 8 * byte & 0xFF]))
-        for address, data in writes:
-            self._put(pages, address, data)
+        for _, event in writes:
+            self._put(pages, event.address, event.data)
         for number, log in self._logs:
             for first, count in log.collect():
                 for page in range(first, first + count):
@@ -112,7 +112,7 @@ class MemoryCheck:
             done += len(piece)
 
     def _unexplained(
-        self, number: int, offset: int, expected: int, found: int, writes: Sequence[tuple[int, bytes]]
+        self, number: int, offset: int, expected: int, found: int, writes: Sequence[tuple[int, Store | LabelWrite]]
     ) -> UnexplainedMemory:
         part = next((part for part in self._parts if part.number == number and 0 <= offset - part.offset < part.size),
                     None)  # fmt: skip
@@ -120,8 +120,10 @@ class MemoryCheck:
         if part is not None:
             address = part.address + offset - part.offset
             where = f"offset {offset - part.offset:#x} of {part.name}"
-            touching = [data for at, data in writes if at <= address < at + len(data)]
-            what = f", {len(touching)} logged stores touch it" if touching else ", no logged store touches it"
+            touching = [(number, event) for number, event in writes if 0 <= address - event.address < len(event.data)]
+            what = ", no logged store touches it"
+            if touching:
+                what = f", last stored by the instruction at {touching[-1][1].pc:#x} (event {touching[-1][0]})"
         return UnexplainedMemory(
             f"the log of the guest's stores does not explain the memory: at {where} it says {expected:#04x}, "
             f"the memory holds {found:#04x}{what}",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from emu.persistence.crashstate import FULL, CrashState, Initial
-from emu.persistence.events import Event, Fence, Store, split
+from emu.persistence.events import Event, Fence, LabelWrite, Store, WriteBack, split
 from emu.persistence.explore import Exploration, Interrupted, Read, Recovery, Result, Verdict
 from emu.persistence.image import Image, PartId, candidates, example
 from emu.persistence.memories import Memories
@@ -307,14 +307,13 @@ class Analyst:
         return _Cause(kind, why, scene.lost, self._later(scene), repair)
 
     def _why_no_fence(self, scene: _Scene) -> str:
-        store = self._events[scene.lost[0]]
-        assert isinstance(store, Store)
+        number, store = next((n, event) for n in scene.lost if isinstance(event := self._events[n], Store))
         if store.nt:
-            later = any(isinstance(event, Fence) for event in self._events[scene.lost[0] + 1 :])
+            later = any(isinstance(event, Fence | WriteBack) for event in self._events[number + 1 :])
             when = "only after a later store" if later else "never"
             return f"a fence follows the non-temporal store {when}, so it can wait in a write-combining buffer"
         if not self._editor.flushes_help(scene.lost):
-            return "no fence waits for the store to leave the store buffer before a later non-temporal one"
+            return "no fence waits for the store to leave the store buffer before what came to the medium past it"
         return "the line was flushed, but no fence waits for the flush before a later store"
 
     def _why_no_flush(self, scene: _Scene) -> str:
@@ -406,10 +405,7 @@ class Analyst:
         gone = {(part.event, part.unit) for part in scene.image.lost()}
         units = scene.units
         for number in numbers:
-            store = self._events[number]
-            if isinstance(store, Store) and any(
-                unit in units and (number, unit) not in gone for unit, _, _ in split(store.address, store.data)
-            ):
+            if any(unit in units and (number, unit) not in gone for unit in self._units(number)):
                 yield number
 
     def _end_without(self, scene: _Scene, stores: set[int]) -> tuple[Verdict, tuple[Read, ...]]:
@@ -431,8 +427,14 @@ class Analyst:
         return next((number for number in near if self._end_without(scene, {number})[0].ok), None)
 
     def _touches(self, number: int, units: set[int]) -> bool:
-        store = self._events[number]
-        return isinstance(store, Store) and any(unit in units for unit, _, _ in split(store.address, store.data))
+        return not units.isdisjoint(self._units(number))
+
+    def _units(self, number: int) -> list[int]:
+        """What event ``number`` stores to."""
+        event = self._events[number]
+        return (
+            [unit for unit, _, _ in split(event.address, event.data)] if isinstance(event, Store | LabelWrite) else []
+        )
 
     def _explain_nested(self, result: Result) -> None:
         verdict = result.leaf.verdict

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from devices.contract import ExitRequest
+from emu.devices.contract import ExitRequest
 from emu.errors import Status
 
 if TYPE_CHECKING:

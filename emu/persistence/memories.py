@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from emu.persistence.crashstate import Initial
-from emu.persistence.events import Event, Store, page_of, split
+from emu.persistence.events import Event, LabelWrite, Store, page_of, split
 from emu.persistence.explore import Exploration, Node, Read, Recovery, Verdict
 
 
@@ -20,7 +20,7 @@ class Memories:
         self._recovery = recovery
         self._writes: dict[int, list[tuple[int, int, int]]] = {}
         for number, event in enumerate(events):
-            if isinstance(event, Store):
+            if isinstance(event, Store | LabelWrite):
                 for unit, mask, value in split(event.address, event.data):
                     self._writes.setdefault(unit, []).append((number, mask, value))
 

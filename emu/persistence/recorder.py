@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from devices.contract import ExitRequest
 from emu.cpu.crossing import next_page
 from emu.cpu.sites import SPECIALS, UNKNOWN, SiteKind, find_sites
+from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.host import trace
 from emu.host.trace import Entry, Tracer
@@ -27,7 +27,7 @@ from emu.persistence.events import (
 )
 
 if TYPE_CHECKING:
-    from devices.nvdimm.device import LabelStorage
+    from emu.devices.nvdimm.device import LabelStorage
 
 TRACE_FULL, TRACE_BUDGET = "trace-full", "instruction-budget"
 """Reasons of an ``Exit`` made here: the log is full; the guest ran longer than it was allowed to."""
@@ -79,7 +79,7 @@ class Recording:
         base = min(first for first, _ in self._ranges)
         tracer.cover(base, max(last for _, last in self._ranges) + 1 - base)
         cpu.watch(tracer.retract, self._stored)
-        machine.memory.on_write = self._stored
+        machine.memory.on_write.append(self._stored)
         for number, dimm in enumerate(machine.nvdimms):
             if dimm.device.labels is not None:
                 dimm.device.labels = _WatchedLabels(self, number, dimm.device.labels)

@@ -90,7 +90,9 @@ class Editor:
         """A fence after each of ``stores``: behind the flush that follows it where it needs one; None if none does."""
         places = set[int]()
         for number in self._like(stores, crash):
-            store = self._store(number)
+            store = self._events[number]
+            if not isinstance(store, Store):  # a label write, durable by itself
+                continue
             if store.nt or self._rules.domain is Domain.EADR:
                 places.add(number)
             else:
@@ -130,11 +132,13 @@ class Editor:
         """Whether a flush can make any of ``stores`` durable: not where caches survive, nor past them."""
         if self._rules.domain is Domain.EADR or not self._rules.flushes_count:
             return False
-        return not all(self._store(number).nt for number in stores)
+        return any(isinstance(store, Store) and not store.nt for store in map(self._events.__getitem__, stores))
 
     def lines(self, number: int) -> list[int]:
-        """The cache lines of a store."""
-        store = self._store(number)
+        """The cache lines of a store; a label write has none."""
+        store = self._events[number]
+        if not isinstance(store, Store):
+            return []
         return list(dict.fromkeys(line_of(unit) for unit, _, _ in split(store.address, store.data)))
 
     def flush_after(self, number: int, line: int, end: int | None = None) -> int | None:
@@ -149,11 +153,6 @@ class Editor:
     def flushed_before(self, number: int, line: int) -> bool:
         """Whether ``line`` was ever flushed before event ``number``."""
         return any(flushes and flushes[0] < number for flushes in (self._flushes.get(line), self._write_backs))
-
-    def _store(self, number: int) -> Store:
-        store = self._events[number]
-        assert isinstance(store, Store)
-        return store
 
     def _like(self, stores: Iterable[int], crash: int) -> list[int]:
         """``stores`` and all that the same instructions made: a program is repaired in its source."""

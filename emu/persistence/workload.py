@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from devices.contract import ExitRequest
 from emu import board
 from emu.config import MachineConfig
 from emu.cpu.sites import describe_instruction
+from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.host import trace
 from emu.machine import Exit, Machine

@@ -12,15 +12,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import guest
-from emu import board
+from emu import board, guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.guest.litmus import Step, assemble
 from emu.persistence import recorder
 from emu.persistence.explore import Limits
 from emu.persistence.laboratory import Answer, Question, investigate
 from emu.persistence.recovery import MachineRecovery
 from emu.units import GIB, MIB
-from guest.litmus import Step, assemble
 
 BASE = 4 * GIB
 

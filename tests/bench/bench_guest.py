@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import guest
+from emu import guest
 from tests.bench.measure import interleaved, ratio, row, run
 
 HERE = Path(__file__).parent

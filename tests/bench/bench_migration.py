@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import guest
+from emu import guest
 from tests.bench.measure import ratio, row
 
 MIB = 1 << 20

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import guest
+from emu import guest
 from tests.bench.bench_guest import commands
 from tests.bench.measure import interleaved, ratio, row, run
 

@@ -13,7 +13,7 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 
-import guest
+from emu import guest
 from tests.bench.bench_guest import LOOPS
 from tests.bench.measure import interleaved, ratio, row, run
 

@@ -312,7 +312,10 @@ def spoil(change: Callable[[Store], list[Store]], monkeypatch: pytest.MonkeyPatc
     ("change", "message"),
     [
         (lambda store: [], "at offset 0x40 of NVDIMM 0 it says 0x00, the memory holds 0x88, no logged store"),
-        (lambda store: [store._replace(data=store.data[::-1])], "0x40 of NVDIMM 0 it says 0x11, the memory holds 0x88"),
+        (
+            lambda store: [store._replace(data=store.data[::-1])],
+            "0x11, the memory holds 0x88, last stored by the instruction at 0x100017 .event 1.",
+        ),
         (lambda store: [store._replace(data=store.data[:7])], "at offset 0x47 of NVDIMM 0 it says 0x00"),
         (lambda store: [store, store._replace(address=BASE + 0x1000)], "at offset 0x1000 of NVDIMM 0 it says 0x88"),
     ],

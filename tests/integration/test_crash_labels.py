@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from devices.nvdimm import nfit
-from devices.nvdimm.dsm import GET_LABEL_DATA, REVISION, SET_LABEL_DATA
-from devices.nvdimm.dsm_layouts import DsmInput, DsmTransfer
 from emu import board
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.devices.nvdimm import nfit
+from emu.devices.nvdimm.dsm import GET_LABEL_DATA, REVISION, SET_LABEL_DATA
+from emu.devices.nvdimm.dsm_layouts import DsmInput, DsmTransfer
 from emu.persistence.document import document
-from emu.persistence.events import LabelWrite, Store, label_address
+from emu.persistence.events import Event, LabelWrite, Store, label_address
 from emu.persistence.explore import Limits
 from emu.persistence.export import export
+from emu.persistence.findings import MISSING_FENCE, MISSING_FLUSH, ORDERING
 from emu.persistence.laboratory import Answer, Question, investigate
 from emu.persistence.powerfail import PowerCut, run_with_power_cut
 from emu.persistence.report import report_html
@@ -120,6 +121,35 @@ def test_a_label_write_is_durable_at_once_and_orders_nothing(
 ) -> None:
     answer = ask(guest(tmp_path, steps), Rules(domain))
     assert (answer.complete, answer.failed) == (True, fails)
+
+
+@pytest.mark.parametrize(
+    ("steps", "domain", "cause"),
+    [
+        ([STORE_0, dsm(WRITE_PAGE)], Domain.ADR, (MISSING_FLUSH, Store, LabelWrite)),
+        ([STORE_0 + FLUSH_0, dsm(WRITE_PAGE)], Domain.ADR, (MISSING_FENCE, Store, LabelWrite)),
+        ([STORE_0, dsm(WRITE_PAGE), SFENCE], Domain.EADR, (MISSING_FENCE, Store, LabelWrite)),
+        ([STORE_0 + FLUSH_0 + SFENCE, STORE_1 + FLUSH_1 + SFENCE, dsm(WRITE_PAGE)], Domain.ADR,
+         (ORDERING, LabelWrite, Store)),
+    ],
+)  # fmt: skip
+def test_a_label_write_takes_part_in_causes(
+    tmp_path: Path, steps: list[bytes], domain: Domain, cause: tuple[str, type[Event], type[Event]]
+) -> None:
+    answer = ask(guest(tmp_path, steps), Rules(domain))
+    events = answer.workload.events
+    (failure,) = answer.failures
+    assert failure.persisted is not None
+    assert (failure.kind, type(events[failure.lost[0]]), type(events[failure.persisted])) == cause
+
+
+def test_a_run_that_only_writes_labels_is_judged(tmp_path: Path) -> None:
+    assert not ask(guest(tmp_path)).empty
+    image, pool = tmp_path / "labels.bin", tmp_path / "pool.img"
+    config = guest(tmp_path)
+    image.write_bytes((dsm(WRITE_PAGE) + b"\xf4").ljust(PAGE, b"\x90") + call(SET_LABEL_DATA, b"\x07"))
+    pool.write_bytes(bytes(4 * MIB))
+    assert not ask(config).empty
 
 
 def test_an_exported_memory_has_its_labels(tmp_path: Path) -> None:

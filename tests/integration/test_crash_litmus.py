@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.guest.litmus import SIZE, Litmus, assemble, catalogue, digits
 from emu.persistence.crashstate import FULL, CrashState, possible_values
 from emu.persistence.model import build
 from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
 from emu.persistence.workload import record
 from emu.units import GIB, MIB
-from guest.litmus import SIZE, Litmus, assemble, catalogue, digits
 
 MODES = {
     "adr": Rules(),

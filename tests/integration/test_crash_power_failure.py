@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import guest
-from emu import board
+from emu import board, guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig, PersistenceDomain
 from emu.errors import UsageError
+from emu.guest.litmus import assemble, parse_step
 from emu.machine import Exit
 from emu.persistence.powerfail import Cut, PowerCut, parse_power_cut, run_with_power_cut
 from emu.units import GIB, MIB
-from guest.litmus import assemble, parse_step
 
 STEPS = tuple(parse_step(text) for text in ("x=1", "y=1", "CW x", "SF", "z=1"))
 

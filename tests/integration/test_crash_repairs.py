@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import guest
+from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.persistence import findings
 from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split

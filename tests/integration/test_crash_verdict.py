@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from run_emu import EMU, Result, emu
 
-import guest
+from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.persistence import jobs
 from emu.persistence.document import document
@@ -193,12 +193,20 @@ def test_the_page_shows_the_bytes_that_the_file_held(tmp_path: Path) -> None:
         answer.initial(BASE)
 
 
+# A shell's background job, as these tests may be, ignores Ctrl-C, and so would emu.
+TAKES_CTRL_C = ["env", "--default-signal=INT"]
+
+
 @contextmanager
-def started(*words: str | Path, **options: object) -> Iterator[subprocess.Popen[str]]:
+def started(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
     """``emu crash`` in a session of its own, which is gone afterwards."""
-    command = [*EMU, "crash", *map(str, words)]
+    command = [*TAKES_CTRL_C, *EMU, "crash", *map(str, words)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         yield process
@@ -229,10 +237,9 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> N
 
 
 def slow(tmp_path: Path) -> list[str | Path]:
-    """A workload with many crash states, and a recovery that counts for long before it reads each of them."""
+    """A workload with 2^40 crash states, and a recovery that tells them apart and takes its time over each."""
     stores = b"".join(b"\xc6\x87" + struct.pack("<I", 64 * line) + b"\x01" for line in range(40))
-    # The sum of all lines, an outer loop of 2^20 before each: mov ecx, 1 << 20; loop $; movzx ...; add
-    count = b"\xb9\x00\x00\x10\x00\xff\xc9\x75\xfc"
+    count = b"\xb9\x00\x10\x00\x00\xff\xc9\x75\xfc"  # mov ecx, 4096; dec ecx; jnz
     reads = b"".join(count + b"\x0f\xb6\x87" + struct.pack("<I", 64 * line) for line in range(40))
     recovery = image(tmp_path, reads, HALT, name="recover.bin")
     return [image(tmp_path, stores, HALT), "--recover", recovery, "--recovery-blocks", "1000000000",
@@ -285,9 +292,14 @@ def test_ctrl_c_shows_what_was_found(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_ends_at_once() -> None:
-    deaf = "import time; from emu.cli.crash import _interruptible; print('go', flush=True); _interruptible(lambda stop: {})"
-    wait = "[time.sleep(1) for _ in range(600)]"
-    process = subprocess.Popen([sys.executable, "-c", deaf.format(wait)], stdout=subprocess.PIPE, text=True)
+    deaf = """\
+import time
+from emu.cli.crash import _interruptible
+print("go", flush=True)
+_interruptible(lambda interruption: time.sleep(600))
+"""
+    command = [*TAKES_CTRL_C, EMU[0], "-c", deaf]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == "go\n"

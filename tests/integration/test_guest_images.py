@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import guest
-from devices.uart16550 import Uart16550
-from emu import board
+from emu import board, guest
 from emu.config import MachineConfig
+from emu.devices.uart16550 import Uart16550
 
 TIMEOUT_S = 120
 SIZE, LABELS = 1 << 20, 128 << 10

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-import guest
-from devices.contract import ExitRequest
-from emu import board
+from emu import board, guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.devices.contract import ExitRequest
 from emu.errors import UsageError
 from emu.machine import Machine, RunState
 from emu.memory import incomplete

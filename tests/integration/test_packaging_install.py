@@ -43,7 +43,9 @@ def test_source_archive_wheel_and_installed_command(tmp_path: Path) -> None:
     for folder in (source, built, elsewhere):
         folder.mkdir()
     for tree in TREES:
-        shutil.copytree(ROOT / tree, source / tree, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.pyc"))
+        shutil.copytree(
+            ROOT / tree, source / tree, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.pyc")
+        )
     for name in FILES:
         shutil.copy2(ROOT / name, source / name)
     venv = tmp_path / "venv"
@@ -71,9 +73,10 @@ def test_source_archive_wheel_and_installed_command(tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
     assert "-cp311-abi3-linux" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
-    images = {f"guest/images/{path.name}" for path in (ROOT / "guest" / "images").iterdir()}
+    images = {f"emu/guest/images/{path.name}" for path in (ROOT / "guest" / "images").iterdir()}
     assert images <= names
     assert "emu/py.typed" in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"emu"}, "one name in site-packages"
     assert {f"emu/host/_{name}.abi3.so" for name in ("kernel", "hooks", "trace")} <= names
     assert not [name for name in names if name.startswith(("tests/", "docs/"))]
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from run_emu import EMU, PATIENCE_S, Result, emu, refused
 
-import guest
-from emu import board
+from emu import board, guest
 from emu.config import MachineConfig
 from emu.errors import EmuError
 

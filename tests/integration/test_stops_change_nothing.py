@@ -14,9 +14,9 @@ from qmp_machine import Client, Emu, QmpFailure
 
 from emu import board
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.guest import images
 from emu.machine import Machine
 from emu.persistence.workload import record
-from guest import images
 
 MIB, GIB = 1 << 20, 1 << 30
 WAIT_S = 60

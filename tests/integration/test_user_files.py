@@ -262,11 +262,12 @@ def test_no_nvdimm_file_is_made_among_devices(path: str, image: Path) -> None:
     assert path in result.errors[0]
 
 
-@pytest.mark.parametrize("words", [("--html", "{}/no/such"), ("--html", "{}"), ("--export", "{}/guest.bin"),
-                                   ("--export", "{}/guest.bin/x"), ("--html", "/proc/report.html")])  # fmt: skip
+@pytest.mark.parametrize("words", [("--html", "{}/no/such"), ("--html", "{}"), ("--export", "{}/file"),
+                                   ("--export", "{}/file/x"), ("--html", "/proc/report.html")])  # fmt: skip
 def test_the_targets_of_a_crash_are_looked_at_before_the_work(words: tuple[str, ...], image: Path) -> None:
     """The workload would run for ever."""
     image.write_bytes(SPIN)
+    (image.parent / "file").touch()
     words = tuple(word.format(image.parent) for word in words)
     result = emu("crash", image, "--nvdimm", f"file={image.parent}/pool,size=2M", "--timeout", "50", *words, timeout=20)
     assert (result.status, result.out) == (4, "")

@@ -6,8 +6,8 @@ A form is a template in the assembler's Intel syntax. ``{a|b}`` stands for eithe
     i8 i16 i32 u8       an immediate              x xm32 xm64 xm128    an XMM register, or memory
     mm mmm64            an MMX register, or memory;    st              ST(0) to ST(6);        cc       a condition
 
-Registers that address memory are given addresses in the arena. ``undefined`` are the flags that the Intel SDM (volume 2)
-leaves undefined after the instruction; nothing is asked about these.
+Registers that address memory are given addresses in the arena. ``undefined`` are the flags that the Intel SDM
+(volume 2) leaves undefined after the instruction; nothing is asked about these.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ CF, PF, AF, ZF, SF, DF, OF, AC = 1, 4, 0x10, 0x40, 0x80, 0x400, 0x800, 0x40000
 STATUS = CF | PF | AF | ZF | SF | OF
 MASK64 = (1 << 64) - 1
 
-_NAMES64 = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
-_NAMES32 = "eax ecx edx ebx esp ebp esi edi r8d r9d r10d r11d r12d r13d r14d r15d".split()
-_NAMES16 = "ax cx dx bx sp bp si di r8w r9w r10w r11w r12w r13w r14w r15w".split()
-_LOW8 = "al cl dl bl spl bpl sil dil r8b r9b r10b r11b r12b r13b r14b r15b".split()
-_OLD8 = "al cl dl bl ah ch dh bh".split()
-_CONDITIONS = "o no b ae e ne be a s ns p np l ge le g".split()
+_OLD = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di")
+_NEW = tuple(f"r{n}" for n in range(8, 16))
+NAMES64 = (*(f"r{name}" for name in _OLD), *_NEW)
+"""In the order of their numbers in encodings."""
+_NAMES32 = (*(f"e{name}" for name in _OLD), *(f"{name}d" for name in _NEW))
+_NAMES16 = (*_OLD, *(f"{name}w" for name in _NEW))
+_LOW8 = ("al", "cl", "dl", "bl", "spl", "bpl", "sil", "dil", *(f"{name}b" for name in _NEW))
+_OLD8 = ("al", "cl", "dl", "bl", "ah", "ch", "dh", "bh")
+_CONDITIONS = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
+_PREFIXES = ("rep", "repe", "repne", "lock", "addr32")
 _WIDTHS = {8: "byte", 16: "word", 32: "dword", 64: "qword", 80: "tbyte", 128: "xmmword"}
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 
@@ -52,7 +56,7 @@ class Form:
     prepare: Callable[[Draft], None] | None = None
     weight: int = 1
     fpu: str = ""
-    """Which part of the FXSAVE image matters, so is worth interesting values: "x87", "sse", "mmx" or ""."""
+    """What of the FXSAVE image is worth interesting values: "x87", "pending" (an x87 exception is), "sse" or "mmx"."""
     name: str = ""
     """The instruction that is examined, when it is not the first."""
 
@@ -94,7 +98,7 @@ def integer(rng: random.Random, bits: int) -> int:
 
 
 def _float_bits(rng: random.Random, exponent_bits: int, fraction_bits: int) -> int:
-    """A binary floating-point number with implicit leading bit: often zero, denormal, infinite, NaN, near 1 or round."""
+    """A binary floating-point number with implicit leading bit: often zero, denormal, infinite, NaN or near 1."""
     top = (1 << exponent_bits) - 1
     bias = top >> 1
     kind = rng.randrange(16)
@@ -154,15 +158,21 @@ def _fx(rng: random.Random, fpu: str) -> bytes:
     if fpu == "x87":
         control = 0x7F | rng.choice((0x300, 0x300, 0x200, 0)) | rng.choice((0, 0, 0x400, 0x800, 0xC00))
         status = rng.getrandbits(3) << 11 | rng.getrandbits(1) << 14 | rng.getrandbits(3) << 8
+        if rng.random() < 0.1:  # some exceptions not masked, none pending
+            control &= ~rng.getrandbits(6)
         top = status >> 11 & 7
         tags = 0xFF & ~(1 << (top - 1 & 7))  # ST(7) is empty, so that there is room to push
         registers = [extended(rng).ljust(16, b"\0") for _ in range(8)]
     elif fpu == "mmx":
         tags = 0xFF
         registers = [_vector(rng)[:8] + b"\xff\xff" + bytes(6) for _ in range(8)]
+    elif fpu == "pending":
+        control, status, tags = 0x37E, 0x8081, 0x7F
     if fpu in ("sse", "mmx"):
         vectors = b"".join(_vector(rng) for _ in range(16))
         mxcsr |= rng.choice((0, 0, 0x2000, 0x4000, 0x6000)) | rng.choice((0, 0, 0, 0x40, 0x8000, 0x8040))
+        if rng.random() < 0.1:
+            mxcsr &= ~(rng.getrandbits(6) << 7)
     head = struct.pack("<HHB", control, status, tags).ljust(24, b"\0") + struct.pack("<II", mxcsr, 0xFFFF)
     return (head + b"".join(registers) + vectors).ljust(512, b"\0")
 
@@ -174,7 +184,7 @@ class States:
         self.rng = rng
         self.general = [[integer(rng, 64) for _ in range(16)] for _ in range(count)]
         self.memory = [b"".join(_vector(rng) for _ in range(16)) for _ in range(count)]
-        self.fx = {fpu: [_fx(rng, fpu) for _ in range(count)] for fpu in ("x87", "sse", "mmx")} | {"": [_fx(rng, "")]}
+        self.fx = {fpu: [_fx(rng, fpu) for _ in range(count)] for fpu in ("", "x87", "pending", "sse", "mmx")}
 
 
 def _address(draft: Draft, width: int) -> str:
@@ -184,7 +194,7 @@ def _address(draft: Draft, width: int) -> str:
     where = ARENA + offset
     size = f"{_WIDTHS[width]} ptr "
     narrow = draft.mode == 32 or rng.random() < 0.1
-    names = _NAMES32 if narrow else _NAMES64
+    names = _NAMES32 if narrow else NAMES64
     free = [n for n in range(16 if draft.mode == 64 else 8) if n not in (*draft.form.reserved, RSP)]
     base, index = rng.sample(free, 2)
 
@@ -220,7 +230,7 @@ def _operand(draft: Draft, kind: str) -> str:
     if kind == "r8":
         return rng.choice(_OLD8 if draft.mode == 32 or rng.random() < 0.3 else _LOW8)
     if match := re.fullmatch(r"r(16|32|64)", kind):
-        return {"16": _NAMES16, "32": _NAMES32, "64": _NAMES64}[match[1]][rng.randrange(registers)]
+        return {"16": _NAMES16, "32": _NAMES32, "64": NAMES64}[match[1]][rng.randrange(registers)]
     if match := re.fullmatch(r"m(\d+)", kind):
         return _address(draft, int(match[1]))
     if match := re.fullmatch(r"i(\d+)", kind):
@@ -267,9 +277,5 @@ def draft(rng: random.Random, form: Form, states: States) -> Question:
     fx = rng.choice(states.fx[form.fpu])
     undefined = form.undefined if isinstance(form.undefined, int) else form.undefined(made)
     case = Case(made.text, mode, made.general, made.flags, fx, bytes(made.memory))
-    words = made.text.split()
-    mnemonic = words[1] if words[0] in _PREFIXES else words[0]
-    return Question(case, form, form.name or mnemonic, undefined)
-
-
-_PREFIXES = ("rep", "repe", "repne", "lock", "data16")
+    mnemonic = form.name or next(word for word in made.text.split() if word not in _PREFIXES)
+    return Question(case, form, mnemonic, undefined)

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from cpu_cases import (
-    AF, CF, DF, MASK64, OF, PF, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, SF, STATUS, ZF, Draft, Form, integer,
+    AF,
+    CF,
+    DF,
+    MASK64,
+    OF,
+    PF,
+    RAX,
+    RBP,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    RSI,
+    RSP,
+    SF,
+    STATUS,
+    ZF,
+    Draft,
+    Form,
+    integer,
 )  # fmt: skip
 from cpu_machine import ARENA
 
@@ -77,7 +97,9 @@ def _near(register: int) -> Callable[[Draft], None]:
 
 
 def _few_shifts(draft: Draft) -> None:
-    draft.general[RCX] = draft.general[RCX] & ~0xFF | draft.rng.choice((draft.rng.randrange(64), draft.rng.randrange(256)))
+    draft.general[RCX] = draft.general[RCX] & ~0xFF | draft.rng.choice(
+        (draft.rng.randrange(64), draft.rng.randrange(256))
+    )
 
 
 def _quotient_fits(draft: Draft) -> None:
@@ -139,6 +161,29 @@ def _destination_at_rdi(draft: Draft) -> None:
     draft.general[RDI] = ARENA + draft.rng.randrange(96, 160)
 
 
+def _environment(draft: Draft) -> None:
+    """An x87 state in memory (SDM volume 1, figures 8-9 and 8-11): all exceptions masked, any tags, any TOP."""
+    draft.general[RDI] = ARENA
+    control, status = 0x7F | draft.rng.getrandbits(2) << 10 | 0x300, draft.rng.getrandbits(16) & 0x7F3F
+    draft.memory[:12] = struct.pack("<3I", 0xFFFF0000 | control, 0xFFFF0000 | status, draft.rng.getrandbits(16))
+
+
+def _masked_control(draft: Draft) -> None:
+    draft.memory[:] = struct.pack("<H", 0x7F | draft.rng.getrandbits(4) << 8) * 128
+    draft.memory[:] = bytes(byte | 0x3F for byte in draft.memory)
+
+
+def _legal_mxcsr(draft: Draft) -> None:
+    """Mostly: bits above 16 must be zero."""
+    if draft.rng.random() < 0.9:
+        draft.memory[:] = bytes([0x5F, 0, 0, 0]) * 64
+
+
+def _whole_state(draft: Draft) -> None:
+    draft.general[RDI] = ARENA
+    draft.memory[:] = bytes(len(draft.memory))  # reserved fields are left alone or cleared
+
+
 _ARITHMETIC = "{add|adc|sub|sbb|cmp}"
 _LOGIC = "{and|or|xor}"
 _SHIFT, _ROTATE = "{shl|shr|sar}", "{rol|ror|rcl|rcr}"
@@ -166,12 +211,17 @@ INTEGER: list[Form] = [
     *_by_width(_ROTATE + " {rmW}, {u8}", undefined=_rotate_undefined),
     *_by_width(_ROTATE + " {rmW}, cl", undefined=_rotate_undefined, reserved=(RCX,), prepare=_few_shifts),
     *_by_width(
-        "{shld|shrd} {rmW}, {rW}, {u8}", ("16", "32", "64"),
-        undefined=_double_shift_undefined, prepare=_double_shift_defined,
+        "{shld|shrd} {rmW}, {rW}, {u8}",
+        ("16", "32", "64"),
+        undefined=_double_shift_undefined,
+        prepare=_double_shift_defined,
     ),
     *_by_width(
-        "{shld|shrd} {rmW}, {rW}, cl", ("16", "32", "64"),
-        undefined=_double_shift_undefined, prepare=_double_shift_defined, reserved=(RCX,),
+        "{shld|shrd} {rmW}, {rW}, cl",
+        ("16", "32", "64"),
+        undefined=_double_shift_undefined,
+        prepare=_double_shift_defined,
+        reserved=(RCX,),
     ),
     *_by_width("{bt|bts|btr|btc} {rmW}, {u8}", ("16", "32", "64"), undefined=OF | SF | AF | PF),
     *_by_width("{bt|bts|btr|btc} {rW}, {rW}", ("16", "32", "64"), undefined=OF | SF | AF | PF),
@@ -192,7 +242,12 @@ INTEGER: list[Form] = [
     *_by_width("lock cmpxchg {mW}, {rW}", reserved=(RAX,), prepare=_equal_or_not),
     *_by_width("cmpxchg {rW}, {rW}"),
     Form("{|lock} cmpxchg8b {m64}", reserved=(RAX, RDX, RBX, RCX), prepare=_expected),
-    Form("{add|sub|cmp} esi, edi\ncmpxchg8b {m64}", reserved=(RAX, RDX, RBX, RCX, RSI), prepare=_expected, name="cmpxchg8b"),
+    Form(
+        "{add|sub|cmp} esi, edi\ncmpxchg8b {m64}",
+        reserved=(RAX, RDX, RBX, RCX, RSI),
+        prepare=_expected,
+        name="cmpxchg8b",
+    ),
     Form("{|lock} cmpxchg16b {m128}", "cx16", modes=(64,), reserved=(RAX, RDX, RBX, RCX), prepare=_expected),
     *_by_width("bswap {rW}", ("32", "64")),
     *_by_width("movbe {rW}, {mW}", ("16", "32", "64"), feature="movbe"),
@@ -313,7 +368,9 @@ SSE: list[Form] = [
     Form("{andpd|andnpd|orpd|xorpd|unpcklpd|unpckhpd} {x}, {xm128}", "sse2", fpu="sse", weight=3),
     Form("{shufps|shufpd} {x}, {xm128}, {u8}", "sse2", fpu="sse", weight=2),
     Form("{movaps|movups|movapd|movupd|movdqa|movdqu} {x}, {xm128}", "sse2", fpu="sse", weight=4),
-    Form("{movaps|movups|movapd|movupd|movdqa|movdqu|movntps|movntpd|movntdq} {m128}, {x}", "sse2", fpu="sse", weight=5),
+    Form(
+        "{movaps|movups|movapd|movupd|movdqa|movdqu|movntps|movntpd|movntdq} {m128}, {x}", "sse2", fpu="sse", weight=5
+    ),
     Form("{lddqu|movsldup|movshdup} {x}, {m128}", "pni", fpu="sse", weight=2),
     Form("movddup {x}, {xm64}", "pni", fpu="sse"),
     Form("movss {x}, {xm32}", "sse", fpu="sse"),
@@ -340,7 +397,10 @@ SSE: list[Form] = [
     Form("palignr {x}, {xm128}, {u8}", "ssse3", fpu="sse"),
     Form(
         "{pmuldq|pcmpeqq|packusdw|pminsb|pminsd|pminuw|pminud|pmaxsb|pmaxsd|pmaxuw|pmaxud|pmulld|phminposuw|ptest|"
-        "pblendvb|blendvps|blendvpd} {x}, {xm128}", "sse4_1", fpu="sse", weight=8,
+        "pblendvb|blendvps|blendvpd} {x}, {xm128}",
+        "sse4_1",
+        fpu="sse",
+        weight=8,
     ),
     Form("{pmovsxbw|pmovsxwd|pmovsxdq|pmovzxbw|pmovzxwd|pmovzxdq} {x}, {xm64}", "sse4_1", fpu="sse", weight=3),
     Form("{pmovsxbd|pmovsxwq|pmovzxbd|pmovzxwq} {x}, {xm32}", "sse4_1", fpu="sse", weight=2),
@@ -397,7 +457,38 @@ X87: list[Form] = [
     Form("{fscale|fprem|fprem1}", fpu="x87", weight=8),
     Form("{f2xm1|fyl2x|fyl2xp1|fpatan|fptan|fsin|fcos|fsincos}", fpu="x87", weight=16),
     Form("fnstsw ax", fpu="x87"),
+    # Where the last instruction was is not asked: CPUs keep it differently.
+    Form(
+        "{fnstenv|fnsave} [rdi]\nmov qword ptr [rdi+12], 0\nmov qword ptr [rdi+20], 0",
+        modes=(64,),
+        reserved=(RDI,),
+        prepare=_whole_state,
+        fpu="x87",
+        weight=2,
+    ),
+    Form("{fldenv|frstor} [rdi]", modes=(64,), reserved=(RDI,), prepare=_environment, fpu="x87", weight=2),
+    Form("fldcw {m16}", prepare=_masked_control, fpu="x87"),
+    Form(
+        "fxsave [rdi]\nmov word ptr [rdi+6], 0\nmov qword ptr [rdi+8], 0\nmov qword ptr [rdi+16], 0\n"
+        "mov dword ptr [rdi+28], 0",
+        modes=(64,),
+        reserved=(RDI,),
+        prepare=_whole_state,
+        fpu="sse",
+    ),
+    Form("ldmxcsr {m32}", "sse", fpu="sse", prepare=_legal_mxcsr),
+    Form("stmxcsr {m32}", "sse", fpu="sse"),
     Form("{fnstsw|fnstcw} {m16}", fpu="x87"),
 ]
 
-ALL = INTEGER + MMX + SSE + X87
+# With an x87 exception pending: those that wait raise #MF, the others do not.
+PENDING: list[Form] = [
+    Form("{fld1|fnop|fchs|fincstp|fwait|fnclex|fninit|fnstsw ax|emms}", fpu="pending", weight=4),
+    Form("{fadd|fst|fcom} {m32}", fpu="pending", weight=2),
+    Form("{fnstcw|fnstsw|fist} {m16}", fpu="pending", weight=2),
+    Form("paddb {mm}, {mmm64}", fpu="pending"),
+    Form("movq {mm}, {mm}", fpu="pending"),
+    Form("paddb {x}, {x}", fpu="pending"),
+]
+
+ALL = INTEGER + MMX + SSE + X87 + PENDING

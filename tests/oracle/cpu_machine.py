@@ -1,7 +1,7 @@
 """Runs cases, each one instruction with its whole input state, on the host CPU, in emu and in QEMU.
 
-The same machine code (``cpu/harness.S``) at the same addresses walks a table of records of 2048 bytes: input state, then
-output state. An exception is a result like any other: vector, error code and the state at that point.
+The same machine code (``cpu/harness.S``) at the same addresses walks a table of records of 2048 bytes: input state,
+then output state. An exception is a result like any other: vector, error code and the state at that point.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from emu.entry import Protected32
 
 HERE = Path(__file__).parent / "cpu"
 BASE, TABLE, ARENA, SPAN = 0x10000000, 0x11000000, 0x12000000, 0x2010000
-CASES, SLOT = BASE + 0x100000, 32
+CASES, SLOT = BASE + 0x100000, 64
 RECORD, OUT, FX, MEMORY = 2048, 1024, 192, 704
 ARENA_SIZE = 256
 MOST_CASES = 8192

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import guest
+from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.persistence.document import document
 from emu.persistence.laboratory import Question, investigate

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from requirements import require
 
-from devices.bus import PortBus
-from devices.debugcon import DebugConsole
-from devices.pic import PicPair
-from devices.pit import Pit
-from devices.power import Power
-from devices.rtc import Rtc
-from devices.uart16550 import Uart16550
+from emu.devices.bus import PortBus
+from emu.devices.debugcon import DebugConsole
+from emu.devices.pic import PicPair
+from emu.devices.pit import Pit
+from emu.devices.power import Power
+from emu.devices.rtc import Rtc
+from emu.devices.uart16550 import Uart16550
 
 QEMU = "qemu-system-x86_64"
 _EPOCH = 1_709_164_798  # 2024-02-28 23:59:58 UTC

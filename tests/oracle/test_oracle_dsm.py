@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from requirements import require
 
-from devices.nvdimm.device import NvdimmDevice
-from devices.nvdimm.dsm import DsmPort
-from devices.nvdimm.placement import DeviceMemory
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig, PersistenceDomain
+from emu.devices.nvdimm.device import NvdimmDevice
+from emu.devices.nvdimm.dsm import DsmPort
+from emu.devices.nvdimm.placement import DeviceMemory
 from emu.units import GIB, KIB, MIB
 
 PAGE = 0x10000

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from qemu_run import Nvdimm, Outcome, run_emu, run_qemu
 
-import guest
+from emu import guest
 
 
 @dataclass(frozen=True)

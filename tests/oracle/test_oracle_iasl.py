@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from requirements import require
 
-from devices.nvdimm.ssdt import ssdt
 from emu.acpi import parse
 from emu.acpi.srat import MemoryAffinity
 from emu.acpi.tables import Tables, TablesSpec, build
 from emu.config import MachineConfig
+from emu.devices.nvdimm.ssdt import ssdt
 
 _COMPLAINT = re.compile(r"error|warning|remark|invalid|incorrect", re.IGNORECASE)
 # The summary line counts what was not found.

@@ -12,10 +12,10 @@ import pytest
 from qemu_tables import qemu_tables, running_qemu, table_of
 from requirements import require
 
-from devices.nvdimm.nfit import NfitEntry, nfit_table
-from devices.nvdimm.options import pmem_size
-from devices.nvdimm.placement import DeviceMemory
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, OnOffAuto, PersistenceDomain
+from emu.devices.nvdimm.nfit import NfitEntry, nfit_table
+from emu.devices.nvdimm.options import pmem_size
+from emu.devices.nvdimm.placement import DeviceMemory
 from emu.units import GIB, KIB, MIB
 
 RAM_ALIGNMENT = 2 * MIB

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from requirements import missing, require
 
-import guest
+from emu import guest
 from emu.monitor.commands import COMMANDS, introspection
 
 TIMEOUT_S = 60

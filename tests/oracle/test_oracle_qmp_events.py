@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from requirements import require
 
-import guest
+from emu import guest
 
 TIMEOUT_S = 60
 # Until the commands that follow are sent; long enough for a guest that ends at once to have ended.

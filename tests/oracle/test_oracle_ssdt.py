@@ -9,7 +9,7 @@ import pytest
 from qemu_tables import qemu_tables, table_of
 from requirements import require
 
-from devices.nvdimm.ssdt import ssdt
+from emu.devices.nvdimm.ssdt import ssdt
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8, 17, 256])

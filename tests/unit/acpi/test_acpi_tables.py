@@ -157,7 +157,7 @@ def test_identities_are_those_of_qemus_tables() -> None:
 
 
 def test_256_slots_fit_and_too_much_is_an_error_that_says_what_to_do() -> None:
-    from devices.nvdimm.ssdt import ssdt
+    from emu.devices.nvdimm.ssdt import ssdt
 
     def spec(slots: int, plugged: int) -> TablesSpec:
         affinities = tuple(MemoryAffinity(n << 30, 1 << 30) for n in range(plugged))

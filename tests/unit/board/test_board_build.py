@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from devices.power import Power
 from emu import board
 from emu.acpi import hardware
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, OnOffAuto
 from emu.cpu import Cpu
+from emu.devices.power import Power
 from emu.errors import HostError, UsageError
 from emu.machine import Machine
 
@@ -173,3 +173,19 @@ def test_a_failed_plug_gives_slot_and_address_back(machine: Machine, monkeypatch
     with pytest.raises(HostError):
         machine.slots.plug(nvdimm("c"), hot=True)
     assert machine.slots.window.placed == before
+
+
+def test_code_that_a_device_overwrites_is_forgotten(tmp_path: Path) -> None:
+    """mov eax, 1; out 80h, al; hlt: run once, changed through the devices' memory, run again."""
+    image = tmp_path / "guest.bin"
+    image.write_bytes(b"\xb8\x01\x00\x00\x00\xe6\x80\xf4")
+    with board.build(MachineConfig(image=str(image)), board.Outputs()) as machine:
+        seen: list[int] = []
+        machine.boot()
+        machine.cpu.on_port_write = lambda port, size, value: seen.append(value)
+        start = machine.cpu.registers()["rip"]
+        for value in (1, 2):
+            machine.memory.write(start + 1, bytes([value]))
+            machine.cpu.set_register("rip", start)
+            machine.cpu.run()
+        assert seen == [1, 2]

@@ -15,7 +15,8 @@ HEAVY = {
     "logging", "lzma", "multiprocessing", "numpy", "pkg_resources", "platform", "pytest", "secrets", "shutil", "socket",
     "socketserver", "ssl", "subprocess", "tempfile", "unicorn", "unittest", "uuid", "xml", "zipfile",
     "emu.migration", "emu.monitor", "emu.persistence", "emu.testing", "emu.host.probe", "emu.host.trace",
-    "emu.acpi.parse", "emu.cpu.disasm", "emu.cpu.snapshot", "devices.nvdimm.labels", "devices.nvdimm.label_layouts",
+    "emu.acpi.parse", "emu.cpu.disasm", "emu.cpu.snapshot", "emu.devices.nvdimm.labels",
+    "emu.devices.nvdimm.label_layouts",
 }  # fmt: skip
 REPORT = """
 import json, sys

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.bus import PortBus
+from emu.devices.bus import PortBus
 
 
 class Recorder:

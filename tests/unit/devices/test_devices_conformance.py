@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.bus import PortBus
-from devices.contract import ExitRequest
-from devices.debugcon import DebugConsole
-from devices.debugexit import DebugExit
-from devices.kbdreset import KeyboardReset
-from devices.pic import PicPair
-from devices.pit import Pit
-from devices.power import Power
-from devices.pvpanic import PanicPort
-from devices.rtc import Rtc, memory_bytes
-from devices.uart16550 import Uart16550
+from emu.devices.bus import PortBus
+from emu.devices.contract import ExitRequest
+from emu.devices.debugcon import DebugConsole
+from emu.devices.debugexit import DebugExit
+from emu.devices.kbdreset import KeyboardReset
+from emu.devices.pic import PicPair
+from emu.devices.pit import Pit
+from emu.devices.power import Power
+from emu.devices.pvpanic import PanicPort
+from emu.devices.rtc import Rtc, memory_bytes
+from emu.devices.uart16550 import Uart16550
 from emu.errors import StateError
 from emu.state import SavedState
 from emu.units import MIB

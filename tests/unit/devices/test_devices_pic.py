@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from devices.bus import PortBus
-from devices.pic import PicPair
+from emu.devices.bus import PortBus
+from emu.devices.pic import PicPair
 
 
 class Wired:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.bus import PortBus
-from devices.pit import HZ, Pit
+from emu.devices.bus import PortBus
+from emu.devices.pit import HZ, Pit
 
 SECOND = 10**9
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from devices.bus import PortBus
-from devices.contract import ExitRequest
-from devices.power import Power
+from emu.devices.bus import PortBus
+from emu.devices.contract import ExitRequest
+from emu.devices.power import Power
 
 
 class Wired:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.rtc import Rtc, memory_bytes
+from emu.devices.rtc import Rtc, memory_bytes
 from emu.units import GIB, MIB
 
 SECOND = 10**9

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from devices.bus import PortBus
-from devices.contract import ExitRequest
-from devices.debugcon import DebugConsole
-from devices.debugexit import DebugExit
-from devices.kbdreset import KeyboardReset
-from devices.pvpanic import PanicPort
+from emu.devices.bus import PortBus
+from emu.devices.contract import ExitRequest
+from emu.devices.debugcon import DebugConsole
+from emu.devices.debugexit import DebugExit
+from emu.devices.kbdreset import KeyboardReset
+from emu.devices.pvpanic import PanicPort
 
 
 def test_debug_console_sends_every_byte_and_identifies_itself() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from devices.uart16550 import BACKLOG, Uart16550
+from emu.devices.uart16550 import BACKLOG, Uart16550
 
 RBR = THR = 0
 IER, IIR, LCR, MCR, LSR, MSR, SCR = range(1, 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from bare_guest import NVDIMM_SIZE, BareGuest, Fence, Flush, Store, adr_states, eadr_states
 
-import guest
+from emu import guest
 
 CRASH = [image for image in guest.images() if image.group == "crash"]
 EMPTY = bytes(NVDIMM_SIZE)

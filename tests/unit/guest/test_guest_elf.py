@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import guest
+from emu import guest
 
 ROOT = Path(guest.__file__).parent.parent
 NAMES = [image.name for image in guest.images() if image.kind == "multiboot"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import guest
+from emu import guest
 
 FOLDER = Path(guest.__file__).parent
 IMAGES = FOLDER / "images"

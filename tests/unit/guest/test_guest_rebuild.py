@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import guest
+from emu import guest
 
 FOLDER = Path(guest.__file__).parent
 TOOLS = ("gcc", "as", "ar", "ld", "make")

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from devices.contract import ExitRequest
 from emu import board
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, HostError, UsageError
 from emu.machine import Exit, Machine, RunState
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from devices.nvdimm.device import NvdimmDevice
-from devices.nvdimm.labels import BytesLabels
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.devices.nvdimm.device import NvdimmDevice
+from emu.devices.nvdimm.labels import BytesLabels
 from emu.errors import GuestError, HostError
 from emu.units import GIB, KIB, MIB
 

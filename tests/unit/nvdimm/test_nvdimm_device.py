@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from nvdimm_doubles import BACKEND, LABEL_SIZE, FakeBacking, device, dimm_config
 
-from devices.nvdimm.device import NvdimmDevice
 from emu.config import OnOffAuto
+from emu.devices.nvdimm.device import NvdimmDevice
 from emu.errors import StateError, UsageError
 from emu.state import SavedState
 from emu.units import GIB, MIB

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvdimm_doubles import BACKEND, LABEL_SIZE, FakeBacking, FakeMemory, device
 
-from devices.nvdimm.dsm import MAX_TRANSFER, DsmPort
 from emu.config import OnOffAuto
+from emu.devices.nvdimm.dsm import MAX_TRANSFER, DsmPort
 from emu.errors import StateError
 from emu.state import SavedState, Value
 from emu.units import KIB

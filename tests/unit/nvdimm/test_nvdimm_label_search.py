@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.nvdimm.index import Version
-from devices.nvdimm.label_layouts import INDEX_SIGNATURE
-from devices.nvdimm.label_search import Found, find_areas
-from devices.nvdimm.labels import BytesLabels, LabelArea, initialise
-from devices.nvdimm.namespace import Mode, Namespace
+from emu.devices.nvdimm.index import Version
+from emu.devices.nvdimm.label_layouts import INDEX_SIGNATURE
+from emu.devices.nvdimm.label_search import Found, find_areas
+from emu.devices.nvdimm.labels import BytesLabels, LabelArea, initialise
+from emu.devices.nvdimm.namespace import Mode, Namespace
 from emu.units import KIB, MIB
 
 SIZES = [128 * KIB, 128 * KIB + 1, 131_328, 200_001, 256 * KIB, 384 * KIB, 512 * KIB - 1, MIB, 2 * MIB, 3 * MIB + 4096]

@@ -12,12 +12,21 @@ from uuid import UUID
 import pytest
 from nvdimm_doubles import LABEL_SIZE, PowerCut, ShuffledLabels, TornLabels
 
-from devices.nvdimm import labels
-from devices.nvdimm.fletcher import fletcher64
-from devices.nvdimm.index import Index, LabelError, Version, choose, geometry, initial_index, next_sequence, pack_index
-from devices.nvdimm.label_layouts import Guids, IndexHeader, LabelFlags, LabelV12
-from devices.nvdimm.labels import BytesLabels, LabelArea, initialise
-from devices.nvdimm.namespace import Mode, Namespace, make_label, mode_of, name_of, seal, set_cookie
+from emu.devices.nvdimm import labels
+from emu.devices.nvdimm.fletcher import fletcher64
+from emu.devices.nvdimm.index import (
+    Index,
+    LabelError,
+    Version,
+    choose,
+    geometry,
+    initial_index,
+    next_sequence,
+    pack_index,
+)
+from emu.devices.nvdimm.label_layouts import Guids, IndexHeader, LabelFlags, LabelV12
+from emu.devices.nvdimm.labels import BytesLabels, LabelArea, initialise
+from emu.devices.nvdimm.namespace import Mode, Namespace, make_label, mode_of, name_of, seal, set_cookie
 from emu.units import KIB, MIB
 
 IDENTITY = UUID("00112233-4455-6677-8899-aabbccddeeff")

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from devices.nvdimm import dsm_layouts, label_layouts
 from emu.acpi import structures as layouts
+from emu.devices.nvdimm import dsm_layouts, label_layouts
 from emu.structure import LayoutError, Structure, octets, structure, u8, u16, u32
 
 

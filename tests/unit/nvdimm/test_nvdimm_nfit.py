@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.nvdimm.nfit import NfitEntry, fit, nfit_table, parse
-from devices.nvdimm.ssdt import ssdt
 from emu.acpi import structures as layouts
 from emu.config import PersistenceDomain
+from emu.devices.nvdimm.nfit import NfitEntry, fit, nfit_table, parse
+from emu.devices.nvdimm.ssdt import ssdt
 from emu.structure import LayoutError
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from devices.nvdimm.order import nfit_order, string_hash, table_order
+from emu.devices.nvdimm.order import nfit_order, string_hash, table_order
 
 _LETTERS = string.ascii_letters + "0123456789-_."
 

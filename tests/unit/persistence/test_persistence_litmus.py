@@ -6,7 +6,7 @@ import persistence_oracle
 import pytest
 from persistence_oracle import Machine
 
-from guest.litmus import Litmus, Step, assemble, catalogue, digits, parse_step
+from emu.guest.litmus import Litmus, Step, assemble, catalogue, digits, parse_step
 
 ORACLE_MODES = {"adr": ("adr", "line"), "location": ("adr", "location"), "eadr": ("eadr", "line")}
 SMALL = 208

@@ -1,56 +1,46 @@
 /*
- * x87 and SSE arithmetic, carried out by the host's own units.
+ * x87 instructions, carried out by the host's own unit.
  *
  * The CPU library computes floating point in software and loses most of what surrounds a result: sticky exception flags,
- * denormal operands, rounding direction (C1), stack faults, all of MXCSR's flags, and the last digits of transcendental
- * functions. It calls its arithmetic through global symbols; this module defines the same ones and is loaded before, so
- * by the rules of ELF its definitions are used. Each loads the guest's control word, executes the very instruction with
- * the guest's operands, and keeps what the host answers.
+ * denormal operands, rounding direction (C1), stack faults, and the last digits of transcendental functions. These
+ * definitions take the place of its own (binding.h). Each loads the guest's control word, executes the very instruction
+ * with the guest's operands, and keeps what the host answers.
  *
- * Operands and results are exchanged through the library's CPU state, whose layout is measured (emu_float_bind).
+ * Operands and results are exchanged through the library's CPU state, whose layout is measured (emu_x87_bind).
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <dlfcn.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "binding.h"
 
 #if defined(__x86_64__)
 
-#define HELPER(name) helper_##name##_x86_64
-#define CALLER ((uintptr_t)__builtin_return_address(0))
-
-typedef uint8_t environment; /* the library's CPU state, in bytes */
-
 /* x87 status word and control word (Intel SDM volume 1, section 8.1). */
-enum { IE = 1, DE = 2, ZE = 4, EXCEPTIONS = 0x3f, STACK = 0x40, SUMMARY = 0x80, BUSY = 0x8000 };
+enum { IE = 1, DE = 2, ZE = 4, OE = 8, UE = 0x10, PE = 0x20, EXCEPTIONS = 0x3f, STACK = 0x40, SUMMARY = 0x80, BUSY = 0x8000 };
 enum { C0 = 0x100, C1 = 0x200, C2 = 0x400, C3 = 0x4000, TOP_SHIFT = 11 };
-enum { MXCSR_DEFAULT = 0x1f80, MXCSR_MASKS_SHIFT = 7, ROUNDING_SHIFT = 13 };
-enum { VECTOR_UD = 6, VECTOR_XM = 19, CR4_OSXMMEXCPT = 0x400 };
-enum { CARRY = 1, PARITY = 4, ZERO = 0x40 };
+enum { CONTROL_BITS = 0x1f3f, CONTROL_ALWAYS = 0x40 };
+enum { CARRY = 1, PARITY = 4, ZERO = 0x40 }; /* in EFLAGS */
 
 static const uint16_t host_control = 0x37f;
-static const uint32_t host_mxcsr = MXCSR_DEFAULT;
 
 static struct {
-    size_t top, status, control, tags, registers, operand, mxcsr, flags;
+    size_t top, status, control, tags, registers, operand, flags;
 } at;
 
 static struct {
-    void (*raise)(environment *, int vector, uintptr_t caller);
-    uint64_t (*read_control)(environment *, int number);
     void (*store8)(environment *, uint64_t address, uint64_t value, uintptr_t caller);
+    void (*store4)(environment *, uint64_t address, uint32_t value, uintptr_t caller);
     void (*store2)(environment *, uint64_t address, uint32_t value, uintptr_t caller);
     uint64_t (*load8)(environment *, uint64_t address, uintptr_t caller);
+    uint32_t (*load4)(environment *, uint64_t address, uintptr_t caller);
     uint32_t (*load2)(environment *, uint64_t address, uintptr_t caller);
-    void (*load_control)(environment *, uint32_t control);
+    void (*store_environment16)(environment *, uint64_t address, int wide);
+    void (*store_state16)(environment *, uint64_t address, int wide);
+    void (*load_environment16)(environment *, uint64_t address, int wide);
+    void (*load_state16)(environment *, uint64_t address, int wide);
+    void (*initialize)(environment *);
+    void (*push)(environment *);
+    void (*load_one)(environment *);
+    void (*load_operand)(environment *, uint32_t);
+    void (*compare)(environment *, void *, void *);
 } library;
-
-/* ---- x87 ---- */
 
 typedef union {
     long double value;
@@ -107,7 +97,7 @@ static void push(environment *env, extended value, uint16_t host)
         value = indefinite;
     } else {
         note(env, host);
-        if (blocked(env))
+        if (host & IE && blocked(env)) /* a denormal is loaded even so, as CPUs do */
             return;
     }
     *top(env) = physical(env, -1);
@@ -119,19 +109,52 @@ static bool is_nan(const extended *value)
     return (value->exponent & 0x7fff) == 0x7fff && value->fraction << 1;
 }
 
-/* A denormal operand counts only where nothing of higher priority was found (SDM volume 1, section 8.5). */
-static uint16_t found_before(uint16_t host, bool nan)
+/*
+ * The host's status and what converting the operand found. A denormal counts only where nothing of higher priority was
+ * found, and where it is not masked nothing is computed (SDM volume 1, section 8.5).
+ */
+static uint16_t with_operand(environment *env, uint16_t host, bool nan)
 {
-    return host & (IE | ZE) || nan ? operand_found & IE : operand_found;
+    uint16_t found = host & (IE | ZE) || nan ? operand_found & IE : operand_found;
+    return found & ~*control(env) & DE ? (host & (IE | ZE)) | found : host | found;
 }
 
-/* INSTRUCTION works on st = a and st(1) = b; the result is in st. The host's x87 stack is empty before and after. */
+/*
+ * FNCLEX is slow, so what the host's unit remembers stays as long as it is no news to the guest. That is not enough for
+ * exceptions that rank among each other, or stop the instruction.
+ */
+static void forget(environment *env)
+{
+    uint16_t host;
+    __asm__ volatile("fnstsw %0" : "=a"(host));
+    if (host & (EXCEPTIONS | STACK) & ~(*status(env) & (OE | UE | PE)))
+        __asm__ volatile("fnclex");
+}
+
+/*
+ * BODY on the host, with the guest's rounding, precision and masks; its status word goes to HOST before AFTER stores the
+ * result. The host's x87 stack is empty before and after. With masks of its own the guest may leave an exception pending
+ * on the host, which AFTER must not meet.
+ */
+#define ON_HOST(env, guest_control, body, after, host, outputs, inputs)                                               \
+    do {                                                                                                              \
+        if ((guest_control) == host_control) {                                                                        \
+            forget(env);                                                                                              \
+            __asm__ volatile(body "; fnstsw %[sw]; " after                                                            \
+                             : [sw] "=&a"(host), OF outputs                                                           \
+                             : [own] "m"(host_control) AND_OF inputs);                                                \
+        } else                                                                                                        \
+            __asm__ volatile("fnclex; fldcw %[guest]; " body "; fnstsw %[sw]; fnclex; " after "; fldcw %[own]"        \
+                             : [sw] "=&a"(host), OF outputs                                                           \
+                             : [guest] "m"(guest_control), [own] "m"(host_control) AND_OF inputs);                    \
+    } while (0)
+#define OF(...) __VA_ARGS__
+#define AND_OF(...) , ##__VA_ARGS__
+
+/* INSTRUCTION works on st = a and st(1) = b; the result is in st. */
 #define COMPUTE(instruction, a, b, result, host)                                                                      \
-    __asm__ volatile("fnclex; fldcw %[guest]; fldt %[y]; fldt %[x]; " instruction                                     \
-                     "; fnstsw %[sw]; fnclex; fstpt %[to]; fstp %%st(0); fldcw %[own]"                                \
-                     : [to] "=m"((result)->value), [sw] "=a"(host)                                                    \
-                     : [x] "m"((a)->value), [y] "m"((b)->value), [guest] "m"(*control(env)), [own] "m"(host_control)  \
-                     : "cc")
+    ON_HOST(env, *control(env), "fldt %[y]; fldt %[x]; " instruction, "fstpt %[to]; fstp %%st(0)", host,              \
+            ([to] "=m"((result)->value)), ([x] "m"((a)->value), [y] "m"((b)->value)))
 
 #define BINARY(name, instruction, reversed)                                                                           \
     void HELPER(f##name##_ST0_FT0)(environment *env)                                                           \
@@ -144,7 +167,7 @@ static uint16_t found_before(uint16_t host, bool nan)
             return;                                                                                                   \
         }                                                                                                             \
         COMPUTE(instruction " %%st(1), %%st", st(env, 0), operand(env), &result, host);                               \
-        note(env, host | found_before(host, is_nan(&result)));                                                        \
+        note(env, with_operand(env, host, is_nan(&result)));                                                          \
         if (!blocked(env))                                                                                            \
             memcpy(st(env, 0), &result, 10);                                                                          \
     }                                                                                                                 \
@@ -169,6 +192,25 @@ BINARY(subr, "fsubr", )
 BINARY(div, "fdiv", )
 BINARY(divr, "fdivr", )
 
+#define UNARY(name)                                                                                                   \
+    void HELPER(name)(environment *env)                                                                               \
+    {                                                                                                                 \
+        extended result;                                                                                              \
+        uint16_t host;                                                                                                \
+        if (*empty(env, 0)) {                                                                                         \
+            if (stack_fault(env, false))                                                                              \
+                put(env, 0, indefinite);                                                                              \
+            return;                                                                                                   \
+        }                                                                                                             \
+        ON_HOST(env, *control(env), "fldt %[x]; " #name, "fstpt %[to]", host, ([to] "=m"(result.value)),              \
+                ([x] "m"(st(env, 0)->value)));                                                                        \
+        memcpy(st(env, 0), &result, 10);                                                                              \
+        note(env, host);                                                                                              \
+    }
+
+UNARY(fsqrt)
+UNARY(frndint)
+
 /* Comparisons with the operand. FCOMI and FUCOMI leave their answer in the flags, the others in C3, C2 and C0. */
 #define COMPARE(name, instruction, integer)                                                                                    \
     void HELPER(name##_ST0_FT0)(environment *env)                                                              \
@@ -179,14 +221,10 @@ BINARY(divr, "fdivr", )
             if (!stack_fault(env, false))                                                                             \
                 return;                                                                                               \
         } else {                                                                                                      \
-            __asm__ volatile("fnclex; fldcw %[guest]; fldt %[y]; fldt %[x]; " instruction                             \
-                             " %%st(1), %%st; fnstsw %[sw]; fnclex; fstp %%st(0); fstp %%st(0); fldcw %[own]"         \
-                             : [sw] "=a"(host), "=@ccc"(carry), "=@ccp"(parity), "=@ccz"(zero)                        \
-                             : [x] "m"(st(env, 0)->value), [y] "m"(operand(env)->value), [guest] "m"(*control(env)),  \
-                               [own] "m"(host_control));                                                              \
-            note(env, host | found_before(host, parity));                                                             \
-            if (blocked(env))                                                                                         \
-                return;                                                                                               \
+            ON_HOST(env, *control(env), "fldt %[y]; fldt %[x]; " instruction " %%st(1), %%st",                        \
+                    "fstp %%st(0); fstp %%st(0)", host, ("=@ccc"(carry), "=@ccp"(parity), "=@ccz"(zero)),             \
+                    ([x] "m"(st(env, 0)->value), [y] "m"(operand(env)->value)));                                      \
+            note(env, with_operand(env, host, parity));                                                               \
         }                                                                                                             \
         if (integer)                                                                                                  \
             *(uint64_t *)(env + at.flags) = (carry ? CARRY : 0) | (parity ? PARITY : 0) | (zero ? ZERO : 0);          \
@@ -203,9 +241,7 @@ COMPARE(fucomi, "fucomi", true)
 
 /* Loads. All exceptions are masked on the host: the guest's masks decide about the push, not about the conversion. */
 #define CONVERT(instruction, from, result, host)                                                                      \
-    __asm__ volatile("fnclex; " instruction " %[x]; fnstsw %[sw]; fnclex; fstpt %[to]"                                \
-                     : [to] "=m"((result)->value), [sw] "=a"(host)                                                    \
-                     : [x] "m"(from))
+    ON_HOST(env, host_control, instruction " %[x]", "fstpt %[to]", host, ([to] "=m"((result)->value)), ([x] "m"(from)))
 
 #define LOAD(suffix, type, instruction)                                                                               \
     void HELPER(f##suffix##_ST0)(environment *env, type from)                                                  \
@@ -302,12 +338,11 @@ void HELPER(fmov_ST0_STN)(environment *env, int n)
 }
 
 #define CONSTANT(name)                                                                                                \
-    void HELPER(name##_ST0)(environment *env)                                                                  \
+    void HELPER(name##_ST0)(environment *env)                                                                         \
     {                                                                                                                 \
         extended value;                                                                                               \
-        __asm__ volatile("fldcw %[guest]; " #name "; fstpt %[to]; fldcw %[own]"                                       \
-                         : [to] "=m"(value.value)                                                                     \
-                         : [guest] "m"(*control(env)), [own] "m"(host_control));                                      \
+        uint16_t host;                                                                                                \
+        ON_HOST(env, *control(env), #name, "fstpt %[to]", host, ([to] "=m"(value.value)), ());                        \
         fill(env, value);                                                                                             \
     }
 
@@ -396,9 +431,8 @@ void HELPER(fincstp)(environment *env)
             stack_fault(env, false);                                                                                  \
             return value;                                                                                             \
         }                                                                                                             \
-        __asm__ volatile("fnclex; fldcw %[guest]; fldt %[x]; " instruction " %[to]; fnstsw %[sw]; fnclex; fldcw %[own]" \
-                         : [to] "=m"(value), [sw] "=a"(host)                                                          \
-                         : [x] "m"(st(env, 0)->value), [guest] "m"(masked), [own] "m"(host_control));                 \
+        ON_HOST(env, masked, "fldt %[x]; " instruction " %[to]", "", host, ([to] "=m"(value)),                        \
+                ([x] "m"(st(env, 0)->value)));                                                                        \
         note(env, host);                                                                                              \
         return value;                                                                                                 \
     }
@@ -431,9 +465,7 @@ void HELPER(fbst_ST0)(environment *env, uint64_t address)
     if (*empty(env, 0))
         stack_fault(env, false);
     else {
-        __asm__ volatile("fnclex; fldcw %[guest]; fldt %[x]; fbstp %[to]; fnstsw %[sw]; fnclex; fldcw %[own]"
-                         : [to] "=m"(decimal), [sw] "=a"(host)
-                         : [x] "m"(st(env, 0)->value), [guest] "m"(masked), [own] "m"(host_control));
+        ON_HOST(env, masked, "fldt %[x]; fbstp %[to]", "", host, ([to] "=m"(decimal)), ([x] "m"(st(env, 0)->value)));
         note(env, host);
     }
     library.store8(env, address, decimal.low, CALLER);
@@ -457,14 +489,19 @@ static void load_image(environment *env, struct image *image)
     }
 }
 
-static void store_image(environment *env, const struct image *image)
+static void store_environment(environment *env, const struct image *image)
 {
     *status(env) = (uint16_t)(image->status & ~(7u << TOP_SHIFT));
     *top(env) = image->status >> TOP_SHIFT & 7;
-    for (int n = 0; n < 8; n++) {
+    for (int n = 0; n < 8; n++)
         env[at.tags + (size_t)n] = (image->tags >> 2 * n & 3) == 3;
+}
+
+static void store_image(environment *env, const struct image *image)
+{
+    store_environment(env, image);
+    for (int n = 0; n < 8; n++)
         memcpy(st(env, n), &image->st[n], 10);
-    }
 }
 
 #define WHOLE(helper, instruction)                                                                                    \
@@ -487,336 +524,161 @@ WHOLE(fpatan, "fpatan")
 WHOLE(fxtract, "fxtract")
 WHOLE(fprem, "fprem")
 WHOLE(fprem1, "fprem1")
-WHOLE(fsqrt, "fsqrt")
 WHOLE(fsin, "fsin")
 WHOLE(fcos, "fcos")
 WHOLE(fsincos, "fsincos")
-WHOLE(frndint, "frndint")
 WHOLE(fscale, "fscale")
 
-/* A new control word can make a pending exception count, or no longer count. */
+/* A new control word can make a pending exception count, or no longer count; its reserved bits stay as they are. */
 void HELPER(fldcw)(environment *env, uint32_t value)
 {
-    library.load_control(env, value);
+    *control(env) = (value & CONTROL_BITS) | CONTROL_ALWAYS;
     *status(env) &= (uint16_t)~(SUMMARY | BUSY);
     if (*status(env) & ~*control(env) & EXCEPTIONS)
         *status(env) |= SUMMARY | BUSY;
 }
 
-/* ---- SSE ---- */
+/* The environment is the first part of an image, the state all of it. Forms with 16 bits are left to the library. */
+enum { ENVIRONMENT_SIZE = 28 };
 
-typedef float vector __attribute__((vector_size(16)));
-
-static vector get(const void *from)
+static void transfer_out(environment *env, const struct image *image, uint64_t address, size_t size, uintptr_t caller)
 {
-    vector value;
-    memcpy(&value, from, sizeof value);
-    return value;
+    for (size_t n = 0; n + 4 <= size; n += 4) {
+        uint32_t word;
+        memcpy(&word, (const uint8_t *)image + n, 4);
+        library.store4(env, address + n, word, caller);
+    }
 }
 
-static uint32_t *mxcsr(environment *env) { return (uint32_t *)(env + at.mxcsr); }
-
-/* The guest's rounding and denormal control, with every exception masked. */
-static uint32_t working_mxcsr(environment *env)
+static void transfer_in(environment *env, struct image *image, uint64_t address, size_t size, uintptr_t caller)
 {
-    return (*mxcsr(env) & ~(uint32_t)EXCEPTIONS) | MXCSR_DEFAULT;
+    for (size_t n = 0; n + 4 <= size; n += 4) {
+        uint32_t word = library.load4(env, address + n, caller);
+        memcpy((uint8_t *)image + n, &word, 4);
+    }
 }
 
-/* Keep the flags; raise #XM when one is not masked, and then the caller's result is not stored. */
-static void finish(environment *env, uint32_t after, uintptr_t caller)
+void HELPER(fstenv)(environment *env, uint64_t address, int wide)
 {
-    uint32_t flags = after & EXCEPTIONS, unmasked = flags & ~(*mxcsr(env) >> MXCSR_MASKS_SHIFT);
-    if (unmasked & (IE | DE | ZE))
-        flags &= IE | DE | ZE; /* found before computing, so nothing was computed */
-    *mxcsr(env) |= flags;
-    if (__builtin_expect(unmasked != 0, 0))
-        library.raise(env, library.read_control(env, 4) & CR4_OSXMMEXCPT ? VECTOR_XM : VECTOR_UD, caller);
+    struct image image;
+    if (!wide) {
+        library.store_environment16(env, address, 0);
+        return;
+    }
+    load_image(env, &image);
+    __asm__ volatile("frstor %0; fnsave %0" : "+m"(image));
+    transfer_out(env, &image, address, ENVIRONMENT_SIZE, CALLER);
+    HELPER(fldcw)(env, *control(env) | EXCEPTIONS);
 }
 
-#define EXECUTE(instruction, constraint, result, source_constraint, source)                                           \
-    uint32_t guest = working_mxcsr(env), after;                                                                       \
-    __asm__ volatile("ldmxcsr %[guest]; " instruction "; stmxcsr %[after]; ldmxcsr %[own]"                            \
-                     : [d] constraint(result), [after] "=m"(after)                                                    \
-                     : [s] source_constraint(source), [guest] "m"(guest), [own] "m"(host_mxcsr))
-
-#define SSE(name, instruction)                                                                                        \
-    void HELPER(name)(environment *env, void *d, const void *s)                                                       \
-    {                                                                                                                 \
-        vector result = get(d);                                                                                       \
-        EXECUTE(instruction " %[s], %[d]", "+x", result, "x", get(s));                                                \
-        finish(env, after, CALLER);                                                                                   \
-        memcpy(d, &result, sizeof result);                                                                            \
-    }
-
-#define SSE_FOUR(name, prefix)                                                                                        \
-    SSE(name##ps, prefix("ps"))                                                                                       \
-    SSE(name##ss, prefix("ss"))                                                                                       \
-    SSE(name##pd, prefix("pd"))                                                                                       \
-    SSE(name##sd, prefix("sd"))
-
-#define ADD(type) "add" type
-#define SUB(type) "sub" type
-#define MUL(type) "mul" type
-#define DIV(type) "div" type
-#define MIN(type) "min" type
-#define MAX(type) "max" type
-#define SQRT(type) "sqrt" type
-#define CMPEQ(type) "cmp" type " $0,"
-#define CMPLT(type) "cmp" type " $1,"
-#define CMPLE(type) "cmp" type " $2,"
-#define CMPUNORD(type) "cmp" type " $3,"
-#define CMPNEQ(type) "cmp" type " $4,"
-#define CMPNLT(type) "cmp" type " $5,"
-#define CMPNLE(type) "cmp" type " $6,"
-#define CMPORD(type) "cmp" type " $7,"
-
-SSE_FOUR(add, ADD)
-SSE_FOUR(sub, SUB)
-SSE_FOUR(mul, MUL)
-SSE_FOUR(div, DIV)
-SSE_FOUR(min, MIN)
-SSE_FOUR(max, MAX)
-SSE_FOUR(sqrt, SQRT)
-SSE_FOUR(cmpeq, CMPEQ)
-SSE_FOUR(cmplt, CMPLT)
-SSE_FOUR(cmple, CMPLE)
-SSE_FOUR(cmpunord, CMPUNORD)
-SSE_FOUR(cmpneq, CMPNEQ)
-SSE_FOUR(cmpnlt, CMPNLT)
-SSE_FOUR(cmpnle, CMPNLE)
-SSE_FOUR(cmpord, CMPORD)
-SSE(cvtps2pd, "cvtps2pd")
-SSE(cvtpd2ps, "cvtpd2ps")
-SSE(cvtss2sd, "cvtss2sd")
-SSE(cvtsd2ss, "cvtsd2ss")
-SSE(cvtdq2ps, "cvtdq2ps")
-SSE(cvtdq2pd, "cvtdq2pd")
-SSE(cvtps2dq, "cvtps2dq")
-SSE(cvtpd2dq, "cvtpd2dq")
-SSE(cvttps2dq, "cvttps2dq")
-SSE(cvttpd2dq, "cvttpd2dq")
-SSE(haddps, "haddps")
-SSE(haddpd, "haddpd")
-SSE(hsubps, "hsubps")
-SSE(hsubpd, "hsubpd")
-SSE(addsubps, "addsubps")
-SSE(addsubpd, "addsubpd")
-
-/* Conversions between MMX and XMM registers, by instructions that leave the host's MMX state alone. */
-#define SSE_MMX(name, instruction, kept)                                                                              \
-    void HELPER(name)(environment *env, void *d, const void *s)                                                       \
-    {                                                                                                                 \
-        vector source = {0}, result;                                                                                  \
-        memcpy(&source, s, kept);                                                                                     \
-        EXECUTE(instruction " %[s], %[d]", "=x", result, "x", source);                                                \
-        finish(env, after, CALLER);                                                                                   \
-        memcpy(d, &result, 8);                                                                                        \
-    }
-
-SSE_MMX(cvtpi2ps, "cvtdq2ps", 8)
-SSE_MMX(cvtps2pi, "cvtps2dq", 8)
-SSE_MMX(cvttps2pi, "cvttps2dq", 8)
-SSE_MMX(cvtpd2pi, "cvtpd2dq", 16)
-SSE_MMX(cvttpd2pi, "cvttpd2dq", 16)
-
-#define FROM_INTEGER(name, type, instruction)                                                                         \
-    void HELPER(name)(environment *env, void *d, type value)                                                          \
-    {                                                                                                                 \
-        vector result = get(d);                                                                                       \
-        EXECUTE(instruction " %[s], %[d]", "+x", result, "r", value);                                                 \
-        finish(env, after, CALLER);                                                                                   \
-        memcpy(d, &result, sizeof result);                                                                            \
-    }
-
-FROM_INTEGER(cvtsi2ss, uint32_t, "cvtsi2ssl")
-FROM_INTEGER(cvtsi2sd, uint32_t, "cvtsi2sdl")
-FROM_INTEGER(cvtsq2ss, uint64_t, "cvtsi2ssq")
-FROM_INTEGER(cvtsq2sd, uint64_t, "cvtsi2sdq")
-
-#define TO_INTEGER(name, type, instruction)                                                                           \
-    type HELPER(name)(environment *env, const void *s)                                                                \
-    {                                                                                                                 \
-        type result;                                                                                                  \
-        EXECUTE(instruction " %[s], %[d]", "=r", result, "x", get(s));                                                \
-        finish(env, after, CALLER);                                                                                   \
-        return result;                                                                                                \
-    }
-
-TO_INTEGER(cvtss2si, int32_t, "cvtss2si")
-TO_INTEGER(cvtsd2si, int32_t, "cvtsd2si")
-TO_INTEGER(cvtss2sq, int64_t, "cvtss2si")
-TO_INTEGER(cvtsd2sq, int64_t, "cvtsd2si")
-TO_INTEGER(cvttss2si, int32_t, "cvttss2si")
-TO_INTEGER(cvttsd2si, int32_t, "cvttsd2si")
-TO_INTEGER(cvttss2sq, int64_t, "cvttss2si")
-TO_INTEGER(cvttsd2sq, int64_t, "cvttsd2si")
-
-#define COMPARE_SCALAR(name)                                                                                          \
-    void HELPER(name)(environment *env, const void *d, const void *s)                                                 \
-    {                                                                                                                 \
-        uint32_t guest = working_mxcsr(env), after;                                                                   \
-        bool carry, parity, zero;                                                                                     \
-        __asm__ volatile("ldmxcsr %[guest]; " #name " %[s], %[d]; stmxcsr %[after]; ldmxcsr %[own]"                   \
-                         : [after] "=m"(after), "=@ccc"(carry), "=@ccp"(parity), "=@ccz"(zero)                        \
-                         : [d] "x"(get(d)), [s] "x"(get(s)), [guest] "m"(guest), [own] "m"(host_mxcsr));              \
-        finish(env, after, CALLER);                                                                                   \
-        *(uint64_t *)(env + at.flags) = (carry ? CARRY : 0) | (parity ? PARITY : 0) | (zero ? ZERO : 0);              \
-    }
-
-COMPARE_SCALAR(comiss)
-COMPARE_SCALAR(ucomiss)
-COMPARE_SCALAR(comisd)
-COMPARE_SCALAR(ucomisd)
-
-/* ROUNDxx: bits 0 and 1 of the immediate say how to round unless bit 2 says MXCSR does; bit 3 suppresses PE. */
-#define ROUND(name)                                                                                                   \
-    void HELPER(name##_xmm)(environment *env, void *d, const void *s, uint32_t how)                                   \
-    {                                                                                                                 \
-        vector result = get(d);                                                                                       \
-        uint32_t guest = working_mxcsr(env), after;                                                                   \
-        if (!(how & 4))                                                                                               \
-            guest = (guest & ~(3u << ROUNDING_SHIFT)) | (how & 3) << ROUNDING_SHIFT;                                  \
-        if (how & 8)                                                                                                  \
-            __asm__ volatile("ldmxcsr %[guest]; " #name " $12, %[s], %[d]; stmxcsr %[after]; ldmxcsr %[own]"          \
-                             : [d] "+x"(result), [after] "=m"(after)                                                  \
-                             : [s] "x"(get(s)), [guest] "m"(guest), [own] "m"(host_mxcsr));                           \
-        else                                                                                                          \
-            __asm__ volatile("ldmxcsr %[guest]; " #name " $4, %[s], %[d]; stmxcsr %[after]; ldmxcsr %[own]"           \
-                             : [d] "+x"(result), [after] "=m"(after)                                                  \
-                             : [s] "x"(get(s)), [guest] "m"(guest), [own] "m"(host_mxcsr));                           \
-        finish(env, after, CALLER);                                                                                   \
-        memcpy(d, &result, sizeof result);                                                                            \
-    }
-
-ROUND(roundps)
-ROUND(roundpd)
-ROUND(roundss)
-ROUND(roundsd)
-
-/* Dot products: the masked products, their sum by two horizontal additions, and the sum where the immediate wants it. */
-static vector lanes(uint32_t mask, unsigned width)
+void HELPER(fsave)(environment *env, uint64_t address, int wide)
 {
-    vector value;
-    for (unsigned n = 0; n < 16 / width; n++)
-        memset((uint8_t *)&value + n * width, mask >> n & 1 ? 0xff : 0, width);
-    return value;
+    struct image image;
+    if (!wide) {
+        library.store_state16(env, address, 0);
+        return;
+    }
+    load_image(env, &image);
+    __asm__ volatile("frstor %0; fnsave %0" : "+m"(image));
+    transfer_out(env, &image, address, sizeof image, CALLER);
+    library.initialize(env);
 }
 
-#define AND(a, b) __asm__("andps %1, %0" : "+x"(a) : "x"(b))
-#define DOT(name, type, width, sums)                                                                                  \
-    void HELPER(name##_xmm)(environment *env, void *d, const void *s, uint32_t mask)                                  \
-    {                                                                                                                 \
-        vector result = get(d), other = get(s);                                                                       \
-        AND(result, lanes(mask >> 4, width));                                                                         \
-        AND(other, lanes(mask >> 4, width));                                                                          \
-        EXECUTE("mul" type " %[s], %[d]; " sums, "+x", result, "x", other);                                           \
-        finish(env, after, CALLER);                                                                                   \
-        AND(result, lanes(mask, width));                                                                              \
-        memcpy(d, &result, sizeof result);                                                                            \
+void HELPER(fldenv)(environment *env, uint64_t address, int wide)
+{
+    struct image image;
+    if (!wide) {
+        library.load_environment16(env, address, 0);
+        return;
     }
+    transfer_in(env, &image, address, ENVIRONMENT_SIZE, CALLER);
+    store_environment(env, &image);
+    HELPER(fldcw)(env, image.control);
+}
 
-DOT(dpps, "ps", 4, "haddps %[d], %[d]; haddps %[d], %[d]")
-DOT(dppd, "pd", 8, "haddpd %[d], %[d]")
+void HELPER(frstor)(environment *env, uint64_t address, int wide)
+{
+    struct image image;
+    if (!wide) {
+        library.load_state16(env, address, 0);
+        return;
+    }
+    transfer_in(env, &image, address, sizeof image, CALLER);
+    store_image(env, &image);
+    HELPER(fldcw)(env, image.control);
+}
 
 /* ---- Binding ---- */
 
-static environment *scratch;
-enum { SCRATCH = 1 << 16 };
-
-static size_t find(const void *what, size_t size, size_t step)
+static const char *measure(environment *state)
 {
-    size_t place = 0;
-    for (size_t n = step; n + size <= SCRATCH; n += step)
-        if (!memcmp(scratch + n, what, size)) {
-            if (place)
-                return 0;
-            place = n;
-        }
-    return place;
-}
-
-/* On a scratch state, by the library's own helpers: each place must be the only one that fits. */
-static const char *measure(void *handle)
-{
-    void (*init)(environment *) = dlsym(handle, "helper_fninit_x86_64");
-    void (*first)(environment *) = dlsym(handle, "helper_fpush_x86_64");
-    void (*one)(environment *) = dlsym(handle, "helper_fld1_ST0_x86_64");
-    void (*load_operand)(environment *, uint32_t) = dlsym(handle, "helper_flds_FT0_x86_64");
-    void (*load_mxcsr)(environment *, uint32_t) = dlsym(handle, "helper_ldmxcsr_x86_64");
-    void (*compare)(environment *, void *, void *) = dlsym(handle, "helper_comiss_x86_64");
     const uint16_t control_word = 0x37f;
-    const uint32_t odd_mxcsr = 0x9f80, five_halves = 0x40200000;
+    const uint32_t five_halves = 0x40200000;
     const uint64_t equal = ZERO;
     const extended expected = {.fraction = 0xa000000000000000u, .exponent = 0x4000};
-    const extended one_value = {.fraction = 1ull << 63, .exponent = 0x3fff};
+    const extended one = {.fraction = 1ull << 63, .exponent = 0x3fff};
     static const uint8_t tags[8] = {1, 1, 1, 1, 1, 1, 1, 0};
-    static uint32_t number[4];
-    if (!init || !first || !one || !load_operand || !load_mxcsr || !compare)
-        return "its arithmetic";
-    init(scratch);
-    at.control = find(&control_word, 2, 2);
+    uint32_t number[4] = {0};
+    library.initialize(state);
+    at.control = only_place(state, &control_word, 2, 2);
     at.status = at.control - 2;
     at.top = at.control - 6;
     at.tags = at.control + 2;
     at.registers = (at.tags + 8 + 15) & ~(size_t)15;
-    if (!at.control || *top(scratch) != 0)
+    if (!at.control || *top(state) != 0)
         return "the x87 control word";
-    first(scratch);
-    if (*top(scratch) != 7 || memcmp(scratch + at.tags, tags, 8))
+    library.push(state);
+    if (*top(state) != 7 || memcmp(state + at.tags, tags, 8))
         return "the x87 stack";
-    one(scratch);
-    if (memcmp(st(scratch, 0), &one_value, 10))
+    library.load_one(state);
+    if (memcmp(st(state, 0), &one, 10))
         return "the x87 registers";
-    load_operand(scratch, five_halves);
-    at.operand = find(&expected, 10, 8);
-    load_mxcsr(scratch, odd_mxcsr);
-    at.mxcsr = find(&odd_mxcsr, 4, 4);
-    if (!at.operand || !at.mxcsr)
-        return "the x87 operand or MXCSR";
-    compare(scratch, number, number);
-    at.flags = find(&equal, 8, 8);
+    library.load_operand(state, five_halves);
+    at.operand = only_place(state, &expected, 10, 8);
+    if (!at.operand)
+        return "the x87 operand";
+    library.compare(state, number, number);
+    at.flags = only_place(state, &equal, 8, 8);
     return at.flags ? NULL : "the arithmetic flags";
 }
 
-const char *emu_float_bind(void *handle)
+const char *emu_x87_bind(void *handle)
 {
-    const char *missing;
-    library.raise = dlsym(handle, "raise_exception_ra_x86_64");
-    library.read_control = dlsym(handle, "helper_read_crN_x86_64");
-    library.store8 = dlsym(handle, "cpu_stq_data_ra_x86_64");
-    library.store2 = dlsym(handle, "cpu_stw_data_ra_x86_64");
-    library.load8 = dlsym(handle, "cpu_ldq_data_ra_x86_64");
-    library.load2 = dlsym(handle, "cpu_lduw_data_ra_x86_64");
-    library.load_control = dlsym(handle, "helper_fldcw_x86_64");
-    if (!library.raise || !library.read_control || !library.store8 || !library.store2 || !library.load8 ||
-        !library.load2 || !library.load_control)
-        return "its helpers";
-    scratch = aligned_alloc(64, SCRATCH);
-    if (!scratch)
-        return "memory";
-    memset(scratch, 0, SCRATCH);
-    missing = measure(handle);
-    free(scratch);
+    static const struct wanted wanted[] = {
+        {"cpu_stq_data_ra", &library.store8},
+        {"cpu_stl_data_ra", &library.store4},
+        {"cpu_stw_data_ra", &library.store2},
+        {"cpu_ldq_data_ra", &library.load8},
+        {"cpu_ldl_data_ra", &library.load4},
+        {"cpu_lduw_data_ra", &library.load2},
+        {"helper_fstenv", &library.store_environment16},
+        {"helper_fsave", &library.store_state16},
+        {"helper_fldenv", &library.load_environment16},
+        {"helper_frstor", &library.load_state16},
+        {"helper_fninit", &library.initialize},
+        {"helper_fpush", &library.push},
+        {"helper_fld1_ST0", &library.load_one},
+        {"helper_flds_FT0", &library.load_operand},
+        {"helper_comiss", &library.compare},
+    };
+    const char *missing = LOOK_UP(handle, wanted);
+    environment *state = missing ? NULL : scratch_state();
+    if (!missing)
+        missing = state ? measure(state) : "memory";
+    free(state);
     return missing;
 }
 
-int emu_float_offer(void)
-{
-    Dl_info own;
-    return dladdr((void *)emu_float_bind, &own) && dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL);
-}
+int emu_x87_offer(void) { return make_visible((void *)emu_x87_bind); }
 
 #else
 
-const char *emu_float_bind(void *handle)
+const char *emu_x87_bind(void *handle)
 {
     (void)handle;
     return NULL;
 }
 
-int emu_float_offer(void)
-{
-    return 1;
-}
+int emu_x87_offer(void) { return 1; }
 
 #endif

@@ -1,0 +1,92 @@
+"""Where the guest's CPU is known to differ from a real one: the list that docs/reference/cpu.md publishes.
+
+The examiner accepts nothing else. Each entry has a case that shows it, so that none outlives its deviation.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cpu_cases import NAMES64, Question
+from cpu_machine import ARENA, Case, Result
+
+X87_MASKS, MXCSR_OE_UE = 0x3F, 0x18 << 7
+VECTOR_XM = 19
+RF = 0x10000
+
+
+def fx(
+    control: int = 0x37F, status: int = 0, tags: int = 0, mxcsr: int = 0x1F80, st0: bytes = b"", xmm0: bytes = b""
+) -> bytes:
+    """An FXSAVE image with zero in all other registers."""
+    head = struct.pack("<HHB", control, status, tags).ljust(24, b"\0") + struct.pack("<II", mxcsr, 0xFFFF)
+    return (head + st0.ljust(128, b"\0") + xmm0).ljust(512, b"\0")
+
+
+def case(
+    text: str, *, mode: int = 64, flags: int = 2, image: bytes | None = None, memory: bytes = b"", **registers: int
+) -> Case:
+    """RSP points into the arena, RDI at its start; other registers are zero unless named."""
+    values = {"rsp": ARENA + 128, "rdi": ARENA} | registers
+    general = [values.get(name, 0) for name in NAMES64]
+    return Case(text, mode, general, flags, image or fx(), memory.ljust(256, b"\0"))
+
+
+class Deviation(NamedTuple):
+    """``shown`` says whether the results of ``case`` differ in the way listed.
+
+    ``covers`` says whether a difference that the examiner found is this one; None for what random cases do not meet.
+    """
+
+    case: Case
+    shown: Callable[[Result, Result], bool]
+    covers: Callable[[Question, Result, Result, list[str]], bool] | None = None
+
+
+def _unmasked_x87_store(question: Question, host: Result, guest: Result, what: list[str]) -> bool:
+    (control,) = struct.unpack_from("<H", question.case.fx)
+    stores = question.mnemonic.startswith(("fst", "fist", "fbst")) and "ptr" in question.case.text
+    return stores and control & X87_MASKS != X87_MASKS and "memory" in what
+
+
+def _unmasked_sse_precision(question: Question, host: Result, guest: Result, what: list[str]) -> bool:
+    (mxcsr,) = struct.unpack_from("<I", question.case.fx, 24)
+    return what == ["mxcsr.PE"] and host.vector == VECTOR_XM and mxcsr & MXCSR_OE_UE != MXCSR_OE_UE
+
+
+_SIGNALING = bytes.fromhex("0100000000000080ff7f")
+
+LISTED = {
+    "x87-store-unmasked": Deviation(
+        case("fst dword ptr [rdi]", image=fx(0x37E, tags=1, st0=_SIGNALING)),
+        lambda host, guest: host.memory == bytes(256) and guest.memory != bytes(256),
+        _unmasked_x87_store,
+    ),
+    "mxcsr-pe-unmasked": Deviation(
+        case("cvtsd2ss xmm1, xmm0", image=fx(mxcsr=0x1B80, xmm0=struct.pack("<d", 2.0**200))),
+        lambda host, guest: host.vector == guest.vector == VECTOR_XM and host.fx != guest.fx,
+        _unmasked_sse_precision,
+    ),
+    "x87-pointers": Deviation(
+        case("fld1\nfnstenv [rdi]", image=fx()),
+        lambda host, guest: host.memory[12:16] != bytes(4) == guest.memory[12:16],
+    ),
+    "rf-in-frames": Deviation(case("ud2"), lambda host, guest: bool(host.flags & RF) and not guest.flags & RF),
+    "lock-prefix": Deviation(
+        case("lock mov eax, [rdi]".replace("lock ", ".byte 0xf0\n")),
+        lambda host, guest: host.vector == 6 and guest.vector is None,
+    ),
+    "ss-not-canonical": Deviation(
+        case("mov rax, [rbp]", rbp=1 << 62), lambda host, guest: (host.vector, guest.vector) == (12, 13)
+    ),
+    "fxrstor-mxcsr": Deviation(
+        case("fxrstor [rdi]", memory=bytes(24) + b"\xff" * 4),
+        lambda host, guest: (host.vector, guest.vector) == (13, None),
+    ),
+}
+
+
+def is_listed(question: Question, host: Result, guest: Result, what: list[str]) -> bool:
+    return any(entry.covers and entry.covers(question, host, guest, what) for entry in LISTED.values())
