@@ -47,6 +47,6 @@ MUTANTS = (
         "emu/cli/label_file.py",
         "        if write and not force:\n",
         "        if write and not force and asked is None:\n",
-        ("tests/unit/cli/test_cli_label.py::test_a_label_area_of_any_size_is_found_and_never_overwritten",),
+        ("tests/unit/cli/test_cli_label.py::test_a_label_area_of_any_size_is_found_and_never_overwritten[131072-1.1]",),
     ),
 )

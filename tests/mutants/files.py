@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 _FILES = "emu/host/files.py"
 _READER = "emu/persistence/debug_reader.py"
+_OUTPUTS = "tests/unit/host/test_host_files.py"
 _BOMBS = "tests/unit/persistence/test_persistence_bombs.py"
 _ORDER = "tests/integration/test_store_order.py"
 
@@ -16,7 +17,7 @@ MUTANTS = (
         "emu/host/claims.py",
         "        _refuse_same(claim, self._inputs)\n",
         "",
-        ("tests/unit/host/test_host_claims.py",),
+        ("tests/unit/host/test_host_claims.py::test_an_output_is_not_an_input_by_any_name",),
     ),
     Mutant(
         "written-in-place",
@@ -24,15 +25,15 @@ MUTANTS = (
         _FILES,
         "            return _Replacement(self, durable=durable, mode=mode)\n",
         "            return Writing(self.name, self.stream(), durable=durable)\n",
-        ("tests/unit/host/test_host_files.py",),
+        (f"{_OUTPUTS}::test_an_old_file_keeps_its_content_until_the_new_one_is_complete_and_then_its_mode",),
     ),
     Mutant(
         "a-device-replaced",
-        "a device node is written into, never replaced by a file",
+        "a FIFO or a device is written into, never replaced by a file",
         _FILES,
         "    if not regular:\n        return Kind.STREAM\n",
         "    if not regular:\n        return Kind.REGULAR\n",
-        ("tests/unit/host/test_host_files.py",),
+        (f"{_OUTPUTS}::test_a_fifo_is_written_into",),
     ),
     Mutant(
         "store-after-a-lost-page",
@@ -46,8 +47,8 @@ MUTANTS = (
         "own-file-after-a-lost-page",
         "nor does it reach the file that lost the store",
         "emu/host/_kernel.csrc.c",
-        "        repeat = r->fd >= 0;\n        cut_off(r);\n",
-        "        repeat = 0;\n",
+        "    int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, allowed = protection(r);\n",
+        "    int flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE, allowed = protection(r);\n",
         (f"{_ORDER}::test_a_commit_does_not_outlive_the_data_that_a_full_disk_lost",),
     ),
     Mutant(
@@ -80,7 +81,7 @@ MUTANTS = (
         "emu/cli/output.py",
         "                self.failure = error\n",
         "                self.failure = error\n                if self.fileno() == 2:\n                    raise\n",
-        ("tests/integration/test_run_streams.py::test_streams_do_not_change_the_verdict",),
+        ("tests/integration/test_run_streams.py::test_streams_do_not_change_the_verdict[guest]",),
     ),
     Mutant(
         "symbols-without-a-memory-limit",
@@ -88,7 +89,7 @@ MUTANTS = (
         _READER,
         "    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))\n",
         "",
-        (f"{_BOMBS}::test_a_bomb_costs_bounded_time_and_only_its_own_names",),
+        (f"{_BOMBS}::test_memory_is_bounded_where_time_is_not",),
     ),
     Mutant(
         "symbols-without-a-time-limit",

@@ -13,6 +13,8 @@ _VERDICT = "tests/integration/test_crash_verdict.py"
 _CAUSES = "tests/unit/persistence/test_persistence_causes.py"
 _INSTRUCTION = "tests/integration/test_crash_trace.py::test_instruction"
 _DURABLE = "tests/integration/test_crash_instructions.py::test_what_makes_a_value_durable"
+_ORACLE = "tests/unit/persistence/test_persistence_oracle.py"
+_EXPLORE = "tests/unit/persistence/test_persistence_explore.py"
 _PLUGIN = "tests/unit/testing/test_testing_plugin.py"
 _WAKES = "tests/unit/persistence/test_persistence_report.py::test_the_memory_it_wakes_up_with_holds_what_the_crash_left"
 
@@ -33,7 +35,7 @@ MUTANTS = (
         "    log_piece(t, pc, address, first);\n"
         "    while (t->open_count)\n"
         "        t->open[--t->open_count].entry->value = (uint64_t)value & (~0ull >> (64 - 8 * first));\n",
-        (_DURABLE,),
+        (f"{_DURABLE}[480f38f108-0f09-False]",),
     ),
     Mutant(
         "cmpxchg16b-high-half",
@@ -73,7 +75,7 @@ MUTANTS = (
         _MODEL,
         "        if isinstance(event, LabelWrite):\n            return True\n",
         "        if isinstance(event, LabelWrite):\n            return False\n",
-        (f"{_LABELS}::test_recoveries_see_the_label_of_their_crash_point",),
+        (f"{_ORACLE}::test_crashing_only_before_commits_and_at_the_end_loses_no_memory[adr-line]",),
     ),
     Mutant(
         "wbinvd-is-nothing",
@@ -81,7 +83,7 @@ MUTANTS = (
         _MODEL,
         "                self._write_back()\n",
         "                pass\n",
-        (_DURABLE,),
+        (f"{_DURABLE}[48c70007000000-0f09-False]",),
     ),
     Mutant(
         "nothing-to-judge-is-ok",
@@ -116,12 +118,12 @@ MUTANTS = (
         (f"{_PLUGIN}::test_recovers_is_true_only_for_a_complete_passing_exploration_of_something",),
     ),
     Mutant(
-        "flush-missing-under-eadr",
-        "under eADR no missing flush is named",
+        "flush-missed-under-eadr",
+        "under eADR no flush is missed, and none is talked of",
         "emu/persistence/repairs.py",
         "        if self._rules.domain is Domain.EADR or not self._rules.flushes_count:\n",
         "        if not self._rules.flushes_count:\n",
-        (f"{_CAUSES}::test_name_and_blame", f"{_CAUSES}::test_the_repair_that_is_named_repairs"),
+        (f"{_CAUSES}::test_under_eadr_no_flush_is_talked_of",),
     ),
     Mutant(
         "repair-not-checked",
@@ -162,5 +164,21 @@ MUTANTS = (
         "        want = whole.get(unit, page.initial(unit))\n",
         "        want = page.initial(unit)\n",
         (_WAKES,),
+    ),
+    Mutant(
+        "page-forgets-the-initial-bytes",
+        "the page shows the bytes of a unit that no store has touched as the file had them",
+        "emu/persistence/image.py",
+        "            content = (FULL, self.initial(unit))\n",
+        "            content = (FULL, 0)\n",
+        (_WAKES,),
+    ),
+    Mutant(
+        "lost-store-leaves-zeros",
+        "where a store was lost, recovery finds what was there before",
+        "emu/persistence/crashstate.py",
+        "        return self.initial(unit) & ~covered | value & covered\n",
+        "        return value & covered\n",
+        (f"{_EXPLORE}::test_finds_every_verdict_that_brute_force_finds[adr-line-dax-sync]",),
     ),
 )

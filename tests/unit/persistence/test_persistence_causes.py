@@ -248,6 +248,13 @@ def test_a_fence_that_comes_too_late_is_told_from_one_that_never_comes(behind: l
     assert failure.explanation.startswith(f"a fence follows the non-temporal store {when}, ")
 
 
+def test_under_eadr_no_flush_is_talked_of() -> None:
+    program = with_places([store(0, 1), FLUSH_0, store(64, 1, nt=True), SFENCE])
+    (failure,), _ = explained(program, Rules(Domain.EADR), word_and_value)
+    assert (failure.kind, failure.lost, failure.persisted) == (findings.MISSING_FENCE, (0,), 2)
+    assert "flush" not in failure.explanation
+
+
 def test_a_store_in_two_lines_that_a_flush_would_have_saved_is_not_torn() -> None:
     """The pattern of Level Hashing: a key in two lines, its token set before the key's first line is durable."""
 
