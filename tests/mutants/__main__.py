@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutants import cpu, devices, files, migration, monitor, persistence
-from tests.mutants.mutant import Mutant
+from . import cpu, devices, files, migration, monitor, persistence
+from .mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
 MUTANTS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.mutant import Mutant
+from .mutant import Mutant
 
 _HOOKS = "emu/host/_hooks.csrc.c"
 _STOPS = "tests/unit/cpu/test_cpu_stops.py"

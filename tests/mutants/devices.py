@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.mutant import Mutant
+from .mutant import Mutant
 
 _MACHINE = "emu/machine.py"
 _LOOP = "tests/unit/machine/test_machine_loop.py"

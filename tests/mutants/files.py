@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.mutant import Mutant
+from .mutant import Mutant
 
 _FILES = "emu/host/files.py"
 _READER = "emu/persistence/debug_reader.py"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.mutant import Mutant
+from .mutant import Mutant
 
 _SOURCE = "emu/migration/source.py"
 _DESTINATION = "emu/migration/destination.py"

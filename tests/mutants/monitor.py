@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.mutant import Mutant
+from .mutant import Mutant
 
 _RUN = "tests/integration/test_qmp_run.py"
 

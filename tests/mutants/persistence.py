@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.mutant import Mutant
+from .mutant import Mutant
 
 _TRACE = "emu/host/_trace.csrc.c"
 _MODEL = "emu/persistence/model.py"
@@ -14,7 +14,6 @@ _CAUSES = "tests/unit/persistence/test_persistence_causes.py"
 _INSTRUCTION = "tests/integration/test_crash_trace.py::test_instruction"
 _DURABLE = "tests/integration/test_crash_instructions.py::test_what_makes_a_value_durable"
 _ORACLE = "tests/unit/persistence/test_persistence_oracle.py"
-_EXPLORE = "tests/unit/persistence/test_persistence_explore.py"
 _PLUGIN = "tests/unit/testing/test_testing_plugin.py"
 _WAKES = "tests/unit/persistence/test_persistence_report.py::test_the_memory_it_wakes_up_with_holds_what_the_crash_left"
 
@@ -137,7 +136,7 @@ MUTANTS = (
         "fence-after-the-crash",
         "of a non-temporal store whose fence the crash came before, it is said that the fence is too late",
         "emu/persistence/findings.py",
-        "            later = any(isinstance(event, Fence) for event in self._events[scene.lost[0] + 1 :])\n",
+        "            later = any(isinstance(event, Fence | WriteBack) for event in self._events[number + 1 :])\n",
         "            later = False\n",
         (f"{_CAUSES}::test_a_fence_that_comes_too_late_is_told_from_one_that_never_comes",),
     ),
@@ -179,6 +178,6 @@ MUTANTS = (
         "emu/persistence/crashstate.py",
         "        return self.initial(unit) & ~covered | value & covered\n",
         "        return value & covered\n",
-        (f"{_EXPLORE}::test_finds_every_verdict_that_brute_force_finds[adr-line-dax-sync]",),
+        (f"{_ORACLE}::test_same_memories_as_the_operational_machine[adr-line-0]",),
     ),
 )
