@@ -9,13 +9,14 @@ EDITABLE := --config-settings editable_mode=compat --editable
 
 # Installing again under running tests would pull the extension modules away from them; tests are parallel by themselves.
 .NOTPARALLEL:
-.PHONY: help setup demo demo-migrate test test-stops fuzz examine lint litmus bench guests native docs clean
+.PHONY: help setup demo demo-migrate test test-stops fuzz mutants examine lint litmus bench guests native docs clean
 
 help:
 	@echo "make demo          set up .venv and watch a guest's bytes survive a reboot and a kill -9"
 	@echo "make test          every test that a plain machine can run"
 	@echo "make test-stops    the CPU, the machine and the laboratory again, with a stop asked for in every basic block"
 	@echo "make fuzz          the tests with random inputs, ten times as many of them (EMU_FUZZ=10); hours"
+	@echo "make mutants       break each promise by a small edit and see a test turn red; minutes"
 	@echo "make examine       let QEMU, iasl, Linux, ndctl and qemu.qmp judge us (apt packages: see .ci/run)"
 	@echo "make litmus        92 small programs, each with its exact set of memories after a crash"
 	@echo "make bench         speed and memory, as ratios against peers in the same run"
@@ -48,6 +49,10 @@ test: $(READY)
 EMU_FUZZ ?= 10
 fuzz: $(READY)
 	EMU_FUZZ=$(EMU_FUZZ) $(PY) -m pytest -n $(JOBS) -m fuzz -o timeout=7200 tests/unit tests/integration
+
+# Nightly. MUTANTS=NAME... for some of them. (With `examine`, for the generator of C that an edited .csrc.c needs.)
+mutants: $(VENV)/.examine
+	$(PY) -m tests.mutants $(MUTANTS)
 
 $(VENV)/.examine: $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[test,examine,lint]'

@@ -65,10 +65,17 @@ def shape(events: tuple[Event, ...]) -> list[tuple]:
         # cmpxchg: rax is not what is there, so it fails, takes what is there (0), and succeeds the second time
         (2 * b"\xf0\x48\x0f\xb1\x0f", [("locked", True), ("locked", False), ("locked", 0, bytes(8))]),
         (b"\x31\xc0\x31\xd2\xf0\x48\x0f\xc7\x0f", [("locked", False), ("locked", 0, bytes(16))]),  # cmpxchg16b
+        (b"\x31\xd2\xf0\x48\x0f\xc7\x0f", [("locked", True)]),  # it fails in its low half
+        (b"\x31\xc0\xba\x01\x00\x00\x00\xf0\x48\x0f\xc7\x0f", [("locked", True)]),  # and in its high half alone
         (b"\xb9\x14\x00\x00\x00\xf3\xaa", [("store", 0, RAX[:1] * 20)]),  # rep stosb
         (b"\xb9\x03\x00\x00\x00\xf3\x48\xab", [("store", 0, RAX * 3)]),  # rep stosq
         (b"\x48\x83\xc7\x10\xfd\xb9\x02\x00\x00\x00\xf3\x48\xab\xfc", [("store", 8, RAX * 2)]),  # downwards
         (2 * b"\xb9\x02\x00\x00\x00\xf3\xaa", [("store", 0, RAX[:1] * 2), ("store", 2, RAX[:1] * 2)]),
+        # the same one twice, in a loop
+        (
+            b"\xba\x02\x00\x00\x00" + b"\xb9\x02\x00\x00\x00\xf3\xaa\xff\xca\x75\xf5",
+            [("store", 0, RAX[:1] * 2), ("store", 2, RAX[:1] * 2)],
+        ),
         (b"\xd9\xe8\xdb\x3f", [("store", 0, bytes(7) + b"\x80\xff\x3f")]),  # fld1; fstp tword
         (b"\x0f\xae\x3c\x25\x00\x00\x10\x00", []),  # a flush of RAM does not matter
     ],

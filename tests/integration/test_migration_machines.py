@@ -17,6 +17,7 @@ from emu.devices.contract import ExitRequest
 from emu.errors import UsageError
 from emu.machine import Machine, RunState
 from emu.memory import incomplete
+from emu.migration.adapter import MachineGuest
 from emu.migration.controller import MigrationControl
 from emu.migration.progress import Status
 
@@ -191,6 +192,36 @@ def test_the_same_file_is_handed_over_without_copying(start: Start, tmp_path: Pa
     assert source.control.wait(60) is Status.COMPLETED, source.control.query()
     assert source.control.query()["ram"]["total"] == 16 * MIB
     last = numbers(bytes(source.serial))[-1]
+    destination.wait_for(f"count {last + 40000}".encode())
+    assert gapless(bytes(source.serial), bytes(destination.serial))
+
+
+def test_ram_that_a_reset_clears_counts_as_stored_to(tmp_path: Path) -> None:
+    """Nobody stores the zeros: the kernel drops the pages."""
+    with board.build(config(tmp_path / "a.img"), board.Outputs()) as machine:
+        seen = MachineGuest(machine)
+        ram = next(block for block in seen.blocks() if not block.persistent)
+        tracker = seen.tracker(ram)
+        machine.boot()
+        tracker.start()
+        machine.reset()
+        machine.step()
+        assert tracker.collect() == [(0, ram.pages)]
+        assert sum(count for _, count in tracker.collect()) < ram.pages, "it is told once"
+        tracker.stop()
+
+
+def test_with_a_paused_start_the_guest_arrives_and_waits(start: Start, tmp_path: Path) -> None:
+    uri = f"unix:{tmp_path}/m.sock"
+    destination = start(config(tmp_path / "b.img", image=None, incoming=uri, start_paused=True))
+    source = start(config(tmp_path / "a.img"))
+    source.wait_for(b"count 20000")
+    source.control.start(uri)
+    assert source.control.wait(60) is Status.COMPLETED, source.control.query()
+    assert destination.machine.state is RunState.PAUSED
+    assert destination.serial == b""
+    last = numbers(bytes(source.serial))[-1]
+    destination.machine.resume()
     destination.wait_for(f"count {last + 40000}".encode())
     assert gapless(bytes(source.serial), bytes(destination.serial))
 

@@ -141,6 +141,16 @@ def test_update_in_progress_shows_just_before_the_second_changes(pc: Wired) -> N
             assert pc.read(0x0A) & 0x80 == busy
 
 
+def test_periodic_rates_1_and_2_are_those_of_8_and_9(pc: Wired) -> None:
+    """Data sheet, periodic interrupt rates of the 32,768 Hz time base: 3.90625 ms and 7.8125 ms."""
+    pc.write(0x0B, 0x42)
+    until = 0
+    for rate, often in ((1, 256), (8, 256), (2, 128), (9, 128)):
+        pc.write(0x0A, 0x20 | rate)
+        until += SECOND
+        assert len(pc.follow(until)) == often, rate
+
+
 def test_periodic_interrupt_at_its_rate(pc: Wired) -> None:
     pc.write(0x0B, 0x42)
     assert len(pc.follow(SECOND)) == 1024

@@ -260,6 +260,29 @@ def test_a_reset_of_a_paused_machine_leaves_it_paused_at_its_entry(make: Make) -
     assert machine.call(machine.cpu.registers)["rip"] == 0x100000
 
 
+def test_a_reset_from_another_thread_reaches_an_idle_guest(make: Make) -> None:
+    runner = make(IDLE)
+    runner.go()
+    runner.wait_for(lambda: runner.machine.cpu.halted)
+    runner.machine.reset()
+    runner.wait_for(lambda: "RESET" in runner.events.names)
+
+
+def test_a_restored_machine_goes_on_where_the_saved_one_stood(make: Make) -> None:
+    code = b"\x90" * 16 + COUNT
+    runner = make(code)
+    machine, entry = runner.machine, 0x100000
+    runner.go()
+    runner.wait_for(lambda: runner.counter() > 0)
+    machine.pause()
+    states, registers = machine.call(machine.save), machine.call(machine.cpu.registers)
+    restored = make(code).machine
+    restored.restore(states)
+    restored.boot()
+    assert restored.cpu.registers() == registers
+    assert registers["rip"] >= entry + 16
+
+
 def test_without_reboot_a_reset_is_the_end_and_says_who_asked_for_it(make: Make) -> None:
     runner = make(REBOOT, no_reboot=True)
     assert runner.machine.run(WAIT_S)[:2] == ("reset", 0)

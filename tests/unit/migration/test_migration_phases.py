@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from migration_doubles import FakeGuest, fill, make_guest, migrate
+from migration_doubles import FakeGuest, Memory, fill, make_guest, migrate
 
 from emu.errors import HostError
 from emu.memory import incomplete
@@ -95,6 +96,56 @@ def test_pages_dirtied_while_it_runs_arrive(pair: Pair) -> None:
     assert result.source is None
     assert same_memory(source, destination)
     assert bytes(destination.ram.view[4096:4104]) == b"the last"
+
+
+def medium_of(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> bytearray:
+    """What a power failure would leave of ``memory``; making anything durable takes a while."""
+    medium = bytearray(memory.view)
+    honest = memory.persist
+
+    def persist(offset: int, length: int) -> None:
+        time.sleep(0.1)
+        honest(offset, length)
+        medium[offset : offset + length] = memory.view[offset : offset + length]
+
+    monkeypatch.setattr(memory, "persist", persist)
+    return medium
+
+
+def test_the_last_stores_are_durable_before_the_source_hears_so(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, destination = pair()
+    pmem = source.pmem
+    assert pmem is not None
+    assert destination.pmem is not None
+    medium = medium_of(destination.pmem, monkeypatch)
+    durable: list[bytes] = []
+
+    def last_stores() -> None:
+        pmem.view[0:8] = b"the last"
+
+    source.on_stop = last_stores
+    # The first that the source does when it has heard: from here on it may let go.
+    monkeypatch.setattr(source, "protect_files", lambda: durable.append(bytes(medium)))
+    assert migrate(source, destination).source is None
+    assert durable == [bytes(pmem.view)]
+
+
+def test_the_last_stores_to_a_shared_file_are_durable_at_the_hand_over(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, destination = pair(same_file=True)
+    pmem = source.pmem
+    assert pmem is not None
+    medium = medium_of(pmem, monkeypatch)
+    durable: list[bytes] = []
+
+    def last_stores() -> None:
+        pmem.view[0:8] = b"the last"
+
+    source.on_stop = last_stores
+    monkeypatch.setattr(source, "protect_files", lambda: durable.append(bytes(medium)))
+    assert migrate(source, destination, capabilities=Capabilities(x_ignore_shared=True)).source is None
+    assert durable == [bytes(pmem.view)]
 
 
 def test_a_guest_that_is_let_run_meanwhile_arrives_running_and_whole(pair: Pair) -> None:
@@ -266,8 +317,6 @@ def test_pause_before_switchover_waits_and_goes_on(pair: Pair) -> None:
 
 
 def test_the_bandwidth_limit_holds(pair: Pair) -> None:
-    import time
-
     source, destination = pair()
     began = time.monotonic()
     result = migrate(source, destination, parameters=Parameters(max_bandwidth=1_000_000))

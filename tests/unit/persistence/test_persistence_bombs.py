@@ -180,6 +180,13 @@ def test_what_is_missing_and_why_is_said(tmp_path: Path) -> None:
     assert note == "the image's symbols cannot be read: they take more than 0.3 s to read"
 
 
+def test_memory_is_bounded_where_time_is_not(tmp_path: Path) -> None:
+    path, most = tmp_path / "bomb.elf", 600 << 20
+    path.write_bytes(Bomb().replace(".debug_line", compressed(most, most), flags=0x800).data)
+    note = debug_info.read(str(path), seconds=10.0).note
+    assert "the image's source lines cannot be read: they take too much memory to read" in note
+
+
 def test_a_reader_that_does_not_come_back_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a long call into C, where no timer of Python's is heard: the kernel's limit counts."""
     slow = tmp_path / "slow" / "emu" / "persistence"

@@ -237,6 +237,24 @@ def test_name_and_blame(
     assert [(failure.kind, failure.lost, failure.persisted) for failure in failures] == [(kind, lost, persisted)]
 
 
+@pytest.mark.parametrize(
+    ("behind", "when"),
+    [([], "never"), ([SFENCE], "only after a later store"), ([FLUSH_64, SFENCE], "only after a later store")],
+)
+def test_a_fence_that_comes_too_late_is_told_from_one_that_never_comes(behind: list[Event], when: str) -> None:
+    program = with_places([store(0, 1, nt=True), store(64, 1), *behind])
+    (failure,), _ = explained(program, Rules(), word_and_value)
+    assert (failure.kind, failure.event) == (findings.MISSING_FENCE, 2 if not behind else len(program) - 1)
+    assert failure.explanation.startswith(f"a fence follows the non-temporal store {when}, ")
+
+
+def test_under_eadr_no_flush_is_talked_of() -> None:
+    program = with_places([store(0, 1), FLUSH_0, store(64, 1, nt=True), SFENCE])
+    (failure,), _ = explained(program, Rules(Domain.EADR), word_and_value)
+    assert (failure.kind, failure.lost, failure.persisted) == (findings.MISSING_FENCE, (0,), 2)
+    assert "flush" not in failure.explanation
+
+
 def test_a_store_in_two_lines_that_a_flush_would_have_saved_is_not_torn() -> None:
     """The pattern of Level Hashing: a key in two lines, its token set before the key's first line is durable."""
 

@@ -24,10 +24,11 @@ def clean(_unit: int) -> int:
 
 @dataclass
 class Memory:
-    """The persistent memory as a toy recovery sees it."""
+    """The persistent memory as a toy recovery sees it; ``initial`` is what is in the units that nobody asks about."""
 
     tracked: frozenset[int]
     answer: Answer
+    initial: Callable[[int], int] = clean
     known: dict[int, tuple[int, int]] = field(default_factory=dict)
     reads: list[tuple[int, int, int]] = field(default_factory=list)
     trace: list[tuple[int, Event]] = field(default_factory=list)
@@ -39,6 +40,8 @@ class Memory:
             found = self.answer(unit, wanted)
             self.reads.append((unit, wanted, found))
             value |= found
+        elif wanted:
+            value |= self.initial(unit) & wanted
         self.known[unit] = (FULL, value)
         return value
 
@@ -55,13 +58,14 @@ class Memory:
 class Toy:
     """Wraps a Python function as a recovery."""
 
-    def __init__(self, body: Callable[[Memory], int]) -> None:
+    def __init__(self, body: Callable[[Memory], int], initial: Callable[[int], int] = clean) -> None:
         self.body = body
+        self.initial = initial
         self.runs = 0
 
     def run(self, tracked: frozenset[int], answer: Answer) -> Run:
         self.runs += 1
-        memory = Memory(tracked, answer)
+        memory = Memory(tracked, answer, self.initial)
         status = self.body(memory)
         return Run(tuple(memory.reads), Verdict(status == 0, "exit-port", status), tuple(memory.trace))
 
@@ -103,9 +107,7 @@ def lookup(memory: dict[int, int]) -> Callable[[int], int]:
     return lambda unit: memory.get(unit, 0)
 
 
-def brute_force(
-    timeline: Timeline, toy: Toy, depth: int, initial: Callable[[int], int] = clean
-) -> Iterator[tuple[int, int]]:
+def brute_force(timeline: Timeline, toy: Toy, depth: int, initial: Callable[[int], int]) -> Iterator[tuple[int, int]]:
     """(crash point, status) of every memory, and of every memory after a second crash."""
     for point in timeline.points:
         for memory in memories(CrashState.at(timeline, point.number, initial)):
@@ -118,6 +120,11 @@ def brute_force(
                     yield point.number, status
 
 
+def random_content(rng: random.Random) -> Callable[[int], int]:
+    """What the memory holds before the program: often zero, often what a store may leave too."""
+    return lookup({unit: rng.choice((0, 0x0101010101010101, 0xA5A5A5A5A5A5A5A5)) for unit in (*UNITS, 16, 72, 4104)})
+
+
 def found(exploration: Exploration) -> set[tuple[int, int]]:
     assert not exploration.incomplete_because
     return {(point, result.leaf.verdict.status) for result in exploration.results for point in result.points}
@@ -128,10 +135,11 @@ def test_finds_every_verdict_that_brute_force_finds(rules: Rules) -> None:
     rng = random.Random(f"explore {rules}")
     for _ in range(60):
         timeline = build(random_events(rng), rules)
-        toy = Toy(random_body(rng.randint(0, 10**9), stores=False))
-        exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean))
+        initial = random_content(rng)
+        toy = Toy(random_body(rng.randint(0, 10**9), stores=False), initial)
+        exploration = explore(timeline, initial, LocalWorker(toy, timeline, initial))
         assert exploration.executed == toy.runs == len({result.leaf.path() for result in exploration.results})
-        assert found(exploration) == set(brute_force(timeline, toy, 1))
+        assert found(exploration) == set(brute_force(timeline, toy, 1, initial))
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
@@ -139,9 +147,10 @@ def test_finds_every_verdict_of_crashes_during_recovery(rules: Rules) -> None:
     rng = random.Random(f"nested {rules}")
     for _ in range(25):
         timeline = build(random_events(rng), rules)
-        toy = Toy(random_body(rng.randint(0, 10**9), stores=True))
-        exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean), limits=Limits(depth=2))
-        assert found(exploration) == set(brute_force(timeline, toy, 2))
+        initial = random_content(rng)
+        toy = Toy(random_body(rng.randint(0, 10**9), stores=True), initial)
+        exploration = explore(timeline, initial, LocalWorker(toy, timeline, initial), limits=Limits(depth=2))
+        assert found(exploration) == set(brute_force(timeline, toy, 2, initial))
 
 
 def commit_log(lines: int, records: int) -> list[Event]:

@@ -67,11 +67,21 @@ def to_events(program: list[tuple]) -> list[Event]:
     return events
 
 
-def images(timeline: Timeline) -> set[bytes]:
+def random_content(rng: random.Random) -> bytes:
+    """What the memory holds before the program; no value of a store."""
+    return bytes(rng.choice((0, 0xA0, 0xB1)) for _ in range(SIZE))
+
+
+def images(timeline: Timeline, before: bytes) -> set[bytes]:
+    def initial(unit: int) -> int:
+        if unit == label_address(0, 0):
+            return before[LABEL] << 24
+        return int.from_bytes(before[unit : min(unit + 8, LABEL)], "little")
+
     found = set()
     for point in timeline.points:
-        for memory in memories(CrashState.at(timeline, point.number, lambda unit: 0)):
-            image = bytearray(SIZE)
+        for memory in memories(CrashState.at(timeline, point.number, initial)):
+            image = bytearray(before)
             for unit, value in memory.items():
                 if unit == label_address(0, 0):
                     image[LABEL] = value >> 24
@@ -98,8 +108,8 @@ def test_same_memories_as_the_operational_machine(domain: Domain, order: Order, 
     rng = random.Random(f"{domain}{order}{chunk}")
     machine, rules = Machine(domain, order), Rules(domain, order)
     for _ in range(times(650)):
-        program = random_program(rng, rng.randint(1, 6))
-        assert images(build(to_events(program), rules)) == machine.run(program), program
+        program, before = random_program(rng, rng.randint(1, 6)), random_content(rng)
+        assert images(build(to_events(program), rules), before) == machine.run(program, before), (program, before)
 
 
 @pytest.mark.parametrize(("domain", "order"), MODES)
@@ -107,8 +117,8 @@ def test_same_memories_as_the_operational_machine(domain: Domain, order: Order, 
 def test_crashing_only_before_commits_and_at_the_end_loses_no_memory(domain: Domain, order: Order) -> None:
     rng, rules = random.Random(f"points{domain}{order}"), Rules(domain, order)
     for _ in range(times(1250)):
-        events = to_events(random_program(rng, rng.randint(1, 8)))
-        assert images(build(events, rules)) == images(every_point(events, rules)), events
+        events, before = to_events(random_program(rng, rng.randint(1, 8))), random_content(rng)
+        assert images(build(events, rules), before) == images(every_point(events, rules), before), (events, before)
 
 
 @pytest.mark.parametrize(("domain", "order"), MODES)

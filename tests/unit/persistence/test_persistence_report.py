@@ -6,6 +6,7 @@ import copy
 import html.parser
 import json
 import re
+import struct
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -107,6 +108,28 @@ def test_failing_guest_says_what_is_wrong_first() -> None:
     assert "pool->committed = number + 1;" in text, "the source line that persisted"
     assert f"{sum(not r.leaf.verdict.ok for r in answer.exploration.results if r.leaf.verdict)} of the" in text
     assert json.loads(reader.embedded)["schema"] == "emu.crash/1"
+
+
+def test_the_memory_it_wakes_up_with_holds_what_the_crash_left(tmp_path: Path) -> None:
+    """A flag at 64 says that the value at 0 is there. The file held other things before, and one of them comes back."""
+    image, recovery, pool = tmp_path / "guest.bin", tmp_path / "recovery.bin", tmp_path / "pool.img"
+    rdi = b"\x48\xbf" + struct.pack("<Q", BASE)
+    store_value, store_flag = b"\xc7\x07\x34\x12\0\0", b"\x48\xc7\x47\x40\x01\0\0\0"
+    image.write_bytes(rdi + store_value + store_flag + b"\xf4")
+    # cmp qword [rdi + 64], 1; jne good; cmp dword [rdi], 1234h; je good; mov al, 7; out 0xf4, al; good: hlt
+    recovery.write_bytes(rdi + b"\x48\x83\x7f\x40\x01\x75\x0c\x81\x3f\x34\x12\0\0\x74\x04\xb0\x07\xe6\xf4\xf4")
+    pool.write_bytes((b"\xab" * 8).ljust(64, b"\x11") + (b"\xcd" * 8).ljust(2 * MIB - 64, b"\x22"))
+    dimm = NvdimmConfig(backend=BackendConfig(id="m", path=str(pool), size=2 * MIB, share=True))
+    machine = MachineConfig(image=str(image), slots=1, nvdimms=(dimm,), ram_size=16 * MIB)
+    with investigate(Question(machine, replace(machine, image=str(recovery)))) as answer:
+        page = page_of(answer)
+    table = page.partition("The memory it wakes up with</h4>")[2].partition("<tbody>")[2].partition("</tbody>")[0]
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in table.split("</tr>") if row]
+    value, old, flag = ["34", "12", "00", "00"] + ["ab"] * 4, ["ab"] * 8, ["01"] + ["00"] * 7
+    assert rows == [
+        ["0x0", *value, "=", f"{0xABABABAB00001234:,}", *old, "=", f"{0xABABABABABABABAB:,}", "differs"],
+        ["0x40", *flag, "=", "1", *flag, "=", "1"],
+    ]
 
 
 def test_passing_guest_has_no_causes() -> None:

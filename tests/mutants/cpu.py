@@ -1,0 +1,44 @@
+"""The CPU: stops that lose nothing, and virtual time."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+_HOOKS = "emu/host/_hooks.csrc.c"
+_STOPS = "tests/unit/cpu/test_cpu_stops.py"
+_CLOCK = "tests/unit/cpu/test_cpu_clock.py"
+
+MUTANTS = (
+    Mutant(
+        "stop-before-the-engine-begins",
+        "a stop that is requested before the engine has really begun is not lost",
+        _HOOKS,
+        "    if (atomic_load(&current->leave))\n        current->cpu_exit(cpu);\n",
+        "",
+        (f"{_STOPS}::test_a_stop_from_another_thread_before_the_engine_has_begun_is_taken",),
+    ),
+    Mutant(
+        "system-call-behind-a-stop",
+        "a SYSCALL in the block that a stop was asked for in is carried out",
+        _HOOKS,
+        "    e->reason |= EMU_SYSCALL;\n",
+        "    if (!e->attention.leaving)\n        e->reason |= EMU_SYSCALL;\n",
+        (f"{_STOPS}::test_a_system_call_behind_a_stop_request_is_carried_out",),
+    ),
+    Mutant(
+        "block-charged-twice",
+        "a block that is announced again after a stop costs no time a second time",
+        _HOOKS,
+        "    } else if (!again && e->counting)\n",
+        "    } else if (e->counting)\n",
+        (f"{_CLOCK}::test_stop_requests_do_not_change_time",),
+    ),
+    Mutant(
+        "clock-goes-back",
+        "virtual time never goes back",
+        "emu/cpu/cpu.py",
+        "self._engine.set_time(max(now, self._engine.now()))",
+        "self._engine.set_time(now)",
+        (f"{_CLOCK}::test_advance_never_goes_back",),
+    ),
+)

@@ -1,0 +1,78 @@
+"""Migration: durable before the hand-over, answers in turn and in time."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+_SOURCE = "emu/migration/source.py"
+_DESTINATION = "emu/migration/destination.py"
+_PHASES = "tests/unit/migration/test_migration_phases.py"
+_LIARS = "tests/unit/migration/test_migration_liars.py"
+_MACHINES = "tests/integration/test_migration_machines.py"
+_DRAIN = "        self._drain(channel)\n"
+_REPORT = """        assert self._persister is not None
+        self._progress.persistence = self._persister.report()
+"""
+_SAY = """        self.phase = Phase.FINISHED
+        if channel.live:
+            channel.send(FrameType.DURABLE, b"", [codec.encode_json({"nvdimms": self._progress.persistence})])
+"""
+
+MUTANTS = (
+    Mutant(
+        "durable-without-a-drain",
+        "the destination says DURABLE only when the last pages are durable",
+        _DESTINATION,
+        _DRAIN + _REPORT,
+        _REPORT,
+        (f"{_PHASES}::test_the_last_stores_are_durable_before_the_source_hears_so",),
+    ),
+    Mutant(
+        "durable-before-the-drain",
+        "the destination makes pages durable first and says so then",
+        _DESTINATION,
+        _DRAIN + _REPORT + _SAY,
+        _REPORT + _SAY + "            self._drain(channel)\n",
+        (f"{_PHASES}::test_the_last_stores_are_durable_before_the_source_hears_so",),
+    ),
+    Mutant(
+        "shared-file-settled-once",
+        "what the guest stores to a shared file during the rounds is durable at the hand-over",
+        _SOURCE,
+        "        self._settle_shared()\n        states = ",
+        "        states = ",
+        (f"{_PHASES}::test_the_last_stores_to_a_shared_file_are_durable_at_the_hand_over",),
+    ),
+    Mutant(
+        "progress-out-of-turn",
+        "signs of life are taken only where the destination makes pages durable",
+        _SOURCE,
+        "            if frame.kind is not FrameType.PROGRESS or kind not in _AFTER_PROGRESS:\n",
+        "            if frame.kind is not FrameType.PROGRESS:\n",
+        (f"{_LIARS}::test_a_lie_before_the_commit_leaves_the_guest_running[progress before there is any]",),
+    ),
+    Mutant(
+        "durable-whenever",
+        "while the guest stands still, the destination has a bounded time to answer",
+        _SOURCE,
+        "            answer = self._expect(FrameType.DURABLE, until=time.monotonic() + patience)\n",
+        "            answer = self._expect(FrameType.DURABLE)\n",
+        (f"{_LIARS}::test_a_lie_before_the_commit_leaves_the_guest_running[progress for ever at the end]",),
+    ),
+    Mutant(
+        "cleared-pages-not-sent",
+        "pages that a reset cleared are sent again",
+        "emu/migration/adapter.py",
+        "        return [(0, self._pages)] if self._machine.call(self._take_reset) else runs\n",
+        "        return runs\n",
+        (f"{_MACHINES}::test_ram_that_a_reset_clears_counts_as_stored_to",),
+    ),
+    Mutant(
+        "paused-arrival-ignored",
+        "a machine that is started with -S and -incoming stands still when it has arrived",
+        "emu/migration/controller.py",
+        "            if runs and not self._machine.config.start_paused:\n",
+        "            if runs:\n",
+        (f"{_MACHINES}::test_with_a_paused_start_the_guest_arrives_and_waits",),
+    ),
+)
