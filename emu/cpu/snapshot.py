@@ -10,8 +10,8 @@ import ctypes
 from functools import cache
 from typing import Any
 
-from emu.cpu import library
 from emu.cpu.cpu import Cpu
+from emu.cpu.engine import library
 from emu.errors import HostError
 
 # uc_ctl: UC_CTL_TLB_FLUSH as a write without arguments (unicorn/unicorn.h).

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from emu.cpu import library
-from emu.cpu.layout import layout
+from emu.cpu.engine import hooks, library
+from emu.cpu.engine.layout import layout
 from emu.cpu.registers import ICELAKE_SERVER
-from emu.host import hooks
 
 
 class NoPorts:

@@ -1,4 +1,4 @@
-"""I/O permission, debug registers, control registers, random numbers: what ``emu.host.system`` adds to Unicorn."""
+"""I/O permission, debug registers, control registers, random numbers: what ``engine.system`` adds to Unicorn."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ print(hex(cpu.registers()["rax"]))
 
 def test_without_our_functions_the_cpu_refuses_to_run() -> None:
     program = """
-from emu.host import system
+from emu.cpu.engine import system
 system.publish = lambda: None
 from emu.cpu import Cpu
 from emu.errors import HostError

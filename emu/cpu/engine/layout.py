@@ -15,7 +15,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-from emu.cpu import interposed, library, offsets, stops
+from emu.cpu.engine import hooks, interposed, library, offsets, stops
+from emu.cpu.engine.whole_blocks import find as find_whole_blocks
 from emu.cpu.registers import (
     CR0,
     CR0_TS,
@@ -25,9 +26,7 @@ from emu.cpu.registers import (
     RIP,
     SEGMENTS,
 )
-from emu.cpu.whole_blocks import find as find_whole_blocks
 from emu.errors import HostError
-from emu.host import hooks
 
 SEGMENT_SIZE = 24
 """Selector (32 bits at 0), base (64 bits at 8), limit (32 bits at 16), descriptor flags (32 bits at 20)."""

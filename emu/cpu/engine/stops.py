@@ -4,8 +4,8 @@ Unicorn runs no callback while its stop request is set, yet goes on with the blo
 (without): SYSCALL does nothing, RDTSC shows the host's clock, a flush is not seen. So that request is set only where no
 guest code follows. One such place is behind the loop that executes blocks, where Unicorn calls functions out of the
 CPU's class, a table in the CPU object: ``cpu_exec_enter`` and ``cpu_exec_exit``, side by side. Our own are put there by
-``emu.host.hooks``, which leaves the loop with Unicorn's ``cpu_exit``: it ends a chain of blocks and no callback. All
-three are found by their names in the library, and what they do by running a program.
+``hooks``, which leaves the loop with Unicorn's ``cpu_exit``: it ends a chain of blocks and no callback. All three are
+found by their names in the library, and what they do by running a program.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 import mmap
 import struct
 
-from emu.cpu import library
+from emu.cpu.engine import hooks, library
 from emu.cpu.registers import GENERAL, RIP
 from emu.errors import HostError
-from emu.host import hooks
 
 _EXEC_ENTER, _EXEC_EXIT, _CPU_EXIT = "x86_cpu_exec_enter_x86_64", "x86_cpu_exec_exit_x86_64", "cpu_exit"
 _SEARCH, _CLASS = 1 << 16, 1 << 10

@@ -1372,7 +1372,7 @@ _cffi_pypyinit__translate(const void *p[])
 PyMODINIT_FUNC
 PyInit__translate(void)
 {
-  return _cffi_init("emu.host._translate", 0x2601, &_cffi_type_context);
+  return _cffi_init("emu.cpu.engine._translate", 0x2601, &_cffi_type_context);
 }
 #endif
 

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from emu.cpu.engine import hooks
 from emu.cpu.features import WORDS
 from emu.cpu.registers import (
     CR2,
@@ -26,7 +27,6 @@ from emu.cpu.registers import (
     RIP,
 )
 from emu.errors import HostError
-from emu.host import hooks
 
 # Instructions that store EAX, or the low half of it, in the word looked for; ECX and EDX are 0.
 _XSETBV, _WRPKRU, _MOV_CR8 = b"\x0f\x01\xd1", b"\x0f\x01\xef", b"\x44\x0f\x22\xc0"

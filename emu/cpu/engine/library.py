@@ -11,8 +11,8 @@ from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from emu.cpu.engine import hooks, mend, system
 from emu.errors import HostError
-from emu.host import hooks, mend, system
 from emu.units import GIB, MIB
 
 MAJOR, MINOR = 2, 1
@@ -71,7 +71,7 @@ def _require_memory() -> None:
 
 
 def require_mended() -> None:
-    """HostError unless an engine that was opened executes emu's corrections; see ``emu.host.mend``."""
+    """HostError unless an engine that was opened executes emu's corrections; see ``emu.cpu.engine.mend``."""
     if not mend.active():
         raise HostError(
             "another library in this process hides emu's own instructions; the guest would compute wrong results",
@@ -88,7 +88,7 @@ def function(name: str) -> int:
 
 
 def functions() -> dict[str, int]:
-    """What ``emu.host.hooks.Engine`` asks for. HostError when the host has no memory for one more engine."""
+    """What ``emu.cpu.engine.hooks.Engine`` asks for. HostError when the host has no memory for one more engine."""
     _require_memory()
     return _addresses()
 

@@ -1395,7 +1395,7 @@ static void _cffi_checkfld_typedef_emu_uc_functions(emu_uc_functions *p)
 struct _cffi_align_typedef_emu_uc_functions { char x; emu_uc_functions y; };
 
 static struct _cffi_externpy_s _cffi_externpy__emu_port_read =
-  { "emu.host._hooks.emu_port_read", (int)sizeof(uint32_t), 0, 0 };
+  { "emu.cpu.engine._hooks.emu_port_read", (int)sizeof(uint32_t), 0, 0 };
 
 uint32_t emu_port_read(void * a0, uint32_t a1, int a2)
 {
@@ -1409,7 +1409,7 @@ uint32_t emu_port_read(void * a0, uint32_t a1, int a2)
 }
 
 static struct _cffi_externpy_s _cffi_externpy__emu_port_write =
-  { "emu.host._hooks.emu_port_write", 0, 0, 0 };
+  { "emu.cpu.engine._hooks.emu_port_write", 0, 0, 0 };
 
 void emu_port_write(void * a0, uint32_t a1, int a2, uint32_t a3)
 {
@@ -3114,7 +3114,7 @@ _cffi_pypyinit__hooks(const void *p[])
 PyMODINIT_FUNC
 PyInit__hooks(void)
 {
-  return _cffi_init("emu.host._hooks", 0x2601, &_cffi_type_context);
+  return _cffi_init("emu.cpu.engine._hooks", 0x2601, &_cffi_type_context);
 }
 #endif
 

@@ -6,7 +6,7 @@
  * libunicorn exports its internal functions and calls them through its symbol table, so a library that was made global
  * before it was loaded may define them too and stand before them. Each function here does its own part and hands on to
  * the one it stands before, and does nothing else for engines that were not attached. Signatures and meaning are those of
- * release 2.1.3; emu.cpu.interposed sees at start that they hold.
+ * release 2.1.3; emu.cpu.engine.interposed sees at start that they hold.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE

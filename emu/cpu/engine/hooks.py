@@ -1,7 +1,7 @@
 """One Unicorn engine driven from C (``_hooks``): callbacks, virtual clock and stop requests.
 
-This room does not know Unicorn: ``Engine`` gets the addresses of its functions as numbers and hands them to C. Register
-and error numbers go through uninterpreted. What the engine means belongs to ``emu.cpu``.
+Nothing here is linked against Unicorn: ``Engine`` gets the addresses of its functions as numbers (``library``) and
+hands them to C. Register and error numbers go through uninterpreted; what they mean, ``emu.cpu`` knows.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from emu.cpu.engine._hooks import ffi, lib
 from emu.errors import HostError
-from emu.host._hooks import ffi, lib
 
 _ffi: Any = ffi
 _lib: Any = lib

@@ -1,7 +1,7 @@
 """System-level behaviour that stands before Unicorn's internal functions (``_system``): what is in it, its C file says.
 
-This room does not know Unicorn: the functions come as addresses by their own names, the places in the CPU state as
-numbers. ``publish`` must come before the library is loaded.
+The functions come as addresses by their own names, the places in the CPU state as numbers. ``publish`` must come before
+the library is loaded.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from emu.cpu.engine._system import ffi, lib
 from emu.errors import HostError
-from emu.host._system import ffi, lib
 
 _ffi: Any = ffi
 _lib: Any = lib

@@ -1,15 +1,15 @@
-"""Sees at start that ``emu.host.system`` stands before Unicorn's functions, by what a scratch engine does then."""
+"""Sees at start that ``system`` stands before Unicorn's functions, by what a scratch engine does then."""
 
 from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
 
+from emu.cpu.engine import hooks, system
+from emu.cpu.engine.offsets import Offsets, Probe
 from emu.cpu.features import CR4_BITS
-from emu.cpu.offsets import Offsets, Probe
 from emu.cpu.registers import GENERAL
 from emu.errors import HostError
-from emu.host import hooks, system
 
 _EFLAGS = 17 * 8
 _VADDPS = b"\xc5\xf8\x58\xc0"  # vaddps xmm0, xmm0, xmm0

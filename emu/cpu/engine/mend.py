@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from emu.cpu.engine import _translate
+from emu.cpu.engine._sse import ffi as _sse_ffi
+from emu.cpu.engine._sse import lib as _sse_lib
+from emu.cpu.engine._translate import ffi as _translate_ffi
+from emu.cpu.engine._translate import lib as _translate_lib
+from emu.cpu.engine._x87 import ffi as _x87_ffi
+from emu.cpu.engine._x87 import lib as _x87_lib
+from emu.cpu.engine.hooks import Library
 from emu.errors import HostError
-from emu.host import _translate
-from emu.host._sse import ffi as _sse_ffi
-from emu.host._sse import lib as _sse_lib
-from emu.host._translate import ffi as _translate_ffi
-from emu.host._translate import lib as _translate_lib
-from emu.host._x87 import ffi as _x87_ffi
-from emu.host._x87 import lib as _x87_lib
-from emu.host.hooks import Library
 
 
 def load(path: str) -> Library:

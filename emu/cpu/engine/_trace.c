@@ -1610,7 +1610,7 @@ static void _cffi_checkfld_typedef_emu_trace_site(emu_trace_site *p)
 struct _cffi_align_typedef_emu_trace_site { char x; emu_trace_site y; };
 
 static struct _cffi_externpy_s _cffi_externpy__emu_trace_new_block =
-  { "emu.host._trace.emu_trace_new_block", 0, 0, 0 };
+  { "emu.cpu.engine._trace.emu_trace_new_block", 0, 0, 0 };
 
 void emu_trace_new_block(void * a0, uint64_t a1, uint32_t a2)
 {
@@ -1623,7 +1623,7 @@ void emu_trace_new_block(void * a0, uint64_t a1, uint32_t a2)
 }
 
 static struct _cffi_externpy_s _cffi_externpy__emu_trace_next_page =
-  { "emu.host._trace.emu_trace_next_page", (int)sizeof(uint64_t), 0, 0 };
+  { "emu.cpu.engine._trace.emu_trace_next_page", (int)sizeof(uint64_t), 0, 0 };
 
 uint64_t emu_trace_next_page(void * a0, uint64_t a1, uint64_t a2)
 {
@@ -1637,7 +1637,7 @@ uint64_t emu_trace_next_page(void * a0, uint64_t a1, uint64_t a2)
 }
 
 static struct _cffi_externpy_s _cffi_externpy__emu_trace_stop =
-  { "emu.host._trace.emu_trace_stop", 0, 0, 0 };
+  { "emu.cpu.engine._trace.emu_trace_stop", 0, 0, 0 };
 
 void emu_trace_stop(void * a0, int a1)
 {
@@ -1649,7 +1649,7 @@ void emu_trace_stop(void * a0, int a1)
 }
 
 static struct _cffi_externpy_s _cffi_externpy__emu_trace_unknown_read =
-  { "emu.host._trace.emu_trace_unknown_read", 0, 0, 0 };
+  { "emu.cpu.engine._trace.emu_trace_unknown_read", 0, 0, 0 };
 
 void emu_trace_unknown_read(void * a0, uint64_t a1, uint32_t a2)
 {
@@ -3060,7 +3060,7 @@ _cffi_pypyinit__trace(const void *p[])
 PyMODINIT_FUNC
 PyInit__trace(void)
 {
-  return _cffi_init("emu.host._trace", 0x2601, &_cffi_type_context);
+  return _cffi_init("emu.cpu.engine._trace", 0x2601, &_cffi_type_context);
 }
 #endif
 

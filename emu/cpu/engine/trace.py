@@ -4,8 +4,7 @@ A ``Tracer`` records what a guest does to its NVDIMM: every store, and the flush
 it was told of. And it stops at reads of bytes that a power failure left in doubt, so that somebody can say what they
 hold. Both make the guest's loads and stores slow; nothing else pays for them.
 
-This room knows neither Unicorn's library nor its registers: function addresses, hook numbers and register numbers come
-as numbers from ``emu.cpu``.
+Function addresses and register numbers come from the caller, who asks ``emu.cpu`` for them.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from emu.cpu.engine._trace import ffi, lib
 from emu.errors import HostError
-from emu.host._trace import ffi, lib
 
 _ffi: Any = ffi
 _lib: Any = lib

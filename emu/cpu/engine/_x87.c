@@ -1383,7 +1383,7 @@ _cffi_pypyinit__x87(const void *p[])
 PyMODINIT_FUNC
 PyInit__x87(void)
 {
-  return _cffi_init("emu.host._x87", 0x2601, &_cffi_type_context);
+  return _cffi_init("emu.cpu.engine._x87", 0x2601, &_cffi_type_context);
 }
 #endif
 

@@ -1179,7 +1179,7 @@ _cffi_pypyinit__sse(const void *p[])
 PyMODINIT_FUNC
 PyInit__sse(void)
 {
-  return _cffi_init("emu.host._sse", 0x2601, &_cffi_type_context);
+  return _cffi_init("emu.cpu.engine._sse", 0x2601, &_cffi_type_context);
 }
 #endif
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 import mmap
 import re
 
+from emu.cpu.engine import hooks
 from emu.cpu.registers import GENERAL, RIP
 from emu.errors import HostError
-from emu.host import hooks
 
 # out 80h, al; mov al, [rbx]; inc ecx; jmp +0; hlt. The stop asked for in OUT must be taken at HLT, with RCX = 1.
 _PROGRAM = b"\xe6\x80\x8a\x03\xff\xc1\xeb\x00\xf4"
