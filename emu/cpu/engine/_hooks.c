@@ -1200,10 +1200,24 @@ int emu_engine_delete_hook(emu_engine *e, uintptr_t handle)
     return ((hook_del_fn)e->f.hook_del)(e->uc, handle);
 }
 
+/* ---- Libraries and memory of this process ---- */
+
 /* Lazily bound: a big library whose functions are mostly never called loads in half the time. */
 void *emu_load_library(const char *path)
 {
     return dlopen(path, RTLD_LAZY | RTLD_LOCAL);
+}
+
+/* Let libraries that are loaded from now on find the symbols of this one, which is loaded, before their own. */
+void *emu_show_library(const char *path)
+{
+    return dlopen(path, RTLD_LAZY | RTLD_GLOBAL | RTLD_NOLOAD);
+}
+
+int emu_library_is_loaded(const char *path)
+{
+    void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+    return library && !dlclose(library);
 }
 
 const char *emu_load_error(void)
@@ -1244,112 +1258,115 @@ size_t emu_peek(uint64_t address, void *buffer, size_t size)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 65), // char const *()(void)
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 3), // char const *()(void)
 /*  1 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *)
-/*  3 */ _CFFI_OP(_CFFI_OP_POINTER, 98), // emu_engine *
+/*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(char const *)
+/*  3 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // char const *
 /*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, emu_uc_functions const *, int)
-/*  6 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // emu_uc_functions const *
-/*  8 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, int, void *)
-/* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 105), // void *
-/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, int, void const *)
-/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 18 */ _CFFI_OP(_CFFI_OP_POINTER, 105), // void const *
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, uint64_t)
-/* 21 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, uint64_t, uint64_t)
-/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, uint64_t, uint64_t, void *)
-/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
-/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, uintptr_t *, int, uintptr_t, uintptr_t, uint64_t, uint64_t)
-/* 36 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 39), // uintptr_t *
-/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION, 8), // int()(emu_engine *, uintptr_t)
-/* 45 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION, 51), // size_t()(uint64_t, void *, size_t)
-/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
-/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 51), // size_t()(void *)
-/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
+/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *)
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 101), // emu_engine *
+/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, emu_uc_functions const *, int)
+/*  9 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // emu_uc_functions const *
+/* 11 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, int, void *)
+/* 14 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 16 */ _CFFI_OP(_CFFI_OP_POINTER, 108), // void *
+/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, int, void const *)
+/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 21 */ _CFFI_OP(_CFFI_OP_POINTER, 108), // void const *
+/* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, uint64_t)
+/* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, uint64_t, uint64_t)
+/* 28 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, uint64_t, uint64_t, void *)
+/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 36 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
+/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, uintptr_t *, int, uintptr_t, uintptr_t, uint64_t, uint64_t)
+/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 40 */ _CFFI_OP(_CFFI_OP_POINTER, 42), // uintptr_t *
+/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, uintptr_t)
+/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 54), // size_t()(uint64_t, void *, size_t)
+/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
+/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
 /* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 58), // uint32_t()(void *, uint32_t, int)
-/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
-/* 58 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 22), // uint64_t()(emu_engine *)
-/* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
+/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 54), // size_t()(void *)
+/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 61), // uint32_t()(void *, uint32_t, int)
+/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
+/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 13), // void *()(char const *)
-/* 65 */ _CFFI_OP(_CFFI_OP_POINTER, 97), // char const *
+/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 25), // uint64_t()(emu_engine *)
+/* 65 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
 /* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION, 13), // void *()(void *, char const *)
-/* 68 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
-/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 65),
-/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // void()(emu_engine *)
+/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION, 16), // void *()(char const *)
+/* 68 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
+/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION, 16), // void *()(void *, char const *)
+/* 71 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
 /* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
 /* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // void()(emu_engine *, int)
-/* 75 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // void()(emu_engine *, int, uint64_t, int, uint64_t)
-/* 79 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // void()(emu_engine *, void *, void *, void *)
-/* 86 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
-/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
-/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // void()(void *, uint32_t, int, uint32_t)
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 13),
-/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 98 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_engine
-/* 99 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_uc_functions
-/* 100 */ _CFFI_OP(_CFFI_OP_POINTER, 58), // uint32_t volatile const *
-/* 101 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // uint32_t(*)(void *, uint32_t, int)
-/* 102 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // uint8_t *
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 104 */ _CFFI_OP(_CFFI_OP_POINTER, 91), // void(*)(void *, uint32_t, int, uint32_t)
-/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(emu_engine *)
+/* 75 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(emu_engine *, int)
+/* 78 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 79 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 81 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 82 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(emu_engine *, void *, void *, void *)
+/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
+/* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
+/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(void *, uint32_t, int, uint32_t)
+/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
+/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 101 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_engine
+/* 102 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_uc_functions
+/* 103 */ _CFFI_OP(_CFFI_OP_POINTER, 61), // uint32_t volatile const *
+/* 104 */ _CFFI_OP(_CFFI_OP_POINTER, 59), // uint32_t(*)(void *, uint32_t, int)
+/* 105 */ _CFFI_OP(_CFFI_OP_POINTER, 106), // uint8_t *
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 94), // void(*)(void *, uint32_t, int, uint32_t)
+/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1437,10 +1454,10 @@ _cffi_f_emu_allocation_size(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg0, (char **)&x0);
+      _cffi_type(16), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1491,19 +1508,19 @@ _cffi_f_emu_engine_add_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(37), arg1, (char **)&x1);
+      _cffi_type(40), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(37), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(40), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1558,10 +1575,10 @@ _cffi_f_emu_engine_announced(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1604,37 +1621,37 @@ _cffi_f_emu_engine_attach(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg1, (char **)&x1);
+      _cffi_type(16), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg2, (char **)&x2);
+      _cffi_type(16), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg3, (char **)&x3);
+      _cffi_type(16), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1667,10 +1684,10 @@ _cffi_f_emu_engine_close(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1711,10 +1728,10 @@ _cffi_f_emu_engine_delete_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1753,10 +1770,10 @@ _cffi_f_emu_engine_flush(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1801,10 +1818,10 @@ _cffi_f_emu_engine_map(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1818,10 +1835,10 @@ _cffi_f_emu_engine_map(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg3, (char **)&x3);
+      _cffi_type(16), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1864,10 +1881,10 @@ _cffi_f_emu_engine_map_nothing(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1920,10 +1937,10 @@ _cffi_f_emu_engine_map_rom(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1937,10 +1954,10 @@ _cffi_f_emu_engine_map_rom(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg3, (char **)&x3);
+      _cffi_type(16), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1975,10 +1992,10 @@ _cffi_f_emu_engine_now(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2021,19 +2038,19 @@ _cffi_f_emu_engine_open(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(7), arg1, (char **)&x1);
+      _cffi_type(10), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (emu_uc_functions const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(7), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(10), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2072,10 +2089,10 @@ _cffi_f_emu_engine_prepare(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2118,10 +2135,10 @@ _cffi_f_emu_engine_read_register(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2131,10 +2148,10 @@ _cffi_f_emu_engine_read_register(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg2, (char **)&x2);
+      _cffi_type(16), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2169,10 +2186,10 @@ _cffi_f_emu_engine_reopen(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2205,10 +2222,10 @@ _cffi_f_emu_engine_request_stop(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2249,10 +2266,10 @@ _cffi_f_emu_engine_run(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2291,10 +2308,10 @@ _cffi_f_emu_engine_running(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2327,10 +2344,10 @@ _cffi_f_emu_engine_service(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2375,10 +2392,10 @@ _cffi_f_emu_engine_set_clock(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2433,10 +2450,10 @@ _cffi_f_emu_engine_set_interrupt_pending(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2473,10 +2490,10 @@ _cffi_f_emu_engine_set_real_time(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2509,10 +2526,10 @@ _cffi_f_emu_engine_start_clock(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2545,10 +2562,10 @@ _cffi_f_emu_engine_stop_before_block(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2583,10 +2600,10 @@ _cffi_f_emu_engine_take_stop(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2625,10 +2642,10 @@ _cffi_f_emu_engine_watch_blocks(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2675,10 +2692,10 @@ _cffi_f_emu_engine_write_register(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2688,10 +2705,10 @@ _cffi_f_emu_engine_write_register(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(18), arg2, (char **)&x2);
+      _cffi_type(21), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(18), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(21), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2709,6 +2726,44 @@ _cffi_f_emu_engine_write_register(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_engine_write_register _cffi_d_emu_engine_write_register
+#endif
+
+static int _cffi_d_emu_library_is_loaded(char const * x0)
+{
+  return emu_library_is_loaded(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_library_is_loaded(PyObject *self, PyObject *arg0)
+{
+  char const * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(3), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_library_is_loaded(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_library_is_loaded _cffi_d_emu_library_is_loaded
 #endif
 
 static char const * _cffi_d_emu_load_error(void)
@@ -2730,7 +2785,7 @@ _cffi_f_emu_load_error(PyObject *self, PyObject *noarg)
 
   (void)self; /* unused */
   (void)noarg; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(65));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(3));
   return pyresult;
 }
 #else
@@ -2752,10 +2807,10 @@ _cffi_f_emu_load_library(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(65), arg0, (char **)&x0);
+      _cffi_type(3), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(65), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2767,7 +2822,7 @@ _cffi_f_emu_load_library(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(13));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(16));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2802,10 +2857,10 @@ _cffi_f_emu_peek(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg1, (char **)&x1);
+      _cffi_type(16), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2829,6 +2884,44 @@ _cffi_f_emu_peek(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_peek _cffi_d_emu_peek
 #endif
 
+static void * _cffi_d_emu_show_library(char const * x0)
+{
+  return emu_show_library(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_show_library(PyObject *self, PyObject *arg0)
+{
+  char const * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  void * result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(3), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_show_library(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(16));
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_show_library _cffi_d_emu_show_library
+#endif
+
 static void * _cffi_d_emu_symbol(void * x0, char const * x1)
 {
   return emu_symbol(x0, x1);
@@ -2850,19 +2943,19 @@ _cffi_f_emu_symbol(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg0, (char **)&x0);
+      _cffi_type(16), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(65), arg1, (char **)&x1);
+      _cffi_type(3), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(65), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(3), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2874,7 +2967,7 @@ _cffi_f_emu_symbol(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(13));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(16));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2947,132 +3040,134 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_SYSENTER", (void *)_cffi_const_EMU_SYSENTER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TIMER", (void *)_cffi_const_EMU_TIMER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 53), (void *)_cffi_d_emu_allocation_size },
-  { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 85), (void *)_cffi_d_emu_engine_attach },
-  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_close },
-  { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 44), (void *)_cffi_d_emu_engine_delete_hook },
-  { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_flush },
-  { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_engine_map },
-  { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_engine_map_nothing },
-  { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_engine_map_rom },
-  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_engine_now },
-  { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 5), (void *)_cffi_d_emu_engine_open },
-  { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_prepare },
-  { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_engine_read_register },
-  { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_reopen },
-  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 20), (void *)_cffi_d_emu_engine_run },
-  { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_running },
-  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_service },
-  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 78), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 74), (void *)_cffi_d_emu_engine_set_interrupt_pending },
-  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_set_real_time },
-  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_start_clock },
-  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_engine_stop_before_block },
-  { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 74), (void *)_cffi_d_emu_engine_watch_blocks },
-  { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_engine_write_register },
+  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 56), (void *)_cffi_d_emu_allocation_size },
+  { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_engine_add_hook },
+  { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_announced },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 88), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_engine_delete_hook },
+  { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_flush },
+  { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map },
+  { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_emu_engine_map_nothing },
+  { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_rom },
+  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 64), (void *)_cffi_d_emu_engine_now },
+  { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 8), (void *)_cffi_d_emu_engine_open },
+  { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_prepare },
+  { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 13), (void *)_cffi_d_emu_engine_read_register },
+  { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_reopen },
+  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_run },
+  { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_running },
+  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 81), (void *)_cffi_d_emu_engine_set_clock },
+  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 77), (void *)_cffi_d_emu_engine_set_interrupt_pending },
+  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_set_real_time },
+  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_stop_before_block },
+  { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_take_stop },
+  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 77), (void *)_cffi_d_emu_engine_watch_blocks },
+  { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_write_register },
+  { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 0), (void *)_cffi_d_emu_load_error },
-  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 64), (void *)_cffi_d_emu_load_library },
-  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 48), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 101), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 104), (void *)emu_port_write },
-  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 67), (void *)_cffi_d_emu_symbol },
+  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 67), (void *)_cffi_d_emu_load_library },
+  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_peek },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 104), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 107), (void *)emu_port_write },
+  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 67), (void *)_cffi_d_emu_show_library },
+  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 70), (void *)_cffi_d_emu_symbol },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "uc", offsetof(emu_engine, uc),
           sizeof(((emu_engine *)0)->uc),
-          _CFFI_OP(_CFFI_OP_NOOP, 13) },
+          _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "owner", offsetof(emu_engine, owner),
              sizeof(((emu_engine *)0)->owner),
-             _CFFI_OP(_CFFI_OP_NOOP, 13) },
+             _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "reason", offsetof(emu_engine, reason),
               sizeof(((emu_engine *)0)->reason),
-              _CFFI_OP(_CFFI_OP_NOOP, 58) },
+              _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "vector", offsetof(emu_engine, vector),
               sizeof(((emu_engine *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 58) },
+              _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 102) },
+           _CFFI_OP(_CFFI_OP_NOOP, 105) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 58) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "hflags_offset", offsetof(emu_engine, hflags_offset),
                      sizeof(((emu_engine *)0)->hflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 58) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 100) },
+              _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
-            _CFFI_OP(_CFFI_OP_NOOP, 22) },
+            _CFFI_OP(_CFFI_OP_NOOP, 25) },
   { "deadline", offsetof(emu_engine, deadline),
                 sizeof(((emu_engine *)0)->deadline),
-                _CFFI_OP(_CFFI_OP_NOOP, 22) },
+                _CFFI_OP(_CFFI_OP_NOOP, 25) },
   { "last_block", offsetof(emu_engine, last_block),
                   sizeof(((emu_engine *)0)->last_block),
-                  _CFFI_OP(_CFFI_OP_NOOP, 22) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 25) },
   { "counting", offsetof(emu_engine, counting),
                 sizeof(((emu_engine *)0)->counting),
-                _CFFI_OP(_CFFI_OP_NOOP, 8) },
+                _CFFI_OP(_CFFI_OP_NOOP, 11) },
   { "trap_flag", offsetof(emu_engine, trap_flag),
                  sizeof(((emu_engine *)0)->trap_flag),
-                 _CFFI_OP(_CFFI_OP_NOOP, 58) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "cpu", offsetof(emu_engine, cpu),
            sizeof(((emu_engine *)0)->cpu),
-           _CFFI_OP(_CFFI_OP_NOOP, 13) },
+           _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "open", offsetof(emu_uc_functions, open),
             sizeof(((emu_uc_functions *)0)->open),
-            _CFFI_OP(_CFFI_OP_NOOP, 13) },
+            _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "close", offsetof(emu_uc_functions, close),
              sizeof(((emu_uc_functions *)0)->close),
-             _CFFI_OP(_CFFI_OP_NOOP, 13) },
+             _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "emu_start", offsetof(emu_uc_functions, emu_start),
                  sizeof(((emu_uc_functions *)0)->emu_start),
-                 _CFFI_OP(_CFFI_OP_NOOP, 13) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "emu_stop", offsetof(emu_uc_functions, emu_stop),
                 sizeof(((emu_uc_functions *)0)->emu_stop),
-                _CFFI_OP(_CFFI_OP_NOOP, 13) },
+                _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "mem_map_ptr", offsetof(emu_uc_functions, mem_map_ptr),
                    sizeof(((emu_uc_functions *)0)->mem_map_ptr),
-                   _CFFI_OP(_CFFI_OP_NOOP, 13) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "mmio_map", offsetof(emu_uc_functions, mmio_map),
                 sizeof(((emu_uc_functions *)0)->mmio_map),
-                _CFFI_OP(_CFFI_OP_NOOP, 13) },
+                _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "mem_protect", offsetof(emu_uc_functions, mem_protect),
                    sizeof(((emu_uc_functions *)0)->mem_protect),
-                   _CFFI_OP(_CFFI_OP_NOOP, 13) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "hook_add", offsetof(emu_uc_functions, hook_add),
                 sizeof(((emu_uc_functions *)0)->hook_add),
-                _CFFI_OP(_CFFI_OP_NOOP, 13) },
+                _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "hook_del", offsetof(emu_uc_functions, hook_del),
                 sizeof(((emu_uc_functions *)0)->hook_del),
-                _CFFI_OP(_CFFI_OP_NOOP, 13) },
+                _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "reg_read", offsetof(emu_uc_functions, reg_read),
                 sizeof(((emu_uc_functions *)0)->reg_read),
-                _CFFI_OP(_CFFI_OP_NOOP, 13) },
+                _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "reg_write", offsetof(emu_uc_functions, reg_write),
                  sizeof(((emu_uc_functions *)0)->reg_write),
-                 _CFFI_OP(_CFFI_OP_NOOP, 13) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "ctl", offsetof(emu_uc_functions, ctl),
            sizeof(((emu_uc_functions *)0)->ctl),
-           _CFFI_OP(_CFFI_OP_NOOP, 13) },
+           _CFFI_OP(_CFFI_OP_NOOP, 16) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_engine", 98, 0,
+  { "$emu_engine", 101, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 0, 14 },
-  { "$emu_uc_functions", 99, _CFFI_F_CHECK_FIELDS,
+  { "$emu_uc_functions", 102, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_uc_functions), offsetof(struct _cffi_align_typedef_emu_uc_functions, y), 14, 12 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_engine", 98 },
-  { "emu_uc_functions", 99 },
+  { "emu_engine", 101 },
+  { "emu_uc_functions", 102 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3082,12 +3177,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  41,  /* num_globals */
+  43,  /* num_globals */
   2,  /* num_struct_unions */
   0,  /* num_enums */
   2,  /* num_typenames */
   NULL,  /* no includes */
-  106,  /* num_types */
+  109,  /* num_types */
   1,  /* flags */
 };
 

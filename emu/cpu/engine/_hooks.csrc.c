@@ -620,10 +620,24 @@ int emu_engine_delete_hook(emu_engine *e, uintptr_t handle)
     return ((hook_del_fn)e->f.hook_del)(e->uc, handle);
 }
 
+/* ---- Libraries and memory of this process ---- */
+
 /* Lazily bound: a big library whose functions are mostly never called loads in half the time. */
 void *emu_load_library(const char *path)
 {
     return dlopen(path, RTLD_LAZY | RTLD_LOCAL);
+}
+
+/* Let libraries that are loaded from now on find the symbols of this one, which is loaded, before their own. */
+void *emu_show_library(const char *path)
+{
+    return dlopen(path, RTLD_LAZY | RTLD_GLOBAL | RTLD_NOLOAD);
+}
+
+int emu_library_is_loaded(const char *path)
+{
+    void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+    return library && !dlclose(library);
 }
 
 const char *emu_load_error(void)

@@ -1038,14 +1038,8 @@ const char *emu_sse_bind(void *handle)
         {"helper_pcmpistrm_xmm", &library.compare_to_mask},
     };
     const char *missing = LOOK_UP(handle, wanted);
-    environment *state = missing ? NULL : scratch_state();
-    if (!missing)
-        missing = state ? measure(state) : "memory";
-    free(state);
-    return missing;
+    return missing ? missing : on_scratch_state(measure);
 }
-
-int emu_sse_offer(void) { return make_visible((void *)emu_sse_bind); }
 
 #else
 
@@ -1055,23 +1049,18 @@ const char *emu_sse_bind(void *handle)
     return NULL;
 }
 
-int emu_sse_offer(void) { return 1; }
-
 #endif
 
 
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 8), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 3), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 7), // int()(void)
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 6), // char const *
-/*  6 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/*  8 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/*  3 */ _CFFI_OP(_CFFI_OP_POINTER, 4), // char const *
+/*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static char const * _cffi_d_emu_sse_bind(void * x0)
@@ -1104,7 +1093,7 @@ _cffi_f_emu_sse_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(5));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(3));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1112,35 +1101,8 @@ _cffi_f_emu_sse_bind(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_sse_bind _cffi_d_emu_sse_bind
 #endif
 
-static int _cffi_d_emu_sse_offer(void)
-{
-  return emu_sse_offer();
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_sse_offer(PyObject *self, PyObject *noarg)
-{
-  int result;
-  PyObject *pyresult;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_sse_offer(); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  (void)noarg; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_sse_offer _cffi_d_emu_sse_offer
-#endif
-
 static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_sse_bind", (void *)_cffi_f_emu_sse_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_sse_bind },
-  { "emu_sse_offer", (void *)_cffi_f_emu_sse_offer, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 3), (void *)_cffi_d_emu_sse_offer },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1150,12 +1112,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   NULL,  /* no struct_unions */
   NULL,  /* no enums */
   NULL,  /* no typenames */
-  2,  /* num_globals */
+  1,  /* num_globals */
   0,  /* num_struct_unions */
   0,  /* num_enums */
   0,  /* num_typenames */
   NULL,  /* no includes */
-  9,  /* num_types */
+  6,  /* num_types */
   0,  /* flags */
 };
 

@@ -458,14 +458,8 @@ const char *emu_sse_bind(void *handle)
         {"helper_pcmpistrm_xmm", &library.compare_to_mask},
     };
     const char *missing = LOOK_UP(handle, wanted);
-    environment *state = missing ? NULL : scratch_state();
-    if (!missing)
-        missing = state ? measure(state) : "memory";
-    free(state);
-    return missing;
+    return missing ? missing : on_scratch_state(measure);
 }
-
-int emu_sse_offer(void) { return make_visible((void *)emu_sse_bind); }
 
 #else
 
@@ -474,7 +468,5 @@ const char *emu_sse_bind(void *handle)
     (void)handle;
     return NULL;
 }
-
-int emu_sse_offer(void) { return 1; }
 
 #endif

@@ -583,31 +583,13 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
  * registers, a repeatable RDRAND, #UD for encodings of extensions that the processor has not, and code that is changed
  * through another mapping of its page.
  *
- * libunicorn exports its internal functions and calls them through its symbol table, so a library that was made global
- * before it was loaded may define them too and stand before them. Each function here does its own part and hands on to
- * the one it stands before, and does nothing else for engines that were not attached. Signatures and meaning are those of
- * release 2.1.3; emu.cpu.engine.interposed sees at start that they hold.
+ * The definitions take the place of the CPU library's (binding.h). Each does its own part and hands on to the one it
+ * stands before, and does nothing else for engines that were not attached. Signatures and meaning are those of release
+ * 2.1.3; emu.cpu.engine.interposed sees at start that they hold.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <dlfcn.h>
-#include <pthread.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "binding.h"
 
-typedef struct {
-    void *helper_inb, *helper_inw, *helper_inl, *helper_outb, *helper_outw, *helper_outl;
-    void *helper_read_crN, *helper_write_crN, *helper_set_dr, *helper_get_dr;
-    void *helper_single_step, *helper_rechecking_single_step, *helper_rdrand;
-    void *translator_loop, *cpu_ldub_code, *cpu_x86_cpuid;
-    void *tlb_protect_code, *tlb_unprotect_code, *tlb_set_dirty, *tb_invalidate_phys_page_fast;
-    void *raise_exception, *raise_exception_err_ra, *cpu_lduw_mmuidx_ra, *cpu_restore_state, *cpu_loop_exit_noexc;
-    void *cpu_x86_update_dr7, *tlb_flush, *tb_invalidate_phys_range, *qemu_ram_addr_from_host;
-    void *peek_code;
-} emu_system_functions;
+#include <pthread.h>
 
 typedef struct {
     uint32_t eflags, hflags, task_register, control, debug, task_priority;
@@ -616,7 +598,7 @@ typedef struct {
 typedef struct emu_system {
     void *uc;
     void *cpu;
-    uint8_t *env;
+    environment *env;
     uint64_t random;
     uint32_t cr4_bits;
 
@@ -640,44 +622,62 @@ enum { ON_WRITE = 1, ON_ACCESS = 3, MEM_READ = 1, MEM_WRITE = 2 };
 enum { PAGE_SHIFT = 12, KERNEL_MMU = 2 };
 #define CR0_PG 0x80000000u
 
-static emu_system_functions real;
 static emu_system_layout at;
 static emu_system *engines;
 static pthread_rwlock_t engines_lock = PTHREAD_RWLOCK_INITIALIZER;
 
-#define CALLER ((uintptr_t)__builtin_return_address(0))
-#define U32(env, offset) (*(uint32_t *)((uint8_t *)(env) + (offset)))
-#define U64(env, offset) (*(uint64_t *)((uint8_t *)(env) + (offset)))
+typedef struct {
+    uint8_t *block;
+    uint64_t first, next;
+} disassembly; /* DisasContextBase; in the block: PC, CS base (64 bits each), flags (32 bits) */
+
+typedef struct {
+    void *init, *block_start, *instruction_start, *breakpoint;
+    void (*translate)(disassembly *, void *cpu);
+    void *block_stop, *pc_sync;
+} operations; /* TranslatorOps */
+
+static struct {
+    uint64_t (*inb)(environment *, uint32_t port), (*inw)(environment *, uint32_t), (*inl)(environment *, uint32_t);
+    void (*outb)(environment *, uint32_t port, uint32_t value);
+    void (*outw)(environment *, uint32_t, uint32_t), (*outl)(environment *, uint32_t, uint32_t);
+    uint64_t (*read_control)(environment *, int number);
+    void (*write_control)(environment *, int number, uint64_t value);
+    uint64_t (*read_debug)(environment *, int number);
+    void (*write_debug)(environment *, int number, uint64_t value);
+    void (*update_dr7)(environment *, uint32_t value);
+    void (*single_step)(environment *), (*rechecking_single_step)(environment *);
+    void (*cpuid)(environment *, uint32_t, uint32_t, uint32_t *, uint32_t *, uint32_t *, uint32_t *);
+    uint64_t (*random)(environment *);
+    void (*raise)(environment *, int vector);
+    void (*raise_with_code)(environment *, int vector, int code, uintptr_t caller);
+    uint32_t (*load2)(environment *, uint64_t address, int mmu, uintptr_t caller);
+    bool (*restore)(void *cpu, uintptr_t caller, bool leaving);
+    void (*leave)(void *cpu);
+    void (*loop)(const operations *, disassembly *, void *cpu, void *block, int most);
+    uint32_t (*fetch)(environment *, uint64_t address), (*peek)(environment *, uint64_t address);
+    void (*forget_addresses)(void *cpu);
+    void (*protect_code)(void *uc, uint64_t ram), (*unprotect_code)(void *uc, uint64_t ram);
+    void (*set_dirty)(void *cpu, uint64_t address);
+    void (*forget_page)(void *uc, void *pages, uint64_t ram, int size, uintptr_t caller);
+    void (*forget_range)(void *uc, uint64_t first, uint64_t end);
+    uint64_t (*ram_address)(void *uc, void *host);
+} library;
+
+#define U32(env, offset) (*(uint32_t *)((env) + (offset)))
+#define U64(env, offset) (*(uint64_t *)((env) + (offset)))
 #define DR(env, n) U64(env, at.debug + 8 * (n))
 
-typedef void (*raise_fn)(void *, int);
-typedef void (*raise_ra_fn)(void *, int, int, uintptr_t);
-typedef uint32_t (*lduw_fn)(void *, uint64_t, int, uintptr_t);
-typedef uint64_t (*in_fn)(void *, uint32_t);
-typedef void (*out_fn)(void *, uint32_t, uint32_t);
-typedef uint64_t (*get_fn)(void *, int);
-typedef void (*set_fn)(void *, int, uint64_t);
-typedef uint64_t (*env_value_fn)(void *);
-typedef void (*env_fn)(void *);
-typedef bool (*restore_fn)(void *, uintptr_t, bool);
-typedef void (*dr7_fn)(void *, uint32_t);
-typedef uint32_t (*ldub_fn)(void *, uint64_t);
-typedef void (*ram_fn)(void *, uint64_t);
-typedef void (*invalidate_fn)(void *, uint64_t, uint64_t);
-typedef void (*invalidate_page_fn)(void *, void *, uint64_t, int, uintptr_t);
-typedef void (*cpuid_fn)(void *, uint32_t, uint32_t, uint32_t *, uint32_t *, uint32_t *, uint32_t *);
-typedef uint64_t (*ram_addr_fn)(void *, void *);
-
-#define FIND(field, value)                                                                                             \
-    emu_system *s;                                                                                                     \
-    pthread_rwlock_rdlock(&engines_lock);                                                                              \
-    for (s = engines; s && s->field != (value); s = s->next)                                                           \
-        ;                                                                                                              \
+#define FIND(field, value)                                                                                            \
+    emu_system *s;                                                                                                    \
+    pthread_rwlock_rdlock(&engines_lock);                                                                             \
+    for (s = engines; s && s->field != (value); s = s->next)                                                          \
+        ;                                                                                                             \
     pthread_rwlock_unlock(&engines_lock)
 
-static emu_system *by_env(void *env)
+static emu_system *by_env(const environment *env)
 {
-    FIND(env, (uint8_t *)env);
+    FIND(env, env);
     return s;
 }
 
@@ -693,14 +693,15 @@ static emu_system *by_engine(void *uc)
     return s;
 }
 
-static void raise_with_code(void *env, int vector, uintptr_t ra)
+static void raise_with_code(environment *env, int vector, uintptr_t caller)
 {
-    ((raise_ra_fn)real.raise_exception_err_ra)(env, vector, 0, ra);
+    library.raise_with_code(env, vector, 0, caller);
 }
 
-/* I/O permission (Intel SDM volume 1, section 19.5.2): #GP(0) unless CPL <= IOPL or the map in the TSS allows it. */
+/* ---- I/O permission ---- */
 
-static void check_port(void *env, uint32_t port, int size, uintptr_t ra)
+/* #GP(0) unless CPL <= IOPL or the map in the TSS allows it (Intel SDM volume 1, section 19.5.2). */
+static void check_port(environment *env, uint32_t port, int size, uintptr_t caller)
 {
     uint32_t flags, hidden, limit, attributes, map;
     uint64_t base;
@@ -715,26 +716,25 @@ static void check_port(void *env, uint32_t port, int size, uintptr_t ra)
     attributes = U32(env, at.task_register + 20);
     /* A present 32-bit or 64-bit TSS, busy or not, that is long enough to have a map. */
     if (attributes & 1 << 15 && (attributes >> 8 & 0x1d) == 9 && limit >= 103) {
-        lduw_fn load = (lduw_fn)real.cpu_lduw_mmuidx_ra;
-        map = (load(env, base + 0x66, KERNEL_MMU, ra) & 0xffff) + port / 8;
+        map = (library.load2(env, base + 0x66, KERNEL_MMU, caller) & 0xffff) + port / 8;
         /* The processor always reads two bytes. */
-        if (map + 1 <= limit && !(load(env, base + map, KERNEL_MMU, ra) >> port % 8 & ((1u << size) - 1)))
+        if (map + 1 <= limit && !(library.load2(env, base + map, KERNEL_MMU, caller) >> port % 8 & ((1u << size) - 1)))
             return;
     }
-    raise_with_code(env, GP, ra);
+    raise_with_code(env, GP, caller);
 }
 
-#define IN(name, size)                                                                                                 \
-    uint64_t helper_##name##_x86_64(void *env, uint32_t port)                                                          \
-    {                                                                                                                  \
-        check_port(env, port & 0xffff, size, CALLER);                                                                  \
-        return ((in_fn)real.helper_##name)(env, port);                                                                 \
+#define IN(name, size)                                                                                                \
+    uint64_t HELPER(name)(environment *env, uint32_t port)                                                            \
+    {                                                                                                                 \
+        check_port(env, port & 0xffff, size, CALLER);                                                                 \
+        return library.name(env, port);                                                                               \
     }
-#define OUT(name, size)                                                                                                \
-    void helper_##name##_x86_64(void *env, uint32_t port, uint32_t value)                                              \
-    {                                                                                                                  \
-        check_port(env, port & 0xffff, size, CALLER);                                                                  \
-        ((out_fn)real.helper_##name)(env, port, value);                                                                \
+#define OUT(name, size)                                                                                               \
+    void HELPER(name)(environment *env, uint32_t port, uint32_t value)                                                \
+    {                                                                                                                 \
+        check_port(env, port & 0xffff, size, CALLER);                                                                 \
+        library.name(env, port, value);                                                                               \
     }
 IN(inb, 1)
 IN(inw, 2)
@@ -743,13 +743,13 @@ OUT(outb, 1)
 OUT(outw, 2)
 OUT(outl, 4)
 
-/* Control registers. */
+/* ---- Control registers ---- */
 
-uint64_t helper_read_crN_x86_64(void *env, int number)
+uint64_t HELPER(read_crN)(environment *env, int number)
 {
     if (number == 8 && by_env(env))
-        return ((uint8_t *)env)[at.task_priority];
-    return ((get_fn)real.helper_read_crN)(env, number);
+        return env[at.task_priority];
+    return library.read_control(env, number);
 }
 
 /* What MOV to a control register refuses (Intel SDM volume 2, "MOV - Move to/from Control Registers"). */
@@ -769,17 +769,19 @@ static bool reserved_bits(emu_system *s, int number, uint64_t value)
     }
 }
 
-void helper_write_crN_x86_64(void *env, int number, uint64_t value)
+void HELPER(write_crN)(environment *env, int number, uint64_t value)
 {
-    uintptr_t ra = CALLER;
+    uintptr_t caller = CALLER;
     emu_system *s = by_env(env);
     if (s && reserved_bits(s, number, value))
-        raise_with_code(env, GP, ra);
-    ((set_fn)real.helper_write_crN)(env, number, value);
+        raise_with_code(env, GP, caller);
+    library.write_control(env, number, value);
 }
 
+/* ---- Debug registers ---- */
+
 /*
- * Debug registers (Intel SDM volume 3, chapter 18). Unicorn's generated code still looks for watched pages, but the
+ * Intel SDM volume 3, chapter 18. Unicorn's generated code still looks for watched pages, but the
  * functions it asks are empty. A data breakpoint is a trap, reported behind its instruction: when an access meets one,
  * the instruction is started again on its own, as in single stepping. The step flag is set in the derived flags only,
  * where the guest cannot see it.
@@ -802,12 +804,11 @@ static uint64_t length(uint64_t dr7, int n)
 }
 
 /* The breakpoints that an access of this kind meets, as bits of DR6. */
-static uint32_t hits(const uint8_t *env, uint64_t address, uint64_t size, int access)
+static uint32_t hits(const environment *env, uint64_t address, uint64_t size, int access)
 {
     uint64_t dr7 = DR(env, 7);
     uint32_t found = 0;
-    int n;
-    for (n = 0; n < 4; n++) {
+    for (int n = 0; n < 4; n++) {
         uint64_t first = DR(env, n) & ~(length(dr7, n) - 1);
         bool watched = kind(dr7, n) == ON_ACCESS || (kind(dr7, n) == ON_WRITE && access & MEM_WRITE);
         /* Differences, so that a range at the end of the address space is a range too. */
@@ -817,17 +818,16 @@ static uint32_t hits(const uint8_t *env, uint64_t address, uint64_t size, int ac
     return found;
 }
 
-static bool watches_data(const uint8_t *env)
+static bool watches_data(const environment *env)
 {
     uint64_t dr7 = DR(env, 7);
-    int n;
-    for (n = 0; n < 4; n++)
+    for (int n = 0; n < 4; n++)
         if (enabled(dr7, n) && (kind(dr7, n) == ON_WRITE || kind(dr7, n) == ON_ACCESS))
             return true;
     return false;
 }
 
-int cpu_watchpoint_address_matches_x86_64(void *cpu, uint64_t address, uint64_t size)
+int NAME(cpu_watchpoint_address_matches)(void *cpu, uint64_t address, uint64_t size)
 {
     emu_system *s = by_cpu(cpu);
     if (!s || !watches_data(s->env))
@@ -836,16 +836,18 @@ int cpu_watchpoint_address_matches_x86_64(void *cpu, uint64_t address, uint64_t 
            (hits(s->env, address, size, MEM_WRITE) ? MEM_WRITE : 0);
 }
 
-void cpu_check_watchpoint_x86_64(void *cpu, uint64_t address, uint64_t size, uint32_t attributes, int access,
-                                 uintptr_t ra)
+void NAME(cpu_check_watchpoint)(void *cpu, uint64_t address, uint64_t size, uint32_t attributes, int access,
+                                 uintptr_t caller)
 {
     emu_system *s = by_cpu(cpu);
     uint32_t found;
     (void)attributes;
     if (!s)
         return;
-    /* An unaligned store within a page is announced as if it crossed into that page: first its address with a negative
-       size, then from the start of the page to its end. */
+    /*
+     * An unaligned store within a page is announced as if it crossed into that page: first its address with a negative
+     * size, then from the start of the page to its end.
+     */
     if ((int64_t)size < 0) {
         s->unaligned = true;
         s->unaligned_at = address;
@@ -864,82 +866,82 @@ void cpu_check_watchpoint_x86_64(void *cpu, uint64_t address, uint64_t size, uin
     }
     s->watch_hits = 0;
     U32(s->env, at.hflags) |= HF_TF;
-    ((restore_fn)real.cpu_restore_state)(cpu, ra, true);
-    ((env_fn)real.cpu_loop_exit_noexc)(cpu);
+    library.restore(cpu, caller, true);
+    library.leave(cpu);
 }
 
 static void report_step(emu_system *s)
 {
-    void *env = s->env;
+    environment *env = s->env;
     uint64_t dr6 = (DR(env, 6) & ~(uint64_t)15) | s->watch_hits;
     if (U32(env, at.eflags) & FLAG_TF)
         dr6 |= DR6_BS;
     else if (!s->watch_hits)
-        ((env_fn)real.cpu_loop_exit_noexc)(s->cpu);
+        library.leave(s->cpu);
     s->watch_hits = 0;
     DR(env, 6) = dr6;
-    ((raise_fn)real.raise_exception)(env, DB);
+    library.raise(env, DB);
 }
 
-void helper_single_step_x86_64(void *env)
+void HELPER(single_step)(environment *env)
 {
     emu_system *s = by_env(env);
     if (s && (U32(env, at.hflags) & HF_TF || s->watch_hits)) {
         U32(env, at.hflags) &= ~HF_TF;
         report_step(s);
     }
-    ((env_fn)real.helper_single_step)(env);
+    library.single_step(env);
 }
 
 /* Behind instructions that load TF: POPF, IRET. */
-void helper_rechecking_single_step_x86_64(void *env)
+void HELPER(rechecking_single_step)(environment *env)
 {
     if (by_env(env) && U32(env, at.hflags) & HF_TF)
-        helper_single_step_x86_64(env);
+        HELPER(single_step)(env);
     else
-        ((env_fn)real.helper_rechecking_single_step)(env);
+        library.rechecking_single_step(env);
 }
 
 /* General detect, and DR4 and DR5, which are DR6 and DR7 unless CR4.DE is set. */
-static int check_debug(void *env, int number, uintptr_t ra)
+static int check_debug(environment *env, int number, uintptr_t caller)
 {
     if (DR(env, 7) & DR7_GD) {
         DR(env, 7) &= ~(uint64_t)DR7_GD;
         DR(env, 6) |= DR6_BD;
-        raise_with_code(env, DB, ra);
+        raise_with_code(env, DB, caller);
     }
     if (number != 4 && number != 5)
         return number;
     if (U64(env, at.control + 32) & CR4_DE)
-        raise_with_code(env, UD, ra);
+        raise_with_code(env, UD, caller);
     return number + 2;
 }
 
-void helper_set_dr_x86_64(void *env, int number, uint64_t value)
+void HELPER(set_dr)(environment *env, int number, uint64_t value)
 {
-    uintptr_t ra = CALLER;
+    uintptr_t caller = CALLER;
     emu_system *s = by_env(env);
     bool watched;
     if (!s) {
-        ((set_fn)real.helper_set_dr)(env, number, value);
+        library.write_debug(env, number, value);
         return;
     }
-    number = check_debug(env, number, ra);
+    number = check_debug(env, number, caller);
     if (number > 4 && value >> 32)
-        raise_with_code(env, GP, ra);
+        raise_with_code(env, GP, caller);
     if (number > 4)
         value &= ~(uint64_t)(number == 6 ? DR6_NEVER : DR7_NEVER);
     watched = watches_data(env);
-    ((set_fn)real.helper_set_dr)(env, number, value);
+    library.write_debug(env, number, value);
     if (watched || watches_data(env))
-        ((env_fn)real.tlb_flush)(s->cpu);
+        library.forget_addresses(s->cpu);
 }
 
-uint64_t helper_get_dr_x86_64(void *env, int number)
+uint64_t HELPER(get_dr)(environment *env, int number)
 {
     if (by_env(env))
         number = check_debug(env, number, CALLER);
-    return ((get_fn)real.helper_get_dr)(env, number);
+    return library.read_debug(env, number);
 }
 
 /*
@@ -949,7 +951,7 @@ uint64_t helper_get_dr_x86_64(void *env, int number)
 void emu_system_debug_off(emu_system *s)
 {
     if (DR(s->env, 7) & 0xff)
-        ((dr7_fn)real.cpu_x86_update_dr7)(s->env, DR7_ALWAYS);
+        library.update_dr7(s->env, DR7_ALWAYS);
 }
 
 void emu_system_debug_on(emu_system *s)
@@ -961,24 +963,26 @@ void emu_system_debug_on(emu_system *s)
     /* The four references behind DR7 may be another time's. */
     memset(s->env + at.debug + 64, 0, 32);
     DR(s->env, 7) = DR7_ALWAYS;
-    ((dr7_fn)real.cpu_x86_update_dr7)(s->env, (uint32_t)dr7);
-    ((env_fn)real.tlb_flush)(s->cpu);
+    library.update_dr7(s->env, (uint32_t)dr7);
+    library.forget_addresses(s->cpu);
 }
 
+/* ---- CPUID and RDRAND ---- */
+
 /* Leaf 5 describes MONITOR and MWAIT, which are hidden (Intel SDM volume 2, CPUID). */
-void cpu_x86_cpuid_x86_64(void *env, uint32_t leaf, uint32_t subleaf, uint32_t *eax, uint32_t *ebx, uint32_t *ecx,
-                          uint32_t *edx)
+void NAME(cpu_x86_cpuid)(environment *env, uint32_t leaf, uint32_t subleaf, uint32_t *eax, uint32_t *ebx, uint32_t *ecx,
+                         uint32_t *edx)
 {
-    ((cpuid_fn)real.cpu_x86_cpuid)(env, leaf, subleaf, eax, ebx, ecx, edx);
+    library.cpuid(env, leaf, subleaf, eax, ebx, ecx, edx);
     if (leaf == 5 && by_env(env))
         *eax = *ebx = *ecx = *edx = 0;
 }
 
 /* RDRAND and RDSEED: Unicorn's function succeeds and says so in the flags; the number is ours (splitmix64). */
-uint64_t helper_rdrand_x86_64(void *env)
+uint64_t HELPER(rdrand)(environment *env)
 {
     emu_system *s = by_env(env);
-    uint64_t value = ((env_value_fn)real.helper_rdrand)(env);
+    uint64_t value = library.random(env);
     if (s) {
         value = s->random += 0x9e3779b97f4a7c15u;
         value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
@@ -988,35 +992,24 @@ uint64_t helper_rdrand_x86_64(void *env)
     return value;
 }
 
+/* ---- Absent instructions ---- */
+
 /*
  * Encodings that the decoder takes for others: VEX-encoded SSE would run as SSE with two operands, XOP as POP, XBEGIN as
  * MOV, SSE4A although CPUID does not name it. The decoder is shown UD2 in their place.
  */
-
-typedef struct {
-    uint8_t *block;
-    uint64_t first, next;
-} disassembly; /* DisasContextBase; in the block: PC, CS base (64 bits each), flags (32 bits) */
-
-typedef struct {
-    void *init, *block_start, *instruction_start, *breakpoint;
-    void (*translate)(disassembly *, void *cpu);
-    void *block_stop, *pc_sync;
-} operations; /* TranslatorOps */
-
-typedef void (*loop_fn)(const operations *, disassembly *, void *, void *, int);
 
 static __thread uint64_t hidden_at;
 static __thread bool hiding;
 static operations ours;
 static void (*translate)(disassembly *, void *cpu);
 
-uint32_t cpu_ldub_code_x86_64(void *env, uint64_t address)
+uint32_t NAME(cpu_ldub_code)(environment *env, uint64_t address)
 {
     static const uint8_t ud2[] = {0x0f, 0x0b};
     if (hiding && address - hidden_at < sizeof ud2)
         return ud2[address - hidden_at];
-    return ((ldub_fn)real.cpu_ldub_code)(env, address);
+    return library.fetch(env, address);
 }
 
 static bool is_prefix(uint8_t byte, bool code64)
@@ -1029,33 +1022,34 @@ static bool is_prefix(uint8_t byte, bool code64)
     }
 }
 
-/* How many bytes it took to see that the instruction at pc is none; 0 for any other instruction. Reads no byte that the
-   instruction does not have. */
-static unsigned absent(void *env, uint64_t pc, uint32_t flags)
+/*
+ * How many bytes it took to see that the instruction at pc is none; 0 for any other instruction. Reads no byte that the
+ * instruction does not have.
+ */
+static unsigned absent(environment *env, uint64_t pc, uint32_t flags)
 {
-    ldub_fn load = (ldub_fn)real.peek_code;
     bool code64 = flags & HF_CS64;
     unsigned n = 0;
     uint8_t byte, second, opcode;
     bool repeat = false;
-    while (is_prefix(byte = (uint8_t)load(env, pc + n), code64) && n < 14) {
+    while (is_prefix(byte = (uint8_t)library.peek(env, pc + n), code64) && n < 14) {
         repeat |= byte == 0xf2 || byte == 0xf3;
         n++;
     }
     if (byte == 0x0f) { /* SSE4A: EXTRQ and INSERTQ, MOVNTSS and MOVNTSD */
-        opcode = (uint8_t)load(env, pc + n + 1);
+        opcode = (uint8_t)library.peek(env, pc + n + 1);
         return opcode == 0x78 || opcode == 0x79 || (opcode == 0x2b && repeat) ? n + 2 : 0;
     }
     if (byte == 0x8f || byte == 0xc6 || byte == 0xc7) /* POP and MOV are /0; others are XOP, XABORT and XBEGIN */
-        return (uint8_t)load(env, pc + n + 1) & 0x38 ? n + 2 : 0;
+        return (uint8_t)library.peek(env, pc + n + 1) & 0x38 ? n + 2 : 0;
     if ((byte != 0xc4 && byte != 0xc5) || !(flags & HF_CS32) || flags & FLAG_VM)
         return 0;
-    second = (uint8_t)load(env, pc + n + 1);
+    second = (uint8_t)library.peek(env, pc + n + 1);
     if (!code64 && (second & 0xc0) != 0xc0) /* LES, LDS */
         return 0;
     if (byte == 0xc5)
         return n + 2;
-    opcode = (uint8_t)load(env, pc + n + 3);
+    opcode = (uint8_t)library.peek(env, pc + n + 3);
     switch (second & 0x1f) {
     case 2: /* BMI1 and BMI2 are what has VEX without being AVX */
         return opcode == 0xf2 || opcode == 0xf3 || (opcode >= 0xf5 && opcode <= 0xf7) ? 0 : n + 4;
@@ -1079,22 +1073,24 @@ static void translate_or_hide(disassembly *d, void *cpu)
         d->next = pc + length;
 }
 
-void translator_loop_x86_64(const operations *theirs, disassembly *d, void *cpu, void *block, int max_instructions)
+void NAME(translator_loop)(const operations *theirs, disassembly *d, void *cpu, void *block, int max_instructions)
 {
     /* A fault while code was fetched has left through a jump. */
     hiding = false;
     if (!by_cpu(cpu)) {
-        ((loop_fn)real.translator_loop)(theirs, d, cpu, block, max_instructions);
+        library.loop(theirs, d, cpu, block, max_instructions);
         return;
     }
     translate = theirs->translate;
     ours = *theirs;
     ours.translate = translate_or_hide;
-    ((loop_fn)real.translator_loop)(&ours, d, cpu, block, max_instructions);
+    library.loop(&ours, d, cpu, block, max_instructions);
 }
 
+/* ---- Self-modifying code ---- */
+
 /*
- * Self-modifying code. Unicorn notices stores to a page of translated code through the linear address that the code was
+ * Unicorn notices stores to a page of translated code through the linear address that the code was
  * fetched from; through another one it stops looking after the first store, or never begins. So: whenever a page gets its
  * first code, all cached translations of addresses go, that the next store through any of them is looked at; and as long
  * as the page has code, they stay so.
@@ -1105,11 +1101,11 @@ static bool has_code(emu_system *s, uint64_t page)
     return page / 8 < s->code_pages_size && s->code_pages[page / 8] >> page % 8 & 1;
 }
 
-void tlb_protect_code_x86_64(void *uc, uint64_t ram)
+void NAME(tlb_protect_code)(void *uc, uint64_t ram)
 {
     emu_system *s = by_engine(uc);
     uint64_t page = ram >> PAGE_SHIFT;
-    ((ram_fn)real.tlb_protect_code)(uc, ram);
+    library.protect_code(uc, ram);
     if (!s)
         return;
     if (page / 8 >= s->code_pages_size) {
@@ -1122,33 +1118,33 @@ void tlb_protect_code_x86_64(void *uc, uint64_t ram)
         s->code_pages_size = size;
     }
     s->code_pages[page / 8] |= (uint8_t)(1 << page % 8);
-    ((env_fn)real.tlb_flush)(s->cpu);
+    library.forget_addresses(s->cpu);
 }
 
-void tlb_unprotect_code_x86_64(void *uc, uint64_t ram)
+void NAME(tlb_unprotect_code)(void *uc, uint64_t ram)
 {
     emu_system *s = by_engine(uc);
     uint64_t page = ram >> PAGE_SHIFT;
     if (s && has_code(s, page))
         s->code_pages[page / 8] &= (uint8_t)~(1 << page % 8);
-    ((ram_fn)real.tlb_unprotect_code)(uc, ram);
+    library.unprotect_code(uc, ram);
 }
 
 /* Before tlb_set_dirty, for the same store. */
-void tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t ram, int size, uintptr_t ra)
+void NAME(tb_invalidate_phys_page_fast)(void *uc, void *pages, uint64_t ram, int size, uintptr_t caller)
 {
     emu_system *s = by_engine(uc);
     if (s)
         s->written_page = ram >> PAGE_SHIFT;
-    ((invalidate_page_fn)real.tb_invalidate_phys_page_fast)(uc, pages, ram, size, ra);
+    library.forget_page(uc, pages, ram, size, caller);
 }
 
 /* "Stores through this address need not be looked at any more." */
-void tlb_set_dirty_x86_64(void *cpu, uint64_t address)
+void NAME(tlb_set_dirty)(void *cpu, uint64_t address)
 {
     emu_system *s = by_cpu(cpu);
     if (!s || !has_code(s, s->written_page))
-        ((ram_fn)real.tlb_set_dirty)(cpu, address);
+        library.set_dirty(cpu, address);
 }
 
 /* Whether code was translated from one of the pages that these bytes of guest memory lie in. */
@@ -1156,7 +1152,7 @@ int emu_system_has_code(emu_system *s, void *host, size_t size)
 {
     uintptr_t page = (uintptr_t)host >> PAGE_SHIFT, last = ((uintptr_t)host + size - 1) >> PAGE_SHIFT;
     for (; size && page <= last; page++) {
-        uint64_t ram = ((ram_addr_fn)real.qemu_ram_addr_from_host)(s->uc, (void *)(page << PAGE_SHIFT));
+        uint64_t ram = library.ram_address(s->uc, (void *)(page << PAGE_SHIFT));
         if (ram != UINT64_MAX && has_code(s, ram >> PAGE_SHIFT))
             return 1;
     }
@@ -1166,23 +1162,54 @@ int emu_system_has_code(emu_system *s, void *host, size_t size)
 /* The host changed guest memory, within one page, while the engine stands still. */
 void emu_system_host_wrote(emu_system *s, void *host, size_t size)
 {
-    uint64_t ram = ((ram_addr_fn)real.qemu_ram_addr_from_host)(s->uc, host);
+    uint64_t ram = library.ram_address(s->uc, host);
     if (ram != UINT64_MAX && has_code(s, ram >> PAGE_SHIFT))
-        ((invalidate_fn)real.tb_invalidate_phys_range)(s->uc, ram, ram + size);
+        library.forget_range(s->uc, ram, ram + size);
 }
 
-/* Set-up. */
+/* ---- Binding ---- */
 
-/* Let libraries that are loaded from now on find the functions above; whether that worked. */
-int emu_system_publish(void)
+/* `translation` has functions (_translate) that go on to the library's: ours stand before these. */
+const char *emu_system_bind(void *handle, void *translation)
 {
-    Dl_info info;
-    return dladdr((void *)emu_system_publish, &info) && dlopen(info.dli_fname, RTLD_LAZY | RTLD_GLOBAL | RTLD_NOLOAD);
-}
-
-void emu_system_bind(const emu_system_functions *functions)
-{
-    real = *functions;
+    static const struct wanted wanted[] = {
+        {"helper_inb", &library.inb},
+        {"helper_inw", &library.inw},
+        {"helper_inl", &library.inl},
+        {"helper_outb", &library.outb},
+        {"helper_outw", &library.outw},
+        {"helper_outl", &library.outl},
+        {"helper_read_crN", &library.read_control},
+        {"helper_write_crN", &library.write_control},
+        {"helper_get_dr", &library.read_debug},
+        {"helper_set_dr", &library.write_debug},
+        {"cpu_x86_update_dr7", &library.update_dr7},
+        {"helper_single_step", &library.single_step},
+        {"helper_rechecking_single_step", &library.rechecking_single_step},
+        {"cpu_x86_cpuid", &library.cpuid},
+        {"helper_rdrand", &library.random},
+        {"raise_exception", &library.raise},
+        {"raise_exception_err_ra", &library.raise_with_code},
+        {"cpu_lduw_mmuidx_ra", &library.load2},
+        {"cpu_restore_state", &library.restore},
+        {"cpu_loop_exit_noexc", &library.leave},
+        {"cpu_ldub_code", &library.peek},
+        {"tlb_flush", &library.forget_addresses},
+        {"tlb_protect_code", &library.protect_code},
+        {"tlb_unprotect_code", &library.unprotect_code},
+        {"tlb_set_dirty", &library.set_dirty},
+        {"tb_invalidate_phys_page_fast", &library.forget_page},
+        {"tb_invalidate_phys_range", &library.forget_range},
+        {"qemu_ram_addr_from_host", &library.ram_address},
+    };
+    static const struct wanted between[] = {
+        {"translator_loop", &library.loop},
+        {"cpu_ldub_code", &library.fetch},
+    };
+    const char *missing = LOOK_UP(handle, wanted);
+    if (!missing && LOOK_UP(translation, between)) /* on some hosts it has none */
+        missing = LOOK_UP(handle, between);
+    return missing;
 }
 
 void emu_system_know(const emu_system_layout *layout)
@@ -1190,7 +1217,7 @@ void emu_system_know(const emu_system_layout *layout)
     at = *layout;
 }
 
-void emu_system_attach(emu_system *s, void *uc, void *cpu, void *env)
+void emu_system_attach(emu_system *s, void *uc, void *cpu, environment *env)
 {
     s->uc = uc;
     s->cpu = cpu;
@@ -1220,36 +1247,36 @@ void emu_system_detach(emu_system *s)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_system *, void *, size_t)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 27), // emu_system *
-/*  2 */ _CFFI_OP(_CFFI_OP_POINTER, 35), // void *
-/*  3 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(void)
-/*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *)
-/*  8 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *, void *, size_t)
-/* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 12 */ _CFFI_OP(_CFFI_OP_NOOP, 2),
-/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *, void *, void *, void *)
-/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 17 */ _CFFI_OP(_CFFI_OP_NOOP, 2),
-/* 18 */ _CFFI_OP(_CFFI_OP_NOOP, 2),
-/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 2),
-/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system_functions const *)
-/* 22 */ _CFFI_OP(_CFFI_OP_POINTER, 28), // emu_system_functions const *
-/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system_layout const *)
-/* 25 */ _CFFI_OP(_CFFI_OP_POINTER, 29), // emu_system_layout const *
-/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 27 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
-/* 28 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_functions
-/* 29 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_system_layout
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 26), // char const *()(void *, void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 35), // void *
+/*  2 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_system *, void *, size_t)
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 28), // emu_system *
+/*  6 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *)
+/* 10 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *, void *, size_t)
+/* 13 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 14 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *, void *, void *, void *)
+/* 18 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 21 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system_layout const *)
+/* 24 */ _CFFI_OP(_CFFI_OP_POINTER, 29), // emu_system_layout const *
+/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 27), // char const *
+/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 28 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
+/* 29 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_layout
 /* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
 /* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
@@ -1270,44 +1297,6 @@ static void _cffi_checkfld_typedef_emu_system(emu_system *p)
   (void)((p->cr4_bits) | 0);  /* check that 'emu_system.cr4_bits' is an integer */
 }
 struct _cffi_align_typedef_emu_system { char x; emu_system y; };
-
-_CFFI_UNUSED_FN
-static void _cffi_checkfld_typedef_emu_system_functions(emu_system_functions *p)
-{
-  /* only to generate compile-time warnings or errors */
-  (void)p;
-  { void * *tmp = &p->helper_inb; (void)tmp; }
-  { void * *tmp = &p->helper_inw; (void)tmp; }
-  { void * *tmp = &p->helper_inl; (void)tmp; }
-  { void * *tmp = &p->helper_outb; (void)tmp; }
-  { void * *tmp = &p->helper_outw; (void)tmp; }
-  { void * *tmp = &p->helper_outl; (void)tmp; }
-  { void * *tmp = &p->helper_read_crN; (void)tmp; }
-  { void * *tmp = &p->helper_write_crN; (void)tmp; }
-  { void * *tmp = &p->helper_set_dr; (void)tmp; }
-  { void * *tmp = &p->helper_get_dr; (void)tmp; }
-  { void * *tmp = &p->helper_single_step; (void)tmp; }
-  { void * *tmp = &p->helper_rechecking_single_step; (void)tmp; }
-  { void * *tmp = &p->helper_rdrand; (void)tmp; }
-  { void * *tmp = &p->translator_loop; (void)tmp; }
-  { void * *tmp = &p->cpu_ldub_code; (void)tmp; }
-  { void * *tmp = &p->cpu_x86_cpuid; (void)tmp; }
-  { void * *tmp = &p->tlb_protect_code; (void)tmp; }
-  { void * *tmp = &p->tlb_unprotect_code; (void)tmp; }
-  { void * *tmp = &p->tlb_set_dirty; (void)tmp; }
-  { void * *tmp = &p->tb_invalidate_phys_page_fast; (void)tmp; }
-  { void * *tmp = &p->raise_exception; (void)tmp; }
-  { void * *tmp = &p->raise_exception_err_ra; (void)tmp; }
-  { void * *tmp = &p->cpu_lduw_mmuidx_ra; (void)tmp; }
-  { void * *tmp = &p->cpu_restore_state; (void)tmp; }
-  { void * *tmp = &p->cpu_loop_exit_noexc; (void)tmp; }
-  { void * *tmp = &p->cpu_x86_update_dr7; (void)tmp; }
-  { void * *tmp = &p->tlb_flush; (void)tmp; }
-  { void * *tmp = &p->tb_invalidate_phys_range; (void)tmp; }
-  { void * *tmp = &p->qemu_ram_addr_from_host; (void)tmp; }
-  { void * *tmp = &p->peek_code; (void)tmp; }
-}
-struct _cffi_align_typedef_emu_system_functions { char x; emu_system_functions y; };
 
 _CFFI_UNUSED_FN
 static void _cffi_checkfld_typedef_emu_system_layout(emu_system_layout *p)
@@ -1346,37 +1335,37 @@ _cffi_f_emu_system_attach(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(2), arg1, (char **)&x1);
+      _cffi_type(1), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(2), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(2), arg2, (char **)&x2);
+      _cffi_type(1), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(2), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(2), arg3, (char **)&x3);
+      _cffi_type(1), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(2), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1396,37 +1385,54 @@ _cffi_f_emu_system_attach(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_system_attach _cffi_d_emu_system_attach
 #endif
 
-static void _cffi_d_emu_system_bind(emu_system_functions const * x0)
+static char const * _cffi_d_emu_system_bind(void * x0, void * x1)
 {
-  emu_system_bind(x0);
+  return emu_system_bind(x0, x1);
 }
 #ifndef PYPY_VERSION
 static PyObject *
-_cffi_f_emu_system_bind(PyObject *self, PyObject *arg0)
+_cffi_f_emu_system_bind(PyObject *self, PyObject *args)
 {
-  emu_system_functions const * x0;
+  void * x0;
+  void * x1;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
+  char const * result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_system_bind", 2, 2, &arg0, &arg1))
+    return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(22), arg0, (char **)&x0);
+      _cffi_type(1), arg0, (char **)&x0);
   if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_system_functions const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(22), arg0, (char **)&x0,
+    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { emu_system_bind(x0); }
+  { result = emu_system_bind(x0, x1); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(26));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  Py_INCREF(Py_None);
-  return Py_None;
+  return pyresult;
 }
 #else
 #  define _cffi_f_emu_system_bind _cffi_d_emu_system_bind
@@ -1445,10 +1451,10 @@ _cffi_f_emu_system_debug_off(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1481,10 +1487,10 @@ _cffi_f_emu_system_debug_on(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1517,10 +1523,10 @@ _cffi_f_emu_system_detach(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1563,19 +1569,19 @@ _cffi_f_emu_system_has_code(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(2), arg1, (char **)&x1);
+      _cffi_type(1), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(2), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1620,19 +1626,19 @@ _cffi_f_emu_system_host_wrote(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(5), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(2), arg1, (char **)&x1);
+      _cffi_type(1), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(2), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1669,10 +1675,10 @@ _cffi_f_emu_system_know(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(25), arg0, (char **)&x0);
+      _cffi_type(24), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(25), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(24), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1692,51 +1698,24 @@ _cffi_f_emu_system_know(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_system_know _cffi_d_emu_system_know
 #endif
 
-static int _cffi_d_emu_system_publish(void)
-{
-  return emu_system_publish();
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_system_publish(PyObject *self, PyObject *noarg)
-{
-  int result;
-  PyObject *pyresult;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_system_publish(); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  (void)noarg; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_system_publish _cffi_d_emu_system_publish
-#endif
-
 static const struct _cffi_global_s _cffi_globals[] = {
-  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_system_attach },
-  { "emu_system_bind", (void *)_cffi_f_emu_system_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 21), (void *)_cffi_d_emu_system_bind },
-  { "emu_system_debug_off", (void *)_cffi_f_emu_system_debug_off, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 7), (void *)_cffi_d_emu_system_debug_off },
-  { "emu_system_debug_on", (void *)_cffi_f_emu_system_debug_on, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 7), (void *)_cffi_d_emu_system_debug_on },
-  { "emu_system_detach", (void *)_cffi_f_emu_system_detach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 7), (void *)_cffi_d_emu_system_detach },
-  { "emu_system_has_code", (void *)_cffi_f_emu_system_has_code, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_system_has_code },
-  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_system_host_wrote },
-  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 24), (void *)_cffi_d_emu_system_know },
-  { "emu_system_publish", (void *)_cffi_f_emu_system_publish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 5), (void *)_cffi_d_emu_system_publish },
+  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 17), (void *)_cffi_d_emu_system_attach },
+  { "emu_system_bind", (void *)_cffi_f_emu_system_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_system_bind },
+  { "emu_system_debug_off", (void *)_cffi_f_emu_system_debug_off, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_debug_off },
+  { "emu_system_debug_on", (void *)_cffi_f_emu_system_debug_on, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_debug_on },
+  { "emu_system_detach", (void *)_cffi_f_emu_system_detach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_detach },
+  { "emu_system_has_code", (void *)_cffi_f_emu_system_has_code, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 4), (void *)_cffi_d_emu_system_has_code },
+  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 12), (void *)_cffi_d_emu_system_host_wrote },
+  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 23), (void *)_cffi_d_emu_system_know },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "uc", offsetof(emu_system, uc),
           sizeof(((emu_system *)0)->uc),
-          _CFFI_OP(_CFFI_OP_NOOP, 2) },
+          _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "cpu", offsetof(emu_system, cpu),
            sizeof(((emu_system *)0)->cpu),
-           _CFFI_OP(_CFFI_OP_NOOP, 2) },
+           _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "env", offsetof(emu_system, env),
            sizeof(((emu_system *)0)->env),
            _CFFI_OP(_CFFI_OP_NOOP, 33) },
@@ -1746,96 +1725,6 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "cr4_bits", offsetof(emu_system, cr4_bits),
                 sizeof(((emu_system *)0)->cr4_bits),
                 _CFFI_OP(_CFFI_OP_NOOP, 31) },
-  { "helper_inb", offsetof(emu_system_functions, helper_inb),
-                  sizeof(((emu_system_functions *)0)->helper_inb),
-                  _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_inw", offsetof(emu_system_functions, helper_inw),
-                  sizeof(((emu_system_functions *)0)->helper_inw),
-                  _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_inl", offsetof(emu_system_functions, helper_inl),
-                  sizeof(((emu_system_functions *)0)->helper_inl),
-                  _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_outb", offsetof(emu_system_functions, helper_outb),
-                   sizeof(((emu_system_functions *)0)->helper_outb),
-                   _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_outw", offsetof(emu_system_functions, helper_outw),
-                   sizeof(((emu_system_functions *)0)->helper_outw),
-                   _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_outl", offsetof(emu_system_functions, helper_outl),
-                   sizeof(((emu_system_functions *)0)->helper_outl),
-                   _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_read_crN", offsetof(emu_system_functions, helper_read_crN),
-                       sizeof(((emu_system_functions *)0)->helper_read_crN),
-                       _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_write_crN", offsetof(emu_system_functions, helper_write_crN),
-                        sizeof(((emu_system_functions *)0)->helper_write_crN),
-                        _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_set_dr", offsetof(emu_system_functions, helper_set_dr),
-                     sizeof(((emu_system_functions *)0)->helper_set_dr),
-                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_get_dr", offsetof(emu_system_functions, helper_get_dr),
-                     sizeof(((emu_system_functions *)0)->helper_get_dr),
-                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_single_step", offsetof(emu_system_functions, helper_single_step),
-                          sizeof(((emu_system_functions *)0)->helper_single_step),
-                          _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_rechecking_single_step", offsetof(emu_system_functions, helper_rechecking_single_step),
-                                     sizeof(((emu_system_functions *)0)->helper_rechecking_single_step),
-                                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "helper_rdrand", offsetof(emu_system_functions, helper_rdrand),
-                     sizeof(((emu_system_functions *)0)->helper_rdrand),
-                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "translator_loop", offsetof(emu_system_functions, translator_loop),
-                       sizeof(((emu_system_functions *)0)->translator_loop),
-                       _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "cpu_ldub_code", offsetof(emu_system_functions, cpu_ldub_code),
-                     sizeof(((emu_system_functions *)0)->cpu_ldub_code),
-                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "cpu_x86_cpuid", offsetof(emu_system_functions, cpu_x86_cpuid),
-                     sizeof(((emu_system_functions *)0)->cpu_x86_cpuid),
-                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "tlb_protect_code", offsetof(emu_system_functions, tlb_protect_code),
-                        sizeof(((emu_system_functions *)0)->tlb_protect_code),
-                        _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "tlb_unprotect_code", offsetof(emu_system_functions, tlb_unprotect_code),
-                          sizeof(((emu_system_functions *)0)->tlb_unprotect_code),
-                          _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "tlb_set_dirty", offsetof(emu_system_functions, tlb_set_dirty),
-                     sizeof(((emu_system_functions *)0)->tlb_set_dirty),
-                     _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "tb_invalidate_phys_page_fast", offsetof(emu_system_functions, tb_invalidate_phys_page_fast),
-                                    sizeof(((emu_system_functions *)0)->tb_invalidate_phys_page_fast),
-                                    _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "raise_exception", offsetof(emu_system_functions, raise_exception),
-                       sizeof(((emu_system_functions *)0)->raise_exception),
-                       _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "raise_exception_err_ra", offsetof(emu_system_functions, raise_exception_err_ra),
-                              sizeof(((emu_system_functions *)0)->raise_exception_err_ra),
-                              _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "cpu_lduw_mmuidx_ra", offsetof(emu_system_functions, cpu_lduw_mmuidx_ra),
-                          sizeof(((emu_system_functions *)0)->cpu_lduw_mmuidx_ra),
-                          _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "cpu_restore_state", offsetof(emu_system_functions, cpu_restore_state),
-                         sizeof(((emu_system_functions *)0)->cpu_restore_state),
-                         _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "cpu_loop_exit_noexc", offsetof(emu_system_functions, cpu_loop_exit_noexc),
-                           sizeof(((emu_system_functions *)0)->cpu_loop_exit_noexc),
-                           _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "cpu_x86_update_dr7", offsetof(emu_system_functions, cpu_x86_update_dr7),
-                          sizeof(((emu_system_functions *)0)->cpu_x86_update_dr7),
-                          _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "tlb_flush", offsetof(emu_system_functions, tlb_flush),
-                 sizeof(((emu_system_functions *)0)->tlb_flush),
-                 _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "tb_invalidate_phys_range", offsetof(emu_system_functions, tb_invalidate_phys_range),
-                                sizeof(((emu_system_functions *)0)->tb_invalidate_phys_range),
-                                _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "qemu_ram_addr_from_host", offsetof(emu_system_functions, qemu_ram_addr_from_host),
-                               sizeof(((emu_system_functions *)0)->qemu_ram_addr_from_host),
-                               _CFFI_OP(_CFFI_OP_NOOP, 2) },
-  { "peek_code", offsetof(emu_system_functions, peek_code),
-                 sizeof(((emu_system_functions *)0)->peek_code),
-                 _CFFI_OP(_CFFI_OP_NOOP, 2) },
   { "eflags", offsetof(emu_system_layout, eflags),
               sizeof(((emu_system_layout *)0)->eflags),
               _CFFI_OP(_CFFI_OP_NOOP, 31) },
@@ -1857,17 +1746,14 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_system", 27, 0,
+  { "$emu_system", 28, 0,
     sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 5 },
-  { "$emu_system_functions", 28, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_system_functions), offsetof(struct _cffi_align_typedef_emu_system_functions, y), 5, 30 },
   { "$emu_system_layout", 29, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 35, 6 },
+    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 5, 6 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_system", 27 },
-  { "emu_system_functions", 28 },
+  { "emu_system", 28 },
   { "emu_system_layout", 29 },
 };
 
@@ -1878,10 +1764,10 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  9,  /* num_globals */
-  3,  /* num_struct_unions */
+  8,  /* num_globals */
+  2,  /* num_struct_unions */
   0,  /* num_enums */
-  3,  /* num_typenames */
+  2,  /* num_typenames */
   NULL,  /* no includes */
   36,  /* num_types */
   0,  /* flags */

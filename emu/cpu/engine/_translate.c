@@ -605,7 +605,7 @@ enum { FLAGS_CPL = 3, FLAG_CODE64 = 1 << 15, FLAG_AC = 1 << 18 };
 enum { VECTOR_GP = 13, VECTOR_AC = 17, CR0_AM = 1 << 18 };
 
 static struct {
-    uint8_t (*fetch)(environment *, uint64_t);
+    uint32_t (*fetch)(environment *, uint64_t);
     void (*loop)(const step *, void *, void *, void *, int);
     void *(*announce)(context *, int, value, intptr_t, const char *);
     void *(*emit)(context *, int);
@@ -861,12 +861,12 @@ static void read_byte(uint8_t byte)
 
 /* ---- Between the translator and its loop ---- */
 
-uint8_t NAME(cpu_ldub_code)(environment *env, uint64_t pc)
+uint32_t NAME(cpu_ldub_code)(environment *env, uint64_t pc)
 {
-    uint8_t byte = library.fetch(env, pc);
+    uint32_t byte = library.fetch(env, pc);
     state_offset = env - (uint8_t *)block.cpu;
     if (now.state != COMPLETE)
-        read_byte(byte);
+        read_byte((uint8_t)byte);
     return byte;
 }
 
@@ -1145,17 +1145,9 @@ const char *emu_translate_bind(void *handle)
     return LOOK_UP(handle, wanted);
 }
 
-int emu_translate_offer(void) { return make_visible((void *)emu_translate_bind); }
-
 int emu_translate_active(void)
 {
     return announced == (1 << 18) - 1;
-}
-
-int emu_translate_loaded(const char *path)
-{
-    void *handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-    return handle && !dlclose(handle);
 }
 
 #else
@@ -1166,20 +1158,9 @@ const char *emu_translate_bind(void *handle)
     return NULL;
 }
 
-int emu_translate_offer(void)
-{
-    return 1;
-}
-
 int emu_translate_active(void)
 {
     return 1;
-}
-
-int emu_translate_loaded(const char *path)
-{
-    (void)path;
-    return 0;
 }
 
 #endif
@@ -1188,17 +1169,15 @@ int emu_translate_loaded(const char *path)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 10), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 8), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // int()(char const *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 8), // char const *
-/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // int()(void)
-/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  8 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 10 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 7), // int()(void)
+/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 6), // char const *
+/*  6 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/*  8 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static int _cffi_d_emu_translate_active(void)
@@ -1257,7 +1236,7 @@ _cffi_f_emu_translate_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(4));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(5));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1265,75 +1244,9 @@ _cffi_f_emu_translate_bind(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_translate_bind _cffi_d_emu_translate_bind
 #endif
 
-static int _cffi_d_emu_translate_loaded(char const * x0)
-{
-  return emu_translate_loaded(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_translate_loaded(PyObject *self, PyObject *arg0)
-{
-  char const * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(4), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_translate_loaded(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_translate_loaded _cffi_d_emu_translate_loaded
-#endif
-
-static int _cffi_d_emu_translate_offer(void)
-{
-  return emu_translate_offer();
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_translate_offer(PyObject *self, PyObject *noarg)
-{
-  int result;
-  PyObject *pyresult;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_translate_offer(); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  (void)noarg; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_translate_offer _cffi_d_emu_translate_offer
-#endif
-
 static const struct _cffi_global_s _cffi_globals[] = {
-  { "emu_translate_active", (void *)_cffi_f_emu_translate_active, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_translate_active },
+  { "emu_translate_active", (void *)_cffi_f_emu_translate_active, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 3), (void *)_cffi_d_emu_translate_active },
   { "emu_translate_bind", (void *)_cffi_f_emu_translate_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_translate_bind },
-  { "emu_translate_loaded", (void *)_cffi_f_emu_translate_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_translate_loaded },
-  { "emu_translate_offer", (void *)_cffi_f_emu_translate_offer, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_translate_offer },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1343,12 +1256,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   NULL,  /* no struct_unions */
   NULL,  /* no enums */
   NULL,  /* no typenames */
-  4,  /* num_globals */
+  2,  /* num_globals */
   0,  /* num_struct_unions */
   0,  /* num_enums */
   0,  /* num_typenames */
   NULL,  /* no includes */
-  11,  /* num_types */
+  9,  /* num_types */
   0,  /* flags */
 };
 

@@ -25,7 +25,7 @@ enum { FLAGS_CPL = 3, FLAG_CODE64 = 1 << 15, FLAG_AC = 1 << 18 };
 enum { VECTOR_GP = 13, VECTOR_AC = 17, CR0_AM = 1 << 18 };
 
 static struct {
-    uint8_t (*fetch)(environment *, uint64_t);
+    uint32_t (*fetch)(environment *, uint64_t);
     void (*loop)(const step *, void *, void *, void *, int);
     void *(*announce)(context *, int, value, intptr_t, const char *);
     void *(*emit)(context *, int);
@@ -281,12 +281,12 @@ static void read_byte(uint8_t byte)
 
 /* ---- Between the translator and its loop ---- */
 
-uint8_t NAME(cpu_ldub_code)(environment *env, uint64_t pc)
+uint32_t NAME(cpu_ldub_code)(environment *env, uint64_t pc)
 {
-    uint8_t byte = library.fetch(env, pc);
+    uint32_t byte = library.fetch(env, pc);
     state_offset = env - (uint8_t *)block.cpu;
     if (now.state != COMPLETE)
-        read_byte(byte);
+        read_byte((uint8_t)byte);
     return byte;
 }
 
@@ -565,17 +565,9 @@ const char *emu_translate_bind(void *handle)
     return LOOK_UP(handle, wanted);
 }
 
-int emu_translate_offer(void) { return make_visible((void *)emu_translate_bind); }
-
 int emu_translate_active(void)
 {
     return announced == (1 << 18) - 1;
-}
-
-int emu_translate_loaded(const char *path)
-{
-    void *handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-    return handle && !dlclose(handle);
 }
 
 #else
@@ -586,20 +578,9 @@ const char *emu_translate_bind(void *handle)
     return NULL;
 }
 
-int emu_translate_offer(void)
-{
-    return 1;
-}
-
 int emu_translate_active(void)
 {
     return 1;
-}
-
-int emu_translate_loaded(const char *path)
-{
-    (void)path;
-    return 0;
 }
 
 #endif

@@ -662,14 +662,8 @@ const char *emu_x87_bind(void *handle)
         {"helper_comiss", &library.compare},
     };
     const char *missing = LOOK_UP(handle, wanted);
-    environment *state = missing ? NULL : scratch_state();
-    if (!missing)
-        missing = state ? measure(state) : "memory";
-    free(state);
-    return missing;
+    return missing ? missing : on_scratch_state(measure);
 }
-
-int emu_x87_offer(void) { return make_visible((void *)emu_x87_bind); }
 
 #else
 
@@ -678,7 +672,5 @@ const char *emu_x87_bind(void *handle)
     (void)handle;
     return NULL;
 }
-
-int emu_x87_offer(void) { return 1; }
 
 #endif

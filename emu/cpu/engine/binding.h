@@ -1,7 +1,7 @@
 /*
  * How a module of ours takes the place of functions of the CPU library, which calls them through global symbols: it
- * defines the same symbols and is made visible before the library is loaded. Then it looks up the functions that it calls
- * itself, and measures where the library keeps things.
+ * defines the same symbols and is made visible before the library is loaded (emu.cpu.engine.loader). Then it looks up the
+ * functions that it calls itself, and measures where the library keeps things.
  */
 #ifndef EMU_BINDING_H
 #define EMU_BINDING_H
@@ -42,20 +42,15 @@ static inline const char *look_up(void *library, const struct wanted *wanted, si
 }
 #define LOOK_UP(library, wanted) look_up(library, wanted, sizeof(wanted) / sizeof *(wanted))
 
-/* Let libraries that are loaded from now on see the symbols of the module that MEMBER belongs to. */
-static inline int make_visible(void *member)
-{
-    Dl_info own;
-    return dladdr(member, &own) && dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL);
-}
-
-/* A CPU state for the library's own helpers to work on, so that one sees where they put what. */
+/* What `measure` finds out by letting the library's helpers work on an empty CPU state: NULL, or what was not found. */
 enum { SCRATCH = 1 << 16 };
 
-static inline environment *scratch_state(void)
+static inline const char *on_scratch_state(const char *(*measure)(environment *))
 {
     environment *state = aligned_alloc(64, SCRATCH);
-    return state ? memset(state, 0, SCRATCH) : NULL;
+    const char *missing = state ? measure(memset(state, 0, SCRATCH)) : "memory";
+    free(state);
+    return missing;
 }
 
 /* The only place where the bytes are; 0 when there is none, or more than one. */

@@ -6,24 +6,24 @@ hands them to C. Register and error numbers go through uninterpreted; what they 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from emu.cpu.engine._hooks import ffi, lib
 from emu.errors import HostError
 
-_ffi: Any = ffi
-_lib: Any = lib
+if TYPE_CHECKING:
+    from emu.cpu.engine._hooks import emu_engine
+    from emu.native import Pointer
 
-EXCEPTION: int = _lib.EMU_EXCEPTION
-INVALID_OPCODE: int = _lib.EMU_INVALID_OPCODE
-SYSCALL: int = _lib.EMU_SYSCALL
-SYSENTER: int = _lib.EMU_SYSENTER
-TIMER: int = _lib.EMU_TIMER
-WINDOW: int = _lib.EMU_WINDOW
-SERVICE: int = _lib.EMU_SERVICE
-HALT: int = _lib.EMU_HALT
+EXCEPTION = lib.EMU_EXCEPTION
+INVALID_OPCODE = lib.EMU_INVALID_OPCODE
+SYSCALL = lib.EMU_SYSCALL
+SYSENTER = lib.EMU_SYSENTER
+TIMER = lib.EMU_TIMER
+WINDOW = lib.EMU_WINDOW
+SERVICE = lib.EMU_SERVICE
+HALT = lib.EMU_HALT
 
 FUNCTIONS = (
     "open", "close", "emu_start", "emu_stop", "mem_map_ptr", "mmio_map", "mem_protect",
@@ -64,17 +64,17 @@ class Engine:
     def __init__(
         self, functions: Mapping[str, int], model: int, ports: PortHandler, describe: Callable[[int], str]
     ) -> None:
-        table = _ffi.new("emu_uc_functions *")
+        table = ffi.new("emu_uc_functions *")
         for name in FUNCTIONS:
-            setattr(table, name, _ffi.cast("void *", functions[name]))
-        self._e: Any = _ffi.new("emu_engine *")
+            setattr(table, name, ffi.cast("void *", functions[name]))
+        self._e: emu_engine = ffi.new("emu_engine *")
         self._describe = describe
-        self._check(_lib.emu_engine_open(self._e, table, model), "open an engine")
+        self._check(lib.emu_engine_open(self._e, table, model), "open an engine")
         self.ports = ports
         self._failure: BaseException | None = None
-        self._owner = _ffi.new_handle(self)
+        self._owner = ffi.new_handle(self)
         self._e.owner = self._owner
-        self._scratch: Any = _ffi.new("uint64_t[4]")
+        self._scratch: Any = ffi.new("uint64_t[4]")
 
     def _check(self, error: int, doing: str) -> None:
         if error:
@@ -85,10 +85,10 @@ class Engine:
     @property
     def handle(self) -> int:
         """Unicorn's own handle of the engine; 0 once closed."""
-        return int(_ffi.cast("uintptr_t", self._e.uc))
+        return int(ffi.cast("uintptr_t", self._e.uc))
 
     def close(self) -> None:
-        _lib.emu_engine_close(self._e)
+        lib.emu_engine_close(self._e)
 
     def reopen(self) -> None:
         """Replace the engine by a fresh one, without memory and hooks of others; ``take_over`` it again.
@@ -96,21 +96,21 @@ class Engine:
         Time, deadline and requests stay.
         """
         assert not self.running, _RUNNING
-        self._check(_lib.emu_engine_reopen(self._e), "open an engine")
+        self._check(lib.emu_engine_reopen(self._e), "open an engine")
 
     # Memory
 
     def map(self, gpa: int, size: int, host: int) -> None:
         """Let the guest see ``size`` bytes at host address ``host``; whole pages. The caller keeps them mapped."""
-        self._check(_lib.emu_engine_map(self._e, gpa, size, _ffi.cast("void *", host)), f"map memory at {gpa:#x}")
+        self._check(lib.emu_engine_map(self._e, gpa, size, ffi.cast("void *", host)), f"map memory at {gpa:#x}")
 
     def map_rom(self, gpa: int, size: int, host: int) -> None:
         """As ``map``, but guest stores are dropped."""
-        self._check(_lib.emu_engine_map_rom(self._e, gpa, size, _ffi.cast("void *", host)), f"map memory at {gpa:#x}")
+        self._check(lib.emu_engine_map_rom(self._e, gpa, size, ffi.cast("void *", host)), f"map memory at {gpa:#x}")
 
     def map_nothing(self, gpa: int, size: int) -> None:
         """Nobody lives there: reads give 0, writes are dropped."""
-        self._check(_lib.emu_engine_map_nothing(self._e, gpa, size), f"fill the hole at {gpa:#x}")
+        self._check(lib.emu_engine_map_nothing(self._e, gpa, size), f"fill the hole at {gpa:#x}")
 
     # Running
 
@@ -120,8 +120,8 @@ class Engine:
         ``slots`` are two pointers: what the CPU object ``cpu`` calls when it begins to execute and when it has ended.
         ``cpu_exit`` is Unicorn's function that makes it end.
         """
-        function = _ffi.cast("void *", cpu_exit)
-        _lib.emu_engine_attach(self._e, _ffi.cast("void *", cpu), _ffi.cast("void *", slots), function)
+        function = ffi.cast("void *", cpu_exit)
+        lib.emu_engine_attach(self._e, ffi.cast("void *", cpu), ffi.cast("void *", slots), function)
 
     def run(self, pc: int) -> int:
         """Run from ``pc``; Unicorn's error number. ``reason`` says why it stopped; see also ``take_failure``.
@@ -129,8 +129,8 @@ class Engine:
         With a stop request that was not taken yet, nothing is executed and there is no reason.
         """
         assert self._e.cpu, "the engine was not taken over"
-        self._check(_lib.emu_engine_prepare(self._e), "install the clock")
-        return int(_lib.emu_engine_run(self._e, pc))
+        self._check(lib.emu_engine_prepare(self._e), "install the clock")
+        return lib.emu_engine_run(self._e, pc)
 
     def take_failure(self) -> BaseException | None:
         """What ``ports`` raised during the last run, once."""
@@ -141,11 +141,11 @@ class Engine:
         """From a callback: stop the engine and keep ``failure`` for ``take_failure``; the first one counts."""
         if self._failure is None:
             self._failure = failure
-        _lib.emu_engine_service(self._e)
+        lib.emu_engine_service(self._e)
 
     def request_stop(self) -> None:
         """Make ``run`` return, now or when it is next called; from any thread, also from a callback. Never lost."""
-        _lib.emu_engine_request_stop(self._e)
+        lib.emu_engine_request_stop(self._e)
 
     @property
     def stop_function(self) -> tuple[int, int]:
@@ -153,28 +153,28 @@ class Engine:
 
         A signal handler may call it for a fault of the guest's code, when the faulting thread holds no lock of ours.
         """
-        function = _ffi.cast("uintptr_t", _ffi.addressof(_lib, "emu_engine_request_stop"))
-        return int(function), int(_ffi.cast("uintptr_t", self._e))
+        function = ffi.cast("uintptr_t", ffi.addressof(lib, "emu_engine_request_stop"))
+        return int(function), int(ffi.cast("uintptr_t", self._e))
 
     def stop_before_block(self) -> None:
         """From a block hook that was added after ``watch_blocks``: a request that is taken before that block."""
-        _lib.emu_engine_stop_before_block(self._e)
+        lib.emu_engine_stop_before_block(self._e)
 
     def take_stop(self) -> bool:
         """Whether a stop was requested since the last call."""
-        return bool(_lib.emu_engine_take_stop(self._e))
+        return bool(lib.emu_engine_take_stop(self._e))
 
     def service(self) -> None:
         """From a callback: leave ``run`` with SERVICE, behind the present block."""
-        _lib.emu_engine_service(self._e)
+        lib.emu_engine_service(self._e)
 
     @property
     def running(self) -> bool:
-        return bool(_lib.emu_engine_running(self._e))
+        return bool(lib.emu_engine_running(self._e))
 
     @property
     def reason(self) -> int:
-        return int(self._e.reason)
+        return self._e.reason
 
     @property
     def trap_flag(self) -> bool:
@@ -183,18 +183,18 @@ class Engine:
 
     @property
     def vector(self) -> int:
-        return int(self._e.vector)
+        return self._e.vector
 
     def flush(self) -> None:
         """Forget all translated code. Not while running."""
         assert not self.running, _RUNNING
-        self._check(_lib.emu_engine_flush(self._e), "drop translated code")
+        self._check(lib.emu_engine_flush(self._e), "drop translated code")
 
     # Clock
 
     def start_clock(self) -> None:
         """Let virtual time pass, and watch for deadlines and interrupts, from the next block on; from callbacks too."""
-        _lib.emu_engine_start_clock(self._e)
+        lib.emu_engine_start_clock(self._e)
 
     @property
     def clock_started(self) -> bool:
@@ -207,55 +207,55 @@ class Engine:
         Block hooks that others add later see each block once, when it is executed, however often it is stopped before.
         """
         assert not self.running, _RUNNING
-        _lib.emu_engine_watch_blocks(self._e, testing)
-        self._check(_lib.emu_engine_prepare(self._e), "watch blocks")
+        lib.emu_engine_watch_blocks(self._e, testing)
+        self._check(lib.emu_engine_prepare(self._e), "watch blocks")
 
     def now(self) -> int:
-        return int(_lib.emu_engine_now(self._e))
+        return lib.emu_engine_now(self._e)
 
     def set_time(self, now: int) -> None:
         self._e.time = now
 
     def set_real_time(self) -> None:
-        _lib.emu_engine_set_real_time(self._e)
+        lib.emu_engine_set_real_time(self._e)
 
     def set_deadline(self, deadline: int) -> None:
         self._e.deadline = deadline
 
     def set_interrupt_pending(self, pending: bool) -> None:
-        _lib.emu_engine_set_interrupt_pending(self._e, pending)
+        lib.emu_engine_set_interrupt_pending(self._e, pending)
 
     @property
     def clock(self) -> Clock:
-        return Clock(self.clock_started, self.now(), bool(_lib.emu_engine_announced(self._e)), int(self._e.last_block))
+        return Clock(self.clock_started, self.now(), bool(lib.emu_engine_announced(self._e)), int(self._e.last_block))
 
     @clock.setter
     def clock(self, value: Clock) -> None:
-        _lib.emu_engine_set_clock(self._e, *value)
+        lib.emu_engine_set_clock(self._e, *value)
 
     # Registers, by Unicorn's numbers
 
     def read(self, register: int) -> int:
         self._scratch[0] = 0
-        self._check(_lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
+        self._check(lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
         return int(self._scratch[0])
 
     def write(self, register: int, value: int) -> None:
         self._scratch[0] = value
-        self._check(_lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
+        self._check(lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
 
     def read_bytes(self, register: int, size: int, question: bytes = b"") -> bytes:
         """``size`` of at most 32 bytes of a wide register or of one of Unicorn's register structures.
 
         ``question`` fills the structure beforehand, for those that say in it what to read.
         """
-        _ffi.memmove(self._scratch, question, len(question))
-        self._check(_lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
-        return bytes(_ffi.buffer(self._scratch, size))
+        ffi.memmove(self._scratch, question, len(question))
+        self._check(lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
+        return bytes(ffi.buffer(self._scratch, size))
 
     def write_bytes(self, register: int, value: bytes) -> None:
-        _ffi.memmove(self._scratch, value, len(value))
-        self._check(_lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
+        ffi.memmove(self._scratch, value, len(value))
+        self._check(lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
 
     # Unicorn's own memory
 
@@ -263,84 +263,60 @@ class Engine:
         """Tell where the CPU state is: its host address, the offsets of the flags and of those derived from them, and
         the host address of the word that HLT sets, without which there is no reason HALT.
         """
-        self._e.env = _ffi.cast("uint8_t *", environment)
+        self._e.env = ffi.cast("uint8_t *", environment)
         self._e.eflags_offset, self._e.hflags_offset = eflags, hflags
-        self._e.halted = _ffi.cast("uint32_t *", halted)
+        self._e.halted = ffi.cast("uint32_t *", halted)
 
     def own_memory(self) -> bytes:
         """The bytes of Unicorn's engine structure."""
-        return bytes(_ffi.buffer(self._e.uc, _lib.emu_allocation_size(self._e.uc)))
+        return bytes(ffi.buffer(self._e.uc, lib.emu_allocation_size(self._e.uc)))
 
     # Instrumentation
 
     def add_hook(self, kind: int, function: int, user_data: int, begin: int, end: int) -> int:
-        handle = _ffi.new("uintptr_t *")
-        error = _lib.emu_engine_add_hook(self._e, handle, kind, function, user_data, begin, end)
+        handle = ffi.new("uintptr_t *")
+        error = lib.emu_engine_add_hook(self._e, handle, kind, function, user_data, begin, end)
         self._check(error, "add a hook")
         return int(handle[0])
 
     def delete_hook(self, handle: int) -> None:
-        self._check(_lib.emu_engine_delete_hook(self._e, handle), "remove a hook")
+        self._check(lib.emu_engine_delete_hook(self._e, handle), "remove a hook")
 
 
-class Library:
-    """A shared library loaded for its functions' addresses; HostError when it cannot be."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._handle = _lib.emu_load_library(os.fsencode(path))
-        if not self._handle:
-            why = _ffi.string(_lib.emu_load_error()).decode(errors="replace")
-            raise HostError(f"{path} cannot be loaded: {why}", "install the package it belongs to again")
-
-    @property
-    def handle(self) -> int:
-        """What dlopen gave for it."""
-        return int(_ffi.cast("uintptr_t", self._handle))
-
-    def symbol(self, name: str) -> int:
-        """The address of ``name``; 0 when the library has none."""
-        return int(_ffi.cast("uintptr_t", _lib.emu_symbol(self._handle, name.encode())))
-
-    def function(self, name: str, signature: str) -> Any:
-        """A callable of C type ``signature``, such as ``int(*)(void *)``."""
-        return _ffi.cast(signature, self.symbol(name))
-
-
-def text(pointer: Any) -> str:
+def text(pointer: Pointer) -> str:
     """The C string at ``pointer``; empty for a null pointer."""
-    return _ffi.string(pointer).decode("ascii", "replace") if pointer else ""
+    return ffi.string(pointer).decode("ascii", "replace") if pointer else ""
 
 
 def address_of(buffer: Any) -> int:
     """The host address of a writable buffer, which must stay alive and in place."""
-    return int(_ffi.cast("uintptr_t", _ffi.from_buffer(buffer, require_writable=True)))
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer, require_writable=True)))
 
 
 def peek(address: int, size: int) -> bytes:
     """Up to ``size`` bytes of this process at ``address``; shorter, even empty, where nothing is mapped."""
-    buffer = _ffi.new("char[]", size)
-    return bytes(_ffi.buffer(buffer, _lib.emu_peek(address, buffer, size)))
+    buffer = ffi.new("char[]", size)
+    return bytes(ffi.buffer(buffer, lib.emu_peek(address, buffer, size)))
 
 
 def allocation(address: int) -> int:
     """The size of the block of memory that the C library's allocator gave out at ``address``."""
-    return int(_lib.emu_allocation_size(_ffi.cast("void *", address)))
+    return int(lib.emu_allocation_size(ffi.cast("void *", address)))
 
 
 def words(address: int, kind: str) -> Any:
     """An indexable C pointer at host ``address``; ``kind`` is a C integer type such as ``uint64_t``."""
-    return _ffi.cast(f"{kind} *", address)
+    return ffi.cast(f"{kind} *", address)
 
 
 def view(address: int, size: int) -> memoryview:
     """A writable view of ``size`` bytes at host ``address``; valid as long as that memory is."""
-    return memoryview(_ffi.buffer(_ffi.cast("char *", address), size))
+    return memoryview(ffi.buffer(ffi.cast("char *", address), size))
 
 
-@_ffi.def_extern()  # type: ignore[untyped-decorator]
-def emu_port_read(owner: Any, port: int, size: int) -> int:
-    engine: Engine = _ffi.from_handle(owner)
+@ffi.def_extern()
+def emu_port_read(owner: Pointer, port: int, size: int) -> int:
+    engine: Engine = ffi.from_handle(owner)
     try:
         return engine.ports.port_read(port, size) & ((1 << 8 * size) - 1)
     except BaseException as failure:
@@ -348,9 +324,9 @@ def emu_port_read(owner: Any, port: int, size: int) -> int:
         return (1 << 8 * size) - 1
 
 
-@_ffi.def_extern()  # type: ignore[untyped-decorator]
-def emu_port_write(owner: Any, port: int, size: int, value: int) -> None:
-    engine: Engine = _ffi.from_handle(owner)
+@ffi.def_extern()
+def emu_port_write(owner: Pointer, port: int, size: int, value: int) -> None:
+    engine: Engine = ffi.from_handle(owner)
     try:
         engine.ports.port_write(port, size, value)
     except BaseException as failure:

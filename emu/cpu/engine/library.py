@@ -11,7 +11,7 @@ from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from emu.cpu.engine import hooks, mend, system
+from emu.cpu.engine import hooks, loader
 from emu.errors import HostError
 from emu.units import GIB, MIB
 
@@ -22,35 +22,24 @@ _OTHER_NEEDS = 64 * MIB
 
 
 @cache
-def _library() -> hooks.Library:
+def _library() -> loader.Library:
     spec = PathFinder.find_spec("unicorn")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(Path(folder, "lib").glob("libunicorn.so*")):
-            system.publish()
-            library = _checked(mend.load(str(path)))
-            system.bind(
-                {name: _internal(library, name) for name in system.FUNCTIONS},
-                {name: _internal(mend.translation(), name) for name in mend.BETWEEN},
-            )
+            library = loader.load(str(path))
+            _check_version(library)
+            loader.bind(library)
             return library
     raise HostError("the CPU library unicorn is not installed", "pip install unicorn")
 
 
-def _internal(library: hooks.Library, name: str) -> int:
-    address = library.symbol(f"{name}_x86_64")
-    if not address:
-        raise HostError(f"libunicorn has no function {name}_x86_64", "install the release that emu pins")
-    return address
-
-
-def _checked(library: hooks.Library) -> hooks.Library:
+def _check_version(library: loader.Library) -> None:
     version = library.function("uc_version", "unsigned int(*)(uintptr_t, uintptr_t)")(0, 0)
     if (version >> 24, version >> 16 & 0xFF) != (MAJOR, MINOR):
         raise HostError(
             f"unicorn {version >> 24}.{version >> 16 & 0xFF} is installed, emu needs {MAJOR}.{MINOR}",
             "install the release that emu pins",
         )
-    return library
 
 
 def _require_memory() -> None:
@@ -71,8 +60,8 @@ def _require_memory() -> None:
 
 
 def require_mended() -> None:
-    """HostError unless an engine that was opened executes emu's corrections; see ``emu.cpu.engine.mend``."""
-    if not mend.active():
+    """HostError unless an engine that was opened executes emu's corrections; see ``loader``."""
+    if not loader.active():
         raise HostError(
             "another library in this process hides emu's own instructions; the guest would compute wrong results",
             "run emu in a process of its own",
@@ -88,7 +77,7 @@ def function(name: str) -> int:
 
 
 def functions() -> dict[str, int]:
-    """What ``emu.cpu.engine.hooks.Engine`` asks for. HostError when the host has no memory for one more engine."""
+    """What ``hooks.Engine`` asks for. HostError when the host has no memory for one more engine."""
     _require_memory()
     return _addresses()
 

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from emu.cpu.engine._trace import ffi, lib
 from emu.errors import HostError
 
-_ffi: Any = ffi
-_lib: Any = lib
+if TYPE_CHECKING:
+    from emu.cpu.engine._trace import emu_trace, emu_trace_site
+    from emu.native import Pointer
 
-STORE, FLUSH, FENCE = int(_lib.EMU_TRACE_STORE), int(_lib.EMU_TRACE_FLUSH), int(_lib.EMU_TRACE_FENCE)
-SPECIAL, DEVICE = int(_lib.EMU_TRACE_SPECIAL), int(_lib.EMU_TRACE_DEVICE)
-FULL, BUDGET, BLOCK = int(_lib.EMU_TRACE_FULL), int(_lib.EMU_TRACE_BUDGET), int(_lib.EMU_TRACE_BLOCK)
-CODE, ACCESS = int(_lib.EMU_TRACE_CODE), int(_lib.EMU_TRACE_ACCESS)
+STORE, FLUSH, FENCE = lib.EMU_TRACE_STORE, lib.EMU_TRACE_FLUSH, lib.EMU_TRACE_FENCE
+SPECIAL, DEVICE = lib.EMU_TRACE_SPECIAL, lib.EMU_TRACE_DEVICE
+FULL, BUDGET, BLOCK = lib.EMU_TRACE_FULL, lib.EMU_TRACE_BUDGET, lib.EMU_TRACE_BLOCK
+CODE, ACCESS = lib.EMU_TRACE_CODE, lib.EMU_TRACE_ACCESS
 
 FUNCTIONS = ("hook_add", "hook_del", "reg_read", "reg_write", "mem_read", "ctl")
 """The functions of Unicorn that this needs, without the prefix ``uc_``."""
@@ -53,9 +54,9 @@ class Entry(NamedTuple):
 
 # emu_trace_entry, and how many of them lie in a row.
 _ENTRY = struct.Struct("=QQQIBBBB")
-_CHUNK = int(_lib.EMU_TRACE_CHUNK)
+_CHUNK = lib.EMU_TRACE_CHUNK
 _PAGE = 4096
-_NOWHERE = int(_lib.EMU_TRACE_NOWHERE)
+_NOWHERE = lib.EMU_TRACE_NOWHERE
 
 
 class SiteLike(Protocol):
@@ -96,16 +97,16 @@ class Tracer:
     """
 
     def __init__(self, engine: int, functions: Mapping[str, int], *, log_limit: int = 1 << 22) -> None:
-        self._t: Any = _ffi.new("emu_trace *")
-        self._owner = _ffi.new_handle(self)
+        self._t: emu_trace = ffi.new("emu_trace *")
+        self._owner = ffi.new_handle(self)
         self._t.owner = self._owner
-        table = _ffi.new("emu_trace_functions *")
+        table = ffi.new("emu_trace_functions *")
         for name in FUNCTIONS:
-            setattr(table, name, _ffi.cast("void *", functions[name]))
-        if _lib.emu_trace_open(self._t, _ffi.cast("void *", engine), table):
+            setattr(table, name, ffi.cast("void *", functions[name]))
+        if lib.emu_trace_open(self._t, ffi.cast("void *", engine), table):
             raise HostError("not enough memory to trace the guest", "close other programs")
         self._t.limit = log_limit
-        self._sites: dict[int, tuple[Any, int]] = {}
+        self._sites: dict[int, tuple[emu_trace_site, int]] = {}
         self._failure: BaseException | None = None
         self.on_new_block: Callable[[int, int], None] = lambda address, size: None
         self.on_unknown_read: Callable[[int, int], None] = lambda address, size: None
@@ -115,11 +116,13 @@ class Tracer:
 
     def close(self) -> None:
         """Free the log. The engine must be closed first: it still holds the hooks."""
-        _lib.emu_trace_close(self._t)
+        lib.emu_trace_close(self._t)
 
-    def _hook(self, which: int, kind: int, span: tuple[int, int] = _EVERYWHERE, site: Any = _ffi.NULL) -> int:
-        handle = _ffi.new("uintptr_t *")
-        if _lib.emu_trace_hook(self._t, handle, which, kind, site, *span):
+    def _hook(
+        self, which: int, kind: int, span: tuple[int, int] = _EVERYWHERE, site: emu_trace_site | None = None
+    ) -> int:
+        handle = ffi.new("uintptr_t *")
+        if lib.emu_trace_hook(self._t, handle, which, kind, site or ffi.NULL, *span):
             raise HostError("Unicorn cannot add a hook", "see that unicorn 2.1 is installed whole")
         return int(handle[0])
 
@@ -127,22 +130,22 @@ class Tracer:
         """Tell where guest memory lies in this process; code can only be looked at there. Stores to those that are
         ``logged`` are.
         """
-        if _lib.emu_trace_add_region(self._t, gpa, size, _ffi.cast("void *", host), logged):
+        if lib.emu_trace_add_region(self._t, gpa, size, ffi.cast("void *", host), logged):
             raise HostError("the guest's memory is in too many pieces to trace", "use fewer NVDIMMs")
 
     def cover(self, base: int, size: int) -> None:
         """The guest-physical range that holds all NVDIMMs; at most once."""
-        if _lib.emu_trace_track(self._t, base, size):
+        if lib.emu_trace_track(self._t, base, size):
             raise HostError("not enough address space to trace the NVDIMM", "use a smaller one")
 
     def set_initial(self, gpa: int, host: int) -> None:
         """Where in this process the initial content of the logged region at ``gpa`` is kept, whole."""
-        _lib.emu_trace_set_initial(self._t, gpa, _ffi.cast("void *", host))
+        lib.emu_trace_set_initial(self._t, gpa, ffi.cast("void *", host))
 
     def set_segments(self, bases: Iterable[int]) -> None:
         """The host addresses at which the engine keeps the bases of ES, CS, SS, DS, FS and GS."""
         for number, address in enumerate(bases):
-            _lib.emu_trace_set_segment(self._t, number, _ffi.cast("void *", address))
+            lib.emu_trace_set_segment(self._t, number, ffi.cast("void *", address))
 
     def record(self) -> None:
         """Log stores to logged regions, flushes and fences, and show new code. Before running."""
@@ -170,18 +173,18 @@ class Tracer:
         for pc in range(address, address + size):
             known, site = self._sites.get(pc), wanted.get(pc)
             fresh = None if site is None else self._describe(site)
-            if known is not None and (fresh is None or bytes(_ffi.buffer(known[0])) != bytes(_ffi.buffer(fresh))):
-                _lib.emu_trace_unhook(self._t, known[1])
+            if known is not None and (fresh is None or bytes(ffi.buffer(known[0])) != bytes(ffi.buffer(fresh))):
+                lib.emu_trace_unhook(self._t, known[1])
                 del self._sites[pc]
                 known, changed = None, True
             if fresh is not None and known is None:
                 self._sites[pc] = (fresh, self._hook(_ON_SITE, _HOOK_CODE, (pc, pc), fresh))
                 changed = True
-        if changed and _lib.emu_trace_translate_again(self._t, address, size):
+        if changed and lib.emu_trace_translate_again(self._t, address, size):
             raise HostError("Unicorn cannot drop translated code", "see that unicorn 2.1 is installed whole")
 
-    def _describe(self, site: SiteLike) -> Any:
-        described = _ffi.new("emu_trace_site *")
+    def _describe(self, site: SiteLike) -> emu_trace_site:
+        described: emu_trace_site = ffi.new("emu_trace_site *")
         described.trace = self._t
         for name in ("pc", "size", "base", "index", "scale", "segment", "address_mask", "linear_mask", "detail"):
             setattr(described, name, getattr(site, name))
@@ -194,17 +197,17 @@ class Tracer:
 
     @property
     def count(self) -> int:
-        return int(self._t.count)
+        return self._t.count
 
     def entries(self) -> Iterator[Entry]:
         """The log so far; HostError when memory ran out and it has a gap."""
-        _lib.emu_trace_finish(self._t)
+        lib.emu_trace_finish(self._t)
         if self._t.starved:
             raise HostError("not enough memory for the log of the guest's stores", "close other programs")
-        count, size = self.count, _ffi.sizeof("emu_trace_entry")
+        count, size = self.count, ffi.sizeof("emu_trace_entry")
         for first in range(0, count, _CHUNK):
             number = min(_CHUNK, count - first)
-            data = _ffi.buffer(_lib.emu_trace_at(self._t, first), number * size)
+            data = ffi.buffer(lib.emu_trace_at(self._t, first), number * size)
             yield from map(Entry._make, _ENTRY.iter_unpack(bytes(data)))
 
     def note_store(self, address: int, data: bytes, pc: int) -> None:
@@ -213,31 +216,31 @@ class Tracer:
         while at < len(data):
             piece = data[at : at + 8 - (address + at) % 8]  # none crosses a page
             value = int.from_bytes(piece, "little")
-            _lib.emu_trace_note(self._t, STORE, pc, address + at, value, len(piece), at == 0)
+            lib.emu_trace_note(self._t, STORE, pc, address + at, value, len(piece), at == 0)
             at += len(piece)
 
     def note_device(self, number: int, pc: int) -> None:
         """A device did something that the caller knows by ``number``, while the instruction at ``pc`` executed."""
-        _lib.emu_trace_note(self._t, DEVICE, pc, 0, number, 0, True)
+        lib.emu_trace_note(self._t, DEVICE, pc, 0, number, 0, True)
 
     def note_access(self) -> None:
         """A device read or wrote what belongs to a watched range: see ``first_access``."""
-        _lib.emu_trace_note_access(self._t)
+        lib.emu_trace_note_access(self._t)
 
     def retract(self, pc: int) -> None:
         """The instruction at ``pc`` raised a fault: what it was about to do does not count."""
-        _lib.emu_trace_retract(self._t, pc)
+        lib.emu_trace_retract(self._t, pc)
 
     def clear(self) -> None:
         """Empty the log."""
-        _lib.emu_trace_clear(self._t)
+        lib.emu_trace_clear(self._t)
 
     @property
     def log_limit(self) -> int:
         """Entries after which ``on_stop(FULL)`` is called, at the next basic block; it may raise the limit. What the
         guest does until it has stopped is logged nevertheless.
         """
-        return int(self._t.limit)
+        return self._t.limit
 
     @log_limit.setter
     def log_limit(self, entries: int) -> None:
@@ -248,7 +251,7 @@ class Tracer:
     @property
     def blocks(self) -> int:
         """Basic blocks executed."""
-        return int(self._t.blocks)
+        return self._t.blocks
 
     @blocks.setter
     def blocks(self, value: int) -> None:
@@ -265,28 +268,28 @@ class Tracer:
     @property
     def first_access(self) -> int:
         """The block that first loaded from or stored to a watched range; 0 for none yet."""
-        return int(self._t.first_access)
+        return self._t.first_access
 
     # Unknown bytes
 
     def set_unknown(self, units: Iterable[int]) -> None:
         """Let exactly these 8-byte units be unknown, whole."""
         wanted = list(units)
-        if _lib.emu_trace_set_unknown(self._t, _ffi.new("uint64_t[]", wanted), len(wanted)):
+        if lib.emu_trace_set_unknown(self._t, ffi.new("uint64_t[]", wanted), len(wanted)):
             raise HostError("not enough memory to trace the NVDIMM", "close other programs")
 
     def restore_unknown(self) -> None:
         """Undo all learning."""
-        _lib.emu_trace_restore_unknown(self._t)
+        lib.emu_trace_restore_unknown(self._t)
 
     def learn(self, unit: int, bytes_of_unit: int) -> int:
         """Make bytes of a unit known (bit 0 for the first byte); which of them were not."""
-        return int(_lib.emu_trace_learn(self._t, unit, bytes_of_unit))
+        return lib.emu_trace_learn(self._t, unit, bytes_of_unit)
 
     @property
     def has_tables(self) -> bool:
         """Whether page tables that the guest uses now are in logged memory."""
-        return bool(_lib.emu_trace_has_tables(self._t))
+        return bool(lib.emu_trace_has_tables(self._t))
 
     # Failures
 
@@ -303,32 +306,32 @@ class Tracer:
 
 def freeze(address: int, size: int) -> None:
     """Make the contents of a private mapping what MADV_DONTNEED brings back. The address stays the same."""
-    error = -int(_lib.emu_freeze(_ffi.cast("void *", address), size))
+    error = -int(lib.emu_freeze(ffi.cast("void *", address), size))
     if error:
         raise HostError(f"cannot keep a copy of guest memory (error {error})", "free some memory", errno=error)
 
 
-def _guarded(owner: Any, call: Callable[[Tracer], None]) -> None:
-    tracer: Tracer = _ffi.from_handle(owner)
+def _guarded(owner: Pointer, call: Callable[[Tracer], None]) -> None:
+    tracer: Tracer = ffi.from_handle(owner)
     try:
         call(tracer)
     except BaseException as failure:
         tracer.fail(failure)
 
 
-@_ffi.def_extern()  # type: ignore[untyped-decorator]
-def emu_trace_new_block(owner: Any, address: int, size: int) -> None:
+@ffi.def_extern()
+def emu_trace_new_block(owner: Pointer, address: int, size: int) -> None:
     _guarded(owner, lambda tracer: tracer.on_new_block(address, size))
 
 
-@_ffi.def_extern()  # type: ignore[untyped-decorator]
-def emu_trace_unknown_read(owner: Any, address: int, size: int) -> None:
+@ffi.def_extern()
+def emu_trace_unknown_read(owner: Pointer, address: int, size: int) -> None:
     _guarded(owner, lambda tracer: tracer.on_unknown_read(address, size))
 
 
-@_ffi.def_extern()  # type: ignore[untyped-decorator]
-def emu_trace_next_page(owner: Any, pc: int, address: int) -> int:
-    tracer: Tracer = _ffi.from_handle(owner)
+@ffi.def_extern()
+def emu_trace_next_page(owner: Pointer, pc: int, address: int) -> int:
+    tracer: Tracer = ffi.from_handle(owner)
     try:
         found = tracer.next_page(pc, address)
     except BaseException as failure:
@@ -337,6 +340,6 @@ def emu_trace_next_page(owner: Any, pc: int, address: int) -> int:
     return _NOWHERE if found is None else found
 
 
-@_ffi.def_extern()  # type: ignore[untyped-decorator]
-def emu_trace_stop(owner: Any, why: int) -> None:
+@ffi.def_extern()
+def emu_trace_stop(owner: Pointer, why: int) -> None:
     _guarded(owner, lambda tracer: tracer.on_stop(why))

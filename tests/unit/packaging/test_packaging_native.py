@@ -1,11 +1,13 @@
-"""The C that cffi generated is committed; it must be what its sources give."""
+"""The C that cffi generated is committed; it must be what its sources give, and so must what mypy is told of it."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,3 +30,52 @@ def test_generated_c_is_what_its_sources_give(tmp_path: Path, module: str) -> No
     ran = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert target.read_bytes() == (ROOT / f"{module}.c").read_bytes(), f"{module}.c is behind: run 'make native'"
+
+
+def as_python(ctype: Any, *, result: bool = False) -> str:
+    """How a stub writes a C type; see ``emu.native``."""
+    if ctype.kind in ("primitive", "void"):
+        return {"void": "None"}.get(ctype.kind, "int")
+    if ctype.kind == "struct":
+        return str(ctype.cname)
+    if ctype.item.kind == "struct":
+        return str(ctype.item.cname)
+    return "bytes" if ctype.item.cname == "char" and not result else "Pointer"
+
+
+def declared(ffi: Any, lib: Any) -> dict[str, Any]:
+    """What the module has: functions with types of arguments and result, structures with their fields, constants."""
+    found: dict[str, Any] = {}
+    for name in dir(lib):
+        ctype = ffi.typeof(getattr(lib, name)) if not isinstance(getattr(lib, name), int) else None
+        found[name] = "int" if ctype is None else [*map(as_python, ctype.args), as_python(ctype.result, result=True)]
+    for name in ffi.list_types()[0]:
+        fields = ffi.typeof(name).fields
+        found[name] = {field: as_python(kind.type) for field, kind in fields}
+    return found
+
+
+def written(stub: ast.Module) -> dict[str, Any]:
+    """The same of a stub."""
+    found: dict[str, Any] = {}
+    for structure in (node for node in stub.body if isinstance(node, ast.ClassDef)):
+        fields = {
+            node.target.id: ast.unparse(node.annotation)
+            for node in structure.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
+        found |= fields if structure.name == "_Lib" else {structure.name: fields}
+        for node in structure.body:
+            if isinstance(node, ast.FunctionDef) and node.returns:
+                types = [ast.unparse(each.annotation) for each in node.args.posonlyargs if each.annotation]
+                found[node.name] = [*types, ast.unparse(node.returns)]
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_stubs_say_what_the_module_has(module: str) -> None:
+    native = import_module(module.replace("/", "."))
+    expected = declared(native.ffi, native.lib)
+    if module.endswith("_kernel"):
+        expected["emu_mbind"][3] = "list[int]"  # an array that cffi makes of a list
+    assert written(ast.parse((ROOT / f"{module}.pyi").read_text())) == expected
