@@ -309,6 +309,12 @@ def words(address: int, kind: str) -> Any:
     return ffi.cast(f"{kind} *", address)
 
 
+def function_at(address: int, signature: str) -> Callable[..., Any]:
+    """What is callable as C type ``signature``, such as ``int(*)(uintptr_t)``, at host ``address``."""
+    function: Callable[..., Any] = ffi.cast(signature, address)
+    return function
+
+
 def view(address: int, size: int) -> memoryview:
     """A writable view of ``size`` bytes at host ``address``; valid as long as that memory is."""
     return memoryview(ffi.buffer(ffi.cast("char *", address), size))

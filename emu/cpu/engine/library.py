@@ -7,9 +7,11 @@ wrapper for each call) is not needed here. The package still ships and pins the 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 from emu.cpu.engine import hooks, loader
 from emu.errors import HostError
@@ -34,7 +36,7 @@ def _library() -> loader.Library:
 
 
 def _check_version(library: loader.Library) -> None:
-    version = library.function("uc_version", "unsigned int(*)(uintptr_t, uintptr_t)")(0, 0)
+    version = hooks.function_at(library.symbol("uc_version"), "unsigned int(*)(uintptr_t, uintptr_t)")(0, 0)
     if (version >> 24, version >> 16 & 0xFF) != (MAJOR, MINOR):
         raise HostError(
             f"unicorn {version >> 24}.{version >> 16 & 0xFF} is installed, emu needs {MAJOR}.{MINOR}",
@@ -76,6 +78,11 @@ def function(name: str) -> int:
     return address
 
 
+def typed_function(name: str, signature: str) -> Callable[..., Any]:
+    """As ``function``, to be called from here; ``signature`` is a C type such as ``int(*)(uintptr_t)``."""
+    return hooks.function_at(function(name), signature)
+
+
 def functions() -> dict[str, int]:
     """What ``hooks.Engine`` asks for. HostError when the host has no memory for one more engine."""
     _require_memory()
@@ -89,4 +96,4 @@ def _addresses() -> dict[str, int]:
 
 def describe(error: int) -> str:
     """Unicorn's text for one of its error numbers."""
-    return hooks.text(_library().function("uc_strerror", "const char *(*)(int)")(error)) or f"error {error}"
+    return hooks.text(typed_function("uc_strerror", "const char *(*)(int)")(error)) or f"error {error}"

@@ -12,10 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from emu.cpu.engine import _hooks, _sse, _system, _translate, _x87
 from emu.errors import HostError
+
+if TYPE_CHECKING:
+    from emu.native import FFI, Pointer
 
 _ffi, _lib = _hooks.ffi, _hooks.lib
 
@@ -41,10 +44,6 @@ class Library:
     def symbol(self, name: str) -> int:
         """The address of ``name``; 0 when the library has none."""
         return int(_ffi.cast("uintptr_t", _lib.emu_symbol(self._handle, name.encode())))
-
-    def function(self, name: str, signature: str) -> Any:
-        """A callable of C type ``signature``, such as ``int(*)(void *)``."""
-        return _ffi.cast(signature, self.symbol(name))
 
 
 def load(path: str) -> Library:
@@ -81,7 +80,7 @@ def bind(library: Library) -> None:
     _bound(_sse.ffi, _sse.lib.emu_sse_bind, library)
 
 
-def _bound(ffi: Any, function: Callable[..., Any], *libraries: Library) -> None:
+def _bound(ffi: FFI, function: Callable[..., Pointer], *libraries: Library) -> None:
     missing = function(*(ffi.cast("void *", library.handle) for library in libraries))
     if missing:
         raise HostError(
