@@ -26,7 +26,7 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml $(wildcard emu/host/_*.c emu/host/*.h)
+$(READY): pyproject.toml $(wildcard emu/host/_*.c emu/cpu/engine/_*.c emu/cpu/engine/*.h)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("emu needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip' || { echo "the venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; os.path.exists(sysconfig.get_path("include") + "/Python.h") or sys.exit("Python.h is missing; on Debian: apt-get install python3-dev")'
@@ -84,14 +84,15 @@ guests:
 
 # The C that cffi generates is committed, so that installing needs no generator. A clone's file times mean
 # nothing, so no other target may depend on a rule that writes it. A test fails when it is behind its sources.
-NATIVE := kernel hooks trace system x87 sse translate
-native: $(NATIVE:%=emu/host/_%.abi3.so)
+INTERPOSED := $(addprefix emu/cpu/engine/_,system x87 sse translate)
+NATIVE := emu/host/_kernel emu/cpu/engine/_hooks emu/cpu/engine/_trace $(INTERPOSED)
+native: $(NATIVE:=.abi3.so)
 
-emu/host/_x87.abi3.so emu/host/_sse.abi3.so emu/host/_translate.abi3.so: emu/host/binding.h
-emu/host/_%.abi3.so: emu/host/_%.cdef.txt emu/host/_%.csrc.c
-	$(PY) -m cffi.gen_src read-sources emu.host._$* emu/host/_$*.cdef.txt emu/host/_$*.csrc.c emu/host/_$*.c
+$(INTERPOSED:=.abi3.so): emu/cpu/engine/binding.h
+%.abi3.so: %.cdef.txt %.csrc.c
+	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \
-	  -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') -o $@ emu/host/_$*.c
+	  -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') -o $@ $*.c
 
 clean:
 	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

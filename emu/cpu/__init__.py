@@ -1,4 +1,4 @@
-"""The CPU room: the only importers of Unicorn's library and of Capstone."""
+"""The CPU room: the only one that knows Unicorn (in ``engine``) and Capstone (in ``sites``)."""
 
 from emu.cpu.cpu import Cpu
 from emu.cpu.stop import ExceptionRecord, Stop, StopKind

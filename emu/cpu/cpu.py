@@ -15,10 +15,10 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from emu.cpu import library
 from emu.cpu import registers as r
 from emu.cpu.delivery import Delivery, Fault, Source, TripleFault
-from emu.cpu.layout import layout
+from emu.cpu.engine import hooks, library
+from emu.cpu.engine.layout import layout
 from emu.cpu.memory import PhysicalMemory
 from emu.cpu.paging import PageFault
 from emu.cpu.saved import Architectural
@@ -27,7 +27,6 @@ from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
-from emu.host import hooks
 from emu.state import Fields, SavedState
 from emu.units import U64_MAX
 
@@ -104,7 +103,7 @@ class Cpu:
             self._reopen()
 
     def _stop_between_blocks(self) -> None:
-        """Tell a new engine to stop between basic blocks only; see ``emu.cpu.whole_blocks``."""
+        """Tell a new engine to stop between basic blocks only; see ``emu.cpu.engine.whole_blocks``."""
         hooks.view(self._engine.handle + layout().whole_blocks, 1)[0] = 1
 
     def _reopen(self) -> None:

@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from emu.cpu.engine import hooks
 from emu.errors import UsageError
-from emu.host import hooks
 from emu.units import PAGE
 
 PHYSICAL_BITS = 52

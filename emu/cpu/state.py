@@ -6,12 +6,12 @@ import struct
 from typing import NamedTuple
 
 from emu.cpu import registers as r
+from emu.cpu.engine import hooks
+from emu.cpu.engine.layout import RFLAGS_OFFSET, SEGMENT_SIZE, Layout
+from emu.cpu.engine.stops import take_over
+from emu.cpu.engine.system import System
 from emu.cpu.features import CR4_BITS, WORDS, offered
-from emu.cpu.layout import RFLAGS_OFFSET, SEGMENT_SIZE, Layout
-from emu.cpu.stops import take_over
 from emu.errors import HostError
-from emu.host import hooks
-from emu.host.system import System
 
 # Bits of a descriptor's high word (Intel SDM volume 3, section 3.4.5), which is also how the engine caches them.
 TYPE_CODE, TYPE_CONFORMING = 1 << 11, 1 << 10

@@ -1,1 +1,1 @@
-"""The host room: what talks to the kernel, over cffi modules (`_kernel`, `_hooks`, `_system`, `_trace`)."""
+"""The host room: what talks to the kernel, over the cffi module `_kernel`."""

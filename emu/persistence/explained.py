@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from emu.config import MachineConfig
+from emu.cpu.engine.trace import Tracer
 from emu.errors import EmuError
 from emu.host.faults import DirtyLog
-from emu.host.trace import Tracer
 from emu.machine import Machine
 from emu.memory import Backend, open_backend
 from emu.persistence.events import UNIT, Event, LabelWrite, Store, label_address

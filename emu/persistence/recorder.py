@@ -7,11 +7,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from emu.cpu.crossing import next_page
+from emu.cpu.engine import trace
+from emu.cpu.engine.trace import Entry, Tracer
 from emu.cpu.sites import SPECIALS, UNKNOWN, SiteKind, find_sites
 from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
-from emu.host import trace
-from emu.host.trace import Entry, Tracer
 from emu.machine import Machine
 from emu.persistence.events import (
     Event,

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from emu import board
 from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig, OnOffAuto
+from emu.cpu.engine import trace
 from emu.cpu.snapshot import Snapshot
-from emu.host import kernel, trace
+from emu.host import kernel
 from emu.persistence import recorder
 from emu.persistence.events import UNIT, Event, label_address, units_of
 from emu.persistence.explained import MemoryCheck

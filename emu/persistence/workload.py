@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from emu import board
 from emu.config import MachineConfig
+from emu.cpu.engine import trace
 from emu.cpu.sites import describe_instruction
 from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
-from emu.host import trace
 from emu.machine import Exit, Machine
 from emu.memory import Backend, open_backend
 from emu.persistence import recorder

@@ -26,7 +26,7 @@ _PROGRAM = """
 import struct, sys, time
 code, rounds, owner = bytes.fromhex(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if owner == "emu":
-    from emu.cpu import library
+    from emu.cpu.engine import library
     library.functions()
 from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, x86_const
 uc = Uc(UC_ARCH_X86, UC_MODE_64)

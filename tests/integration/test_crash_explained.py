@@ -9,15 +9,15 @@ from pathlib import Path
 
 import capstone
 import pytest
-from emu.host._trace import lib
 from random_stores import BASE, SIZE, Programs
 
 from emu.cli.main import main
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.cpu.engine._trace import lib
+from emu.cpu.engine.trace import Entry
 from emu.cpu.instructions import NON_TEMPORAL
 from emu.cpu.sites import PAGING, SPECIALS, SiteKind
 from emu.errors import Status
-from emu.host.trace import Entry
 from emu.machine import Exit, Machine
 from emu.persistence import recorder
 from emu.persistence.events import Event, Fence, LabelWrite, Store, WriteBack, WriteBackKind

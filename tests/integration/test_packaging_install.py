@@ -77,7 +77,8 @@ def test_source_archive_wheel_and_installed_command(tmp_path: Path) -> None:
     assert images <= names
     assert "emu/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"emu"}, "one name in site-packages"
-    assert {f"emu/host/_{name}.abi3.so" for name in ("kernel", "hooks", "trace")} <= names
+    engine = {f"emu/cpu/engine/_{name}.abi3.so" for name in ("hooks", "trace", "system", "x87", "sse", "translate")}
+    assert {"emu/host/_kernel.abi3.so"} | engine == {name for name in names if name.endswith(".so")}
     assert not [name for name in names if name.startswith(("tests/", "docs/"))]
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -14,7 +14,7 @@ HEAVY = {
     "asyncio", "bz2", "capstone", "cffi", "concurrent", "ctypes", "elftools", "email", "html", "http", "hypothesis",
     "logging", "lzma", "multiprocessing", "numpy", "pkg_resources", "platform", "pytest", "secrets", "shutil", "socket",
     "socketserver", "ssl", "subprocess", "tempfile", "unicorn", "unittest", "uuid", "xml", "zipfile",
-    "emu.migration", "emu.monitor", "emu.persistence", "emu.testing", "emu.host.probe", "emu.host.trace",
+    "emu.migration", "emu.monitor", "emu.persistence", "emu.testing", "emu.host.probe", "emu.cpu.engine.trace",
     "emu.acpi.parse", "emu.cpu.disasm", "emu.cpu.snapshot", "emu.devices.nvdimm.labels",
     "emu.devices.nvdimm.label_layouts",
 }  # fmt: skip

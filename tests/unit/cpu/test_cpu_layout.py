@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from random import Random
 
-from emu.cpu import library
-from emu.cpu.layout import layout
+from emu.cpu.engine import hooks, library
+from emu.cpu.engine.layout import layout
 from emu.cpu.registers import ICELAKE_SERVER
-from emu.host import hooks
+from emu.cpu.state import State
 
 
 class NoPorts:
@@ -18,6 +19,14 @@ class NoPorts:
         pass
 
 
+def words(random: Random, engines: list[hooks.Engine]) -> bytearray:
+    """A piece of heap with pointers to engines and into their memory, which stay there when it is freed."""
+    pointers = [word for engine in engines[-2:] for word in struct.unpack_from("<60Q", engine.own_memory())]
+    pointers += [engine.handle for engine in engines]
+    some = struct.pack("<64Q", *random.choices(pointers or [0], k=64))
+    return bytearray((some * 400)[: random.randrange(16, 200_000)])
+
+
 def test_the_layout_is_the_same_in_a_heap_full_of_other_engines() -> None:
     expected = layout()
     try:
@@ -25,14 +34,18 @@ def test_the_layout_is_the_same_in_a_heap_full_of_other_engines() -> None:
             random, engines = Random(seed), list[hooks.Engine]()
             for _ in range(25):
                 functions = library.functions()
-                for _ in range(random.randrange(3)):
-                    engines.append(hooks.Engine(functions, ICELAKE_SERVER, NoPorts(), library.describe))
-                neighbours = [bytearray(random.randrange(16, 200_000)) for _ in range(random.randrange(200))]
+                number = random.randrange(3)
+                fresh = [hooks.Engine(functions, ICELAKE_SERVER, NoPorts(), library.describe) for _ in range(number)]
+                engines += fresh
+                neighbours = [words(random, engines) for _ in range(random.randrange(200))]
                 random.shuffle(engines)
                 while len(engines) > 3:
                     engines.pop().close()
                 layout.cache_clear()
                 assert layout() == expected, f"seed {seed}, among {len(neighbours)} neighbours"
+                for engine in fresh:
+                    if engine.handle:
+                        State(engine, expected).system.detach()
             for engine in engines:
                 engine.close()
     finally:

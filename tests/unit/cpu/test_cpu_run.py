@@ -10,8 +10,9 @@ import threading
 import pytest
 from cpu_harness import CODE, CODE32, HANDLERS, HLT, IDT, KERNEL_CODE, RAM, STACK, TABLES, Guest
 
-from emu.cpu import Cpu, StopKind, layout, library
+from emu.cpu import Cpu, StopKind
 from emu.cpu import registers as r
+from emu.cpu.engine import layout, library
 from emu.entry import Long64, Protected32
 from emu.errors import HostError, UsageError
 

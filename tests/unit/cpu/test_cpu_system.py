@@ -1,4 +1,4 @@
-"""I/O permission, debug registers, control registers, random numbers: what ``emu.host.system`` adds to Unicorn."""
+"""I/O permission, debug registers, control registers, random numbers: what ``engine.system`` adds to Unicorn."""
 
 from __future__ import annotations
 
@@ -366,10 +366,11 @@ print(hex(cpu.registers()["rax"]))
     assert (result.stdout, result.stderr) == ("0x7b1dcdaf\n", "")
 
 
-def test_without_our_functions_the_cpu_refuses_to_run() -> None:
-    program = """
-from emu.host import system
-system.publish = lambda: None
+@pytest.mark.parametrize("ours", ["[1:]", "[::-1]"], ids=["without-system", "in-another-order"])
+def test_unless_our_functions_come_first_the_cpu_refuses_to_run(ours: str) -> None:
+    program = f"""
+from emu.cpu.engine import loader
+loader._INTERPOSED = loader._INTERPOSED{ours}
 from emu.cpu import Cpu
 from emu.errors import HostError
 try:

@@ -14,9 +14,9 @@ from dirty_state import DUMP, SCRATCH, change_everything, show_everything
 
 from emu.cpu import Cpu, StopKind
 from emu.cpu import registers as r
-from emu.cpu.layout import layout
+from emu.cpu.engine import hooks
+from emu.cpu.engine.layout import layout
 from emu.cpu.snapshot import Snapshot
-from emu.host import hooks
 from emu.migration.codec import decode_states, encode_states
 
 _DUMP_SIZE = 0x1000

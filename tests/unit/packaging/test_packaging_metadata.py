@@ -63,12 +63,14 @@ def test_data_patterns_match_something(project: dict[str, Any]) -> None:
 
 def test_every_native_module_is_declared_and_committed(project: dict[str, Any], committed: list[str]) -> None:
     declared = {module["name"]: module for module in project["tool"]["setuptools"]["ext-modules"]}
-    pairs = {path.name.removesuffix(".cdef.txt") for path in (ROOT / "emu/host").glob("_*.cdef.txt")}
-    assert set(declared) == {f"emu.host.{name}" for name in pairs}
-    for name in pairs:
-        assert declared[f"emu.host.{name}"]["py-limited-api"] is True
+    sources = (path.relative_to(ROOT) for path in (ROOT / "emu").glob("**/_*.cdef.txt"))
+    names = {str(path).removesuffix(".cdef.txt") for path in sources}
+    assert {name.rpartition("/")[0] for name in names} == {"emu/host", "emu/cpu/engine"}
+    assert set(declared) == {name.replace("/", ".") for name in names}
+    for name in names:
+        assert declared[name.replace("/", ".")]["py-limited-api"] is True
         for ending in (".c", ".cdef.txt", ".csrc.c"):
-            assert f"emu/host/{name}{ending}" in committed
+            assert f"{name}{ending}" in committed
 
 
 def test_generated_files_are_not_committed(committed: list[str]) -> None:

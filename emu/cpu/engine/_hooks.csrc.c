@@ -1,0 +1,675 @@
+/*
+ * The C side of one Unicorn engine: the callbacks that fire too often for Python, the virtual clock, and stop
+ * requests from anywhere. Unicorn's functions come as addresses; nothing links against its library.
+ *
+ * Unicorn runs no callback while its own stop request is set, though the guest's basic block goes on to its end: what
+ * the callbacks do (flushes, SYSCALL, time stamps) would be lost. So a stop is a flag of ours, and Unicorn's is set only
+ * where no guest code follows: when a block is announced and not yet begun, or behind the execution loop, where two
+ * function pointers in the CPU's class lead to us (cpu_exec_enter and cpu_exec_exit).
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/membarrier.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
+enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
+enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
+enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40 };
+#define CTL_WRITE(type, arguments) ((type) | ((arguments) << 26) | (1 << 30))
+enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
+
+#define EMU_EXCEPTION 1
+#define EMU_INVALID_OPCODE 2
+#define EMU_SYSCALL 4
+#define EMU_SYSENTER 8
+#define EMU_TIMER 16
+#define EMU_WINDOW 32
+#define EMU_SERVICE 64
+#define EMU_HALT 128
+
+#define RIP_OFFSET 128
+#define FLAG_TF 0x100u
+#define FLAG_IF 0x200u
+#define INHIBIT_IRQ 8u
+#define MSR_TSC_AUX 0xC0000103u
+/* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
+#define BLOCKS_PER_CLOCK_READ 64
+/* The self-test asks for a stop in each of so many blocks, and afterwards, that long guests end, in one of so many. */
+#define TESTED_WHOLLY 50000
+#define TESTED_THEN 64
+
+typedef struct {
+    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_protect;
+    void *hook_add, *hook_del, *reg_read, *reg_write, *ctl;
+} emu_uc_functions;
+
+typedef struct {
+    void *uc;
+    void *owner;
+    uint32_t reason;
+    uint32_t vector;
+    uint8_t *env;
+    uint32_t eflags_offset;
+    uint32_t hflags_offset;
+    const volatile uint32_t *halted;
+    uint64_t time;
+    uint64_t deadline;
+    uint64_t last_block;
+    int counting;
+    uint32_t trap_flag;
+
+    emu_uc_functions f;
+    int cpu_model;
+    void *cpu;
+    void (*cpu_exit)(void *);
+    void (*exec_enter)(void *);
+    void (*exec_exit)(void *);
+    pthread_mutex_t lock;
+    atomic_int stop_requested;
+    atomic_int running;
+    atomic_int leave;
+    pthread_t runner;
+    int wants_hook, hooked;
+    uint64_t origin;
+    unsigned blocks;
+    uint64_t tests;
+    uint32_t last_size;
+    bool deferred;
+    /*
+     * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
+     * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
+     * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
+     */
+    union {
+        volatile uint64_t any;
+        struct {
+            volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing;
+        };
+    } attention;
+} emu_engine;
+
+typedef int (*open_fn)(int, int, void **);
+typedef int (*engine_fn)(void *);
+typedef int (*start_fn)(void *, uint64_t, uint64_t, uint64_t, size_t);
+typedef int (*map_ptr_fn)(void *, uint64_t, size_t, uint32_t, void *);
+typedef int (*mmio_fn)(void *, uint64_t, size_t, void *, void *, void *, void *);
+typedef int (*protect_fn)(void *, uint64_t, size_t, uint32_t);
+typedef int (*hook_add_fn)(void *, uintptr_t *, int, void *, void *, uint64_t, uint64_t, ...);
+typedef int (*hook_del_fn)(void *, uintptr_t);
+typedef int (*reg_read_fn)(void *, int, void *);
+typedef int (*reg_write_fn)(void *, int, const void *);
+typedef int (*ctl_fn)(void *, int, ...);
+
+uint32_t emu_port_read(void *owner, uint32_t port, int size);
+void emu_port_write(void *owner, uint32_t port, int size, uint32_t value);
+
+static uint64_t host_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t emu_engine_now(emu_engine *e)
+{
+    if (e->attention.real_time) {
+        if (!e->origin)
+            e->origin = host_ns() - e->time;
+        e->time = host_ns() - e->origin;
+    }
+    return e->time;
+}
+
+static _Thread_local emu_engine *current;
+
+/* Leave the engine at the next place between blocks. On its own thread, or under the lock. */
+static void leave(emu_engine *e)
+{
+    atomic_store(&e->leave, 1);
+    e->cpu_exit(e->cpu);
+}
+
+/* Inside a callback: leave the engine when the block has been executed. */
+static void leave_behind_block(emu_engine *e, uint32_t reason)
+{
+    e->reason |= reason;
+    if (e->hooked)
+        e->attention.leaving = 1;
+    else
+        leave(e);
+}
+
+/* While a block is announced, by us, to those who come behind us in Unicorn's list, too: leave without executing it. */
+static void leave_before_block(emu_engine *e, uint32_t reason)
+{
+    e->reason |= reason;
+    e->attention.again = 1;
+    atomic_store(&e->leave, 1);
+    ((engine_fn)e->f.emu_stop)(e->uc);
+}
+
+/* Unicorn begins, or goes on, to execute: a request that came before it was ready must not be lost. */
+static void on_exec_enter(void *cpu)
+{
+    current->exec_enter(cpu);
+    if (atomic_load(&current->leave))
+        current->cpu_exit(cpu);
+}
+
+/* No block is being executed. Whoever wrote RIP from a block's announcement has that block announced again. */
+static void on_exec_exit(void *cpu)
+{
+    emu_engine *e = current;
+    e->exec_exit(cpu);
+    if (atomic_load(&e->leave))
+        ((engine_fn)e->f.emu_stop)(e->uc);
+    else if (e->hooked && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
+        e->attention.again = 1;
+}
+
+static void on_interrupt(void *uc, uint32_t vector, void *user)
+{
+    emu_engine *e = user;
+    (void)uc;
+    e->vector = vector;
+    e->reason |= EMU_EXCEPTION;
+    leave(e);
+}
+
+static bool on_invalid(void *uc, void *user)
+{
+    emu_engine *e = user;
+    (void)uc;
+    e->vector = 6;
+    e->reason |= EMU_INVALID_OPCODE;
+    leave(e);
+    return true;
+}
+
+/* SYSCALL and SYSENTER end their block, and what Unicorn takes for the next one must not be announced. */
+static void on_syscall(void *uc, void *user)
+{
+    emu_engine *e = user;
+    uint32_t *flags = (uint32_t *)(e->env + e->eflags_offset);
+    (void)uc;
+    /* Unicorn would single-step by these flags; those that SYSCALL leaves decide. */
+    e->trap_flag = *flags & FLAG_TF;
+    *flags &= ~FLAG_TF;
+    e->reason |= EMU_SYSCALL;
+    leave(e);
+}
+
+static void on_sysenter(void *uc, void *user)
+{
+    emu_engine *e = user;
+    (void)uc;
+    e->reason |= EMU_SYSENTER;
+    leave(e);
+}
+
+static uint32_t on_in(void *uc, uint32_t port, int size, void *user)
+{
+    emu_engine *e = user;
+    (void)uc;
+    return emu_port_read(e->owner, port, size);
+}
+
+static void on_out(void *uc, uint32_t port, int size, uint32_t value, void *user)
+{
+    emu_engine *e = user;
+    (void)uc;
+    emu_port_write(e->owner, port, size, value);
+}
+
+/* Let virtual time pass, from the next block that is announced. */
+void emu_engine_start_clock(emu_engine *e)
+{
+    if (e->counting)
+        return;
+    e->counting = e->wants_hook = 1;
+    e->attention.idle = 0;
+    e->attention.again = 0;
+    if (atomic_load(&e->running) && !e->hooked)
+        leave_behind_block(e, EMU_SERVICE);
+}
+
+/* Two reads in a row differ, so that a guest which divides by the difference survives. */
+static int on_rdtsc(void *uc, void *user)
+{
+    emu_engine *e = user;
+    uint64_t now, half;
+    if (!e->attention.real_time)
+        e->time++;
+    now = emu_engine_now(e);
+    half = now & 0xffffffffu;
+    ((reg_write_fn)e->f.reg_write)(uc, REG_RAX, &half);
+    half = now >> 32;
+    ((reg_write_fn)e->f.reg_write)(uc, REG_RDX, &half);
+    emu_engine_start_clock(e);
+    return 1;
+}
+
+static int on_rdtscp(void *uc, void *user)
+{
+    struct { uint32_t id; uint64_t value; } aux = {MSR_TSC_AUX, 0};
+    emu_engine *e = user;
+    uint64_t low;
+    ((reg_read_fn)e->f.reg_read)(uc, 248 /* UC_X86_REG_MSR */, &aux);
+    low = aux.value & 0xffffffffu;
+    ((reg_write_fn)e->f.reg_write)(uc, REG_RCX, &low);
+    return on_rdtsc(uc, user);
+}
+
+/*
+ * What a block's announcement has to decide when more than counting is to be done. Stops that come of what the guest did
+ * (a deadline, an interrupt, a callback's wish) are taken here exactly, whether blocks are chained or not: virtual time
+ * and the place of each stop are the same on every run. A stop that another thread asks for may be taken anywhere;
+ * it lets pass a block that begins inside the one before, which may be the rest of a block that overwrote itself.
+ */
+static void announce(emu_engine *e, uint64_t address, uint32_t size)
+{
+    bool again = e->attention.again && address == e->last_block;
+    bool within = !again && address - e->last_block < e->last_size;
+    e->attention.again = 0;
+    e->last_block = address;
+    e->last_size = size;
+    if (e->attention.real_time) {
+        if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
+            emu_engine_now(e);
+    } else if (!again && e->counting)
+        e->time += size;
+    if (e->counting && e->time >= e->deadline)
+        leave_before_block(e, EMU_TIMER);
+    else if (e->attention.interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
+             !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ))
+        leave_before_block(e, EMU_WINDOW);
+    else if (e->attention.leaving)
+        leave_before_block(e, 0);
+    else if (e->attention.asked && (!within || e->deferred))
+        leave_before_block(e, 0);
+    else {
+        e->deferred = e->attention.asked;
+        if (e->attention.testing && (e->tests++ < TESTED_WHOLLY || e->tests % TESTED_THEN == 0))
+            e->attention.asked = 1;
+    }
+}
+
+/*
+ * One nanosecond for each byte of code in the blocks executed: about four per instruction, and the same on every run.
+ * Unicorn calls this before the block's own check for a stop, so a block that is stopped here is announced again.
+ */
+static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
+{
+    emu_engine *e = user;
+    (void)uc;
+    if (__builtin_expect(e->attention.any != 0, 0)) {
+        announce(e, address, size);
+        return;
+    }
+    e->last_block = address;
+    e->last_size = size;
+    e->time += size;
+    if (__builtin_expect(e->time >= e->deadline, 0))
+        leave_before_block(e, EMU_TIMER);
+}
+
+static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
+{
+    (void)uc, (void)offset, (void)size, (void)user;
+    return 0;
+}
+
+static void nothing_write(void *uc, uint64_t offset, unsigned size, uint64_t value, void *user)
+{
+    (void)uc, (void)offset, (void)size, (void)value, (void)user;
+}
+
+/* Unicorn drops a store whose write-protection hook says "handled": just what a read-only memory does. */
+static bool on_rom_write(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
+{
+    (void)uc, (void)type, (void)address, (void)size, (void)value, (void)user;
+    return true;
+}
+
+static int hook(emu_engine *e, int type, void *function)
+{
+    uintptr_t handle;
+    return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, type, function, e, 1, 0);
+}
+
+static int hook_instruction(emu_engine *e, int instruction, void *function)
+{
+    uintptr_t handle;
+    return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, HOOK_INSN, function, e, 1, 0, instruction);
+}
+
+static void close_engine(emu_engine *e)
+{
+    if (e->uc)
+        ((engine_fn)e->f.close)(e->uc);
+    e->uc = NULL;
+    e->cpu = NULL;
+    e->env = NULL;
+    e->hooked = 0;
+}
+
+int emu_engine_flush(emu_engine *e)
+{
+    return ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
+}
+
+/* Install the block hook if it is wanted, first in Unicorn's list if nobody was before. Under the lock, not running. */
+static int install_block_hook(emu_engine *e)
+{
+    int error;
+    if (!e->wants_hook || e->hooked)
+        return 0;
+    if ((error = hook(e, HOOK_BLOCK, on_block)) || (error = emu_engine_flush(e)))
+        return error;
+    e->hooked = 1;
+    e->attention.idle = !e->counting;
+    return 0;
+}
+
+int emu_engine_prepare(emu_engine *e)
+{
+    int error;
+    pthread_mutex_lock(&e->lock);
+    error = install_block_hook(e);
+    pthread_mutex_unlock(&e->lock);
+    return error;
+}
+
+static int open_engine(emu_engine *e)
+{
+    int error = ((open_fn)e->f.open)(ARCH_X86, MODE_64, &e->uc);
+    if (error)
+        return error;
+    if ((error = ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_CPU_MODEL, 1), e->cpu_model)) ||
+        (error = ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_USE_EXITS, 1), 1)) ||
+        (error = hook(e, HOOK_INTR, on_interrupt)) || (error = hook(e, HOOK_INSN_INVALID, on_invalid)) ||
+        (error = hook_instruction(e, INSN_IN, on_in)) || (error = hook_instruction(e, INSN_OUT, on_out)) ||
+        (error = hook_instruction(e, INSN_RDTSC, on_rdtsc)) ||
+        (error = hook_instruction(e, INSN_RDTSCP, on_rdtscp)) ||
+        (error = hook_instruction(e, INSN_SYSCALL, on_syscall)) ||
+        (error = hook_instruction(e, INSN_SYSENTER, on_sysenter)) || (error = install_block_hook(e)))
+        close_engine(e);
+    return error;
+}
+
+int emu_engine_open(emu_engine *e, const emu_uc_functions *f, int cpu_model)
+{
+    memset(e, 0, sizeof *e);
+    e->f = *f;
+    e->cpu_model = cpu_model;
+    e->deadline = UINT64_MAX;
+    pthread_mutex_init(&e->lock, NULL);
+    return open_engine(e);
+}
+
+void emu_engine_close(emu_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    close_engine(e);
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* A fresh engine without memory; clock and stop requests stay. */
+int emu_engine_reopen(emu_engine *e)
+{
+    int error;
+    pthread_mutex_lock(&e->lock);
+    close_engine(e);
+    error = open_engine(e);
+    pthread_mutex_unlock(&e->lock);
+    return error;
+}
+
+int emu_engine_map(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
+{
+    return ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_ALL, host);
+}
+
+int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
+{
+    uintptr_t handle;
+    /* Only a later change of the permissions makes the engine's memory region read-only. */
+    int error = ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_ALL, host);
+    if (!error)
+        error = ((protect_fn)e->f.mem_protect)(e->uc, gpa, size, PROT_READ_EXEC);
+    if (error)
+        return error;
+    return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
+}
+
+int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
+{
+    return ((mmio_fn)e->f.mmio_map)(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
+}
+
+/*
+ * Take the place of the two functions at `slots`, a pair of pointers in the class of the CPU object `cpu`. The engine
+ * must not run before.
+ */
+void emu_engine_attach(emu_engine *e, void *cpu, void *slots, void *cpu_exit)
+{
+    void (**pair)(void *) = slots;
+    e->exec_enter = pair[0];
+    e->exec_exit = pair[1];
+    pair[0] = on_exec_enter;
+    pair[1] = on_exec_exit;
+    e->cpu_exit = (void (*)(void *))cpu_exit;
+    e->cpu = cpu;
+}
+
+/* Execute from `pc` unless a stop is requested already. */
+int emu_engine_run(emu_engine *e, uint64_t pc)
+{
+    emu_engine *outer = current;
+    bool start;
+    int error = 0;
+    pthread_mutex_lock(&e->lock);
+    e->reason = 0;
+    e->attention.leaving = e->attention.asked = 0;
+    e->deferred = false;
+    atomic_store(&e->leave, 0);
+    e->runner = pthread_self();
+    start = !atomic_load(&e->stop_requested);
+    atomic_store(&e->running, start);
+    pthread_mutex_unlock(&e->lock);
+    if (!start)
+        return 0;
+    current = e;
+    error = ((start_fn)e->f.emu_start)(e->uc, pc, 0, 0, 0);
+    current = outer;
+    if (e->halted && *e->halted)
+        e->reason |= EMU_HALT;
+    pthread_mutex_lock(&e->lock);
+    atomic_store(&e->running, 0);
+    pthread_mutex_unlock(&e->lock);
+    return error;
+}
+
+/*
+ * Without the block hook, Unicorn's own flags are set from outside. It clears the one that ends a chain of blocks and
+ * then reads the one that says why, without a barrier between, so the first flag is set again when the engine's thread
+ * is known to have passed one: by the kernel's word, or since time enough has gone by.
+ */
+static void leave_from_outside(emu_engine *e)
+{
+    const struct timespec pause = {0, 50000};
+    leave(e);
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) &&
+        (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) ||
+         syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0)))
+        nanosleep(&pause, NULL);
+    leave(e);
+}
+
+/* Takes no lock on the engine's own thread, where it may be called by a signal handler. */
+void emu_engine_request_stop(emu_engine *e)
+{
+    if (atomic_load(&e->running) && pthread_equal(e->runner, pthread_self())) {
+        atomic_store(&e->stop_requested, 1);
+        leave_behind_block(e, 0);
+        return;
+    }
+    pthread_mutex_lock(&e->lock);
+    atomic_store(&e->stop_requested, 1);
+    if (atomic_load(&e->running)) {
+        if (e->hooked)
+            e->attention.asked = 1;
+        else
+            leave_from_outside(e);
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* From a block callback behind ours: as a stop request, but the block that is announced is not executed. */
+void emu_engine_stop_before_block(emu_engine *e)
+{
+    atomic_store(&e->stop_requested, 1);
+    leave_before_block(e, 0);
+}
+
+/* From a callback: leave the engine so that the caller can do what needs it stopped, then go on. */
+void emu_engine_service(emu_engine *e)
+{
+    if (atomic_load(&e->running))
+        leave_behind_block(e, EMU_SERVICE);
+}
+
+/* Have the block hook from now on, clock or not: with callbacks of others behind it, or to test stops in every block. */
+void emu_engine_watch_blocks(emu_engine *e, int testing)
+{
+    e->wants_hook = 1;
+    e->attention.testing |= (uint8_t)testing;
+}
+
+void emu_engine_set_real_time(emu_engine *e)
+{
+    e->attention.real_time = 1;
+}
+
+void emu_engine_set_interrupt_pending(emu_engine *e, int pending)
+{
+    e->attention.interrupt_pending = (uint8_t)pending;
+}
+
+/* Whether the block at last_block has been announced, and charged if time passes, although it was not executed yet. */
+int emu_engine_announced(emu_engine *e)
+{
+    return e->attention.again;
+}
+
+void emu_engine_set_clock(emu_engine *e, int counting, uint64_t time, int announced, uint64_t last_block)
+{
+    e->counting = counting;
+    e->wants_hook |= counting;
+    e->time = time;
+    e->attention.idle = e->hooked && !counting;
+    e->attention.again = (uint8_t)announced;
+    e->last_block = last_block;
+    e->last_size = 0;
+}
+
+int emu_engine_take_stop(emu_engine *e)
+{
+    return atomic_exchange(&e->stop_requested, 0);
+}
+
+int emu_engine_running(emu_engine *e)
+{
+    return atomic_load(&e->running);
+}
+
+int emu_engine_read_register(emu_engine *e, int id, void *value)
+{
+    return ((reg_read_fn)e->f.reg_read)(e->uc, id, value);
+}
+
+int emu_engine_write_register(emu_engine *e, int id, const void *value)
+{
+    return ((reg_write_fn)e->f.reg_write)(e->uc, id, value);
+}
+
+int emu_engine_add_hook(emu_engine *e, uintptr_t *handle, int type, uintptr_t function, uintptr_t user_data,
+                        uint64_t begin, uint64_t end)
+{
+    return ((hook_add_fn)e->f.hook_add)(e->uc, handle, type, (void *)function, (void *)user_data, begin, end);
+}
+
+int emu_engine_delete_hook(emu_engine *e, uintptr_t handle)
+{
+    return ((hook_del_fn)e->f.hook_del)(e->uc, handle);
+}
+
+/* ---- Libraries and memory of this process ---- */
+
+/* Lazily bound: a big library whose functions are mostly never called loads in half the time. */
+void *emu_load_library(const char *path)
+{
+    return dlopen(path, RTLD_LAZY | RTLD_LOCAL);
+}
+
+/* Let libraries that are loaded from now on find the symbols of this one, which is loaded, before their own. */
+void *emu_show_library(const char *path)
+{
+    return dlopen(path, RTLD_LAZY | RTLD_GLOBAL | RTLD_NOLOAD);
+}
+
+int emu_library_is_loaded(const char *path)
+{
+    void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+    return library && !dlclose(library);
+}
+
+const char *emu_load_error(void)
+{
+    return dlerror();
+}
+
+void *emu_symbol(void *library, const char *name)
+{
+    return dlsym(library, name);
+}
+
+size_t emu_allocation_size(void *pointer)
+{
+    return malloc_usable_size(pointer);
+}
+
+/* Read our own memory where nothing may be mapped: bytes read, 0 instead of a fault. */
+size_t emu_peek(uint64_t address, void *buffer, size_t size)
+{
+    struct iovec local = {buffer, size}, remote = {(void *)(uintptr_t)address, size};
+    ssize_t got = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+    int fds[2];
+    if (got >= 0)
+        return (size_t)got;
+    if (errno == EFAULT || pipe2(fds, O_CLOEXEC | O_NONBLOCK))
+        return 0;
+    /* Some sandboxes forbid process_vm_readv; a pipe refuses unmapped memory as well. */
+    got = write(fds[1], (const void *)(uintptr_t)address, size < 4096 ? size : 4096);
+    if (got > 0)
+        got = read(fds[0], buffer, (size_t)got);
+    close(fds[0]);
+    close(fds[1]);
+    return got > 0 ? (size_t)got : 0;
+}

@@ -1,0 +1,39 @@
+"""The cffi module that ``_system.cdef.txt`` declares."""
+
+from emu.native import FFI, Pointer
+
+class emu_system_layout:
+    eflags: int
+    hflags: int
+    task_register: int
+    control: int
+    debug: int
+    task_priority: int
+
+class emu_system:
+    uc: Pointer
+    cpu: Pointer
+    env: Pointer
+    random: int
+    cr4_bits: int
+
+class _Lib:
+    @staticmethod
+    def emu_system_bind(library: Pointer, translation: Pointer, /) -> Pointer: ...
+    @staticmethod
+    def emu_system_know(layout: emu_system_layout, /) -> None: ...
+    @staticmethod
+    def emu_system_attach(s: emu_system, uc: Pointer, cpu: Pointer, env: Pointer, /) -> None: ...
+    @staticmethod
+    def emu_system_detach(s: emu_system, /) -> None: ...
+    @staticmethod
+    def emu_system_debug_off(s: emu_system, /) -> None: ...
+    @staticmethod
+    def emu_system_debug_on(s: emu_system, /) -> None: ...
+    @staticmethod
+    def emu_system_has_code(s: emu_system, host: Pointer, size: int, /) -> int: ...
+    @staticmethod
+    def emu_system_host_wrote(s: emu_system, host: Pointer, size: int, /) -> None: ...
+
+ffi: FFI
+lib: _Lib

@@ -1,0 +1,123 @@
+"""The cffi module that ``_trace.cdef.txt`` declares: the log of the guest's stores, flushes and fences."""
+
+from emu.native import FFI, Pointer
+
+class emu_trace_functions:
+    hook_add: Pointer
+    hook_del: Pointer
+    reg_read: Pointer
+    reg_write: Pointer
+    mem_read: Pointer
+    ctl: Pointer
+
+class emu_trace_entry:
+    pc: int
+    address: int
+    value: int
+    instance: int
+    size: int
+    kind: int
+    site: int
+    detail: int
+
+class emu_trace:
+    owner: Pointer
+    count: int
+    limit: int
+    blocks: int
+    budget: int
+    stop_block: int
+    first_access: int
+    starved: int
+
+class emu_trace_site:
+    trace: emu_trace
+    pc: int
+    displacement: int
+    address_mask: int
+    linear_mask: int
+    base: int
+    index: int
+    segment: int
+    scale: int
+    size: int
+    site: int
+    detail: int
+
+class _Lib:
+    EMU_TRACE_CHUNK: int
+    EMU_TRACE_STORE: int
+    EMU_TRACE_FLUSH: int
+    EMU_TRACE_FENCE: int
+    EMU_TRACE_SPECIAL: int
+    EMU_TRACE_DEVICE: int
+    EMU_SITE_FLUSH: int
+    EMU_SITE_FENCE: int
+    EMU_SITE_LOCKED: int
+    EMU_SITE_NT: int
+    EMU_SITE_REP: int
+    EMU_SITE_CAS: int
+    EMU_SITE_CAS_PAIR: int
+    EMU_SITE_SPECIAL: int
+    EMU_SPECIAL_PAGING: int
+    EMU_TRACE_FULL: int
+    EMU_TRACE_BUDGET: int
+    EMU_TRACE_BLOCK: int
+    EMU_TRACE_CODE: int
+    EMU_TRACE_ACCESS: int
+    EMU_TRACE_NOWHERE: int
+    @staticmethod
+    def emu_trace_open(t: emu_trace, uc: Pointer, f: emu_trace_functions, /) -> int: ...
+    @staticmethod
+    def emu_trace_close(t: emu_trace, /) -> None: ...
+    @staticmethod
+    def emu_trace_clear(t: emu_trace, /) -> None: ...
+    @staticmethod
+    def emu_trace_has_tables(t: emu_trace, /) -> int: ...
+    @staticmethod
+    def emu_trace_finish(t: emu_trace, /) -> None: ...
+    @staticmethod
+    def emu_trace_retract(t: emu_trace, pc: int, /) -> None: ...
+    @staticmethod
+    def emu_trace_note(
+        t: emu_trace, kind: int, pc: int, address: int, value: int, size: int, begins: int, /
+    ) -> None: ...
+    @staticmethod
+    def emu_trace_note_access(t: emu_trace, /) -> None: ...
+    @staticmethod
+    def emu_trace_at(t: emu_trace, number: int, /) -> emu_trace_entry: ...
+    @staticmethod
+    def emu_trace_translate_again(t: emu_trace, address: int, size: int, /) -> int: ...
+    @staticmethod
+    def emu_trace_add_region(t: emu_trace, gpa: int, size: int, host: Pointer, logged: int, /) -> int: ...
+    @staticmethod
+    def emu_trace_set_initial(t: emu_trace, gpa: int, initial: Pointer, /) -> None: ...
+    @staticmethod
+    def emu_trace_set_segment(t: emu_trace, number: int, base: Pointer, /) -> None: ...
+    @staticmethod
+    def emu_trace_track(t: emu_trace, base: int, size: int, /) -> int: ...
+    @staticmethod
+    def emu_trace_set_unknown(t: emu_trace, units: Pointer, count: int, /) -> int: ...
+    @staticmethod
+    def emu_trace_restore_unknown(t: emu_trace, /) -> None: ...
+    @staticmethod
+    def emu_trace_learn(t: emu_trace, unit: int, bytes: int, /) -> int: ...
+    @staticmethod
+    def emu_trace_hook(
+        t: emu_trace, handle: Pointer, which: int, type: int, site: emu_trace_site, begin: int, end: int, /
+    ) -> int: ...
+    @staticmethod
+    def emu_trace_unhook(t: emu_trace, handle: int, /) -> int: ...
+    @staticmethod
+    def emu_freeze(address: Pointer, size: int, /) -> int: ...
+    @staticmethod
+    def emu_trace_new_block(owner: Pointer, address: int, size: int, /) -> None: ...
+    @staticmethod
+    def emu_trace_unknown_read(owner: Pointer, address: int, size: int, /) -> None: ...
+    @staticmethod
+    def emu_trace_next_page(owner: Pointer, pc: int, address: int, /) -> int: ...
+    @staticmethod
+    def emu_trace_stop(owner: Pointer, why: int, /) -> None: ...
+
+ffi: FFI
+lib: _Lib

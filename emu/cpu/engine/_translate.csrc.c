@@ -1,0 +1,586 @@
+/*
+ * Corrections to how the CPU library translates instructions.
+ *
+ * Its translator reads an instruction byte by byte and emits operations, both through global symbols. This module defines
+ * the same ones and is loaded before, so by the rules of ELF it sits between: it watches the bytes go by, and where the
+ * library is known to go wrong it changes an operation, or adds one before or after those of the instruction. What is
+ * wrong was found by comparing with a CPU (tests/oracle/test_oracle_cpu.py); each case says what it is.
+ *
+ * Translation happens once per block, so none of this costs the running guest anything but the operations added.
+ */
+#include "binding.h"
+
+#if defined(__x86_64__)
+
+typedef void context;    /* the library's code generator */
+typedef uintptr_t value; /* one of its variables: an offset in the generator */
+typedef void (*step)(void *block, void *cpu);
+
+/* The library's numbers for types of variables, conditions and kinds of memory access. */
+enum { TYPE_I64 = 1 };
+enum { LT = 2, EQ = 8, LE = 10, LEU = 12, GTU = 13 };
+enum { ACCESS_SIZE = 3, ACCESS_SHIFT = 4, ALIGN_16 = 4 << 4, ALIGN_NATURAL = 7 << 4 };
+/* Flags of a block: bits of its own, and some of EFLAGS. */
+enum { FLAGS_CPL = 3, FLAG_CODE64 = 1 << 15, FLAG_AC = 1 << 18 };
+enum { VECTOR_GP = 13, VECTOR_AC = 17, CR0_AM = 1 << 18 };
+
+static struct {
+    uint32_t (*fetch)(environment *, uint64_t);
+    void (*loop)(const step *, void *, void *, void *, int);
+    void *(*announce)(context *, int, value, intptr_t, const char *);
+    void *(*emit)(context *, int);
+    void (*load64)(context *, value, value, intptr_t, int);
+    void (*store64)(context *, value, value, intptr_t, int);
+    void (*load32)(context *, value, value, intptr_t, int);
+    void (*store32)(context *, value, value, intptr_t, int);
+    void (*extend32)(context *, value, value);
+    void (*set_if)(context *, int, value, value, value);
+    void (*choose)(context *, int, value, value, value, value, value);
+    void (*subtract)(context *, value, value, int64_t);
+    void (*subtract_from)(context *, value, int64_t, value);
+    void (*clear_bits)(context *, value, value, value);
+    value (*constant)(context *, int64_t);
+    void *(*reserve)(context *, int, bool);
+    void (*release)(context *, void *);
+    void (*call)(context *, void *, void *, int, void **);
+    void (*wait)(environment *);
+    void (*raise)(environment *, int, int, uintptr_t);
+    uint64_t (*read_control)(environment *, int);
+    uint64_t (*read16)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint64_t (*read32)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint64_t (*read64)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint64_t (*read_swapped16)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint64_t (*read_swapped32)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint64_t (*read_swapped64)(environment *, uint64_t, uint32_t, uintptr_t);
+    void (*write16)(environment *, uint64_t, uint16_t, uint32_t, uintptr_t);
+    void (*write32)(environment *, uint64_t, uint32_t, uint32_t, uintptr_t);
+    void (*write64)(environment *, uint64_t, uint64_t, uint32_t, uintptr_t);
+    void (*write_swapped16)(environment *, uint64_t, uint16_t, uint32_t, uintptr_t);
+    void (*write_swapped32)(environment *, uint64_t, uint32_t, uint32_t, uintptr_t);
+    void (*write_swapped64)(environment *, uint64_t, uint64_t, uint32_t, uintptr_t);
+    bool (*restore)(void *, uintptr_t, bool);
+    void (*exchange8)(environment *, uint64_t), (*exchange16)(environment *, uint64_t);
+} library;
+
+/* What the library begins its blocks of translated code with. */
+struct block { uint64_t pc, cs_base; uint32_t flags; };
+
+/* ---- The instruction being translated, as far as it has been read ---- */
+
+enum { COMPLETE, PREFIXES, VEX_2, VEX_3, VEX_LAST, OPCODE, OPCODE_0F, OPCODE_38, OPCODE_3A, MODRM };
+enum { MAP_ONE, MAP_0F, MAP_38, MAP_3A };
+enum { PLAIN, WITH_66, WITH_F3, WITH_F2 }; /* which prefix selects among instructions, numbered as in VEX */
+enum { RIGHT, BLSI, BZHI, BEXTR, PDEP, CMPXCHG, LOCK_NEG };
+enum { MOST_TEMPORARIES = 4 };
+
+static __thread struct {
+    int state, kind, prefix, temporaries;
+    bool vex, wide, lock, align;
+    uint8_t map, opcode, modrm, high_register;
+    void *temporary[MOST_TEMPORARIES];
+    value amount, accumulator, found;
+} now;
+
+/* Of the block being translated. */
+static __thread struct {
+    context *generator;
+    step translate;
+    bool code64, check_alignment;
+    void *cpu;
+} block;
+
+static value environment_variable, registers[16], flags_source, flags_result;
+static int announced;
+static ptrdiff_t state_offset; /* of the CPU's state in the CPU */
+
+static void *pointer(context *s, value variable) { return (uint8_t *)s + variable; }
+
+static value temporary(context *s)
+{
+    void *made = library.reserve(s, TYPE_I64, false);
+    if (now.temporaries < MOST_TEMPORARIES)
+        now.temporary[now.temporaries++] = made;
+    return (value)((uint8_t *)made - (uint8_t *)s);
+}
+
+static bool in(const uint8_t *ranges, uint8_t opcode)
+{
+    for (; ranges[1]; ranges += 2)
+        if (opcode >= ranges[0] && opcode <= ranges[1])
+            return true;
+    return false;
+}
+
+/*
+ * Whether a memory operand of 16 bytes must be aligned (SDM volume 2, exception type 1, 2 and 4 of the legacy forms):
+ * ranges of opcodes by map and prefix.
+ */
+static bool must_be_aligned(void)
+{
+    static const uint8_t plain[] = {0x14, 0x15, 0x28, 0x29, 0x2b, 0x2b, 0x51, 0x59, 0x5b, 0x5f, 0xc2, 0xc2, 0xc6, 0xc6, 0, 0};
+    static const uint8_t with_66[] = {0x14, 0x15, 0x28, 0x29, 0x2b, 0x2d, 0x51, 0x51, 0x54, 0x6d, 0x6f, 0x70, 0x74, 0x76,
+                                      0x7c, 0x7d, 0x7f, 0x7f, 0xc2, 0xc2, 0xc6, 0xc6, 0xd0, 0xd5, 0xd8, 0xef, 0xf1, 0xf6,
+                                      0xf8, 0xfe, 0, 0};
+    static const uint8_t with_f3[] = {0x12, 0x12, 0x16, 0x16, 0x5b, 0x5b, 0x70, 0x70, 0, 0};
+    static const uint8_t with_f2[] = {0x70, 0x70, 0x7c, 0x7d, 0xd0, 0xd0, 0xe6, 0xe6, 0, 0};
+    static const uint8_t map_38[] = {0x00, 0x17, 0x1c, 0x1e, 0x28, 0x2b, 0x37, 0x41, 0xdb, 0xdf, 0, 0};
+    static const uint8_t map_3a[] = {0x08, 0x09, 0x0c, 0x0f, 0x40, 0x44, 0xdf, 0xdf, 0, 0};
+    static const uint8_t *const map_0f[] = {plain, with_66, with_f3, with_f2};
+    if (now.vex)
+        return false;
+    switch (now.map) {
+    case MAP_0F:
+        return in(map_0f[now.prefix], now.opcode);
+    case MAP_38:
+        return now.prefix == WITH_66 && in(map_38, now.opcode);
+    case MAP_3A:
+        return now.prefix == WITH_66 && in(map_3a, now.opcode);
+    default:
+        return false;
+    }
+}
+
+/* Whether a pending x87 exception comes before this instruction (SDM volume 1, section 8.6). */
+static bool waits(void)
+{
+    static const uint8_t mmx[] = {0x60, 0x6b, 0x6e, 0x77, 0x7e, 0x7f, 0xd1, 0xd5, 0xd7, 0xe5, 0xe7, 0xef, 0xf1, 0xfe, 0, 0};
+    bool memory = now.modrm < 0xc0;
+    unsigned reg = now.modrm >> 3 & 7;
+    if (now.map == MAP_0F)
+        return now.prefix == PLAIN && !now.vex && in(mmx, now.opcode);
+    if (now.map != MAP_ONE || (now.opcode & 0xf8) != 0xd8)
+        return false;
+    if (memory)
+        return !((now.opcode == 0xd9 || now.opcode == 0xdd) && reg >= 6); /* FNSTENV, FNSTCW, FNSAVE, FNSTSW */
+    return !(now.opcode == 0xdb && reg == 4) && !(now.opcode == 0xdf && now.modrm == 0xe0); /* FNCLEX, FNINIT, FNSTSW */
+}
+
+static int kind_of(void)
+{
+    unsigned reg = now.modrm >> 3 & 7;
+    if (now.vex && now.map == MAP_38) {
+        if (now.opcode == 0xf3 && now.prefix == PLAIN && reg == 3)
+            return BLSI;
+        if (now.opcode == 0xf5)
+            return now.prefix == PLAIN ? BZHI : now.prefix == WITH_F2 ? PDEP : RIGHT;
+        if (now.opcode == 0xf7 && now.prefix == PLAIN)
+            return BEXTR;
+    }
+    if (now.map == MAP_0F && now.opcode == 0xb1 && block.code64 && !now.wide && now.prefix != WITH_66)
+        return CMPXCHG;
+    if (now.map == MAP_ONE && (now.opcode & 0xfe) == 0xf6 && reg == 3 && now.lock)
+        return LOCK_NEG;
+    return RIGHT;
+}
+
+static void call_wait(void)
+{
+    void *arguments[] = {pointer(block.generator, environment_variable)};
+    library.call(block.generator, (void *)library.wait, NULL, 1, arguments);
+}
+
+static void complete(void)
+{
+    now.state = COMPLETE;
+    now.kind = kind_of();
+    now.align = now.modrm < 0xc0 && must_be_aligned();
+    if (now.map == MAP_ONE && waits())
+        call_wait();
+}
+
+static void opcode_read(uint8_t byte, uint8_t map)
+{
+    static const uint8_t with_modrm[] = {0xd8, 0xdf, 0xf6, 0xf7, 0, 0};
+    now.map = map;
+    now.opcode = byte;
+    now.state = map == MAP_ONE && !in(with_modrm, byte) ? COMPLETE : MODRM;
+    if (map == MAP_0F && waits()) /* the library enters MMX mode before it reads on */
+        call_wait();
+}
+
+static void prefix_or_opcode(uint8_t byte)
+{
+    switch (byte) {
+    case 0x66:
+        if (now.prefix == PLAIN)
+            now.prefix = WITH_66;
+        return;
+    case 0xf2:
+        now.prefix = WITH_F2;
+        return;
+    case 0xf3:
+        now.prefix = WITH_F3;
+        return;
+    case 0xf0:
+        now.lock = true;
+        return;
+    case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x67:
+        return;
+    case 0x0f:
+        now.state = OPCODE_0F;
+        return;
+    case 0xc4:
+        now.state = VEX_3;
+        return;
+    case 0xc5:
+        now.state = VEX_2;
+        return;
+    }
+    if (block.code64 && (byte & 0xf0) == 0x40)
+        now.wide = byte & 8;
+    else
+        opcode_read(byte, MAP_ONE);
+}
+
+static void read_byte(uint8_t byte)
+{
+    switch (now.state) {
+    case PREFIXES:
+        prefix_or_opcode(byte);
+        break;
+    case VEX_2:
+    case VEX_3:
+        if (!block.code64 && byte < 0xc0) { /* LDS, LES */
+            now.state = COMPLETE;
+            break;
+        }
+        now.vex = true;
+        now.high_register = byte & 0x80 ? 0 : 8;
+        now.map = now.state == VEX_2 ? MAP_0F : byte & 0x1f;
+        if (now.state == VEX_3) {
+            now.state = VEX_LAST;
+            break;
+        }
+        now.prefix = byte & 3;
+        now.state = OPCODE;
+        break;
+    case VEX_LAST:
+        now.wide = block.code64 && byte & 0x80;
+        now.prefix = byte & 3;
+        now.state = OPCODE;
+        break;
+    case OPCODE:
+        opcode_read(byte, now.map);
+        break;
+    case OPCODE_0F:
+        if (byte == 0x38 || byte == 0x3a)
+            now.state = byte == 0x38 ? OPCODE_38 : OPCODE_3A;
+        else
+            opcode_read(byte, MAP_0F);
+        break;
+    case OPCODE_38:
+    case OPCODE_3A:
+        opcode_read(byte, now.state == OPCODE_38 ? MAP_38 : MAP_3A);
+        break;
+    case MODRM:
+        now.modrm = byte;
+        complete();
+        break;
+    }
+}
+
+/* ---- Between the translator and its loop ---- */
+
+uint32_t NAME(cpu_ldub_code)(environment *env, uint64_t pc)
+{
+    uint32_t byte = library.fetch(env, pc);
+    state_offset = env - (uint8_t *)block.cpu;
+    if (now.state != COMPLETE)
+        read_byte((uint8_t)byte);
+    return byte;
+}
+
+void *NAME(tcg_emit_op)(context *s, int operation)
+{
+    block.generator = s;
+    return library.emit(s, operation);
+}
+
+void *NAME(tcg_global_mem_new_internal)(context *s, int type, value base, intptr_t offset, const char *name)
+{
+    static const char *const names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                          "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+    void *made = library.announce(s, type, base, offset, name);
+    value variable = (value)((uint8_t *)made - (uint8_t *)s);
+    environment_variable = base;
+    for (int n = 0; n < 16; n++)
+        if (!strcmp(name, names[n])) {
+            registers[n] = variable;
+            announced |= 1 << n;
+        }
+    if (!strcmp(name, "cc_src")) {
+        flags_source = variable;
+        announced |= 1 << 16;
+    }
+    if (!strcmp(name, "cc_dst")) {
+        flags_result = variable;
+        announced |= 1 << 17;
+    }
+    return made;
+}
+
+static void after(context *s)
+{
+    switch (now.kind) {
+    case BLSI: /* CF says that the source is not zero, and the library, which keeps the source, says the opposite */
+        if (!now.wide)
+            library.extend32(s, flags_source, flags_source);
+        library.set_if(s, EQ, flags_source, flags_source, library.constant(s, 0));
+        break;
+    case PDEP: /* bits of the mask above 32 were used */
+        if (!now.wide) {
+            value result = registers[(now.modrm >> 3 & 7) | (block.code64 ? now.high_register : 0)];
+            library.extend32(s, result, result);
+        }
+        break;
+    case LOCK_NEG: /* the flags were computed from the operand, not from the result */
+        library.subtract_from(s, flags_result, 0, flags_result);
+        library.subtract_from(s, flags_source, 0, flags_source);
+        break;
+    }
+}
+
+static void translate(void *db, void *cpu)
+{
+    now.state = PREFIXES;
+    block.translate(db, cpu);
+    after(block.generator);
+    while (now.temporaries)
+        library.release(block.generator, now.temporary[--now.temporaries]);
+    memset(&now, 0, sizeof now);
+}
+
+/* The fifth of the steps translates one instruction. */
+enum { STEPS = 7, TRANSLATE = 4 };
+
+void NAME(translator_loop)(const step *steps, void *db, void *cpu, void *tb, int most)
+{
+    const struct block *head = tb;
+    step ours[STEPS];
+    memset(&now, 0, sizeof now); /* a page fault may have ended the last translation */
+    memcpy(ours, steps, sizeof ours);
+    block.cpu = cpu;
+    block.translate = ours[TRANSLATE];
+    block.code64 = head->flags & FLAG_CODE64;
+    block.check_alignment = head->flags & FLAG_AC && (head->flags & FLAGS_CPL) == 3;
+    ours[TRANSLATE] = translate;
+    library.loop(ours, db, cpu, tb, most);
+}
+
+/* ---- Operations that are changed ---- */
+
+void NAME(tcg_gen_ext32u_i64)(context *s, value result, value from)
+{
+    /* CMPXCHG r/m32: what is not written keeps its upper half, too. */
+    if (now.kind == CMPXCHG && result == registers[0] && !now.accumulator) {
+        now.accumulator = temporary(s);
+        now.found = temporary(s);
+        library.extend32(s, now.accumulator, result);
+        library.extend32(s, now.found, from);
+        library.choose(s, EQ, result, now.accumulator, now.found, result, now.found);
+    } else if (now.kind == CMPXCHG && now.accumulator && now.modrm >= 0xc0) {
+        value written = temporary(s);
+        library.extend32(s, written, from);
+        library.choose(s, EQ, result, now.accumulator, now.found, written, result);
+    } else
+        library.extend32(s, result, from);
+}
+
+void NAME(tcg_gen_setcond_i64)(context *s, int condition, value result, value a, value b)
+{
+    /* BZHI: CF also where the index is the width less one. */
+    library.set_if(s, now.kind == BZHI && condition == LT ? LE : condition, result, a, b);
+}
+
+void NAME(tcg_gen_movcond_i64)(context *s, int condition, value result, value a, value b, value yes, value no)
+{
+    if (now.kind == BZHI) { /* the library would clear a bit with every index that is too large */
+        now.amount = a;
+        return;
+    }
+    if (now.kind == BEXTR && !now.amount) { /* the first: START too large. It is kept for the second. */
+        library.choose(s, condition, result, a, b, yes, no);
+        now.amount = temporary(s);
+        library.extend32(s, now.amount, a);
+        return;
+    }
+    if (now.kind == BEXTR) { /* the second: no more than the bits above START, of which the library lost one */
+        value most = temporary(s);
+        library.subtract_from(s, most, now.wide ? 64 : 32, now.amount);
+        library.choose(s, LEU, result, a, most, a, most);
+        now.amount = result;
+        return;
+    }
+    library.choose(s, condition, result, a, b, yes, no);
+}
+
+void NAME(tcg_gen_subi_i64)(context *s, value result, value from, int64_t amount)
+{
+    library.subtract(s, result, from, amount);
+    if (now.kind == BEXTR) /* the mask of 64 bits is 1 << 64 less one */
+        library.choose(s, GTU, result, now.amount, library.constant(s, 63), library.constant(s, -1), result);
+}
+
+void NAME(tcg_gen_andc_i64)(context *s, value result, value from, value bits)
+{
+    if (now.kind == BZHI)
+        library.choose(s, GTU, bits, now.amount, library.constant(s, now.wide ? 63 : 31), library.constant(s, 0), bits);
+    library.clear_bits(s, result, from, bits);
+}
+
+/* ---- Alignment ---- */
+
+/*
+ * Asking for alignment costs nothing where the operand is aligned: the fast path's comparison of the page covers the low
+ * bits as well. What is not aligned comes to the functions below.
+ */
+static int with_alignment(int access)
+{
+    if (now.align) {
+        now.align = false;
+        return access | ALIGN_16;
+    }
+    return block.check_alignment && access & ACCESS_SIZE ? access | ALIGN_NATURAL : access;
+}
+
+void NAME(tcg_gen_qemu_ld_i64)(context *s, value result, value address, intptr_t index, int access)
+{
+    library.load64(s, result, address, index, with_alignment(access));
+}
+
+void NAME(tcg_gen_qemu_st_i64)(context *s, value from, value address, intptr_t index, int access)
+{
+    library.store64(s, from, address, index, with_alignment(access));
+}
+
+void NAME(tcg_gen_qemu_ld_i32)(context *s, value result, value address, intptr_t index, int access)
+{
+    library.load32(s, result, address, index, with_alignment(access));
+}
+
+void NAME(tcg_gen_qemu_st_i32)(context *s, value from, value address, intptr_t index, int access)
+{
+    library.store32(s, from, address, index, with_alignment(access));
+}
+
+/* The access without its demand; raises #GP or, where CR0.AM says so, #AC when that is not met. */
+static uint32_t checked(environment *env, uint64_t address, uint32_t access, uintptr_t caller)
+{
+    uint32_t wanted = access >> ACCESS_SHIFT & ALIGN_NATURAL;
+    unsigned bits = wanted == ALIGN_NATURAL ? access >> ACCESS_SHIFT & ACCESS_SIZE : wanted >> ACCESS_SHIFT;
+    if (address & ((1u << bits) - 1)) {
+        if (wanted == ALIGN_16)
+            library.raise(env, VECTOR_GP, 0, caller);
+        if (library.read_control(env, 0) & CR0_AM)
+            library.raise(env, VECTOR_AC, 0, caller);
+    }
+    return access & ~((uint32_t)ALIGN_NATURAL << ACCESS_SHIFT);
+}
+
+#define READ(original, name)                                                                                          \
+    uint64_t NAME(name)(environment *env, uint64_t address, uint32_t access, uintptr_t caller)                        \
+    {                                                                                                                 \
+        return library.original(env, address, checked(env, address, access, caller), caller);                       \
+    }
+
+#define WRITE(original, bits, name)                                                                                   \
+    void NAME(name)(environment *env, uint64_t address, uint##bits##_t data, uint32_t access, uintptr_t caller)       \
+    {                                                                                                                 \
+        library.original(env, address, data, checked(env, address, access, caller), caller);                       \
+    }
+
+READ(read16, helper_le_lduw_mmu)
+READ(read32, helper_le_ldul_mmu)
+READ(read64, helper_le_ldq_mmu)
+READ(read_swapped16, helper_be_lduw_mmu)
+READ(read_swapped32, helper_be_ldul_mmu)
+READ(read_swapped64, helper_be_ldq_mmu)
+WRITE(write16, 16, helper_le_stw_mmu)
+WRITE(write32, 32, helper_le_stl_mmu)
+WRITE(write64, 64, helper_le_stq_mmu)
+WRITE(write_swapped16, 16, helper_be_stw_mmu)
+WRITE(write_swapped32, 32, helper_be_stl_mmu)
+WRITE(write_swapped64, 64, helper_be_stq_mmu)
+
+/* ---- CMPXCHG8B and CMPXCHG16B ---- */
+
+/*
+ * They keep the flags but ZF, which are evaluated lazily; how is known where the code was translated, but the library does
+ * not write it down before the call. So it is looked up, as for an exception.
+ */
+#define EXCHANGE(name, original)                                                                                      \
+    void NAME(name)(environment *env, uint64_t address)                                                               \
+    {                                                                                                                 \
+        library.restore(env - state_offset, CALLER, false);                           \
+        library.original(env, address);                                                                               \
+    }
+
+EXCHANGE(helper_cmpxchg8b, exchange8)
+EXCHANGE(helper_cmpxchg8b_unlocked, exchange8)
+EXCHANGE(helper_cmpxchg16b, exchange16)
+EXCHANGE(helper_cmpxchg16b_unlocked, exchange16)
+
+/* ---- Binding ---- */
+
+const char *emu_translate_bind(void *handle)
+{
+    static const struct wanted wanted[] = {
+        {"cpu_ldub_code", &library.fetch},
+        {"translator_loop", &library.loop},
+        {"tcg_global_mem_new_internal", &library.announce},
+        {"tcg_emit_op", &library.emit},
+        {"tcg_gen_qemu_ld_i64", &library.load64},
+        {"tcg_gen_qemu_st_i64", &library.store64},
+        {"tcg_gen_qemu_ld_i32", &library.load32},
+        {"tcg_gen_qemu_st_i32", &library.store32},
+        {"tcg_gen_ext32u_i64", &library.extend32},
+        {"tcg_gen_setcond_i64", &library.set_if},
+        {"tcg_gen_movcond_i64", &library.choose},
+        {"tcg_gen_subi_i64", &library.subtract},
+        {"tcg_gen_subfi_i64", &library.subtract_from},
+        {"tcg_gen_andc_i64", &library.clear_bits},
+        {"tcg_const_i64", &library.constant},
+        {"tcg_temp_new_internal", &library.reserve},
+        {"tcg_temp_free_internal", &library.release},
+        {"tcg_gen_callN", &library.call},
+        {"helper_fwait", &library.wait},
+        {"raise_exception_err_ra", &library.raise},
+        {"helper_read_crN", &library.read_control},
+        {"helper_le_lduw_mmu", &library.read16},
+        {"helper_le_ldul_mmu", &library.read32},
+        {"helper_le_ldq_mmu", &library.read64},
+        {"helper_be_lduw_mmu", &library.read_swapped16},
+        {"helper_be_ldul_mmu", &library.read_swapped32},
+        {"helper_be_ldq_mmu", &library.read_swapped64},
+        {"helper_be_stw_mmu", &library.write_swapped16},
+        {"helper_be_stl_mmu", &library.write_swapped32},
+        {"helper_be_stq_mmu", &library.write_swapped64},
+        {"helper_le_stw_mmu", &library.write16},
+        {"helper_le_stl_mmu", &library.write32},
+        {"helper_le_stq_mmu", &library.write64},
+        {"cpu_restore_state", &library.restore},
+        {"helper_cmpxchg8b_unlocked", &library.exchange8},
+        {"helper_cmpxchg16b_unlocked", &library.exchange16},
+    };
+    return LOOK_UP(handle, wanted);
+}
+
+int emu_translate_active(void)
+{
+    return announced == (1 << 18) - 1;
+}
+
+#else
+
+const char *emu_translate_bind(void *handle)
+{
+    (void)handle;
+    return NULL;
+}
+
+int emu_translate_active(void)
+{
+    return 1;
+}
+
+#endif

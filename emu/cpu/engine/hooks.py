@@ -1,0 +1,339 @@
+"""One Unicorn engine driven from C (``_hooks``): callbacks, virtual clock and stop requests.
+
+Nothing here is linked against Unicorn: ``Engine`` gets the addresses of its functions as numbers (``library``) and
+hands them to C. Register and error numbers go through uninterpreted; what they mean, ``emu.cpu`` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from emu.cpu.engine._hooks import ffi, lib
+from emu.errors import HostError
+
+if TYPE_CHECKING:
+    from emu.cpu.engine._hooks import emu_engine
+    from emu.native import Pointer
+
+EXCEPTION = lib.EMU_EXCEPTION
+INVALID_OPCODE = lib.EMU_INVALID_OPCODE
+SYSCALL = lib.EMU_SYSCALL
+SYSENTER = lib.EMU_SYSENTER
+TIMER = lib.EMU_TIMER
+WINDOW = lib.EMU_WINDOW
+SERVICE = lib.EMU_SERVICE
+HALT = lib.EMU_HALT
+
+FUNCTIONS = (
+    "open", "close", "emu_start", "emu_stop", "mem_map_ptr", "mmio_map", "mem_protect",
+    "hook_add", "hook_del", "reg_read", "reg_write", "ctl",
+)  # fmt: skip
+"""The functions an ``Engine`` needs, without the prefix ``uc_``."""
+
+NO_DEADLINE = (1 << 64) - 1
+_RUNNING = "it is used while the guest runs"
+
+
+class PortHandler(Protocol):
+    """Who answers port accesses; called on the thread that runs the engine."""
+
+    def port_read(self, port: int, size: int) -> int: ...
+
+    def port_write(self, port: int, size: int, value: int) -> None: ...
+
+
+class Clock(NamedTuple):
+    """Virtual time: whether it passes, nanoseconds, and whether the block at address ``last_block`` was announced, and
+    charged, without being executed.
+    """
+
+    started: bool
+    now: int
+    announced: bool
+    last_block: int
+
+
+class Engine:
+    """A Unicorn x86 engine. ``ports`` answers IN and OUT; what it raises stops the engine.
+
+    ``functions`` maps each name in ``FUNCTIONS`` to an address; ``describe`` turns a Unicorn error number into text.
+    All numbers are host-endian unsigned; guest addresses are physical.
+    """
+
+    def __init__(
+        self, functions: Mapping[str, int], model: int, ports: PortHandler, describe: Callable[[int], str]
+    ) -> None:
+        table = ffi.new("emu_uc_functions *")
+        for name in FUNCTIONS:
+            setattr(table, name, ffi.cast("void *", functions[name]))
+        self._e: emu_engine = ffi.new("emu_engine *")
+        self._describe = describe
+        self._check(lib.emu_engine_open(self._e, table, model), "open an engine")
+        self.ports = ports
+        self._failure: BaseException | None = None
+        self._owner = ffi.new_handle(self)
+        self._e.owner = self._owner
+        self._scratch: Any = ffi.new("uint64_t[4]")
+
+    def _check(self, error: int, doing: str) -> None:
+        if error:
+            raise HostError(
+                f"Unicorn cannot {doing}: {self._describe(error)}", "see that unicorn 2.1 is installed whole"
+            )
+
+    @property
+    def handle(self) -> int:
+        """Unicorn's own handle of the engine; 0 once closed."""
+        return int(ffi.cast("uintptr_t", self._e.uc))
+
+    def close(self) -> None:
+        lib.emu_engine_close(self._e)
+
+    def reopen(self) -> None:
+        """Replace the engine by a fresh one, without memory and hooks of others; ``take_over`` it again.
+
+        Time, deadline and requests stay.
+        """
+        assert not self.running, _RUNNING
+        self._check(lib.emu_engine_reopen(self._e), "open an engine")
+
+    # Memory
+
+    def map(self, gpa: int, size: int, host: int) -> None:
+        """Let the guest see ``size`` bytes at host address ``host``; whole pages. The caller keeps them mapped."""
+        self._check(lib.emu_engine_map(self._e, gpa, size, ffi.cast("void *", host)), f"map memory at {gpa:#x}")
+
+    def map_rom(self, gpa: int, size: int, host: int) -> None:
+        """As ``map``, but guest stores are dropped."""
+        self._check(lib.emu_engine_map_rom(self._e, gpa, size, ffi.cast("void *", host)), f"map memory at {gpa:#x}")
+
+    def map_nothing(self, gpa: int, size: int) -> None:
+        """Nobody lives there: reads give 0, writes are dropped."""
+        self._check(lib.emu_engine_map_nothing(self._e, gpa, size), f"fill the hole at {gpa:#x}")
+
+    # Running
+
+    def take_over(self, cpu: int, slots: int, cpu_exit: int) -> None:
+        """Put our functions in place of Unicorn's at host address ``slots``; once for each engine, before it runs.
+
+        ``slots`` are two pointers: what the CPU object ``cpu`` calls when it begins to execute and when it has ended.
+        ``cpu_exit`` is Unicorn's function that makes it end.
+        """
+        function = ffi.cast("void *", cpu_exit)
+        lib.emu_engine_attach(self._e, ffi.cast("void *", cpu), ffi.cast("void *", slots), function)
+
+    def run(self, pc: int) -> int:
+        """Run from ``pc``; Unicorn's error number. ``reason`` says why it stopped; see also ``take_failure``.
+
+        With a stop request that was not taken yet, nothing is executed and there is no reason.
+        """
+        assert self._e.cpu, "the engine was not taken over"
+        self._check(lib.emu_engine_prepare(self._e), "install the clock")
+        return lib.emu_engine_run(self._e, pc)
+
+    def take_failure(self) -> BaseException | None:
+        """What ``ports`` raised during the last run, once."""
+        failure, self._failure = self._failure, None
+        return failure
+
+    def fail(self, failure: BaseException) -> None:
+        """From a callback: stop the engine and keep ``failure`` for ``take_failure``; the first one counts."""
+        if self._failure is None:
+            self._failure = failure
+        lib.emu_engine_service(self._e)
+
+    def request_stop(self) -> None:
+        """Make ``run`` return, now or when it is next called; from any thread, also from a callback. Never lost."""
+        lib.emu_engine_request_stop(self._e)
+
+    @property
+    def stop_function(self) -> tuple[int, int]:
+        """Addresses of a C function and its argument that do what ``request_stop`` does.
+
+        A signal handler may call it for a fault of the guest's code, when the faulting thread holds no lock of ours.
+        """
+        function = ffi.cast("uintptr_t", ffi.addressof(lib, "emu_engine_request_stop"))
+        return int(function), int(ffi.cast("uintptr_t", self._e))
+
+    def stop_before_block(self) -> None:
+        """From a block hook that was added after ``watch_blocks``: a request that is taken before that block."""
+        lib.emu_engine_stop_before_block(self._e)
+
+    def take_stop(self) -> bool:
+        """Whether a stop was requested since the last call."""
+        return bool(lib.emu_engine_take_stop(self._e))
+
+    def service(self) -> None:
+        """From a callback: leave ``run`` with SERVICE, behind the present block."""
+        lib.emu_engine_service(self._e)
+
+    @property
+    def running(self) -> bool:
+        return bool(lib.emu_engine_running(self._e))
+
+    @property
+    def reason(self) -> int:
+        return self._e.reason
+
+    @property
+    def trap_flag(self) -> bool:
+        """With SYSCALL: TF was set. It is clear in the flags, where Unicorn would have looked too early."""
+        return bool(self._e.trap_flag)
+
+    @property
+    def vector(self) -> int:
+        return self._e.vector
+
+    def flush(self) -> None:
+        """Forget all translated code. Not while running."""
+        assert not self.running, _RUNNING
+        self._check(lib.emu_engine_flush(self._e), "drop translated code")
+
+    # Clock
+
+    def start_clock(self) -> None:
+        """Let virtual time pass, and watch for deadlines and interrupts, from the next block on; from callbacks too."""
+        lib.emu_engine_start_clock(self._e)
+
+    @property
+    def clock_started(self) -> bool:
+        return bool(self._e.counting)
+
+    def watch_blocks(self, *, testing: bool = False) -> None:
+        """Install the block hook although time does not pass. With ``testing`` it asks for a stop in every block,
+        and after the first 50,000 in one of 64.
+
+        Block hooks that others add later see each block once, when it is executed, however often it is stopped before.
+        """
+        assert not self.running, _RUNNING
+        lib.emu_engine_watch_blocks(self._e, testing)
+        self._check(lib.emu_engine_prepare(self._e), "watch blocks")
+
+    def now(self) -> int:
+        return lib.emu_engine_now(self._e)
+
+    def set_time(self, now: int) -> None:
+        self._e.time = now
+
+    def set_real_time(self) -> None:
+        lib.emu_engine_set_real_time(self._e)
+
+    def set_deadline(self, deadline: int) -> None:
+        self._e.deadline = deadline
+
+    def set_interrupt_pending(self, pending: bool) -> None:
+        lib.emu_engine_set_interrupt_pending(self._e, pending)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.clock_started, self.now(), bool(lib.emu_engine_announced(self._e)), int(self._e.last_block))
+
+    @clock.setter
+    def clock(self, value: Clock) -> None:
+        lib.emu_engine_set_clock(self._e, *value)
+
+    # Registers, by Unicorn's numbers
+
+    def read(self, register: int) -> int:
+        self._scratch[0] = 0
+        self._check(lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
+        return int(self._scratch[0])
+
+    def write(self, register: int, value: int) -> None:
+        self._scratch[0] = value
+        self._check(lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
+
+    def read_bytes(self, register: int, size: int, question: bytes = b"") -> bytes:
+        """``size`` of at most 32 bytes of a wide register or of one of Unicorn's register structures.
+
+        ``question`` fills the structure beforehand, for those that say in it what to read.
+        """
+        ffi.memmove(self._scratch, question, len(question))
+        self._check(lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
+        return bytes(ffi.buffer(self._scratch, size))
+
+    def write_bytes(self, register: int, value: bytes) -> None:
+        ffi.memmove(self._scratch, value, len(value))
+        self._check(lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
+
+    # Unicorn's own memory
+
+    def watch_state(self, environment: int, eflags: int, hflags: int, halted: int = 0) -> None:
+        """Tell where the CPU state is: its host address, the offsets of the flags and of those derived from them, and
+        the host address of the word that HLT sets, without which there is no reason HALT.
+        """
+        self._e.env = ffi.cast("uint8_t *", environment)
+        self._e.eflags_offset, self._e.hflags_offset = eflags, hflags
+        self._e.halted = ffi.cast("uint32_t *", halted)
+
+    def own_memory(self) -> bytes:
+        """The bytes of Unicorn's engine structure."""
+        return bytes(ffi.buffer(self._e.uc, lib.emu_allocation_size(self._e.uc)))
+
+    # Instrumentation
+
+    def add_hook(self, kind: int, function: int, user_data: int, begin: int, end: int) -> int:
+        handle = ffi.new("uintptr_t *")
+        error = lib.emu_engine_add_hook(self._e, handle, kind, function, user_data, begin, end)
+        self._check(error, "add a hook")
+        return int(handle[0])
+
+    def delete_hook(self, handle: int) -> None:
+        self._check(lib.emu_engine_delete_hook(self._e, handle), "remove a hook")
+
+
+def text(pointer: Pointer) -> str:
+    """The C string at ``pointer``; empty for a null pointer."""
+    return ffi.string(pointer).decode("ascii", "replace") if pointer else ""
+
+
+def address_of(buffer: Any) -> int:
+    """The host address of a writable buffer, which must stay alive and in place."""
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer, require_writable=True)))
+
+
+def peek(address: int, size: int) -> bytes:
+    """Up to ``size`` bytes of this process at ``address``; shorter, even empty, where nothing is mapped."""
+    buffer = ffi.new("char[]", size)
+    return bytes(ffi.buffer(buffer, lib.emu_peek(address, buffer, size)))
+
+
+def allocation(address: int) -> int:
+    """The size of the block of memory that the C library's allocator gave out at ``address``."""
+    return int(lib.emu_allocation_size(ffi.cast("void *", address)))
+
+
+def words(address: int, kind: str) -> Any:
+    """An indexable C pointer at host ``address``; ``kind`` is a C integer type such as ``uint64_t``."""
+    return ffi.cast(f"{kind} *", address)
+
+
+def function_at(address: int, signature: str) -> Callable[..., Any]:
+    """What is callable as C type ``signature``, such as ``int(*)(uintptr_t)``, at host ``address``."""
+    function: Callable[..., Any] = ffi.cast(signature, address)
+    return function
+
+
+def view(address: int, size: int) -> memoryview:
+    """A writable view of ``size`` bytes at host ``address``; valid as long as that memory is."""
+    return memoryview(ffi.buffer(ffi.cast("char *", address), size))
+
+
+@ffi.def_extern()
+def emu_port_read(owner: Pointer, port: int, size: int) -> int:
+    engine: Engine = ffi.from_handle(owner)
+    try:
+        return engine.ports.port_read(port, size) & ((1 << 8 * size) - 1)
+    except BaseException as failure:
+        engine.fail(failure)
+        return (1 << 8 * size) - 1
+
+
+@ffi.def_extern()
+def emu_port_write(owner: Pointer, port: int, size: int, value: int) -> None:
+    engine: Engine = ffi.from_handle(owner)
+    try:
+        engine.ports.port_write(port, size, value)
+    except BaseException as failure:
+        engine.fail(failure)

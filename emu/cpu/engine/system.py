@@ -1,0 +1,73 @@
+"""System-level behaviour that stands before Unicorn's internal functions (``_system``): what is in it, its C file says.
+
+``loader`` puts it there; the places in the CPU state come as numbers from ``layout`` and ``offsets``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from emu.cpu.engine._system import ffi, lib
+
+if TYPE_CHECKING:
+    from emu.cpu.engine._system import emu_system
+
+LAYOUT: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("emu_system_layout").fields)
+"""The offsets that ``know`` needs."""
+
+
+def know(offsets: Mapping[str, int]) -> None:
+    """Name the offsets in the CPU state. No engine may be attached before."""
+    lib.emu_system_know(ffi.new("emu_system_layout *", {name: offsets[name] for name in LAYOUT}))
+
+
+_attached: set[System] = set()
+"""Kept alive: the C side knows them until they are detached."""
+
+
+class System:
+    """What one engine has of it: the state of its random numbers, its breakpoints, its pages of code."""
+
+    def __init__(self) -> None:
+        self._s: emu_system = ffi.new("emu_system *")
+
+    def attach(self, engine: int, cpu: int, state: int, *, cr4_bits: int) -> None:
+        """From now on that engine behaves; addresses of its structure, its CPU object and its CPU state.
+
+        ``cr4_bits`` are those that a guest may set.
+        """
+        self.detach()
+        _attached.add(self)
+        self._s.cr4_bits = cr4_bits
+        lib.emu_system_attach(self._s, ffi.cast("void *", engine), ffi.cast("void *", cpu), ffi.cast("void *", state))
+
+    def detach(self) -> None:
+        """Before the engine is closed."""
+        lib.emu_system_detach(self._s)
+        _attached.discard(self)
+
+    @property
+    def random(self) -> int:
+        """From which RDRAND makes its next number; 64 bits."""
+        return self._s.random
+
+    @random.setter
+    def random(self, value: int) -> None:
+        self._s.random = value
+
+    def breakpoints_off(self) -> None:
+        """Before the debug registers are written from outside."""
+        lib.emu_system_debug_off(self._s)
+
+    def breakpoints_on(self) -> None:
+        """Afterwards: make them work."""
+        lib.emu_system_debug_on(self._s)
+
+    def has_code(self, address: int, size: int) -> bool:
+        """Code was translated from a page of these ``size`` bytes of guest memory at host ``address``."""
+        return bool(lib.emu_system_has_code(self._s, ffi.cast("void *", address), size))
+
+    def host_wrote(self, address: int, size: int) -> None:
+        """The host stored ``size`` bytes at host ``address`` of guest memory, within a page: forget code from there."""
+        lib.emu_system_host_wrote(self._s, ffi.cast("void *", address), size)

@@ -1,0 +1,345 @@
+"""The crash laboratory's eyes inside Unicorn, over the C callbacks of ``_trace``.
+
+A ``Tracer`` records what a guest does to its NVDIMM: every store, and the flushes and fences at the instructions that
+it was told of. And it stops at reads of bytes that a power failure left in doubt, so that somebody can say what they
+hold. Both make the guest's loads and stores slow; nothing else pays for them.
+
+Function addresses and register numbers come from the caller, who asks ``emu.cpu`` for them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from emu.cpu.engine._trace import ffi, lib
+from emu.errors import HostError
+
+if TYPE_CHECKING:
+    from emu.cpu.engine._trace import emu_trace, emu_trace_site
+    from emu.native import Pointer
+
+STORE, FLUSH, FENCE = lib.EMU_TRACE_STORE, lib.EMU_TRACE_FLUSH, lib.EMU_TRACE_FENCE
+SPECIAL, DEVICE = lib.EMU_TRACE_SPECIAL, lib.EMU_TRACE_DEVICE
+FULL, BUDGET, BLOCK = lib.EMU_TRACE_FULL, lib.EMU_TRACE_BUDGET, lib.EMU_TRACE_BLOCK
+CODE, ACCESS = lib.EMU_TRACE_CODE, lib.EMU_TRACE_ACCESS
+
+FUNCTIONS = ("hook_add", "hook_del", "reg_read", "reg_write", "mem_read", "ctl")
+"""The functions of Unicorn that this needs, without the prefix ``uc_``."""
+
+# Unicorn's hook types (unicorn/unicorn.h).
+_HOOK_CODE, _HOOK_BLOCK, _HOOK_MEM_READ, _HOOK_MEM_WRITE = 4, 8, 1 << 10, 1 << 11
+# The callbacks, in the order of the table in C.
+_ON_SITE, _ON_STORE, _ON_BLOCK, _ON_BLOCK_WATCHING, _ON_READ, _ON_OVERWRITE, _ON_CODE = range(7)
+_EVERYWHERE = (1, 0)
+
+
+class Entry(NamedTuple):
+    """One log entry. ``instance`` is equal for the pieces of one store; ``site`` has the bits of ``SiteLike.kind``.
+
+    The ``value`` of a STORE is what it left in memory, in ``size`` bytes; that of a FENCE says whether its
+    compare-and-swap failed; that of a DEVICE is its number among those of ``note_device``.
+    """
+
+    pc: int
+    address: int
+    value: int
+    instance: int
+    size: int
+    kind: int
+    site: int
+    detail: int
+
+
+# emu_trace_entry, and how many of them lie in a row.
+_ENTRY = struct.Struct("=QQQIBBBB")
+_CHUNK = lib.EMU_TRACE_CHUNK
+_PAGE = 4096
+_NOWHERE = lib.EMU_TRACE_NOWHERE
+
+
+class SiteLike(Protocol):
+    """An instruction to watch, as ``emu.cpu.sites.Site`` describes it."""
+
+    @property
+    def pc(self) -> int: ...
+    @property
+    def kind(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def base(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def scale(self) -> int: ...
+    @property
+    def displacement(self) -> int: ...
+    @property
+    def segment(self) -> int: ...
+    @property
+    def address_mask(self) -> int: ...
+    @property
+    def linear_mask(self) -> int: ...
+    @property
+    def detail(self) -> int: ...
+
+
+class Tracer:
+    """The C side of one engine: hooks, log and the table of unknown bytes. Callbacks run on the engine's thread.
+
+    ``on_new_block(address, size)`` sees code before it first executes; ``on_unknown_read(address, size)`` must end the
+    doubt with ``learn``; ``on_stop(why)`` gets FULL, BUDGET, BLOCK or CODE; ``next_page(pc, address)`` says where the
+    store by the instruction at ``pc``, whose first byte is at guest-physical ``address``, goes on in the next page;
+    None where that is not known. What they raise is kept for ``take_failure`` after ``on_failure`` was called, which
+    should stop the engine.
+    """
+
+    def __init__(self, engine: int, functions: Mapping[str, int], *, log_limit: int = 1 << 22) -> None:
+        self._t: emu_trace = ffi.new("emu_trace *")
+        self._owner = ffi.new_handle(self)
+        self._t.owner = self._owner
+        table = ffi.new("emu_trace_functions *")
+        for name in FUNCTIONS:
+            setattr(table, name, ffi.cast("void *", functions[name]))
+        if lib.emu_trace_open(self._t, ffi.cast("void *", engine), table):
+            raise HostError("not enough memory to trace the guest", "close other programs")
+        self._t.limit = log_limit
+        self._sites: dict[int, tuple[emu_trace_site, int]] = {}
+        self._failure: BaseException | None = None
+        self.on_new_block: Callable[[int, int], None] = lambda address, size: None
+        self.on_unknown_read: Callable[[int, int], None] = lambda address, size: None
+        self.on_stop: Callable[[int], None] = lambda why: None
+        self.next_page: Callable[[int, int], int | None] = lambda pc, address: address + _PAGE & -_PAGE
+        self.on_failure: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        """Free the log. The engine must be closed first: it still holds the hooks."""
+        lib.emu_trace_close(self._t)
+
+    def _hook(
+        self, which: int, kind: int, span: tuple[int, int] = _EVERYWHERE, site: emu_trace_site | None = None
+    ) -> int:
+        handle = ffi.new("uintptr_t *")
+        if lib.emu_trace_hook(self._t, handle, which, kind, site or ffi.NULL, *span):
+            raise HostError("Unicorn cannot add a hook", "see that unicorn 2.1 is installed whole")
+        return int(handle[0])
+
+    def add_region(self, gpa: int, size: int, host: int, *, logged: bool) -> None:
+        """Tell where guest memory lies in this process; code can only be looked at there. Stores to those that are
+        ``logged`` are.
+        """
+        if lib.emu_trace_add_region(self._t, gpa, size, ffi.cast("void *", host), logged):
+            raise HostError("the guest's memory is in too many pieces to trace", "use fewer NVDIMMs")
+
+    def cover(self, base: int, size: int) -> None:
+        """The guest-physical range that holds all NVDIMMs; at most once."""
+        if lib.emu_trace_track(self._t, base, size):
+            raise HostError("not enough address space to trace the NVDIMM", "use a smaller one")
+
+    def set_initial(self, gpa: int, host: int) -> None:
+        """Where in this process the initial content of the logged region at ``gpa`` is kept, whole."""
+        lib.emu_trace_set_initial(self._t, gpa, ffi.cast("void *", host))
+
+    def set_segments(self, bases: Iterable[int]) -> None:
+        """The host addresses at which the engine keeps the bases of ES, CS, SS, DS, FS and GS."""
+        for number, address in enumerate(bases):
+            lib.emu_trace_set_segment(self._t, number, ffi.cast("void *", address))
+
+    def record(self) -> None:
+        """Log stores to logged regions, flushes and fences, and show new code. Before running."""
+        self._hook(_ON_STORE, _HOOK_MEM_WRITE)
+        self._hook(_ON_BLOCK_WATCHING, _HOOK_BLOCK)
+
+    def watch_reads(self, spans: Iterable[tuple[int, int]], *, record: bool) -> None:
+        """Report reads of unknown bytes, and code in these ranges (first and last address); with ``record`` log what
+        ``record`` logs. Before running.
+        """
+        self._hook(_ON_READ, _HOOK_MEM_READ)
+        self._hook(_ON_OVERWRITE, _HOOK_MEM_WRITE)
+        for span in spans:
+            self._hook(_ON_CODE, _HOOK_BLOCK, span)
+        if record:
+            self._hook(_ON_STORE, _HOOK_MEM_WRITE)
+        self._hook(_ON_BLOCK_WATCHING if record else _ON_BLOCK, _HOOK_BLOCK)
+
+    # Code
+
+    def set_sites(self, address: int, size: int, sites: Iterable[SiteLike]) -> None:
+        """From ``on_new_block``: these, and no others, are the instructions to watch in this block."""
+        wanted = {site.pc: site for site in sites}
+        changed = False
+        for pc in range(address, address + size):
+            known, site = self._sites.get(pc), wanted.get(pc)
+            fresh = None if site is None else self._describe(site)
+            if known is not None and (fresh is None or bytes(ffi.buffer(known[0])) != bytes(ffi.buffer(fresh))):
+                lib.emu_trace_unhook(self._t, known[1])
+                del self._sites[pc]
+                known, changed = None, True
+            if fresh is not None and known is None:
+                self._sites[pc] = (fresh, self._hook(_ON_SITE, _HOOK_CODE, (pc, pc), fresh))
+                changed = True
+        if changed and lib.emu_trace_translate_again(self._t, address, size):
+            raise HostError("Unicorn cannot drop translated code", "see that unicorn 2.1 is installed whole")
+
+    def _describe(self, site: SiteLike) -> emu_trace_site:
+        described: emu_trace_site = ffi.new("emu_trace_site *")
+        described.trace = self._t
+        for name in ("pc", "size", "base", "index", "scale", "segment", "address_mask", "linear_mask", "detail"):
+            setattr(described, name, getattr(site, name))
+        described.site = int(site.kind)
+        displacement = site.displacement
+        described.displacement = displacement - (1 << 64) if displacement >> 63 else displacement
+        return described
+
+    # The log
+
+    @property
+    def count(self) -> int:
+        return self._t.count
+
+    def entries(self) -> Iterator[Entry]:
+        """The log so far; HostError when memory ran out and it has a gap."""
+        lib.emu_trace_finish(self._t)
+        if self._t.starved:
+            raise HostError("not enough memory for the log of the guest's stores", "close other programs")
+        count, size = self.count, ffi.sizeof("emu_trace_entry")
+        for first in range(0, count, _CHUNK):
+            number = min(_CHUNK, count - first)
+            data = ffi.buffer(lib.emu_trace_at(self._t, first), number * size)
+            yield from map(Entry._make, _ENTRY.iter_unpack(bytes(data)))
+
+    def note_store(self, address: int, data: bytes, pc: int) -> None:
+        """``data`` was just stored at guest-physical ``address`` by no instruction, at ``pc``: log it as one store."""
+        at = 0
+        while at < len(data):
+            piece = data[at : at + 8 - (address + at) % 8]  # none crosses a page
+            value = int.from_bytes(piece, "little")
+            lib.emu_trace_note(self._t, STORE, pc, address + at, value, len(piece), at == 0)
+            at += len(piece)
+
+    def note_device(self, number: int, pc: int) -> None:
+        """A device did something that the caller knows by ``number``, while the instruction at ``pc`` executed."""
+        lib.emu_trace_note(self._t, DEVICE, pc, 0, number, 0, True)
+
+    def note_access(self) -> None:
+        """A device read or wrote what belongs to a watched range: see ``first_access``."""
+        lib.emu_trace_note_access(self._t)
+
+    def retract(self, pc: int) -> None:
+        """The instruction at ``pc`` raised a fault: what it was about to do does not count."""
+        lib.emu_trace_retract(self._t, pc)
+
+    def clear(self) -> None:
+        """Empty the log."""
+        lib.emu_trace_clear(self._t)
+
+    @property
+    def log_limit(self) -> int:
+        """Entries after which ``on_stop(FULL)`` is called, at the next basic block; it may raise the limit. What the
+        guest does until it has stopped is logged nevertheless.
+        """
+        return self._t.limit
+
+    @log_limit.setter
+    def log_limit(self, entries: int) -> None:
+        self._t.limit = entries
+
+    # Basic blocks
+
+    @property
+    def blocks(self) -> int:
+        """Basic blocks executed."""
+        return self._t.blocks
+
+    @blocks.setter
+    def blocks(self, value: int) -> None:
+        self._t.blocks = value
+
+    def set_budget(self, blocks: int) -> None:
+        """``on_stop(BUDGET)`` at this many blocks, and at each one after it."""
+        self._t.budget = blocks
+
+    def stop_at_block(self, block: int) -> None:
+        """``on_stop(BLOCK)`` when this block begins; 0 for never."""
+        self._t.stop_block = block
+
+    @property
+    def first_access(self) -> int:
+        """The block that first loaded from or stored to a watched range; 0 for none yet."""
+        return self._t.first_access
+
+    # Unknown bytes
+
+    def set_unknown(self, units: Iterable[int]) -> None:
+        """Let exactly these 8-byte units be unknown, whole."""
+        wanted = list(units)
+        if lib.emu_trace_set_unknown(self._t, ffi.new("uint64_t[]", wanted), len(wanted)):
+            raise HostError("not enough memory to trace the NVDIMM", "close other programs")
+
+    def restore_unknown(self) -> None:
+        """Undo all learning."""
+        lib.emu_trace_restore_unknown(self._t)
+
+    def learn(self, unit: int, bytes_of_unit: int) -> int:
+        """Make bytes of a unit known (bit 0 for the first byte); which of them were not."""
+        return lib.emu_trace_learn(self._t, unit, bytes_of_unit)
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether page tables that the guest uses now are in logged memory."""
+        return bool(lib.emu_trace_has_tables(self._t))
+
+    # Failures
+
+    def fail(self, failure: BaseException) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self.on_failure()
+
+    def take_failure(self) -> BaseException | None:
+        """What a callback raised, once."""
+        failure, self._failure = self._failure, None
+        return failure
+
+
+def freeze(address: int, size: int) -> None:
+    """Make the contents of a private mapping what MADV_DONTNEED brings back. The address stays the same."""
+    error = -int(lib.emu_freeze(ffi.cast("void *", address), size))
+    if error:
+        raise HostError(f"cannot keep a copy of guest memory (error {error})", "free some memory", errno=error)
+
+
+def _guarded(owner: Pointer, call: Callable[[Tracer], None]) -> None:
+    tracer: Tracer = ffi.from_handle(owner)
+    try:
+        call(tracer)
+    except BaseException as failure:
+        tracer.fail(failure)
+
+
+@ffi.def_extern()
+def emu_trace_new_block(owner: Pointer, address: int, size: int) -> None:
+    _guarded(owner, lambda tracer: tracer.on_new_block(address, size))
+
+
+@ffi.def_extern()
+def emu_trace_unknown_read(owner: Pointer, address: int, size: int) -> None:
+    _guarded(owner, lambda tracer: tracer.on_unknown_read(address, size))
+
+
+@ffi.def_extern()
+def emu_trace_next_page(owner: Pointer, pc: int, address: int) -> int:
+    tracer: Tracer = ffi.from_handle(owner)
+    try:
+        found = tracer.next_page(pc, address)
+    except BaseException as failure:
+        tracer.fail(failure)
+        found = None
+    return _NOWHERE if found is None else found
+
+
+@ffi.def_extern()
+def emu_trace_stop(owner: Pointer, why: int) -> None:
+    _guarded(owner, lambda tracer: tracer.on_stop(why))
