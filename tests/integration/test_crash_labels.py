@@ -12,18 +12,18 @@ from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.devices.nvdimm import nfit
 from emu.devices.nvdimm.dsm import GET_LABEL_DATA, REVISION, SET_LABEL_DATA
 from emu.devices.nvdimm.dsm_layouts import DsmInput, DsmTransfer
-from emu.persistence.document import document
-from emu.persistence.events import Event, LabelWrite, Store, label_address
-from emu.persistence.explore import Limits
-from emu.persistence.export import export
-from emu.persistence.findings import MISSING_FENCE, MISSING_FLUSH, ORDERING
-from emu.persistence.laboratory import Answer, Question, investigate
-from emu.persistence.powerfail import PowerCut, run_with_power_cut
-from emu.persistence.report import report_html
-from emu.persistence.rules import Domain, Media, Order, Rules
-from emu.persistence.symbols import load_symbols
-from emu.persistence.terminal_view import timeline_lines
-from emu.persistence.workload import record
+from emu.persistence.lab.explore import Limits
+from emu.persistence.lab.findings import MISSING_FENCE, MISSING_FLUSH, ORDERING
+from emu.persistence.lab.investigation import Answer, Question, investigate
+from emu.persistence.lab.powerfail import PowerCut, run_with_power_cut
+from emu.persistence.lab.workload import record
+from emu.persistence.model.events import Event, LabelWrite, Store, label_address
+from emu.persistence.model.rules import Domain, Media, Order, Rules
+from emu.persistence.report.document import document
+from emu.persistence.report.export import export
+from emu.persistence.report.page import report_html
+from emu.persistence.report.symbols import load_symbols
+from emu.persistence.report.terminal_timeline import timeline_lines
 from emu.units import GIB, KIB, MIB, PAGE
 
 BASE, CODE, LABELS, AT = 4 * GIB, 0x100000, 128 * KIB, 4096

@@ -8,10 +8,10 @@ import pytest
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.guest.litmus import SIZE, Litmus, assemble, catalogue, digits
-from emu.persistence.crashstate import FULL, CrashState, possible_values
-from emu.persistence.model import build
-from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
-from emu.persistence.workload import record
+from emu.persistence.lab.workload import record
+from emu.persistence.model.crashstate import FULL, CrashState, possible_values
+from emu.persistence.model.rules import Domain, FailedCas, Media, Order, Rules
+from emu.persistence.model.timeline import build
 from emu.units import GIB, MIB
 
 MODES = {

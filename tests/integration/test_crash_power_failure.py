@@ -11,7 +11,7 @@ from emu.config import BackendConfig, MachineConfig, NvdimmConfig, PersistenceDo
 from emu.errors import UsageError
 from emu.guest.litmus import assemble, parse_step
 from emu.machine import Exit
-from emu.persistence.powerfail import Cut, PowerCut, parse_power_cut, run_with_power_cut
+from emu.persistence.lab.powerfail import Cut, PowerCut, parse_power_cut, run_with_power_cut
 from emu.units import GIB, MIB
 
 STEPS = tuple(parse_step(text) for text in ("x=1", "y=1", "CW x", "SF", "z=1"))

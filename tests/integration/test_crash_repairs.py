@@ -11,14 +11,14 @@ import pytest
 
 from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
-from emu.persistence import findings
-from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
-from emu.persistence.explore import Exploration, LocalWorker, explore
-from emu.persistence.findings import Failure
-from emu.persistence.laboratory import Answer, Question, investigate
-from emu.persistence.model import build
-from emu.persistence.recovery import MachineRecovery
-from emu.persistence.rules import Domain, Media, Rules
+from emu.persistence.lab import findings
+from emu.persistence.lab.explore import Exploration, LocalWorker, explore
+from emu.persistence.lab.findings import Failure
+from emu.persistence.lab.investigation import Answer, Question, investigate
+from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
+from emu.persistence.model.rules import Domain, Media, Rules
+from emu.persistence.model.timeline import build
 from emu.units import MIB
 
 BROKEN = [image for image in guest.images() if image.group == "crash" and not image.fixed]

@@ -1,6 +1,6 @@
 """The names of causes, judged from outside: the repair that a name stands for is put into the trace, and it repairs.
 
-The judge edits event lists itself and lists memories one by one; it shares no code with ``emu.persistence.repairs``.
+The judge edits event lists itself and lists memories one by one; it shares no code with ``model.repairs``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 import pytest
 from test_persistence_explore import RULES, Memory, Toy, clean
 
-from emu.persistence import findings
-from emu.persistence.crashstate import CrashState, memories
-from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
-from emu.persistence.explore import LocalWorker, Read, explore
-from emu.persistence.findings import Analyst, Failure
-from emu.persistence.model import build
-from emu.persistence.rules import Domain, Media, Rules
+from emu.persistence.lab import findings
+from emu.persistence.lab.explore import LocalWorker, explore
+from emu.persistence.lab.findings import Analyst, Failure
+from emu.persistence.model.crashstate import CrashState, Read, memories
+from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
+from emu.persistence.model.rules import Domain, Media, Rules
+from emu.persistence.model.timeline import build
 
 Step = tuple[int, Event]
 SFENCE = Fence(FenceKind.SFENCE)

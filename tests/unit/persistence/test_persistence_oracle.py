@@ -8,8 +8,8 @@ import pytest
 from fuzzing import times
 from persistence_oracle import LABEL, SIZE, Machine
 
-from emu.persistence.crashstate import CrashState, memories
-from emu.persistence.events import (
+from emu.persistence.model.crashstate import CrashState, memories
+from emu.persistence.model.events import (
     Event,
     Fence,
     FenceKind,
@@ -21,8 +21,8 @@ from emu.persistence.events import (
     WriteBackKind,
     label_address,
 )
-from emu.persistence.model import PersistState, Timeline, TimelineBuilder, build
-from emu.persistence.rules import Domain, Order, Rules
+from emu.persistence.model.rules import Domain, Order, Rules
+from emu.persistence.model.timeline import PersistState, Timeline, TimelineBuilder, build
 
 MODES = [(domain, order) for domain in Domain for order in Order]
 STORES = [(0, 8), (0, 8), (8, 8), (16, 8), (64, 8), (64, 8), (72, 8), (0, 4), (4, 4), (64, 1), (4, 8), (0, 16), (60, 8)]

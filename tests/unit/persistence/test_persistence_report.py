@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
-from emu.persistence.document import document
-from emu.persistence.events import UNIT, Event, Fence, FenceKind, Flush, FlushKind, Store
-from emu.persistence.laboratory import Answer, Question, investigate
-from emu.persistence.lanes import MOST_EVENTS, MOST_LINES, LineState, draw
-from emu.persistence.markup import Html, embedded_json, tag, visible
-from emu.persistence.model import PersistState
-from emu.persistence.report import report_html
-from emu.persistence.report_source import Sources
-from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
-from emu.persistence.symbols import load_symbols
-from emu.persistence.terminal_view import timeline_lines, wants_colour
+from emu.persistence.lab.investigation import Answer, Question, investigate
+from emu.persistence.model.events import UNIT, Event, Fence, FenceKind, Flush, FlushKind, Store
+from emu.persistence.model.rules import Domain, FailedCas, Media, Order, Rules
+from emu.persistence.model.timeline import PersistState
+from emu.persistence.report.document import document
+from emu.persistence.report.excerpts import Sources
+from emu.persistence.report.lanes import MOST_EVENTS, MOST_LINES, LineState, draw
+from emu.persistence.report.markup import Html, embedded_json, tag, visible
+from emu.persistence.report.page import report_html
+from emu.persistence.report.symbols import load_symbols
+from emu.persistence.report.terminal_timeline import timeline_lines, wants_colour
 from emu.units import CACHE_LINE, MIB
 
 IMAGES = Path(__file__).parents[3] / "guest" / "images"
