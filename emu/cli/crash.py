@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
 from emu.cli.run import resolve_image
+from emu.config import PersistenceDomain
 from emu.errors import Status, UsageError
-from emu.persistence.model.rules import Domain, FailedCas, Media, Order, Rules, domain_of
+from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.report.numbers import readable
 from emu.units import parse_size
 
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--recover-append", metavar="TEXT", help="the command line of recovery; default: that of the workload")
     add("--observe", action="append", default=[], metavar="OFFSET[:LENGTH]",
         help="show what these bytes of the first NVDIMM can hold after the crash (LENGTH 8 by default)")  # fmt: skip
-    add("--domain", choices=list(Domain),
+    add("--domain", choices=sorted(domain.platform for domain in PersistenceDomain),
         help="what the platform saves when power fails (default: as -machine nvdimm-persistence=, or adr)")  # fmt: skip
     add("--media", choices=list(Media), default=Media.DAX_SYNC, help="what the NVDIMM is mapped from on its host")
     add("--order", choices=list(Order), default=Order.LINE,
@@ -171,7 +172,7 @@ def _question(options: argparse.Namespace) -> Question:
         recovery = replace(recovery, image=resolve_image(options.recover))
     if options.recover_append is not None:
         recovery = replace(recovery, cmdline=options.recover_append)
-    domain = Domain(options.domain) if options.domain else domain_of(config)
+    domain = PersistenceDomain[options.domain.upper()] if options.domain else config.domain
     return Question(
         config,
         recovery,

@@ -93,9 +93,9 @@ def test_a_random_event_is_said(tmp_path: Path) -> None:
 
 
 def test_eadr_keeps_the_order_of_stores(tmp_path: Path) -> None:
-    assert cut(tmp_path, "2", "2", persistence=PersistenceDomain.CPU)[1] == "110"
+    assert cut(tmp_path, "2", "2", persistence=PersistenceDomain.EADR)[1] == "110"
     with pytest.raises(UsageError, match="fewer memories"):
-        cut(tmp_path, "2", "3", persistence=PersistenceDomain.CPU)
+        cut(tmp_path, "2", "3", persistence=PersistenceDomain.EADR)
 
 
 def test_second_boot_sees_what_the_power_cut_left(tmp_path: Path) -> None:

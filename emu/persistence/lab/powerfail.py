@@ -20,7 +20,7 @@ from emu.persistence.lab.workload import POWER_FAILURE, Contents, Workload, reco
 from emu.persistence.model.crashstate import FULL, CrashState, memories
 from emu.persistence.model.events import UNIT
 from emu.persistence.model.image import Image, candidates
-from emu.persistence.model.rules import Rules, domain_of
+from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import Timeline, build
 from emu.units import parse_number
 
@@ -85,7 +85,7 @@ def run_with_power_cut(
         whole = record(config, timeout=timeout, event_limit=_MOST_ENTRIES)
         event = random.Random(cut.event_seed).randint(0, len(whole.events))
     workload = record(config, timeout=timeout, event_limit=_MOST_ENTRIES, upto=event, outputs=outputs)
-    timeline = build(workload.events, Rules(domain_of(config)))
+    timeline = build(workload.events, Rules(config.domain))
     failed = workload.ended.reason == POWER_FAILURE
     initial = Contents(config, workload.dimms)
     try:

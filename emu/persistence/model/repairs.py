@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from emu.config import PersistenceDomain
 from emu.persistence.model.crashstate import CrashState, Initial, Read
 from emu.persistence.model.events import (
     Event,
@@ -23,7 +24,7 @@ from emu.persistence.model.events import (
     line_of,
     split,
 )
-from emu.persistence.model.rules import Domain, Media, Rules
+from emu.persistence.model.rules import Media, Rules
 from emu.persistence.model.timeline import Timeline, build
 
 Step = tuple[int, Event | None]
@@ -92,7 +93,7 @@ class Editor:
             store = self._events[number]
             if not isinstance(store, Store):  # a label write, durable by itself
                 continue
-            if store.nt or self._rules.domain is Domain.EADR:
+            if store.nt or self._rules.domain is PersistenceDomain.EADR:
                 places.add(number)
             else:
                 flushes = (self.flush_after(number, line, crash) for line in self.lines(number))
@@ -129,7 +130,7 @@ class Editor:
 
     def flushes_help(self, stores: Iterable[int]) -> bool:
         """Whether a flush can make any of ``stores`` durable: not where caches survive, nor past them."""
-        if self._rules.domain is Domain.EADR or not self._rules.flushes_count:
+        if self._rules.domain is PersistenceDomain.EADR or not self._rules.flushes_count:
             return False
         return any(isinstance(store, Store) and not store.nt for store in map(self._events.__getitem__, stores))
 
@@ -164,7 +165,7 @@ class Editor:
         if not self._rules.flushes_count:
             return [None]
         fence: list[Event | None] = [Fence(FenceKind.SFENCE)]
-        if self._rules.domain is Domain.EADR:
+        if self._rules.domain is PersistenceDomain.EADR:
             return fence
         lines = dict.fromkeys(line for number in stores for line in self.lines(number))
         return [Flush(line, FlushKind.CLWB) for line in lines] + fence

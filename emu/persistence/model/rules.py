@@ -5,20 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from emu.config import MachineConfig, PersistenceDomain
+from emu.config import PersistenceDomain
 from emu.persistence.model.events import line_of, page_of
-
-
-class Domain(enum.StrEnum):
-    """What the platform saves by itself: ADR the memory controller's queue, eADR the CPU caches too."""
-
-    ADR = "adr"
-    EADR = "eadr"
-
-
-def domain_of(config: MachineConfig) -> Domain:
-    """What the machine tells its guest (NFIT platform capabilities); ADR where it says nothing."""
-    return Domain.EADR if config.persistence is PersistenceDomain.CPU else Domain.ADR
 
 
 class Order(enum.StrEnum):
@@ -51,7 +39,7 @@ class Rules:
     are lost or kept together by the medium. Both are named by the address they start at (0 for all of memory).
     """
 
-    domain: Domain = Domain.ADR
+    domain: PersistenceDomain = PersistenceDomain.ADR
     order: Order = Order.LINE
     media: Media = Media.DAX_SYNC
     failed_cas: FailedCas = FailedCas.BARRIER
@@ -59,12 +47,12 @@ class Rules:
     def component(self, unit: int) -> int:
         if self.media is Media.PAGE_CACHE:
             return page_of(unit)
-        if self.domain is Domain.EADR:
+        if self.domain is PersistenceDomain.EADR:
             return 0
         return line_of(unit) if self.order is Order.LINE else unit
 
     def cell(self, unit: int) -> int:
-        if self.media is Media.DAX_SYNC or self.domain is Domain.EADR:
+        if self.media is Media.DAX_SYNC or self.domain is PersistenceDomain.EADR:
             return self.component(unit)
         return page_of(unit)
 

@@ -29,6 +29,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from emu.config import PersistenceDomain
 from emu.persistence.model.events import (
     UNIT,
     Event,
@@ -42,7 +43,7 @@ from emu.persistence.model.events import (
     split,
 )
 from emu.persistence.model.pending import NOTHING, Component, Content, FrozenComponent, Part, overlay
-from emu.persistence.model.rules import Domain, Order, Rules
+from emu.persistence.model.rules import Order, Rules
 from emu.units import CACHE_LINE
 
 _EVERYTHING = 1 << 62
@@ -96,14 +97,16 @@ class PersistState:
             return event.kind is FlushKind.CLFLUSH and any(self._flush_reach(event))
         if self._is_plain_load(event):
             return False
-        return bool(self._marked or self._with_nt) or (self.rules.domain is Domain.EADR and bool(self.components))
+        return bool(self._marked or self._with_nt) or (
+            self.rules.domain is PersistenceDomain.EADR and bool(self.components)
+        )
 
     def _is_plain_load(self, fence: Fence) -> bool:
         return fence.failed and self.rules.failed_cas == "load"
 
     def _is_durable_at_once(self, store: Store) -> bool:
         """Under eADR a locked store is: it does not wait in the store buffer."""
-        return store.locked and self.rules.domain is Domain.EADR and self.rules.flushes_count
+        return store.locked and self.rules.domain is PersistenceDomain.EADR and self.rules.flushes_count
 
     def _store(self, store: Store) -> None:
         nt = store.nt and self.rules.flushes_count
@@ -122,7 +125,7 @@ class PersistState:
 
     def _flush_reach(self, flush: Flush) -> list[tuple[int, int]]:
         """``(component, through)`` of the pending regular stores that the flush covers."""
-        if self.rules.domain is Domain.EADR:
+        if self.rules.domain is PersistenceDomain.EADR:
             return [(0, self.events)] if 0 in self.components and self.components[0].first_regular is not None else []
         step = CACHE_LINE if self.rules.order is Order.LINE else UNIT
         keys = range(flush.line, flush.line + CACHE_LINE, step)
@@ -136,11 +139,11 @@ class PersistState:
         for key, through in self._flush_reach(flush):
             if flush.kind is FlushKind.CLFLUSH:
                 self._commit(key, through=through, nt=False)
-            elif self.rules.domain is Domain.ADR:
+            elif self.rules.domain is PersistenceDomain.ADR:
                 self._marked[key] = through
 
     def _fence(self) -> None:
-        if self.rules.domain is Domain.EADR:
+        if self.rules.domain is PersistenceDomain.EADR:
             self._commit(0, through=_EVERYTHING, nt=True)
             return
         for key in sorted(self._marked.keys() | self._with_nt):

@@ -123,7 +123,7 @@ def document(
         "headline": judgement.headline,
         "why": list(judgement.why),
         "model": {
-            "domain": str(rules.domain),
+            "domain": rules.domain.platform,
             "order": str(rules.order),
             "media": str(rules.media),
             "failed_cas": str(rules.failed_cas),

@@ -11,8 +11,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from emu.config import PersistenceDomain
 from emu.persistence.model.events import UNIT, Event, Fence, Flush, FlushKind, LabelWrite, Store, WriteBack, line_of
-from emu.persistence.model.rules import Domain, FailedCas, Media, Rules
+from emu.persistence.model.rules import FailedCas, Media, Rules
 from emu.persistence.model.timeline import PersistState
 from emu.units import CACHE_LINE
 
@@ -162,7 +163,7 @@ def _replay(events: Sequence[Event], rules: Rules, shown: Sequence[int], windows
 def _commits_others(event: Event, rules: Rules) -> bool:
     if isinstance(event, Fence):
         return not (event.failed and rules.failed_cas is FailedCas.LOAD)
-    if rules.domain is not Domain.EADR or not isinstance(event, Store | Flush):
+    if rules.domain is not PersistenceDomain.EADR or not isinstance(event, Store | Flush):
         return False
     # Under eADR both drain the store buffer: what becomes durable takes everything stored before it along.
     return event.locked if isinstance(event, Store) else event.kind is FlushKind.CLFLUSH
@@ -181,7 +182,7 @@ def _state_of(state: PersistState, line: int, flushed: bool) -> tuple[LineState,
             waits = waits or len(entry.parts) > entry.regular
     if rules.media is Media.PAGE_CACHE:
         return (LineState.DIRTY if regular or waits else LineState.UNTOUCHED), False
-    if regular and rules.domain is Domain.ADR and not flushed:
+    if regular and rules.domain is PersistenceDomain.ADR and not flushed:
         return LineState.DIRTY, waits
     if regular or waits:
         return LineState.WAITING, True

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from emu.config import PersistenceDomain
 from emu.persistence.lab import findings
-from emu.persistence.model.rules import Domain, FailedCas, Media, Order, Rules
+from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 
 _DOMAIN = {
-    Domain.ADR: "On this platform (ADR) whatever reached the memory controller survives, and CPU caches do not: "
-    "a store is safe once its line was flushed and a fence has waited for the flush",
-    Domain.EADR: "On this platform (eADR) CPU caches survive: stores persist in program order and need no flush; "
-    "only store buffers are lost",
+    PersistenceDomain.ADR: "On this platform (ADR) whatever reached the memory controller survives, and CPU caches do "
+    "not: a store is safe once its line was flushed and a fence has waited for the flush",
+    PersistenceDomain.EADR: "On this platform (eADR) CPU caches survive: stores persist in program order and need no "
+    "flush; only store buffers are lost",
 }
 _ORDER = {
     Order.LINE: "stores to one cache line persist in program order",
@@ -43,7 +44,7 @@ def model(rules: Rules) -> str:
     """The model in force, in one sentence."""
     if rules.media is Media.PAGE_CACHE:
         text = f"{_MEDIA[rules.media]}"
-    elif rules.domain is Domain.EADR:
+    elif rules.domain is PersistenceDomain.EADR:
         text = f"{_DOMAIN[rules.domain]}; {_MEDIA[rules.media]}"
     else:
         text = f"{_DOMAIN[rules.domain]}; {_ORDER[rules.order]}; {_MEDIA[rules.media]}"
@@ -69,7 +70,7 @@ def bands(rules: Rules) -> str:
     """What must be said about the bands of the timeline under these rules; often nothing."""
     if rules.media is Media.PAGE_CACHE:
         return "In a page cache nothing that the program does makes a line durable: it stays dirty."
-    if rules.domain is Domain.EADR:
+    if rules.domain is PersistenceDomain.EADR:
         return "Under eADR no flush is needed: flush pending means that the store may still be in a store buffer."
     if rules.media is Media.DAX:
         return "Without MAP_SYNC, durable means the bytes only: their page may still come back whole as it was."

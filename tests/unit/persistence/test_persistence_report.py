@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, PersistenceDomain
 from emu.persistence.lab.investigation import Answer, Question, investigate
 from emu.persistence.model.events import UNIT, Event, Fence, FenceKind, Flush, FlushKind, Store
-from emu.persistence.model.rules import Domain, FailedCas, Media, Order, Rules
+from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.model.timeline import PersistState
 from emu.persistence.report.document import document
 from emu.persistence.report.excerpts import Sources
@@ -139,7 +139,7 @@ def test_every_kind_of_finding_has_a_page(guest: str) -> None:
     [
         (Rules(), "stores to one cache line persist in program order"),
         (Rules(order=Order.LOCATION), "only stores to the same 8 bytes"),
-        (Rules(Domain.EADR), "Under eADR no flush is needed"),
+        (Rules(PersistenceDomain.EADR), "Under eADR no flush is needed"),
         (Rules(media=Media.PAGE_CACHE), "it stays dirty"),
         (Rules(media=Media.DAX), "came back as it was"),
         (Rules(failed_cas=FailedCas.LOAD), "is a plain load"),
@@ -211,7 +211,13 @@ FLUSHES = st.builds(Flush, st.sampled_from(UNITS), st.sampled_from(FlushKind))
 FENCES = st.builds(Fence, st.sampled_from([FenceKind.SFENCE, FenceKind.MFENCE]))
 TRACES = st.lists(STORES | STORES | FLUSHES | FENCES, max_size=24)
 RULES = st.sampled_from(
-    [Rules(), Rules(order=Order.LOCATION), Rules(Domain.EADR), Rules(media=Media.PAGE_CACHE), Rules(media=Media.DAX)]
+    [
+        Rules(),
+        Rules(order=Order.LOCATION),
+        Rules(PersistenceDomain.EADR),
+        Rules(media=Media.PAGE_CACHE),
+        Rules(media=Media.DAX),
+    ]
 )
 
 
