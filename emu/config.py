@@ -38,13 +38,17 @@ class Policy(enum.StrEnum):
 
 
 class PersistenceDomain(enum.StrEnum):
-    """What the platform flushes by itself when power fails (NFIT platform capabilities).
-
-    ``mem-ctrl`` is ADR: the memory controller's queue. ``cpu`` is eADR: the CPU caches too.
+    """What the platform flushes by itself when power fails (NFIT platform capabilities): ADR the memory controller's
+    queue, eADR the CPU caches too. The value is QEMU's word for it, ``platform`` that of ``--domain`` and emu.crash/1.
     """
 
-    CPU = "cpu"
-    MEM_CTRL = "mem-ctrl"
+    EADR = "cpu"
+    ADR = "mem-ctrl"
+
+    @property
+    def platform(self) -> str:
+        """``adr`` or ``eadr``."""
+        return self.name.lower()
 
 
 class Clock(enum.StrEnum):
@@ -129,6 +133,11 @@ class MachineConfig:
     start_paused: bool = False
     qmp: tuple[str, ...] = ()
     incoming: str | None = None
+
+    @property
+    def domain(self) -> PersistenceDomain:
+        """What the platform saves by itself: as ``persistence`` tells the guest, ADR where that says nothing."""
+        return self.persistence or PersistenceDomain.ADR
 
 
 T = TypeVar("T")

@@ -122,6 +122,6 @@ def _capabilities(persistence: PersistenceDomain | None) -> bytes:
     if persistence is None:
         return b""
     bits = Capabilities.MEMORY_CONTROLLER_FLUSH
-    if persistence is PersistenceDomain.CPU:
+    if persistence is PersistenceDomain.EADR:
         bits |= Capabilities.CPU_CACHE_FLUSH
     return PlatformCapabilities(highest_valid=bits.bit_length() - 1, capabilities=bits).pack()

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
 from emu.cli.run import resolve_image
+from emu.config import PersistenceDomain
 from emu.errors import Status, UsageError
-from emu.persistence.numbers import readable
-from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules, domain_of
+from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.persistence.report.numbers import readable
 from emu.units import parse_size
 
 if TYPE_CHECKING:
     from emu.host.files import Target
-    from emu.persistence.interruption import Interruption
-    from emu.persistence.laboratory import Answer, Question
+    from emu.persistence.lab.interruption import Interruption
+    from emu.persistence.lab.investigation import Answer, Question
 
 EPILOG = """\
 examples:
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--recover-append", metavar="TEXT", help="the command line of recovery; default: that of the workload")
     add("--observe", action="append", default=[], metavar="OFFSET[:LENGTH]",
         help="show what these bytes of the first NVDIMM can hold after the crash (LENGTH 8 by default)")  # fmt: skip
-    add("--domain", choices=list(Domain),
+    add("--domain", choices=sorted(domain.platform for domain in PersistenceDomain),
         help="what the platform saves when power fails (default: as -machine nvdimm-persistence=, or adr)")  # fmt: skip
     add("--media", choices=list(Media), default=Media.DAX_SYNC, help="what the NVDIMM is mapped from on its host")
     add("--order", choices=list(Order), default=Order.LINE,
@@ -79,14 +80,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     question = _question(options)
     html = _outputs(options, question)
-    from emu.persistence import laboratory
-    from emu.persistence.document import document
-    from emu.persistence.export import export
-    from emu.persistence.symbols import load_symbols
+    from emu.persistence.lab import investigation
+    from emu.persistence.report.document import document
+    from emu.persistence.report.export import export
+    from emu.persistence.report.symbols import load_symbols
 
     progress = None if options.json or not sys.stderr.isatty() else _Progress()
     try:
-        answer = _interruptible(lambda stop: laboratory.investigate(question, progress=progress, interruption=stop))
+        answer = _interruptible(lambda stop: investigation.investigate(question, progress=progress, interruption=stop))
     finally:
         if progress is not None:
             progress.clear()
@@ -95,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         symbols = load_symbols(question.workload.image)
         result = document(answer, symbols, exported=exported, warnings=options.warnings)
         if html is not None:
-            from emu.persistence.report import report_html
+            from emu.persistence.report.page import report_html
 
             html.write(report_html(result, answer, symbols).encode(errors="backslashreplace"))
         if options.json:
@@ -112,7 +113,7 @@ def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
 
     Python runs signal handlers between byte codes of the main thread only, and the CPU may run guest code for long.
     """
-    from emu.persistence.interruption import Interruption
+    from emu.persistence.lab.interruption import Interruption
 
     interruption = Interruption()
     asked_at = 0.0
@@ -149,8 +150,8 @@ def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
 
 
 def _question(options: argparse.Namespace) -> Question:
-    from emu.persistence.explore import Limits
-    from emu.persistence.laboratory import Question
+    from emu.persistence.lab.explore import Limits
+    from emu.persistence.lab.investigation import Question
 
     image = options.kernel or options.image
     if options.kernel and options.image:
@@ -171,7 +172,7 @@ def _question(options: argparse.Namespace) -> Question:
         recovery = replace(recovery, image=resolve_image(options.recover))
     if options.recover_append is not None:
         recovery = replace(recovery, cmdline=options.recover_append)
-    domain = Domain(options.domain) if options.domain else domain_of(config)
+    domain = PersistenceDomain[options.domain.upper()] if options.domain else config.domain
     return Question(
         config,
         recovery,
@@ -193,7 +194,7 @@ def _range(text: str) -> tuple[int, int]:
 def _outputs(options: argparse.Namespace, question: Question) -> Target | None:
     """Look at all that will be written, before the work; where --html goes."""
     from emu.host.claims import claims_of
-    from emu.persistence.export import FILES
+    from emu.persistence.report.export import FILES
 
     claims = claims_of(question.workload)
     if question.recovery.image is not None:
@@ -286,7 +287,7 @@ def _print_failure(number: int, failure: dict[str, Any]) -> None:
 def _print_timeline(answer: Answer) -> None:
     import shutil
 
-    from emu.persistence.terminal_view import timeline_lines, wants_colour
+    from emu.persistence.report.terminal_timeline import timeline_lines, wants_colour
 
     print()
     for line in timeline_lines(answer, width=shutil.get_terminal_size().columns, colour=wants_colour(sys.stdout)):

@@ -24,7 +24,7 @@ from emu.units import human_size
 if TYPE_CHECKING:
     from emu.host.claims import Claims
     from emu.machine import Exit, Machine
-    from emu.persistence.powerfail import Cut, PowerCut
+    from emu.persistence.lab.powerfail import Cut, PowerCut
 
 EPILOG = """\
 examples:
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         if not options.quiet and not options.json:
             _announce(machine)
         if cut is not None:
-            from emu.persistence.powerfail import run_with_power_cut
+            from emu.persistence.lab.powerfail import run_with_power_cut
 
             nvdimms = [dimm.describe() for dimm in machine.nvdimms]
             machine.close()
@@ -196,7 +196,7 @@ def _power_cut(options: argparse.Namespace, config: MachineConfig) -> PowerCut |
                 "--power-fail-state says what a power cut leaves, and there is none", "say when: --power-fail-at EVENT"
             )
         return None
-    from emu.persistence.powerfail import parse_power_cut
+    from emu.persistence.lab.powerfail import parse_power_cut
 
     if not config.nvdimms:
         raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")

@@ -15,10 +15,10 @@ from pathlib import Path
 from emu import board, guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.guest.litmus import Step, assemble
-from emu.persistence import recorder
-from emu.persistence.explore import Limits
-from emu.persistence.laboratory import Answer, Question, investigate
-from emu.persistence.recovery import MachineRecovery
+from emu.persistence.lab import recorder
+from emu.persistence.lab.explore import Limits
+from emu.persistence.lab.investigation import Answer, Question, investigate
+from emu.persistence.lab.recovery import MachineRecovery
 from emu.units import GIB, MIB
 
 BASE = 4 * GIB

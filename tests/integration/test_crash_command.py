@@ -16,11 +16,11 @@ from emu import guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.errors import HostError
 from emu.guest.litmus import assemble, parse_step
-from emu.persistence import jobs
-from emu.persistence.document import document
-from emu.persistence.laboratory import Question, investigate
-from emu.persistence.rules import Media, Rules
-from emu.persistence.symbols import Symbols
+from emu.persistence.lab import jobs
+from emu.persistence.lab.investigation import Question, investigate
+from emu.persistence.model.rules import Media, Rules
+from emu.persistence.report.document import document
+from emu.persistence.report.symbols import Symbols
 from emu.units import GIB, MIB
 
 BASE = 4 * GIB

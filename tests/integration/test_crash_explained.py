@@ -19,12 +19,12 @@ from emu.cpu.instructions import NON_TEMPORAL
 from emu.cpu.sites import PAGING, SPECIALS, SiteKind
 from emu.errors import Status
 from emu.machine import Exit, Machine
-from emu.persistence import recorder
-from emu.persistence.events import Event, Fence, LabelWrite, Store, WriteBack, WriteBackKind
-from emu.persistence.explained import UnexplainedMemory
-from emu.persistence.laboratory import Question, investigate
-from emu.persistence.recovery import MachineRecovery
-from emu.persistence.workload import Workload, record
+from emu.persistence.lab import recorder
+from emu.persistence.lab.explained import UnexplainedMemory
+from emu.persistence.lab.investigation import Question, investigate
+from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.lab.workload import Workload, record
+from emu.persistence.model.events import Event, Fence, LabelWrite, Store, WriteBack, WriteBackKind
 from emu.units import MIB, PAGE
 
 CODE = 0x100000

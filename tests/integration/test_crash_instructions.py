@@ -9,9 +9,9 @@ import pytest
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.cpu import instructions
-from emu.persistence.events import Event, Fence, Flush, Store, WriteBack
-from emu.persistence.laboratory import Question, investigate
-from emu.persistence.workload import Workload, record
+from emu.persistence.lab.investigation import Question, investigate
+from emu.persistence.lab.workload import Workload, record
+from emu.persistence.model.events import Event, Fence, Flush, Store, WriteBack
 from emu.units import GIB, MIB
 
 BASE, CODE = 4 * GIB, 0x100000

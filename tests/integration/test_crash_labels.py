@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 
 from emu import board
-from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.config import BackendConfig, MachineConfig, NvdimmConfig, PersistenceDomain
 from emu.devices.nvdimm import nfit
 from emu.devices.nvdimm.dsm import GET_LABEL_DATA, REVISION, SET_LABEL_DATA
 from emu.devices.nvdimm.dsm_layouts import DsmInput, DsmTransfer
-from emu.persistence.document import document
-from emu.persistence.events import Event, LabelWrite, Store, label_address
-from emu.persistence.explore import Limits
-from emu.persistence.export import export
-from emu.persistence.findings import MISSING_FENCE, MISSING_FLUSH, ORDERING
-from emu.persistence.laboratory import Answer, Question, investigate
-from emu.persistence.powerfail import PowerCut, run_with_power_cut
-from emu.persistence.report import report_html
-from emu.persistence.rules import Domain, Media, Order, Rules
-from emu.persistence.symbols import load_symbols
-from emu.persistence.terminal_view import timeline_lines
-from emu.persistence.workload import record
+from emu.persistence.lab.explore import Limits
+from emu.persistence.lab.findings import MISSING_FENCE, MISSING_FLUSH, ORDERING
+from emu.persistence.lab.investigation import Answer, Question, investigate
+from emu.persistence.lab.powerfail import PowerCut, run_with_power_cut
+from emu.persistence.lab.workload import record
+from emu.persistence.model.events import Event, LabelWrite, Store, label_address
+from emu.persistence.model.rules import Media, Order, Rules
+from emu.persistence.report.document import document
+from emu.persistence.report.export import export
+from emu.persistence.report.page import report_html
+from emu.persistence.report.symbols import load_symbols
+from emu.persistence.report.terminal_timeline import timeline_lines
 from emu.units import GIB, KIB, MIB, PAGE
 
 BASE, CODE, LABELS, AT = 4 * GIB, 0x100000, 128 * KIB, 4096
@@ -88,11 +88,11 @@ def test_a_label_write_is_an_event(tmp_path: Path) -> None:
     assert workload.label(BASE) is None
 
 
-@pytest.mark.parametrize("domain", list(Domain))
+@pytest.mark.parametrize("domain", list(PersistenceDomain))
 @pytest.mark.parametrize("order", list(Order))
 @pytest.mark.parametrize("depth", [1, 2])
 def test_recoveries_see_the_label_of_their_crash_point(
-    tmp_path: Path, domain: Domain, order: Order, depth: int
+    tmp_path: Path, domain: PersistenceDomain, order: Order, depth: int
 ) -> None:
     answer = ask(guest(tmp_path), Rules(domain, order), depth)
     assert (answer.complete, answer.failed) == (True, False)
@@ -109,15 +109,15 @@ def test_recoveries_see_the_label_of_their_crash_point(
 @pytest.mark.parametrize(
     ("steps", "domain", "fails"),
     [
-        ([STORE_0, dsm(WRITE_PAGE)], Domain.ADR, True),
-        ([STORE_0 + FLUSH_0, dsm(WRITE_PAGE)], Domain.ADR, True),  # the write is no fence
-        ([STORE_0, dsm(WRITE_PAGE), SFENCE], Domain.EADR, True),  # and does not empty the store buffer
-        ([STORE_0 + SFENCE, dsm(WRITE_PAGE)], Domain.EADR, False),
-        ([STORE_0 + FLUSH_0 + SFENCE, STORE_1 + FLUSH_1 + SFENCE, dsm(WRITE_PAGE)], Domain.ADR, True),
+        ([STORE_0, dsm(WRITE_PAGE)], PersistenceDomain.ADR, True),
+        ([STORE_0 + FLUSH_0, dsm(WRITE_PAGE)], PersistenceDomain.ADR, True),  # the write is no fence
+        ([STORE_0, dsm(WRITE_PAGE), SFENCE], PersistenceDomain.EADR, True),  # and does not empty the store buffer
+        ([STORE_0 + SFENCE, dsm(WRITE_PAGE)], PersistenceDomain.EADR, False),
+        ([STORE_0 + FLUSH_0 + SFENCE, STORE_1 + FLUSH_1 + SFENCE, dsm(WRITE_PAGE)], PersistenceDomain.ADR, True),
     ],
 )
 def test_a_label_write_is_durable_at_once_and_orders_nothing(
-    tmp_path: Path, steps: list[bytes], domain: Domain, fails: bool
+    tmp_path: Path, steps: list[bytes], domain: PersistenceDomain, fails: bool
 ) -> None:
     answer = ask(guest(tmp_path, steps), Rules(domain))
     assert (answer.complete, answer.failed) == (True, fails)
@@ -126,15 +126,15 @@ def test_a_label_write_is_durable_at_once_and_orders_nothing(
 @pytest.mark.parametrize(
     ("steps", "domain", "cause"),
     [
-        ([STORE_0, dsm(WRITE_PAGE)], Domain.ADR, (MISSING_FLUSH, Store, LabelWrite)),
-        ([STORE_0 + FLUSH_0, dsm(WRITE_PAGE)], Domain.ADR, (MISSING_FENCE, Store, LabelWrite)),
-        ([STORE_0, dsm(WRITE_PAGE), SFENCE], Domain.EADR, (MISSING_FENCE, Store, LabelWrite)),
-        ([STORE_0 + FLUSH_0 + SFENCE, STORE_1 + FLUSH_1 + SFENCE, dsm(WRITE_PAGE)], Domain.ADR,
+        ([STORE_0, dsm(WRITE_PAGE)], PersistenceDomain.ADR, (MISSING_FLUSH, Store, LabelWrite)),
+        ([STORE_0 + FLUSH_0, dsm(WRITE_PAGE)], PersistenceDomain.ADR, (MISSING_FENCE, Store, LabelWrite)),
+        ([STORE_0, dsm(WRITE_PAGE), SFENCE], PersistenceDomain.EADR, (MISSING_FENCE, Store, LabelWrite)),
+        ([STORE_0 + FLUSH_0 + SFENCE, STORE_1 + FLUSH_1 + SFENCE, dsm(WRITE_PAGE)], PersistenceDomain.ADR,
          (ORDERING, LabelWrite, Store)),
     ],
 )  # fmt: skip
 def test_a_label_write_takes_part_in_causes(
-    tmp_path: Path, steps: list[bytes], domain: Domain, cause: tuple[str, type[Event], type[Event]]
+    tmp_path: Path, steps: list[bytes], domain: PersistenceDomain, cause: tuple[str, type[Event], type[Event]]
 ) -> None:
     answer = ask(guest(tmp_path, steps), Rules(domain))
     events = answer.workload.events

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, PersistenceDomain
 from emu.guest.litmus import SIZE, Litmus, assemble, catalogue, digits
-from emu.persistence.crashstate import FULL, CrashState, possible_values
-from emu.persistence.model import build
-from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
-from emu.persistence.workload import record
+from emu.persistence.lab.workload import record
+from emu.persistence.model.crashstate import FULL, CrashState, possible_values
+from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.persistence.model.timeline import build
 from emu.units import GIB, MIB
 
 MODES = {
     "adr": Rules(),
     "location": Rules(order=Order.LOCATION),
-    "eadr": Rules(Domain.EADR),
+    "eadr": Rules(PersistenceDomain.EADR),
     "dax": Rules(media=Media.DAX),
     "page-cache": Rules(media=Media.PAGE_CACHE),
     "cas-load": Rules(failed_cas=FailedCas.LOAD),

@@ -11,7 +11,7 @@ from emu.config import BackendConfig, MachineConfig, NvdimmConfig, PersistenceDo
 from emu.errors import UsageError
 from emu.guest.litmus import assemble, parse_step
 from emu.machine import Exit
-from emu.persistence.powerfail import Cut, PowerCut, parse_power_cut, run_with_power_cut
+from emu.persistence.lab.powerfail import Cut, PowerCut, parse_power_cut, run_with_power_cut
 from emu.units import GIB, MIB
 
 STEPS = tuple(parse_step(text) for text in ("x=1", "y=1", "CW x", "SF", "z=1"))
@@ -93,9 +93,9 @@ def test_a_random_event_is_said(tmp_path: Path) -> None:
 
 
 def test_eadr_keeps_the_order_of_stores(tmp_path: Path) -> None:
-    assert cut(tmp_path, "2", "2", persistence=PersistenceDomain.CPU)[1] == "110"
+    assert cut(tmp_path, "2", "2", persistence=PersistenceDomain.EADR)[1] == "110"
     with pytest.raises(UsageError, match="fewer memories"):
-        cut(tmp_path, "2", "3", persistence=PersistenceDomain.CPU)
+        cut(tmp_path, "2", "3", persistence=PersistenceDomain.EADR)
 
 
 def test_second_boot_sees_what_the_power_cut_left(tmp_path: Path) -> None:

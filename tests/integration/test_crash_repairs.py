@@ -10,26 +10,26 @@ from pathlib import Path
 import pytest
 
 from emu import guest
-from emu.config import BackendConfig, MachineConfig, NvdimmConfig
-from emu.persistence import findings
-from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
-from emu.persistence.explore import Exploration, LocalWorker, explore
-from emu.persistence.findings import Failure
-from emu.persistence.laboratory import Answer, Question, investigate
-from emu.persistence.model import build
-from emu.persistence.recovery import MachineRecovery
-from emu.persistence.rules import Domain, Media, Rules
+from emu.config import BackendConfig, MachineConfig, NvdimmConfig, PersistenceDomain
+from emu.persistence.lab import findings
+from emu.persistence.lab.explore import Exploration, LocalWorker, explore
+from emu.persistence.lab.findings import Failure
+from emu.persistence.lab.investigation import Answer, Question, investigate
+from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
+from emu.persistence.model.rules import Media, Rules
+from emu.persistence.model.timeline import build
 from emu.units import MIB
 
 BROKEN = [image for image in guest.images() if image.group == "crash" and not image.fixed]
 SFENCE = Fence(FenceKind.SFENCE)
 
 
-def investigated(image: guest.GuestImage, domain: Domain, tmp_path: Path) -> Answer:
+def investigated(image: guest.GuestImage, domain: PersistenceDomain, tmp_path: Path) -> Answer:
     backend = BackendConfig(id="m", path=str(tmp_path / "none.img"), size=2 * MIB, share=True)
     dimms = (NvdimmConfig(backend=backend),)
     machine = MachineConfig(image=str(image.path), slots=1, nvdimms=dimms, ram_size=32 * MIB)
-    media = Media(image.media) if domain is Domain.ADR else Media.DAX_SYNC
+    media = Media(image.media) if domain is PersistenceDomain.ADR else Media.DAX_SYNC
     return investigate(Question(machine, machine, Rules(domain, media=media)))
 
 
@@ -74,19 +74,21 @@ def with_more_fences_and_flushes(events: Sequence[Event], failures: Sequence[Fai
 
 
 @pytest.mark.parametrize("image", BROKEN, ids=lambda image: image.name)
-@pytest.mark.parametrize("domain", Domain)
-def test_the_repair_of_the_planted_bug_repairs_it(image: guest.GuestImage, domain: Domain, tmp_path: Path) -> None:
+@pytest.mark.parametrize("domain", PersistenceDomain)
+def test_the_repair_of_the_planted_bug_repairs_it(
+    image: guest.GuestImage, domain: PersistenceDomain, tmp_path: Path
+) -> None:
     with investigated(image, domain, tmp_path) as answer:
         rules, events = answer.question.rules, answer.workload.events
         before = failing(answer.exploration)
-        assert bool(before) == (domain is Domain.ADR or bool(image.eadr))
+        assert bool(before) == (domain is PersistenceDomain.ADR or bool(image.eadr))
         assert not answer.unexplained
         kinds = {failure.kind for failure in answer.failures}
         if not kinds:
             return
         assert findings.UNEXPLAINED not in kinds
         if kinds <= {findings.MISSING_FLUSH, findings.MISSING_FENCE}:
-            assert domain is Domain.ADR
+            assert domain is PersistenceDomain.ADR
             assert (
                 failing(explored(answer, list(with_more_fences_and_flushes(events, answer.failures)), rules)) == set()
             )

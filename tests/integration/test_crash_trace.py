@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
-from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store
-from emu.persistence.workload import Workload, record
+from emu.persistence.lab.workload import Workload, record
+from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.units import GIB, MIB
 
 BASE = 4 * GIB

@@ -18,12 +18,12 @@ from run_emu import EMU, Result, emu
 
 from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
-from emu.persistence import jobs
-from emu.persistence.document import document
-from emu.persistence.interruption import Interruption
-from emu.persistence.laboratory import Question, investigate
-from emu.persistence.report import report_html
-from emu.persistence.symbols import Symbols
+from emu.persistence.lab import jobs
+from emu.persistence.lab.interruption import Interruption
+from emu.persistence.lab.investigation import Question, investigate
+from emu.persistence.report.document import document
+from emu.persistence.report.page import report_html
+from emu.persistence.report.symbols import Symbols
 from emu.units import GIB, MIB
 
 BASE = 4 * GIB

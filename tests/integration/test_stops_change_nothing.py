@@ -16,7 +16,7 @@ from emu import board
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.guest import images
 from emu.machine import Machine
-from emu.persistence.workload import record
+from emu.persistence.lab.workload import record
 
 MIB, GIB = 1 << 20, 1 << 30
 WAIT_S = 60

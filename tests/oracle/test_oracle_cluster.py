@@ -8,9 +8,9 @@ import pytest
 
 from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
-from emu.persistence.document import document
-from emu.persistence.laboratory import Question, investigate
-from emu.persistence.symbols import Symbols
+from emu.persistence.lab.investigation import Question, investigate
+from emu.persistence.report.document import document
+from emu.persistence.report.symbols import Symbols
 from emu.units import MIB
 
 distributed = pytest.importorskip("distributed", reason="pip install 'emu[cluster]'")
@@ -18,7 +18,7 @@ distributed = pytest.importorskip("distributed", reason="pip install 'emu[cluste
 
 @pytest.mark.filterwarnings("default")
 def test_a_local_cluster_gives_the_same_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from emu.persistence import jobs
+    from emu.persistence.lab import jobs
 
     monkeypatch.setattr(jobs, "_WORTH_SENDING", 1)
     image = guest.find("list-broken")

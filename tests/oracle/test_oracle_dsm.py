@@ -126,7 +126,7 @@ def both(tmp_path: Path) -> Iterator[tuple[QtestQemu, DsmPort, Ram, Bytes, Path]
         options += ["-device", f"nvdimm,memdev={name},id=nv{name},{words}"]
     machine = MachineConfig(ram_size=64 * MIB, slots=3, max_memory=GIB)
     window, ram = DeviceMemory(machine), Ram()
-    port = DsmPort(ram, PersistenceDomain.CPU)
+    port = DsmPort(ram, PersistenceDomain.EADR)
     backing = Bytes(labelled.read_bytes())
     for config, mapping in (
         (NvdimmConfig(backend=BackendConfig(id="a"), id="nva", label_size=LABEL_SIZE), backing),

@@ -111,8 +111,8 @@ BOARDS = {
     "aligned-file-with-labels": Board((replace(FILE, align=2 * MIB, label_size=128 * KIB),)),
     "labels-on-ram": Board((Dimm(label_size=128 * KIB),)),
     "unarmed": Board((Dimm(unarmed=True),)),
-    "cpu": Board(persistence=PersistenceDomain.CPU),
-    "mem-ctrl": Board(persistence=PersistenceDomain.MEM_CTRL),
+    "cpu": Board(persistence=PersistenceDomain.EADR),
+    "mem-ctrl": Board(persistence=PersistenceDomain.ADR),
     "slot": Board((Dimm(slot=3),)),
     "address": Board((Dimm(addr=0x1_4000_0000),)),
     "address-before-others": Board((Dimm(addr=0x1_0100_0000), Dimm(), Dimm(size=32 * MIB))),
@@ -122,14 +122,14 @@ BOARDS = {
     "ram-below-the-split": Board(ram=0xAFF0_0000, maxmem=16 * GIB),
     "first-fit-behind-labels": Board((replace(FILE, label_size=128 * KIB), FILE, replace(FILE, align=2 * MIB))),
     "ids-and-slots": Board(
-        (Dimm(id="zz", slot=2), Dimm(id="aa", slot=0), Dimm(slot=1)), persistence=PersistenceDomain.CPU
+        (Dimm(id="zz", slot=2), Dimm(id="aa", slot=0), Dimm(slot=1)), persistence=PersistenceDomain.EADR
     ),
     "unnamed": Board(many([None] * 12), slots=16),
     "named": Board(many([f"nv{number}" for number in range(20)]), slots=32),
     "mixed": Board(many([None, "pmem-a", None, "b.2", "c_3", None, "Zebra", "nvdimm0"]), slots=8),
     "several-kinds": Board(
         (Dimm(id="a", unarmed=True), replace(FILE, id="b", label_size=2 * MIB, align=2 * MIB), Dimm(slot=7, node=1)),
-        slots=8, nodes=2, persistence=PersistenceDomain.MEM_CTRL,
+        slots=8, nodes=2, persistence=PersistenceDomain.ADR,
     ),
 }  # fmt: skip
 

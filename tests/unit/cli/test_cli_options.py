@@ -46,7 +46,7 @@ def test_pasted_qemu_line_means_the_same() -> None:
         True,
     )
     assert (second.backend.kind, second.backend.share) == (BackendKind.RAM, False)
-    assert (machine.slots, machine.max_memory, machine.persistence) == (4, 32 << 30, PersistenceDomain.CPU)
+    assert (machine.slots, machine.max_memory, machine.persistence) == (4, 32 << 30, PersistenceDomain.EADR)
     assert machine.exit_ports == ((0xF4, 4),)
 
 

@@ -22,7 +22,7 @@ def sha256(data: bytes) -> str:
 
 
 def test_golden_nfit() -> None:
-    table = nfit_table([NfitEntry(None, 1, 0x108000000, 0x8000000, node=2)], PersistenceDomain.CPU)
+    table = nfit_table([NfitEntry(None, 1, 0x108000000, 0x8000000, node=2)], PersistenceDomain.EADR)
     assert (len(table), table[9]) == (240, 0xD5)
     assert sha256(table) == "6a2f220396b936163a88b786a76ebb93e307b8f45547f0174098d2b99875ea33"
 
@@ -43,7 +43,7 @@ def test_golden_ssdt(page: int, digest: str) -> None:
 
 def test_structures_are_found_again() -> None:
     entries = [NfitEntry("a", 0, 1 << 32, 1 << 24, unarmed=True), NfitEntry("b", 3, 1 << 33, 1 << 25, node=1)]
-    found = [item for item, rest in parse(fit(entries, PersistenceDomain.MEM_CTRL)) if not rest]
+    found = [item for item, rest in parse(fit(entries, PersistenceDomain.ADR)) if not rest]
     assert [type(item).__name__ for item in found] == [
         "SpaRange", "MemoryMap", "ControlRegion", "SpaRange", "MemoryMap", "ControlRegion", "PlatformCapabilities",
     ]  # fmt: skip
@@ -72,7 +72,7 @@ def test_impossible_lengths(data: bytes) -> None:
 @settings(max_examples=200)
 @given(st.randoms(use_true_random=False), st.integers(0, 600))
 def test_parser_survives_anything(chance: random.Random, length: int) -> None:
-    good = fit([NfitEntry(None, 0, 1 << 32, 1 << 24)], PersistenceDomain.CPU)
+    good = fit([NfitEntry(None, 0, 1 << 32, 1 << 24)], PersistenceDomain.EADR)
     for data in (chance.randbytes(length), bytearray(good)):
         mutated = bytearray(data)
         for _ in range(chance.randint(0, 4)):

@@ -18,8 +18,8 @@ from fuzzing import times
 
 from emu.boot import elf
 from emu.errors import EmuError
-from emu.persistence import debug_info
-from emu.persistence.symbols import load_symbols
+from emu.persistence.report import debug_info
+from emu.persistence.report.symbols import load_symbols
 
 pytest.importorskip("elftools", reason="needs pyelftools: pip install 'emu[symbols]'")
 

@@ -1,6 +1,6 @@
 """The names of causes, judged from outside: the repair that a name stands for is put into the trace, and it repairs.
 
-The judge edits event lists itself and lists memories one by one; it shares no code with ``emu.persistence.repairs``.
+The judge edits event lists itself and lists memories one by one; it shares no code with ``model.repairs``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from collections.abc import Callable, Sequence
 import pytest
 from test_persistence_explore import RULES, Memory, Toy, clean
 
-from emu.persistence import findings
-from emu.persistence.crashstate import CrashState, memories
-from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
-from emu.persistence.explore import LocalWorker, Read, explore
-from emu.persistence.findings import Analyst, Failure
-from emu.persistence.model import build
-from emu.persistence.rules import Domain, Media, Rules
+from emu.config import PersistenceDomain
+from emu.persistence.lab import findings
+from emu.persistence.lab.explore import LocalWorker, explore
+from emu.persistence.lab.findings import Analyst, Failure
+from emu.persistence.model.crashstate import CrashState, Read, memories
+from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
+from emu.persistence.model.rules import Media, Rules
+from emu.persistence.model.timeline import build
 
 Step = tuple[int, Event]
 SFENCE = Fence(FenceKind.SFENCE)
-FLUSHED = Rules(), Rules(Domain.EADR)
+EADR = Rules(PersistenceDomain.EADR)
+FLUSHED = Rules(), EADR
 
 
 def store(address: int, value: int, size: int = 8, *, nt: bool = False) -> Store:
@@ -105,7 +107,7 @@ def repaired(events: Sequence[Event], failure: Failure, rules: Rules, kind: str)
         lost = events[number]
         if kind == findings.MISSING_FLUSH:
             wanted[number] = [Flush(line, FlushKind.CLWB) for line in lines(lost)] + [SFENCE]
-        elif lost.nt or rules.domain is Domain.EADR:
+        elif lost.nt or rules.domain is PersistenceDomain.EADR:
             wanted[number] = [SFENCE]
         else:
             for line in lines(lost):
@@ -177,7 +179,7 @@ def test_the_repair_that_is_named_repairs(rules: Rules) -> None:
                 assert not judge.fails_still(numbered(events[: failure.event]), failure, synced)
             elif made and rules.flushes_count and not failure.lost_pages:
                 kinds = [findings.MISSING_FENCE, findings.MISSING_FLUSH]
-                if rules.domain is Domain.EADR or all(events[number].nt for number in failure.lost):
+                if rules.domain is PersistenceDomain.EADR or all(events[number].nt for number in failure.lost):
                     kinds = kinds[:1]
                 steps = {kind: repaired(events, failure, rules, kind) for kind in kinds}
                 helps = [kind for kind in kinds if not judge.fails_still(steps[kind], failure)]
@@ -185,15 +187,19 @@ def test_the_repair_that_is_named_repairs(rules: Rules) -> None:
                 assert (failure.kind in kinds) == bool(helps), (events, failure, helps)
                 assert not helps or failure.kind == helps[0], (events, failure, helps)
             if failure.kind == findings.ATOMICITY:
-                # What was there already is an earlier store, or the persisted half of one of those that are named.
+                # What was there already is an earlier store, or the persisted half of one of those that are named,
+                # as lost or as lost with it.
                 if failure.persisted is None:
-                    assert any(len(units_stored([events[number]])) > 1 for number in failure.lost)
+                    named = (*failure.lost, *failure.forced)
+                    assert any(len(units_stored([events[number]])) > 1 for number in named)
                 else:
                     assert failure.persisted < failure.lost[0]
-            if rules.domain is Domain.EADR:
+            if rules.domain is PersistenceDomain.EADR:
                 assert failure.kind != findings.MISSING_FLUSH
     assert seen[findings.UNEXPLAINED] <= sum(seen.values()) // 20, seen
-    expected = {findings.ATOMICITY} if rules.domain is Domain.EADR else {findings.MISSING_FLUSH, findings.ORDERING}
+    expected = (
+        {findings.ATOMICITY} if rules.domain is PersistenceDomain.EADR else {findings.MISSING_FLUSH, findings.ORDERING}
+    )
     assert expected <= seen.keys() or not rules.flushes_count, seen
 
 
@@ -219,10 +225,10 @@ FLUSH_0, FLUSH_64 = Flush(0, FlushKind.CLWB), Flush(64, FlushKind.CLWB)
         ([store(0, 1), FLUSH_0, store(64, 1), SFENCE], word_and_value, Rules(), findings.MISSING_FENCE, (0,), 2),
         ([store(0, 1), SFENCE, FLUSH_0, store(64, 1)], word_and_value, Rules(), findings.MISSING_FENCE, (0,), 3),
         ([store(0, 1, nt=True), store(64, 1)], word_and_value, Rules(), findings.MISSING_FENCE, (0,), 1),
-        ([store(0, 1, nt=True), store(64, 1)], word_and_value, Rules(Domain.EADR), findings.MISSING_FENCE, (0,), 1),
+        ([store(0, 1, nt=True), store(64, 1)], word_and_value, EADR, findings.MISSING_FENCE, (0,), 1),
         ([store(64, 1), store(0, 1)], word_and_value, Rules(), findings.ORDERING, (1,), 0),
-        ([store(64, 1), store(0, 1)], word_and_value, Rules(Domain.EADR), findings.ORDERING, (1,), 0),
-        ([store(128, 1), store(0, 1), store(64, 1)], equal_words, Rules(Domain.EADR), findings.ATOMICITY, (2,), 1),
+        ([store(64, 1), store(0, 1)], word_and_value, EADR, findings.ORDERING, (1,), 0),
+        ([store(128, 1), store(0, 1), store(64, 1)], equal_words, EADR, findings.ATOMICITY, (2,), 1),
     ],
 )  # fmt: skip
 def test_name_and_blame(

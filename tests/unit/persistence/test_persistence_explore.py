@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from emu.persistence.crashstate import FULL, CrashState, memories
-from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store
-from emu.persistence.explore import Answer, Exploration, Limits, LocalWorker, Run, Verdict, explore
-from emu.persistence.model import Timeline, build
-from emu.persistence.rules import Domain, Media, Order, Rules
+from emu.config import PersistenceDomain
+from emu.persistence.lab.explore import Answer, Exploration, Limits, LocalWorker, Run, Verdict, explore
+from emu.persistence.model.crashstate import FULL, CrashState, memories
+from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
+from emu.persistence.model.rules import Media, Order, Rules
+from emu.persistence.model.timeline import Timeline, build
 
 UNITS = (0, 8, 64, 4096)
-RULES = [Rules(domain, order, media) for domain in Domain for order in Order for media in Media]
+RULES = [Rules(domain, order, media) for domain in PersistenceDomain for order in Order for media in Media]
 
 
 def clean(_unit: int) -> int:

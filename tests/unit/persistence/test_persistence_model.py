@@ -6,17 +6,18 @@ import random
 
 import pytest
 
-from emu.persistence.crashstate import CrashState, memories
-from emu.persistence.distinct import count_distinct
-from emu.persistence.events import Event, Fence, FenceKind, Flush, FlushKind, Store, split, units_of
-from emu.persistence.image import Image, PartId, candidates, example
-from emu.persistence.model import Timeline, build
-from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
-from emu.persistence.waste import find_waste
+from emu.config import PersistenceDomain
+from emu.persistence.model.crashstate import CrashState, memories
+from emu.persistence.model.distinct import count_distinct
+from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, split, units_of
+from emu.persistence.model.image import Image, PartId, candidates, example
+from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.persistence.model.timeline import Timeline, build
+from emu.persistence.model.waste import find_waste
 
 ONE, TWO = (1).to_bytes(8, "little"), (2).to_bytes(8, "little")
 SF, CAS = Fence(FenceKind.SFENCE), Fence(FenceKind.LOCKED, failed=True)
-RULES = [Rules(domain, order, media) for domain in Domain for order in Order for media in Media]
+RULES = [Rules(domain, order, media) for domain in PersistenceDomain for order in Order for media in Media]
 
 
 def clean(_unit: int) -> int:

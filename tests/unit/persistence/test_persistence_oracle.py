@@ -8,8 +8,9 @@ import pytest
 from fuzzing import times
 from persistence_oracle import LABEL, SIZE, Machine
 
-from emu.persistence.crashstate import CrashState, memories
-from emu.persistence.events import (
+from emu.config import PersistenceDomain
+from emu.persistence.model.crashstate import CrashState, memories
+from emu.persistence.model.events import (
     Event,
     Fence,
     FenceKind,
@@ -21,10 +22,10 @@ from emu.persistence.events import (
     WriteBackKind,
     label_address,
 )
-from emu.persistence.model import PersistState, Timeline, TimelineBuilder, build
-from emu.persistence.rules import Domain, Order, Rules
+from emu.persistence.model.rules import Order, Rules
+from emu.persistence.model.timeline import PersistState, Timeline, TimelineBuilder, build
 
-MODES = [(domain, order) for domain in Domain for order in Order]
+MODES = [(domain, order) for domain in PersistenceDomain for order in Order]
 STORES = [(0, 8), (0, 8), (8, 8), (16, 8), (64, 8), (64, 8), (72, 8), (0, 4), (4, 4), (64, 1), (4, 8), (0, 16), (60, 8)]
 
 
@@ -104,9 +105,9 @@ def every_point(events: list[Event], rules: Rules) -> Timeline:
 @pytest.mark.parametrize("chunk", range(8))
 @pytest.mark.parametrize(("domain", "order"), MODES)
 @pytest.mark.fuzz
-def test_same_memories_as_the_operational_machine(domain: Domain, order: Order, chunk: int) -> None:
+def test_same_memories_as_the_operational_machine(domain: PersistenceDomain, order: Order, chunk: int) -> None:
     rng = random.Random(f"{domain}{order}{chunk}")
-    machine, rules = Machine(domain, order), Rules(domain, order)
+    machine, rules = Machine(domain.platform, order), Rules(domain, order)
     for _ in range(times(650)):
         program, before = random_program(rng, rng.randint(1, 6)), random_content(rng)
         assert images(build(to_events(program), rules), before) == machine.run(program, before), (program, before)
@@ -114,7 +115,7 @@ def test_same_memories_as_the_operational_machine(domain: Domain, order: Order, 
 
 @pytest.mark.parametrize(("domain", "order"), MODES)
 @pytest.mark.fuzz
-def test_crashing_only_before_commits_and_at_the_end_loses_no_memory(domain: Domain, order: Order) -> None:
+def test_crashing_only_before_commits_and_at_the_end_loses_no_memory(domain: PersistenceDomain, order: Order) -> None:
     rng, rules = random.Random(f"points{domain}{order}"), Rules(domain, order)
     for _ in range(times(1250)):
         events, before = to_events(random_program(rng, rng.randint(1, 8))), random_content(rng)
@@ -123,7 +124,7 @@ def test_crashing_only_before_commits_and_at_the_end_loses_no_memory(domain: Dom
 
 @pytest.mark.parametrize(("domain", "order"), MODES)
 @pytest.mark.fuzz
-def test_eager_counts_the_sets_of_persisted_parts(domain: Domain, order: Order) -> None:
+def test_eager_counts_the_sets_of_persisted_parts(domain: PersistenceDomain, order: Order) -> None:
     rng, rules = random.Random(f"eager{domain}{order}"), Rules(domain, order)
     for _ in range(times(200)):
         program = random_program(rng, rng.randint(1, 7))
@@ -134,7 +135,7 @@ def test_eager_counts_the_sets_of_persisted_parts(domain: Domain, order: Order) 
             assert component.freeze().possible == brute_count(component.units, order, domain)
 
 
-def brute_count(units: dict, order: Order, domain: Domain) -> int:
+def brute_count(units: dict, order: Order, domain: PersistenceDomain) -> int:
     """Count, one by one, the sets of parts that contain all that must persist before each part."""
     parts = [(part.event, unit, part.nt) for unit, entry in units.items() for part in entry.parts]
     count = 0

@@ -15,18 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
-from emu.persistence.document import document
-from emu.persistence.events import UNIT, Event, Fence, FenceKind, Flush, FlushKind, Store
-from emu.persistence.laboratory import Answer, Question, investigate
-from emu.persistence.lanes import MOST_EVENTS, MOST_LINES, LineState, draw
-from emu.persistence.markup import Html, embedded_json, tag, visible
-from emu.persistence.model import PersistState
-from emu.persistence.report import report_html
-from emu.persistence.report_source import Sources
-from emu.persistence.rules import Domain, FailedCas, Media, Order, Rules
-from emu.persistence.symbols import load_symbols
-from emu.persistence.terminal_view import timeline_lines, wants_colour
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, PersistenceDomain
+from emu.persistence.lab.investigation import Answer, Question, investigate
+from emu.persistence.model.events import UNIT, Event, Fence, FenceKind, Flush, FlushKind, Store
+from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.persistence.model.timeline import PersistState
+from emu.persistence.report.document import document
+from emu.persistence.report.excerpts import Sources
+from emu.persistence.report.lanes import MOST_EVENTS, MOST_LINES, LineState, draw
+from emu.persistence.report.markup import Html, embedded_json, tag, visible
+from emu.persistence.report.page import report_html
+from emu.persistence.report.symbols import load_symbols
+from emu.persistence.report.terminal_timeline import timeline_lines, wants_colour
 from emu.units import CACHE_LINE, MIB
 
 IMAGES = Path(__file__).parents[3] / "guest" / "images"
@@ -162,7 +162,7 @@ def test_every_kind_of_finding_has_a_page(guest: str) -> None:
     [
         (Rules(), "stores to one cache line persist in program order"),
         (Rules(order=Order.LOCATION), "only stores to the same 8 bytes"),
-        (Rules(Domain.EADR), "Under eADR no flush is needed"),
+        (Rules(PersistenceDomain.EADR), "Under eADR no flush is needed"),
         (Rules(media=Media.PAGE_CACHE), "it stays dirty"),
         (Rules(media=Media.DAX), "came back as it was"),
         (Rules(failed_cas=FailedCas.LOAD), "is a plain load"),
@@ -234,7 +234,13 @@ FLUSHES = st.builds(Flush, st.sampled_from(UNITS), st.sampled_from(FlushKind))
 FENCES = st.builds(Fence, st.sampled_from([FenceKind.SFENCE, FenceKind.MFENCE]))
 TRACES = st.lists(STORES | STORES | FLUSHES | FENCES, max_size=24)
 RULES = st.sampled_from(
-    [Rules(), Rules(order=Order.LOCATION), Rules(Domain.EADR), Rules(media=Media.PAGE_CACHE), Rules(media=Media.DAX)]
+    [
+        Rules(),
+        Rules(order=Order.LOCATION),
+        Rules(PersistenceDomain.EADR),
+        Rules(media=Media.PAGE_CACHE),
+        Rules(media=Media.DAX),
+    ]
 )
 
 

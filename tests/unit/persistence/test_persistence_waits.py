@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
-from emu.persistence.recovery import MachineRecovery
+from emu.persistence.lab.recovery import MachineRecovery
 
 READ = bytes.fromhex("48bb0000000001000000488b03")  # mov rbx, 4 GiB; mov rax, [rbx]
 WAIT = b"\xfb\xf4\xeb\xfd"  # sti; again: hlt; jmp again

@@ -1,0 +1,1 @@
+"""Runs guests: records the workload, runs its recovery on what crashes leave, and finds why some fail."""

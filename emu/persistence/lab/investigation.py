@@ -1,0 +1,272 @@
+"""One investigation from end to end: record the workload, explore its crash states, explain what fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from emu.config import MachineConfig
+from emu.errors import HostError, UsageError
+from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
+from emu.persistence.lab.findings import Analyst, Failure
+from emu.persistence.lab.interruption import INTERRUPTED, Interruption
+from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
+from emu.persistence.lab.recorder import TRACE_FULL
+from emu.persistence.lab.recovery import judge
+from emu.persistence.lab.workload import Contents, Workload, record
+from emu.persistence.model.distinct import count_distinct
+from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, units_of
+from emu.persistence.model.rules import Rules
+from emu.persistence.model.timeline import Timeline, build
+from emu.persistence.model.waste import Waste, find_waste
+
+_LONGEST_OBSERVED = 4096
+ANALYSIS_S = 20.0
+COUNTING_S = 10.0
+_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to investigate. ``observe`` lists (offset, length) in the first NVDIMM. Times in seconds.
+
+    ``workload_timeout`` bounds the recorded run; ``budget`` bounds a recovery, in basic blocks, so that an endless one
+    is the same failure on every host. One that waits without running is bounded by ``workload_timeout`` too.
+    """
+
+    workload: MachineConfig
+    recovery: MachineConfig
+    rules: Rules = field(default_factory=Rules)
+    observe: tuple[tuple[int, int], ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    workload_timeout: float = 60.0
+    event_limit: int = 1 << 18
+    budget: int = 5_000_000
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the observed bytes held, the crash points (event numbers) that allow it, and what became of recovery."""
+
+    observed: tuple[bytes, ...]
+    events: tuple[int, ...]
+    verdict: bool | None
+    endings: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All that an investigation found; ``distinct`` is None when counting would have taken too long.
+
+    It owns ``initial``, what the NVDIMMs held before the workload: a context manager. ``unexplained`` says why failing
+    states were left without a cause; empty when each has one.
+    """
+
+    question: Question
+    workload: Workload
+    initial: Contents
+    timeline: Timeline
+    exploration: Exploration
+    eager: int
+    distinct: int | None
+    outcomes: tuple[Outcome, ...]
+    failures: tuple[Failure, ...]
+    unexplained: str
+    waste: tuple[Waste, ...]
+    incomplete_because: tuple[str, ...]
+    interrupted: bool = False
+
+    def close(self) -> None:
+        self.initial.close()
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def workload_failed(self) -> bool:
+        """Whether the recorded run itself ended as no recovery may end. One that emu cut short has not."""
+        ended = self.workload.ended
+        return ended.reason not in (TRACE_FULL, INTERRUPTED) and not judge(ended, b"").ok
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was nothing to judge: no store and no label write of the workload reached an NVDIMM."""
+        return not any(isinstance(event, Store | LabelWrite) for event in self.workload.events)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every crash state of this one execution was covered."""
+        return not self.incomplete_because
+
+    @property
+    def failed(self) -> bool:
+        return any(outcome.verdict is False for outcome in self.outcomes)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many events of each class."""
+        return count_events(self.workload.events)
+
+
+def count_events(events: Sequence[Event]) -> dict[str, int]:
+    """Numbers of regular and non-temporal stores, of flushes (also of the whole cache) and of fences; and of label
+    writes, if there are any.
+    """
+    labels = sum(isinstance(event, LabelWrite) for event in events)
+    return {
+        "stores": sum(isinstance(event, Store) and not event.nt for event in events),
+        "nt_stores": sum(isinstance(event, Store) and event.nt for event in events),
+        "flushes": sum(isinstance(event, Flush | WriteBack) for event in events),
+        "fences": sum(isinstance(event, Fence) for event in events),
+        **({"label_writes": labels} if labels else {}),
+    }
+
+
+def investigate(
+    question: Question,
+    *,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    interruption: Interruption | None = None,
+) -> Answer:
+    """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
+
+    UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
+    ``interruption``: what was found until then. Close the answer.
+    """
+    interruption = interruption or Interruption()
+    workload = record(
+        question.workload,
+        timeout=question.workload_timeout,
+        event_limit=question.event_limit,
+        interruption=interruption,
+    )
+    observe = _observed_units(question, workload)
+    timeline = build(workload.events, question.rules)
+    task = Task(question.recovery, workload.dimms, workload.events, question.rules, question.budget,
+                question.workload_timeout, question.limits.depth > 1)  # fmt: skip
+    initial = Contents(question.workload, workload.dimms)
+    session = Session(task, timeline, initial, interruption)
+    try:
+        with _workers(question, task, session, executor, interruption) as workers:
+            found = explore(
+                timeline,
+                initial,
+                workers,
+                limits=question.limits,
+                observe=observe,
+                progress=progress,
+                interruption=interruption,
+            )
+        # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
+        patience = _PATIENCE_S if interruption.asked else ANALYSIS_S
+        if interruption.asked:
+            session.recovery.interruption = Interruption()
+        analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience)
+        failures = analyst.explain()
+        because = list(found.incomplete_because)
+        if workload.cut_short and workload.ended.reason != INTERRUPTED:
+            because.insert(0, f"the workload was cut short: {workload.cut_short}")
+        because += workload.doubts
+        return Answer(
+            question,
+            workload,
+            initial,
+            timeline,
+            found,
+            sum(point.eager for point in timeline.points),
+            count_distinct(timeline, initial, seconds=0.0 if interruption.asked else COUNTING_S),
+            tuple(_outcomes(question, workload, timeline, found)),
+            tuple(failures),
+            analyst.unexplained,
+            tuple(find_waste(workload.events)),
+            tuple(dict.fromkeys(because)),
+            interruption.asked,
+        )
+    except BaseException:
+        initial.close()
+        raise
+    finally:
+        session.close()
+
+
+def _observed_units(question: Question, workload: Workload) -> list[tuple[int, int]]:
+    first = workload.dimms[0]
+    found = []
+    for offset, length in question.observe:
+        if not 0 < length <= _LONGEST_OBSERVED or not 0 <= offset <= first.size - length:
+            raise UsageError(
+                f"--observe {offset}:{length} lies outside of the NVDIMM of {first.size} bytes, or is too long",
+                f"give an offset in the first NVDIMM and a length of at most {_LONGEST_OBSERVED}",
+            )
+        found += list(units_of(first.gpa + offset, length))
+    return found
+
+
+@contextmanager
+def _workers(
+    question: Question, task: Task, session: Session, executor: Executor | None, interruption: Interruption
+) -> Iterator[Workers]:
+    home = session.local_worker()
+    if executor is not None:
+        yield ExecutorWorkers(task, executor, question.jobs, home, interruption)
+    elif question.jobs > 1:
+        from concurrent.futures import BrokenExecutor
+
+        with process_pool(question.jobs) as pool:
+            try:
+                yield ExecutorWorkers(task, pool, question.jobs, home, interruption)
+            except BrokenExecutor:
+                raise HostError("a worker process died", "it may have run out of memory: use fewer --jobs") from None
+    else:
+        yield home
+
+
+def _outcomes(question: Question, workload: Workload, timeline: Timeline, found: Exploration) -> Iterator[Outcome]:
+    """Results that look the same from outside, joined: by what was observed or, where nothing is, by how they ended."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for number, result in enumerate(found.results):
+        key: tuple[object, ...] = (result.observed,)
+        if not question.observe:
+            verdict = result.leaf.verdict
+            key = () if verdict is None else (verdict.ok, verdict.reason, verdict.code)
+        groups.setdefault(key, []).append(number)
+    joined = []
+    for numbers in groups.values():
+        results = [found.results[number] for number in numbers]
+        verdicts = [result.leaf.verdict for result in results]
+        known = [verdict for verdict in verdicts if verdict is not None]
+        ok = False if any(not item.ok for item in known) else True if len(known) == len(verdicts) else None
+        events = {timeline.points[point].event for result in results for point in result.points}
+        joined.append(
+            Outcome(
+                _as_bytes(question, workload, results[0].observed),
+                tuple(sorted(events)),
+                ok,
+                tuple(
+                    dict.fromkeys(sorted(known, key=lambda item: (item.ok, item.reason, item.code or 0, item.output)))
+                ),
+            )
+        )
+    yield from sorted(joined, key=lambda outcome: (outcome.verdict is not False, outcome.observed, outcome.events))
+
+
+def _as_bytes(question: Question, workload: Workload, values: tuple[int, ...]) -> tuple[bytes, ...]:
+    """The observed values, one byte string for each range of the question."""
+    result, rest = [], list(values)
+    for offset, length in question.observe:
+        data = b""
+        for _, mask in units_of(workload.dimms[0].gpa + offset, length):
+            low = (mask & -mask).bit_length() // 8
+            data += (rest.pop(0) >> 8 * low).to_bytes(bin(mask).count("1") // 8, "little")
+        result.append(data)
+    return tuple(result)

@@ -1,0 +1,195 @@
+"""Recovery runs spread over the workers of any ``concurrent.futures.Executor``: processes here, or a cluster's.
+
+A worker is sent the whole task once and keeps it, with its booted machine, for as long as that investigation lasts;
+after that only small jobs travel. Image and NVDIMM files must be readable by every worker under the same paths.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from emu.config import MachineConfig
+from emu.persistence.lab.explore import Interrupted, Job, LocalWorker, Run, execute
+from emu.persistence.lab.interruption import Interruption
+from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.lab.workload import Contents, Dimm
+from emu.persistence.model.events import Event
+from emu.persistence.model.rules import Rules
+from emu.persistence.model.timeline import Timeline, build
+
+# Fewer jobs than this are done at home: sending them away costs more than doing them.
+_WORTH_SENDING = 24
+_LARGEST_BATCH = 32
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker must know: the machine that recovers, the workload's trace and the rules.
+
+    ``key`` names the investigation. What a worker keeps belongs to that one: the next may find the same paths with
+    other bytes behind them.
+    """
+
+    recovery: MachineConfig
+    dimms: tuple[Dimm, ...]
+    events: tuple[Event, ...]
+    rules: Rules
+    budget: int
+    timeout: float
+    record: bool
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @cached_property
+    def pickled(self) -> bytes:
+        return pickle.dumps(self)
+
+
+class Session:
+    """A worker's own machine and view of the crash states. Close it; an ``initial`` that was given stays open."""
+
+    def __init__(
+        self,
+        task: Task,
+        timeline: Timeline | None = None,
+        initial: Contents | None = None,
+        interruption: Interruption | None = None,
+    ) -> None:
+        self.timeline = timeline or build(task.events, task.rules)
+        self._own = initial is None
+        self.initial = Contents(task.recovery, task.dimms) if initial is None else initial
+        self.recovery = MachineRecovery(
+            task.recovery, budget=task.budget, timeout=task.timeout, record=task.record, interruption=interruption
+        )
+
+    def local_worker(self) -> LocalWorker:
+        return LocalWorker(self.recovery, self.timeline, self.initial)
+
+    def close(self) -> None:
+        self.recovery.close()
+        if self._own:
+            self.initial.close()
+
+
+class _Kept(threading.local):
+    """Each worker thread's task: a machine runs in one thread only."""
+
+    key = ""
+    session: Session | None = None
+
+
+_kept = _Kept()
+
+
+def run_batch(key: str, pickled: bytes | None, jobs: Sequence[Job], tracked: frozenset[int]) -> list[Run] | None:
+    """Do ``jobs`` in this thread; None when the task of that key is not kept here and did not come along."""
+    session = _kept.session if _kept.key == key else None
+    if session is None:
+        if pickled is None:
+            return None
+        task: Task = pickle.loads(pickled)  # noqa: S301 - made by our own coordinator
+        if _kept.session is not None:
+            _kept.session.close()
+        _kept.session = session = Session(task)
+        _kept.key = key
+    return [execute(job, session.recovery, tracked, session.timeline, session.initial) for job in jobs]
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[Executor]:
+    """A pool of processes that end with this block, whatever they do then, and with this process, however it ends."""
+    from multiprocessing.context import SpawnContext, SpawnProcess
+
+    started: list[SpawnProcess] = []
+
+    # A fresh interpreter: a fork would copy a process in which an engine is open.
+    class Context(SpawnContext):
+        def Process(  # type: ignore[override]  # noqa: N802 - a class there, as in all of multiprocessing
+            self, *words: Any, **options: Any
+        ) -> SpawnProcess:
+            started.append(SpawnProcess(*words, **options))
+            return started[-1]
+
+    pool = futures.ProcessPoolExecutor(workers, mp_context=Context(), initializer=_follow_parent)
+    try:
+        yield pool
+    finally:
+        for process in started:
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """In a worker: end when the parent does. Ctrl-C at the terminal reaches us too, and is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="follow-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # A pipe whose other end only the parent holds: it closes when the parent ends, also by SIGKILL, also before this.
+    parent.join()
+    os._exit(1)
+
+
+class ExecutorWorkers:
+    """Spreads batches over ``workers`` workers of ``executor``; small rounds are done by ``home``."""
+
+    def __init__(
+        self,
+        task: Task,
+        executor: Executor,
+        workers: int,
+        home: LocalWorker,
+        interruption: Interruption | None = None,
+    ) -> None:
+        self._task = task
+        self._executor = executor
+        self._workers = workers
+        self._home = home
+        self._interruption = interruption or Interruption()
+        self._introduced = False
+
+    def execute(self, jobs: Sequence[Job], tracked: frozenset[int]) -> Iterator[Run]:
+        """The runs in the order of the jobs; ``Interrupted`` instead of waiting on when that was asked for."""
+        if len(jobs) < _WORTH_SENDING:
+            yield from self._home.execute(jobs, tracked)
+            return
+        size = max(1, min(_LARGEST_BATCH, -(-len(jobs) // (4 * self._workers))))
+        batches = [jobs[at : at + size] for at in range(0, len(jobs), size)]
+        submitted = [self._submit(batch, tracked, introduce=not self._introduced and number < self._workers)
+                     for number, batch in enumerate(batches)]  # fmt: skip
+        self._introduced = True
+        for batch, future in zip(batches, submitted, strict=True):
+            runs = self._wait(future)
+            if runs is None:
+                runs = self._wait(self._submit(batch, tracked, introduce=True))
+                assert runs is not None
+            yield from runs
+
+    def _submit(self, batch: Sequence[Job], tracked: frozenset[int], *, introduce: bool) -> Future[list[Run] | None]:
+        pickled = self._task.pickled if introduce else None
+        return self._executor.submit(run_batch, self._task.key, pickled, batch, tracked)
+
+    def _wait(self, future: Future[list[Run] | None]) -> list[Run] | None:
+        while not self._interruption.asked:
+            try:
+                return future.result(_POLL_S)
+            except futures.TimeoutError:
+                if future.done():
+                    raise  # the job's own
+        raise Interrupted

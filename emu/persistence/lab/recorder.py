@@ -1,0 +1,214 @@
+"""Records what a running guest does to its NVDIMMs as the events of the persistence model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from emu.cpu.crossing import next_page
+from emu.cpu.engine import trace
+from emu.cpu.engine.trace import Entry, Tracer
+from emu.cpu.sites import SPECIALS, UNKNOWN, SiteKind, find_sites
+from emu.devices.contract import ExitRequest
+from emu.errors import Status, UsageError
+from emu.machine import Machine
+from emu.persistence.model.events import (
+    Event,
+    Fence,
+    FenceKind,
+    Flush,
+    FlushKind,
+    LabelWrite,
+    Store,
+    WriteBack,
+    WriteBackKind,
+    label_address,
+)
+
+if TYPE_CHECKING:
+    from emu.devices.nvdimm.device import LabelStorage
+
+TRACE_FULL, TRACE_BUDGET = "trace-full", "instruction-budget"
+"""Reasons of an ``Exit`` made here: the log is full; the guest ran longer than it was allowed to."""
+
+OnStop = Callable[[int], None]
+OnLabels = Callable[[int, int, int], None]
+
+_FLUSHES = dict(enumerate(FlushKind))
+_FENCES = dict(enumerate(FenceKind))
+_WRITE_BACKS = dict(enumerate(WriteBackKind))
+_INVD, _UNKNOWN = SPECIALS.index("invd"), SPECIALS.index(UNKNOWN)
+# Plain numbers: an IntFlag costs a microsecond for each use, and this is used for each store.
+_NON_TEMPORAL, _LOCKED = int(SiteKind.NON_TEMPORAL), int(SiteKind.LOCKED)
+
+
+def spans(machine: Machine) -> list[tuple[int, int]]:
+    """First and last guest-physical address of each NVDIMM; UsageError if there is none."""
+    found = [(dimm.device.gpa, dimm.device.gpa + dimm.device.size - 1) for dimm in machine.nvdimms]
+    if not found:
+        raise UsageError("the machine has no NVDIMM", "give one: --nvdimm file=PATH,size=64M")
+    return found
+
+
+class Recording:
+    """What one machine does to its NVDIMMs: the log of its CPU (``tracer``) and of those that are no instruction.
+
+    The run ends when the log is full or the budget of blocks is used up. ``on_label_read`` and ``on_label_write`` hear,
+    beforehand, of the NVDIMM's number, offset and length. Make it before the machine runs; the tracer is closed after
+    the machine.
+    """
+
+    def __init__(self, machine: Machine, *, log_limit: int = 1 << 22) -> None:
+        self._machine = machine
+        self._label_writes: list[LabelWrite] = []
+        self.on_label_read: OnLabels = lambda dimm, offset, length: None
+        self.on_label_write: OnLabels = lambda dimm, offset, length: None
+        cpu = machine.cpu
+        functions = {name: cpu.uc_function(f"uc_{name}") for name in trace.FUNCTIONS}
+        self.tracer = tracer = Tracer(cpu.engine, functions, log_limit=log_limit)
+        tracer.on_new_block = self._look_at_code
+        tracer.on_stop = self._stop
+        tracer.on_failure = cpu.request_stop
+        tracer.next_page = lambda pc, address: next_page(cpu, pc, address)
+        tracer.set_segments(cpu.segment_base_addresses)
+        for region in machine.memory.regions:
+            logged = region.kind == "nvdimm" and not region.readonly
+            tracer.add_region(region.gpa, region.size, region.host_address, logged=logged)
+        self._ranges = spans(machine)
+        base = min(first for first, _ in self._ranges)
+        tracer.cover(base, max(last for _, last in self._ranges) + 1 - base)
+        cpu.watch(tracer.retract, self._stored)
+        machine.memory.on_write.append(self._stored)
+        for number, dimm in enumerate(machine.nvdimms):
+            if dimm.device.labels is not None:
+                dimm.device.labels = _WatchedLabels(self, number, dimm.device.labels)
+
+    def _look_at_code(self, address: int, size: int) -> None:
+        cpu = self._machine.cpu
+        self.tracer.set_sites(address, size, find_sites(cpu.read_linear(address, size), address, cpu.mode))
+
+    def _stop(self, why: int) -> None:
+        tracer = self.tracer
+        if why == trace.FULL:
+            detail = f"the guest made more than {tracer.log_limit} stores, flushes and fences"
+            self._machine.end(ExitRequest(TRACE_FULL, Status.TIMEOUT, None, detail))
+        elif why == trace.BUDGET:
+            detail = f"the guest was still running after {tracer.blocks} basic blocks"
+            self._machine.end(ExitRequest(TRACE_BUDGET, Status.TIMEOUT, None, detail))
+
+    def _stored(self, gpa: int, data: bytes) -> None:
+        """Something other than an instruction has stored to guest memory."""
+        for first, last in self._ranges:
+            start, stop = max(gpa, first), min(gpa + len(data), last + 1)
+            if start < stop:
+                self.tracer.note_store(start, data[start - gpa : stop - gpa], self._machine.cpu.rip)
+
+    def labels_written(self, dimm: int, offset: int, data: bytes) -> None:
+        """The device has made ``data`` durable in the label storage area."""
+        pc = self._machine.cpu.rip
+        self.tracer.note_device(len(self._label_writes), pc)
+        self._label_writes.append(LabelWrite(label_address(dimm, offset), data, pc))
+
+    def clear(self) -> None:
+        """Start a new log, from the same memory."""
+        self.tracer.clear()
+        self._label_writes.clear()
+
+    def numbered_events(self) -> Iterator[tuple[int, Event]]:
+        """What was logged so far as events, each with the position of its first entry."""
+        return numbered_events(self.tracer.entries(), self._label_writes)
+
+    def events(self) -> Iterator[Event]:
+        return (event for _, event in self.numbered_events())
+
+    def doubts(self) -> list[str]:
+        """What the guest executed that makes the events less than the whole truth."""
+        found = {(entry.detail, entry.pc) for entry in self.tracer.entries()
+                 if entry.kind == trace.SPECIAL and entry.detail in (_INVD, _UNKNOWN)}  # fmt: skip
+        return [
+            f"the guest executed INVD at {pc:#x}, which drops stores that are in the caches; they are kept here"
+            if detail == _INVD
+            else f"the instruction at {pc:#x} cannot be decoded, so flushes and fences near it may have been missed"
+            for detail, pc in sorted(found)
+        ]
+
+
+class _WatchedLabels:
+    """A label storage area whose reads and writes a recording hears of."""
+
+    def __init__(self, recording: Recording, number: int, labels: LabelStorage) -> None:
+        self._recording = recording
+        self._number = number
+        self._labels = labels
+
+    @property
+    def size(self) -> int:
+        return self._labels.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._recording.on_label_read(self._number, offset, length)
+        return self._labels.read(offset, length)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._recording.on_label_write(self._number, offset, len(data))
+        self._labels.write(offset, data)
+        if data:
+            self._recording.labels_written(self._number, offset, data)
+
+
+def numbered_events(entries: Iterable[Entry], label_writes: Sequence[LabelWrite] = ()) -> Iterator[tuple[int, Event]]:
+    """The log as events, each with the position of its first entry: the pieces of one instruction's store are joined,
+    a compare-and-swap that failed has no store.
+    """
+    failed = -1
+    first, pieces = 0, list[Entry]()
+    for number, entry in enumerate(entries):
+        if pieces and (entry.kind != trace.STORE or entry.instance != pieces[0].instance):
+            yield from ((first, store) for store in _join(pieces))
+            pieces = []
+        match entry.kind:
+            case trace.STORE:
+                if entry.instance != failed:
+                    first = first if pieces else number
+                    pieces.append(entry)
+            case trace.FLUSH:
+                yield number, Flush(entry.address, _FLUSHES[entry.detail], entry.pc)
+            case trace.FENCE:
+                if entry.value:
+                    failed = entry.instance
+                yield number, Fence(_FENCES[entry.detail], bool(entry.value), entry.pc)
+            case trace.DEVICE:
+                yield number, label_writes[entry.value]
+            case trace.SPECIAL if entry.detail in _WRITE_BACKS:
+                yield number, WriteBack(_WRITE_BACKS[entry.detail], entry.pc)
+    if pieces:
+        yield from ((first, store) for store in _join(pieces))
+
+
+def _join(pieces: list[Entry]) -> Iterator[Store]:
+    """One store for each run of adjacent bytes; bytes that the instruction stored twice hold what came last."""
+    first = pieces[0]
+    nt, locked = bool(first.site & _NON_TEMPORAL), bool(first.site & _LOCKED)
+    if len(pieces) == 1:
+        yield Store(first.address, first.value.to_bytes(first.size, "little"), nt, locked, first.pc)
+        return
+    ordered = sorted(pieces, key=lambda piece: piece.address)
+    if any(left.address + left.size > right.address for left, right in pairwise(ordered)):
+        ordered = _last_of_each_byte(pieces)
+    start, data = ordered[0].address, bytearray()
+    for piece in ordered:
+        if piece.address != start + len(data):
+            yield Store(start, bytes(data), nt, locked, first.pc)
+            start, data = piece.address, bytearray()
+        data += piece.value.to_bytes(piece.size, "little")
+    yield Store(start, bytes(data), nt, locked, first.pc)
+
+
+def _last_of_each_byte(pieces: list[Entry]) -> list[Entry]:
+    last = {
+        piece.address + at: piece._replace(address=piece.address + at, value=byte, size=1)
+        for piece in pieces
+        for at, byte in enumerate(piece.value.to_bytes(piece.size, "little"))
+    }
+    return [last[address] for address in sorted(last)]

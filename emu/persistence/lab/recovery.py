@@ -1,0 +1,310 @@
+"""Recovery on a real machine, hundreds of times per second: the guest boots once, then runs again and again from there.
+
+All that happens before the first access to an NVDIMM is the same in every run. So the machine is stopped at the basic
+block of that access, its RAM is frozen (private pages over a copy), and each run starts from this moment: pages,
+devices and CPU go back, the translated code stays. The NVDIMM is a private mapping of its file, which never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emu import board
+from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig, OnOffAuto
+from emu.cpu.engine import trace
+from emu.cpu.snapshot import Snapshot
+from emu.host import kernel
+from emu.persistence.lab import recorder
+from emu.persistence.lab.explained import MemoryCheck
+from emu.persistence.lab.explore import Answer, Interrupted, Run, Verdict
+from emu.persistence.lab.interruption import INTERRUPTED, Interruption
+from emu.persistence.lab.watchdog import Watchdog
+from emu.persistence.model.events import UNIT, Event, label_address, units_of
+
+if TYPE_CHECKING:
+    from emu.machine import Exit, Machine
+    from emu.persistence.model.crashstate import Read
+    from emu.state import SavedState
+
+_OUTPUT_KEPT = 2000
+# Events of devices that a wait in HLT may last: seconds or minutes of recovery's time, a tenth of a second of ours.
+_PATIENCE = 10_000
+# For each set of bytes of a unit, as bits, the bytes themselves.
+_MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for bits in range(1 << UNIT)]
+_EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
+_WALKS = "recovery has page tables in the NVDIMM: what page walks read there is not followed"
+
+
+def private(config: MachineConfig) -> MachineConfig:
+    """``config`` with every NVDIMM on a private mapping: no store reaches a file, and a missing file is not made."""
+    dimms = tuple(replace(dimm, backend=_private_backend(dimm)) for dimm in config.nvdimms)
+    return replace(
+        config, nvdimms=dimms, clock=Clock.VIRTUAL, no_reboot=True, start_paused=False, incoming=None, qmp=()
+    )
+
+
+def _private_backend(dimm: NvdimmConfig) -> BackendConfig:
+    backend = dimm.backend
+    if backend.kind is BackendKind.RAM or (backend.size and backend.path is not None and _is_blank(Path(backend.path))):
+        return BackendConfig(id=backend.id, kind=BackendKind.RAM, size=backend.size)
+    return replace(backend, share=False, sync=OnOffAuto.OFF, pmem=False, prealloc=False, discard_data=False)
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether an NVDIMM on the file would make it, or give it its size."""
+    return not path.exists() or (path.is_file() and path.stat().st_size == 0)
+
+
+def judge(ended: Exit, output: bytes) -> Verdict:
+    """Recovery succeeded when it powered off or halted, or wrote 0 to an exit port."""
+    ok = ended.status == 0 or (ended.reason == "exit-port" and ended.code == 0)
+    text = output[-_OUTPUT_KEPT:].decode("utf-8", "replace")
+    return Verdict(ok, ended.reason, int(ended.status), ended.code, ended.detail, text)
+
+
+class Output:
+    """Keeps the end of what a guest prints."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def __call__(self, data: bytes) -> None:
+        self.data += data
+        if len(self.data) > 2 * _OUTPUT_KEPT:
+            del self.data[:-_OUTPUT_KEPT]
+
+
+class MachineRecovery:
+    """Runs the image of ``config`` as recovery. ``budget`` bounds a run, in basic blocks, ``timeout`` in seconds of
+    real time, for those that wait rather than run; ``record`` keeps its trace.
+
+    An ``interruption`` ends a run with ``Interrupted``. Close it: it holds a machine.
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        *,
+        budget: int = 5_000_000,
+        timeout: float = 60.0,
+        record: bool = False,
+        interruption: Interruption | None = None,
+    ) -> None:
+        self._config = private(config)
+        self._budget = budget
+        self._record = record
+        self.interruption = interruption or Interruption()
+        self._watchdog = Watchdog(timeout)
+        self._output = Output()
+        self._reads: list[Read] = []
+        self._positions: list[int] = []
+        self._answer: Answer = lambda unit, mask: 0
+        self._tracked: frozenset[int] | None = None
+        self._caveat = ""
+        self._machine: Machine | None = None
+        self._check: MemoryCheck | None = None
+        self._labels_known: dict[int, int] = {}
+        self._always: Run | None = None
+
+    def close(self) -> None:
+        self._watchdog.close()
+        if self._machine is not None:
+            if self._check is not None:
+                self._check.close()
+            self._snapshot.close()
+            self._areas.clear()
+            self._machine.close()
+            self._recording.tracer.close()
+            self._machine = None
+
+    def run(self, tracked: frozenset[int], answer: Answer) -> Run:
+        """One recovery from power-on. Bytes of ``tracked`` units come from ``answer`` when they are first read."""
+        if self._machine is None and self._always is None:
+            self._boot()
+        if self._always is not None:
+            return self._always
+        if tracked != self._tracked:
+            self._recording.tracer.set_unknown(tracked)
+            self._tracked = tracked
+        self._go_back()
+        self._answer = answer
+        ended = self._drive(self._machine, self._recording)
+        assert ended is not None
+        events = tuple(self._events()) if self._record else ()
+        if self._check is not None:
+            self._check.verify((event for _, event in events), self._given())
+        if self._recording.tracer.has_tables:
+            self._caveat = _WALKS
+        return Run(tuple(self._reads), judge(ended, bytes(self._output.data)), events, self._caveat)
+
+    def _open(self) -> tuple[Machine, recorder.Recording]:
+        machine = board.build(self._config, board.Outputs(serial=self._output))
+        machine.patience = _PATIENCE
+        try:
+            recording = recorder.Recording(machine)
+            recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
+        except BaseException:
+            machine.close()
+            raise
+        recording.on_label_read = recording.on_label_write = lambda *place: recording.tracer.note_access()
+        return machine, recording
+
+    def _drive(
+        self, machine: Machine | None, recording: recorder.Recording, *, until: list[int] | None = None
+    ) -> Exit | None:
+        """Run the machine to its end, or until something is put in ``until``."""
+        assert machine is not None
+        with self.interruption.ends(machine), self._watchdog.watches(machine):
+            while not until:
+                ended = machine.step()
+                failure = recording.tracer.take_failure()
+                if failure is not None:
+                    raise failure
+                if ended is not None and ended.reason == INTERRUPTED:
+                    raise Interrupted
+                if ended is not None:
+                    return ended
+        return None
+
+    def _boot(self) -> None:
+        """Find the block of the first access on one machine, stop another one there."""
+        block, ended = self._first_access()
+        if ended is not None:
+            self._always = Run((), judge(ended, bytes(self._output.data)))
+            return
+        self._output.data.clear()
+        machine, self._recording = self._open()
+        self._machine, tracer = machine, self._recording.tracer
+        reached: list[int] = []
+        default = tracer.on_stop
+
+        def stop(why: int) -> None:
+            if why == trace.BLOCK:
+                reached.append(why)
+                machine.cpu.stop_before_block()
+
+        tracer.on_stop = stop
+        tracer.stop_at_block(block)
+        machine.boot()
+        self._drive(machine, self._recording, until=reached)
+        tracer.stop_at_block(0)
+        self._block = tracer.blocks - 1
+        tracer.on_stop = lambda why: self._stop(why, default)
+        tracer.on_unknown_read = self._unknown_read
+        self._recording.on_label_read = self._read_labels
+        self._recording.on_label_write = self._know_labels
+        self._printed = bytes(self._output.data)
+        self._devices: dict[str, SavedState] = {name: device.save() for name, device in machine.devices.items()}
+        self._snapshot = Snapshot(machine.cpu)
+        self._areas = [
+            (start, mapping.view[offset : offset + size])
+            for number, dimm in enumerate(machine.nvdimms)
+            for mapping, labels in ((dimm.backend.mapping, dimm.device.label_size),)
+            for start, offset, size in (
+                (dimm.device.gpa, 0, dimm.device.size),
+                (label_address(number, 0), mapping.size - labels, labels),
+            )
+        ]
+        of_nvdimms = [dimm.backend for dimm in machine.nvdimms]
+        for backend in machine.backends:
+            if backend not in of_nvdimms:
+                trace.freeze(backend.mapping.address, backend.mapping.size)
+        if self._record:
+            self._check = MemoryCheck(machine, self._config, tracer)
+
+    def _first_access(self) -> tuple[int, Exit | None]:
+        machine, recording = self._open()
+        tracer = recording.tracer
+        try:
+            accessed: list[int] = []
+            default = tracer.on_stop
+
+            def stop(why: int) -> None:
+                if why == trace.ACCESS:
+                    accessed.append(tracer.first_access)
+                    machine.cpu.request_stop()
+                else:
+                    default(why)
+
+            tracer.on_stop = stop
+            tracer.set_budget(self._budget)
+            machine.boot()
+            ended = self._drive(machine, recording, until=accessed)
+            return tracer.first_access, ended
+        finally:
+            machine.close()
+            tracer.close()
+
+    def _go_back(self) -> None:
+        machine, tracer = self._machine, self._recording.tracer
+        assert machine is not None
+        for backend in machine.backends:
+            kernel.advise(backend.mapping.address, backend.mapping.size, kernel.Advice.DONTNEED, what="guest memory")
+        machine.rewind(self._devices)
+        self._snapshot.rewind()
+        tracer.restore_unknown()
+        self._recording.clear()
+        tracer.blocks = self._block
+        tracer.set_budget(self._block + self._budget)
+        self._output.data[:] = self._printed
+        self._reads = []
+        self._positions = []
+        self._labels_known.clear()
+        self._caveat = ""
+
+    def _stop(self, why: int, default: recorder.OnStop) -> None:
+        if why == trace.CODE:
+            self._caveat = _EXECUTES
+        else:
+            default(why)
+
+    def _unknown_read(self, address: int, size: int) -> None:
+        end = address + size
+        for unit in range(address & -UNIT, end, UNIT):
+            bits = (1 << min(end - unit, UNIT)) - (1 << max(address - unit, 0))
+            unknown = self._recording.tracer.learn(unit, bits)
+            if unknown:
+                self._ask(unit, _MASKS[unknown])
+
+    def _read_labels(self, dimm: int, offset: int, length: int) -> None:
+        for unit, mask in units_of(label_address(dimm, offset), length):
+            unknown = mask & ~self._labels_known.get(unit, 0)
+            if unknown and self._tracked is not None and unit in self._tracked:
+                self._ask(unit, unknown)
+        self._know_labels(dimm, offset, length)
+
+    def _know_labels(self, dimm: int, offset: int, length: int) -> None:
+        for unit, mask in units_of(label_address(dimm, offset), length):
+            self._labels_known[unit] = self._labels_known.get(unit, 0) | mask
+
+    def _ask(self, unit: int, mask: int) -> None:
+        """Put the bytes of ``unit`` under ``mask`` into memory, as they are in the crash state that is being tried."""
+        value = self._answer(unit, mask)
+        self._poke(unit, mask, value)
+        self._reads.append((unit, mask, value))
+        self._positions.append(self._recording.tracer.count)
+
+    def _given(self) -> dict[int, tuple[int, int]]:
+        """All that ``_ask`` put into memory."""
+        given: dict[int, tuple[int, int]] = {}
+        for unit, mask, value in self._reads:
+            before = given.get(unit, (0, 0))
+            given[unit] = before[0] | mask, before[1] | value
+        return given
+
+    def _poke(self, unit: int, mask: int, value: int) -> None:
+        for start, view in self._areas:
+            if 0 <= (at := unit - start) < len(view):
+                before = int.from_bytes(view[at : at + 8], "little")
+                view[at : at + 8] = (before & ~mask | value).to_bytes(8, "little")
+
+    def _events(self) -> Iterable[tuple[int, Event]]:
+        """The run's events, each with the number of reads before it."""
+        reads = 0
+        for entry, event in self._recording.numbered_events():
+            while reads < len(self._positions) and self._positions[reads] <= entry:
+                reads += 1
+            yield reads, event

@@ -1,0 +1,229 @@
+"""Runs the workload once, on a private copy of its NVDIMMs, and keeps all that the laboratory needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from emu import board
+from emu.config import MachineConfig
+from emu.cpu.engine import trace
+from emu.cpu.sites import describe_instruction
+from emu.devices.contract import ExitRequest
+from emu.errors import Status, UsageError
+from emu.machine import Exit, Machine
+from emu.memory import Backend, open_backend
+from emu.persistence.lab import recorder
+from emu.persistence.lab.explained import MemoryCheck
+from emu.persistence.lab.interruption import INTERRUPTED, Interruption
+from emu.persistence.lab.recorder import Recording
+from emu.persistence.lab.recovery import Output, private
+from emu.persistence.model.events import Event, label_address
+from emu.units import MIB
+
+POWER_FAILURE = "power-failure"
+"""Reason of the ``Exit`` of a run that was stopped by a power failure."""
+
+_INSTRUCTIONS_KEPT = 10_000
+_X86_LONGEST = 15
+_LOOKED_AT = 64 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Dimm:
+    """One NVDIMM of the machine: ``size`` bytes at guest-physical ``gpa``, and ``label_size`` bytes of label area at
+    the end of its backend.
+    """
+
+    id: str
+    file: str | None
+    gpa: int
+    size: int
+    label_size: int = 0
+
+    def parts(self, number: int, backend_size: int) -> tuple[tuple[int, int, int], ...]:
+        """Address in the model, offset in the backend and size of its memory and of its label area, if it has one.
+
+        ``number`` is its place among the machine's NVDIMMs, from 0.
+        """
+        memory = self.gpa, 0, self.size
+        labels = label_address(number, 0), backend_size - self.label_size, self.label_size
+        return (memory, labels) if self.label_size else (memory,)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``doubts`` are what
+    it did that the trace cannot show. ``pc`` is where the CPU stood at the end.
+    """
+
+    events: tuple[Event, ...]
+    ended: Exit
+    output: str
+    dimms: tuple[Dimm, ...]
+    cut_short: str = ""
+    instructions: dict[int, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+    pc: int = 0
+
+    def label(self, address: int) -> tuple[Dimm, int] | None:
+        """The NVDIMM and the offset in its label area that ``address`` of the model means; None if it means none."""
+        for number, dimm in enumerate(self.dimms):
+            if 0 <= (offset := address - label_address(number, 0)) < dimm.label_size:
+                return dimm, offset
+        return None
+
+
+def record(
+    config: MachineConfig,
+    *,
+    timeout: float | None = None,
+    event_limit: int = 1 << 18,
+    upto: int | None = None,
+    outputs: board.Outputs | None = None,
+    interruption: Interruption | None = None,
+) -> Workload:
+    """Boot ``config`` and record it to its end, for at most ``timeout`` seconds and ``event_limit`` log entries.
+
+    With ``upto`` power fails just before that event: the run ends there with the reason ``POWER_FAILURE``, and the
+    trace has exactly ``upto`` events. The files of ``config`` are not changed.
+
+    UnexplainedMemory when the guest's NVDIMMs do not hold what the trace says.
+    """
+    output, own = Output(), private(config)
+    with board.build(own, outputs or board.Outputs(serial=output)) as machine:
+        recording = Recording(machine, log_limit=event_limit if upto is None else upto)
+        tracer, check = recording.tracer, None
+        try:
+            check = MemoryCheck(machine, own, tracer)
+            if upto is not None:
+                _fail_before(machine, recording, upto, event_limit)
+            tracer.record()
+            with (interruption or Interruption()).ends(machine):
+                ended = machine.run(timeout)
+            failure = tracer.take_failure()
+            if failure is not None:
+                raise failure
+            # What the guest did until it had stopped is in the log too, or the log would not explain the memory.
+            numbered = list(recording.numbered_events())
+            check.verify(event for _, event in numbered)
+            events = tuple(event for entry, event in numbered if upto is not None or entry < event_limit)
+            if upto is not None and len(events) >= upto:
+                request = _power_failure(upto)
+                events, ended = events[:upto], Exit(request.reason, request.status, None, request.detail)
+            return Workload(
+                events,
+                ended,
+                output.data.decode("utf-8", "replace"),
+                tuple(
+                    Dimm(
+                        item["id"] or f"nvdimm{item['slot']}",
+                        item["file"],
+                        item["gpa"],
+                        dimm.device.size,
+                        dimm.device.label_size,
+                    )
+                    for dimm in machine.nvdimms
+                    for item in (dimm.describe(),)
+                ),
+                ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL, INTERRUPTED) else "",
+                _instructions(machine, [machine.cpu.registers()["rip"], *(event.pc for event in events)]),
+                tuple(recording.doubts()),
+                machine.cpu.registers()["rip"],
+            )
+        finally:
+            if check is not None:
+                check.close()
+            machine.cpu.close()
+            tracer.close()
+
+
+def _fail_before(machine: Machine, recording: Recording, event: int, most: int) -> None:
+    """End the run when more than ``event`` events are in the log; a store in many pieces needs room for all of them."""
+    tracer = recording.tracer
+    default = tracer.on_stop
+    seen, step = -1, 1
+
+    def stop(why: int) -> None:
+        nonlocal seen, step
+        if why != trace.FULL or tracer.log_limit >= most:
+            default(why)
+            return
+        made = sum(1 for _ in recording.events())
+        if made > event:
+            machine.end(_power_failure(event))
+            return
+        step = 2 * step if made == seen else event + 1 - made
+        seen = made
+        tracer.log_limit = min(tracer.log_limit + step, most)
+
+    tracer.on_stop = stop
+
+
+def _power_failure(event: int) -> ExitRequest:
+    return ExitRequest(POWER_FAILURE, Status.OK, None, f"power failed before event {event}")
+
+
+def _instructions(machine: Machine, addresses: Iterable[int]) -> dict[int, str]:
+    """The text of the instruction at each address, as far as its code can still be read."""
+    found: dict[int, str] = {}
+    for pc in dict.fromkeys(addresses):
+        if len(found) == _INSTRUCTIONS_KEPT:
+            break
+        for length in (_X86_LONGEST, 1):
+            try:
+                code = machine.cpu.read_linear(pc, length)
+            except UsageError:
+                continue
+            found[pc] = describe_instruction(code, pc, machine.cpu.mode)
+            break
+    return found
+
+
+class Contents:
+    """What the NVDIMMs of ``config`` hold before anything runs, by the model's addresses. Close it.
+
+    A closed one answers nothing: ValueError.
+    """
+
+    def __init__(self, config: MachineConfig, dimms: tuple[Dimm, ...]) -> None:
+        self._backends: list[Backend] = []
+        self._closed = False
+        self._spans: list[tuple[int, int, memoryview]] = []
+        try:
+            for dimm in private(config).nvdimms:
+                self._backends.append(open_backend(dimm.backend))
+        except BaseException:
+            self.close()
+            raise
+        self._spans = [
+            (start, start + size, backend.mapping.view[offset : offset + size])
+            for number, (dimm, backend) in enumerate(zip(dimms, self._backends, strict=True))
+            for start, offset, size in dimm.parts(number, backend.mapping.size)
+        ]
+
+    def __call__(self, unit: int) -> int:
+        for gpa, end, view in self._spans:
+            if gpa <= unit < end:
+                return int.from_bytes(view[unit - gpa : unit - gpa + 8], "little")
+        if self._closed:
+            raise ValueError("the contents of the NVDIMMs are closed")
+        return 0
+
+    @property
+    def blank(self) -> bool:
+        """Whether all NVDIMMs begin with nothing but zeros (64 MiB: a guest looks for its data near the start)."""
+        zeros = bytes(_LOOKED_AT)
+        return all(view[:_LOOKED_AT] == zeros[: len(view)] for _, _, view in self._spans)
+
+    def view(self, number: int) -> memoryview:
+        """All of NVDIMM ``number``, label area included."""
+        return self._backends[number].mapping.view
+
+    def close(self) -> None:
+        self._closed = True
+        for *_, view in self._spans:
+            view.release()
+        self._spans.clear()
+        for backend in self._backends:
+            backend.close()

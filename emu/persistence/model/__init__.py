@@ -1,0 +1,1 @@
+"""What a trace means: which memories a power failure can leave. Pure: no machine, no kernel, no file."""

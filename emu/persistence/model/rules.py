@@ -1,0 +1,66 @@
+"""Which machine the power fails on: platform domain, order of persists and what the memory is mapped from."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from emu.config import PersistenceDomain
+from emu.persistence.model.events import line_of, page_of
+
+
+class Order(enum.StrEnum):
+    """Stores that persist in program order: those to one cache line (hardware), or only those to one 8-byte unit
+    (Px86).
+    """
+
+    LINE = "line"
+    LOCATION = "location"
+
+
+class Media(enum.StrEnum):
+    """What backs the guest's NVDIMM on its host; see the explanation of the persistence model."""
+
+    DAX_SYNC = "dax-sync"
+    DAX = "dax"
+    PAGE_CACHE = "page-cache"
+
+
+class FailedCas(enum.StrEnum):
+    """What a locked compare-and-swap that fails is worth: a full barrier (hardware) or a plain load (formal models)."""
+
+    BARRIER = "barrier"
+    LOAD = "load"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules in force. Stores that share a *component* are ordered with each other; components that share a *cell*
+    are lost or kept together by the medium. Both are named by the address they start at (0 for all of memory).
+    """
+
+    domain: PersistenceDomain = PersistenceDomain.ADR
+    order: Order = Order.LINE
+    media: Media = Media.DAX_SYNC
+    failed_cas: FailedCas = FailedCas.BARRIER
+
+    def component(self, unit: int) -> int:
+        if self.media is Media.PAGE_CACHE:
+            return page_of(unit)
+        if self.domain is PersistenceDomain.EADR:
+            return 0
+        return line_of(unit) if self.order is Order.LINE else unit
+
+    def cell(self, unit: int) -> int:
+        if self.media is Media.DAX_SYNC or self.domain is PersistenceDomain.EADR:
+            return self.component(unit)
+        return page_of(unit)
+
+    @property
+    def flushes_count(self) -> bool:
+        """Whether flushes and fences make anything durable; in a page cache only the host's write-back does."""
+        return self.media is not Media.PAGE_CACHE
+
+    @property
+    def pages_can_be_lost(self) -> bool:
+        return self.media is Media.DAX

@@ -1,0 +1,307 @@
+"""The persistence model of one x86 CPU: which memories can be found after the power failed at some point of a trace.
+
+Rules (Px86: Raad, Wickerson, Neiger and Vafeiadis, POPL 2020; in the synchronous form of Khyzha and Lahav, POPL 2021;
+Intel SDM volume 1 section 11.4.4.1, volume 3 section 9.2):
+
+* A store can persist at any time after it is made. Stores to one cache line persist in program order
+  (``Order.LINE``), or only those to one 8-byte unit (``Order.LOCATION``). Only an aligned 8-byte unit is whole; parts
+  of one store are independent.
+* CLFLUSH makes durable what its line holds. CLFLUSHOPT and CLWB do so once an SFENCE, MFENCE or locked instruction
+  follows; what is stored to the line between the two is not covered.
+* A non-temporal store is ordered only with stores to its own unit, and is durable after the next fence. Flushes do not
+  cover it: it waits in a write-combining buffer, not in the line.
+* A locked instruction is a fence followed by a store that is not durable by itself.
+* WBINVD and WBNOINVD make everything durable that was stored before: they write all lines back, and they are
+  serialising, which also drains the buffers of non-temporal stores (Intel SDM volume 2; volume 3, sections 9.3 and
+  12.3.1).
+* A label write is durable when the device answers. It orders nothing among the CPU's stores.
+* eADR: visible is durable, so all regular stores persist in program order. What has not left the store buffer at the
+  crash is lost: fences and CLFLUSH, which are ordered with all stores, empty it. Non-temporal stores still need a
+  fence.
+* Page cache: flushes and fences mean nothing; each 4 KiB page holds a prefix of its stores.
+* DAX without MAP_SYNC: as DAX with it, but a page that was stored to may come back whole as it was before the first
+  store.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from emu.config import PersistenceDomain
+from emu.persistence.model.events import (
+    UNIT,
+    Event,
+    Fence,
+    Flush,
+    FlushKind,
+    LabelWrite,
+    Store,
+    WriteBack,
+    page_of,
+    split,
+)
+from emu.persistence.model.pending import NOTHING, Component, Content, FrozenComponent, Part, overlay
+from emu.persistence.model.rules import Order, Rules
+from emu.units import CACHE_LINE
+
+_EVERYTHING = 1 << 62
+
+
+class PersistState:
+    """What is durable and what is pending after the events applied so far."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.durable: dict[int, Content] = {}
+        self.components: dict[int, Component] = {}
+        self.events = 0
+        self.pages: set[int] = set()
+        self.changed_components: set[int] = set()
+        self.changed_units: set[int] = set()
+        self._marked: dict[int, int] = {}
+        self._with_nt: set[int] = set()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was stored, to memory or to labels."""
+        return bool(self.pages or self.durable)
+
+    def apply(self, event: Event) -> None:
+        """The next event of the program."""
+        if isinstance(event, Store):
+            self._store(event)
+        elif isinstance(event, LabelWrite):
+            self._write_labels(event)
+        elif self.rules.flushes_count:
+            if isinstance(event, Flush):
+                self._flush(event)
+            elif isinstance(event, WriteBack):
+                self._write_back()
+            elif not self._is_plain_load(event):
+                self._fence()
+        self.events += 1
+
+    def commits(self, event: Event) -> bool:
+        """Whether ``event`` would make anything durable that is not: only before such events does a crash matter."""
+        if isinstance(event, LabelWrite):
+            return True
+        if not self.rules.flushes_count:
+            return False
+        if isinstance(event, Store):
+            return self._is_durable_at_once(event)
+        if isinstance(event, WriteBack):
+            return bool(self.components)
+        if isinstance(event, Flush):
+            return event.kind is FlushKind.CLFLUSH and any(self._flush_reach(event))
+        if self._is_plain_load(event):
+            return False
+        return bool(self._marked or self._with_nt) or (
+            self.rules.domain is PersistenceDomain.EADR and bool(self.components)
+        )
+
+    def _is_plain_load(self, fence: Fence) -> bool:
+        return fence.failed and self.rules.failed_cas == "load"
+
+    def _is_durable_at_once(self, store: Store) -> bool:
+        """Under eADR a locked store is: it does not wait in the store buffer."""
+        return store.locked and self.rules.domain is PersistenceDomain.EADR and self.rules.flushes_count
+
+    def _store(self, store: Store) -> None:
+        nt = store.nt and self.rules.flushes_count
+        for unit, mask, value in split(store.address, store.data):
+            key = self.rules.component(unit)
+            component = self.components.get(key)
+            if component is None:
+                component = self.components[key] = Component()
+            component.add(unit, Part(self.events, mask, value, nt), self.durable.get(unit, NOTHING))
+            self.changed_components.add(key)
+            self.pages.add(page_of(unit))
+            if nt:
+                self._with_nt.add(key)
+        if self._is_durable_at_once(store):
+            self._commit(0, through=self.events, nt=False)
+
+    def _flush_reach(self, flush: Flush) -> list[tuple[int, int]]:
+        """``(component, through)`` of the pending regular stores that the flush covers."""
+        if self.rules.domain is PersistenceDomain.EADR:
+            return [(0, self.events)] if 0 in self.components and self.components[0].first_regular is not None else []
+        step = CACHE_LINE if self.rules.order is Order.LINE else UNIT
+        keys = range(flush.line, flush.line + CACHE_LINE, step)
+        return [
+            (key, self.events)
+            for key in keys
+            if key in self.components and self.components[key].first_regular is not None
+        ]
+
+    def _flush(self, flush: Flush) -> None:
+        for key, through in self._flush_reach(flush):
+            if flush.kind is FlushKind.CLFLUSH:
+                self._commit(key, through=through, nt=False)
+            elif self.rules.domain is PersistenceDomain.ADR:
+                self._marked[key] = through
+
+    def _fence(self) -> None:
+        if self.rules.domain is PersistenceDomain.EADR:
+            self._commit(0, through=_EVERYTHING, nt=True)
+            return
+        for key in sorted(self._marked.keys() | self._with_nt):
+            self._commit(key, through=self._marked.get(key, -1), nt=True)
+
+    def _write_back(self) -> None:
+        for key in sorted(self.components):
+            self._commit(key, through=_EVERYTHING, nt=True)
+
+    def _write_labels(self, write: LabelWrite) -> None:
+        """Straight to the medium; no page of it is ever lost, because the device makes each write durable itself."""
+        for unit, mask, value in split(write.address, write.data):
+            self.durable[unit] = overlay(self.durable.get(unit, NOTHING), (mask, value))
+            self.changed_units.add(unit)
+
+    def _commit(self, key: int, *, through: int, nt: bool) -> None:
+        component = self.components.get(key)
+        if component is None:
+            return
+        gained = component.commit(through=through, nt=nt)
+        self.durable.update(gained)
+        if gained:
+            self.changed_units.update(gained)
+            self.changed_components.add(key)
+        if not component.nt_parts:
+            self._with_nt.discard(key)
+        first = component.first_regular
+        if first is None or first > self._marked.get(key, _EVERYTHING):
+            self._marked.pop(key, None)
+        if not component.units:
+            del self.components[key]
+
+
+@dataclass(frozen=True, slots=True)
+class CrashPoint:
+    """Power fails just before event ``event``; ``eager`` memories are possible then, counted as sets of persisted
+    parts.
+    """
+
+    number: int
+    event: int
+    eager: int
+
+
+@dataclass(slots=True)
+class Timeline:
+    """The crash points of one trace and what is pending at each. Built by ``build``, then only read."""
+
+    rules: Rules
+    points: list[CrashPoint] = field(default_factory=list)
+    _components: dict[int, tuple[list[int], list[FrozenComponent | None]]] = field(default_factory=dict)
+    _durable: dict[int, tuple[list[int], list[Content]]] = field(default_factory=dict)
+    _pages: dict[int, int] = field(default_factory=dict)
+    _units: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def units(self) -> Iterable[int]:
+        """Every unit that any event stored to."""
+        return self._units
+
+    def units_at(self, point: int) -> Iterable[int]:
+        """The units stored to before crash point ``point``."""
+        return (unit for unit, first in self._units.items() if first <= point)
+
+    def component(self, key: int, point: int) -> FrozenComponent | None:
+        """What is pending of the component at ``point``, None for nothing."""
+        history = self._components.get(key)
+        at = bisect_right(history[0], point) if history else 0
+        return history[1][at - 1] if history and at else None
+
+    def pending(self, point: int) -> dict[int, FrozenComponent]:
+        """Everything that is pending at ``point``, by component."""
+        found = ((key, self.component(key, point)) for key in self._components)
+        return {key: component for key, component in found if component is not None}
+
+    def pending_parts(self, unit: int, point: int) -> int:
+        """How many stores to ``unit`` are pending at ``point``."""
+        component = self.component(self.rules.component(unit), point)
+        return component.units[unit].length if component is not None and unit in component.units else 0
+
+    def pages_stored(self, point: int) -> list[int]:
+        """The pages stored to before ``point``."""
+        return sorted(page for page, first in self._pages.items() if first <= point)
+
+    def durable(self, unit: int, point: int) -> Content:
+        """The bytes of a unit that are durable at ``point``."""
+        history = self._durable.get(unit)
+        at = bisect_right(history[0], point) if history else 0
+        return history[1][at - 1] if history and at else NOTHING
+
+    def page_stored(self, page: int, point: int) -> bool:
+        return self._pages.get(page, point + 1) <= point
+
+    def version(self, units: Iterable[int], point: int) -> tuple[object, ...]:
+        """Equal for two crash points between which nothing changed for these units."""
+        keys = dict.fromkeys(self.rules.component(unit) for unit in units)
+        histories = [self._components.get(key) for key in keys]
+        return (
+            *(bisect_right(history[0], point) if history else 0 for history in histories),
+            *(bisect_right(self._durable[unit][0], point) for unit in units if unit in self._durable),
+            *(self.page_stored(page, point) for page in dict.fromkeys(page_of(unit) for unit in units)),
+        )
+
+
+class TimelineBuilder:
+    """Applies events one by one and freezes what is pending at each crash point."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.state = PersistState(rules)
+        self.timeline = Timeline(rules)
+        self._eager: dict[int, int] = {}
+        self._product = 1
+        self._pages_counted = 0
+
+    def add(self, event: Event) -> None:
+        if self.state.commits(event):
+            self.crash_point()
+        self.state.apply(event)
+
+    def crash_point(self) -> CrashPoint:
+        """Freeze the state as it is now."""
+        state, timeline = self.state, self.timeline
+        number = len(timeline.points)
+        for unit in state.changed_units:
+            when, what = timeline._durable.setdefault(unit, ([], []))
+            when.append(number)
+            what.append(state.durable[unit])
+        for key in state.changed_components:
+            component = state.components.get(key)
+            frozen = component.freeze() if component else None
+            versions, views = timeline._components.setdefault(key, ([], []))
+            versions.append(number)
+            views.append(frozen)
+            for unit in frozen.units if frozen else ():
+                timeline._units.setdefault(unit, number)
+            self._count(key, frozen.possible if frozen else 1)
+        for unit in state.changed_units:
+            timeline._units.setdefault(unit, number)
+        for page in state.pages - timeline._pages.keys():
+            timeline._pages[page] = number
+        state.changed_units.clear()
+        state.changed_components.clear()
+        point = CrashPoint(number, state.events, self._product << self._lost_pages())
+        timeline.points.append(point)
+        return point
+
+    def _count(self, key: int, count: int) -> None:
+        self._product = self._product // self._eager.get(key, 1) * count
+        self._eager[key] = count
+
+    def _lost_pages(self) -> int:
+        return len(self.state.pages) if self.state.rules.pages_can_be_lost else 0
+
+
+def build(events: Iterable[Event], rules: Rules) -> Timeline:
+    """The timeline of a whole trace, the end included as its last crash point."""
+    builder = TimelineBuilder(rules)
+    for event in events:
+        builder.add(event)
+    builder.crash_point()
+    return builder.timeline

@@ -1,0 +1,76 @@
+"""What an image's symbols and DWARF say, read by a process of its own (see ``debug_reader``), in bounded time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MISSING = "install emu[symbols] (pyelftools) to see symbols and source lines"
+SECONDS = 3.0
+"""Processor time for each of symbols, lines and paths."""
+
+# The clock on the wall may run faster than the reader's, on a busy host.
+_WALL_FACTOR = 10
+_READER = "emu.persistence.report.debug_reader"
+
+
+class DebugInfo(NamedTuple):
+    """``functions``: (address, size, name), ``lines``: (address, ``FILE:LINE`` or nothing where code ends), both in
+    order; ``paths``: (name, path). ``note`` says what could not be read, and why; empty when all was."""
+
+    functions: tuple[tuple[int, int, str], ...] = ()
+    lines: tuple[tuple[int, str], ...] = ()
+    paths: tuple[tuple[str, str], ...] = ()
+    note: str = ""
+
+
+def read(path: str, *, seconds: float = SECONDS) -> DebugInfo:
+    """What the ELF image at ``path`` says of its code. What cannot be read is left out, and never an error."""
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        return DebugInfo(note=f"the image's symbols cannot be read: {error.strerror}")
+    if importlib.util.find_spec("elftools") is None:
+        return DebugInfo(note=MISSING)
+    return _read(path, seconds, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, seconds: float, _identity: tuple[int, ...]) -> DebugInfo:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)}
+    command = [sys.executable, "-m", _READER, os.path.abspath(path), str(seconds)]  # noqa: PTH100 - resolve() would follow links
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    with process:
+        try:
+            output, errors = process.communicate(timeout=_WALL_FACTOR * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, errors = process.communicate()
+    # A signal is how the kernel, or we, end a reader of whom too much is asked; anything else is a fault of its own.
+    last = errors.decode(errors="replace").strip().rpartition("\n")[2]
+    return _decode(output, "they ask for too much" if process.returncode <= 0 else f"the reader failed: {last}")
+
+
+def _decode(output: bytes, why: str) -> DebugInfo:
+    """What the reader said before it ended, and ``why`` it said no more."""
+    parts: dict[str, dict[str, Any]] = {}
+    for line in output.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            document = json.loads(line)
+            parts[document["part"]] = document
+    found: dict[str, Any] = {}
+    missing = []
+    for name, what in (("functions", "symbols"), ("lines", "source lines"), ("paths", "source files")):
+        part = parts.get(name, {"why": why})
+        found[name] = tuple(tuple(entry) for entry in part.get("entries", ()))
+        if "why" in part:
+            missing.append(f"the image's {what} cannot be read: {part['why']}")
+    return DebugInfo(**found, note="; ".join(missing))

@@ -1,0 +1,139 @@
+"""The process that reads an image's symbols and DWARF: ``python -m emu.persistence.report.debug_reader IMAGE SECONDS``.
+
+An image may be anybody's, and a few bytes of it can ask for any amount of work and memory: counts, compressed sections,
+line programs. So it is read here, where the kernel bounds memory and processor time, and where being killed costs no
+more than the names. Standard output gets one line of JSON for each part that could be read, in the order of PARTS.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from emu.units import MIB, U64_MAX
+from emu.words import printable
+
+# Address space; what needs more of it fails.
+_MEMORY = 512 * MIB
+_MOST_ENTRIES = 1 << 20
+_LONGEST_NAME = 200
+_LONGEST_PATH = 4096
+_LAST_LINE = 0xFFFF_FFFF
+
+
+class _TooLong(BaseException):
+    """A part's time is over. Not an Exception: pyelftools must not take it for one of its own."""
+
+
+def functions(elf: Any) -> Iterator[tuple[int, int, str]]:
+    """(address, size, name) of each symbol that may be code."""
+    table = elf.get_section_by_name(".symtab")
+    for symbol in table.iter_symbols() if table is not None else ():
+        named = symbol["st_info"]["type"] in ("STT_FUNC", "STT_NOTYPE") and symbol["st_shndx"] != "SHN_UNDEF"
+        if named and symbol.name and symbol["st_value"] <= U64_MAX:
+            yield symbol["st_value"], symbol["st_size"], printable(symbol.name, _LONGEST_NAME)
+
+
+def lines(elf: Any) -> Iterator[tuple[int, str]]:
+    """(address, ``FILE:LINE``) of each row of the line tables, and (address, nothing) where a sequence ends."""
+    for _, program in _programs(elf):
+        files = program["file_entry"]
+        base = 0 if program["version"] >= 5 else 1
+        for entry in program.get_entries():
+            state = entry.state
+            if state is None or not 0 <= state.address <= U64_MAX or not 0 <= state.line <= _LAST_LINE:
+                continue
+            if state.end_sequence:
+                yield state.address, ""
+            elif 0 <= state.file - base < len(files):
+                yield state.address, f"{printable(_text(files[state.file - base].name), _LONGEST_NAME)}:{state.line}"
+
+
+def paths(elf: Any) -> Iterator[tuple[str, str]]:
+    """(name, path) of each source file in the line tables; one name may have several paths."""
+    for unit, program in _programs(elf):
+        attribute = unit.get_top_DIE().attributes.get("DW_AT_comp_dir")
+        home = _text(attribute.value) if attribute else "."
+        folders = [_text(folder) for folder in program["include_directory"]]
+        if program["version"] < 5:
+            folders.insert(0, "")
+        for entry in program["file_entry"]:
+            name = _text(entry.name)
+            folder = folders[entry.dir_index] if entry.dir_index < len(folders) else ""
+            path = str(Path(home) / folder / name)
+            if len(path) <= _LONGEST_PATH:
+                yield printable(name, _LONGEST_NAME), path
+
+
+def _programs(elf: Any) -> Iterator[tuple[Any, Any]]:
+    """Each compilation unit with the line program that it has."""
+    if not elf.has_dwarf_info():
+        return
+    dwarf = elf.get_dwarf_info()
+    for unit in dwarf.iter_CUs():
+        program = dwarf.line_program_for_CU(unit)
+        if program is not None:
+            yield unit, program
+
+
+def _text(name: object) -> str:
+    raw = getattr(name, "name", name)
+    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
+
+
+PARTS: dict[str, Callable[[Any], Iterator[tuple[Any, ...]]]] = {"functions": functions, "lines": lines, "paths": paths}
+
+
+def _over(number: int, frame: object) -> None:
+    raise _TooLong
+
+
+def _part(name: str, part: Callable[[Any], Iterator[tuple[Any, ...]]], path: str, seconds: float) -> str:
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        with Path(path).open("rb") as file:
+            entries = sorted(set(islice(part(ELFFile(file)), _MOST_ENTRIES)))
+        return json.dumps({"part": name, "entries": entries})
+    except MemoryError:
+        return _failed(name, "they take too much memory to read")
+    except Exception as error:  # whatever a broken image makes of the reader: it has no names
+        return _failed(name, printable(f"{type(error).__name__}: {error}", _LONGEST_NAME))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _read(path: str, seconds: float) -> None:
+    for name, part in PARTS.items():
+        try:  # of its own: the time may be over at any moment until the timer is off
+            said = _part(name, part, path, seconds)
+        except _TooLong:
+            said = _failed(name, f"they take more than {seconds:g} s to read")
+        sys.stdout.write(f"{said}\n")
+        sys.stdout.flush()
+
+
+def _failed(part: str, why: str) -> str:
+    return json.dumps({"part": part, "why": why})
+
+
+def main() -> None:
+    path, seconds = sys.argv[1], float(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    # What no signal handler interrupts, because it does not come back to the interpreter, ends here.
+    most = int(seconds * (len(PARTS) + 1)) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPROF, _over)
+    _read(path, seconds)
+
+
+if __name__ == "__main__":
+    main()

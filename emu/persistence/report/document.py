@@ -1,0 +1,177 @@
+"""An ``Answer`` as the JSON document emu.crash/1, which also holds all that a report page shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emu.persistence.lab.explore import Verdict
+from emu.persistence.lab.findings import Failure
+from emu.persistence.lab.investigation import Answer
+from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, line_of
+from emu.persistence.report import numbers
+from emu.persistence.report.conclusion import conclude, place_of_end
+from emu.persistence.report.symbols import Symbols
+from emu.units import CACHE_LINE
+
+SCHEMA = "emu.crash/1"
+_MOST_EVENTS = 5000
+
+
+class Describer:
+    """Turns numbers into what a person looks for: instruction, symbol, source line, offset in the NVDIMM."""
+
+    def __init__(self, answer: Answer, symbols: Symbols) -> None:
+        self._answer = answer
+        self._symbols = symbols
+
+    def event(self, number: int) -> dict[str, Any]:
+        """One event of the workload's trace."""
+        event = self._answer.workload.events[number]
+        return {"event": number, **self._what(event), **self.place(event.pc)}
+
+    def place(self, pc: int) -> dict[str, Any]:
+        found = self._symbols.find(pc)
+        text = self._answer.workload.instructions.get(pc, "")
+        return {"pc": pc, "instruction": text, "symbol": found.symbol, "source": found.source}
+
+    def _what(self, event: Event) -> dict[str, Any]:
+        match event:
+            case Store():
+                lines = range(line_of(event.address), event.address + len(event.data), CACHE_LINE)
+                return {
+                    "kind": "nt-store" if event.nt else "locked-store" if event.locked else "store",
+                    "address": event.address,
+                    "offset": self.offset(event.address),
+                    "size": len(event.data),
+                    "data": event.data[:CACHE_LINE].hex(),
+                    "lines": list(lines[:_MOST_EVENTS]),
+                }
+            case Flush():
+                return {"kind": str(event.kind), "address": event.line, "offset": self.offset(event.line)}
+            case Fence():
+                return {"kind": str(event.kind), "failed": event.failed}
+            case WriteBack():
+                return {"kind": str(event.kind)}
+            case LabelWrite():
+                label = self._answer.workload.label(event.address)
+                assert label is not None, "the recorder logs no other label write"
+                return {
+                    "kind": "label-write",
+                    "nvdimm": label[0].id,
+                    "label_offset": label[1],
+                    "size": len(event.data),
+                    "data": event.data[:CACHE_LINE].hex(),
+                }
+
+    def offset(self, address: int) -> int | None:
+        """Bytes from the start of the NVDIMM that holds ``address``."""
+        for dimm in self._answer.workload.dimms:
+            if dimm.gpa <= address < dimm.gpa + dimm.size:
+                return address - dimm.gpa
+        return None
+
+    def failure(self, failure: Failure, exported: dict[str, Any] | None) -> dict[str, Any]:
+        return {
+            "kind": failure.kind,
+            "names": list(failure.names),
+            "explanation": failure.explanation,
+            "crash_point": failure.event,
+            "crash_points": sorted(failure.events),
+            "next_event": self.event(failure.event) if failure.event < len(self._answer.workload.events) else None,
+            "verdict": ending(failure.verdict),
+            "lost": [self.event(number) for number in failure.lost],
+            "forced": [self.event(number) for number in failure.forced],
+            "lost_pages": [{"address": page, "offset": self.offset(page)} for page in failure.lost_pages],
+            "persisted": None if failure.persisted is None else self.event(failure.persisted),
+            "cross_failure_race": [{"address": unit, "offset": self.offset(unit)} for unit in failure.uncertain_reads],
+            "reproduce": exported,
+        }
+
+
+def ending(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "reason": verdict.reason,
+        "status": verdict.status,
+        "code": verdict.code,
+        "detail": verdict.detail,
+        "output": verdict.output,
+    }
+
+
+def document(
+    answer: Answer,
+    symbols: Symbols,
+    *,
+    exported: dict[int, dict[str, Any]] | None = None,
+    warnings: bool = False,
+) -> dict[str, Any]:
+    """The document. ``exported`` says for the number of a failure where its memory was written and how to boot it."""
+    describe = Describer(answer, symbols)
+    question, events = answer.question, answer.workload.events
+    rules = question.rules
+    judgement = conclude(answer, symbols)
+    notes = [symbols.note] if symbols.note and answer.failures else []
+    notes += [answer.unexplained] if answer.unexplained else []
+    waste = [
+        {"kind": item.kind, "count": item.count, "first_event": item.first_event, **describe.place(item.pc)}
+        for item in answer.waste
+    ]
+    return {
+        "schema": SCHEMA,
+        "verdict": str(judgement.conclusion),
+        "status": int(judgement.status),
+        "headline": judgement.headline,
+        "why": list(judgement.why),
+        "model": {
+            "domain": rules.domain.platform,
+            "order": str(rules.order),
+            "media": str(rules.media),
+            "failed_cas": str(rules.failed_cas),
+            "depth": question.limits.depth,
+        },
+        "image": question.workload.image,
+        "recover": question.recovery.image,
+        "nvdimms": [
+            {"id": dimm.id, "file": dimm.file, "gpa": dimm.gpa, "size": dimm.size} for dimm in answer.workload.dimms
+        ],
+        "workload": {
+            "reason": answer.workload.ended.reason,
+            "status": int(answer.workload.ended.status),
+            "code": answer.workload.ended.code,
+            "detail": answer.workload.ended.detail,
+            "ok": not answer.workload_failed,
+            "ended_at": place_of_end(answer.workload, symbols),
+            "output": answer.workload.output,
+        },
+        "events": answer.counts,
+        "crash_points": len(answer.timeline.points),
+        "eager": numbers.exact(answer.eager),
+        "eager_log10": numbers.log10(answer.eager),
+        "distinct": numbers.exact(answer.distinct),
+        "distinct_log10": numbers.log10(answer.distinct),
+        "executed": answer.exploration.executed,
+        "complete": answer.complete,
+        "incomplete_because": list(answer.incomplete_because),
+        "outcomes": [
+            {
+                "observed": [data.hex() for data in outcome.observed],
+                "crash_points": list(outcome.events),
+                "verdict": None if outcome.verdict is None else "ok" if outcome.verdict else "failed",
+                "endings": [ending(verdict) for verdict in outcome.endings],
+            }
+            for outcome in answer.outcomes
+        ],
+        "unexplained": answer.unexplained or None,
+        "failures": [
+            describe.failure(failure, (exported or {}).get(number)) for number, failure in enumerate(answer.failures)
+        ],
+        "warnings": (waste if warnings else []) + [{"kind": "note", "text": note} for note in notes],
+        "timeline": {
+            "events": [describe.event(number) for number in range(min(len(events), _MOST_EVENTS))],
+            "points": [
+                {"event": point.event, "eager": numbers.exact(point.eager)}
+                for point in answer.timeline.points[:_MOST_EVENTS]
+            ],
+            "truncated": len(events) > _MOST_EVENTS,
+        },
+    }

@@ -1,0 +1,80 @@
+"""Lines of source around a finding, when the source lies beside the image or under the current directory.
+
+The names come from the image, which may be anybody's: a file is only shown if it looks like source and lies inside
+one of these folders, so that no image can make a report quote a file that has nothing to do with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from emu.persistence.report import debug_info
+
+_SUFFIXES = frozenset({".c", ".h", ".s", ".asm", ".cc", ".cpp", ".cxx", ".hpp", ".inc", ".rs", ".zig", ".nasm"})
+_LARGEST = 1 << 20
+_PARENTS = 2
+_CONTEXT = 4
+_LONGEST_LINE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """``lines`` are (number, text); ``marked`` is the number of the line in question."""
+
+    file: str
+    marked: int
+    lines: tuple[tuple[int, str], ...]
+
+
+@dataclass(slots=True)
+class Sources:
+    """Finds the source files that an image was built from."""
+
+    _folders: tuple[Path, ...]
+    _paths: dict[str, list[PurePosixPath]] = field(default_factory=dict)
+    _texts: dict[str, list[str] | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, image: str | None) -> Sources:
+        """The sources of the image at this path; none when there is no image or it names none."""
+        if image is None:
+            return cls(())
+        home = Path(image).resolve().parent
+        folders = (home, *list(home.parents)[:_PARENTS], Path.cwd())
+        return cls(tuple(folder for folder in folders if folder != Path(folder.anchor)), _paths(image))
+
+    def excerpt(self, source: str) -> Excerpt | None:
+        """The lines around ``NAME:LINE``; None when the file is not to be had."""
+        name, _, number = source.rpartition(":")
+        if not number.isascii() or not number.isdigit() or len(number) > 7:
+            return None
+        if name not in self._texts:
+            self._texts[name] = self._read(name)
+        text, marked = self._texts[name], int(number)
+        if text is None or not 0 < marked <= len(text):
+            return None
+        first = max(1, marked - _CONTEXT)
+        lines = enumerate(text[first - 1 : marked + _CONTEXT], first)
+        return Excerpt(name, marked, tuple((at, line[:_LONGEST_LINE].expandtabs(4)) for at, line in lines))
+
+    def _read(self, name: str) -> list[str] | None:
+        for path in self._paths.get(name, [])[:_PARENTS]:
+            for folder in self._folders:
+                try:
+                    full = (folder / path).resolve()
+                    if not full.is_relative_to(folder) or full.suffix.lower() not in _SUFFIXES or not full.is_file():
+                        continue
+                    if full.stat().st_size <= _LARGEST:
+                        return full.read_text("utf-8", "replace").splitlines()
+                except (OSError, ValueError):  # ValueError: a NUL in the name
+                    continue
+        return None
+
+
+def _paths(image: str) -> dict[str, list[PurePosixPath]]:
+    """For the name of each source file in the DWARF line tables, the paths that it may have."""
+    found: dict[str, list[PurePosixPath]] = {}
+    for name, path in debug_info.read(image).paths:
+        found.setdefault(name, []).append(PurePosixPath(path))
+    return found

@@ -1,0 +1,117 @@
+"""Writes possible memories to files, so that one command boots what a power failure left."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from emu.config import MachineConfig, NvdimmConfig, OnOffAuto
+from emu.errors import HostError
+from emu.host.files import examine
+from emu.persistence.lab.investigation import Answer
+from emu.units import KIB, PAGE
+
+FILES = r"failure-\d+-.*\.img"
+"""Pattern of the names that ``export`` gives."""
+
+
+def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
+    """One file for each failure and NVDIMM in ``folder``; by the failure's number: the files and the command.
+
+    HostError when the folder cannot be written.
+    """
+    written: dict[int, dict[str, Any]] = {}
+    question = answer.question
+    if not answer.failures:
+        return written
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for number, failure in enumerate(answer.failures):
+            files = []
+            for index, dimm in enumerate(answer.workload.dimms):
+                path = Path(folder, f"failure-{number + 1:02}-{dimm.id}.img")
+                base = answer.initial.view(index)
+                inside = {
+                    offset + unit - start: value
+                    for start, offset, size in dimm.parts(index, len(base))
+                    for unit, value in failure.contents.items()
+                    if 0 <= unit - start < size
+                }
+                write_memory(path, base, inside)
+                files.append(str(path))
+            written[number] = {"files": files, "command": shlex.join(command(question.recovery, files))}
+    except OSError as error:
+        raise HostError(f"{folder}: cannot write the memories: {error.strerror}", "choose another folder") from None
+    return written
+
+
+def command(config: MachineConfig, files: Sequence[str]) -> list[str]:
+    """The words that boot the machine of ``config`` on copies of its NVDIMMs' backends: all that its guest can see, and
+    nothing of how the backends were mapped on the host.
+    """
+    plain = MachineConfig()
+    words = ["emu", "run", config.image or ""]
+    if config.persistence is not None:
+        words += ["-machine", f"nvdimm-persistence={config.persistence}"]
+    # Both sizes are in pages; a bare number after -m would be MiB.
+    memory = f"{config.ram_size // KIB}K"
+    if config.max_memory is not None:
+        memory += f",slots={config.slots},maxmem={config.max_memory}"
+    if memory != f"{plain.ram_size // KIB}K":
+        words += ["-m", memory]
+    words += ["-numa", "node"] * config.numa_nodes
+    if config.exit_ports != plain.exit_ports:
+        for first, count in config.exit_ports:
+            words += ["-device", f"isa-debug-exit,iobase={first:#x},iosize={count}"]
+    for dimm, file in zip(config.nvdimms, files, strict=True):
+        words += ["--nvdimm", ",".join(f"{key}={value}" for key, value in _keys(dimm, file))]
+    if config.cmdline:
+        words += ["-append", config.cmdline]
+    return words
+
+
+def _keys(dimm: NvdimmConfig, file: str) -> Iterator[tuple[str, str | int]]:
+    """The keys of ``--nvdimm`` that differ from their defaults."""
+    backend = dimm.backend
+    yield "file", file.replace(",", ",,")
+    if dimm.id:
+        yield "id", dimm.id.replace(",", ",,")
+    if dimm.label_size:
+        yield "label-size", dimm.label_size
+    if dimm.unarmed is not OnOffAuto.OFF:
+        yield "unarmed", dimm.unarmed
+    if dimm.uuid is not None:
+        yield "uuid", dimm.uuid
+    if dimm.slot is not None:
+        yield "slot", dimm.slot
+    if dimm.addr is not None:
+        yield "addr", f"{dimm.addr:#x}"
+    if dimm.node:
+        yield "node", dimm.node
+    if backend.align:  # which decides where it is placed
+        yield "align", backend.align
+    if backend.readonly:
+        yield "readonly", "on"
+    if backend.rom is not OnOffAuto.AUTO:
+        yield "rom", backend.rom
+
+
+def write_memory(path: Path, base: memoryview, units: Mapping[int, int]) -> None:
+    """A file like ``base`` with ``units`` (offset to 8-byte value) put in; pages of zeros become holes of a new file.
+
+    Durable when: the operating system writes the file back; it is a copy for examination, not a pool to rely on.
+    """
+    by_page: dict[int, list[int]] = {}
+    for offset in units:
+        by_page.setdefault(offset // PAGE, []).append(offset)
+    with examine(str(path)).begin() as writing:
+        for at in range(0, len(base), PAGE):
+            page = bytearray(base[at : at + PAGE])
+            for offset in by_page.get(at // PAGE, ()):
+                page[offset - at : offset - at + 8] = units[offset].to_bytes(8, "little")
+            if any(page):
+                writing.write(page)
+            else:
+                writing.skip(len(page))

@@ -1,0 +1,77 @@
+"""What the report page says in words: the model, and what to do about each kind of finding."""
+
+from __future__ import annotations
+
+from emu.config import PersistenceDomain
+from emu.persistence.lab import findings
+from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+
+_DOMAIN = {
+    PersistenceDomain.ADR: "On this platform (ADR) whatever reached the memory controller survives, and CPU caches do "
+    "not: a store is safe once its line was flushed and a fence has waited for the flush",
+    PersistenceDomain.EADR: "On this platform (eADR) CPU caches survive: stores persist in program order and need no "
+    "flush; only store buffers are lost",
+}
+_ORDER = {
+    Order.LINE: "stores to one cache line persist in program order",
+    Order.LOCATION: "only stores to the same 8 bytes persist in program order",
+}
+_MEDIA = {
+    Media.DAX_SYNC: "the NVDIMM is a DAX file mapped with MAP_SYNC, so the file system never loses a page",
+    Media.DAX: "the NVDIMM is a DAX file mapped without MAP_SYNC, so a page that was stored to may come back whole "
+    "as it was before",
+    Media.PAGE_CACHE: "the NVDIMM is a file in the host's page cache, so flushes and fences mean nothing and each "
+    "4 KiB page holds some prefix of its stores",
+}
+
+FIXES = {
+    findings.MISSING_FLUSH: "flush the line after this store (CLWB or CLFLUSHOPT), and fence (SFENCE) before the "
+    "store that relies on it.",
+    findings.MISSING_FENCE: "put an SFENCE between the flush, or the non-temporal store, and the store that relies "
+    "on it.",
+    findings.ORDERING: "let this store be durable (flush, then fence; in a page cache msync) before the other store is "
+    "made.",
+    findings.ATOMICITY: "keep a log of what is under way, or prepare the new state aside and switch to it with one "
+    "aligned 8-byte store.",
+    findings.TORN: "write the record beside the old one, make it durable, and switch to it with one aligned 8-byte "
+    "store.",
+    findings.RECOVERY_LOGIC: "look at recovery: it meets a memory that the program itself can leave.",
+    findings.MISSING_MAP_SYNC: "map the file with MAP_SYNC (sync=on), or keep on one page what must appear together.",
+}  # fmt: skip
+
+
+def model(rules: Rules) -> str:
+    """The model in force, in one sentence."""
+    if rules.media is Media.PAGE_CACHE:
+        text = f"{_MEDIA[rules.media]}"
+    elif rules.domain is PersistenceDomain.EADR:
+        text = f"{_DOMAIN[rules.domain]}; {_MEDIA[rules.media]}"
+    else:
+        text = f"{_DOMAIN[rules.domain]}; {_ORDER[rules.order]}; {_MEDIA[rules.media]}"
+    if rules.failed_cas is FailedCas.LOAD:
+        text += "; a compare-and-swap that fails is a plain load"
+    return text[0].upper() + text[1:] + "."
+
+
+CRASH = (
+    "A crash means: power fails just before some event, and the machine wakes up with any one of the memories that "
+    "these rules allow."
+)
+COMPLETE = (
+    "Complete means that every memory which the rules allow after a crash of this one run was covered. It says nothing "
+    "about other inputs, other runs, or hardware that breaks the rules."
+)
+EAGER = "memories to try one by one: the sets of persisted stores, summed over the crash points"
+DISTINCT = "different memories among them"
+EXECUTED = "recoveries run: all other memories look the same to recovery as one of these"
+
+
+def bands(rules: Rules) -> str:
+    """What must be said about the bands of the timeline under these rules; often nothing."""
+    if rules.media is Media.PAGE_CACHE:
+        return "In a page cache nothing that the program does makes a line durable: it stays dirty."
+    if rules.domain is PersistenceDomain.EADR:
+        return "Under eADR no flush is needed: flush pending means that the store may still be in a store buffer."
+    if rules.media is Media.DAX:
+        return "Without MAP_SYNC, durable means the bytes only: their page may still come back whole as it was."
+    return ""
