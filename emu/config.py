@@ -1,4 +1,4 @@
-"""Frozen descriptions of a machine: what is asked for, before any file is opened. JSON both ways.
+"""Frozen descriptions of a machine: what is asked for, before any file is opened.
 
 The words and defaults are QEMU's (``-object memory-backend-file``, ``-device nvdimm``, ``-machine``, ``-m``); ``sync``
 is the option of the patch thread that gave QEMU's file backend its MAP_SYNC mapping.
@@ -7,14 +7,10 @@ is the option of the patch thread that gave QEMU's file backend its MAP_SYNC map
 from __future__ import annotations
 
 import enum
-import json
 import re
-import types
-import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
-from emu.errors import UsageError
 from emu.units import MIB, U32_MAX, U64_MAX
 
 
@@ -288,54 +284,3 @@ class MachineConfig:
     start_paused: bool = False
     qmp: tuple[str, ...] = ()
     incoming: str | None = None
-
-
-T = TypeVar("T")
-
-
-def to_json(config: Any) -> str:
-    """``config`` as one JSON text that ``from_json`` reads back to an equal object."""
-    return json.dumps(asdict(config), sort_keys=True)
-
-
-def from_json(kind: type[T], text: str) -> T:
-    """The dataclass ``kind`` that ``to_json`` wrote; UsageError on anything else, unknown keys included."""
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise UsageError(f"machine description is not JSON: {exc}") from None
-    return typing.cast("T", _decode(kind, raw, kind.__name__))
-
-
-def _decode(kind: Any, raw: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if is_dataclass(kind):
-        if not isinstance(raw, dict):
-            raise UsageError(f"machine description: {where} is not an object")
-        hints = typing.get_type_hints(kind)
-        unknown = raw.keys() - {item.name for item in fields(kind)}
-        if unknown:
-            raise UsageError(f"machine description: {where} has unknown keys: {', '.join(sorted(unknown))}")
-        values = {name: _decode(hints[name], value, f"{where}.{name}") for name, value in raw.items()}
-        try:
-            return typing.cast("Any", kind)(**values)
-        except TypeError as exc:
-            raise UsageError(f"machine description: {where}: {exc}") from None
-    if origin in (typing.Union, types.UnionType):
-        if raw is None and type(None) in arguments:
-            return None
-        return _decode(next(item for item in arguments if item is not type(None)), raw, where)
-    if origin is tuple:
-        if not isinstance(raw, list) or (arguments[-1] is not Ellipsis and len(raw) != len(arguments)):
-            raise UsageError(f"machine description: {where} is not a list of the right length")
-        kinds = [arguments[0]] * len(raw) if arguments[-1] is Ellipsis else list(arguments)
-        pairs = enumerate(zip(kinds, raw, strict=True))
-        return tuple(_decode(item, value, f"{where}[{n}]") for n, (item, value) in pairs)
-    if isinstance(kind, type) and issubclass(kind, enum.StrEnum):
-        try:
-            return kind(raw)
-        except ValueError:
-            raise UsageError(f"machine description: {where} is not one of {', '.join(kind)}") from None
-    if type(raw) is not kind:
-        raise UsageError(f"machine description: {where} is not of type {kind.__name__}")
-    return raw
