@@ -10,7 +10,6 @@ as JSON.
 from __future__ import annotations
 
 import enum
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -143,6 +142,8 @@ def _item(text: str, position: int) -> tuple[str, int]:
 
 
 def _from_json(text: str, option: str) -> dict[str, str]:
+    import json  # here and elsewhere only where it is needed: it costs every start
+
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as exc:
