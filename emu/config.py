@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from emu.units import MIB, U32_MAX, U64_MAX
+from emu.errors import UsageError
+from emu.units import GIB, MIB, U32_MAX, U64_MAX
 
 
 class OnOffAuto(enum.StrEnum):
@@ -109,6 +110,7 @@ def _rows(config: Any) -> tuple[Property, ...]:
 MAX_NODES = 128
 """NUMA nodes, the host's and the guest's, are numbered below this, as in QEMU."""
 MAX_SLOTS = 256
+MAX_RAM = 64 * GIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,3 +286,10 @@ class MachineConfig:
     start_paused: bool = False
     qmp: tuple[str, ...] = ()
     incoming: str | None = None
+
+    def __post_init__(self) -> None:
+        """UsageError when the sizes cannot be, whoever describes the machine."""
+        if not MIB <= self.ram_size <= MAX_RAM:
+            raise UsageError(f"{self.ram_size} bytes of RAM is out of range", "give 1M to 64G")
+        if self.max_memory is not None and self.max_memory < self.ram_size:
+            raise UsageError("maxmem is smaller than the RAM size", "give maxmem at least the RAM size")

@@ -30,10 +30,7 @@ from emu.config import (
     backend_properties,
 )
 from emu.errors import UsageError
-from emu.units import GIB, MIB, PAGE, align_up
-
-_DEFAULT_RAM = 128 * MIB
-_MAX_RAM = 64 * GIB
+from emu.units import PAGE, align_up
 
 # How an option takes a value of each kind, and what the value looks like to a user.
 _KINDS: dict[Kind, tuple[Callable[[str, str], Any], str]] = {
@@ -103,6 +100,11 @@ MEMORY_KEYS: dict[str, Key] = {
     "slots": Key(number(0, MAX_SLOTS), "N", "slots for NVDIMMs"),
     "maxmem": Key(size, "SIZE", "RAM plus everything in slots"),
 }
+# The keys of -machine and -m that describe the machine, by the config's fields, which have the defaults.
+_MACHINE_FIELDS = {
+    "nvdimm": "nvdimm_enabled", "nvdimm-persistence": "persistence", "clock": "clock",
+    "size": "ram_size", "slots": "slots", "maxmem": "max_memory",
+}  # fmt: skip
 NUMA_KEYS: dict[str, Key] = {
     "type": Key(words, "node", "only 'node'"),
     "nodeid": Key(number(0, MAX_NODES - 1), "N", "number of the node"),
@@ -168,6 +170,7 @@ def machine_config(options: argparse.Namespace, image: str | None) -> MachineCon
         raise UsageError(f"-machine: unsupported machine type '{machine['type'][:64]}'", "use q35")
     if options.smp is not None and not re.fullmatch(r"(cpus=)?1(,.*)?", options.smp):
         raise UsageError(f"-smp {options.smp[:64]}: emu has one CPU", "leave -smp away, or write -smp 1")
+    machine.setdefault("nvdimm", bool(options.nvdimm))
     memory = _memory(options.memory)
     backends = _backends(options.object)
     nvdimms = [_short_nvdimm(text, place) for place, text in enumerate(options.nvdimm)]
@@ -182,26 +185,16 @@ def machine_config(options: argparse.Namespace, image: str | None) -> MachineCon
             exit_ports.append((device.get("iobase", 0x501), device.get("iosize", 2)))
         elif driver != "isa-debugcon":
             raise UsageError(f"-device: '{driver}' is not a device of this machine", "'-device help' lists the devices")
-    slots, maximum = memory.get("slots"), memory.get("maxmem")
-    ram = memory.get("size", _DEFAULT_RAM)
-    if options.nvdimm and slots is None:
-        slots = max(len(nvdimms), *(dimm.slot + 1 for dimm in nvdimms if dimm.slot is not None), 1)
-    nodes = len(options.numa)
+    if options.nvdimm and "slots" not in memory:
+        memory["slots"] = max(len(nvdimms), *(dimm.slot + 1 for dimm in nvdimms if dimm.slot is not None), 1)
     for text in options.numa:
         if keyval.parse(text, NUMA_KEYS, option="-numa", implied="type").get("type") != "node":
             raise UsageError(f"-numa {text[:64]}: only 'node' is known", "write -numa node")
+    given = {_MACHINE_FIELDS[key]: value for key, value in (machine | memory).items() if key in _MACHINE_FIELDS}
+    if exit_ports:
+        given["exit_ports"] = tuple(exit_ports)
     return MachineConfig(
-        image=image,
-        cmdline=options.append or "",
-        ram_size=ram,
-        slots=slots or 0,
-        max_memory=maximum,
-        numa_nodes=nodes,
-        nvdimm_enabled=machine.get("nvdimm", bool(options.nvdimm)),
-        persistence=machine.get("nvdimm-persistence"),
-        nvdimms=tuple(nvdimms),
-        clock=machine.get("clock", Clock.VIRTUAL),
-        exit_ports=tuple(exit_ports) or ((0xF4, 4),),
+        image=image, cmdline=options.append or "", numa_nodes=len(options.numa), nvdimms=tuple(nvdimms), **given
     )
 
 
@@ -220,14 +213,10 @@ def _memory(text: str | None) -> dict[str, Any]:
         raw["size"] += "M"  # a bare number after -m is MiB, as QEMU's users expect
     quoted = ",".join(f"{key}={value.replace(',', ',,')}" for key, value in raw.items())
     memory = keyval.parse(quoted, MEMORY_KEYS, option="-m", implied="size")
-    ram = memory.get("size", _DEFAULT_RAM)
-    if not MIB <= ram <= _MAX_RAM:
-        raise UsageError(f"-m: {ram} bytes of RAM is out of range", "give 1M to 64G")
-    memory["size"] = align_up(ram, PAGE)
+    if "size" in memory:
+        memory["size"] = align_up(memory["size"], PAGE)
     if memory.get("slots") and "maxmem" not in memory:
         raise UsageError("-m: slots specified but no maxmem", "add maxmem=SIZE (RAM plus everything in slots)")
-    if "maxmem" in memory and memory["maxmem"] < ram:
-        raise UsageError("-m: maxmem is smaller than the RAM size", "give maxmem at least the RAM size")
     return memory
 
 
