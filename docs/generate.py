@@ -37,9 +37,10 @@ def options_page() -> str:
     parts = [_INTRO]
     for option, keys in HELP_TABLES.items():
         parts.append(f"## `{option}`\n")
-        parts.append("| key | value | meaning |\n|---|---|---|")
+        parts.append("| key | value | default | meaning |\n|---|---|---|---|")
         for name, key in keys.items():
-            parts.append(f"| `{name}` | `{key.shape.replace('|', chr(92) + '|')}` | {key.summary} |")
+            default = f"`{key.default}`" if key.default else ""
+            parts.append(f"| `{name}` | `{key.shape.replace('|', chr(92) + '|')}` | {default} | {key.summary} |")
         parts.append("")
     return "\n".join(parts)
 

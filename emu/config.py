@@ -1,4 +1,4 @@
-"""Frozen descriptions of a machine: what is asked for, before any file is opened. JSON both ways.
+"""Frozen descriptions of a machine: what is asked for, before any file is opened.
 
 The words and defaults are QEMU's (``-object memory-backend-file``, ``-device nvdimm``, ``-machine``, ``-m``); ``sync``
 is the option of the patch thread that gave QEMU's file backend its MAP_SYNC mapping.
@@ -7,14 +7,12 @@ is the option of the patch thread that gave QEMU's file backend its MAP_SYNC map
 from __future__ import annotations
 
 import enum
-import json
-import types
-import typing
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, TypeVar
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 from emu.errors import UsageError
-from emu.units import MIB
+from emu.units import GIB, MIB, U32_MAX, U64_MAX
 
 
 class OnOffAuto(enum.StrEnum):
@@ -58,6 +56,67 @@ class Clock(enum.StrEnum):
     REAL = "real"
 
 
+class Kind(enum.Enum):
+    """What the value of a property is. Each door (option, QMP, QOM) knows once how it takes a value of each kind."""
+
+    IDENTIFIER = enum.auto()
+    PATH = enum.auto()
+    UUID = enum.auto()
+    SIZE = enum.auto()
+    ADDRESS = enum.auto()
+    NUMBER = enum.auto()
+    SLOT = enum.auto()
+    NODE = enum.auto()
+    HOST_NODES = enum.auto()
+    FLAG = enum.auto()
+    FLAG_OR_AUTO = enum.auto()  # a boolean in QEMU, to which emu adds "auto"
+    ON_OFF_AUTO = enum.auto()
+    POLICY = enum.auto()
+
+
+class Property(NamedTuple):
+    """One row for each property: options, QMP, QOM, checks and reference pages derive from it, so they cannot differ.
+
+    It is the metadata of the config's field: ``field`` is that one's name and ``default`` its default, ``name`` QEMU's
+    name. ``low`` and ``high`` bound the numbers in a value. ``short`` is the default in ``--nvdimm`` where it is
+    another. A ``shown`` property is one of the finished object (qom-get); a ``settable`` one can be changed while the
+    memory exists (qom-set).
+    """
+
+    kind: Kind
+    summary: str
+    name: str = ""
+    field: str = ""
+    default: Any = None
+    short: Any = None
+    low: int = 0
+    high: int = U64_MAX
+    file_only: bool = False
+    required: bool = False
+    settable: bool = False
+    shown: bool = True
+
+
+def _row(kind: Kind, summary: str, **more: Any) -> dict[str, Property]:
+    return {"row": Property(kind, summary, **more)}
+
+
+def _rows(config: Any) -> tuple[Property, ...]:
+    rows: list[Property] = []
+    for item in fields(config):
+        if item.metadata:
+            row: Property = item.metadata["row"]
+            name = row.name or item.name.replace("_", "-")
+            rows.append(row._replace(name=name, field=item.name, default=item.default))
+    return tuple(rows)
+
+
+MAX_NODES = 128
+"""NUMA nodes, the host's and the guest's, are numbered below this, as in QEMU."""
+MAX_SLOTS = 256
+MAX_RAM = 64 * GIB
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendConfig:
     """One memory backend. Sizes in bytes; ``size`` None means the file's own size. ``align`` 0 means the page size.
@@ -68,25 +127,97 @@ class BackendConfig:
 
     id: str
     kind: BackendKind = BackendKind.FILE
-    size: int | None = None
-    path: str | None = None
-    share: bool = False
-    sync: OnOffAuto = OnOffAuto.AUTO
-    pmem: bool = False
-    align: int = 0
-    offset: int = 0
-    readonly: bool = False
-    rom: OnOffAuto = OnOffAuto.AUTO
-    prealloc: bool = False
-    prealloc_threads: int = 1
-    discard_data: bool = False
-    discard_shared: bool = False
-    merge: bool | None = None
-    dump: bool | None = None
-    reserve: bool = True
-    host_nodes: tuple[int, ...] = ()
-    policy: Policy = Policy.DEFAULT
-    share_lock: bool = False
+    size: int | None = field(
+        default=None,
+        metadata=_row(
+            Kind.SIZE, "bytes of the backend; without it --nvdimm takes the file's own size", low=1, required=True
+        ),
+    )
+    share: bool = field(
+        default=False, metadata=_row(Kind.FLAG, "map shared (stores reach the file) or private", short=True)
+    )
+    merge: bool | None = field(
+        default=None, metadata=_row(Kind.FLAG, "let the host merge equal pages (KSM)", settable=True)
+    )
+    dump: bool | None = field(
+        default=None, metadata=_row(Kind.FLAG, "include the memory in host core dumps", settable=True)
+    )
+    prealloc: bool = field(
+        default=False, metadata=_row(Kind.FLAG, "allocate every block before the guest starts", settable=True)
+    )
+    prealloc_threads: int = field(
+        default=1, metadata=_row(Kind.NUMBER, "threads that allocate the blocks", low=1, high=U32_MAX, settable=True)
+    )
+    reserve: bool = field(default=True, metadata=_row(Kind.FLAG, "reserve swap space for private memory"))
+    host_nodes: tuple[int, ...] = field(
+        default=(),
+        metadata=_row(
+            Kind.HOST_NODES, "host NUMA nodes; a list: host-nodes.0=0,host-nodes.1=1", high=MAX_NODES - 1, settable=True
+        ),
+    )
+    policy: Policy = field(default=Policy.DEFAULT, metadata=_row(Kind.POLICY, "host NUMA policy", settable=True))
+    path: str | None = field(
+        default=None,
+        metadata=_row(
+            Kind.PATH,
+            "backing file or /dev/daxX.Y; created when missing and size is given",
+            name="mem-path",
+            file_only=True,
+            required=True,
+        ),
+    )
+    sync: OnOffAuto = field(
+        default=OnOffAuto.AUTO,
+        metadata=_row(
+            Kind.ON_OFF_AUTO, "map with MAP_SYNC: consistent file-system metadata for every guest write", file_only=True
+        ),
+    )
+    pmem: bool = field(
+        default=False,
+        metadata=_row(
+            Kind.FLAG,
+            "the file is on persistent memory (QEMU's word; the mapping decides what is true)",
+            file_only=True,
+        ),
+    )
+    align: int = field(
+        default=0, metadata=_row(Kind.SIZE, "alignment of the mapping; a power of two, at least a page", file_only=True)
+    )
+    offset: int = field(
+        default=0,
+        metadata=_row(Kind.SIZE, "where in the file the backend starts; a multiple of the page size", file_only=True),
+    )
+    readonly: bool = field(
+        default=False,
+        metadata=_row(Kind.FLAG, "open the file read-only; needs unarmed=on unless rom=off", file_only=True),
+    )
+    rom: OnOffAuto = field(
+        default=OnOffAuto.AUTO,
+        metadata=_row(Kind.ON_OFF_AUTO, "drop guest stores; auto follows readonly", file_only=True),
+    )
+    discard_data: bool = field(
+        default=False,
+        metadata=_row(
+            Kind.FLAG,
+            "throw the content away at exit; on a shared file also say discard-shared=on",
+            file_only=True,
+            settable=True,
+        ),
+    )
+    # The two consents are emu's own and no properties of the finished backend.
+    discard_shared: bool = field(
+        default=False,
+        metadata=_row(Kind.FLAG, "consent that discard-data zeroes the shared file", file_only=True, shown=False),
+    )
+    share_lock: bool = field(
+        default=False,
+        metadata=_row(
+            Kind.FLAG,
+            "allow another emu that says the same to use the file at the same time",
+            file_only=True,
+            shown=False,
+        ),
+    )
 
     @property
     def is_rom(self) -> bool:
@@ -99,13 +230,39 @@ class NvdimmConfig:
     """One NVDIMM on its backend. ``slot`` and ``addr`` None mean automatic placement; ``uuid`` None is all zero."""
 
     backend: BackendConfig
-    id: str | None = None
-    label_size: int = 0
-    unarmed: OnOffAuto = OnOffAuto.OFF
-    uuid: str | None = None
-    slot: int | None = None
-    addr: int | None = None
-    node: int = 0
+    id: str | None = field(default=None, metadata=_row(Kind.IDENTIFIER, "name of the device", shown=False))
+    label_size: int = field(
+        default=0, metadata=_row(Kind.SIZE, "label storage area at the end of the backend; at least 128K")
+    )
+    unarmed: OnOffAuto = field(
+        default=OnOffAuto.OFF,
+        metadata=_row(Kind.FLAG_OR_AUTO, "tell the guest not to rely on persistence; auto arms what keeps its promise"),
+    )
+    uuid: str | None = field(default=None, metadata=_row(Kind.UUID, "identity of the NVDIMM"))
+    slot: int | None = field(
+        default=None, metadata=_row(Kind.SLOT, "slot number; default: first free", high=MAX_SLOTS - 1)
+    )
+    addr: int | None = field(default=None, metadata=_row(Kind.ADDRESS, "guest physical address; default: first fit"))
+    node: int = field(default=0, metadata=_row(Kind.NODE, "guest NUMA node", high=U32_MAX))
+
+
+BACKEND_PROPERTIES = _rows(BackendConfig)
+NVDIMM_PROPERTIES = _rows(NvdimmConfig)
+
+
+def backend_properties(kind: BackendKind) -> tuple[Property, ...]:
+    """What a backend of this kind has."""
+    return tuple(row for row in BACKEND_PROPERTIES if kind is BackendKind.FILE or not row.file_only)
+
+
+def is_identifier(text: str) -> bool:
+    """Whether QEMU takes ``text`` as an id."""
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,255}", text) is not None
+
+
+def is_uuid(text: str) -> bool:
+    """Whether ``text`` is a UUID as RFC 4122 writes it, 8-4-4-4-12 hexadecimal digits."""
+    return re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,58 +291,14 @@ class MachineConfig:
     qmp: tuple[str, ...] = ()
     incoming: str | None = None
 
+    def __post_init__(self) -> None:
+        """UsageError when the sizes cannot be, whoever describes the machine."""
+        if not MIB <= self.ram_size <= MAX_RAM:
+            raise UsageError(f"{self.ram_size} bytes of RAM is out of range", "give 1M to 64G")
+        if self.max_memory is not None and self.max_memory < self.ram_size:
+            raise UsageError("maxmem is smaller than the RAM size", "give maxmem at least the RAM size")
+
     @property
     def domain(self) -> PersistenceDomain:
         """What the platform saves by itself: as ``persistence`` tells the guest, ADR where that says nothing."""
         return self.persistence or PersistenceDomain.ADR
-
-
-T = TypeVar("T")
-
-
-def to_json(config: Any) -> str:
-    """``config`` as one JSON text that ``from_json`` reads back to an equal object."""
-    return json.dumps(asdict(config), sort_keys=True)
-
-
-def from_json(kind: type[T], text: str) -> T:
-    """The dataclass ``kind`` that ``to_json`` wrote; UsageError on anything else, unknown keys included."""
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise UsageError(f"machine description is not JSON: {exc}") from None
-    return typing.cast("T", _decode(kind, raw, kind.__name__))
-
-
-def _decode(kind: Any, raw: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if is_dataclass(kind):
-        if not isinstance(raw, dict):
-            raise UsageError(f"machine description: {where} is not an object")
-        hints = typing.get_type_hints(kind)
-        unknown = raw.keys() - {item.name for item in fields(kind)}
-        if unknown:
-            raise UsageError(f"machine description: {where} has unknown keys: {', '.join(sorted(unknown))}")
-        values = {name: _decode(hints[name], value, f"{where}.{name}") for name, value in raw.items()}
-        try:
-            return typing.cast("Any", kind)(**values)
-        except TypeError as exc:
-            raise UsageError(f"machine description: {where}: {exc}") from None
-    if origin in (typing.Union, types.UnionType):
-        if raw is None and type(None) in arguments:
-            return None
-        return _decode(next(item for item in arguments if item is not type(None)), raw, where)
-    if origin is tuple:
-        if not isinstance(raw, list) or (arguments[-1] is not Ellipsis and len(raw) != len(arguments)):
-            raise UsageError(f"machine description: {where} is not a list of the right length")
-        kinds = [arguments[0]] * len(raw) if arguments[-1] is Ellipsis else list(arguments)
-        pairs = enumerate(zip(kinds, raw, strict=True))
-        return tuple(_decode(item, value, f"{where}[{n}]") for n, (item, value) in pairs)
-    if isinstance(kind, type) and issubclass(kind, enum.StrEnum):
-        try:
-            return kind(raw)
-        except ValueError:
-            raise UsageError(f"machine description: {where} is not one of {', '.join(kind)}") from None
-    if type(raw) is not kind:
-        raise UsageError(f"machine description: {where} is not of type {kind.__name__}")
-    return raw

@@ -11,6 +11,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 PAGE = 4096
 CACHE_LINE = 64
+U32_MAX = (1 << 32) - 1
 U64_MAX = (1 << 64) - 1
 # The words that QEMU takes for a boolean (qapi_bool_parse), in lower case only.
 BOOLEANS = {"on": True, "yes": True, "true": True, "y": True, "off": False, "no": False, "false": False, "n": False}

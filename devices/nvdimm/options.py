@@ -5,17 +5,14 @@ The messages carry QEMU's key words, because people search for them and testers 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 
-from emu.config import MachineConfig, NvdimmConfig, OnOffAuto
+from emu.config import MAX_SLOTS, MachineConfig, NvdimmConfig, OnOffAuto, is_identifier
 from emu.errors import UsageError
-from emu.units import KIB, align_down
+from emu.units import KIB, U32_MAX, align_down
 
 MIN_LABEL_SIZE = 128 * KIB
-MAX_LABEL_SIZE = (1 << 32) - 1
-MAX_SLOTS = 256
-_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,255}")
+MAX_LABEL_SIZE = U32_MAX
 
 
 def label(config: NvdimmConfig) -> str:
@@ -27,7 +24,7 @@ def check_id(config: NvdimmConfig, used: Collection[str | None]) -> None:
     """An id is a letter followed by letters, digits, '-', '.' and '_', and belongs to one device."""
     if config.id is None:
         return
-    if not _ID.fullmatch(config.id):
+    if not is_identifier(config.id):
         raise UsageError(
             f"NVDIMM: parameter 'id' expects an identifier, not '{config.id[:64]}'",
             "identifiers start with a letter and consist of letters, digits, '-', '.' and '_'",

@@ -10,12 +10,11 @@ as JSON.
 from __future__ import annotations
 
 import enum
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from emu.config import OnOffAuto
+from emu.config import OnOffAuto, is_uuid
 from emu.errors import UsageError
 from emu.units import BOOLEANS, parse_number, parse_size
 
@@ -26,12 +25,16 @@ _LIST_LIMIT = 1024
 
 
 class Key(NamedTuple):
-    """One known key: how its text becomes a value, what the value looks like to a user, and what it is for."""
+    """One known key: how its text becomes a value, what the value looks like to a user, and what it is for.
+
+    ``default`` is for the reference page, as one would write it; "" where the summary says what happens.
+    """
 
     parse: Callable[[str, str], Any]
     shape: str
     summary: str
     listed: bool = False
+    default: str = ""
 
 
 def on_off(text: str, what: str) -> bool:
@@ -71,6 +74,12 @@ def choice(kind: type[enum.StrEnum]) -> Callable[[str, str], Any]:
 def words(text: str, what: str) -> str:
     if "\0" in text:
         raise UsageError(f"{what}: the value contains a NUL byte", "remove it")
+    return text
+
+
+def uuid(text: str, what: str) -> str:
+    if not is_uuid(text):
+        raise UsageError(f"{what}: '{text[:64]}' is not a UUID", "write it as 8-4-4-4-12 hexadecimal digits")
     return text
 
 
@@ -133,6 +142,8 @@ def _item(text: str, position: int) -> tuple[str, int]:
 
 
 def _from_json(text: str, option: str) -> dict[str, str]:
+    import json  # here and elsewhere only where it is needed: it costs every start
+
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as exc:

@@ -7,78 +7,78 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 from emu.cli import keyval
-from emu.cli.keyval import Key, choice, number, on_off, on_off_auto, size, words
+from emu.cli.keyval import Key, choice, number, on_off, on_off_auto, size, uuid, words
 from emu.config import (
+    BACKEND_PROPERTIES,
+    MAX_NODES,
+    MAX_SLOTS,
+    NVDIMM_PROPERTIES,
     BackendConfig,
     BackendKind,
     Clock,
+    Kind,
     MachineConfig,
     NvdimmConfig,
     OnOffAuto,
     PersistenceDomain,
     Policy,
+    Property,
+    backend_properties,
 )
 from emu.errors import UsageError
-from emu.units import GIB, MIB, PAGE, align_up
+from emu.units import PAGE, align_up
 
-_DEFAULT_RAM = 128 * MIB
-_MAX_SLOTS = 256
-_MAX_RAM = 64 * GIB
+# How an option takes a value of each kind, and what the value looks like to a user.
+_KINDS: dict[Kind, tuple[Callable[[str, str], Any], str]] = {
+    Kind.IDENTIFIER: (words, "ID"),
+    Kind.PATH: (words, "PATH"),
+    Kind.UUID: (uuid, "UUID"),
+    Kind.SIZE: (size, "SIZE"),
+    Kind.ADDRESS: (size, "ADDRESS"),
+    Kind.FLAG: (on_off, "on|off"),
+    Kind.FLAG_OR_AUTO: (on_off_auto, "off|on|auto"),
+    Kind.ON_OFF_AUTO: (choice(OnOffAuto), "auto|on|off"),
+    Kind.POLICY: (choice(Policy), "|".join(Policy)),
+}
+_NUMBERS = frozenset({Kind.NUMBER, Kind.SLOT, Kind.NODE, Kind.HOST_NODES})
 
-_COMMON_BACKEND = {
-    "size": Key(size, "SIZE", "bytes of the backend; default: the file's own size"),
-    "share": Key(on_off, "on|off", "map shared (stores reach the file) or private"),
-    "merge": Key(on_off, "on|off", "let the host merge equal pages (KSM)"),
-    "dump": Key(on_off, "on|off", "include the memory in host core dumps"),
-    "prealloc": Key(on_off, "on|off", "allocate every block before the guest starts"),
-    "prealloc-threads": Key(number(1, 1024), "N", "threads that allocate the blocks"),
-    "reserve": Key(on_off, "on|off", "reserve swap space for private memory"),
-    "host-nodes": Key(number(0, 1023), "N", "host NUMA nodes; a list: host-nodes.0=0,host-nodes.1=1", listed=True),
-    "policy": Key(choice(Policy), "default|preferred|bind|interleave", "host NUMA policy"),
-}
-_FILE_BACKEND = {
-    "sync": Key(
-        choice(OnOffAuto), "auto|on|off", "map with MAP_SYNC: consistent file-system metadata for every guest write"
-    ),
-    "pmem": Key(on_off, "on|off", "the file is on persistent memory (QEMU's word; the mapping decides what is true)"),
-    "align": Key(size, "SIZE", "alignment of the mapping; a power of two, at least a page"),
-    "offset": Key(size, "SIZE", "where in the file the backend starts; a multiple of the page size"),
-    "readonly": Key(on_off, "on|off", "open the file read-only; needs unarmed=on unless rom=off"),
-    "rom": Key(choice(OnOffAuto), "auto|on|off", "drop guest stores; auto follows readonly"),
-    "discard-data": Key(
-        on_off, "on|off", "throw the content away at exit; on a shared file also say discard-shared=on"
-    ),
-    "discard-shared": Key(on_off, "on|off", "consent that discard-data zeroes the shared file"),
-    "share-lock": Key(on_off, "on|off", "allow another emu that says the same to use the file at the same time"),
-}
-_DEVICE = {
-    "id": Key(words, "ID", "name of the device"),
-    "label-size": Key(size, "SIZE", "label storage area at the end of the backend; at least 128K"),
-    "unarmed": Key(
-        on_off_auto, "off|on|auto", "tell the guest not to rely on persistence; auto arms what keeps its promise"
-    ),
-    "uuid": Key(words, "UUID", "identity of the NVDIMM"),
-    "slot": Key(number(0, _MAX_SLOTS - 1), "N", "slot number; default: first free"),
-    "addr": Key(size, "ADDRESS", "guest physical address; default: first fit"),
-    "node": Key(number(0, 1023), "N", "guest NUMA node"),
-}
+
+def _key(row: Property) -> Key:
+    parser, shape = (number(row.low, row.high), "N") if row.kind in _NUMBERS else _KINDS[row.kind]
+    return Key(parser, shape, row.summary, listed=row.kind is Kind.HOST_NODES, default=_written(row.default))
+
+
+def _written(value: Any) -> str:
+    """A default as one would give it, nothing where it is not one value."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value in (None, ()) else str(value)
+
+
+def _short_default(row: Property) -> Any:
+    return row.default if row.short is None else row.short
+
+
+_BACKEND = {row.name: _key(row) for row in BACKEND_PROPERTIES}
+_DEVICE = {row.name: _key(row) for row in NVDIMM_PROPERTIES}
 NVDIMM_KEYS: dict[str, Key] = {
-    "file": Key(words, "PATH", "backing file or /dev/daxX.Y; created when missing and size is given"),
-    "mem-path": Key(words, "PATH", "same as file"),
-    **_COMMON_BACKEND,
-    **_FILE_BACKEND,
+    "file": _BACKEND["mem-path"],
+    "mem-path": _BACKEND["mem-path"]._replace(summary="same as file"),
+    **{
+        row.name: _BACKEND[row.name]._replace(default=_written(_short_default(row)))
+        for row in BACKEND_PROPERTIES
+        if row.name != "mem-path"
+    },
     **_DEVICE,
 }
 OBJECT_KEYS: dict[str, Key] = {
     "qom-type": Key(choice(BackendKind), "memory-backend-file|memory-backend-ram", "kind of backend"),
     "id": Key(words, "ID", "name that -device memdev= uses"),
-    "mem-path": Key(words, "PATH", "backing file"),
-    **_COMMON_BACKEND,
-    **_FILE_BACKEND,
+    **_BACKEND,
 }
 DEVICE_KEYS: dict[str, Key] = {
     "driver": Key(words, "nvdimm|isa-debug-exit|isa-debugcon", "device type"),
@@ -97,26 +97,18 @@ MACHINE_KEYS: dict[str, Key] = {
 }
 MEMORY_KEYS: dict[str, Key] = {
     "size": Key(size, "SIZE", "RAM; a bare number is MiB, as in QEMU"),
-    "slots": Key(number(0, _MAX_SLOTS), "N", "slots for NVDIMMs"),
+    "slots": Key(number(0, MAX_SLOTS), "N", "slots for NVDIMMs"),
     "maxmem": Key(size, "SIZE", "RAM plus everything in slots"),
 }
+# The keys of -machine and -m that describe the machine, by the config's fields, which have the defaults.
+_MACHINE_FIELDS = {
+    "nvdimm": "nvdimm_enabled", "nvdimm-persistence": "persistence", "clock": "clock",
+    "size": "ram_size", "slots": "slots", "maxmem": "max_memory",
+}  # fmt: skip
 NUMA_KEYS: dict[str, Key] = {
     "type": Key(words, "node", "only 'node'"),
-    "nodeid": Key(number(0, 127), "N", "number of the node"),
+    "nodeid": Key(number(0, MAX_NODES - 1), "N", "number of the node"),
 }
-
-_BACKEND_FIELDS = {
-    "size": "size", "share": "share", "merge": "merge", "dump": "dump", "prealloc": "prealloc",
-    "prealloc-threads": "prealloc_threads", "reserve": "reserve", "host-nodes": "host_nodes", "policy": "policy",
-    "sync": "sync", "pmem": "pmem", "align": "align", "offset": "offset", "readonly": "readonly", "rom": "rom",
-    "discard-data": "discard_data", "discard-shared": "discard_shared", "share-lock": "share_lock", "mem-path": "path",
-}  # fmt: skip
-_DEVICE_FIELDS = {
-    "id": "id", "label-size": "label_size", "unarmed": "unarmed", "uuid": "uuid", "slot": "slot", "addr": "addr",
-    "node": "node",
-}  # fmt: skip
-_FILE_ONLY = frozenset({*_FILE_BACKEND, "mem-path"})
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 DRIVER_KEYS: dict[str, dict[str, Key]] = {
     "nvdimm": {"memdev": DEVICE_KEYS["memdev"], **_DEVICE},
@@ -146,11 +138,7 @@ HELP_TABLES: dict[str, dict[str, Key]] = {
 
 def backend_keys(kind: BackendKind) -> dict[str, Key]:
     """What ``-object`` of this kind takes."""
-    return {
-        name: key
-        for name, key in OBJECT_KEYS.items()
-        if name != "qom-type" and (kind is BackendKind.FILE or name not in _FILE_ONLY)
-    }
+    return {"id": OBJECT_KEYS["id"], **{row.name: _BACKEND[row.name] for row in backend_properties(kind)}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,6 +170,7 @@ def machine_config(options: argparse.Namespace, image: str | None) -> MachineCon
         raise UsageError(f"-machine: unsupported machine type '{machine['type'][:64]}'", "use q35")
     if options.smp is not None and not re.fullmatch(r"(cpus=)?1(,.*)?", options.smp):
         raise UsageError(f"-smp {options.smp[:64]}: emu has one CPU", "leave -smp away, or write -smp 1")
+    machine.setdefault("nvdimm", bool(options.nvdimm))
     memory = _memory(options.memory)
     backends = _backends(options.object)
     nvdimms = [_short_nvdimm(text, place) for place, text in enumerate(options.nvdimm)]
@@ -196,26 +185,16 @@ def machine_config(options: argparse.Namespace, image: str | None) -> MachineCon
             exit_ports.append((device.get("iobase", 0x501), device.get("iosize", 2)))
         elif driver != "isa-debugcon":
             raise UsageError(f"-device: '{driver}' is not a device of this machine", "'-device help' lists the devices")
-    slots, maximum = memory.get("slots"), memory.get("maxmem")
-    ram = memory.get("size", _DEFAULT_RAM)
-    if options.nvdimm and slots is None:
-        slots = max(len(nvdimms), *(dimm.slot + 1 for dimm in nvdimms if dimm.slot is not None), 1)
-    nodes = len(options.numa)
+    if options.nvdimm and "slots" not in memory:
+        memory["slots"] = max(len(nvdimms), *(dimm.slot + 1 for dimm in nvdimms if dimm.slot is not None), 1)
     for text in options.numa:
         if keyval.parse(text, NUMA_KEYS, option="-numa", implied="type").get("type") != "node":
             raise UsageError(f"-numa {text[:64]}: only 'node' is known", "write -numa node")
+    given = {_MACHINE_FIELDS[key]: value for key, value in (machine | memory).items() if key in _MACHINE_FIELDS}
+    if exit_ports:
+        given["exit_ports"] = tuple(exit_ports)
     return MachineConfig(
-        image=image,
-        cmdline=options.append or "",
-        ram_size=ram,
-        slots=slots or 0,
-        max_memory=maximum,
-        numa_nodes=nodes,
-        nvdimm_enabled=machine.get("nvdimm", bool(options.nvdimm)),
-        persistence=machine.get("nvdimm-persistence"),
-        nvdimms=tuple(nvdimms),
-        clock=machine.get("clock", Clock.VIRTUAL),
-        exit_ports=tuple(exit_ports) or ((0xF4, 4),),
+        image=image, cmdline=options.append or "", numa_nodes=len(options.numa), nvdimms=tuple(nvdimms), **given
     )
 
 
@@ -234,27 +213,15 @@ def _memory(text: str | None) -> dict[str, Any]:
         raw["size"] += "M"  # a bare number after -m is MiB, as QEMU's users expect
     quoted = ",".join(f"{key}={value.replace(',', ',,')}" for key, value in raw.items())
     memory = keyval.parse(quoted, MEMORY_KEYS, option="-m", implied="size")
-    ram = memory.get("size", _DEFAULT_RAM)
-    if not MIB <= ram <= _MAX_RAM:
-        raise UsageError(f"-m: {ram} bytes of RAM is out of range", "give 1M to 64G")
-    memory["size"] = align_up(ram, PAGE)
+    if "size" in memory:
+        memory["size"] = align_up(memory["size"], PAGE)
     if memory.get("slots") and "maxmem" not in memory:
         raise UsageError("-m: slots specified but no maxmem", "add maxmem=SIZE (RAM plus everything in slots)")
-    if "maxmem" in memory and memory["maxmem"] < ram:
-        raise UsageError("-m: maxmem is smaller than the RAM size", "give maxmem at least the RAM size")
     return memory
-
-
-def _check_uuid(values: dict[str, Any], option: str) -> None:
-    if "uuid" in values and not _UUID.fullmatch(values["uuid"]):
-        raise UsageError(
-            f"{option}: uuid '{values['uuid'][:64]}' is not a UUID", "write it as 8-4-4-4-12 hexadecimal digits"
-        )
 
 
 def _short_nvdimm(text: str, place: int) -> NvdimmConfig:
     values = keyval.parse(text, NVDIMM_KEYS, option="--nvdimm", implied="file", short=True)
-    _check_uuid(values, "--nvdimm")
     if "file" in values:
         values["mem-path"] = values.pop("file")
     path = values.get("mem-path", "")
@@ -263,9 +230,11 @@ def _short_nvdimm(text: str, place: int) -> NvdimmConfig:
             "--nvdimm: no file given", "write --nvdimm file=PATH[,size=SIZE]; '--nvdimm help' lists the keys"
         )
     name = values.get("id") or f"nvdimm{place}"
-    backend = BackendConfig(id=f"{name}-backend" if values.get("id") else f"mem{place}", share=True)
-    backend = replace(backend, **_fields(values, _BACKEND_FIELDS))
-    return NvdimmConfig(backend=backend, **_fields(values, _DEVICE_FIELDS))
+    defaults = {row.name: _short_default(row) for row in BACKEND_PROPERTIES}
+    backend = BackendConfig(
+        id=f"{name}-backend" if values.get("id") else f"mem{place}", **_fields(BACKEND_PROPERTIES, defaults | values)
+    )
+    return NvdimmConfig(backend=backend, **_fields(NVDIMM_PROPERTIES, values))
 
 
 def _backends(texts: list[str]) -> dict[str, BackendConfig]:
@@ -281,18 +250,20 @@ def _backends(texts: list[str]) -> dict[str, BackendConfig]:
             raise UsageError("-object: parameter 'id' is missing", "add id=NAME")
         if name in found:
             raise UsageError(f"-object: duplicate id '{name[:64]}'", "give each -object its own id")
-        if "size" not in values:
-            raise UsageError(f"-object: parameter 'size' of '{name[:64]}' is missing", "add size=SIZE")
-        if kind is BackendKind.RAM and (wrong := sorted(_FILE_ONLY & values.keys())):
-            raise UsageError(f"-object: invalid parameter '{wrong[0]}'", "memory-backend-ram has no file")
-        if kind is BackendKind.FILE and not values.get("mem-path"):
-            raise UsageError("-object: parameter 'mem-path' is missing", "add mem-path=PATH")
-        found[name] = BackendConfig(id=name, kind=kind, **_fields(values, _BACKEND_FIELDS))
+        rows = backend_properties(kind)
+        if wrong := sorted(values.keys() - {row.name for row in rows}):
+            raise UsageError(f"-object: invalid parameter '{wrong[0]}'", f"{kind} has no file")
+        for row in rows:
+            if row.required and values.get(row.name, "") == "":
+                raise UsageError(
+                    f"-object {name[:64]}: parameter '{row.name}' is missing",
+                    f"add {row.name}={_BACKEND[row.name].shape}",
+                )
+        found[name] = BackendConfig(id=name, kind=kind, **_fields(rows, values))
     return found
 
 
 def _long_nvdimm(values: dict[str, Any], backends: dict[str, BackendConfig], used: set[str]) -> NvdimmConfig:
-    _check_uuid(values, "-device nvdimm")
     name = values.get("memdev")
     if not name:
         raise UsageError(
@@ -305,8 +276,9 @@ def _long_nvdimm(values: dict[str, Any], backends: dict[str, BackendConfig], use
     if name in used:
         raise UsageError(f"-device nvdimm: cannot use busy memdev: {name[:64]}", "give each NVDIMM its own -object")
     used.add(name)
-    return NvdimmConfig(backend=backends[name], **_fields(values, _DEVICE_FIELDS))
+    return NvdimmConfig(backend=backends[name], **_fields(NVDIMM_PROPERTIES, values))
 
 
-def _fields(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    return {names[key]: value for key, value in values.items() if key in names}
+def _fields(rows: tuple[Property, ...], values: dict[str, Any]) -> dict[str, Any]:
+    """The config's fields that ``values`` give."""
+    return {row.field: values[row.name] for row in rows if row.name in values}

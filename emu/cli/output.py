@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import errno
 import io
-import json
 import os
 import select
 import sys
@@ -103,4 +102,6 @@ def note(text: str) -> None:
 
 def document(content: dict[str, Any]) -> None:
     """A command's answer to ``--json``."""
+    import json  # most starts print none
+
     print(json.dumps(content, indent=2))

@@ -251,10 +251,10 @@ def configuration(options: argparse.Namespace) -> MachineConfig:
 
 def resolve_image(name: str) -> str:
     """The path of an image: an existing path wins over the name of a bundled guest."""
-    from emu import guest
-
     if os.path.exists(name):  # noqa: PTH110 - Path.exists raises for names that no file can have
         return name
+    from emu import guest
+
     found = guest.find(name)
     if found is None:
         raise UsageError(f"no image '{name}'", "give the path of an image, or a name that 'emu guests' lists")

@@ -11,7 +11,6 @@ For a device (``/dev/dax0.0``) the sidecar cannot lie beside it, because /dev do
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
@@ -40,7 +39,9 @@ def mark(path: str | Path, why: str) -> None:
 
     Durable when it returns: the sidecar and its directory entry were fsynced.
     """
-    from emu.host import files  # a plain run marks nothing
+    import json  # a plain run marks nothing
+
+    from emu.host import files
 
     marker = marker_path(path)
     text = json.dumps({"file": os.path.realpath(path), "why": why}) + "\n"
@@ -82,6 +83,8 @@ def reason(path: str | Path) -> str | None:
         return None
     except OSError as error:
         return f"its mark cannot be read ({error.strerror})"
+    import json
+
     try:
         why = json.loads(text)["why"]
     except (ValueError, TypeError, KeyError, RecursionError):

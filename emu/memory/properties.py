@@ -4,58 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
+from emu.config import (
+    BACKEND_PROPERTIES,
+    BackendConfig,
+    BackendKind,
+    Kind,
+    OnOffAuto,
+    Policy,
+    Property,
+    backend_properties,
+)
 from emu.errors import HostError, UsageError
 from emu.memory.durability import MAP_SYNC_MEANS
 
-MAX_NODES = 128
-"""Host NUMA nodes are numbered below this, as in QEMU."""
-
-_COMMON = {
-    "size": "size",
-    "merge": "merge",
-    "dump": "dump",
-    "prealloc": "prealloc",
-    "prealloc-threads": "prealloc_threads",
-    "host-nodes": "host_nodes",
-    "policy": "policy",
-    "share": "share",
-    "reserve": "reserve",
+PROPERTIES = {kind: {row.name: row for row in backend_properties(kind) if row.shown} for kind in BackendKind}
+FROZEN = {
+    kind: frozenset({"id", *(name for name, row in rows.items() if not row.settable)})
+    for kind, rows in PROPERTIES.items()
 }
-_FILE = {
-    "mem-path": "path",
-    "align": "align",
-    "offset": "offset",
-    "discard-data": "discard_data",
-    "pmem": "pmem",
-    "readonly": "readonly",
-    "rom": "rom",
-    "sync": "sync",
-}
-PROPERTIES = {BackendKind.RAM: _COMMON, BackendKind.FILE: {**_COMMON, **_FILE}}
-_ALWAYS_SETTABLE = {"merge", "dump", "prealloc", "prealloc-threads", "host-nodes", "policy", "discard-data"}
-FROZEN = {kind: frozenset(names) - _ALWAYS_SETTABLE | {"id"} for kind, names in PROPERTIES.items()}
 
 
 def check_combination(config: BackendConfig) -> None:
     """UsageError (or HostError for ``sync=on,share=off``) when the properties cannot go together. Opens nothing."""
-    kind, fresh = config.kind, BackendConfig(id=config.id)
+    kind = config.kind
     if kind is BackendKind.RAM:
-        ours = {*_FILE.items(), ("discard-shared", "discard_shared"), ("share-lock", "share_lock")}
-        for name, field in sorted(ours):
-            if getattr(config, field) != getattr(fresh, field):
-                raise UsageError(f"{kind} has no property '{name}'", f"leave it out, or use {BackendKind.FILE}")
-    if config.size == 0:
-        raise UsageError(f"{kind} '{config.id}' cannot have size 0", "give a size, such as size=64M")
+        for row in BACKEND_PROPERTIES:
+            if row.file_only and getattr(config, row.field) != row.default:
+                raise UsageError(f"{kind} has no property '{row.name}'", f"leave it out, or use {BackendKind.FILE}")
+    check_numbers(config)
     if kind is BackendKind.FILE and not config.path:
         raise UsageError(f"{kind} '{config.id}' has no mem-path", "name its file: mem-path=PATH")
-    if min(config.offset, config.align, config.size or 0) < 0:
-        raise UsageError(f"{kind} '{config.id}': sizes cannot be negative", "give a number from 0")
     _check_access(config)
     if config.prealloc and not config.reserve:
         raise UsageError("prealloc=on and reserve=off exclude each other", "leave one of them out")
-    if config.prealloc_threads < 1:
-        raise UsageError("prealloc-threads must be at least 1", "give a number from 1, or leave it out")
     _check_nodes(config)
     if config.discard_data and config.share and not config.discard_shared:
         raise UsageError(
@@ -82,38 +63,48 @@ def _check_nodes(config: BackendConfig) -> None:
         raise UsageError("host-nodes must be empty for policy 'default'", "give policy=bind, preferred or interleave")
     if config.policy is not Policy.DEFAULT and not config.host_nodes:
         raise UsageError(f"host-nodes must be given for policy '{config.policy}'", "give host-nodes=0, for one")
-    if any(not 0 <= node < MAX_NODES for node in config.host_nodes):
-        raise UsageError(f"host-nodes: numbers go from 0 to {MAX_NODES - 1}", "see /sys/devices/system/node/online")
+
+
+def check_numbers(config: BackendConfig) -> None:
+    """UsageError, in QEMU's words, when a number in ``config`` is outside its property's bounds."""
+    for row in backend_properties(config.kind):
+        _check_numbers(config.kind, row, getattr(config, row.field))
+
+
+def _check_numbers(kind: BackendKind, row: Property, value: object) -> None:
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int) and not row.low <= number <= row.high:
+            if row.kind is Kind.HOST_NODES:
+                raise UsageError(f"Invalid {row.name} value: {number}", f"give numbers from {row.low} to {row.high}")
+            raise UsageError(
+                f"property '{row.name}' of {kind} doesn't take value '{number}'",
+                f"give {row.name}=64M, for one" if row.kind is Kind.SIZE else f"give a number from {row.low}",
+            )
 
 
 def check_value(kind: BackendKind, name: str, value: object) -> tuple[str, Any]:
     """(config field, value) of the settable property ``name``; UsageError when there is none or the value is wrong."""
-    field = PROPERTIES[kind].get(name)
-    if field is None:
+    row = PROPERTIES[kind].get(name)
+    if row is None:
         raise UsageError(f"{kind} has no property '{name}'", f"it has: {', '.join(sorted(PROPERTIES[kind]))}")
-    wrong = UsageError(f"property '{name}' of {kind} does not take the value {value!r:.60}")
-    if name == "prealloc-threads":
-        if type(value) is not int or not 1 <= value < 1 << 32:
-            raise wrong
-        return field, value
-    if name == "policy":
-        if not isinstance(value, str) or value not in set(Policy):
-            raise wrong
-        return field, Policy(value)
-    if name == "host-nodes":
-        if not isinstance(value, (list, tuple)) or any(type(node) is not int for node in value):
-            raise wrong
-        return field, tuple(value)
-    if type(value) is not bool:
-        raise wrong
-    return field, value
+    checked: Any = None
+    if row.kind is Kind.POLICY and isinstance(value, str) and value in set(Policy):
+        checked = Policy(value)
+    elif row.kind is Kind.HOST_NODES and isinstance(value, (list, tuple)) and all(type(node) is int for node in value):
+        checked = tuple(value)
+    elif type(value) is {Kind.FLAG: bool, Kind.NUMBER: int}.get(row.kind):
+        checked = value
+    if checked is None:
+        raise UsageError(f"property '{name}' of {kind} does not take the value {value!r:.60}")
+    _check_numbers(kind, row, checked)
+    return row.field, checked
 
 
 def as_json(config: BackendConfig) -> dict[str, object]:
     """Every property of ``config`` by QEMU's name, as JSON values."""
     values: dict[str, object] = {"id": config.id}
-    for name, field in PROPERTIES[config.kind].items():
-        value = getattr(config, field)
+    for name, row in PROPERTIES[config.kind].items():
+        value = getattr(config, row.field)
         values[name] = (
             list(value) if isinstance(value, tuple) else str(value) if isinstance(value, (OnOffAuto, Policy)) else value
         )

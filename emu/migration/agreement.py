@@ -12,7 +12,7 @@ from typing import Any
 from emu.migration import codec
 from emu.migration.channel import Channel
 from emu.migration.errors import Refused, StreamError
-from emu.migration.facts import MAX_BLOCKS, MachineFacts, decode_facts
+from emu.migration.facts import MachineFacts, decode_facts
 from emu.migration.guest import Block, FileLock
 from emu.migration.policy import Terms, compare
 from emu.migration.stream import Frame, FrameType
@@ -36,23 +36,20 @@ def decode_preamble(data: bytes, *, live: bool) -> Preamble:
     raw = codec.decode_json(data, "preamble")
     if raw.keys() != {"machine", "terms", "not_copied", "by_reference"}:
         raise StreamError("migration stream: the preamble has missing or unknown keys")
-    absent, terms = raw["not_copied"], _decode_terms(raw["terms"])
-    if not isinstance(absent, list) or len(absent) > MAX_BLOCKS or not all(isinstance(name, str) for name in absent):
+    absent, terms = raw["not_copied"], codec.decode_record(Terms, raw["terms"], "terms")
+    if (
+        not isinstance(absent, list)
+        or len(absent) > codec.MAX_BLOCKS
+        or not all(isinstance(name, str) for name in absent)
+    ):
         raise StreamError("migration stream: the preamble names no list of blocks")
     if terms.snapshot is live:
         raise StreamError("migration stream: a snapshot can be read from a file only, and a live one from a socket")
     return Preamble(decode_facts(raw["machine"]), terms, tuple(absent), _decode_offers(raw["by_reference"]))
 
 
-def _decode_terms(raw: Any) -> Terms:
-    names = {"ignore_shared", "allow_weaker_persistence", "snapshot"}
-    if not isinstance(raw, dict) or raw.keys() != names or any(type(value) is not bool for value in raw.values()):
-        raise StreamError("migration stream: the terms have missing or unknown keys")
-    return Terms(**raw)
-
-
 def _decode_offers(raw: Any) -> tuple[tuple[str, int], ...]:
-    if not isinstance(raw, list) or len(raw) > MAX_BLOCKS:
+    if not isinstance(raw, list) or len(raw) > codec.MAX_BLOCKS:
         raise StreamError("migration stream: the preamble's list of files is malformed")
     found = []
     for item in raw:
@@ -79,7 +76,7 @@ def agree(
     """
     proofs = {block.name: secrets.randbits(63) | 1 << 63 for block in shared}
     preamble = {
-        "machine": facts.to_json(),
+        "machine": asdict(facts),
         "terms": asdict(terms),
         "not_copied": [block.name for block in shared],
     }

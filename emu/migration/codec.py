@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from emu.migration.errors import StreamError
 from emu.state import SavedState, Value
+from emu.units import U64_MAX
 
+MAX_BLOCKS = 64
 MAX_COMPONENTS = 256
 MAX_FIELDS = 512
 MAX_TEXT = 4096
 MAX_REASONS = 16
 _U128 = 1 << 128
+T = TypeVar("T")
 
 
 def encode_json(document: Mapping[str, Any]) -> bytes:
@@ -35,6 +39,39 @@ def decode_json(data: bytes, what: str) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(name)
+
+
+def decode_record(kind: type[T], raw: Any, what: str) -> T:
+    """The dataclass ``kind`` that ``dataclasses.asdict`` made ``raw`` of; ``what`` names it in messages.
+
+    StreamError unless exactly its fields are there, each of its type: 64-bit numbers, texts of at most MAX_TEXT
+    characters, booleans, dataclasses, any of these or None, and tuples of any number of them up to MAX_BLOCKS.
+    """
+    types = typing.get_type_hints(kind)
+    if not isinstance(raw, dict) or raw.keys() != types.keys():
+        raise StreamError(f"migration stream: the description of the {what} has missing or unknown keys")
+    return kind(**{name: _decode_field(types[name], value, name) for name, value in raw.items()})
+
+
+def _decode_field(kind: Any, value: Any, name: str) -> Any:
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list) or len(value) > MAX_BLOCKS:
+            raise StreamError(f"migration stream: {name} is not a list of at most {MAX_BLOCKS}")
+        return tuple(_decode_field(arguments[0], item, name) for item in value)
+    if arguments:  # "or None", the only other type with arguments
+        return None if value is None else _decode_field(arguments[0], value, name)
+    if kind is int:
+        fits, wanted = type(value) is int and 0 <= value <= U64_MAX, "a 64-bit number"
+    elif kind is str:
+        fits, wanted = isinstance(value, str) and len(value) <= MAX_TEXT, "a text"
+    elif kind is bool:
+        fits, wanted = type(value) is bool, "true or false"
+    else:
+        return decode_record(kind, value, name)
+    if not fits:
+        raise StreamError(f"migration stream: {name} is not {wanted}")
+    return value
 
 
 def encode_states(states: Sequence[SavedState], *, running: bool) -> bytes:

@@ -14,6 +14,7 @@ import os
 import stat
 import struct
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from emu.errors import EmuError
 from emu.host.kernel import is_zero
@@ -150,7 +151,7 @@ class Destination:
         self._persister = Persister([b for b, copied in zip(self._blocks, self._copied, strict=True) if copied])
         self._take_references(channel, said.offered)
         answer = {
-            "machine": facts.to_json(),
+            "machine": asdict(facts),
             "allow_weaker_persistence": allowed,
             "proofs": proofs,
             "by_reference": sorted(self._references),

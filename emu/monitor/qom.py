@@ -12,31 +12,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from emu.config import BackendKind
+from emu.config import NVDIMM_PROPERTIES, BackendKind
 from emu.memory.properties import PROPERTIES, as_json
 from emu.monitor.control import BackendView, MachineControl, NvdimmView
 from emu.monitor.errors import QmpError, device_not_found
+from emu.monitor.kinds import QOM
 
 NVDIMM = "nvdimm"
-# QOM's type names of backend properties, where they are not strings.
-_BACKEND_TYPES = {
-    "policy": "HostMemPolicy",
-    "rom": "OnOffAuto",
-    "sync": "OnOffAuto",
-    **dict.fromkeys(("size", "align", "offset", "prealloc-threads", "host-nodes"), "int"),
-    **dict.fromkeys(("merge", "dump", "prealloc", "share", "reserve", "discard-data", "pmem", "readonly"), "bool"),
-}
 _NVDIMM_TYPES = {
     "realized": "bool",
     "hotplugged": "bool",
     "hotpluggable": "bool",
     "memdev": "link<memory-backend>",
-    "node": "uint32",
-    "addr": "uint64",
-    "slot": "int32",
-    "unarmed": "bool",
-    "uuid": "QemuUUID",
-    "label-size": "int",
+    **{row.name: QOM[row.kind] for row in NVDIMM_PROPERTIES if row.shown},
     "size": "uint64",
 }
 _NVDIMM_COMPUTED = ("size", "hotpluggable")
@@ -129,9 +117,9 @@ def _walk(node: Node, here: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 
 def _backend(view: BackendView) -> Node:
     node = Node(str(view.config.kind), backend=view.config.id)
-    for name, value in as_json(view.config).items():
-        if name != "id":
-            node.properties[name] = Property(_BACKEND_TYPES.get(name, "string"), value, None)
+    values = as_json(view.config)
+    for name, row in PROPERTIES[view.config.kind].items():
+        node.properties[name] = Property(QOM[row.kind], values[name], None)
     return node
 
 
@@ -142,12 +130,8 @@ def _nvdimm(view: NvdimmView) -> Node:
         "hotplugged": view.hotplugged,
         "hotpluggable": True,
         "memdev": f"/objects/{view.memdev}",
-        "node": view.node,
-        "addr": view.addr,
-        "slot": view.slot,
-        "unarmed": view.unarmed,
+        **{row.name: getattr(view, row.field) for row in NVDIMM_PROPERTIES if row.shown},
         "uuid": str(view.uuid),
-        "label-size": view.label_size,
         "size": view.size,
     }
     node = Node(NVDIMM)
@@ -169,7 +153,7 @@ def properties_of_type(name: str) -> list[dict[str, str]]:
     if name == NVDIMM:
         types = _NVDIMM_TYPES
     elif name in set(BackendKind):
-        types = {key: _BACKEND_TYPES.get(key, "string") for key in PROPERTIES[BackendKind(name)]}
+        types = {key: QOM[row.kind] for key, row in PROPERTIES[BackendKind(name)].items()}
     else:
         raise device_not_found(name)
     return [{"name": "type", "type": "string"}, *({"name": key, "type": kind} for key, kind in types.items())]

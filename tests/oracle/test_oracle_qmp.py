@@ -257,7 +257,7 @@ CONVERSATION: list[bytes] = [
                           ("memdev", "/objects/m1"), ("hotplugged", True), ("size", 5), ("nosuch", 1))),
     *(command("qom-set", path="/objects/m1", property=name, value=value)
       for name, value in (("dump", False), ("dump", True), ("type", "x"), ("id", "x"), ("nosuch", 1),
-                          ("prealloc-threads", 2))),
+                          ("prealloc-threads", 2), ("prealloc-threads", 0), ("host-nodes", [200]))),
     # Memory
     command("memsave", val="0", size=1, filename="x"), command("memsave", size=1, filename="x"),
     command("memsave", val=0, size=1, filename="x", cpu_index=3),
@@ -269,6 +269,9 @@ CONVERSATION: list[bytes] = [
                     {"qom_type": "memory-backend-ram", "id": "m3", "size": MIB, "foo": 1},
                     {"qom_type": "memory-backend-file", "id": "m3", "size": MIB},
                     {"qom_type": "memory-backend-ram", "id": "1!", "size": MIB},
+                    {"qom_type": "memory-backend-ram", "id": "m3", "size": 0},
+                    {"qom_type": "memory-backend-ram", "id": "m3", "size": MIB, "prealloc_threads": 0},
+                    {"qom_type": "memory-backend-ram", "id": "m3", "size": MIB, "host_nodes": [200], "policy": "bind"},
                     {"qom_type": "memory-backend-ram", "id": "m2", "size": 4 * MIB},
                     {"qom_type": "memory-backend-ram", "id": "m2", "size": 4 * MIB})),
     device(id="nv1", memdev="m2"), device(id="nv2", memdev="zz"), device(id="nv2"), device(id="nv2", memdev="m1"),

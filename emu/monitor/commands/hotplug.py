@@ -2,85 +2,49 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from emu.config import BackendConfig, BackendKind, NvdimmConfig, OnOffAuto, Policy
-from emu.memory.properties import PROPERTIES
+from emu.config import (
+    NVDIMM_PROPERTIES,
+    BackendConfig,
+    BackendKind,
+    Kind,
+    NvdimmConfig,
+    OnOffAuto,
+    Policy,
+    Property,
+    backend_properties,
+    is_identifier,
+    is_uuid,
+)
+from emu.errors import UsageError
+from emu.memory.properties import check_numbers
 from emu.monitor import qom
 from emu.monitor.commands.command import Command
-from emu.monitor.commands.memory import POLICY
 from emu.monitor.commands.migration import refuse_while_migrating
 from emu.monitor.control import Control
 from emu.monitor.errors import QmpError, device_not_found
-from emu.monitor.schema import (
-    BOOL,
-    INT,
-    ON_OFF_AUTO,
-    STR,
-    UINT16,
-    UINT32,
-    UINT64,
-    Alternate,
-    Array,
-    Enum,
-    Struct,
-    optional,
-    required,
-)
+from emu.monitor.kinds import QMP
+from emu.monitor.schema import STR, Enum, Member, Struct, optional, required
 
-_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,255}")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-_COMMON = (
-    required("size", UINT64),
-    optional("merge", BOOL),
-    optional("dump", BOOL),
-    optional("prealloc", BOOL),
-    optional("prealloc-threads", UINT32),
-    optional("host-nodes", Array(UINT16)),
-    optional("policy", POLICY),
-    optional("share", BOOL),
-    optional("reserve", BOOL),
-)
-_FILE = (
-    required("mem-path", STR),
-    optional("align", UINT64),
-    optional("offset", UINT64),
-    optional("discard-data", BOOL),
-    optional("discard-shared", BOOL),
-    optional("share-lock", BOOL),
-    optional("pmem", BOOL),
-    optional("readonly", BOOL),
-    optional("rom", ON_OFF_AUTO),
-    optional("sync", ON_OFF_AUTO),
-)
+def _members(kind: BackendKind) -> tuple[Member, ...]:
+    return tuple(Member(row.name, QMP[row.kind], optional=not row.required) for row in backend_properties(kind))
+
+
 _OBJECT = Struct(
     "object-add-arg",
     (required("qom-type", Enum("ObjectType", tuple(BackendKind))), required("id", STR)),
     tag="qom-type",
     variants=(
-        (str(BackendKind.FILE), Struct("MemoryBackendFileProperties", _COMMON + _FILE)),
-        (str(BackendKind.RAM), Struct("MemoryBackendProperties", _COMMON)),
+        (str(BackendKind.FILE), Struct("MemoryBackendFileProperties", _members(BackendKind.FILE))),
+        (str(BackendKind.RAM), Struct("MemoryBackendProperties", _members(BackendKind.RAM))),
     ),
 )
-# QMP names of BackendConfig's fields; the two consents are emu's own and no properties of the finished backend.
-_FIELDS = PROPERTIES[BackendKind.FILE] | {"discard-shared": "discard_shared", "share-lock": "share_lock"}
-_ENUMS = {"policy": Policy, "rom": OnOffAuto, "sync": OnOffAuto}
-
 _DEVICE = Struct("device_add-arg", (required("driver", STR), optional("bus", STR), optional("id", STR)), open=True)
 _NVDIMM = Struct(
     "nvdimm",
-    (
-        optional("id", STR),
-        required("memdev", STR),
-        optional("label-size", UINT64),
-        optional("unarmed", Alternate("BoolOrOnOffAuto", (BOOL, ON_OFF_AUTO))),
-        optional("uuid", STR),
-        optional("slot", INT),
-        optional("addr", UINT64),
-        optional("node", UINT32),
-    ),
+    (required("memdev", STR), *(optional(row.name, QMP[row.kind]) for row in NVDIMM_PROPERTIES)),
     open=True,
 )
 _NVDIMM_NAMES = frozenset(member.name for member in _NVDIMM.members)
@@ -89,24 +53,44 @@ _NVDIMM_NAMES = frozenset(member.name for member in _NVDIMM.members)
 def _object_add(control: Control, arguments: dict[str, Any]) -> Any:
     refuse_while_migrating(control, "object-add")
     name = arguments["id"]
-    if not _ID.fullmatch(name):
+    if not is_identifier(name):
         raise QmpError("Parameter 'id' expects an identifier")
     if any(view.config.id == name for view in control.machine.backends()):
         raise QmpError(f"attempt to add duplicate property '{name}' to object (type 'container')")
-    for sized in ("size", "prealloc-threads"):
-        if arguments.get(sized) == 0:
-            raise QmpError(f"property '{sized}' of {arguments['qom-type']} doesn't take value '0'")
-    if "\0" in arguments.get("mem-path", ""):
-        raise QmpError("Parameter 'mem-path' expects a path")
-    values = {_FIELDS[key]: _value(key, value) for key, value in arguments.items() if key in _FIELDS}
-    control.machine.add_backend(BackendConfig(id=name, kind=BackendKind(arguments["qom-type"]), **values))
+    kind = BackendKind(arguments["qom-type"])
+    config = BackendConfig(id=name, kind=kind, **_fields(backend_properties(kind), arguments))
+    try:
+        check_numbers(config)
+    except UsageError as error:
+        raise QmpError(error.what) from None  # QEMU's words and nothing else: programs compare them
+    control.machine.add_backend(config)
     return {}
 
 
-def _value(name: str, value: Any) -> Any:
-    if name in _ENUMS:
-        return _ENUMS[name](value)
-    return tuple(value) if name == "host-nodes" else value
+def _fields(rows: tuple[Property, ...], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The config's fields that ``arguments`` give."""
+    return {row.field: _value(row, arguments[row.name]) for row in rows if row.name in arguments}
+
+
+def _value(row: Property, value: Any) -> Any:
+    match row.kind:
+        case Kind.PATH if "\0" in value:
+            raise QmpError(f"Parameter '{row.name}' expects a path")
+        case Kind.IDENTIFIER if not is_identifier(value):
+            raise QmpError(f"Parameter '{row.name}' expects an identifier")
+        case Kind.UUID if not is_uuid(value):
+            raise QmpError(f"Property 'nvdimm.{row.name}' has invalid value")
+        case Kind.SLOT:
+            return None if value == -1 else value
+        case Kind.HOST_NODES:
+            return tuple(value)
+        case Kind.POLICY:
+            return Policy(value)
+        case Kind.ON_OFF_AUTO:
+            return OnOffAuto(value)
+        case Kind.FLAG_OR_AUTO:
+            return OnOffAuto({True: "on", False: "off"}.get(value, value))
+    return value
 
 
 def _object_del(control: Control, arguments: dict[str, Any]) -> Any:
@@ -139,34 +123,17 @@ def _device_add(control: Control, arguments: dict[str, Any]) -> Any:
 
 
 def _nvdimm_config(control: Control, properties: dict[str, Any]) -> NvdimmConfig:
-    name, memdev, uuid = properties.get("id"), properties["memdev"], properties.get("uuid")
-    if name is not None:
-        if not _ID.fullmatch(name):
-            raise QmpError("Parameter 'id' expects an identifier")
-        if any(nvdimm.id == name for nvdimm in control.machine.nvdimms()):
-            raise QmpError(f"Duplicate device ID '{name}'")
+    name, memdev = properties.get("id"), properties["memdev"]
+    values = _fields(NVDIMM_PROPERTIES, properties)
+    if name is not None and any(nvdimm.id == name for nvdimm in control.machine.nvdimms()):
+        raise QmpError(f"Duplicate device ID '{name}'")
     backend_id = memdev.removeprefix("/objects/")
     view = next((view for view in control.machine.backends() if view.config.id == backend_id), None)
     if view is None:
         raise device_not_found(memdev)
     if view.busy:
         raise QmpError(f"can't use already busy memdev: {backend_id}")
-    if uuid is not None and not _UUID.fullmatch(uuid):
-        raise QmpError("Property 'nvdimm.uuid' has invalid value")
-    unarmed = properties.get("unarmed", False)
-    if isinstance(unarmed, bool):
-        unarmed = "on" if unarmed else "off"
-    slot = properties.get("slot", -1)
-    return NvdimmConfig(
-        backend=view.config,
-        id=name,
-        label_size=properties.get("label-size", 0),
-        unarmed=OnOffAuto(unarmed),
-        uuid=uuid,
-        slot=None if slot == -1 else slot,
-        addr=properties.get("addr") or None,
-        node=properties.get("node", 0),
-    )
+    return NvdimmConfig(backend=view.config, **values)
 
 
 def _device_del(control: Control, arguments: dict[str, Any]) -> Any:

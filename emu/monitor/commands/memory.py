@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from emu.config import Policy
+from emu.config import BackendKind
 from emu.errors import EmuError, HostError, UsageError
 from emu.host.claims import Claims
 from emu.host.files import Kind, Target
-from emu.memory.properties import as_json
+from emu.memory.properties import PROPERTIES, as_json
 from emu.monitor.commands.command import Command
 from emu.monitor.control import Control, NvdimmView
 from emu.monitor.errors import QmpError
+from emu.monitor.kinds import QMP
 from emu.monitor.schema import (
     BOOL,
     INT,
@@ -20,13 +21,19 @@ from emu.monitor.schema import (
     ON_OFF_AUTO,
     STR,
     STR_OR_NULL,
-    UINT16,
     Array,
     Enum,
+    Member,
     Struct,
     optional,
     required,
 )
+
+# The properties in QEMU's Memdev.
+_OF_MEMDEV = {
+    name: PROPERTIES[BackendKind.RAM][name]
+    for name in ("merge", "dump", "prealloc", "share", "reserve", "host-nodes", "policy")
+}
 
 
 def nvdimm_information(nvdimm: NvdimmView) -> dict[str, Any]:
@@ -52,8 +59,7 @@ def query_memdev(control: Control) -> list[dict[str, Any]]:
     answer = []
     for backend in control.machine.backends():
         properties = as_json(backend.config)
-        shown = ("id", "merge", "dump", "prealloc", "share", "reserve", "host-nodes", "policy")
-        answer.append({name: properties[name] for name in shown} | {"size": backend.size})
+        answer.append({name: properties[name] for name in ("id", *_OF_MEMDEV)} | {"size": backend.size})
     return answer
 
 
@@ -115,7 +121,6 @@ def _pmemsave(control: Control, arguments: dict[str, Any]) -> Any:
     return _save(control, arguments, virtual=False)
 
 
-POLICY = Enum("HostMemPolicy", tuple(Policy))
 _DIMM = Struct(
     "PCDIMMDeviceInfo",
     (
@@ -141,13 +146,7 @@ _MEMDEV = Struct(
     (
         optional("id", STR),
         required("size", INT),
-        required("merge", BOOL),
-        required("dump", BOOL),
-        required("prealloc", BOOL),
-        required("share", BOOL),
-        optional("reserve", BOOL),
-        required("host-nodes", Array(UINT16)),
-        required("policy", POLICY),
+        *(Member(name, QMP[row.kind], optional=name == "reserve") for name, row in _OF_MEMDEV.items()),
     ),
 )
 _SYNC = Struct(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from emu import guest
+
 # Packages and modules that no plain run needs; a name stands for everything below it too.
 HEAVY = {
     "asyncio", "bz2", "capstone", "cffi", "concurrent", "ctypes", "elftools", "email", "html", "http", "hypothesis",
@@ -19,11 +21,12 @@ HEAVY = {
     "emu.devices.nvdimm.label_layouts",
 }  # fmt: skip
 REPORT = """
-import json, sys
+import sys
 from emu.cli.main import main
-status = main(sys.argv[1:])
+status, modules = main(sys.argv[1:]), sorted(sys.modules)
+import json
 sys.stdout.flush()
-print(json.dumps({"status": status, "modules": sorted(sys.modules)}), file=sys.stderr)
+print(json.dumps({"status": status, "modules": modules}), file=sys.stderr)
 """
 
 
@@ -54,8 +57,11 @@ def test_a_plain_run_imports_nothing_heavy(tmp_path: Path) -> None:
     modules = imported("run", "hello", "--quiet", "--nvdimm", f"file={tmp_path / 'nvdimm'},size=16M")
     assert "emu.board" in modules
     assert heavy(modules) == []
-    again = imported("run", "hello", "--quiet", "--nvdimm", f"file={tmp_path / 'nvdimm'}")
+    image = guest.find("hello")
+    assert image is not None
+    again = imported("run", str(image.path), "--quiet", "--nvdimm", f"file={tmp_path / 'nvdimm'}")
     assert not again & {"emu.host.files", "emu.host.claims"}  # only who makes or writes a file
+    assert not again & {"json", "emu.guest"}  # only who asks for a document, or for a bundled guest
 
 
 @pytest.mark.parametrize("words", [("guests",), ("--help",), ("run", "--help"), ("run", "--nvdimm", "help")])

@@ -6,6 +6,8 @@ import json
 import random
 import struct
 from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 from fuzzing import times
@@ -20,7 +22,7 @@ from emu.migration import codec
 from emu.migration.channel import Interrupt
 from emu.migration.destination import Destination
 from emu.migration.errors import ConnectionLost, StreamError
-from emu.migration.facts import decode_facts
+from emu.migration.facts import BlockFacts, FileFacts, MachineFacts, NvdimmFacts, decode_facts
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Progress
 from emu.migration.source import Source
@@ -183,6 +185,86 @@ def test_documents_of_any_shape_are_values_or_stream_errors(data: bytes) -> None
             assert "migration stream" in str(error)
 
 
+FACTS = MachineFacts(
+    ram_size=1 << 20,
+    clock="virtual",
+    persistence="none",
+    blocks=(BlockFacts("pc.ram", 1 << 20),),
+    nvdimms=(
+        NvdimmFacts(
+            id="nv1", block="m1", size=4096, label_size=0, uuid="", unarmed=False, slot=0, gpa=1 << 32, node=0,
+            readonly=False, granularity="page", survives_guest_crash=True, survives_emulator_kill=True,
+            survives_host_power_loss=False, share=True, file=FileFacts(1, (1 << 64) - 1, "boot"),
+        ),
+    ),
+)  # fmt: skip
+
+
+def sent(facts: MachineFacts) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(codec.encode_json(asdict(facts)))
+    return document
+
+
+def test_facts_survive_the_way() -> None:
+    assert decode_facts(sent(FACTS)) == FACTS
+    without = replace(FACTS, nvdimms=(replace(FACTS.nvdimms[0], file=None),))
+    assert decode_facts(sent(without)) == without
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to each field of the document ``value``."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*at, key)
+        yield from places(item, (*at, key))
+
+
+@pytest.mark.parametrize("place", list(places(sent(FACTS))), ids=str)
+def test_a_fact_of_another_type_is_refused_and_named(place: tuple[Any, ...]) -> None:
+    name = next(part for part in reversed(place) if isinstance(part, str))
+    for wrong in (None, -1, 1 << 64, 0.5, {}, [None], "x" * 5000):
+        document = sent(FACTS)
+        holder = document
+        for part in place[:-1]:
+            holder = holder[part]
+        if wrong is None and name == "file":
+            continue  # an NVDIMM without a file
+        holder[place[-1]] = wrong
+        with pytest.raises(StreamError, match=name):
+            decode_facts(document)
+
+
+@pytest.mark.parametrize("place", [(), ("blocks", 0), ("nvdimms", 0), ("nvdimms", 0, "file")], ids=str)
+def test_facts_have_exactly_their_fields(place: tuple[Any, ...]) -> None:
+    for change in ("one more", "one less"):
+        document = sent(FACTS)
+        holder = document
+        for part in place:
+            holder = holder[part]
+        if change == "one more":
+            holder["colour"] = 1
+        else:
+            holder.popitem()
+        with pytest.raises(StreamError, match="missing or unknown keys"):
+            decode_facts(document)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (replace(FACTS, blocks=FACTS.blocks * 2), "the same name"),
+        (replace(FACTS, blocks=(BlockFacts("pc.ram", 4095),)), "not a number of pages"),
+        (replace(FACTS, blocks=(BlockFacts("pc.ram", 0),)), "not a number of pages"),
+        (replace(FACTS, blocks=(BlockFacts("pc.ram", 1 << 44),)), "not a number of pages"),
+        (replace(FACTS, blocks=tuple(BlockFacts(str(n), 4096) for n in range(65))), "not a list of at most 64"),
+        (replace(FACTS, nvdimms=(replace(FACTS.nvdimms[0], granularity="line"),)), "unknown granularity 'line'"),
+    ],
+)
+def test_facts_that_cannot_be(changed: MachineFacts, says: str) -> None:
+    with pytest.raises(StreamError, match=says):
+        decode_facts(sent(changed))
+
+
 def test_deeply_nested_and_absurdly_long_json_is_an_error() -> None:
     for text in (b"[" * 100_000, b'{"a":' + b"9" * 10_000 + b"}", b'{"a":NaN}'):
         with pytest.raises(StreamError):
@@ -249,7 +331,7 @@ class Recorder:
         kind, meta, _ = self.frames[-1]
         match kind:
             case FrameType.PREAMBLE:
-                answer = {"machine": self._guest.facts().to_json(), "allow_weaker_persistence": False, "proofs": {}}
+                answer = {"machine": asdict(self._guest.facts()), "allow_weaker_persistence": False, "proofs": {}}
                 answer["by_reference"] = []
                 return Frame(FrameType.ACCEPT, b"", codec.encode_json(answer))
             case FrameType.ROUND_END:
