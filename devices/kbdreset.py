@@ -7,7 +7,7 @@ or pulse the reset line therefore do not hang. Other commands and data are dropp
 from __future__ import annotations
 
 from emu.devices.contract import Reset, Window
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState, nothing
 
 DATA, COMMAND = 0x60, 0x64
 PULSE_RESET = 0xFE
@@ -33,8 +33,9 @@ class KeyboardReset:
     def save(self) -> SavedState:
         return SavedState("kbdreset", 1, {})
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         Fields(state, kind="kbdreset", version=1).finish()
+        return nothing
 
     def inspect(self) -> dict[str, object]:
         return {}

@@ -11,7 +11,7 @@ from functools import partial
 
 from emu.devices.contract import Line, Output, Window
 from emu.errors import StateError
-from emu.state import Fields, SavedState, Value
+from emu.state import Apply, Fields, SavedState, Value
 
 MASTER, SLAVE, ELCR = 0x20, 0xA0, 0x4D0
 CASCADE = 2
@@ -251,7 +251,7 @@ class PicPair:
             fields[name] = [int(getattr(chip, name)) for chip in self._chips]
         return SavedState("pic", 1, fields)
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="pic", version=1)
         steps = take.integers("init_step", 2, high=4)
         registers = {name: take.integers(name, 2, high=_HIGHEST.get(name, 0xFF)) for name in _REGISTERS}
@@ -261,13 +261,17 @@ class PicPair:
             raise StateError("saved state of 'pic': a register holds what it cannot hold")
         if any(base & 7 for base in registers["base"]):
             raise StateError("saved state of 'pic': a vector base is not a multiple of 8")
-        for number, chip in enumerate(self._chips):
-            chip.init_step = steps[number]
-            for name in _REGISTERS:
-                setattr(chip, name, registers[name][number])
-            for name in _FLAGS:
-                setattr(chip, name, bool(flags[name][number]))
-        self._output.force(self._wants_processor())
+
+        def apply() -> None:
+            for number, chip in enumerate(self._chips):
+                chip.init_step = steps[number]
+                for name in _REGISTERS:
+                    setattr(chip, name, registers[name][number])
+                for name in _FLAGS:
+                    setattr(chip, name, bool(flags[name][number]))
+            self._output.force(self._wants_processor())
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         chips = {

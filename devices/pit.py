@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 
 from emu.devices.contract import Line, Now, Output, Window
 from emu.errors import StateError
-from emu.state import Fields, SavedState, Value
+from emu.state import Apply, Fields, SavedState, Value
 
 PORT, CONTROL_B = 0x40, 0x61
 HZ = 1_193_182
@@ -266,7 +266,7 @@ class Pit:
         state.update(control_b=self._control_b, seen=self._seen, line=self._output.level)
         return SavedState("pit", 1, state)
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="pit", version=1)
         columns = {name: take.integers(name, 3, high=_RANGES.get(name, 1)) for name in _FIELDS}
         control_b = take.integer("control_b", high=_CONTROL_B_STORED)
@@ -275,9 +275,13 @@ class Pit:
         take.finish()
         if 0 in columns["reload"] or 0 in columns["access"]:
             raise StateError("saved state of 'pit': a count or access mode is 0")
-        self._channels = (_channel(columns, 0), _channel(columns, 1), _channel(columns, 2))
-        self._control_b, self._seen = control_b, seen
-        self._output.force(line)
+
+        def apply() -> None:
+            self._channels = (_channel(columns, 0), _channel(columns, 1), _channel(columns, 2))
+            self._control_b, self._seen = control_b, seen
+            self._output.force(line)
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         ticks = self._ticks(self._now())

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from emu.acpi.hardware import GPE0, GPE0_LENGTH, PM1_CONTROL, PM1_EVENT, PM_TIMER, RESET, S5_TYPE
 from emu.devices.contract import End, ExitRequest, Line, Now, Output, Reset, Window, take_bits
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState
 
 PCI_CONFIG = 0xCF8
 
@@ -174,7 +174,7 @@ class Power:
             },
         )
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="power", version=1)
         status = take_bits(take, "pm1_status", PM1_STATUS_BITS)
         enable = take_bits(take, "pm1_enable", PM1_ENABLE_BITS)
@@ -183,11 +183,15 @@ class Power:
         reset_control = take_bits(take, "reset_control", _RESET_STORED)
         flip = take.integer("timer_flip", high=1 << 51)
         take.finish()
-        self._status, self._enable, self._control = status, enable, control | SCI_EN
-        self._gpe = bytearray(gpe)
-        self._reset_control = reset_control
-        self._flip = flip
-        self._sci.force(self._wants_sci())
+
+        def apply() -> None:
+            self._status, self._enable, self._control = status, enable, control | SCI_EN
+            self._gpe = bytearray(gpe)
+            self._reset_control = reset_control
+            self._flip = flip
+            self._sci.force(self._wants_sci())
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         half = GPE0_LENGTH // 2

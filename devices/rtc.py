@@ -11,7 +11,7 @@ from datetime import date
 
 from emu.devices.contract import Line, Now, Output, take_bits
 from emu.errors import StateError
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState
 from emu.units import KIB, MIB
 
 PORT = 0x70
@@ -311,7 +311,7 @@ class Rtc:
             },
         )
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="rtc", version=1)
         ram = take.octets("ram", exactly=SIZE)
         index = take.integer("index", high=SIZE - 1)
@@ -322,10 +322,14 @@ class Rtc:
         take.finish()
         if ram[REG_A] & A_UPDATING or ram[REG_C] or ram[REG_D] != D_VALID:
             raise StateError("saved state of 'rtc': a register holds what it cannot hold")
-        self._ram = bytearray(ram)
-        self._index, self._flags = index, flags
-        self._shown, self._since, self._seen = shown, since, seen
-        self._output.force(self._requests())
+
+        def apply() -> None:
+            self._ram = bytearray(ram)
+            self._index, self._flags = index, flags
+            self._shown, self._since, self._seen = shown, since, seen
+            self._output.force(self._requests())
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         now = self._now()

@@ -19,8 +19,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from emu.config import Clock, MachineConfig, NvdimmConfig
@@ -30,10 +29,10 @@ from emu.devices.contract import Device, ExitRequest, Timed
 from emu.devices.nvdimm.device import NvdimmDevice
 from emu.devices.pic import PicPair
 from emu.entry import Entry
-from emu.errors import EmuError, StateError, Status, UsageError
+from emu.errors import EmuError, Status, UsageError
 from emu.host import faults
 from emu.memory import Backend, GuestMemory
-from emu.state import Saveable, SavedState
+from emu.state import Saveable, SavedState, parse_all
 
 if TYPE_CHECKING:
     from concurrent import futures
@@ -295,12 +294,13 @@ class Machine:
 
     def rewind(self, devices: Mapping[str, SavedState]) -> None:
         """Forget that the run ended and put back the devices. The caller puts back the CPU and the memory."""
+        applies = parse_all(self.devices, devices)
         with self._changed:
             self._exit = None
             self._reset_asked = None
             self.state = RunState.RUNNING
-        for name, saved in devices.items():
-            self.devices[name].restore(saved)
+        for apply in applies:
+            apply()
 
     def _between_slices(self) -> None:
         with self._changed:
@@ -418,20 +418,19 @@ class Machine:
 
     # -- saved state ------------------------------------------------------------------------------------------------
 
-    def save(self) -> list[SavedState]:
-        """The state of the CPU and every device, memory contents apart; each kind carries the component's name."""
-        return [replace(part.save(), kind=name) for name, part in self._parts().items()]
+    def save(self) -> dict[str, SavedState]:
+        """The state of the CPU and every device by name, memory contents apart."""
+        return {name: part.save() for name, part in self._parts().items()}
 
-    def restore(self, states: Sequence[SavedState]) -> None:
-        """Take what ``save`` gave on a machine of the same configuration; StateError when anything does not fit."""
-        parts = self._parts()
-        found = {state.kind: state for state in states}
-        if len(found) != len(states) or found.keys() != parts.keys():
-            odd = sorted(found.keys() ^ parts.keys()) or ["a component named twice"]
-            raise StateError(f"saved state and machine differ in their components: {', '.join(odd)}")
+    def restore(self, states: Mapping[str, SavedState]) -> None:
+        """Take what ``save`` gave on a machine of the same configuration.
+
+        StateError when anything does not fit; then nothing has changed.
+        """
+        applies = parse_all(self._parts(), states)
         self._booted = self._used = True
-        for name, part in parts.items():
-            part.restore(replace(found[name], kind=part.save().kind))
+        for apply in applies:
+            apply()
 
     def _parts(self) -> dict[str, Saveable]:
         return {"cpu": self.cpu, **self.devices}

@@ -216,10 +216,10 @@ class MachineGuest:
             if name in self._kept:
                 self._kept.pop(name).set_property("discard-data", True)
 
-    def save(self) -> list[SavedState]:
+    def save(self) -> Mapping[str, SavedState]:
         return self._machine.call(self._machine.save)
 
-    def restore(self, states: Sequence[SavedState]) -> None:
+    def restore(self, states: Mapping[str, SavedState]) -> None:
         self._machine.call(lambda: self._machine.restore(states))
 
     def hold_back(self, seconds: float) -> None:

@@ -143,7 +143,7 @@ def test_any_access_is_answered_and_state_survives_a_round_trip(name: str, progr
     saved = device.save()
     twin_world = World(now=world.now)
     twin = build(twin_world)
-    twin.restore(saved)
+    twin.parse(saved)()
     assert twin.save() == saved
     assert twin.inspect() == device.inspect()
     assert play(world, device, ports, program) == play(twin_world, twin, ports, program)
@@ -194,11 +194,14 @@ def test_junk_is_refused_and_changes_nothing(name: str, program: list[Any], data
     junk = SavedState(kind, version, fields)
     lines = len(world.line)
     try:
-        device.restore(junk)
+        apply = device.parse(junk)
     except StateError:
         assert device.save() == before
         assert len(world.line) == lines
     else:
+        assert device.save() == before, "parse changes nothing; it is apply that does"
+        assert len(world.line) == lines
+        apply()
         # A value in range is a state like any other: it is held, and the device goes on working.
         assert change == "value"
         play(world, device, ports, program)
