@@ -81,17 +81,15 @@ class PortDevice(Ports, Device, Protocol):
 
 
 class Window(NamedTuple):
-    """A window of a device that has several, at the place where a PC has it; see ``Ports``."""
+    """A window of a device that has several; see ``Ports``."""
 
-    first: int
-    length: int
     width: int
     read: Callable[[int, int], int]
     write: Callable[[int, int, int], None]
 
 
 class WindowedDevice(Device, Protocol):
-    """A device with several windows of ports."""
+    """A device with several windows of ports, each of which the board places."""
 
     @property
     def windows(self) -> tuple[Window, ...]: ...

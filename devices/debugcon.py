@@ -5,7 +5,6 @@ from __future__ import annotations
 from emu.devices.contract import Sink
 from emu.state import Apply, Fields, SavedState, nothing
 
-PORT = 0xE9
 READBACK = 0xE9
 
 

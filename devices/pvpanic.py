@@ -1,4 +1,4 @@
-"""The panic port of QEMU (``pvpanic``, docs/specs/pvpanic.rst), at 0x505: a guest says that its kernel crashed."""
+"""The panic port of QEMU (``pvpanic``, docs/specs/pvpanic.rst): a guest says that its kernel crashed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from emu.devices.contract import End, ExitRequest
 from emu.errors import Status
 from emu.state import Apply, Fields, SavedState
 
-PORT = 0x505
 PANICKED, CRASH_LOADED = 0x01, 0x02
 
 

@@ -1,4 +1,4 @@
-"""The MC146818 real-time clock and CMOS memory of a PC (Motorola MC146818A data sheet), at ports 0x70 and 0x71.
+"""The MC146818 real-time clock and CMOS memory of a PC (Motorola MC146818A data sheet).
 
 The time of day is a function of the injected clock and of the date at power-on that the board chooses (a fixed one in
 virtual time, so that two runs agree). Interrupts come on IRQ 8, which stays high until register C is read.
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 
+from emu.acpi.dsdt import isa_device
 from emu.devices.contract import Line, Now, Output, take_bits
 from emu.errors import StateError
 from emu.state import Apply, Fields, SavedState
 from emu.units import KIB, MIB
 
-PORT = 0x70
 SIZE = 128
 CENTURY = 0x32
 
@@ -60,6 +60,11 @@ def memory_bytes(below_4g: int, above_4g: int) -> dict[int, int]:
         0x5C: high >> 8 & 0xFF,
         0x5D: high >> 16,
     }
+
+
+def dsdt_device(ports: range, irq: int) -> bytes:
+    """The clock in the DSDT."""
+    return isa_device("RTC0", "PNP0B00", (ports,), irq)
 
 
 class Rtc:

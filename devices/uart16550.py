@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from emu.acpi import aml
+from emu.acpi.dsdt import resources
 from emu.devices.contract import Line, Output, Sink, take_bits
 from emu.state import Apply, Fields, SavedState
 
@@ -28,6 +30,17 @@ MSR_ALL_THERE = MSR_CTS | MSR_DSR | MSR_CARRIER
 
 _TRIGGER = (1, 4, 8, 14)
 _DIVISOR_9600 = 12
+
+
+def dsdt_device(ports: range, irq: int) -> bytes:
+    """COM1 in the DSDT."""
+    return aml.device(
+        "COM1",
+        aml.name("_HID", aml.eisa_id("PNP0501")),
+        aml.name("_UID", 1),
+        aml.name("_STA", 0x0F),
+        resources((ports,), irq),
+    )
 
 
 class Uart16550:

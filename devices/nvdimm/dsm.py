@@ -44,7 +44,7 @@ def _word(value: int) -> bytes:
 
 
 class DsmPort:
-    """The 32-bit register at port 0xA18 and the NVDIMMs behind it.
+    """The 32-bit register of _DSM and the NVDIMMs behind it.
 
     Only four-byte writes mean something; reads give 0. A page that does not lie wholly in guest memory is ignored, and
     so is one that cannot be written: the guest then finds its own input where it expected an answer.

@@ -13,12 +13,13 @@ from typing import Any
 from emu.errors import EmuError, HostError
 from emu.host import kernel
 from emu.host.faults import DirtyLog
-from emu.machine import Machine, PluggedNvdimm, RunState
+from emu.machine import Machine, RunState
 from emu.memory import Backend
 from emu.migration.errors import MigrationError
 from emu.migration.facts import BlockFacts, FileFacts, MachineFacts, NvdimmFacts
 from emu.migration.guest import Block, FileLock, Tracker
 from emu.migration.proof import BackingFileLock
+from emu.parts import PluggedNvdimm
 from emu.state import SavedState
 from emu.units import PAGE, align_down, align_up
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emu.board import map as at
 from emu.devices.bus import PortBus
 from emu.devices.contract import ExitRequest
 from emu.devices.debugcon import DebugConsole
@@ -54,10 +55,10 @@ def _single(first: int, length: int, make: Callable[[World], Any]) -> Callable[[
     return build
 
 
-def _windowed(make: Callable[[World], Any]) -> Callable[[World], Any]:
+def _windowed(places: tuple[range, ...], make: Callable[[World], Any]) -> Callable[[World], Any]:
     def build(world: World) -> Any:
         device = make(world)
-        world.bus.attach(device)
+        world.bus.attach(device, places)
         return device
 
     return build
@@ -75,9 +76,9 @@ DEVICES: dict[str, tuple[Callable[[World], Any], tuple[int, ...]]] = {
     "debugcon": (_single(0xE9, 1, lambda w: DebugConsole(w.output.append)), (0xE9,)),
     "debugexit": (_single(0xF4, 4, lambda w: DebugExit(w.ended.append)), (0xF4,)),
     "pvpanic": (_single(0x505, 1, lambda w: PanicPort(w.ended.append)), (0x505,)),
-    "kbdreset": (_windowed(lambda w: KeyboardReset(w.count_reset)), (0x60, 0x64)),
-    "pic": (_windowed(_pic), (0x20, 0xA0, 0x4D0)),
-    "pit": (_windowed(lambda w: Pit(line=w.line.append, now=w.time)), (0x40, 0x42, 0x61)),
+    "kbdreset": (_windowed(at.KEYBOARD, lambda w: KeyboardReset(w.count_reset)), (0x60, 0x64)),
+    "pic": (_windowed(at.PIC, _pic), (0x20, 0xA0, 0x4D0)),
+    "pit": (_windowed(at.PIT, lambda w: Pit(line=w.line.append, now=w.time)), (0x40, 0x42, 0x61)),
     "rtc": (
         _single(
             0x70,
@@ -87,7 +88,7 @@ DEVICES: dict[str, tuple[Callable[[World], Any], tuple[int, ...]]] = {
         (0x70, 0x71),
     ),
     "power": (
-        _windowed(lambda w: Power(sci=w.line.append, end=w.ended.append, reset=w.count_reset, now=w.time)),
+        _windowed(at.POWER, lambda w: Power(sci=w.line.append, end=w.ended.append, reset=w.count_reset, now=w.time)),
         (0x600, 0x604, 0x608, 0x620, 0xCF8),
     ),
 }
