@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from emu.devices.contract import Ports, WindowedDevice
 
 PORTS = 0x10000
@@ -31,10 +33,10 @@ class PortBus:
         for port in range(first, first + length):
             self._owner[port] = (first, first + length, device)
 
-    def attach(self, device: WindowedDevice) -> None:
-        """Give a device with several windows all of them."""
-        for window in device.windows:
-            self.add(window.first, window.length, window)
+    def attach(self, device: WindowedDevice, places: Sequence[range]) -> None:
+        """Give a device with several windows the ports of each, in their order."""
+        for ports, window in zip(places, device.windows, strict=True):
+            self.add(ports.start, len(ports), window)
 
     def read(self, port: int, size: int) -> int:
         """The ``size`` (1, 2 or 4) bytes at ``port``, little-endian."""

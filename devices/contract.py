@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from emu.errors import StateError
-from emu.state import Fields, SavedState
+from emu.state import Fields, Saveable
 
 Line = Callable[[bool], None]
 """An interrupt line: called with its new level."""
@@ -62,19 +62,16 @@ class Ports(Protocol):
     def write(self, offset: int, size: int, value: int) -> None: ...
 
 
-class Device(Protocol):
+class Device(Saveable, Protocol):
     """What every device can do besides its registers.
 
     ``reset`` leaves the device as after power-on, except what hardware keeps (battery-backed memory, running clocks).
-    ``restore`` replaces the whole state and drives the lines to match, or raises StateError and changes nothing.
+    ``parse`` checks a saved state and changes nothing; what it returns replaces the whole state and drives the lines to
+    match (see ``Saveable``).
     ``inspect`` returns the registers by name, in types that JSON knows.
     """
 
     def reset(self) -> None: ...
-
-    def save(self) -> SavedState: ...
-
-    def restore(self, state: SavedState) -> None: ...
 
     def inspect(self) -> dict[str, object]: ...
 
@@ -84,17 +81,15 @@ class PortDevice(Ports, Device, Protocol):
 
 
 class Window(NamedTuple):
-    """A window of a device that has several, at the place where a PC has it; see ``Ports``."""
+    """A window of a device that has several; see ``Ports``."""
 
-    first: int
-    length: int
     width: int
     read: Callable[[int, int], int]
     write: Callable[[int, int, int], None]
 
 
 class WindowedDevice(Device, Protocol):
-    """A device with several windows of ports."""
+    """A device with several windows of ports, each of which the board places."""
 
     @property
     def windows(self) -> tuple[Window, ...]: ...

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from emu.devices.contract import Sink
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState, nothing
 
-PORT = 0xE9
 READBACK = 0xE9
 
 
@@ -29,8 +28,9 @@ class DebugConsole:
     def save(self) -> SavedState:
         return SavedState("debugcon", 1, {})
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         Fields(state, kind="debugcon", version=1).finish()
+        return nothing
 
     def inspect(self) -> dict[str, object]:
         return {"readback": READBACK}

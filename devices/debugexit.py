@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emu.devices.contract import End, ExitRequest
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState, nothing
 
 
 class DebugExit:
@@ -31,8 +31,9 @@ class DebugExit:
     def save(self) -> SavedState:
         return SavedState("debugexit", 1, {})
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         Fields(state, kind="debugexit", version=1).finish()
+        return nothing
 
     def inspect(self) -> dict[str, object]:
         return {}

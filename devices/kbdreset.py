@@ -1,4 +1,4 @@
-"""What is left of a PC's keyboard controller without a keyboard: port 0x64 resets the machine when 0xFE is written.
+"""What is left of a PC's keyboard controller without a keyboard: the command 0xFE resets the machine.
 
 Status reads 0: nothing to read, ready for a command. Guests that wait for the controller before they open the A20 gate
 or pulse the reset line therefore do not hang. Other commands and data are dropped; A20 is always open.
@@ -7,20 +7,19 @@ or pulse the reset line therefore do not hang. Other commands and data are dropp
 from __future__ import annotations
 
 from emu.devices.contract import Reset, Window
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState, nothing
 
-DATA, COMMAND = 0x60, 0x64
 PULSE_RESET = 0xFE
 
 
 class KeyboardReset:
-    """Windows for the data port 0x60 and the command and status port 0x64."""
+    """Windows for the data port and for the command and status port."""
 
     def __init__(self, reset: Reset) -> None:
         self._reset_machine = reset
         self.windows = (
-            Window(DATA, 1, 1, _nothing, _dropped),
-            Window(COMMAND, 1, 1, _nothing, self._command),
+            Window(1, _nothing, _dropped),
+            Window(1, _nothing, self._command),
         )
 
     def _command(self, offset: int, size: int, value: int) -> None:
@@ -33,8 +32,9 @@ class KeyboardReset:
     def save(self) -> SavedState:
         return SavedState("kbdreset", 1, {})
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         Fields(state, kind="kbdreset", version=1).finish()
+        return nothing
 
     def inspect(self) -> dict[str, object]:
         return {}

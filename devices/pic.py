@@ -7,13 +7,14 @@ acknowledged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
+from emu.acpi.dsdt import isa_device
 from emu.devices.contract import Line, Output, Window
 from emu.errors import StateError
-from emu.state import Fields, SavedState, Value
+from emu.state import Apply, Fields, SavedState, Value
 
-MASTER, SLAVE, ELCR = 0x20, 0xA0, 0x4D0
 CASCADE = 2
 SPURIOUS = 7
 # Lines 0, 1, 2, 8 and 13 are the chip set's own and always edge-triggered.
@@ -159,8 +160,13 @@ class Chip:
         self.irr = self.irr & ~self.elcr | self.lines & self.elcr
 
 
+def dsdt_device(ports: Sequence[range], irq: int) -> bytes:
+    """The pair in the DSDT: the ports of its three windows, and the line that the cascade takes."""
+    return isa_device("PIC0", "PNP0000", ports, irq)
+
+
 class PicPair:
-    """Master and slave. ``output`` is the processor's INTR pin.
+    """Master and slave, with windows for the master, the slave and ELCR. ``output`` is the processor's INTR pin.
 
     The processor asks ``pending()`` and takes an interrupt with ``acknowledge()``, which gives its vector. When the
     request went away in between, that is the vector of line 7 of the chip asked (IRQ 7 or 15) with nothing in service:
@@ -171,9 +177,9 @@ class PicPair:
         self._output = Output(output)
         self._chips = (Chip(0), Chip(1))
         self.windows = (
-            Window(MASTER, 2, 1, partial(self._read, 0), partial(self._write, 0)),
-            Window(SLAVE, 2, 1, partial(self._read, 1), partial(self._write, 1)),
-            Window(ELCR, 2, 1, self._read_elcr, self._write_elcr),
+            Window(1, partial(self._read, 0), partial(self._write, 0)),
+            Window(1, partial(self._read, 1), partial(self._write, 1)),
+            Window(1, self._read_elcr, self._write_elcr),
         )
 
     def reset(self) -> None:
@@ -251,7 +257,7 @@ class PicPair:
             fields[name] = [int(getattr(chip, name)) for chip in self._chips]
         return SavedState("pic", 1, fields)
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="pic", version=1)
         steps = take.integers("init_step", 2, high=4)
         registers = {name: take.integers(name, 2, high=_HIGHEST.get(name, 0xFF)) for name in _REGISTERS}
@@ -261,13 +267,17 @@ class PicPair:
             raise StateError("saved state of 'pic': a register holds what it cannot hold")
         if any(base & 7 for base in registers["base"]):
             raise StateError("saved state of 'pic': a vector base is not a multiple of 8")
-        for number, chip in enumerate(self._chips):
-            chip.init_step = steps[number]
-            for name in _REGISTERS:
-                setattr(chip, name, registers[name][number])
-            for name in _FLAGS:
-                setattr(chip, name, bool(flags[name][number]))
-        self._output.force(self._wants_processor())
+
+        def apply() -> None:
+            for number, chip in enumerate(self._chips):
+                chip.init_step = steps[number]
+                for name in _REGISTERS:
+                    setattr(chip, name, registers[name][number])
+                for name in _FLAGS:
+                    setattr(chip, name, bool(flags[name][number]))
+            self._output.force(self._wants_processor())
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         chips = {

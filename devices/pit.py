@@ -1,4 +1,4 @@
-"""The 8254 interval timer of a PC (Intel 8254 data sheet) and the system control port 0x61 that gates its channel 2.
+"""The 8254 interval timer of a PC (Intel 8254 data sheet) and the system control port B that gates its channel 2.
 
 All values are functions of the injected time, so the timer costs nothing while nobody looks and two runs agree.
 
@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from emu.acpi.dsdt import isa_device
 from emu.devices.contract import Line, Now, Output, Window
 from emu.errors import StateError
-from emu.state import Fields, SavedState, Value
+from emu.state import Apply, Fields, SavedState, Value
 
-PORT, CONTROL_B = 0x40, 0x61
 HZ = 1_193_182
 _SECOND = 1_000_000_000
 _REFRESH_NS = 15_085
@@ -32,6 +32,11 @@ _RANGES = {
     "latch_left": 2,
     "status": _NO_STATUS,
 }
+
+
+def dsdt_device(ports: range, irq: int) -> bytes:
+    """The timer in the DSDT; its control port is a resource of the board."""
+    return isa_device("TIMR", "PNP0100", (ports,), irq)
 
 
 @dataclass(slots=True)
@@ -180,14 +185,14 @@ def _channel(columns: Mapping[str, Sequence[int]], number: int) -> Channel:
 
 
 class Pit:
-    """Three channels at 0x40 to 0x43; ``line`` is IRQ 0. Channel 2 is gated and read through port 0x61."""
+    """Windows for the three channels and for control port B, which gates and shows channel 2; ``line`` is IRQ 0."""
 
     def __init__(self, *, line: Line, now: Now) -> None:
         self._output = Output(line)
         self._now = now
         self.windows = (
-            Window(PORT, 4, 1, self._read, self._write),
-            Window(CONTROL_B, 1, 1, self._read_control_b, self._write_control_b),
+            Window(1, self._read, self._write),
+            Window(1, self._read_control_b, self._write_control_b),
         )
         self._power_on()
 
@@ -266,7 +271,7 @@ class Pit:
         state.update(control_b=self._control_b, seen=self._seen, line=self._output.level)
         return SavedState("pit", 1, state)
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="pit", version=1)
         columns = {name: take.integers(name, 3, high=_RANGES.get(name, 1)) for name in _FIELDS}
         control_b = take.integer("control_b", high=_CONTROL_B_STORED)
@@ -275,9 +280,13 @@ class Pit:
         take.finish()
         if 0 in columns["reload"] or 0 in columns["access"]:
             raise StateError("saved state of 'pit': a count or access mode is 0")
-        self._channels = (_channel(columns, 0), _channel(columns, 1), _channel(columns, 2))
-        self._control_b, self._seen = control_b, seen
-        self._output.force(line)
+
+        def apply() -> None:
+            self._channels = (_channel(columns, 0), _channel(columns, 1), _channel(columns, 2))
+            self._control_b, self._seen = control_b, seen
+            self._output.force(line)
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         ticks = self._ticks(self._now())

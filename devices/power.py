@@ -1,8 +1,8 @@
-"""ACPI fixed hardware (ACPI 6.4 section 4.8) and the reset control register, at the ports where QEMU's q35 has them.
+"""ACPI fixed hardware (ACPI 6.4 section 4.8) and the reset control register of a PC's chip set.
 
-    0x600  PM1a status (16 bit) and enable (16 bit)      0x620  GPE0 status (8 bytes) and enable (8 bytes)
-    0x604  PM1a control (16 bit)                         0xCF9  reset control
-    0x608  power-management timer (24 bit, 3.579545 MHz)
+    PM1 event    status (16 bit) and enable (16 bit)          GPE0   status (8 bytes) and enable (8 bytes)
+    PM1 control  (16 bit)                                     PCI    configuration address and data; its second byte
+    PM timer     (24 bit, 3.579545 MHz)                              is the reset control register
 
 The machine is in ACPI mode from the start: there is no firmware that would answer an SMI, so the FADT's SMI_CMD is 0,
 which says that there is no legacy mode to leave, and SCI_EN reads 1 always (ACPI 6.4 section 4.8.2.5).
@@ -10,11 +10,11 @@ which says that there is no legacy mode to leave, and SCI_EN reads 1 always (ACP
 
 from __future__ import annotations
 
-from emu.acpi.hardware import GPE0, GPE0_LENGTH, PM1_CONTROL, PM1_EVENT, PM_TIMER, RESET, S5_TYPE
+from emu.acpi.hardware import GPE0_LENGTH, S5_TYPE
 from emu.devices.contract import End, ExitRequest, Line, Now, Output, Reset, Window, take_bits
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState
 
-PCI_CONFIG = 0xCF8
+_RESET_CONTROL = 1  # offset in the PCI configuration window
 
 TIMER_HZ = 3_579_545
 TIMER_BITS = 24
@@ -33,10 +33,10 @@ _SECOND = 1_000_000_000
 
 
 class Power:
-    """PM1a, PM timer, GPE0 and reset control. ``sci`` is IRQ 9, level-triggered.
+    """Windows for PM1 event, PM1 control, PM timer, GPE0 and PCI configuration. ``sci`` is level-triggered.
 
     Sleeping with SLP_TYP 0 is S5: ``end`` is asked for a power-off with status 0. No other sleep state exists, and
-    asking for one does nothing. A write to 0xCF9 with bit 2 set calls ``reset``.
+    asking for one does nothing. A write to reset control with bit 2 set calls ``reset``.
     """
 
     def __init__(self, *, sci: Line, end: End, reset: Reset, now: Now) -> None:
@@ -45,13 +45,13 @@ class Power:
         self._reset_machine = reset
         self._now = now
         self.windows = (
-            Window(PM1_EVENT, 4, 2, self._read_event, self._write_event),
-            Window(PM1_CONTROL, 2, 2, self._read_control, self._write_control),
-            Window(PM_TIMER, 4, 4, self._read_timer, _ignore),
-            Window(GPE0, GPE0_LENGTH, 1, self._read_gpe, self._write_gpe),
+            Window(2, self._read_event, self._write_event),
+            Window(2, self._read_control, self._write_control),
+            Window(4, self._read_timer, _ignore),
+            Window(1, self._read_gpe, self._write_gpe),
             # There is no PCI bus, but the whole configuration window is ours: only a byte access is the reset register,
             # and a 32-bit write to the configuration address must not be taken for one.
-            Window(PCI_CONFIG, 8, 4, self._read_pci, self._write_pci),
+            Window(4, self._read_pci, self._write_pci),
         )
         self._power_on()
 
@@ -148,11 +148,11 @@ class Power:
         self._update()
 
     def _read_pci(self, offset: int, size: int) -> int:
-        is_reset = offset == RESET - PCI_CONFIG and size == 1
+        is_reset = offset == _RESET_CONTROL and size == 1
         return self._reset_control if is_reset else 0xFFFF_FFFF
 
     def _write_pci(self, offset: int, size: int, value: int) -> None:
-        if offset != RESET - PCI_CONFIG or size != 1:
+        if offset != _RESET_CONTROL or size != 1:
             return
         self._reset_control = value & _RESET_STORED
         if value & _RESET_CPU:
@@ -174,7 +174,7 @@ class Power:
             },
         )
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="power", version=1)
         status = take_bits(take, "pm1_status", PM1_STATUS_BITS)
         enable = take_bits(take, "pm1_enable", PM1_ENABLE_BITS)
@@ -183,11 +183,15 @@ class Power:
         reset_control = take_bits(take, "reset_control", _RESET_STORED)
         flip = take.integer("timer_flip", high=1 << 51)
         take.finish()
-        self._status, self._enable, self._control = status, enable, control | SCI_EN
-        self._gpe = bytearray(gpe)
-        self._reset_control = reset_control
-        self._flip = flip
-        self._sci.force(self._wants_sci())
+
+        def apply() -> None:
+            self._status, self._enable, self._control = status, enable, control | SCI_EN
+            self._gpe = bytearray(gpe)
+            self._reset_control = reset_control
+            self._flip = flip
+            self._sci.force(self._wants_sci())
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         half = GPE0_LENGTH // 2

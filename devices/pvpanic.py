@@ -1,12 +1,11 @@
-"""The panic port of QEMU (``pvpanic``, docs/specs/pvpanic.rst), at 0x505: a guest says that its kernel crashed."""
+"""The panic port of QEMU (``pvpanic``, docs/specs/pvpanic.rst): a guest says that its kernel crashed."""
 
 from __future__ import annotations
 
 from emu.devices.contract import End, ExitRequest
 from emu.errors import Status
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState
 
-PORT = 0x505
 PANICKED, CRASH_LOADED = 0x01, 0x02
 
 
@@ -37,11 +36,15 @@ class PanicPort:
     def save(self) -> SavedState:
         return SavedState("pvpanic", 1, {"crash_loaded": self._crash_loaded})
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="pvpanic", version=1)
         crash_loaded = take.boolean("crash_loaded")
         take.finish()
-        self._crash_loaded = crash_loaded
+
+        def apply() -> None:
+            self._crash_loaded = crash_loaded
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         return {"crash_loaded": self._crash_loaded}

@@ -1,4 +1,4 @@
-"""The MC146818 real-time clock and CMOS memory of a PC (Motorola MC146818A data sheet), at ports 0x70 and 0x71.
+"""The MC146818 real-time clock and CMOS memory of a PC (Motorola MC146818A data sheet).
 
 The time of day is a function of the injected clock and of the date at power-on that the board chooses (a fixed one in
 virtual time, so that two runs agree). Interrupts come on IRQ 8, which stays high until register C is read.
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 
+from emu.acpi.dsdt import isa_device
 from emu.devices.contract import Line, Now, Output, take_bits
 from emu.errors import StateError
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState
 from emu.units import KIB, MIB
 
-PORT = 0x70
 SIZE = 128
 CENTURY = 0x32
 
@@ -60,6 +60,11 @@ def memory_bytes(below_4g: int, above_4g: int) -> dict[int, int]:
         0x5C: high >> 8 & 0xFF,
         0x5D: high >> 16,
     }
+
+
+def dsdt_device(ports: range, irq: int) -> bytes:
+    """The clock in the DSDT."""
+    return isa_device("RTC0", "PNP0B00", (ports,), irq)
 
 
 class Rtc:
@@ -311,7 +316,7 @@ class Rtc:
             },
         )
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="rtc", version=1)
         ram = take.octets("ram", exactly=SIZE)
         index = take.integer("index", high=SIZE - 1)
@@ -322,10 +327,14 @@ class Rtc:
         take.finish()
         if ram[REG_A] & A_UPDATING or ram[REG_C] or ram[REG_D] != D_VALID:
             raise StateError("saved state of 'rtc': a register holds what it cannot hold")
-        self._ram = bytearray(ram)
-        self._index, self._flags = index, flags
-        self._shown, self._since, self._seen = shown, since, seen
-        self._output.force(self._requests())
+
+        def apply() -> None:
+            self._ram = bytearray(ram)
+            self._index, self._flags = index, flags
+            self._shown, self._since, self._seen = shown, since, seen
+            self._output.force(self._requests())
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         now = self._now()

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from emu.acpi import aml
+from emu.acpi.dsdt import resources
 from emu.devices.contract import Line, Output, Sink, take_bits
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState
 
 FIFO_SIZE = 16
 BACKLOG = 1 << 16
@@ -28,6 +30,17 @@ MSR_ALL_THERE = MSR_CTS | MSR_DSR | MSR_CARRIER
 
 _TRIGGER = (1, 4, 8, 14)
 _DIVISOR_9600 = 12
+
+
+def dsdt_device(ports: range, irq: int) -> bytes:
+    """COM1 in the DSDT."""
+    return aml.device(
+        "COM1",
+        aml.name("_HID", aml.eisa_id("PNP0501")),
+        aml.name("_UID", 1),
+        aml.name("_STA", 0x0F),
+        resources((ports,), irq),
+    )
 
 
 class Uart16550:
@@ -263,7 +276,7 @@ class Uart16550:
             },
         )
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="uart16550", version=1)
         ier = take.integer("ier", high=0x0F)
         fcr = take_bits(take, "fcr", FCR_STORED)
@@ -279,13 +292,17 @@ class Uart16550:
         waiting = take.octets("waiting", at_most=BACKLOG)
         listening = take.boolean("listening")
         take.finish()
-        self._listening = listening
-        self._ier, self._fcr, self._lcr, self._mcr = ier, fcr, lcr, mcr
-        self._scratch, self._divisor = scratch, divisor
-        self._overrun, self._thre_pending = overrun, thre_pending
-        self._modem, self._delta = modem, delta
-        self._fifo, self._waiting = deque(fifo), deque(waiting)
-        self._output.force(self._wants_interrupt())
+
+        def apply() -> None:
+            self._listening = listening
+            self._ier, self._fcr, self._lcr, self._mcr = ier, fcr, lcr, mcr
+            self._scratch, self._divisor = scratch, divisor
+            self._overrun, self._thre_pending = overrun, thre_pending
+            self._modem, self._delta = modem, delta
+            self._fifo, self._waiting = deque(fifo), deque(waiting)
+            self._output.force(self._wants_interrupt())
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         return {

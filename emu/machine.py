@@ -19,21 +19,18 @@ from __future__ import annotations
 import enum
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from emu.config import Clock, MachineConfig, NvdimmConfig
-from emu.cpu import Cpu, Stop, StopKind
-from emu.devices.bus import PortBus
-from emu.devices.contract import Device, ExitRequest, Timed
-from emu.devices.nvdimm.device import NvdimmDevice
-from emu.devices.pic import PicPair
+from emu.cpu import Stop, StopKind
+from emu.devices.contract import ExitRequest
 from emu.entry import Entry
-from emu.errors import EmuError, StateError, Status, UsageError
+from emu.errors import EmuError, Status, UsageError
 from emu.host import faults
-from emu.memory import Backend, GuestMemory
-from emu.state import Saveable, SavedState
+from emu.memory import Backend
+from emu.parts import Parts, PluggedNvdimm
+from emu.state import Saveable, SavedState, parse_all
 
 if TYPE_CHECKING:
     from concurrent import futures
@@ -82,87 +79,95 @@ class HotPlug(Protocol):
     def plug_backend(self, config: NvdimmConfig, backend: Backend, *, hot: bool) -> PluggedNvdimm: ...
 
 
-class PluggedNvdimm(NamedTuple):
-    """An NVDIMM in its slot: the device model and the backend that holds its bytes."""
+class Firmware(Protocol):
+    """What happens before the guest's first instruction."""
 
-    device: NvdimmDevice
-    backend: Backend
-    hotplugged: bool = False
+    @property
+    def bootable(self) -> bool:
+        """Whether there is an image."""
 
-    def describe(self) -> dict[str, Any]:
-        """What the NVDIMM is and what its mapping truly guarantees (an item of ``nvdimms`` in emu.run/1)."""
-        durability = self.backend.mapping.durability
-        return {
-            "id": self.device.config.id,
-            "file": self.backend.config.path,
-            "size": self.device.size,
-            "label_size": self.device.config.label_size,
-            "gpa": self.device.gpa,
-            "slot": self.device.slot,
-            "unarmed": self.device.unarmed,
-            "sync": {
-                "requested": str(durability.requested),
-                "effective": durability.effective,
-                "why": durability.why,
-            },
-            "granularity": durability.granularity,
-            "survives": {
-                "guest_crash": durability.survives.guest_crash,
-                "emulator_kill": durability.survives.emulator_kill,
-                "host_power_loss": durability.survives.host_power_loss,
-            },
-        }
+    @property
+    def tables(self) -> Mapping[str, bytes]:
+        """The ACPI tables by signature, as last made: when the machine was built, or at its last start."""
+
+    def start(self) -> Entry:
+        """Make RAM what it is at power-on, with tables and image in it; where the CPU starts. Also at every reset."""
+
+
+class Requests:
+    """What is asked of a machine while its loop runs: to end, to reset. From any thread, and from devices.
+
+    ``changed`` guards the answers and whatever else the loop decides by; ``stop`` makes the CPU come out.
+    """
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.exit: Exit | None = None
+        self.reset_cause: str | None = None
+        self._stop = stop
+
+    def end(self, request: ExitRequest) -> None:
+        """End the run with ``request``; the first request wins."""
+        with self.changed:
+            if self.exit is None:
+                self.exit = Exit(*request)
+            self.wake()
+
+    def reset(self, cause: str = GUEST_RESET) -> None:
+        """Reset the machine. ``cause``: who asks for it, a word of QEMU's ShutdownCause, for the event."""
+        with self.changed:
+            self.reset_cause = cause
+            self.wake()
+
+    def wake(self) -> None:
+        """Make the loop look; whoever holds ``changed`` calls it after a change."""
+        self.changed.notify_all()
+        self._stop()
 
 
 class Machine:
-    """A machine; emu.board puts the parts in. A context manager: ``close`` unmaps the backends."""
+    """A machine that runs what a board has put together. A context manager: ``close`` frees the parts.
 
-    def __init__(self, config: MachineConfig, cpu: Cpu, memory: GuestMemory) -> None:
+    ``patience``: how many events of devices a wait in HLT may last without an interrupt, None for ever. Nobody
+    interrupts a machine that is driven by ``step`` alone.
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        parts: Parts,
+        requests: Requests,
+        firmware: Firmware,
+        slots: HotPlug,
+        *,
+        patience: int | None = None,
+    ) -> None:
         self.config = config
-        self.cpu = cpu
-        self.memory = memory
-        self.bus = PortBus()
-        self.pic = PicPair(self._interrupt_line)
-        self.devices: dict[str, Device] = {"pic": self.pic}
-        self.nvdimms: list[PluggedNvdimm] = []
-        self.backends: list[Backend] = []
-        self._group = faults.new_group()
-        self.tables: dict[str, bytes] = {}
-        self.slots: HotPlug | None = None
+        self.cpu = parts.cpu
+        self.memory = parts.memory
+        self.bus = parts.bus
+        self.pic = parts.pic
+        self.devices = parts.devices
+        self.nvdimms = parts.nvdimms
+        self.backends = parts.backends
+        self.firmware = firmware
+        self.slots = slots
         self.observers: list[Observer] = []
         self.state = RunState.PRELAUNCH
-        self.start: Callable[[], Entry] | None = None
-        # How many events of devices a wait in HLT may last without an interrupt; None for ever. Nobody interrupts a
-        # machine that is driven by ``step`` alone.
-        self.patience: int | None = None
-        self._timed: list[Timed] = []
-        # Ports through which a guest programs the timed devices.
-        self.clock_ports: set[int] = set()
-        self._exit: Exit | None = None
+        self._parts = parts
+        self._timed = parts.timed
+        self._clock_ports = parts.clock_ports
+        self._patience = patience
+        self._requests = requests
+        self._changed = requests.changed
         self._booted = False
         self._used = False
-        self._reset_asked: str | None = None
         self._paused_as: RunState | None = RunState.PRELAUNCH if config.start_paused else None
         self._calls: deque[tuple[Callable[[], Any], futures.Future[Any]]] = deque()
-        self._changed = threading.Condition(threading.RLock())
         self._loop_thread: int | None = None
-        self.bus.attach(self.pic)
-        cpu.shows_self_test = True
-        cpu.on_port_read = self.bus.read
-        cpu.on_port_write = self._port_write
-
-    def add_device(self, name: str, device: Device) -> None:
-        """Make ``device`` part of reset and saved state under ``name``; its ports are the board's business."""
-        self.devices[name] = device
-
-    def add_timed(self, device: Timed) -> None:
-        """Let ``device`` take part in time."""
-        self._timed.append(device)
-
-    def add_backend(self, backend: Backend) -> None:
-        """Take ``backend``, closed with the machine. After a store that one of them loses, none gets another."""
-        backend.mapping.join(self._group)
-        self.backends.append(backend)
+        self.cpu.shows_self_test = True
+        self.cpu.on_port_read = self.bus.read
+        self.cpu.on_port_write = self._port_write
 
     # -- what other threads may use ---------------------------------------------------------------------------------
 
@@ -179,15 +184,12 @@ class Machine:
 
             future: Future[T] = Future()
             self._calls.append((function, future))
-            self._interrupt()
+            self._requests.wake()
         return future.result()
 
     def end(self, request: ExitRequest) -> None:
         """End the run with ``request``; the first request wins."""
-        with self._changed:
-            if self._exit is None:
-                self._exit = Exit(*request)
-            self._interrupt()
+        self._requests.end(request)
 
     def pause(self, state: RunState = RunState.PAUSED) -> None:
         """Stop the guest; returns when it stands still. ``state`` is the run state shown meanwhile.
@@ -196,7 +198,7 @@ class Machine:
         """
 
         def stop() -> None:
-            if self._exit is not None:
+            if self.exit is not None:
                 return
             was_running = self._paused_as is None
             self._paused_as = self.state = state
@@ -209,7 +211,7 @@ class Machine:
         """Let the guest go on after ``pause`` or a paused start; after the end: nothing."""
 
         def go() -> None:
-            if self._paused_as is not None and self._exit is None:
+            if self._paused_as is not None and self.exit is None:
                 self._paused_as = None
                 self.state = RunState.RUNNING
                 self._tell("RESUME", {})
@@ -221,14 +223,17 @@ class Machine:
 
         ``cause``: who asks for it, a word of QEMU's ShutdownCause, for the event.
         """
-        with self._changed:
-            self._reset_asked = cause
-            self._interrupt()
+        self._requests.reset(cause)
 
     @property
     def exit(self) -> Exit | None:
         """How the run ended, or None while it has not."""
-        return self._exit
+        return self._requests.exit
+
+    @property
+    def tables(self) -> Mapping[str, bytes]:
+        """The ACPI tables by signature, as the guest finds them."""
+        return self.firmware.tables
 
     @property
     def paused(self) -> bool:
@@ -271,17 +276,17 @@ class Machine:
                 self._loop_thread = None
                 self.state = RunState.SHUTDOWN
                 self._run_calls()
-            assert self._exit is not None
-            self._tell("SHUTDOWN", {"reason": self._exit.reason, "cause": self._exit.cause})
+            assert self.exit is not None
+            self._tell("SHUTDOWN", {"reason": self.exit.reason, "cause": self.exit.cause})
 
     def boot(self) -> None:
         """Power on: load the image and put the CPU at its entry. Once, and not where a migration brings the state."""
         with self._changed:
             if self._booted or self.state is RunState.INMIGRATE:
                 return
-            if self.start is None:
+            if not self.firmware.bootable:
                 raise UsageError("this machine has no image to boot", "start it with an image, or with -incoming")
-            self.cpu.enter(self.start())
+            self.cpu.enter(self.firmware.start())
             self._booted = True
             if self._paused_as is None:
                 self.state = RunState.RUNNING
@@ -289,25 +294,26 @@ class Machine:
     def step(self) -> Exit | None:
         """One slice of the run loop, for those who drive the machine themselves; how it ended, once it has."""
         self._between_slices()
-        if self._exit is None:
+        if self.exit is None:
             self._slice()
-        return self._exit
+        return self.exit
 
     def rewind(self, devices: Mapping[str, SavedState]) -> None:
         """Forget that the run ended and put back the devices. The caller puts back the CPU and the memory."""
+        applies = parse_all(self.devices, devices)
         with self._changed:
-            self._exit = None
-            self._reset_asked = None
+            self._requests.exit = None
+            self._requests.reset_cause = None
             self.state = RunState.RUNNING
-        for name, saved in devices.items():
-            self.devices[name].restore(saved)
+        for apply in applies:
+            apply()
 
     def _between_slices(self) -> None:
         with self._changed:
-            while self._exit is None:
+            while self.exit is None:
                 self._run_calls()
-                if self._reset_asked is not None:
-                    cause, self._reset_asked = self._reset_asked, None
+                if (cause := self._requests.reset_cause) is not None:
+                    self._requests.reset_cause = None
                     self._do_reset(cause)
                 elif self._paused_as is not None:
                     self._changed.wait()
@@ -343,10 +349,10 @@ class Machine:
         events = 0
         while not self.pic.pending():
             with self._changed:
-                if self._exit is not None or self._calls or self._reset_asked is not None:
+                if self.exit is not None or self._calls or self._requests.reset_cause is not None:
                     return
                 event = self._next_event()
-                if self.patience is not None and (event is None or events >= self.patience):
+                if self._patience is not None and (event is None or events >= self._patience):
                     detail = "the guest waits in hlt for an interrupt that does not come"
                     self.end(ExitRequest("timeout", Status.TIMEOUT, None, detail))
                     return
@@ -371,10 +377,6 @@ class Machine:
             except BaseException as error:
                 future.set_exception(error)
 
-    def _interrupt(self) -> None:
-        self._changed.notify_all()
-        self.cpu.request_stop()
-
     def _guest_died(self, reason: str, stop: Stop) -> None:
         self.state = RunState.GUEST_PANICKED
         self.end(ExitRequest(reason, Status.GUEST_CRASHED, None, stop.detail))
@@ -389,13 +391,13 @@ class Machine:
         if self.config.no_reboot:
             self.end(ExitRequest("reset", Status.OK, cause=cause))
             return
-        if self.start is None:
+        if not self.firmware.bootable:
             raise UsageError(
                 "this machine has no image to boot again", "it came from a migration; start it with an image"
             )
         for device in self.devices.values():
             device.reset()
-        self.cpu.enter(self.start())
+        self.cpu.enter(self.firmware.start())
         self._tell("RESET", {"cause": cause})
 
     def _tell(self, name: str, data: Mapping[str, Any]) -> None:
@@ -408,42 +410,32 @@ class Machine:
         if faults.stopped():
             return  # behind a store that was lost, in the same block: nobody may be told that it was kept
         self.bus.write(port, size, value)
-        if not self.clock_ports.isdisjoint(range(port, port + size)):
+        if not self._clock_ports.isdisjoint(range(port, port + size)):
             # The next event may have moved: the run loop sets a new deadline.
-            self.cpu.request_stop()
-
-    def _interrupt_line(self, level: bool) -> None:
-        if level:
             self.cpu.request_stop()
 
     # -- saved state ------------------------------------------------------------------------------------------------
 
-    def save(self) -> list[SavedState]:
-        """The state of the CPU and every device, memory contents apart; each kind carries the component's name."""
-        return [replace(part.save(), kind=name) for name, part in self._parts().items()]
+    def save(self) -> dict[str, SavedState]:
+        """The state of the CPU and every device by name, memory contents apart."""
+        return {name: part.save() for name, part in self._components().items()}
 
-    def restore(self, states: Sequence[SavedState]) -> None:
-        """Take what ``save`` gave on a machine of the same configuration; StateError when anything does not fit."""
-        parts = self._parts()
-        found = {state.kind: state for state in states}
-        if len(found) != len(states) or found.keys() != parts.keys():
-            odd = sorted(found.keys() ^ parts.keys()) or ["a component named twice"]
-            raise StateError(f"saved state and machine differ in their components: {', '.join(odd)}")
+    def restore(self, states: Mapping[str, SavedState]) -> None:
+        """Take what ``save`` gave on a machine of the same configuration.
+
+        StateError when anything does not fit; then nothing has changed.
+        """
+        applies = parse_all(self._components(), states)
         self._booted = self._used = True
-        for name, part in parts.items():
-            part.restore(replace(found[name], kind=part.save().kind))
+        for apply in applies:
+            apply()
 
-    def _parts(self) -> dict[str, Saveable]:
+    def _components(self) -> dict[str, Saveable]:
         return {"cpu": self.cpu, **self.devices}
 
     def close(self) -> None:
         """Free the CPU and unmap every backend. A machine that never ran leaves no file that it made."""
-        self.cpu.close()
-        for backend in self.backends:
-            if self._used:
-                backend.close()
-            else:
-                backend.discard()
+        self._parts.close(discard=not self._used)
 
     def __enter__(self) -> Machine:
         return self

@@ -1,5 +1,7 @@
 """The saved-state contract: a component's state is (kind, version, fields), and importing it leaves nothing over.
 
+A machine's state is that of its components by name: the name says which component, the kind what it is.
+
 Saved state is data that came from outside: ``Fields`` hands out each field once, checked for type and range, and
 ``finish`` makes an unknown or forgotten field an error. A component that cannot be saved says so with ``NotSaveable``;
 there is no empty success.
@@ -7,7 +9,7 @@ there is no empty success.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,12 +32,37 @@ class NotSaveable(StateError):
     """A component that cannot be saved now, with the reason."""
 
 
+Apply = Callable[[], None]
+"""Makes a component hold a state that ``Saveable.parse`` has checked; cannot fail, and may be called again."""
+
+
+def nothing() -> None:
+    """The ``Apply`` of a component that has no state of its own."""
+
+
 class Saveable(Protocol):
-    """What can be saved and restored. ``restore`` replaces the whole state or raises StateError and changes nothing."""
+    """What can be saved and restored.
+
+    Restoring has two steps, so that a refusal of one component leaves all of them as they were: ``parse`` checks the
+    whole of ``state``, raises StateError and changes nothing; what it returns replaces the component's whole state.
+    """
 
     def save(self) -> SavedState: ...
 
-    def restore(self, state: SavedState) -> None: ...
+    def parse(self, state: SavedState) -> Apply: ...
+
+
+def parse_all(parts: Mapping[str, Saveable], states: Mapping[str, SavedState]) -> list[Apply]:
+    """What restores every one of ``parts``, in their order; StateError unless ``states`` are theirs, name by name."""
+    if odd := sorted(states.keys() ^ parts.keys()):
+        raise StateError(f"saved state and machine differ in their components: {', '.join(odd)}")
+    applies = []
+    for name, part in parts.items():
+        try:
+            applies.append(part.parse(states[name]))
+        except StateError as error:
+            raise StateError(f"component '{name}': {error.what}", error.remedy) from None
+    return applies
 
 
 class Fields:

@@ -12,7 +12,7 @@ from emu.config import NvdimmConfig, OnOffAuto
 from emu.devices.nvdimm import nfit, options
 from emu.devices.nvdimm.nfit import NfitEntry
 from emu.errors import StateError
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState, nothing
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -135,10 +135,10 @@ class NvdimmDevice:
         """Nothing: what a non-volatile memory holds outlives a reset."""
 
     def save(self) -> SavedState:
-        """The identity only, so that ``restore`` can tell whether it is the same NVDIMM; others move the content."""
+        """The identity only, so that ``parse`` can tell whether it is the same NVDIMM; others move the content."""
         return SavedState("nvdimm", 1, self._identity())
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         """Check that ``state`` is this NVDIMM's; StateError names what differs."""
         take = Fields(state, kind="nvdimm", version=1)
         own = self._identity()
@@ -159,6 +159,7 @@ class NvdimmDevice:
                 f"saved state is of another {options.label(self.config)}: {', '.join(different)}",
                 "give both sides the same size, label-size, slot, addr, node, unarmed and uuid",
             )
+        return nothing
 
     def inspect(self) -> dict[str, object]:
         return {**self._identity(), "handle": self.handle, "serial": nfit.serial_number(self.slot)}

@@ -14,7 +14,7 @@ from emu.devices.nvdimm.device import NvdimmDevice
 from emu.devices.nvdimm.dsm_layouts import DSM_PAGE, DsmInput, DsmLabelSize, DsmStatus, DsmTransfer
 from emu.devices.nvdimm.ssdt import INTERNAL_HANDLE, ROOT_HANDLE
 from emu.errors import EmuError, StateError
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState
 
 REVISION = 1
 READ_FIT = 1
@@ -44,7 +44,7 @@ def _word(value: int) -> bytes:
 
 
 class DsmPort:
-    """The 32-bit register at port 0xA18 and the NVDIMMs behind it.
+    """The 32-bit register of _DSM and the NVDIMMs behind it.
 
     Only four-byte writes mean something; reads give 0. A page that does not lie wholly in guest memory is ignored, and
     so is one that cannot be written: the guest then finds its own input where it expected an answer.
@@ -148,7 +148,7 @@ class DsmPort:
     def save(self) -> SavedState:
         return SavedState("nvdimm-dsm", 1, {"fit_changed": self._fit_changed, "slots": self._slots()})
 
-    def restore(self, state: SavedState) -> None:
+    def parse(self, state: SavedState) -> Apply:
         take = Fields(state, kind="nvdimm-dsm", version=1)
         changed = take.boolean("fit_changed")
         slots = take.integers("slots", len(self._dimms))
@@ -158,7 +158,11 @@ class DsmPort:
                 f"saved state has NVDIMMs in the slots {list(slots)}, this machine has them in {self._slots()}",
                 "give both sides the same NVDIMMs",
             )
-        self._fit_changed = changed
+
+        def apply() -> None:
+            self._fit_changed = changed
+
+        return apply
 
     def inspect(self) -> dict[str, object]:
         return {

@@ -13,25 +13,35 @@ from emu.acpi.aml import arg, local
 from emu.devices.nvdimm import nfit
 from emu.devices.nvdimm.dsm_layouts import DSM_PAGE
 
-DSM_PORT = 0x0A18
-DSM_PORTS = 4
 ROOT_UUID = "2f10e7a4-9e91-11e4-89d3-123b93f75cba"
 INTERNAL_UUID = "648b9cf2-cda1-4312-8ad9-49c4af32bd62"
 DIMM_UUID = "4309ac30-0d11-11e4-9191-0800200c9a66"
 ROOT_HANDLE = 0
 INTERNAL_HANDLE = 0x10000
 
+_NVDIMM_ADDED = 0x80
 _INPUT_BITS = 8 * (DSM_PAGE - 12)
 _OUTPUT_BITS = 8 * (DSM_PAGE - 4)
 _EMPTY = aml.buffer()
 
 
-def ssdt(slots: int, page: int) -> bytes:
-    """The table for a machine with ``slots`` slots whose _DSM page is at the guest physical address ``page``."""
+def hotplug_handler(event: int) -> bytes:
+    """AML for ``\\_GPE``: general-purpose event ``event`` tells the root device that an NVDIMM was added.
+
+    ACPI 6.4, section 5.6.6: upon notification 0x80 of that device systems evaluate _FIT.
+    """
+    return aml.method(f"_E{event:02X}", 0, aml.notify("\\_SB.NVDR", _NVDIMM_ADDED))
+
+
+def ssdt(slots: int, page: int, ports: range) -> bytes:
+    """The table for a machine with ``slots`` slots whose _DSM page is at the guest physical address ``page``.
+
+    ``ports`` are those of ``dsm.DsmPort``.
+    """
     root = aml.device(
         "NVDR",
         aml.name("_HID", aml.string("ACPI0012")),
-        _call_method(),
+        _call_method(ports),
         _dsm(ROOT_HANDLE),
         aml.name("RSTA", 0),
         _read_fit_method(),
@@ -42,7 +52,7 @@ def ssdt(slots: int, page: int) -> bytes:
     return system_table(b"SSDT", body, table_id=b"NVDIMM\0\0")
 
 
-def _call_method() -> bytes:
+def _call_method(ports: range) -> bytes:
     """NCAL(uuid, revision, function, arguments, handle): one call through the page."""
     page, length = local(6), local(1)
     by_handle = (
@@ -76,7 +86,7 @@ def _call_method() -> bytes:
         "NCAL",
         5,
         aml.store("MEMA", page),
-        aml.operation_region("NPIO", aml.Space.SYSTEM_IO, DSM_PORT, DSM_PORTS),
+        aml.operation_region("NPIO", aml.Space.SYSTEM_IO, ports.start, len(ports)),
         aml.operation_region("NRAM", aml.Space.SYSTEM_MEMORY, page, DSM_PAGE),
         aml.field("NPIO", aml.Access.DWORD, ("NTFI", 32)),
         aml.field("NRAM", aml.Access.DWORD, ("HDLE", 32), ("REVS", 32), ("FUNC", 32), ("FARG", _INPUT_BITS)),

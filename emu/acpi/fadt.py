@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from emu.acpi import hardware as hw
 from emu.acpi import system_table
 from emu.acpi.structures import Boot, Facs, Fadt, Feature, GenericAddress, Revised
@@ -11,11 +13,22 @@ _SYSTEM_IO = 1
 _NO_C2_OR_C3 = 0x0FFF
 
 
-def _register(port: int, length: int, access: int) -> bytes:
-    return GenericAddress(space=_SYSTEM_IO, bits=length * 8, access=access, address=port).pack()
+class FixedHardware(NamedTuple):
+    """Where the register blocks of ACPI 6.4 section 4.8.3 are, the reset register and the interrupt line of the SCI."""
+
+    pm1_event: range
+    pm1_control: range
+    pm_timer: range
+    gpe0: range
+    reset: int
+    sci: int
 
 
-def fadt(*, facs: int, dsdt: int) -> bytes:
+def _register(ports: range, access: int) -> bytes:
+    return GenericAddress(space=_SYSTEM_IO, bits=len(ports) * 8, access=access, address=ports.start).pack()
+
+
+def fadt(at: FixedHardware, *, facs: int, dsdt: int) -> bytes:
     """The Fixed ACPI Description Table of revision 3 (244 bytes).
 
     SMI_CMD is 0: there is no firmware that SMIs would call, so ACPI mode is on from the start. The power button is
@@ -25,27 +38,27 @@ def fadt(*, facs: int, dsdt: int) -> bytes:
     table = Fadt(
         facs=facs,
         dsdt=dsdt,
-        sci=hw.SCI_IRQ,
-        pm1a_event=hw.PM1_EVENT,
-        pm1a_control=hw.PM1_CONTROL,
-        pm_timer=hw.PM_TIMER,
-        gpe0=hw.GPE0,
-        pm1_event_length=hw.PM1_EVENT_LENGTH,
-        pm1_control_length=hw.PM1_CONTROL_LENGTH,
-        pm_timer_length=hw.PM_TIMER_LENGTH,
-        gpe0_length=hw.GPE0_LENGTH,
+        sci=at.sci,
+        pm1a_event=at.pm1_event.start,
+        pm1a_control=at.pm1_control.start,
+        pm_timer=at.pm_timer.start,
+        gpe0=at.gpe0.start,
+        pm1_event_length=len(at.pm1_event),
+        pm1_control_length=len(at.pm1_control),
+        pm_timer_length=len(at.pm_timer),
+        gpe0_length=len(at.gpe0),
         c2_latency=_NO_C2_OR_C3,
         c3_latency=_NO_C2_OR_C3,
         century=hw.CMOS_CENTURY,
         boot=Boot.LEGACY_DEVICES | Boot.VGA_NOT_PRESENT | Boot.MSI_NOT_SUPPORTED,
         flags=Feature.WBINVD | Feature.PROC_C1 | Feature.SLP_BUTTON | Feature.FIX_RTC | Feature.RESET_REG_SUP,
-        reset_register=_register(hw.RESET, 1, 1),
+        reset_register=_register(range(at.reset, at.reset + 1), 1),
         reset_value=hw.RESET_VALUE,
         x_dsdt=dsdt,
-        x_pm1a_event=_register(hw.PM1_EVENT, hw.PM1_EVENT_LENGTH, 2),
-        x_pm1a_control=_register(hw.PM1_CONTROL, hw.PM1_CONTROL_LENGTH, 2),
-        x_pm_timer=_register(hw.PM_TIMER, hw.PM_TIMER_LENGTH, 3),
-        x_gpe0=_register(hw.GPE0, hw.GPE0_LENGTH, 1),
+        x_pm1a_event=_register(at.pm1_event, 2),
+        x_pm1a_control=_register(at.pm1_control, 2),
+        x_pm_timer=_register(at.pm_timer, 3),
+        x_gpe0=_register(at.gpe0, 1),
     )
     return system_table(b"FACP", table.pack(), revision=Revised.FADT)
 

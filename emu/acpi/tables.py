@@ -20,11 +20,14 @@ _ALIGNMENT = 16
 class TablesSpec(NamedTuple):
     """What the tables describe.
 
-    ``memory`` gives the SRAT, none when it is empty. ``nvdimm_ssdt`` makes the SSDT of the NVDIMM devices for the
-    address of the page through which their _DSM talks to the machine; with it come that page and the hot-plug event.
-    ``nfit`` is the finished NFIT, if there is one.
+    ``devices`` and ``events`` are the AML of the DSDT (see ``dsdt``). ``memory`` gives the SRAT, none when it is empty.
+    ``nvdimm_ssdt`` makes the SSDT of the NVDIMM devices for the address of the page through which their _DSM talks to
+    the machine; with it comes that page. ``nfit`` is the finished NFIT, if there is one.
     """
 
+    hardware: fadt.FixedHardware
+    devices: bytes
+    events: bytes = b""
     memory: tuple[MemoryAffinity, ...] = ()
     nvdimm_ssdt: Callable[[int], bytes] | None = None
     nfit: bytes | None = None
@@ -86,9 +89,9 @@ def build(spec: TablesSpec) -> Tables:
     area = _Area(TABLES_END if dsm_page is None else dsm_page)
     rsdp_at = area.reserve(Rsdp.SIZE)
     facs_at = area.put("FACS", fadt.facs(), fadt.FACS_ALIGNMENT)
-    dsdt_at = area.put("DSDT", dsdt(nvdimm_hotplug=dsm_page is not None))
+    dsdt_at = area.put("DSDT", dsdt(spec.devices, spec.events))
 
-    listed = [area.put("FACP", fadt.fadt(facs=facs_at, dsdt=dsdt_at)), area.put("APIC", madt())]
+    listed = [area.put("FACP", fadt.fadt(spec.hardware, facs=facs_at, dsdt=dsdt_at)), area.put("APIC", madt())]
     if spec.memory:
         listed.append(area.put("SRAT", srat(spec.memory)))
     if spec.nvdimm_ssdt is not None and dsm_page is not None:

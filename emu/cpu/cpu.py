@@ -27,7 +27,7 @@ from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
-from emu.state import Fields, SavedState
+from emu.state import Apply, Fields, SavedState
 from emu.units import U64_MAX
 
 if TYPE_CHECKING:
@@ -354,21 +354,25 @@ class Cpu:
         }
         return SavedState(_STATE_KIND, _STATE_VERSION, Architectural.capture(self._state).fields() | own)
 
-    def restore(self, state: SavedState) -> None:
-        """Replace the whole state, or raise StateError and change nothing. The caller sets deadlines again."""
+    def parse(self, state: SavedState) -> Apply:
+        """See ``Saveable``. Who applies it sets deadlines again."""
         fields = Fields(state, kind=_STATE_KIND, version=_STATE_VERSION)
         registers = Architectural.from_fields(fields)
         clock = hooks.Clock(
             now=fields.integer("now"),
-            started=fields.boolean("clock_started") or self._engine.clock_started,
+            started=fields.boolean("clock_started"),
             announced=fields.boolean("block_charged"),
             last_block=fields.integer("last_block"),
         )
         halted = fields.boolean("halted")
         fields.finish()
-        self._load(registers)
-        self._engine.clock = clock
-        self._halted = halted
+
+        def apply() -> None:
+            self._load(registers)
+            self._engine.clock = clock._replace(started=clock.started or self._engine.clock_started)
+            self._halted = halted
+
+        return apply
 
     # Instrumentation
 

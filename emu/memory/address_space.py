@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from emu.errors import EmuError, GuestError
@@ -37,7 +37,7 @@ class Region(NamedTuple):
 
 
 class GuestMemory:
-    """The regions of a machine, by rising address. Regions never overlap and are only added."""
+    """The regions of a machine, by rising address. Regions never overlap."""
 
     def __init__(self) -> None:
         # One assignment changes both, so other threads always see a whole table.
@@ -59,8 +59,15 @@ class GuestMemory:
         for other in self.regions:
             if region.gpa < other.end and other.gpa < region.end:
                 raise EmuError(f"{where} overlaps region '{other.name}' at {other.gpa:#x}")
-        regions = tuple(sorted((*self.regions, region), key=lambda item: item.gpa))
-        self._table = tuple(item.gpa for item in regions), regions
+        self._show((*self.regions, region))
+
+    def remove(self, region: Region) -> None:
+        """Take away ``region``, which is there."""
+        self._show(item for item in self.regions if item is not region)
+
+    def _show(self, regions: Iterable[Region]) -> None:
+        table = tuple(sorted(regions, key=lambda item: item.gpa))
+        self._table = tuple(item.gpa for item in table), table
 
     def find(self, gpa: int) -> Region | None:
         """The region that holds ``gpa``, or None."""

@@ -13,12 +13,13 @@ from typing import Any
 from emu.errors import EmuError, HostError
 from emu.host import kernel
 from emu.host.faults import DirtyLog
-from emu.machine import Machine, PluggedNvdimm, RunState
+from emu.machine import Machine, RunState
 from emu.memory import Backend
 from emu.migration.errors import MigrationError
 from emu.migration.facts import BlockFacts, FileFacts, MachineFacts, NvdimmFacts
 from emu.migration.guest import Block, FileLock, Tracker
 from emu.migration.proof import BackingFileLock
+from emu.parts import PluggedNvdimm
 from emu.state import SavedState
 from emu.units import PAGE, align_down, align_up
 
@@ -216,10 +217,10 @@ class MachineGuest:
             if name in self._kept:
                 self._kept.pop(name).set_property("discard-data", True)
 
-    def save(self) -> list[SavedState]:
+    def save(self) -> Mapping[str, SavedState]:
         return self._machine.call(self._machine.save)
 
-    def restore(self, states: Sequence[SavedState]) -> None:
+    def restore(self, states: Mapping[str, SavedState]) -> None:
         self._machine.call(lambda: self._machine.restore(states))
 
     def hold_back(self, seconds: float) -> None:

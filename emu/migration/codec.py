@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from emu.migration.errors import StreamError
@@ -74,57 +74,62 @@ def _decode_field(kind: Any, value: Any, name: str) -> Any:
     return value
 
 
-def encode_states(states: Sequence[SavedState], *, running: bool) -> bytes:
-    """The STATE document: every component's state, and whether the guest was running when it was stopped."""
+def encode_states(states: Mapping[str, SavedState], *, running: bool) -> bytes:
+    """The STATE document: the components' states by name, and whether the guest was running when it was stopped."""
     return encode_json(
         {
             "running": running,
             "components": [
                 {
+                    "name": name,
                     "kind": state.kind,
                     "version": state.version,
-                    "fields": {name: _encode_value(state.kind, name, value) for name, value in state.fields.items()},
+                    "fields": {field: _encode_value(name, field, value) for field, value in state.fields.items()},
                 }
-                for state in states
+                for name, state in states.items()
             ],
         }
     )
 
 
-def _encode_value(kind: str, name: str, value: Value) -> Any:
+def _encode_value(component: str, field: str, value: Value) -> Any:
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, (bool, int, str)):
         return value
     items = list(value)
     if any(type(item) is not int for item in items):
-        raise StreamError(f"saved state of '{kind}': field '{name}' is of a type that cannot travel")
+        raise StreamError(f"saved state of '{component}': field '{field}' is of a type that cannot travel")
     return items
 
 
-def decode_states(data: bytes) -> tuple[list[SavedState], bool]:
-    """The components' states and the running flag of a STATE document; StreamError on anything else."""
+def decode_states(data: bytes) -> tuple[dict[str, SavedState], bool]:
+    """The components' states by name and the running flag of a STATE document; StreamError on anything else."""
     document = decode_json(data, "device state")
     if document.keys() != {"running", "components"} or type(document["running"]) is not bool:
         raise StreamError("migration stream: the device state has missing or unknown keys")
     components = document["components"]
     if not isinstance(components, list) or len(components) > MAX_COMPONENTS:
         raise StreamError("migration stream: the device state is not a list of components")
-    return [_decode_component(item) for item in components], document["running"]
+    states = dict(_decode_component(item) for item in components)
+    if len(states) != len(components):
+        raise StreamError("migration stream: the device state names a component twice")
+    return states, document["running"]
 
 
-def _decode_component(item: Any) -> SavedState:
-    if not isinstance(item, dict) or item.keys() != {"kind", "version", "fields"}:
+def _decode_component(item: Any) -> tuple[str, SavedState]:
+    if not isinstance(item, dict) or item.keys() != {"name", "kind", "version", "fields"}:
         raise StreamError("migration stream: a component of the device state has missing or unknown keys")
-    kind, version, fields = item["kind"], item["version"], item["fields"]
-    if not isinstance(kind, str) or len(kind) > MAX_TEXT or type(version) is not int or not isinstance(fields, dict):
+    name, kind, version, fields = item["name"], item["kind"], item["version"], item["fields"]
+    words = all(isinstance(word, str) and len(word) <= MAX_TEXT for word in (name, kind))
+    if not words or type(version) is not int or not isinstance(fields, dict):
         raise StreamError("migration stream: a component of the device state is malformed")
     if len(fields) > MAX_FIELDS:
-        raise StreamError(f"migration stream: the state of '{kind}' has too many fields")
-    return SavedState(kind, version, {name: _decode_value(kind, name, value) for name, value in fields.items()})
+        raise StreamError(f"migration stream: the state of '{name}' has too many fields")
+    return name, SavedState(kind, version, {key: _decode_value(name, key, value) for key, value in fields.items()})
 
 
-def _decode_value(kind: str, name: str, value: Any) -> Value:
+def _decode_value(component: str, field: str, value: Any) -> Value:
     match value:
         case bool() | str():
             return value
@@ -137,4 +142,4 @@ def _decode_value(kind: str, name: str, value: Any) -> Value:
                 return base64.b64decode(text, validate=True)
             except (binascii.Error, ValueError):
                 pass
-    raise StreamError(f"migration stream: state of '{kind}': field '{name}' has a value of no known type")
+    raise StreamError(f"migration stream: state of '{component}': field '{field}' has a value of no known type")

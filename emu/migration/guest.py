@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -150,9 +150,11 @@ class Guest(Protocol):
     def handed_over(self, copied: Iterable[str]) -> None:
         """The machine lives elsewhere now: stay stopped. The ``copied`` blocks' files may be discarded again."""
 
-    def save(self) -> list[SavedState]: ...
+    def save(self) -> Mapping[str, SavedState]:
+        """The components' states by name."""
 
-    def restore(self, states: Sequence[SavedState]) -> None: ...
+    def restore(self, states: Mapping[str, SavedState]) -> None:
+        """Take all of ``states``, or raise StateError and change nothing."""
 
     def hold_back(self, seconds: float) -> None:
         """Keep the guest from running for ``seconds`` (auto-converge)."""

@@ -25,7 +25,7 @@ from emu.migration.errors import StreamError
 from emu.units import KIB, MIB
 
 MAGIC = b"emu-migr"
-VERSION = 1
+VERSION = 2
 
 _STREAM = struct.Struct("<8sHHI")
 _FRAME = struct.Struct("<HHIIII")

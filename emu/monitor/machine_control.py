@@ -14,11 +14,12 @@ from emu.config import BackendConfig, NvdimmConfig
 from emu.devices.contract import ExitRequest
 from emu.devices.power import Power
 from emu.errors import EmuError, Status, UsageError
-from emu.machine import Machine, PluggedNvdimm, RunState
+from emu.machine import Machine, RunState
 from emu.memory import Backend, open_backend
 from emu.memory.incomplete import check_not_incomplete
 from emu.monitor.control import BackendView, NvdimmView
 from emu.monitor.events import EventQueue
+from emu.parts import PluggedNvdimm
 from emu.units import GIB, MIB, PAGE
 
 _PIECE = MIB
@@ -110,7 +111,7 @@ class MachineAdapter:
         self._machine.call(cont)
 
     def reset(self) -> None:
-        if self._machine.start is None:
+        if not self._machine.firmware.bootable:
             raise UsageError("this machine has no image to boot again", "it came from a migration; start it anew")
 
         self._reset_done.clear()
@@ -187,8 +188,6 @@ class MachineAdapter:
         backend = self._spare[config.backend.id]
 
         def plug() -> None:
-            if self._machine.slots is None:
-                raise UsageError("this machine has no slots", "start it with -m SIZE,slots=N,maxmem=SIZE")
             self._machine.slots.plug_backend(replace(config, backend=backend.config), backend, hot=True)
 
         self._machine.call(plug)

@@ -28,7 +28,7 @@ def main() -> None:
     words = ["run", image, "--nvdimm", f"file={nvdimm},share-lock=on", "--append", cmdline]
     config = run_verb.configuration(build_parser("run").parse_args(words))
     with board.build(config, board.Outputs()) as machine:
-        entry = machine.start()
+        entry = machine.firmware.start()
         memory = mmap.mmap(-1, _RAM)
         memory.write(machine.memory.read(0, _RAM))
     with Path(nvdimm).open("r+b") as file:

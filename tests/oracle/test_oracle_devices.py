@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from requirements import require
 
+from emu.board import map as at
 from emu.devices.bus import PortBus
 from emu.devices.debugcon import DebugConsole
 from emu.devices.pic import PicPair
@@ -46,13 +47,13 @@ class Both:
         self.sent = bytearray()
         self.pic = PicPair(lambda _: None)
         self.bus = PortBus()
-        self.bus.attach(self.pic)
+        self.bus.attach(self.pic, at.PIC)
         self.bus.add(0x3F8, 8, Uart16550(self.pic.line(4), self.sent.extend))
-        self.bus.attach(Pit(line=self.pic.line(0), now=lambda: 0))
+        self.bus.attach(Pit(line=self.pic.line(0), now=lambda: 0), at.PIT)
         self.bus.add(0xE9, 1, DebugConsole(lambda _: None))
         self.bus.add(0x70, 2, Rtc(line=self.pic.line(8), now=lambda: 0, epoch=_EPOCH))
         self.power = Power(sci=self.pic.line(9), end=lambda _: None, reset=lambda: None, now=lambda: 0)
-        self.bus.attach(self.power)
+        self.bus.attach(self.power, at.POWER)
         # Firmware would give QEMU's power management its ports: PMBASE and ACPI_CNTL of the chip set.
         for register, value in ((0x40, 0x601), (0x44, 0x80)):
             self._ask(f"outl 0xcf8 {0x8000F800 | register}")

@@ -11,7 +11,9 @@ from requirements import require
 
 from emu.acpi import parse
 from emu.acpi.srat import MemoryAffinity
-from emu.acpi.tables import Tables, TablesSpec, build
+from emu.acpi.tables import Tables, build
+from emu.board import map as at
+from emu.board.tables import tables_spec
 from emu.config import MachineConfig
 from emu.devices.nvdimm.ssdt import ssdt
 
@@ -32,7 +34,7 @@ def _iasl() -> None:
 def with_slots(slots: int) -> Tables:
     nvdimm = MemoryAffinity(1 << 32, 64 << 20, non_volatile=True)
     memory = (MemoryAffinity(0, 128 << 20), *((nvdimm,) if slots else ()))
-    return build(TablesSpec(memory=memory, nvdimm_ssdt=(lambda page: ssdt(slots, page)) if slots else None))
+    return build(tables_spec(memory=memory, nvdimm_ssdt=(lambda page: ssdt(slots, page, at.DSM)) if slots else None))
 
 
 def iasl(folder: Path, *arguments: str) -> str:

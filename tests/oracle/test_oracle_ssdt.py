@@ -9,6 +9,7 @@ import pytest
 from qemu_tables import qemu_tables, table_of
 from requirements import require
 
+from emu.board import map as at
 from emu.devices.nvdimm.ssdt import ssdt
 
 
@@ -20,13 +21,13 @@ def test_ssdt_equals_qemus(machine: str, slots: int, tmp_path: Path) -> None:
     assert theirs is not None
     page = int.from_bytes(theirs[-4:], "little")
     assert page % 4096 == 0
-    assert ssdt(slots, page) == theirs
+    assert ssdt(slots, page, at.DSM) == theirs
 
 
 @pytest.mark.parametrize("slots", [1, 256])
 def test_iasl_reads_and_compiles_it(slots: int, tmp_path: Path) -> None:
     iasl = require("iasl", "acpica-tools")
-    (tmp_path / "t.aml").write_bytes(ssdt(slots, 0x7FFF000))
+    (tmp_path / "t.aml").write_bytes(ssdt(slots, 0x7FFF000, at.DSM))
     taken_apart = subprocess.run([iasl, "-d", "t.aml"], cwd=tmp_path, capture_output=True, text=True)
     assert taken_apart.returncode == 0, taken_apart.stderr
     assert "error" not in taken_apart.stderr.lower()

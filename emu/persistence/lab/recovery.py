@@ -141,8 +141,7 @@ class MachineRecovery:
         return Run(tuple(self._reads), judge(ended, bytes(self._output.data)), events, self._caveat)
 
     def _open(self) -> tuple[Machine, recorder.Recording]:
-        machine = board.build(self._config, board.Outputs(serial=self._output))
-        machine.patience = _PATIENCE
+        machine = board.build(self._config, board.Outputs(serial=self._output), patience=_PATIENCE)
         try:
             recording = recorder.Recording(machine)
             recording.tracer.watch_reads(recorder.spans(machine), record=self._record)

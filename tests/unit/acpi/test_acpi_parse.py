@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from emu.acpi import parse, system_table
 from emu.acpi.srat import MemoryAffinity
-from emu.acpi.tables import TablesSpec, build
+from emu.acpi.tables import build
+from emu.board.tables import tables_spec
 from emu.errors import EmuError, GuestError, UsageError
 
 PMEM = uuid.UUID("66f0d379-b4f3-4074-ac43-0d3318b78cdb").bytes_le
@@ -84,7 +85,7 @@ def test_every_declared_structure_can_be_shown_and_says_its_own_length() -> None
 
 
 def test_our_own_tables_have_no_problems_and_say_what_they_are() -> None:
-    tables = build(TablesSpec(memory=(MemoryAffinity(0, 1 << 20),), nfit=nfit_with(SPA, MEMDEV, CONTROL)))
+    tables = build(tables_spec(memory=(MemoryAffinity(0, 1 << 20),), nfit=nfit_with(SPA, MEMDEV, CONTROL)))
     for item in tables.placed:
         assert parse.decode(item.data).name == item.name
         text = parse.describe(item.data)
@@ -115,7 +116,7 @@ def test_damage_is_named_and_the_rest_still_read(damage, problem) -> None:  # ty
 
 
 def test_damaged_root_pointers() -> None:
-    rsdp = bytearray(build(TablesSpec()).get("RSDP") or b"")
+    rsdp = bytearray(build(tables_spec()).get("RSDP") or b"")
     rsdp[35] ^= 1
     assert parse.decode(bytes(rsdp)).problems == ("the extended checksum is wrong",)
     rsdp[9] ^= 1
@@ -172,7 +173,7 @@ class Memory:
 
 def machine() -> Memory:
     memory = Memory()
-    for address, data in build(TablesSpec(nfit=nfit_with(SPA, MEMDEV, CONTROL))).segments:
+    for address, data in build(tables_spec(nfit=nfit_with(SPA, MEMDEV, CONTROL))).segments:
         memory.put(address, data)
     return memory
 
@@ -220,7 +221,7 @@ def test_tables_that_point_in_circles_or_nowhere_end_the_walk() -> None:
 
 def test_a_table_that_claims_to_be_huge_is_cut() -> None:
     memory = Memory(8 << 20)
-    tables = build(TablesSpec(nfit=nfit_with(SPA)))
+    tables = build(tables_spec(nfit=nfit_with(SPA)))
     for address, data in tables.segments:
         memory.put(address, data)
     nfit = next(item.address for item in tables.placed if item.name == "NFIT")

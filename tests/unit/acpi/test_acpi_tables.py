@@ -13,6 +13,8 @@ from emu.acpi import hardware as hw
 from emu.acpi import parse, system_table
 from emu.acpi.srat import MemoryAffinity
 from emu.acpi.tables import Tables, TablesSpec, build
+from emu.board import map as at
+from emu.board.tables import tables_spec
 from emu.errors import UsageError
 
 AREA = range(0xE0000, 0x100000)
@@ -43,7 +45,7 @@ def layout_is_sound(tables: Tables) -> None:
         assert parse.decode(item.data).problems == ()
 
 
-FULL = TablesSpec(
+FULL = tables_spec(
     memory=(MemoryAffinity(0, 128 << 20), MemoryAffinity(1 << 32, 64 << 20, 1, non_volatile=True)),
     nvdimm_ssdt=lambda page: system_table(b"SSDT", struct.pack("<I", page), table_id=b"NVDIMM"),
     nfit=system_table(b"NFIT", bytes(4)),
@@ -74,7 +76,7 @@ def test_rsdt_and_xsdt_list_the_same_tables_and_not_dsdt_or_facs() -> None:
 
 
 def test_a_machine_without_nvdimm_slots_has_no_page_and_no_handler() -> None:
-    tables = build(TablesSpec())
+    tables = build(tables_spec())
     layout_is_sound(tables)
     assert tables.dsm_page is None
     assert [tables.get(name) for name in ("SRAT", "SSDT", "NFIT")] == [None] * 3
@@ -135,7 +137,7 @@ def test_fixed_hardware_is_where_the_board_puts_it() -> None:
 
 
 def test_madt_has_one_processor_and_the_8259s() -> None:
-    madt = build(TablesSpec()).get("APIC")
+    madt = build(tables_spec()).get("APIC")
     assert madt is not None
     assert madt[36:] == struct.pack("<II", 0xFEE0_0000, 1) + bytes((0, 8, 0, 0, 1, 0, 0, 0))
 
@@ -162,7 +164,7 @@ def test_256_slots_fit_and_too_much_is_an_error_that_says_what_to_do() -> None:
     def spec(slots: int, plugged: int) -> TablesSpec:
         affinities = tuple(MemoryAffinity(n << 30, 1 << 30) for n in range(plugged))
         nfit = system_table(b"NFIT", bytes(4) + plugged * struct.pack("<HH180x", 8, 184))
-        return TablesSpec(memory=affinities, nvdimm_ssdt=lambda page: ssdt(slots, page), nfit=nfit)
+        return tables_spec(memory=affinities, nvdimm_ssdt=lambda page: ssdt(slots, page, at.DSM), nfit=nfit)
 
     layout_is_sound(build(spec(256, 16)))
     layout_is_sound(build(spec(128, 128)))
@@ -189,7 +191,7 @@ def test_256_slots_fit_and_too_much_is_an_error_that_says_what_to_do() -> None:
 def test_any_sizes_are_placed_soundly_or_refused(
     memory: list[MemoryAffinity], ssdt_size: int | None, nfit_size: int | None
 ) -> None:
-    spec = TablesSpec(
+    spec = tables_spec(
         memory=tuple(memory),
         nvdimm_ssdt=None if ssdt_size is None else lambda _: table_of(ssdt_size),
         nfit=None if nfit_size is None else table_of(nfit_size, b"NFIT"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import pytest
 
 from emu import board
 from emu.acpi import hardware
+from emu.board import map as at
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, OnOffAuto
 from emu.cpu import Cpu
+from emu.devices.debugcon import DebugConsole
 from emu.devices.power import Power
 from emu.errors import HostError, UsageError
 from emu.machine import Machine
@@ -75,11 +79,11 @@ def test_a_machine_without_nvdimms_has_no_nfit(image: str) -> None:
 
 
 def test_the_start_clears_ram_and_leaves_nvdimms_alone(machine: Machine) -> None:
-    assert machine.start is not None
+    assert machine.firmware.bootable
     machine.boot()
     machine.memory.write(0x300000, b"ram")
     machine.memory.write(4 * GIB, b"pmem")
-    machine.start()
+    machine.firmware.start()
     assert bytes(machine.memory.read(0x300000, 3)) == bytes(3)
     assert bytes(machine.memory.read(4 * GIB, 4)) == b"pmem"
 
@@ -88,12 +92,12 @@ def test_hot_plugging_tells_the_guest(machine: Machine, tmp_path: Path) -> None:
     power = machine.devices["power"]
     assert isinstance(power, Power)
     assert isinstance(machine.slots, board.Slots)
-    bit = 1 << hardware.NVDIMM_GPE
-    assert not machine.bus.read(hardware.GPE0, 1) & bit
+    bit = 1 << at.NVDIMM_GPE
+    assert not machine.bus.read(at.GPE0.start, 1) & bit
     backend = BackendConfig(id="c", path=str(tmp_path / "c"), size=2 * MIB, share=True)
     plugged = machine.slots.plug(NvdimmConfig(backend=backend, id="late"), hot=True)
     assert (plugged.hotplugged, plugged.device.slot, plugged.device.gpa) == (True, 2, 4 * GIB + 6 * MIB)
-    assert machine.bus.read(hardware.GPE0, 1) & bit
+    assert machine.bus.read(at.GPE0.start, 1) & bit
     machine.memory.write(plugged.device.gpa, b"here")
     assert (tmp_path / "c").read_bytes()[:4] == b"here"
     with pytest.raises(UsageError):
@@ -110,6 +114,17 @@ def test_a_plug_that_fails_leaves_the_file_free(machine: Machine, tmp_path: Path
     machine.slots.plug(NvdimmConfig(backend=backend, slot=2))
     with pytest.raises(HostError):
         machine.slots.plug(NvdimmConfig(backend=backend))
+
+
+def test_the_ports_that_the_dsdt_names_are_the_devices(machine: Machine) -> None:
+    """The I/O port descriptors of ACPI 6.4, section 6.4.2.5: 47h, decoding, first, last base, alignment, length."""
+    found = [struct.unpack("<HHBB", item) for item in re.findall(rb"\x47\x01(.{6})", machine.tables["DSDT"], re.S)]
+    windows = {(first, length) for first, _, _, length in found}
+    assert windows == {(window.start, len(window)) for window in (*at.PIC, *at.PIT, at.RTC, at.COM1)} | {(0x600, 0x30)}
+    for first, length in windows:
+        for port in (first, first + length - 1):
+            with pytest.raises(ValueError, match="already taken"):
+                machine.bus.add(port, 1, DebugConsole(lambda _: None))
 
 
 @pytest.mark.parametrize("first", [0x20, 0x40, 0x3F8, 0x600, 0xA18, 0xCF9, 0xFFFE])
@@ -157,14 +172,13 @@ def test_tables_follow_what_is_plugged_at_the_next_reset(image: str) -> None:
         assert "NFIT" not in machine.tables
         assert isinstance(machine.slots, board.Slots)
         machine.slots.plug(nvdimm("hot"), hot=True)
-        assert machine.start is not None
-        machine.start()
+        machine.firmware.start()
         assert "NFIT" in machine.tables
 
 
 def test_a_failed_plug_gives_slot_and_address_back(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(machine.slots, board.Slots)
-    before = machine.slots.window.placed
+    before, regions = machine.slots.window.placed, machine.memory.regions
 
     def refuse(*_: object, **__: object) -> None:
         raise HostError("no more memory")
@@ -173,6 +187,9 @@ def test_a_failed_plug_gives_slot_and_address_back(machine: Machine, monkeypatch
     with pytest.raises(HostError):
         machine.slots.plug(nvdimm("c"), hot=True)
     assert machine.slots.window.placed == before
+    assert machine.memory.regions == regions
+    monkeypatch.undo()
+    assert machine.slots.plug(nvdimm("c"), hot=True).device.slot == 2
 
 
 def test_code_that_a_device_overwrites_is_forgotten(tmp_path: Path) -> None:

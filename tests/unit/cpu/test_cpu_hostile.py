@@ -57,7 +57,7 @@ def test_random_programs_do_no_harm_and_can_be_moved(guest: Guest, seed: int) ->
         guest.cpu.raise_interrupt(random.randrange(256))
     state = guest.cpu.save()
     other = Guest()
-    other.cpu.restore(state)
+    other.cpu.parse(state)()
     assert other.cpu.save() == state
     other.close()
 

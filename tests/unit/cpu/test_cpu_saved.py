@@ -20,7 +20,7 @@ def moved(guest: Guest) -> Guest:
     """A new machine with a copy of memory and the saved CPU."""
     other = Guest()
     other.memory[:] = guest.memory[:]
-    other.cpu.restore(guest.cpu.save())
+    other.cpu.parse(guest.cpu.save())()
     return other
 
 
@@ -145,7 +145,7 @@ def test_every_register_survives(guest: Guest) -> None:
     guest.run_long(BUSY)
     state = guest.cpu.save()
     other = Cpu()
-    other.restore(state)
+    other.parse(state)()
     assert other.save() == state
     other.close()
 
@@ -171,18 +171,18 @@ def test_impossible_state_is_refused_and_changes_nothing(guest: Guest, field: st
     guest.run_long(BUSY)
     before = guest.cpu.save()
     with pytest.raises(StateError):
-        guest.cpu.restore(replace(before, fields={**before.fields, field: value}))
+        guest.cpu.parse(replace(before, fields={**before.fields, field: value}))()
     assert guest.cpu.save() == before
 
 
 def test_missing_and_unknown_fields_are_refused(guest: Guest) -> None:
     state = guest.cpu.save()
     with pytest.raises(StateError, match="lacks the field 'rip'"):
-        guest.cpu.restore(replace(state, fields={k: v for k, v in state.fields.items() if k != "rip"}))
+        guest.cpu.parse(replace(state, fields={k: v for k, v in state.fields.items() if k != "rip"}))()
     with pytest.raises(StateError, match="unknown fields: more"):
-        guest.cpu.restore(replace(state, fields={**state.fields, "more": 1}))
+        guest.cpu.parse(replace(state, fields={**state.fields, "more": 1}))()
     with pytest.raises(StateError, match="version"):
-        guest.cpu.restore(replace(state, version=99))
+        guest.cpu.parse(replace(state, version=99))()
 
 
 STATE = good_state()
@@ -204,7 +204,7 @@ def test_any_state_that_is_accepted_runs_without_harm(guest: Guest, data: st.Dat
             limit = data.draw(st.sampled_from([1, 0xFFFF, 0xFFFFFFFF, (1 << 64) - 1]))
             fields[name] = data.draw(st.lists(st.integers(0, limit), min_size=len(old), max_size=len(old)))
     try:
-        guest.cpu.restore(replace(STATE, fields=fields))
+        guest.cpu.parse(replace(STATE, fields=fields))()
     except StateError:
         return
     guest.cpu.set_deadline(min(guest.cpu.now() + 1000, (1 << 64) - 1))

@@ -113,7 +113,7 @@ def test_data_breakpoint_follows_its_register_and_survives_a_move(guest: Machine
     guest.run_long(setup + b"\x89\x03\x90" + debug_register(0, OTHER) + b"\x89\x03\x89\x83\x00\x10\x00\x00\x90" + HLT)
     other = Machine()
     other.memory[:] = guest.memory[:]
-    other.cpu.restore(guest.cpu.save())
+    other.cpu.parse(guest.cpu.save())()
     other.cpu.set_register("rip", START + len(setup))
     assert other.cpu.run().kind is StopKind.HALT
     assert [value - START - len(setup) for port, value in other.out if port == AT] == [2, 24]
@@ -330,7 +330,7 @@ def test_random_numbers_go_on_in_a_saved_cpu_and_back_with_a_snapshot(guest: Mac
     guest.run_long(b"\x48\x0f\xc7\xf0" + HLT + b"\x48\x0f\xc7\xf1" + HLT)
     other = Machine()
     other.memory[:] = guest.memory[:]
-    other.cpu.restore(guest.cpu.save())
+    other.cpu.parse(guest.cpu.save())()
     snapshot = Snapshot(guest.cpu)
     numbers = []
     for machine in (guest, guest, other):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emu.board import map as at
 from emu.devices.bus import PortBus
 from emu.devices.contract import ExitRequest
 from emu.devices.debugcon import DebugConsole
@@ -54,10 +55,10 @@ def _single(first: int, length: int, make: Callable[[World], Any]) -> Callable[[
     return build
 
 
-def _windowed(make: Callable[[World], Any]) -> Callable[[World], Any]:
+def _windowed(places: tuple[range, ...], make: Callable[[World], Any]) -> Callable[[World], Any]:
     def build(world: World) -> Any:
         device = make(world)
-        world.bus.attach(device)
+        world.bus.attach(device, places)
         return device
 
     return build
@@ -75,9 +76,9 @@ DEVICES: dict[str, tuple[Callable[[World], Any], tuple[int, ...]]] = {
     "debugcon": (_single(0xE9, 1, lambda w: DebugConsole(w.output.append)), (0xE9,)),
     "debugexit": (_single(0xF4, 4, lambda w: DebugExit(w.ended.append)), (0xF4,)),
     "pvpanic": (_single(0x505, 1, lambda w: PanicPort(w.ended.append)), (0x505,)),
-    "kbdreset": (_windowed(lambda w: KeyboardReset(w.count_reset)), (0x60, 0x64)),
-    "pic": (_windowed(_pic), (0x20, 0xA0, 0x4D0)),
-    "pit": (_windowed(lambda w: Pit(line=w.line.append, now=w.time)), (0x40, 0x42, 0x61)),
+    "kbdreset": (_windowed(at.KEYBOARD, lambda w: KeyboardReset(w.count_reset)), (0x60, 0x64)),
+    "pic": (_windowed(at.PIC, _pic), (0x20, 0xA0, 0x4D0)),
+    "pit": (_windowed(at.PIT, lambda w: Pit(line=w.line.append, now=w.time)), (0x40, 0x42, 0x61)),
     "rtc": (
         _single(
             0x70,
@@ -87,7 +88,7 @@ DEVICES: dict[str, tuple[Callable[[World], Any], tuple[int, ...]]] = {
         (0x70, 0x71),
     ),
     "power": (
-        _windowed(lambda w: Power(sci=w.line.append, end=w.ended.append, reset=w.count_reset, now=w.time)),
+        _windowed(at.POWER, lambda w: Power(sci=w.line.append, end=w.ended.append, reset=w.count_reset, now=w.time)),
         (0x600, 0x604, 0x608, 0x620, 0xCF8),
     ),
 }
@@ -143,7 +144,7 @@ def test_any_access_is_answered_and_state_survives_a_round_trip(name: str, progr
     saved = device.save()
     twin_world = World(now=world.now)
     twin = build(twin_world)
-    twin.restore(saved)
+    twin.parse(saved)()
     assert twin.save() == saved
     assert twin.inspect() == device.inspect()
     assert play(world, device, ports, program) == play(twin_world, twin, ports, program)
@@ -194,11 +195,14 @@ def test_junk_is_refused_and_changes_nothing(name: str, program: list[Any], data
     junk = SavedState(kind, version, fields)
     lines = len(world.line)
     try:
-        device.restore(junk)
+        apply = device.parse(junk)
     except StateError:
         assert device.save() == before
         assert len(world.line) == lines
     else:
+        assert device.save() == before, "parse changes nothing; it is apply that does"
+        assert len(world.line) == lines
+        apply()
         # A value in range is a state like any other: it is held, and the device goes on working.
         assert change == "value"
         play(world, device, ports, program)

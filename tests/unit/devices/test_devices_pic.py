@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from emu.board import map as at
 from emu.devices.bus import PortBus
 from emu.devices.pic import PicPair
 
@@ -13,7 +14,7 @@ class Wired:
         self.intr = False
         self.pic = PicPair(self._set)
         self.bus = PortBus()
-        self.bus.attach(self.pic)
+        self.bus.attach(self.pic, at.PIC)
         last = 0x01 | (0x02 if auto_eoi else 0) | (0x10 if nested else 0)
         for port, base, wiring in ((0x20, 0x20, 0x04), (0xA0, 0x28, 0x02)):
             self.bus.write(port, 1, 0x11)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emu.board import map as at
 from emu.devices.bus import PortBus
 from emu.devices.pit import HZ, Pit
 
@@ -22,7 +23,7 @@ class Wired:
         self.edges = 0
         self.pit = Pit(line=self._set, now=lambda: self.now)
         self.bus = PortBus()
-        self.bus.attach(self.pit)
+        self.bus.attach(self.pit, at.PIT)
 
     def _set(self, level: bool) -> None:
         self.edges += level and not self.level

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from emu.board import map as at
 from emu.devices.bus import PortBus
 from emu.devices.contract import ExitRequest
 from emu.devices.power import Power
@@ -15,7 +16,7 @@ class Wired:
         self.resets = 0
         self.power = Power(sci=self._set, end=self.ended.append, reset=self._reset, now=lambda: self.now)
         self.bus = PortBus()
-        self.bus.attach(self.power)
+        self.bus.attach(self.power, at.POWER)
 
     def _set(self, level: bool) -> None:
         self.sci = level

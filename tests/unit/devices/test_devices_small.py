@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from emu.board import map as at
 from emu.devices.bus import PortBus
 from emu.devices.contract import ExitRequest
 from emu.devices.debugcon import DebugConsole
@@ -56,7 +57,7 @@ def test_panic_port_ends_the_machine_but_a_loaded_crash_kernel_does_not() -> Non
 def test_keyboard_controller_resets_on_fe_only_and_never_keeps_a_guest_waiting() -> None:
     resets: list[int] = []
     bus = PortBus()
-    bus.attach(KeyboardReset(lambda: resets.append(1)))
+    bus.attach(KeyboardReset(lambda: resets.append(1)), at.KEYBOARD)
     assert bus.read(0x64, 1) & 3 == 0
     for command in (0xD1, 0xFF, 0xAA):
         bus.write(0x64, 1, command)

@@ -209,7 +209,7 @@ def test_restore_brings_unread_input_and_the_line_along(com1: Wired) -> None:
     com1.write(IER, 0x01)
     com1.uart.receive(b"abc")
     twin = Wired()
-    twin.uart.restore(com1.uart.save())
+    twin.uart.parse(com1.uart.save())()
     assert twin.line
     assert bytes(twin.read(RBR) for _ in range(3)) == b"abc"
 

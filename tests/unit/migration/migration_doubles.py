@@ -6,12 +6,12 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from emu.errors import HostError
+from emu.errors import HostError, StateError
 from emu.host import kernel
 from emu.host.faults import DirtyLog, Guard
 from emu.memory.lock import FileLock
@@ -147,12 +147,13 @@ class FakeGuest:
     def handed_over(self, copied: Iterable[str]) -> None:
         self.history.append(f"handed-over {','.join(copied)}")
 
-    def save(self) -> list[SavedState]:
-        return [SavedState("counter", 1, {"value": self.counter, "blob": b"\x00\xff", "list": [1, 2]})]
+    def save(self) -> Mapping[str, SavedState]:
+        return {"cpu": SavedState("counter", 1, {"value": self.counter, "blob": b"\x00\xff", "list": [1, 2]})}
 
-    def restore(self, states: Sequence[SavedState]) -> None:
-        (state,) = states
-        fields = Fields(state, kind="counter", version=1)
+    def restore(self, states: Mapping[str, SavedState]) -> None:
+        if states.keys() != {"cpu"}:
+            raise StateError("saved state and machine differ in their components")
+        fields = Fields(states["cpu"], kind="counter", version=1)
         self.counter = fields.integer("value")
         fields.octets("blob")
         fields.integers("list", 2)

@@ -110,9 +110,10 @@ def test_frames_of_another_stream_are_noticed_even_with_the_right_number() -> No
         feed(Decoder(FROM_SOURCE), opening + parts[0] + other.frame(FrameType.ROUND_END, b"\1"))
 
 
-def test_other_versions_and_other_protocols_are_named() -> None:
-    head = b"emu-migr" + struct.pack("<HH", 2, 0)
-    with pytest.raises(StreamError, match="version 2"):
+@pytest.mark.parametrize("version", [1, 3])
+def test_other_versions_and_other_protocols_are_named(version: int) -> None:
+    head = b"emu-migr" + struct.pack("<HH", version, 0)
+    with pytest.raises(StreamError, match=f"of version {version} "):
         feed(Decoder(FROM_SOURCE), head + struct.pack("<I", crc32c(head)))
     with pytest.raises(StreamError, match="not an emu migration stream"):
         feed(Decoder(FROM_SOURCE), b"GET / HTTP/1.1\r\n")
@@ -156,19 +157,29 @@ field_values = st.one_of(
 
 
 @given(
-    st.lists(
+    st.dictionaries(
+        st.text(max_size=8),
         st.builds(
             SavedState, st.text(max_size=8), st.integers(0, 9), st.dictionaries(st.text(max_size=8), field_values)
-        )
+        ),
     )
 )
-def test_device_state_survives_the_journey(states: list[SavedState]) -> None:
+def test_device_state_survives_the_journey(states: dict[str, SavedState]) -> None:
     decoded, running = codec.decode_states(codec.encode_states(states, running=True))
     assert running
     assert decoded == states
 
 
-KEYS = st.sampled_from(["running", "components", "kind", "version", "fields", "base64", "machine", "nvdimms", "blocks"])
+def test_a_component_that_is_named_twice_is_an_error() -> None:
+    document = json.loads(codec.encode_states({"com1": SavedState("uart16550", 1, {})}, running=True))
+    document["components"] *= 2
+    with pytest.raises(StreamError, match="names a component twice"):
+        codec.decode_states(json.dumps(document).encode())
+
+
+KEYS = st.sampled_from(
+    ["running", "components", "name", "kind", "version", "fields", "base64", "machine", "nvdimms", "blocks"]
+)
 shapes = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),

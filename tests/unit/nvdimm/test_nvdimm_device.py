@@ -70,7 +70,7 @@ def test_saved_state_is_the_identity() -> None:
     dimm = device(uuid=identity)
     dimm.reset()
     state = dimm.save()
-    device(uuid=identity).restore(state)
+    device(uuid=identity).parse(state)()
     assert dimm.inspect()["serial"] == 0x123456
     assert dimm.inspect()["uuid"] == identity
     others = [
@@ -82,7 +82,7 @@ def test_saved_state_is_the_identity() -> None:
     ]
     for other in others:
         with pytest.raises(StateError, match="saved state is of another NVDIMM"):
-            other.restore(state)
+            other.parse(state)()
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,6 @@ def test_hostile_state(change: dict[str, object]) -> None:
     dimm = device()
     fields = {**dimm.save().fields, **change}
     with pytest.raises(StateError):
-        dimm.restore(SavedState("nvdimm", 1, fields))  # type: ignore[arg-type]  # what the test is about
+        dimm.parse(SavedState("nvdimm", 1, fields))()  # type: ignore[arg-type]  # what the test is about
     with pytest.raises(StateError):
-        dimm.restore(SavedState("nvdimm", 2, dimm.save().fields))
+        dimm.parse(SavedState("nvdimm", 2, dimm.save().fields))()

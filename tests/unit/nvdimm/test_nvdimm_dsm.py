@@ -173,7 +173,7 @@ def test_state() -> None:
     guest, other = Guest(), Guest()
     guest.call(0x10000, 1, word(0))
     guest.port.reset()
-    other.port.restore(guest.port.save())
+    other.port.parse(guest.port.save())()
     assert other.port.inspect() == {"slots": [0, 1, 2], "fit_size": 552, "fit_changed": False}
     hostile: list[dict[str, Value]] = [
         {},
@@ -182,7 +182,7 @@ def test_state() -> None:
     ]
     for fields in hostile:
         with pytest.raises(StateError):
-            other.port.restore(SavedState("nvdimm-dsm", 1, fields))
+            other.port.parse(SavedState("nvdimm-dsm", 1, fields))()
 
 
 _NUMBERS = (0, 1, 2, 3, 4, 5, 6, 7, 0x71, 4075, 4076, 4077, LABEL_SIZE - 1, LABEL_SIZE, LABEL_SIZE + 1, 0x10000,

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu.acpi import structures as layouts
+from emu.board import map as at
 from emu.config import PersistenceDomain
 from emu.devices.nvdimm.nfit import NfitEntry, fit, nfit_table, parse
 from emu.devices.nvdimm.ssdt import ssdt
@@ -35,7 +36,7 @@ def test_golden_nfit() -> None:
     ],
 )
 def test_golden_ssdt(page: int, digest: str) -> None:
-    table = ssdt(3, page)
+    table = ssdt(3, page, at.DSM)
     assert len(table) == 1815
     assert table[-10:] == b"\x08MEMA\x0c" + struct.pack("<I", page)
     assert sha256(table) == digest

@@ -1,0 +1,121 @@
+"""How a configuration becomes a machine.
+
+The physical map is that of QEMU's q35 with little RAM: RAM from 0 (split at 2 GiB when it reaches 0xB000_0000, the rest
+from 4 GiB), the ACPI tables in 0xE0000-0xFFFFF, the device window with the NVDIMMs at the next GiB above.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from emu.board import map as at
+from emu.board.firmware import PcFirmware, read_image
+from emu.board.slots import Slots
+from emu.config import BackendConfig, BackendKind, Clock, MachineConfig
+from emu.cpu import Cpu
+from emu.devices.contract import Sink
+from emu.devices.debugcon import DebugConsole
+from emu.devices.debugexit import DebugExit
+from emu.devices.kbdreset import KeyboardReset
+from emu.devices.nvdimm.dsm import DsmPort
+from emu.devices.nvdimm.placement import FOUR_GIB, split_ram
+from emu.devices.pit import Pit
+from emu.devices.power import Power
+from emu.devices.pvpanic import PanicPort
+from emu.devices.rtc import Rtc, memory_bytes
+from emu.devices.uart16550 import Uart16550
+from emu.errors import UsageError
+from emu.machine import Machine, Requests
+from emu.memory import Region, open_backend
+from emu.parts import Parts
+
+# 2000-01-01 00:00:00 UTC
+_VIRTUAL_EPOCH = 946_684_800
+
+
+def _nowhere(_data: bytes) -> None:
+    """Drops what it gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where the character devices' bytes go."""
+
+    serial: Sink = _nowhere
+    debugcon: Sink = _nowhere
+
+
+def build(
+    config: MachineConfig, outputs: Outputs, *, accept_incomplete: bool = False, patience: int | None = None
+) -> Machine:
+    """The machine that ``config`` describes, ready to run; every resource it opened is closed when anything fails.
+
+    UsageError or HostError say what does not fit or cannot be had. ``accept_incomplete`` uses a backing file that an
+    unfinished migration marked; the mark is the caller's to clear, once the guest surely runs. ``patience``: see
+    ``Machine``.
+    """
+    image = None if config.image is None else read_image(config.image)
+    parts = Parts(Cpu(real_time=config.clock is Clock.REAL))
+    try:
+        requests = Requests(parts.cpu.request_stop)
+        _add_ram(parts, config)
+        power = _add_devices(parts, config, outputs, requests)
+        dsm = DsmPort(parts.memory, config.persistence)
+        parts.add_device("dsm", dsm, at.DSM)
+        for number, (first, length) in enumerate(config.exit_ports):
+            _add_exit_port(parts, f"exit{number}", DebugExit(requests.end), range(first, first + length))
+        slots = Slots(config, parts, power, dsm)
+        for dimm in config.nvdimms:
+            slots.plug(dimm, accept_incomplete=accept_incomplete)
+        firmware = PcFirmware(config, image, parts.memory, dsm)
+        return Machine(config, parts, requests, firmware, slots, patience=patience)
+    except BaseException:
+        parts.close(discard=True)
+        raise
+
+
+def _add_ram(parts: Parts, config: MachineConfig) -> None:
+    # Not reserved: a guest may have more RAM than the host as long as it does not touch it all.
+    ram = open_backend(BackendConfig(id="pc.ram", kind=BackendKind.RAM, size=config.ram_size, reserve=False))
+    parts.add_backend(ram)
+    below, above = split_ram(config.ram_size)
+    for gpa, length, offset, name in ((0, below, 0, "ram-below-4g"), (FOUR_GIB, above, below, "ram-above-4g")):
+        if length:
+            parts.map(Region(gpa=gpa, size=length, mapping=ram.mapping, offset=offset, kind="ram", name=name))
+
+
+def _add_devices(parts: Parts, config: MachineConfig, outputs: Outputs, requests: Requests) -> Power:
+    """Put the devices that every machine has at their places; the ACPI hardware is returned."""
+    now, line = parts.cpu.now, parts.pic.line
+    cmos = memory_bytes(*split_ram(config.ram_size))
+    pit = Pit(line=line(at.PIT_IRQ), now=now)
+    rtc = Rtc(line=line(at.RTC_IRQ), now=now, epoch=_epoch(config), cmos=cmos)
+    power = Power(sci=line(at.SCI_IRQ), end=requests.end, reset=requests.reset, now=now)
+    parts.add_windowed("pic", parts.pic, at.PIC)
+    parts.add_windowed("pit", pit, at.PIT)
+    parts.add_windowed("power", power, at.POWER)
+    parts.add_windowed("keyboard-reset", KeyboardReset(requests.reset), at.KEYBOARD)
+    parts.add_device("com1", Uart16550(line(at.COM1_IRQ), outputs.serial), at.COM1)
+    parts.add_device("rtc", rtc, at.RTC)
+    parts.add_device("debugcon", DebugConsole(outputs.debugcon), at.DEBUG_CONSOLE)
+    parts.add_device("panic", PanicPort(requests.end), at.PANIC)
+    parts.add_timed(pit, at.PIT)
+    parts.add_timed(rtc, (at.RTC,))
+    parts.add_timed(power, at.POWER)
+    return power
+
+
+def _add_exit_port(parts: Parts, name: str, device: DebugExit, ports: range) -> None:
+    try:
+        parts.add_device(name, device, ports)
+    except ValueError:
+        raise UsageError(
+            f"{name}: ports {ports.start:#x} to {ports.stop - 1:#x} belong to another device or do not exist",
+            "choose other ports with iobase= and iosize=",
+        ) from None
+
+
+def _epoch(config: MachineConfig) -> int:
+    """Seconds since 1970 at power-on: with virtual time always the same, so that two runs are the same."""
+    return int(time.time()) if config.clock is Clock.REAL else _VIRTUAL_EPOCH

@@ -1,0 +1,104 @@
+"""What a PC's firmware would do before the guest's first instruction: ACPI tables, image, the state of the CPU."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from emu import boot
+from emu.acpi.tables import Tables
+from emu.board.tables import tables
+from emu.boot.plan import LEGACY_END, LOW_END, MemoryRange, MemoryType
+from emu.config import MachineConfig
+from emu.devices.nvdimm.dsm import DsmPort
+from emu.devices.nvdimm.placement import FOUR_GIB, split_ram
+from emu.entry import Entry
+from emu.errors import UsageError
+from emu.host import kernel
+from emu.memory import GuestMemory
+from emu.units import MIB, human_size
+
+# The largest image that is read at all; a guest of hundreds of megabytes is a mistake, not a guest.
+_IMAGE_LIMIT = 256 * MIB
+
+
+class PcFirmware:
+    """The board's ``emu.machine.Firmware``. The tables name what is plugged into ``dsm`` when they are made.
+
+    UsageError when the machine's tables do not fit in their area.
+    """
+
+    def __init__(self, config: MachineConfig, image: bytes | None, memory: GuestMemory, dsm: DsmPort) -> None:
+        self._config = config
+        self._image = image
+        self._memory = memory
+        self._dsm = dsm
+        self._tables = self._make()
+
+    def _make(self) -> Tables:
+        return tables(self._config, self._memory.regions, self._dsm.dimms)
+
+    @property
+    def bootable(self) -> bool:
+        return self._image is not None
+
+    @property
+    def tables(self) -> dict[str, bytes]:
+        return {item.name: item.data for item in self._tables.placed}
+
+    def start(self) -> Entry:
+        """Clear RAM, put tables and image into it; where the CPU starts."""
+        if self._image is None:
+            raise UsageError("this machine has no image to boot", "start it with an image")
+        self._tables = self._make()
+        regions = self._memory.regions
+        for region in regions:
+            if region.kind == "ram":
+                kernel.advise(region.host_address, region.size, kernel.Advice.DONTNEED, what="guest RAM")
+        for gpa, data in self._tables.segments:
+            self._memory.write(gpa, data)
+        plan = boot.load(
+            self._image,
+            name=self._config.image or "",
+            cmdline=self._config.cmdline,
+            memory_map=_memory_map(self._config.ram_size),
+            rsdp_address=self._tables.rsdp,
+            highest_address=max(region.end for region in regions),
+        )
+        for segment in plan.segments:
+            self._memory.write(segment.gpa, segment.data)  # RAM is zero, so what follows the data is too
+        return plan.entry
+
+
+def _memory_map(ram_size: int) -> tuple[MemoryRange, ...]:
+    """What the loaders tell the guest: NVDIMMs are not in it, as in QEMU only the NFIT names them."""
+    below, above = split_ram(ram_size)
+    ranges = [
+        MemoryRange(0, LOW_END),
+        MemoryRange(LOW_END, LEGACY_END - LOW_END, MemoryType.RESERVED),
+        MemoryRange(LEGACY_END, below - LEGACY_END),
+    ]
+    if above:
+        ranges.append(MemoryRange(FOUR_GIB, above))
+    return tuple(ranges)
+
+
+def read_image(path: str) -> bytes:
+    """The guest image at ``path``; UsageError when it is not an ordinary file of a sensible size."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # a FIFO would wait for a writer that may never come
+
+    try:
+        with open(path, "rb", opener=opener) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UsageError(f"{path}: the image is not a regular file", "give the path of a guest image")
+            if status.st_size > _IMAGE_LIMIT:
+                raise UsageError(f"{path}: the image is larger than {human_size(_IMAGE_LIMIT)}", "give a guest image")
+            image = file.read(_IMAGE_LIMIT) if status.st_size else b""
+            if len(image) != status.st_size or not image:  # what /proc and /sys show as files
+                raise UsageError(f"{path}: the image is no ordinary file, or empty", "give the path of a guest image")
+            return image
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the image: {error.strerror}", "give the path of a guest image") from None
