@@ -47,6 +47,10 @@ class UsageError(EmuError):
     status = Status.USAGE
 
 
+class IncompleteFile(UsageError):
+    """A backing file that an unfinished migration marked: its content is only part of a machine's."""
+
+
 class HostError(EmuError):
     """The request is fine, but this host cannot do it (no MAP_SYNC, no permission, disk full, file in use).
 
@@ -58,6 +62,14 @@ class HostError(EmuError):
     def __init__(self, what: str, remedy: str = "", *, errno: int = 0) -> None:
         super().__init__(what, remedy)
         self.errno = errno
+
+
+class MapSyncUnavailable(HostError):
+    """``sync=on`` was asked for, and this file cannot be mapped with MAP_SYNC."""
+
+
+class FileInUse(HostError):
+    """Another emulator, or another program that locks its files, has the file."""
 
 
 class GuestError(EmuError):

@@ -18,7 +18,7 @@ import stat
 from types import TracebackType
 from typing import NamedTuple
 
-from emu.errors import HostError
+from emu.errors import FileInUse, HostError
 from emu.host import kernel
 from emu.host.kernel import Lock
 
@@ -170,7 +170,7 @@ def _refuse_locked(name: str, path: str) -> None:
 
 def _refuse_locked_file(name: str, descriptor: int) -> None:
     if kernel.lock_conflicts(descriptor, Lock.WRITE, what=name):
-        raise HostError(
+        raise FileInUse(
             f"{name} is in use: it is locked", "name another file, or end the program that uses it",
             errno=errno.EBUSY,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
-from emu.errors import EmuError, HostError, UsageError
+from emu.errors import EmuError, HostError, MapSyncUnavailable, UsageError
 from emu.host import kernel
 from emu.host.kernel import Advice, Lock, NumaMode
 from emu.memory.durability import MAP_SYNC_MEANS, MappingFacts, judge
@@ -141,7 +141,7 @@ def _map(config: BackendConfig, source: Source, size: int, alignment: int) -> tu
             kernel.unmap_memory(address, size, source.page_size)
             reason = "the kernel took the flag but does not show it on the mapping"
     if config.sync is OnOffAuto.ON:
-        raise HostError(
+        raise MapSyncUnavailable(
             f"cannot map {source.path} with MAP_SYNC (sync=on): {reason}", f"{MAP_SYNC_MEANS}; or use sync=auto"
         )
     return map_it(sync=False), False, reason

@@ -15,7 +15,7 @@ import os
 import stat
 from pathlib import Path
 
-from emu.errors import HostError, UsageError
+from emu.errors import HostError, IncompleteFile
 
 SUFFIX = ".emu-incomplete"
 _LONGEST = 4096
@@ -93,11 +93,11 @@ def reason(path: str | Path) -> str | None:
 
 
 def check_not_incomplete(path: str | Path) -> None:
-    """UsageError when ``path`` is marked as incomplete."""
+    """IncompleteFile when ``path`` is marked as incomplete."""
     why = reason(path)
     if why is None:
         return
-    raise UsageError(
+    raise IncompleteFile(
         f"{path}: its content is incomplete: {why}",
         f"migrate into it again, or, if you want it as it is, pass --accept-incomplete (or remove {marker_path(path)})",
     )

@@ -11,7 +11,7 @@ fcntl is kept out too. Two single bytes far behind any data tell the users that 
 
 from __future__ import annotations
 
-from emu.errors import HostError
+from emu.errors import FileInUse
 from emu.host import kernel
 from emu.host.kernel import Lock
 
@@ -36,10 +36,10 @@ class FileLock:
         return Lock.WRITE if self._write and not self._share else Lock.READ
 
     def acquire(self) -> None:
-        """Take the lock; HostError naming the file when another emulator's is in the way. Harmless when held."""
+        """Take the lock; FileInUse naming the file when another emulator's is in the way. Harmless when held."""
         if not self._take() or self._mixed():
             self.release()
-            raise HostError(
+            raise FileInUse(
                 f"{self.name} is in use by another emulator",
                 "end that one first, or say share-lock=on on both sides if they know how to share the file",
             )

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 
 from emu.config import BackendConfig
-from emu.errors import HostError, UsageError
+from emu.errors import FileInUse, HostError, UsageError
 from emu.host import dax, kernel
 from emu.memory.incomplete import reason
 from emu.memory.lock import FileLock
@@ -87,7 +87,7 @@ def open_source(config: BackendConfig, *, lock_later: bool = False) -> Source:
         # Measured under the lock: whoever had it before may have just created the file and not sized it yet.
         size = device.size if device else _length(fd, path)
         if not size and not lock.held:
-            raise HostError(
+            raise FileInUse(
                 f"{path} is empty and in use by another emulator", "wait until it has a size, then start again"
             )
         system = kernel.file_system(fd)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from emu.errors import HostError
+from emu.errors import FileInUse, HostError
 from emu.host import files, kernel
 from emu.host.files import Kind, examine
 
@@ -196,9 +196,9 @@ def test_a_locked_file_is_neither_emptied_nor_replaced(kind: kernel.Lock, tmp_pa
     target = examine(str(path))
     descriptor = kernel.open_file(path, write=True)
     assert kernel.lock(descriptor, kind, what="file", length=1 << 62)
-    assert "in use" in refused(path, "in use").what
+    assert isinstance(refused(path, "in use"), FileInUse)
     for write in (target.stream, lambda: target.write(b"x")):
-        with pytest.raises(HostError, match="in use"):
+        with pytest.raises(FileInUse, match="in use"):
             write()
     assert path.read_bytes() == b"precious"
     assert entries(tmp_path) == ["pmem.img"]

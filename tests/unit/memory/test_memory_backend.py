@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
-from emu.errors import EmuError, HostError, UsageError
+from emu.errors import EmuError, FileInUse, HostError, MapSyncUnavailable, UsageError
 from emu.host import dax, kernel
 from emu.host.kernel import Lock
 from emu.memory import Backend, incomplete, open_backend, source
@@ -108,7 +108,7 @@ def test_a_file_with_content_is_never_grown(size: int, offset: int, image: Path)
 def test_an_empty_file_is_empty_again_after_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "empty"
     path.touch()
-    refused(config(path, sync=OnOffAuto.ON), "MAP_SYNC", HostError)
+    refused(config(path, sync=OnOffAuto.ON), "MAP_SYNC", MapSyncUnavailable)
     assert path.stat().st_size == 0
 
 
@@ -298,7 +298,7 @@ def test_sync_on_a_file_without_dax_is_refused_and_auto_degrades(image: Path) ->
         assert (durability.requested, durability.granularity) == (OnOffAuto.AUTO, "page")
         assert durability.survives.emulator_kill
         assert not durability.survives.host_power_loss
-    error = refused(config(image, sync=OnOffAuto.ON), r"MAP_SYNC \(sync=on\)", HostError)
+    error = refused(config(image, sync=OnOffAuto.ON), r"MAP_SYNC \(sync=on\)", MapSyncUnavailable)
     assert "DAX" in error.remedy
     assert "real NVDIMM" in error.remedy
 
@@ -327,7 +327,7 @@ def test_two_errnos_mean_no(number: int, image: Path, monkeypatch: pytest.Monkey
     with open_backend(config(image)) as backend:
         assert not backend.mapping.durability.effective
     assert mmap.asked == [True, False]
-    refused(config(image, sync=OnOffAuto.ON), "MAP_SYNC", HostError)
+    refused(config(image, sync=OnOffAuto.ON), "MAP_SYNC", MapSyncUnavailable)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM, errno.EPERM, errno.EAGAIN])
@@ -449,7 +449,7 @@ def test_who_may_use_a_file_together(
             with open_backend(config(image, **second)):
                 pass
         else:
-            assert str(image) in refused(config(image, **second), "in use by another emulator", HostError).what
+            assert str(image) in refused(config(image, **second), "in use by another emulator", FileInUse).what
     with open_backend(config(image, **second)):
         pass
 
@@ -461,11 +461,11 @@ def test_hand_over_of_the_lock(image: Path) -> None:
         first.release_lock()
         with open_backend(config(image)) as second:
             second.mapping.view[0] = 42
-            with pytest.raises(HostError, match="in use"):
+            with pytest.raises(FileInUse, match="in use"):
                 first.acquire_lock()
             assert first.mapping.view[0] == 42
         first.acquire_lock()
-        refused(config(image), "in use", HostError)
+        refused(config(image), "in use", FileInUse)
 
 
 def test_a_file_in_use_is_not_even_sized_or_removed(tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ def test_a_file_in_use_is_not_even_sized_or_removed(tmp_path: Path) -> None:
     path.touch()
     fd = kernel.open_file(path, write=True)
     assert kernel.lock(fd, Lock.WRITE, what="f")
-    refused(config(path), "in use", HostError)
+    refused(config(path), "in use", FileInUse)
     assert path.stat().st_size == 0
     os.close(fd)
 
@@ -618,7 +618,7 @@ def test_lock_later_maps_a_file_that_is_still_in_use(image: Path, tmp_path: Path
     with open_backend(config(image)) as first, open_backend(config(image), lock_later=True) as second:
         assert second.lock is not None
         assert not second.lock.held
-        with pytest.raises(HostError, match="in use"):
+        with pytest.raises(FileInUse, match="in use"):
             second.acquire_lock()
         first.release_lock()
         second.acquire_lock()
@@ -628,7 +628,7 @@ def test_lock_later_maps_a_file_that_is_still_in_use(image: Path, tmp_path: Path
         assert backend.lock.held
     fd = kernel.open_file(tmp_path / "empty", write=True)
     assert kernel.lock(fd, Lock.WRITE, what="empty")
-    refused(config(tmp_path / "empty"), "in use", HostError, lock_later=True)
+    refused(config(tmp_path / "empty"), "in use", FileInUse, lock_later=True)
     assert (tmp_path / "empty").stat().st_size == 0
     os.close(fd)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu.errors import HostError, UsageError
+from emu.errors import HostError, IncompleteFile, UsageError
 from emu.host import kernel
 from emu.host.files import examine
 from emu.host.sockets import Listener
@@ -180,7 +180,7 @@ def test_the_mark_outlives_everything_but_its_removal(tmp_path: Path, monkeypatc
     incomplete.check_not_incomplete(path)
     incomplete.mark(tmp_path / "link", "because")
     assert incomplete.reason(path) == "because"
-    with pytest.raises(UsageError, match="because"):
+    with pytest.raises(IncompleteFile, match="because"):
         incomplete.check_not_incomplete(path)
     incomplete.marker_path(path).write_text("[]")
     assert incomplete.reason(path) == "its mark says nothing readable"
