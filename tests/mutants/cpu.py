@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutant import Mutant
 
-_HOOKS = "emu/host/_hooks.csrc.c"
+_HOOKS = "emu/cpu/engine/_hooks.csrc.c"
 _STOPS = "tests/unit/cpu/test_cpu_stops.py"
 _CLOCK = "tests/unit/cpu/test_cpu_clock.py"
 

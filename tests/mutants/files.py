@@ -5,7 +5,7 @@ from __future__ import annotations
 from .mutant import Mutant
 
 _FILES = "emu/host/files.py"
-_READER = "emu/persistence/debug_reader.py"
+_READER = "emu/persistence/report/debug_reader.py"
 _OUTPUTS = "tests/unit/host/test_host_files.py"
 _BOMBS = "tests/unit/persistence/test_persistence_bombs.py"
 _ORDER = "tests/integration/test_store_order.py"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from .mutant import Mutant
 
-_TRACE = "emu/host/_trace.csrc.c"
-_MODEL = "emu/persistence/model.py"
-_CONCLUSION = "emu/persistence/conclusion.py"
+_TRACE = "emu/cpu/engine/_trace.csrc.c"
+_MODEL = "emu/persistence/model/timeline.py"
+_CONCLUSION = "emu/persistence/report/conclusion.py"
 _EXPLAINED = "tests/integration/test_crash_explained.py"
 _LABELS = "tests/integration/test_crash_labels.py"
 _VERDICT = "tests/integration/test_crash_verdict.py"
@@ -21,7 +21,7 @@ MUTANTS = (
     Mutant(
         "unexplained-memory",
         "a store that the log lacks ends in status 8, not in a verdict",
-        "emu/persistence/explained.py",
+        "emu/persistence/lab/explained.py",
         "            if found != expected:\n",
         "            if not events and found != expected:\n",
         (f"{_EXPLAINED}::test_a_wrong_log_gives_no_verdict",),
@@ -55,7 +55,7 @@ MUTANTS = (
     Mutant(
         "label-write-no-event",
         "a label write is an event of the trace",
-        "emu/persistence/recorder.py",
+        "emu/persistence/lab/recorder.py",
         "        self.tracer.note_device(len(self._label_writes), pc)\n",
         "",
         (f"{_LABELS}::test_a_label_write_is_an_event",),
@@ -119,7 +119,7 @@ MUTANTS = (
     Mutant(
         "flush-missed-under-eadr",
         "under eADR no flush is missed, and none is talked of",
-        "emu/persistence/repairs.py",
+        "emu/persistence/model/repairs.py",
         "        if self._rules.domain is Domain.EADR or not self._rules.flushes_count:\n",
         "        if not self._rules.flushes_count:\n",
         (f"{_CAUSES}::test_under_eadr_no_flush_is_talked_of",),
@@ -127,7 +127,7 @@ MUTANTS = (
     Mutant(
         "repair-not-checked",
         "a cause is named only when its repair was seen to make the failure impossible",
-        "emu/persistence/findings.py",
+        "emu/persistence/lab/findings.py",
         "            return None\n        return _Cause(kind, why, scene.lost, self._later(scene), repair)\n",
         "            pass\n        return _Cause(kind, why, scene.lost, self._later(scene), repair)\n",
         (f"{_CAUSES}::test_name_and_blame",),
@@ -135,7 +135,7 @@ MUTANTS = (
     Mutant(
         "fence-after-the-crash",
         "of a non-temporal store whose fence the crash came before, it is said that the fence is too late",
-        "emu/persistence/findings.py",
+        "emu/persistence/lab/findings.py",
         "            later = any(isinstance(event, Fence | WriteBack) for event in self._events[number + 1 :])\n",
         "            later = False\n",
         (f"{_CAUSES}::test_a_fence_that_comes_too_late_is_told_from_one_that_never_comes",),
@@ -143,7 +143,7 @@ MUTANTS = (
     Mutant(
         "stale-image",
         "a kept executor does not judge by an image that was replaced",
-        "emu/persistence/jobs.py",
+        "emu/persistence/lab/jobs.py",
         "field(default_factory=lambda: uuid.uuid4().hex)",
         'field(default_factory=lambda: "the only one")',
         (f"{_VERDICT}::test_a_kept_executor_does_not_judge_by_an_image_that_was_replaced",),
@@ -151,7 +151,7 @@ MUTANTS = (
     Mutant(
         "page-shows-nothing-lost",
         "the page shows the bytes that recovery found",
-        "emu/persistence/report_causes.py",
+        "emu/persistence/report/page_causes.py",
         "        got = failure.contents.get(unit, want)\n",
         "        got = want\n",
         (_WAKES,),
@@ -159,7 +159,7 @@ MUTANTS = (
     Mutant(
         "page-shows-the-initial-bytes",
         "the page shows the bytes that would be there if all stores had persisted",
-        "emu/persistence/report_causes.py",
+        "emu/persistence/report/page_causes.py",
         "        want = whole.get(unit, page.initial(unit))\n",
         "        want = page.initial(unit)\n",
         (_WAKES,),
@@ -167,7 +167,7 @@ MUTANTS = (
     Mutant(
         "page-forgets-the-initial-bytes",
         "the page shows the bytes of a unit that no store has touched as the file had them",
-        "emu/persistence/image.py",
+        "emu/persistence/model/image.py",
         "            content = (FULL, self.initial(unit))\n",
         "            content = (FULL, 0)\n",
         (_WAKES,),
@@ -175,7 +175,7 @@ MUTANTS = (
     Mutant(
         "lost-store-leaves-zeros",
         "where a store was lost, recovery finds what was there before",
-        "emu/persistence/crashstate.py",
+        "emu/persistence/model/crashstate.py",
         "        return self.initial(unit) & ~covered | value & covered\n",
         "        return value & covered\n",
         (f"{_ORACLE}::test_same_memories_as_the_operational_machine[adr-line-0]",),

@@ -256,7 +256,7 @@ def test_a_fence_that_comes_too_late_is_told_from_one_that_never_comes(behind: l
 
 def test_under_eadr_no_flush_is_talked_of() -> None:
     program = with_places([store(0, 1), FLUSH_0, store(64, 1, nt=True), SFENCE])
-    (failure,), _ = explained(program, Rules(Domain.EADR), word_and_value)
+    (failure,), _ = explained(program, Rules(PersistenceDomain.EADR), word_and_value)
     assert (failure.kind, failure.lost, failure.persisted) == (findings.MISSING_FENCE, (0,), 2)
     assert "flush" not in failure.explanation
 
