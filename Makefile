@@ -83,7 +83,7 @@ INTERPOSED := $(addprefix emu/cpu/engine/_,system x87 sse translate)
 NATIVE := emu/host/_kernel emu/cpu/engine/_hooks emu/cpu/engine/_trace $(INTERPOSED)
 native: $(NATIVE:=.abi3.so)
 
-$(INTERPOSED:=.abi3.so): emu/cpu/engine/binding.h
+emu/cpu/engine/_hooks.abi3.so $(INTERPOSED:=.abi3.so): emu/cpu/engine/binding.h
 %.abi3.so: %.cdef.txt %.csrc.c
 	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \

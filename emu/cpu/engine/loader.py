@@ -47,7 +47,7 @@ class Library:
 
 
 def load(path: str) -> Library:
-    """Load the library at ``path`` so that it calls our definitions; ``bind`` them before it runs.
+    """Load the library at ``path`` so that it calls our definitions; ``bind`` before it runs.
 
     What somebody else loaded before is bound already and stays as it is: then this process gets a copy of its own.
     """
@@ -72,8 +72,9 @@ def _load_copy(path: str) -> Library:
 
 
 def bind(library: Library) -> None:
-    """Let our definitions find what they call; HostError when ``library`` is not as they know it."""
+    """Let our C find what it calls; HostError when ``library`` is not as it knows it."""
     between = Library(_translate.__file__)
+    _bound(_hooks.ffi, _hooks.lib.emu_hooks_bind, library)
     _bound(_system.ffi, _system.lib.emu_system_bind, library, between)
     _bound(_translate.ffi, _translate.lib.emu_translate_bind, library)
     _bound(_x87.ffi, _x87.lib.emu_x87_bind, library)
