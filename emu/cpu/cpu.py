@@ -409,11 +409,6 @@ class Cpu:
         self._delivery.on_fault = on_fault
         self._memory.on_write = on_write
 
-    @staticmethod
-    def uc_function(name: str) -> int:
-        """The address of Unicorn's function ``name``, such as ``uc_hook_add``."""
-        return library.function(name)
-
     def add_native_hook(self, kind: int, function: int, user_data: int, begin: int = 1, end: int = 0) -> int:
         """Install the C callback at address ``function`` for Unicorn's hook ``kind``; a handle for ``remove_hook``.
 

@@ -31,7 +31,7 @@ def load() -> loader.Library:
         for path in sorted(Path(folder, "lib").glob("libunicorn.so*")):
             library = loader.load(str(path))
             _check_version(library)
-            loader.bind(library)
+            loader.bind_all(library)
             return library
     raise HostError("the CPU library unicorn is not installed", "pip install unicorn")
 
