@@ -84,11 +84,10 @@ guests:
 
 # The C that cffi generates is committed, so that installing needs no generator. A clone's file times mean
 # nothing, so no other target may depend on a rule that writes it. A test fails when it is behind its sources.
-INTERPOSED := $(addprefix emu/cpu/engine/_,system x87 sse translate)
-NATIVE := emu/host/_kernel emu/cpu/engine/_hooks emu/cpu/engine/_trace $(INTERPOSED)
+NATIVE := emu/host/_kernel $(addprefix emu/cpu/engine/_,hooks trace system x87 sse translate)
 native: $(NATIVE:=.abi3.so)
 
-$(INTERPOSED:=.abi3.so): emu/cpu/engine/binding.h
+$(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h
 %.abi3.so: %.cdef.txt %.csrc.c
 	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \

@@ -58,7 +58,7 @@ class Cpu:
         self.on_port_read: Callable[[int, int], int] = lambda port, size: (1 << 8 * size) - 1
         self.on_port_write: Callable[[int, int, int], None] = lambda port, size, value: None
         self.last_exception: ExceptionRecord | None = None
-        self._engine = hooks.Engine(library.functions(), MODELS[model], _Ports(self), library.describe)
+        self._engine = library.open_engine(MODELS[model], _Ports(self))
         library.require_mended()
         self._state = State(self._engine, layout())
         self._memory = PhysicalMemory(self._engine, self._state.system.host_wrote)
@@ -173,7 +173,7 @@ class Cpu:
         elif reason & (hooks.EXCEPTION | hooks.INVALID_OPCODE):
             self._raise_exception(self._engine.vector, bool(reason & hooks.EXCEPTION))
         elif error:
-            what = f"the guest executes at {self._state.rip:#x}, where it cannot: {library.describe(error)}"
+            what = f"the guest executes at {self._state.rip:#x}, where it cannot: {hooks.describe(error)}"
             self._dead = self._stop(StopKind.BAD_STATE, what, self.last_exception)
         elif reason & hooks.HALT:
             self._halted = True
@@ -412,11 +412,6 @@ class Cpu:
         """
         self._delivery.on_fault = on_fault
         self._memory.on_write = on_write
-
-    @staticmethod
-    def uc_function(name: str) -> int:
-        """The address of Unicorn's function ``name``, such as ``uc_hook_add``."""
-        return library.function(name)
 
     def add_native_hook(self, kind: int, function: int, user_data: int, begin: int = 1, end: int = 0) -> int:
         """Install the C callback at address ``function`` for Unicorn's hook ``kind``; a handle for ``remove_hook``.

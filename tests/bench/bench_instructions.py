@@ -27,7 +27,7 @@ import struct, sys, time
 code, rounds, owner = bytes.fromhex(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if owner == "emu":
     from emu.cpu.engine import library
-    library.functions()
+    library.load()
 from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, x86_const
 uc = Uc(UC_ARCH_X86, UC_MODE_64)
 uc.mem_map(0x1000, 0x2000)

@@ -580,27 +580,21 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 /*
  * The C side of one Unicorn engine: the callbacks that fire too often for Python, the virtual clock, and stop
- * requests from anywhere. Unicorn's functions come as addresses; nothing links against its library.
+ * requests from anywhere. Unicorn's functions are looked up (emu_hooks_bind); nothing links against its library.
  *
  * Unicorn runs no callback while its own stop request is set, though the guest's basic block goes on to its end: what
  * the callbacks do (flushes, SYSCALL, time stamps) would be lost. So a stop is a flag of ours, and Unicorn's is set only
  * where no guest code follows: when a block is announced and not yet begun, or behind the execution loop, where two
  * function pointers in the CPU's class lead to us (cpu_exec_enter and cpu_exec_exit).
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <dlfcn.h>
+#include "binding.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/membarrier.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -610,7 +604,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
 enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
-enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40 };
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_MSR = 248 };
 #define CTL_WRITE(type, arguments) ((type) | ((arguments) << 26) | (1 << 30))
 enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 
@@ -634,10 +628,21 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define TESTED_WHOLLY 50000
 #define TESTED_THEN 64
 
-typedef struct {
-    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_protect;
-    void *hook_add, *hook_del, *reg_read, *reg_write, *ctl;
-} emu_uc_functions;
+static struct {
+    int (*open)(int architecture, int mode, void **uc);
+    int (*close)(void *uc);
+    int (*start)(void *uc, uint64_t begin, uint64_t until, uint64_t timeout, size_t count);
+    int (*stop)(void *uc);
+    int (*map)(void *uc, uint64_t gpa, size_t size, uint32_t permissions, void *host);
+    int (*map_mmio)(void *uc, uint64_t gpa, size_t size, void *read, void *for_read, void *write, void *for_write);
+    int (*protect)(void *uc, uint64_t gpa, size_t size, uint32_t permissions);
+    int (*add_hook)(void *uc, uintptr_t *handle, int type, void *function, void *user, uint64_t begin, uint64_t end, ...);
+    int (*delete_hook)(void *uc, uintptr_t handle);
+    int (*read_register)(void *uc, int id, void *value);
+    int (*write_register)(void *uc, int id, const void *value);
+    int (*control)(void *uc, int what, ...);
+    const char *(*describe)(int error);
+} library;
 
 typedef struct {
     void *uc;
@@ -654,7 +659,6 @@ typedef struct {
     int counting;
     uint32_t trap_flag;
 
-    emu_uc_functions f;
     int cpu_model;
     void *cpu;
     void (*cpu_exit)(void *);
@@ -683,18 +687,6 @@ typedef struct {
         };
     } attention;
 } emu_engine;
-
-typedef int (*open_fn)(int, int, void **);
-typedef int (*engine_fn)(void *);
-typedef int (*start_fn)(void *, uint64_t, uint64_t, uint64_t, size_t);
-typedef int (*map_ptr_fn)(void *, uint64_t, size_t, uint32_t, void *);
-typedef int (*mmio_fn)(void *, uint64_t, size_t, void *, void *, void *, void *);
-typedef int (*protect_fn)(void *, uint64_t, size_t, uint32_t);
-typedef int (*hook_add_fn)(void *, uintptr_t *, int, void *, void *, uint64_t, uint64_t, ...);
-typedef int (*hook_del_fn)(void *, uintptr_t);
-typedef int (*reg_read_fn)(void *, int, void *);
-typedef int (*reg_write_fn)(void *, int, const void *);
-typedef int (*ctl_fn)(void *, int, ...);
 
 uint32_t emu_port_read(void *owner, uint32_t port, int size);
 void emu_port_write(void *owner, uint32_t port, int size, uint32_t value);
@@ -741,7 +733,7 @@ static void leave_before_block(emu_engine *e, uint32_t reason)
     e->reason |= reason;
     e->attention.again = 1;
     atomic_store(&e->leave, 1);
-    ((engine_fn)e->f.emu_stop)(e->uc);
+    library.stop(e->uc);
 }
 
 /* Unicorn begins, or goes on, to execute: a request that came before it was ready must not be lost. */
@@ -758,7 +750,7 @@ static void on_exec_exit(void *cpu)
     emu_engine *e = current;
     e->exec_exit(cpu);
     if (atomic_load(&e->leave))
-        ((engine_fn)e->f.emu_stop)(e->uc);
+        library.stop(e->uc);
     else if (e->hooked && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
         e->attention.again = 1;
 }
@@ -838,9 +830,9 @@ static int on_rdtsc(void *uc, void *user)
         e->time++;
     now = emu_engine_now(e);
     half = now & 0xffffffffu;
-    ((reg_write_fn)e->f.reg_write)(uc, REG_RAX, &half);
+    library.write_register(uc, REG_RAX, &half);
     half = now >> 32;
-    ((reg_write_fn)e->f.reg_write)(uc, REG_RDX, &half);
+    library.write_register(uc, REG_RDX, &half);
     emu_engine_start_clock(e);
     return 1;
 }
@@ -848,11 +840,10 @@ static int on_rdtsc(void *uc, void *user)
 static int on_rdtscp(void *uc, void *user)
 {
     struct { uint32_t id; uint64_t value; } aux = {MSR_TSC_AUX, 0};
-    emu_engine *e = user;
     uint64_t low;
-    ((reg_read_fn)e->f.reg_read)(uc, 248 /* UC_X86_REG_MSR */, &aux);
+    library.read_register(uc, REG_MSR, &aux);
     low = aux.value & 0xffffffffu;
-    ((reg_write_fn)e->f.reg_write)(uc, REG_RCX, &low);
+    library.write_register(uc, REG_RCX, &low);
     return on_rdtsc(uc, user);
 }
 
@@ -930,19 +921,19 @@ static bool on_rom_write(void *uc, int type, uint64_t address, int size, int64_t
 static int hook(emu_engine *e, int type, void *function)
 {
     uintptr_t handle;
-    return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, type, function, e, 1, 0);
+    return library.add_hook(e->uc, &handle, type, function, e, 1, 0);
 }
 
 static int hook_instruction(emu_engine *e, int instruction, void *function)
 {
     uintptr_t handle;
-    return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, HOOK_INSN, function, e, 1, 0, instruction);
+    return library.add_hook(e->uc, &handle, HOOK_INSN, function, e, 1, 0, instruction);
 }
 
 static void close_engine(emu_engine *e)
 {
     if (e->uc)
-        ((engine_fn)e->f.close)(e->uc);
+        library.close(e->uc);
     e->uc = NULL;
     e->cpu = NULL;
     e->env = NULL;
@@ -951,7 +942,7 @@ static void close_engine(emu_engine *e)
 
 int emu_engine_flush(emu_engine *e)
 {
-    return ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
+    return library.control(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
 }
 
 /* Install the block hook if it is wanted, first in Unicorn's list if nobody was before. Under the lock, not running. */
@@ -978,11 +969,11 @@ int emu_engine_prepare(emu_engine *e)
 
 static int open_engine(emu_engine *e)
 {
-    int error = ((open_fn)e->f.open)(ARCH_X86, MODE_64, &e->uc);
+    int error = library.open(ARCH_X86, MODE_64, &e->uc);
     if (error)
         return error;
-    if ((error = ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_CPU_MODEL, 1), e->cpu_model)) ||
-        (error = ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_USE_EXITS, 1), 1)) ||
+    if ((error = library.control(e->uc, CTL_WRITE(CTL_CPU_MODEL, 1), e->cpu_model)) ||
+        (error = library.control(e->uc, CTL_WRITE(CTL_USE_EXITS, 1), 1)) ||
         (error = hook(e, HOOK_INTR, on_interrupt)) || (error = hook(e, HOOK_INSN_INVALID, on_invalid)) ||
         (error = hook_instruction(e, INSN_IN, on_in)) || (error = hook_instruction(e, INSN_OUT, on_out)) ||
         (error = hook_instruction(e, INSN_RDTSC, on_rdtsc)) ||
@@ -993,10 +984,9 @@ static int open_engine(emu_engine *e)
     return error;
 }
 
-int emu_engine_open(emu_engine *e, const emu_uc_functions *f, int cpu_model)
+int emu_engine_open(emu_engine *e, int cpu_model)
 {
     memset(e, 0, sizeof *e);
-    e->f = *f;
     e->cpu_model = cpu_model;
     e->deadline = UINT64_MAX;
     pthread_mutex_init(&e->lock, NULL);
@@ -1023,24 +1013,24 @@ int emu_engine_reopen(emu_engine *e)
 
 int emu_engine_map(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
 {
-    return ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_ALL, host);
+    return library.map(e->uc, gpa, size, PROT_ALL, host);
 }
 
 int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
 {
     uintptr_t handle;
     /* Only a later change of the permissions makes the engine's memory region read-only. */
-    int error = ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_ALL, host);
+    int error = library.map(e->uc, gpa, size, PROT_ALL, host);
     if (!error)
-        error = ((protect_fn)e->f.mem_protect)(e->uc, gpa, size, PROT_READ_EXEC);
+        error = library.protect(e->uc, gpa, size, PROT_READ_EXEC);
     if (error)
         return error;
-    return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
+    return library.add_hook(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
 }
 
 int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
 {
-    return ((mmio_fn)e->f.mmio_map)(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
+    return library.map_mmio(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
 }
 
 /*
@@ -1076,7 +1066,7 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
     if (!start)
         return 0;
     current = e;
-    error = ((start_fn)e->f.emu_start)(e->uc, pc, 0, 0, 0);
+    error = library.start(e->uc, pc, 0, 0, 0);
     current = outer;
     if (e->halted && *e->halted)
         e->reason |= EMU_HALT;
@@ -1181,23 +1171,50 @@ int emu_engine_running(emu_engine *e)
 
 int emu_engine_read_register(emu_engine *e, int id, void *value)
 {
-    return ((reg_read_fn)e->f.reg_read)(e->uc, id, value);
+    return library.read_register(e->uc, id, value);
 }
 
 int emu_engine_write_register(emu_engine *e, int id, const void *value)
 {
-    return ((reg_write_fn)e->f.reg_write)(e->uc, id, value);
+    return library.write_register(e->uc, id, value);
 }
 
 int emu_engine_add_hook(emu_engine *e, uintptr_t *handle, int type, uintptr_t function, uintptr_t user_data,
                         uint64_t begin, uint64_t end)
 {
-    return ((hook_add_fn)e->f.hook_add)(e->uc, handle, type, (void *)function, (void *)user_data, begin, end);
+    return library.add_hook(e->uc, handle, type, (void *)function, (void *)user_data, begin, end);
 }
 
 int emu_engine_delete_hook(emu_engine *e, uintptr_t handle)
 {
-    return ((hook_del_fn)e->f.hook_del)(e->uc, handle);
+    return library.delete_hook(e->uc, handle);
+}
+
+/* ---- Binding ---- */
+
+const char *emu_hooks_bind(void *handle)
+{
+    static const struct wanted wanted[] = {
+        {"uc_open", &library.open},
+        {"uc_close", &library.close},
+        {"uc_emu_start", &library.start},
+        {"uc_emu_stop", &library.stop},
+        {"uc_mem_map_ptr", &library.map},
+        {"uc_mmio_map", &library.map_mmio},
+        {"uc_mem_protect", &library.protect},
+        {"uc_hook_add", &library.add_hook},
+        {"uc_hook_del", &library.delete_hook},
+        {"uc_reg_read", &library.read_register},
+        {"uc_reg_write", &library.write_register},
+        {"uc_ctl", &library.control},
+        {"uc_strerror", &library.describe},
+    };
+    return LOOK_UP_PUBLIC(handle, wanted);
+}
+
+const char *emu_describe(int error)
+{
+    return library.describe(error);
 }
 
 /* ---- Libraries and memory of this process ---- */
@@ -1216,8 +1233,8 @@ void *emu_show_library(const char *path)
 
 int emu_library_is_loaded(const char *path)
 {
-    void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-    return library && !dlclose(library);
+    void *handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+    return handle && !dlclose(handle);
 }
 
 const char *emu_load_error(void)
@@ -1225,9 +1242,9 @@ const char *emu_load_error(void)
     return dlerror();
 }
 
-void *emu_symbol(void *library, const char *name)
+void *emu_symbol(void *handle, const char *name)
 {
-    return dlsym(library, name);
+    return dlsym(handle, name);
 }
 
 size_t emu_allocation_size(void *pointer)
@@ -1258,115 +1275,119 @@ size_t emu_peek(uint64_t address, void *buffer, size_t size)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 3), // char const *()(void)
-/*  1 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(char const *)
-/*  3 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // char const *
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *)
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 101), // emu_engine *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(int)
+/*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 112), // void *
+/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, emu_uc_functions const *, int)
-/*  9 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // emu_uc_functions const *
-/* 11 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, int, void *)
-/* 14 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 16 */ _CFFI_OP(_CFFI_OP_POINTER, 108), // void *
+/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 105), // char const *
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 106), // emu_engine *
+/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
+/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, int, void const *)
-/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void *)
+/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 21 */ _CFFI_OP(_CFFI_OP_POINTER, 108), // void const *
+/* 21 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, uint64_t)
-/* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, uint64_t, uint64_t)
-/* 28 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
+/* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 112), // void const *
+/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t)
+/* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, uint64_t, uint64_t, void *)
-/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t, uint64_t)
+/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 36 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
-/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, uintptr_t *, int, uintptr_t, uintptr_t, uint64_t, uint64_t)
-/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 40 */ _CFFI_OP(_CFFI_OP_POINTER, 42), // uintptr_t *
-/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION, 11), // int()(emu_engine *, uintptr_t)
-/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 54), // size_t()(uint64_t, void *, size_t)
-/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
-/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t, uint64_t, void *)
+/* 38 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 41 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t *, int, uintptr_t, uintptr_t, uint64_t, uint64_t)
+/* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 45 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // uintptr_t *
+/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t)
+/* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 54), // size_t()(void *)
-/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 61), // uint32_t()(void *, uint32_t, int)
-/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
-/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 59), // size_t()(uint64_t, void *, size_t)
+/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 59), // size_t()(void *)
+/* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 25), // uint64_t()(emu_engine *)
-/* 65 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION, 16), // void *()(char const *)
-/* 68 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION, 16), // void *()(void *, char const *)
-/* 71 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
-/* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 3),
-/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(emu_engine *)
-/* 75 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(emu_engine *, int)
-/* 78 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 79 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 81 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(emu_engine *, int, uint64_t, int, uint64_t)
-/* 82 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(emu_engine *, void *, void *, void *)
-/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
-/* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // void()(void *, uint32_t, int, uint32_t)
-/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 101 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_engine
-/* 102 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_uc_functions
-/* 103 */ _CFFI_OP(_CFFI_OP_POINTER, 61), // uint32_t volatile const *
-/* 104 */ _CFFI_OP(_CFFI_OP_POINTER, 59), // uint32_t(*)(void *, uint32_t, int)
-/* 105 */ _CFFI_OP(_CFFI_OP_POINTER, 106), // uint8_t *
-/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 94), // void(*)(void *, uint32_t, int, uint32_t)
-/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 66), // uint32_t()(void *, uint32_t, int)
+/* 65 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint64_t()(emu_engine *)
+/* 70 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
+/* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
+/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
+/* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
+/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // void()(emu_engine *)
+/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 81 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // void()(emu_engine *, int)
+/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 88 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // void()(emu_engine *, void *, void *, void *)
+/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 96 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // void()(void *, uint32_t, int, uint32_t)
+/* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 106 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_engine
+/* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 66), // uint32_t volatile const *
+/* 108 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // uint32_t(*)(void *, uint32_t, int)
+/* 109 */ _CFFI_OP(_CFFI_OP_POINTER, 110), // uint8_t *
+/* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 111 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // void(*)(void *, uint32_t, int, uint32_t)
+/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1390,26 +1411,6 @@ static void _cffi_checkfld_typedef_emu_engine(emu_engine *p)
   { void * *tmp = &p->cpu; (void)tmp; }
 }
 struct _cffi_align_typedef_emu_engine { char x; emu_engine y; };
-
-_CFFI_UNUSED_FN
-static void _cffi_checkfld_typedef_emu_uc_functions(emu_uc_functions *p)
-{
-  /* only to generate compile-time warnings or errors */
-  (void)p;
-  { void * *tmp = &p->open; (void)tmp; }
-  { void * *tmp = &p->close; (void)tmp; }
-  { void * *tmp = &p->emu_start; (void)tmp; }
-  { void * *tmp = &p->emu_stop; (void)tmp; }
-  { void * *tmp = &p->mem_map_ptr; (void)tmp; }
-  { void * *tmp = &p->mmio_map; (void)tmp; }
-  { void * *tmp = &p->mem_protect; (void)tmp; }
-  { void * *tmp = &p->hook_add; (void)tmp; }
-  { void * *tmp = &p->hook_del; (void)tmp; }
-  { void * *tmp = &p->reg_read; (void)tmp; }
-  { void * *tmp = &p->reg_write; (void)tmp; }
-  { void * *tmp = &p->ctl; (void)tmp; }
-}
-struct _cffi_align_typedef_emu_uc_functions { char x; emu_uc_functions y; };
 
 static struct _cffi_externpy_s _cffi_externpy__emu_port_read =
   { "emu.cpu.engine._hooks.emu_port_read", (int)sizeof(uint32_t), 0, 0 };
@@ -1454,10 +1455,10 @@ _cffi_f_emu_allocation_size(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg0, (char **)&x0);
+      _cffi_type(4), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1475,6 +1476,36 @@ _cffi_f_emu_allocation_size(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_allocation_size _cffi_d_emu_allocation_size
+#endif
+
+static char const * _cffi_d_emu_describe(int x0)
+{
+  return emu_describe(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_describe(PyObject *self, PyObject *arg0)
+{
+  int x0;
+  char const * result;
+  PyObject *pyresult;
+
+  x0 = _cffi_to_c_int(arg0, int);
+  if (x0 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_describe(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(9));
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_describe _cffi_d_emu_describe
 #endif
 
 static int _cffi_d_emu_engine_add_hook(emu_engine * x0, uintptr_t * x1, int x2, uintptr_t x3, uintptr_t x4, uint64_t x5, uint64_t x6)
@@ -1508,19 +1539,19 @@ _cffi_f_emu_engine_add_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(40), arg1, (char **)&x1);
+      _cffi_type(45), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(40), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(45), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1575,10 +1606,10 @@ _cffi_f_emu_engine_announced(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1621,37 +1652,37 @@ _cffi_f_emu_engine_attach(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg1, (char **)&x1);
+      _cffi_type(4), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg2, (char **)&x2);
+      _cffi_type(4), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg3, (char **)&x3);
+      _cffi_type(4), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1684,10 +1715,10 @@ _cffi_f_emu_engine_close(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1728,10 +1759,10 @@ _cffi_f_emu_engine_delete_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1770,10 +1801,10 @@ _cffi_f_emu_engine_flush(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1818,10 +1849,10 @@ _cffi_f_emu_engine_map(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1835,10 +1866,10 @@ _cffi_f_emu_engine_map(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg3, (char **)&x3);
+      _cffi_type(4), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1881,10 +1912,10 @@ _cffi_f_emu_engine_map_nothing(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1937,10 +1968,10 @@ _cffi_f_emu_engine_map_rom(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1954,10 +1985,10 @@ _cffi_f_emu_engine_map_rom(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg3, (char **)&x3);
+      _cffi_type(4), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1992,10 +2023,10 @@ _cffi_f_emu_engine_now(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2015,53 +2046,42 @@ _cffi_f_emu_engine_now(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_now _cffi_d_emu_engine_now
 #endif
 
-static int _cffi_d_emu_engine_open(emu_engine * x0, emu_uc_functions const * x1, int x2)
+static int _cffi_d_emu_engine_open(emu_engine * x0, int x1)
 {
-  return emu_engine_open(x0, x1, x2);
+  return emu_engine_open(x0, x1);
 }
 #ifndef PYPY_VERSION
 static PyObject *
 _cffi_f_emu_engine_open(PyObject *self, PyObject *args)
 {
   emu_engine * x0;
-  emu_uc_functions const * x1;
-  int x2;
+  int x1;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   int result;
   PyObject *pyresult;
   PyObject *arg0;
   PyObject *arg1;
-  PyObject *arg2;
 
-  if (!PyArg_UnpackTuple(args, "emu_engine_open", 3, 3, &arg0, &arg1, &arg2))
+  if (!PyArg_UnpackTuple(args, "emu_engine_open", 2, 2, &arg0, &arg1))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(10), arg1, (char **)&x1);
-  if (datasize != 0) {
-    x1 = ((size_t)datasize) <= 640 ? (emu_uc_functions const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(10), arg1, (char **)&x1,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x2 = _cffi_to_c_int(arg2, int);
-  if (x2 == (int)-1 && PyErr_Occurred())
+  x1 = _cffi_to_c_int(arg1, int);
+  if (x1 == (int)-1 && PyErr_Occurred())
     return NULL;
 
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_engine_open(x0, x1, x2); }
+  { result = emu_engine_open(x0, x1); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -2089,10 +2109,10 @@ _cffi_f_emu_engine_prepare(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2135,10 +2155,10 @@ _cffi_f_emu_engine_read_register(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2148,10 +2168,10 @@ _cffi_f_emu_engine_read_register(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg2, (char **)&x2);
+      _cffi_type(4), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2186,10 +2206,10 @@ _cffi_f_emu_engine_reopen(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2222,10 +2242,10 @@ _cffi_f_emu_engine_request_stop(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2266,10 +2286,10 @@ _cffi_f_emu_engine_run(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2308,10 +2328,10 @@ _cffi_f_emu_engine_running(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2344,10 +2364,10 @@ _cffi_f_emu_engine_service(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2392,10 +2412,10 @@ _cffi_f_emu_engine_set_clock(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2450,10 +2470,10 @@ _cffi_f_emu_engine_set_interrupt_pending(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2490,10 +2510,10 @@ _cffi_f_emu_engine_set_real_time(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2526,10 +2546,10 @@ _cffi_f_emu_engine_start_clock(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2562,10 +2582,10 @@ _cffi_f_emu_engine_stop_before_block(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2600,10 +2620,10 @@ _cffi_f_emu_engine_take_stop(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2642,10 +2662,10 @@ _cffi_f_emu_engine_watch_blocks(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2692,10 +2712,10 @@ _cffi_f_emu_engine_write_register(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2705,10 +2725,10 @@ _cffi_f_emu_engine_write_register(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(21), arg2, (char **)&x2);
+      _cffi_type(26), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(21), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(26), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2728,6 +2748,44 @@ _cffi_f_emu_engine_write_register(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_write_register _cffi_d_emu_engine_write_register
 #endif
 
+static char const * _cffi_d_emu_hooks_bind(void * x0)
+{
+  return emu_hooks_bind(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_hooks_bind(PyObject *self, PyObject *arg0)
+{
+  void * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  char const * result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_hooks_bind(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(9));
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_hooks_bind _cffi_d_emu_hooks_bind
+#endif
+
 static int _cffi_d_emu_library_is_loaded(char const * x0)
 {
   return emu_library_is_loaded(x0);
@@ -2743,10 +2801,10 @@ _cffi_f_emu_library_is_loaded(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(9), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(9), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2785,7 +2843,7 @@ _cffi_f_emu_load_error(PyObject *self, PyObject *noarg)
 
   (void)self; /* unused */
   (void)noarg; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(3));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(9));
   return pyresult;
 }
 #else
@@ -2807,10 +2865,10 @@ _cffi_f_emu_load_library(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(9), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(9), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2822,7 +2880,7 @@ _cffi_f_emu_load_library(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(16));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(4));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2857,10 +2915,10 @@ _cffi_f_emu_peek(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg1, (char **)&x1);
+      _cffi_type(4), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2899,10 +2957,10 @@ _cffi_f_emu_show_library(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg0, (char **)&x0);
+      _cffi_type(9), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(9), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2914,7 +2972,7 @@ _cffi_f_emu_show_library(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(16));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(4));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2943,19 +3001,19 @@ _cffi_f_emu_symbol(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg0, (char **)&x0);
+      _cffi_type(4), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg1, (char **)&x1);
+      _cffi_type(9), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(9), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2967,7 +3025,7 @@ _cffi_f_emu_symbol(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(16));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(4));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -3040,134 +3098,97 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_SYSENTER", (void *)_cffi_const_EMU_SYSENTER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TIMER", (void *)_cffi_const_EMU_TIMER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 56), (void *)_cffi_d_emu_allocation_size },
-  { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 88), (void *)_cffi_d_emu_engine_attach },
-  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_close },
-  { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_engine_delete_hook },
-  { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_flush },
-  { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map },
-  { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_emu_engine_map_nothing },
-  { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_rom },
-  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 64), (void *)_cffi_d_emu_engine_now },
-  { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 8), (void *)_cffi_d_emu_engine_open },
-  { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_prepare },
-  { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 13), (void *)_cffi_d_emu_engine_read_register },
-  { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_reopen },
-  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_run },
-  { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_running },
-  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_service },
-  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 81), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 77), (void *)_cffi_d_emu_engine_set_interrupt_pending },
-  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_set_real_time },
-  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_start_clock },
-  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 74), (void *)_cffi_d_emu_engine_stop_before_block },
-  { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 5), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 77), (void *)_cffi_d_emu_engine_watch_blocks },
-  { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_write_register },
-  { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 2), (void *)_cffi_d_emu_library_is_loaded },
-  { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 0), (void *)_cffi_d_emu_load_error },
-  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 67), (void *)_cffi_d_emu_load_library },
-  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 104), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 107), (void *)emu_port_write },
-  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 67), (void *)_cffi_d_emu_show_library },
-  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 70), (void *)_cffi_d_emu_symbol },
+  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_allocation_size },
+  { "emu_describe", (void *)_cffi_f_emu_describe, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_describe },
+  { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_engine_add_hook },
+  { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 52), (void *)_cffi_d_emu_engine_delete_hook },
+  { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
+  { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map },
+  { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_nothing },
+  { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map_rom },
+  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 69), (void *)_cffi_d_emu_engine_now },
+  { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_engine_open },
+  { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_prepare },
+  { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
+  { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
+  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_run },
+  { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
+  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 86), (void *)_cffi_d_emu_engine_set_clock },
+  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 82), (void *)_cffi_d_emu_engine_set_interrupt_pending },
+  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_set_real_time },
+  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_stop_before_block },
+  { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
+  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 82), (void *)_cffi_d_emu_engine_watch_blocks },
+  { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
+  { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
+  { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
+  { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
+  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 72), (void *)_cffi_d_emu_load_library },
+  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_peek },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 108), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 111), (void *)emu_port_write },
+  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 72), (void *)_cffi_d_emu_show_library },
+  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_symbol },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "uc", offsetof(emu_engine, uc),
           sizeof(((emu_engine *)0)->uc),
-          _CFFI_OP(_CFFI_OP_NOOP, 16) },
+          _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "owner", offsetof(emu_engine, owner),
              sizeof(((emu_engine *)0)->owner),
-             _CFFI_OP(_CFFI_OP_NOOP, 16) },
+             _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "reason", offsetof(emu_engine, reason),
               sizeof(((emu_engine *)0)->reason),
-              _CFFI_OP(_CFFI_OP_NOOP, 61) },
+              _CFFI_OP(_CFFI_OP_NOOP, 66) },
   { "vector", offsetof(emu_engine, vector),
               sizeof(((emu_engine *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 61) },
+              _CFFI_OP(_CFFI_OP_NOOP, 66) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 105) },
+           _CFFI_OP(_CFFI_OP_NOOP, 109) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 61) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 66) },
   { "hflags_offset", offsetof(emu_engine, hflags_offset),
                      sizeof(((emu_engine *)0)->hflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 61) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 66) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 103) },
+              _CFFI_OP(_CFFI_OP_NOOP, 107) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
-            _CFFI_OP(_CFFI_OP_NOOP, 25) },
+            _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "deadline", offsetof(emu_engine, deadline),
                 sizeof(((emu_engine *)0)->deadline),
-                _CFFI_OP(_CFFI_OP_NOOP, 25) },
+                _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "last_block", offsetof(emu_engine, last_block),
                   sizeof(((emu_engine *)0)->last_block),
-                  _CFFI_OP(_CFFI_OP_NOOP, 25) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "counting", offsetof(emu_engine, counting),
                 sizeof(((emu_engine *)0)->counting),
-                _CFFI_OP(_CFFI_OP_NOOP, 11) },
+                _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "trap_flag", offsetof(emu_engine, trap_flag),
                  sizeof(((emu_engine *)0)->trap_flag),
-                 _CFFI_OP(_CFFI_OP_NOOP, 61) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 66) },
   { "cpu", offsetof(emu_engine, cpu),
            sizeof(((emu_engine *)0)->cpu),
-           _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "open", offsetof(emu_uc_functions, open),
-            sizeof(((emu_uc_functions *)0)->open),
-            _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "close", offsetof(emu_uc_functions, close),
-             sizeof(((emu_uc_functions *)0)->close),
-             _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "emu_start", offsetof(emu_uc_functions, emu_start),
-                 sizeof(((emu_uc_functions *)0)->emu_start),
-                 _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "emu_stop", offsetof(emu_uc_functions, emu_stop),
-                sizeof(((emu_uc_functions *)0)->emu_stop),
-                _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "mem_map_ptr", offsetof(emu_uc_functions, mem_map_ptr),
-                   sizeof(((emu_uc_functions *)0)->mem_map_ptr),
-                   _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "mmio_map", offsetof(emu_uc_functions, mmio_map),
-                sizeof(((emu_uc_functions *)0)->mmio_map),
-                _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "mem_protect", offsetof(emu_uc_functions, mem_protect),
-                   sizeof(((emu_uc_functions *)0)->mem_protect),
-                   _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "hook_add", offsetof(emu_uc_functions, hook_add),
-                sizeof(((emu_uc_functions *)0)->hook_add),
-                _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "hook_del", offsetof(emu_uc_functions, hook_del),
-                sizeof(((emu_uc_functions *)0)->hook_del),
-                _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "reg_read", offsetof(emu_uc_functions, reg_read),
-                sizeof(((emu_uc_functions *)0)->reg_read),
-                _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "reg_write", offsetof(emu_uc_functions, reg_write),
-                 sizeof(((emu_uc_functions *)0)->reg_write),
-                 _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "ctl", offsetof(emu_uc_functions, ctl),
-           sizeof(((emu_uc_functions *)0)->ctl),
-           _CFFI_OP(_CFFI_OP_NOOP, 16) },
+           _CFFI_OP(_CFFI_OP_NOOP, 4) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_engine", 101, 0,
+  { "$emu_engine", 106, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 0, 14 },
-  { "$emu_uc_functions", 102, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_uc_functions), offsetof(struct _cffi_align_typedef_emu_uc_functions, y), 14, 12 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_engine", 101 },
-  { "emu_uc_functions", 102 },
+  { "emu_engine", 106 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3177,12 +3198,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  43,  /* num_globals */
-  2,  /* num_struct_unions */
+  45,  /* num_globals */
+  1,  /* num_struct_unions */
   0,  /* num_enums */
-  2,  /* num_typenames */
+  1,  /* num_typenames */
   NULL,  /* no includes */
-  109,  /* num_types */
+  113,  /* num_types */
   1,  /* flags */
 };
 

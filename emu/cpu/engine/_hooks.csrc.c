@@ -1,26 +1,20 @@
 /*
  * The C side of one Unicorn engine: the callbacks that fire too often for Python, the virtual clock, and stop
- * requests from anywhere. Unicorn's functions come as addresses; nothing links against its library.
+ * requests from anywhere. Unicorn's functions are looked up (emu_hooks_bind); nothing links against its library.
  *
  * Unicorn runs no callback while its own stop request is set, though the guest's basic block goes on to its end: what
  * the callbacks do (flushes, SYSCALL, time stamps) would be lost. So a stop is a flag of ours, and Unicorn's is set only
  * where no guest code follows: when a block is announced and not yet begun, or behind the execution loop, where two
  * function pointers in the CPU's class lead to us (cpu_exec_enter and cpu_exec_exit).
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <dlfcn.h>
+#include "binding.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/membarrier.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -30,7 +24,7 @@
 enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
 enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
-enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40 };
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_MSR = 248 };
 #define CTL_WRITE(type, arguments) ((type) | ((arguments) << 26) | (1 << 30))
 enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 
@@ -54,10 +48,21 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define TESTED_WHOLLY 50000
 #define TESTED_THEN 64
 
-typedef struct {
-    void *open, *close, *emu_start, *emu_stop, *mem_map_ptr, *mmio_map, *mem_protect;
-    void *hook_add, *hook_del, *reg_read, *reg_write, *ctl;
-} emu_uc_functions;
+static struct {
+    int (*open)(int architecture, int mode, void **uc);
+    int (*close)(void *uc);
+    int (*start)(void *uc, uint64_t begin, uint64_t until, uint64_t timeout, size_t count);
+    int (*stop)(void *uc);
+    int (*map)(void *uc, uint64_t gpa, size_t size, uint32_t permissions, void *host);
+    int (*map_mmio)(void *uc, uint64_t gpa, size_t size, void *read, void *for_read, void *write, void *for_write);
+    int (*protect)(void *uc, uint64_t gpa, size_t size, uint32_t permissions);
+    int (*add_hook)(void *uc, uintptr_t *handle, int type, void *function, void *user, uint64_t begin, uint64_t end, ...);
+    int (*delete_hook)(void *uc, uintptr_t handle);
+    int (*read_register)(void *uc, int id, void *value);
+    int (*write_register)(void *uc, int id, const void *value);
+    int (*control)(void *uc, int what, ...);
+    const char *(*describe)(int error);
+} library;
 
 typedef struct {
     void *uc;
@@ -74,7 +79,6 @@ typedef struct {
     int counting;
     uint32_t trap_flag;
 
-    emu_uc_functions f;
     int cpu_model;
     void *cpu;
     void (*cpu_exit)(void *);
@@ -103,18 +107,6 @@ typedef struct {
         };
     } attention;
 } emu_engine;
-
-typedef int (*open_fn)(int, int, void **);
-typedef int (*engine_fn)(void *);
-typedef int (*start_fn)(void *, uint64_t, uint64_t, uint64_t, size_t);
-typedef int (*map_ptr_fn)(void *, uint64_t, size_t, uint32_t, void *);
-typedef int (*mmio_fn)(void *, uint64_t, size_t, void *, void *, void *, void *);
-typedef int (*protect_fn)(void *, uint64_t, size_t, uint32_t);
-typedef int (*hook_add_fn)(void *, uintptr_t *, int, void *, void *, uint64_t, uint64_t, ...);
-typedef int (*hook_del_fn)(void *, uintptr_t);
-typedef int (*reg_read_fn)(void *, int, void *);
-typedef int (*reg_write_fn)(void *, int, const void *);
-typedef int (*ctl_fn)(void *, int, ...);
 
 uint32_t emu_port_read(void *owner, uint32_t port, int size);
 void emu_port_write(void *owner, uint32_t port, int size, uint32_t value);
@@ -161,7 +153,7 @@ static void leave_before_block(emu_engine *e, uint32_t reason)
     e->reason |= reason;
     e->attention.again = 1;
     atomic_store(&e->leave, 1);
-    ((engine_fn)e->f.emu_stop)(e->uc);
+    library.stop(e->uc);
 }
 
 /* Unicorn begins, or goes on, to execute: a request that came before it was ready must not be lost. */
@@ -178,7 +170,7 @@ static void on_exec_exit(void *cpu)
     emu_engine *e = current;
     e->exec_exit(cpu);
     if (atomic_load(&e->leave))
-        ((engine_fn)e->f.emu_stop)(e->uc);
+        library.stop(e->uc);
     else if (e->hooked && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
         e->attention.again = 1;
 }
@@ -258,9 +250,9 @@ static int on_rdtsc(void *uc, void *user)
         e->time++;
     now = emu_engine_now(e);
     half = now & 0xffffffffu;
-    ((reg_write_fn)e->f.reg_write)(uc, REG_RAX, &half);
+    library.write_register(uc, REG_RAX, &half);
     half = now >> 32;
-    ((reg_write_fn)e->f.reg_write)(uc, REG_RDX, &half);
+    library.write_register(uc, REG_RDX, &half);
     emu_engine_start_clock(e);
     return 1;
 }
@@ -268,11 +260,10 @@ static int on_rdtsc(void *uc, void *user)
 static int on_rdtscp(void *uc, void *user)
 {
     struct { uint32_t id; uint64_t value; } aux = {MSR_TSC_AUX, 0};
-    emu_engine *e = user;
     uint64_t low;
-    ((reg_read_fn)e->f.reg_read)(uc, 248 /* UC_X86_REG_MSR */, &aux);
+    library.read_register(uc, REG_MSR, &aux);
     low = aux.value & 0xffffffffu;
-    ((reg_write_fn)e->f.reg_write)(uc, REG_RCX, &low);
+    library.write_register(uc, REG_RCX, &low);
     return on_rdtsc(uc, user);
 }
 
@@ -350,19 +341,19 @@ static bool on_rom_write(void *uc, int type, uint64_t address, int size, int64_t
 static int hook(emu_engine *e, int type, void *function)
 {
     uintptr_t handle;
-    return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, type, function, e, 1, 0);
+    return library.add_hook(e->uc, &handle, type, function, e, 1, 0);
 }
 
 static int hook_instruction(emu_engine *e, int instruction, void *function)
 {
     uintptr_t handle;
-    return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, HOOK_INSN, function, e, 1, 0, instruction);
+    return library.add_hook(e->uc, &handle, HOOK_INSN, function, e, 1, 0, instruction);
 }
 
 static void close_engine(emu_engine *e)
 {
     if (e->uc)
-        ((engine_fn)e->f.close)(e->uc);
+        library.close(e->uc);
     e->uc = NULL;
     e->cpu = NULL;
     e->env = NULL;
@@ -371,7 +362,7 @@ static void close_engine(emu_engine *e)
 
 int emu_engine_flush(emu_engine *e)
 {
-    return ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
+    return library.control(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
 }
 
 /* Install the block hook if it is wanted, first in Unicorn's list if nobody was before. Under the lock, not running. */
@@ -398,11 +389,11 @@ int emu_engine_prepare(emu_engine *e)
 
 static int open_engine(emu_engine *e)
 {
-    int error = ((open_fn)e->f.open)(ARCH_X86, MODE_64, &e->uc);
+    int error = library.open(ARCH_X86, MODE_64, &e->uc);
     if (error)
         return error;
-    if ((error = ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_CPU_MODEL, 1), e->cpu_model)) ||
-        (error = ((ctl_fn)e->f.ctl)(e->uc, CTL_WRITE(CTL_USE_EXITS, 1), 1)) ||
+    if ((error = library.control(e->uc, CTL_WRITE(CTL_CPU_MODEL, 1), e->cpu_model)) ||
+        (error = library.control(e->uc, CTL_WRITE(CTL_USE_EXITS, 1), 1)) ||
         (error = hook(e, HOOK_INTR, on_interrupt)) || (error = hook(e, HOOK_INSN_INVALID, on_invalid)) ||
         (error = hook_instruction(e, INSN_IN, on_in)) || (error = hook_instruction(e, INSN_OUT, on_out)) ||
         (error = hook_instruction(e, INSN_RDTSC, on_rdtsc)) ||
@@ -413,10 +404,9 @@ static int open_engine(emu_engine *e)
     return error;
 }
 
-int emu_engine_open(emu_engine *e, const emu_uc_functions *f, int cpu_model)
+int emu_engine_open(emu_engine *e, int cpu_model)
 {
     memset(e, 0, sizeof *e);
-    e->f = *f;
     e->cpu_model = cpu_model;
     e->deadline = UINT64_MAX;
     pthread_mutex_init(&e->lock, NULL);
@@ -443,24 +433,24 @@ int emu_engine_reopen(emu_engine *e)
 
 int emu_engine_map(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
 {
-    return ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_ALL, host);
+    return library.map(e->uc, gpa, size, PROT_ALL, host);
 }
 
 int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
 {
     uintptr_t handle;
     /* Only a later change of the permissions makes the engine's memory region read-only. */
-    int error = ((map_ptr_fn)e->f.mem_map_ptr)(e->uc, gpa, size, PROT_ALL, host);
+    int error = library.map(e->uc, gpa, size, PROT_ALL, host);
     if (!error)
-        error = ((protect_fn)e->f.mem_protect)(e->uc, gpa, size, PROT_READ_EXEC);
+        error = library.protect(e->uc, gpa, size, PROT_READ_EXEC);
     if (error)
         return error;
-    return ((hook_add_fn)e->f.hook_add)(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
+    return library.add_hook(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
 }
 
 int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
 {
-    return ((mmio_fn)e->f.mmio_map)(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
+    return library.map_mmio(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
 }
 
 /*
@@ -496,7 +486,7 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
     if (!start)
         return 0;
     current = e;
-    error = ((start_fn)e->f.emu_start)(e->uc, pc, 0, 0, 0);
+    error = library.start(e->uc, pc, 0, 0, 0);
     current = outer;
     if (e->halted && *e->halted)
         e->reason |= EMU_HALT;
@@ -601,23 +591,50 @@ int emu_engine_running(emu_engine *e)
 
 int emu_engine_read_register(emu_engine *e, int id, void *value)
 {
-    return ((reg_read_fn)e->f.reg_read)(e->uc, id, value);
+    return library.read_register(e->uc, id, value);
 }
 
 int emu_engine_write_register(emu_engine *e, int id, const void *value)
 {
-    return ((reg_write_fn)e->f.reg_write)(e->uc, id, value);
+    return library.write_register(e->uc, id, value);
 }
 
 int emu_engine_add_hook(emu_engine *e, uintptr_t *handle, int type, uintptr_t function, uintptr_t user_data,
                         uint64_t begin, uint64_t end)
 {
-    return ((hook_add_fn)e->f.hook_add)(e->uc, handle, type, (void *)function, (void *)user_data, begin, end);
+    return library.add_hook(e->uc, handle, type, (void *)function, (void *)user_data, begin, end);
 }
 
 int emu_engine_delete_hook(emu_engine *e, uintptr_t handle)
 {
-    return ((hook_del_fn)e->f.hook_del)(e->uc, handle);
+    return library.delete_hook(e->uc, handle);
+}
+
+/* ---- Binding ---- */
+
+const char *emu_hooks_bind(void *handle)
+{
+    static const struct wanted wanted[] = {
+        {"uc_open", &library.open},
+        {"uc_close", &library.close},
+        {"uc_emu_start", &library.start},
+        {"uc_emu_stop", &library.stop},
+        {"uc_mem_map_ptr", &library.map},
+        {"uc_mmio_map", &library.map_mmio},
+        {"uc_mem_protect", &library.protect},
+        {"uc_hook_add", &library.add_hook},
+        {"uc_hook_del", &library.delete_hook},
+        {"uc_reg_read", &library.read_register},
+        {"uc_reg_write", &library.write_register},
+        {"uc_ctl", &library.control},
+        {"uc_strerror", &library.describe},
+    };
+    return LOOK_UP_PUBLIC(handle, wanted);
+}
+
+const char *emu_describe(int error)
+{
+    return library.describe(error);
 }
 
 /* ---- Libraries and memory of this process ---- */
@@ -636,8 +653,8 @@ void *emu_show_library(const char *path)
 
 int emu_library_is_loaded(const char *path)
 {
-    void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-    return library && !dlclose(library);
+    void *handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+    return handle && !dlclose(handle);
 }
 
 const char *emu_load_error(void)
@@ -645,9 +662,9 @@ const char *emu_load_error(void)
     return dlerror();
 }
 
-void *emu_symbol(void *library, const char *name)
+void *emu_symbol(void *handle, const char *name)
 {
-    return dlsym(library, name);
+    return dlsym(handle, name);
 }
 
 size_t emu_allocation_size(void *pointer)

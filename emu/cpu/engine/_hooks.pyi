@@ -2,20 +2,6 @@
 
 from emu.native import FFI, Pointer
 
-class emu_uc_functions:
-    open: Pointer
-    close: Pointer
-    emu_start: Pointer
-    emu_stop: Pointer
-    mem_map_ptr: Pointer
-    mmio_map: Pointer
-    mem_protect: Pointer
-    hook_add: Pointer
-    hook_del: Pointer
-    reg_read: Pointer
-    reg_write: Pointer
-    ctl: Pointer
-
 class emu_engine:
     uc: Pointer
     owner: Pointer
@@ -42,7 +28,11 @@ class _Lib:
     EMU_SERVICE: int
     EMU_HALT: int
     @staticmethod
-    def emu_engine_open(e: emu_engine, f: emu_uc_functions, cpu_model: int, /) -> int: ...
+    def emu_hooks_bind(library: Pointer, /) -> Pointer: ...
+    @staticmethod
+    def emu_describe(error: int, /) -> Pointer: ...
+    @staticmethod
+    def emu_engine_open(e: emu_engine, cpu_model: int, /) -> int: ...
     @staticmethod
     def emu_engine_close(e: emu_engine, /) -> None: ...
     @staticmethod

@@ -580,16 +580,12 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 /*
  * The crash laboratory's callbacks for Unicorn: a log of what the guest does to its NVDIMM, and the reads of bytes
- * that a power failure left in doubt. Unicorn's functions come as addresses; nothing links against its library.
+ * that a power failure left in doubt. Unicorn's functions are looked up (emu_trace_bind); nothing links against its
+ * library.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
+#include "binding.h"
+
 #include <errno.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -635,9 +631,14 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 /* Page tables that are looked through for ones in the NVDIMM: a guest can make a tree that never ends. */
 #define MOST_TABLES (1u << 16)
 
-typedef struct {
-    void *hook_add, *hook_del, *reg_read, *reg_write, *mem_read, *ctl;
-} emu_trace_functions;
+static struct {
+    int (*add_hook)(void *uc, uintptr_t *handle, int type, void *function, void *user, uint64_t begin, uint64_t end, ...);
+    int (*delete_hook)(void *uc, uintptr_t handle);
+    int (*read_register)(void *uc, int id, void *value);
+    int (*write_register)(void *uc, int id, const void *value);
+    int (*read_memory)(void *uc, uint64_t gpa, void *bytes, uint64_t size);
+    int (*control)(void *uc, int what, ...);
+} library;
 
 typedef struct {
     uint64_t pc;
@@ -690,7 +691,6 @@ typedef struct {
     uint64_t first_access;
 
     void *uc;
-    emu_trace_functions f;
     uint64_t chunk_count;
     uint32_t instance, marks;
     uint64_t site_pc;
@@ -723,12 +723,6 @@ typedef struct {
     uint8_t scale, size, site, detail;
 } emu_trace_site;
 
-typedef int (*hook_add_fn)(void *, uintptr_t *, int, void *, void *, uint64_t, uint64_t, ...);
-typedef int (*hook_del_fn)(void *, uintptr_t);
-typedef int (*reg_fn)(void *, int, void *);
-typedef int (*mem_read_fn)(void *, uint64_t, void *, uint64_t);
-typedef int (*ctl_fn)(void *, int, ...);
-
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
 void emu_trace_unknown_read(void *owner, uint64_t address, uint32_t size);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
@@ -737,21 +731,21 @@ void emu_trace_stop(void *owner, int why);
 static uint64_t reg(emu_trace *t, int id)
 {
     uint64_t value = 0;
-    ((reg_fn)t->f.reg_read)(t->uc, id, &value);
+    library.read_register(t->uc, id, &value);
     return value;
 }
 
 static uint64_t efer(emu_trace *t)
 {
     struct { uint32_t id; uint64_t value; } msr = {MSR_EFER, 0};
-    ((reg_fn)t->f.reg_read)(t->uc, REG_MSR, &msr);
+    library.read_register(t->uc, REG_MSR, &msr);
     return msr.value;
 }
 
 static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
 {
     uint64_t value = 0;
-    ((mem_read_fn)t->f.mem_read)(t->uc, address, &value, size);
+    library.read_memory(t->uc, address, &value, size);
     return value;
 }
 
@@ -1161,9 +1155,9 @@ static void count_block(emu_trace *t)
 /* From a block callback: drop the block's translation, which lacks new hooks or is of old code, and enter it again. */
 int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
 {
-    int error = ((ctl_fn)t->f.ctl)(t->uc, CTL_REMOVE_CACHE, address, address + size);
+    int error = library.control(t->uc, CTL_REMOVE_CACHE, address, address + size);
     t->blocks--;
-    return error ? error : ((reg_fn)t->f.reg_write)(t->uc, REG_RIP, &address);
+    return error ? error : library.write_register(t->uc, REG_RIP, &address);
 }
 
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
@@ -1280,21 +1274,33 @@ int emu_trace_hook(emu_trace *t, uintptr_t *handle, int which, int type, emu_tra
 {
     void *const callbacks[] = {on_site, on_store, on_block, on_block_watching, on_read, on_overwrite,
                                on_code_in_nvdimm};
-    return ((hook_add_fn)t->f.hook_add)(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
+    return library.add_hook(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
 }
 
 int emu_trace_unhook(emu_trace *t, uintptr_t handle)
 {
-    return ((hook_del_fn)t->f.hook_del)(t->uc, handle);
+    return library.delete_hook(t->uc, handle);
 }
 
-int emu_trace_open(emu_trace *t, void *uc, const emu_trace_functions *f)
+const char *emu_trace_bind(void *handle)
+{
+    static const struct wanted wanted[] = {
+        {"uc_hook_add", &library.add_hook},
+        {"uc_hook_del", &library.delete_hook},
+        {"uc_reg_read", &library.read_register},
+        {"uc_reg_write", &library.write_register},
+        {"uc_mem_read", &library.read_memory},
+        {"uc_ctl", &library.control},
+    };
+    return LOOK_UP_PUBLIC(handle, wanted);
+}
+
+int emu_trace_open(emu_trace *t, void *uc)
 {
     void *owner = t->owner;
     memset(t, 0, sizeof *t);
     t->owner = owner;
     t->uc = uc;
-    t->f = *f;
     t->budget = UINT64_MAX;
     t->look_for_tables = 1;
     t->blocks_seen = calloc(BUCKETS, sizeof *t->blocks_seen);
@@ -1434,113 +1440,116 @@ int emu_freeze(void *address, size_t size)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 97), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 96), // emu_trace const *
-/*  2 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *)
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 96), // emu_trace *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 98), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // void *
+/*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 101), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // emu_trace const *
+/*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uint64_t const *, size_t)
-/*  8 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 2), // uint64_t const *
-/* 10 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uint64_t, uint32_t)
-/* 13 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uint64_t, uint64_t)
-/* 18 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
-/* 23 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 106), // void const *
-/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
-/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 31 */ _CFFI_OP(_CFFI_OP_POINTER, 40), // uintptr_t *
-/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 34 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // emu_trace_site *
-/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, uintptr_t)
-/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(emu_trace *, void *, emu_trace_functions const *)
-/* 43 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 44 */ _CFFI_OP(_CFFI_OP_POINTER, 106), // void *
-/* 45 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // emu_trace_functions const *
-/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION, 27), // int()(void *, size_t)
-/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 44),
-/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 2), // uint64_t()(void *, uint64_t, uint64_t)
-/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 44),
-/* 53 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 59), // uint8_t()(emu_trace *, uint64_t, uint8_t)
-/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 58 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(emu_trace *)
-/* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
-/* 65 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *)
+/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // emu_trace *
+/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t const *, size_t)
+/* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
+/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t, uint32_t)
+/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t, uint64_t)
+/* 21 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
+/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 29 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // void const *
+/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
+/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 34 */ _CFFI_OP(_CFFI_OP_POINTER, 43), // uintptr_t *
+/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // emu_trace_site *
+/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 40 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uintptr_t)
+/* 42 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, void *)
+/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 47 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(void *, size_t)
+/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
+/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 61), // uint8_t()(emu_trace *, uint64_t, uint8_t)
+/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *)
+/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 67 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(emu_trace *, int, void const *)
-/* 74 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 26),
-/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(emu_trace *, uint64_t)
-/* 79 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 81 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(emu_trace *, uint64_t, void const *)
-/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 26),
-/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(void *, int)
-/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 44),
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 106), // void()(void *, uint64_t, uint32_t)
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 44),
-/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 96 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 97 */ _CFFI_OP(_CFFI_OP_POINTER, 98), // emu_trace_entry const *
-/* 98 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 99 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_functions
-/* 100 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 103 */ _CFFI_OP(_CFFI_OP_POINTER, 51), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 104 */ _CFFI_OP(_CFFI_OP_POINTER, 87), // void(*)(void *, int)
-/* 105 */ _CFFI_OP(_CFFI_OP_POINTER, 91), // void(*)(void *, uint64_t, uint32_t)
-/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, int, void const *)
+/* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 78 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, uint64_t)
+/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, uint64_t, void const *)
+/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(void *, int)
+/* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(void *, uint64_t, uint32_t)
+/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 98 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // char const *
+/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 100 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 101 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // emu_trace_entry const *
+/* 102 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 103 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_site
+/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 106 */ _CFFI_OP(_CFFI_OP_POINTER, 53), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 89), // void(*)(void *, int)
+/* 108 */ _CFFI_OP(_CFFI_OP_POINTER, 93), // void(*)(void *, uint64_t, uint32_t)
+/* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1574,20 +1583,6 @@ static void _cffi_checkfld_typedef_emu_trace_entry(emu_trace_entry *p)
   (void)((p->detail) | 0);  /* check that 'emu_trace_entry.detail' is an integer */
 }
 struct _cffi_align_typedef_emu_trace_entry { char x; emu_trace_entry y; };
-
-_CFFI_UNUSED_FN
-static void _cffi_checkfld_typedef_emu_trace_functions(emu_trace_functions *p)
-{
-  /* only to generate compile-time warnings or errors */
-  (void)p;
-  { void * *tmp = &p->hook_add; (void)tmp; }
-  { void * *tmp = &p->hook_del; (void)tmp; }
-  { void * *tmp = &p->reg_read; (void)tmp; }
-  { void * *tmp = &p->reg_write; (void)tmp; }
-  { void * *tmp = &p->mem_read; (void)tmp; }
-  { void * *tmp = &p->ctl; (void)tmp; }
-}
-struct _cffi_align_typedef_emu_trace_functions { char x; emu_trace_functions y; };
 
 _CFFI_UNUSED_FN
 static void _cffi_checkfld_typedef_emu_trace_site(emu_trace_site *p)
@@ -1682,10 +1677,10 @@ _cffi_f_emu_freeze(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(44), arg0, (char **)&x0);
+      _cffi_type(1), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(44), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1736,10 +1731,10 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1753,10 +1748,10 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(26), arg3, (char **)&x3);
+      _cffi_type(29), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(26), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(29), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1801,10 +1796,10 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
+      _cffi_type(4), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1820,12 +1815,50 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(97));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(101));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
 #else
 #  define _cffi_f_emu_trace_at _cffi_d_emu_trace_at
+#endif
+
+static char const * _cffi_d_emu_trace_bind(void * x0)
+{
+  return emu_trace_bind(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
+{
+  void * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  char const * result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_bind(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(98));
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_bind _cffi_d_emu_trace_bind
 #endif
 
 static void _cffi_d_emu_trace_clear(emu_trace * x0)
@@ -1841,10 +1874,10 @@ _cffi_f_emu_trace_clear(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1877,10 +1910,10 @@ _cffi_f_emu_trace_close(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1913,10 +1946,10 @@ _cffi_f_emu_trace_finish(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1951,10 +1984,10 @@ _cffi_f_emu_trace_has_tables(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2005,19 +2038,19 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(31), arg1, (char **)&x1);
+      _cffi_type(34), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(31), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(34), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2031,10 +2064,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(34), arg4, (char **)&x4);
+      _cffi_type(37), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (emu_trace_site *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(34), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(37), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2085,10 +2118,10 @@ _cffi_f_emu_trace_learn(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2145,10 +2178,10 @@ _cffi_f_emu_trace_note(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2205,10 +2238,10 @@ _cffi_f_emu_trace_note_access(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2228,9 +2261,9 @@ _cffi_f_emu_trace_note_access(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_trace_note_access _cffi_d_emu_trace_note_access
 #endif
 
-static int _cffi_d_emu_trace_open(emu_trace * x0, void * x1, emu_trace_functions const * x2)
+static int _cffi_d_emu_trace_open(emu_trace * x0, void * x1)
 {
-  return emu_trace_open(x0, x1, x2);
+  return emu_trace_open(x0, x1);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -2238,48 +2271,37 @@ _cffi_f_emu_trace_open(PyObject *self, PyObject *args)
 {
   emu_trace * x0;
   void * x1;
-  emu_trace_functions const * x2;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   int result;
   PyObject *pyresult;
   PyObject *arg0;
   PyObject *arg1;
-  PyObject *arg2;
 
-  if (!PyArg_UnpackTuple(args, "emu_trace_open", 3, 3, &arg0, &arg1, &arg2))
+  if (!PyArg_UnpackTuple(args, "emu_trace_open", 2, 2, &arg0, &arg1))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(44), arg1, (char **)&x1);
+      _cffi_type(1), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(44), arg1, (char **)&x1,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(45), arg2, (char **)&x2);
-  if (datasize != 0) {
-    x2 = ((size_t)datasize) <= 640 ? (emu_trace_functions const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(45), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(1), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_trace_open(x0, x1, x2); }
+  { result = emu_trace_open(x0, x1); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -2305,10 +2327,10 @@ _cffi_f_emu_trace_restore_unknown(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2347,10 +2369,10 @@ _cffi_f_emu_trace_retract(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2395,10 +2417,10 @@ _cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2408,10 +2430,10 @@ _cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(26), arg2, (char **)&x2);
+      _cffi_type(29), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(26), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(29), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2452,10 +2474,10 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2465,10 +2487,10 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(26), arg2, (char **)&x2);
+      _cffi_type(29), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(26), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(29), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2511,19 +2533,19 @@ _cffi_f_emu_trace_set_unknown(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(9), arg1, (char **)&x1);
+      _cffi_type(12), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(9), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2570,10 +2592,10 @@ _cffi_f_emu_trace_track(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2624,10 +2646,10 @@ _cffi_f_emu_trace_translate_again(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2676,10 +2698,10 @@ _cffi_f_emu_trace_unhook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2872,153 +2894,133 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_NOWHERE", (void *)_cffi_const_EMU_TRACE_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_freeze", (void *)_cffi_f_emu_freeze, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_freeze },
-  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 22), (void *)_cffi_d_emu_trace_add_region },
-  { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_trace_at },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_finish },
-  { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 4), (void *)_cffi_d_emu_trace_has_tables },
-  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_trace_learn },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 105), (void *)emu_trace_new_block },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 103), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 64), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_note_access },
-  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 78), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 82), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 73), (void *)_cffi_d_emu_trace_set_segment },
-  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 7), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 104), (void *)emu_trace_stop },
-  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 17), (void *)_cffi_d_emu_trace_track },
-  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 12), (void *)_cffi_d_emu_trace_translate_again },
-  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 105), (void *)emu_trace_unknown_read },
+  { "emu_freeze", (void *)_cffi_f_emu_freeze, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_freeze },
+  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_trace_add_region },
+  { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
+  { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 7), (void *)_cffi_d_emu_trace_has_tables },
+  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_trace_hook },
+  { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 58), (void *)_cffi_d_emu_trace_learn },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 108), (void *)emu_trace_new_block },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 106), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_open },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 80), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 84), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_trace_set_unknown },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 107), (void *)emu_trace_stop },
+  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 20), (void *)_cffi_d_emu_trace_track },
+  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_trace_translate_again },
+  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 41), (void *)_cffi_d_emu_trace_unhook },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 108), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "owner", offsetof(emu_trace, owner),
              sizeof(((emu_trace *)0)->owner),
-             _CFFI_OP(_CFFI_OP_NOOP, 44) },
+             _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "count", offsetof(emu_trace, count),
              sizeof(((emu_trace *)0)->count),
-             _CFFI_OP(_CFFI_OP_NOOP, 2) },
+             _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "limit", offsetof(emu_trace, limit),
              sizeof(((emu_trace *)0)->limit),
-             _CFFI_OP(_CFFI_OP_NOOP, 2) },
+             _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "blocks", offsetof(emu_trace, blocks),
               sizeof(((emu_trace *)0)->blocks),
-              _CFFI_OP(_CFFI_OP_NOOP, 2) },
+              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "budget", offsetof(emu_trace, budget),
               sizeof(((emu_trace *)0)->budget),
-              _CFFI_OP(_CFFI_OP_NOOP, 2) },
+              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "stop_block", offsetof(emu_trace, stop_block),
                   sizeof(((emu_trace *)0)->stop_block),
-                  _CFFI_OP(_CFFI_OP_NOOP, 2) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "first_access", offsetof(emu_trace, first_access),
                     sizeof(((emu_trace *)0)->first_access),
-                    _CFFI_OP(_CFFI_OP_NOOP, 2) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "starved", offsetof(emu_trace, starved),
                sizeof(((emu_trace *)0)->starved),
-               _CFFI_OP(_CFFI_OP_NOOP, 27) },
+               _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "pc", offsetof(emu_trace_entry, pc),
           sizeof(((emu_trace_entry *)0)->pc),
-          _CFFI_OP(_CFFI_OP_NOOP, 2) },
+          _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "address", offsetof(emu_trace_entry, address),
                sizeof(((emu_trace_entry *)0)->address),
-               _CFFI_OP(_CFFI_OP_NOOP, 2) },
+               _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "value", offsetof(emu_trace_entry, value),
              sizeof(((emu_trace_entry *)0)->value),
-             _CFFI_OP(_CFFI_OP_NOOP, 2) },
+             _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "instance", offsetof(emu_trace_entry, instance),
                 sizeof(((emu_trace_entry *)0)->instance),
-                _CFFI_OP(_CFFI_OP_NOOP, 15) },
+                _CFFI_OP(_CFFI_OP_NOOP, 18) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 59) },
+            _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 59) },
+            _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 59) },
+            _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 59) },
-  { "hook_add", offsetof(emu_trace_functions, hook_add),
-                sizeof(((emu_trace_functions *)0)->hook_add),
-                _CFFI_OP(_CFFI_OP_NOOP, 44) },
-  { "hook_del", offsetof(emu_trace_functions, hook_del),
-                sizeof(((emu_trace_functions *)0)->hook_del),
-                _CFFI_OP(_CFFI_OP_NOOP, 44) },
-  { "reg_read", offsetof(emu_trace_functions, reg_read),
-                sizeof(((emu_trace_functions *)0)->reg_read),
-                _CFFI_OP(_CFFI_OP_NOOP, 44) },
-  { "reg_write", offsetof(emu_trace_functions, reg_write),
-                 sizeof(((emu_trace_functions *)0)->reg_write),
-                 _CFFI_OP(_CFFI_OP_NOOP, 44) },
-  { "mem_read", offsetof(emu_trace_functions, mem_read),
-                sizeof(((emu_trace_functions *)0)->mem_read),
-                _CFFI_OP(_CFFI_OP_NOOP, 44) },
-  { "ctl", offsetof(emu_trace_functions, ctl),
-           sizeof(((emu_trace_functions *)0)->ctl),
-           _CFFI_OP(_CFFI_OP_NOOP, 44) },
+              _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "trace", offsetof(emu_trace_site, trace),
              sizeof(((emu_trace_site *)0)->trace),
-             _CFFI_OP(_CFFI_OP_NOOP, 5) },
+             _CFFI_OP(_CFFI_OP_NOOP, 8) },
   { "pc", offsetof(emu_trace_site, pc),
           sizeof(((emu_trace_site *)0)->pc),
-          _CFFI_OP(_CFFI_OP_NOOP, 2) },
+          _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 102) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 105) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
-                    _CFFI_OP(_CFFI_OP_NOOP, 2) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "linear_mask", offsetof(emu_trace_site, linear_mask),
                    sizeof(((emu_trace_site *)0)->linear_mask),
-                   _CFFI_OP(_CFFI_OP_NOOP, 2) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 101) },
+            _CFFI_OP(_CFFI_OP_NOOP, 104) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 101) },
+             _CFFI_OP(_CFFI_OP_NOOP, 104) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 101) },
+               _CFFI_OP(_CFFI_OP_NOOP, 104) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 59) },
+             _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 59) },
+            _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 59) },
+            _CFFI_OP(_CFFI_OP_NOOP, 61) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 59) },
+              _CFFI_OP(_CFFI_OP_NOOP, 61) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 96, 0,
+  { "$emu_trace", 100, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 8 },
-  { "$emu_trace_entry", 98, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 102, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 8, 8 },
-  { "$emu_trace_functions", 99, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_functions), offsetof(struct _cffi_align_typedef_emu_trace_functions, y), 16, 6 },
-  { "$emu_trace_site", 100, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 12 },
+  { "$emu_trace_site", 103, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 16, 12 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 96 },
-  { "emu_trace_entry", 98 },
-  { "emu_trace_functions", 99 },
-  { "emu_trace_site", 100 },
+  { "emu_trace", 100 },
+  { "emu_trace_entry", 102 },
+  { "emu_trace_site", 103 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3028,12 +3030,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  45,  /* num_globals */
-  4,  /* num_struct_unions */
+  46,  /* num_globals */
+  3,  /* num_struct_unions */
   0,  /* num_enums */
-  4,  /* num_typenames */
+  3,  /* num_typenames */
   NULL,  /* no includes */
-  107,  /* num_types */
+  110,  /* num_types */
   1,  /* flags */
 };
 

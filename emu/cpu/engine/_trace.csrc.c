@@ -1,15 +1,11 @@
 /*
  * The crash laboratory's callbacks for Unicorn: a log of what the guest does to its NVDIMM, and the reads of bytes
- * that a power failure left in doubt. Unicorn's functions come as addresses; nothing links against its library.
+ * that a power failure left in doubt. Unicorn's functions are looked up (emu_trace_bind); nothing links against its
+ * library.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
+#include "binding.h"
+
 #include <errno.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -55,9 +51,14 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG
 /* Page tables that are looked through for ones in the NVDIMM: a guest can make a tree that never ends. */
 #define MOST_TABLES (1u << 16)
 
-typedef struct {
-    void *hook_add, *hook_del, *reg_read, *reg_write, *mem_read, *ctl;
-} emu_trace_functions;
+static struct {
+    int (*add_hook)(void *uc, uintptr_t *handle, int type, void *function, void *user, uint64_t begin, uint64_t end, ...);
+    int (*delete_hook)(void *uc, uintptr_t handle);
+    int (*read_register)(void *uc, int id, void *value);
+    int (*write_register)(void *uc, int id, const void *value);
+    int (*read_memory)(void *uc, uint64_t gpa, void *bytes, uint64_t size);
+    int (*control)(void *uc, int what, ...);
+} library;
 
 typedef struct {
     uint64_t pc;
@@ -110,7 +111,6 @@ typedef struct {
     uint64_t first_access;
 
     void *uc;
-    emu_trace_functions f;
     uint64_t chunk_count;
     uint32_t instance, marks;
     uint64_t site_pc;
@@ -143,12 +143,6 @@ typedef struct {
     uint8_t scale, size, site, detail;
 } emu_trace_site;
 
-typedef int (*hook_add_fn)(void *, uintptr_t *, int, void *, void *, uint64_t, uint64_t, ...);
-typedef int (*hook_del_fn)(void *, uintptr_t);
-typedef int (*reg_fn)(void *, int, void *);
-typedef int (*mem_read_fn)(void *, uint64_t, void *, uint64_t);
-typedef int (*ctl_fn)(void *, int, ...);
-
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
 void emu_trace_unknown_read(void *owner, uint64_t address, uint32_t size);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
@@ -157,21 +151,21 @@ void emu_trace_stop(void *owner, int why);
 static uint64_t reg(emu_trace *t, int id)
 {
     uint64_t value = 0;
-    ((reg_fn)t->f.reg_read)(t->uc, id, &value);
+    library.read_register(t->uc, id, &value);
     return value;
 }
 
 static uint64_t efer(emu_trace *t)
 {
     struct { uint32_t id; uint64_t value; } msr = {MSR_EFER, 0};
-    ((reg_fn)t->f.reg_read)(t->uc, REG_MSR, &msr);
+    library.read_register(t->uc, REG_MSR, &msr);
     return msr.value;
 }
 
 static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
 {
     uint64_t value = 0;
-    ((mem_read_fn)t->f.mem_read)(t->uc, address, &value, size);
+    library.read_memory(t->uc, address, &value, size);
     return value;
 }
 
@@ -581,9 +575,9 @@ static void count_block(emu_trace *t)
 /* From a block callback: drop the block's translation, which lacks new hooks or is of old code, and enter it again. */
 int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
 {
-    int error = ((ctl_fn)t->f.ctl)(t->uc, CTL_REMOVE_CACHE, address, address + size);
+    int error = library.control(t->uc, CTL_REMOVE_CACHE, address, address + size);
     t->blocks--;
-    return error ? error : ((reg_fn)t->f.reg_write)(t->uc, REG_RIP, &address);
+    return error ? error : library.write_register(t->uc, REG_RIP, &address);
 }
 
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
@@ -700,21 +694,33 @@ int emu_trace_hook(emu_trace *t, uintptr_t *handle, int which, int type, emu_tra
 {
     void *const callbacks[] = {on_site, on_store, on_block, on_block_watching, on_read, on_overwrite,
                                on_code_in_nvdimm};
-    return ((hook_add_fn)t->f.hook_add)(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
+    return library.add_hook(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
 }
 
 int emu_trace_unhook(emu_trace *t, uintptr_t handle)
 {
-    return ((hook_del_fn)t->f.hook_del)(t->uc, handle);
+    return library.delete_hook(t->uc, handle);
 }
 
-int emu_trace_open(emu_trace *t, void *uc, const emu_trace_functions *f)
+const char *emu_trace_bind(void *handle)
+{
+    static const struct wanted wanted[] = {
+        {"uc_hook_add", &library.add_hook},
+        {"uc_hook_del", &library.delete_hook},
+        {"uc_reg_read", &library.read_register},
+        {"uc_reg_write", &library.write_register},
+        {"uc_mem_read", &library.read_memory},
+        {"uc_ctl", &library.control},
+    };
+    return LOOK_UP_PUBLIC(handle, wanted);
+}
+
+int emu_trace_open(emu_trace *t, void *uc)
 {
     void *owner = t->owner;
     memset(t, 0, sizeof *t);
     t->owner = owner;
     t->uc = uc;
-    t->f = *f;
     t->budget = UINT64_MAX;
     t->look_for_tables = 1;
     t->blocks_seen = calloc(BUCKETS, sizeof *t->blocks_seen);

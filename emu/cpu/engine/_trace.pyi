@@ -2,14 +2,6 @@
 
 from emu.native import FFI, Pointer
 
-class emu_trace_functions:
-    hook_add: Pointer
-    hook_del: Pointer
-    reg_read: Pointer
-    reg_write: Pointer
-    mem_read: Pointer
-    ctl: Pointer
-
 class emu_trace_entry:
     pc: int
     address: int
@@ -67,7 +59,9 @@ class _Lib:
     EMU_TRACE_ACCESS: int
     EMU_TRACE_NOWHERE: int
     @staticmethod
-    def emu_trace_open(t: emu_trace, uc: Pointer, f: emu_trace_functions, /) -> int: ...
+    def emu_trace_bind(library: Pointer, /) -> Pointer: ...
+    @staticmethod
+    def emu_trace_open(t: emu_trace, uc: Pointer, /) -> int: ...
     @staticmethod
     def emu_trace_close(t: emu_trace, /) -> None: ...
     @staticmethod

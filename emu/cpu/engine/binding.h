@@ -1,7 +1,9 @@
 /*
- * How a module of ours takes the place of functions of the CPU library, which calls them through global symbols: it
- * defines the same symbols and is made visible before the library is loaded (emu.cpu.engine.loader). Then it looks up the
- * functions that it calls itself, and measures where the library keeps things.
+ * What our modules that call the CPU library share: how they look up its functions.
+ *
+ * Some take the place of functions of the library, which calls them through global symbols: such a module defines the
+ * same symbols and is made visible before the library is loaded (emu.cpu.engine.loader). Then it looks up the functions
+ * that it calls itself, and measures where the library keeps things.
  */
 #ifndef EMU_BINDING_H
 #define EMU_BINDING_H
@@ -27,12 +29,12 @@ typedef uint8_t environment; /* the library's CPU state, in bytes */
 struct wanted { const char *name; void *into; };
 
 /* Fill in the functions; NULL, or the name of one that the library does not have. */
-static inline const char *look_up(void *library, const struct wanted *wanted, size_t count)
+static inline const char *look_up(void *library, const char *suffix, const struct wanted *wanted, size_t count)
 {
     for (size_t n = 0; n < count; n++) {
         char name[64];
         void *found;
-        snprintf(name, sizeof name, "%s_x86_64", wanted[n].name);
+        snprintf(name, sizeof name, "%s%s", wanted[n].name, suffix);
         found = dlsym(library, name);
         if (!found)
             return wanted[n].name;
@@ -40,7 +42,9 @@ static inline const char *look_up(void *library, const struct wanted *wanted, si
     }
     return NULL;
 }
-#define LOOK_UP(library, wanted) look_up(library, wanted, sizeof(wanted) / sizeof *(wanted))
+/* Internal functions, and those of the public interface. */
+#define LOOK_UP(library, wanted) look_up(library, "_x86_64", wanted, sizeof(wanted) / sizeof *(wanted))
+#define LOOK_UP_PUBLIC(library, wanted) look_up(library, "", wanted, sizeof(wanted) / sizeof *(wanted))
 
 /* What `measure` finds out by letting the library's helpers work on an empty CPU state: NULL, or what was not found. */
 enum { SCRATCH = 1 << 16 };

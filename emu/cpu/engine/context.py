@@ -11,7 +11,7 @@ _FLUSH_TLB = 11 | 1 << 30
 
 def _check(error: int, doing: str) -> None:
     if error:
-        raise HostError(f"Unicorn cannot {doing}: {library.describe(error)}", "see that unicorn 2.1 is installed whole")
+        raise HostError(f"Unicorn cannot {doing}: {hooks.describe(error)}", "see that unicorn 2.1 is installed whole")
 
 
 class Context:

@@ -1,12 +1,12 @@
 """One Unicorn engine driven from C (``_hooks``): callbacks, virtual clock and stop requests.
 
-Nothing here is linked against Unicorn: ``Engine`` gets the addresses of its functions as numbers (``library``) and
-hands them to C. Register and error numbers go through uninterpreted; what they mean, ``emu.cpu`` knows.
+Nothing here is linked against Unicorn: C looks its functions up when the library is loaded, so engines come from
+``library.open_engine``. Register and error numbers go through uninterpreted; what they mean, ``emu.cpu`` knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from emu.cpu.engine._hooks import ffi, lib
@@ -24,12 +24,6 @@ TIMER = lib.EMU_TIMER
 WINDOW = lib.EMU_WINDOW
 SERVICE = lib.EMU_SERVICE
 HALT = lib.EMU_HALT
-
-FUNCTIONS = (
-    "open", "close", "emu_start", "emu_stop", "mem_map_ptr", "mmio_map", "mem_protect",
-    "hook_add", "hook_del", "reg_read", "reg_write", "ctl",
-)  # fmt: skip
-"""The functions an ``Engine`` needs, without the prefix ``uc_``."""
 
 NO_DEADLINE = (1 << 64) - 1
 _RUNNING = "it is used while the guest runs"
@@ -54,33 +48,30 @@ class Clock(NamedTuple):
     last_block: int
 
 
+def describe(error: int) -> str:
+    """Unicorn's text for one of its error numbers."""
+    return ffi.string(lib.emu_describe(error)).decode("ascii", "replace")
+
+
+def _check(error: int, doing: str) -> None:
+    if error:
+        raise HostError(f"Unicorn cannot {doing}: {describe(error)}", "see that unicorn 2.1 is installed whole")
+
+
 class Engine:
     """A Unicorn x86 engine. ``ports`` answers IN and OUT; what it raises stops the engine.
 
-    ``functions`` maps each name in ``FUNCTIONS`` to an address; ``describe`` turns a Unicorn error number into text.
     All numbers are host-endian unsigned; guest addresses are physical.
     """
 
-    def __init__(
-        self, functions: Mapping[str, int], model: int, ports: PortHandler, describe: Callable[[int], str]
-    ) -> None:
-        table = ffi.new("emu_uc_functions *")
-        for name in FUNCTIONS:
-            setattr(table, name, ffi.cast("void *", functions[name]))
+    def __init__(self, model: int, ports: PortHandler) -> None:
         self._e: emu_engine = ffi.new("emu_engine *")
-        self._describe = describe
-        self._check(lib.emu_engine_open(self._e, table, model), "open an engine")
+        _check(lib.emu_engine_open(self._e, model), "open an engine")
         self.ports = ports
         self._failure: BaseException | None = None
         self._owner = ffi.new_handle(self)
         self._e.owner = self._owner
         self._scratch: Any = ffi.new("uint64_t[4]")
-
-    def _check(self, error: int, doing: str) -> None:
-        if error:
-            raise HostError(
-                f"Unicorn cannot {doing}: {self._describe(error)}", "see that unicorn 2.1 is installed whole"
-            )
 
     @property
     def handle(self) -> int:
@@ -96,21 +87,21 @@ class Engine:
         Time, deadline and requests stay.
         """
         assert not self.running, _RUNNING
-        self._check(lib.emu_engine_reopen(self._e), "open an engine")
+        _check(lib.emu_engine_reopen(self._e), "open an engine")
 
     # Memory
 
     def map(self, gpa: int, size: int, host: int) -> None:
         """Let the guest see ``size`` bytes at host address ``host``; whole pages. The caller keeps them mapped."""
-        self._check(lib.emu_engine_map(self._e, gpa, size, ffi.cast("void *", host)), f"map memory at {gpa:#x}")
+        _check(lib.emu_engine_map(self._e, gpa, size, ffi.cast("void *", host)), f"map memory at {gpa:#x}")
 
     def map_rom(self, gpa: int, size: int, host: int) -> None:
         """As ``map``, but guest stores are dropped."""
-        self._check(lib.emu_engine_map_rom(self._e, gpa, size, ffi.cast("void *", host)), f"map memory at {gpa:#x}")
+        _check(lib.emu_engine_map_rom(self._e, gpa, size, ffi.cast("void *", host)), f"map memory at {gpa:#x}")
 
     def map_nothing(self, gpa: int, size: int) -> None:
         """Nobody lives there: reads give 0, writes are dropped."""
-        self._check(lib.emu_engine_map_nothing(self._e, gpa, size), f"fill the hole at {gpa:#x}")
+        _check(lib.emu_engine_map_nothing(self._e, gpa, size), f"fill the hole at {gpa:#x}")
 
     # Running
 
@@ -129,7 +120,7 @@ class Engine:
         With a stop request that was not taken yet, nothing is executed and there is no reason.
         """
         assert self._e.cpu, "the engine was not taken over"
-        self._check(lib.emu_engine_prepare(self._e), "install the clock")
+        _check(lib.emu_engine_prepare(self._e), "install the clock")
         return lib.emu_engine_run(self._e, pc)
 
     def take_failure(self) -> BaseException | None:
@@ -188,7 +179,7 @@ class Engine:
     def flush(self) -> None:
         """Forget all translated code. Not while running."""
         assert not self.running, _RUNNING
-        self._check(lib.emu_engine_flush(self._e), "drop translated code")
+        _check(lib.emu_engine_flush(self._e), "drop translated code")
 
     # Clock
 
@@ -208,7 +199,7 @@ class Engine:
         """
         assert not self.running, _RUNNING
         lib.emu_engine_watch_blocks(self._e, testing)
-        self._check(lib.emu_engine_prepare(self._e), "watch blocks")
+        _check(lib.emu_engine_prepare(self._e), "watch blocks")
 
     def now(self) -> int:
         return lib.emu_engine_now(self._e)
@@ -237,12 +228,12 @@ class Engine:
 
     def read(self, register: int) -> int:
         self._scratch[0] = 0
-        self._check(lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
+        _check(lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
         return int(self._scratch[0])
 
     def write(self, register: int, value: int) -> None:
         self._scratch[0] = value
-        self._check(lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
+        _check(lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
 
     def read_bytes(self, register: int, size: int, question: bytes = b"") -> bytes:
         """``size`` of at most 32 bytes of a wide register or of one of Unicorn's register structures.
@@ -250,12 +241,12 @@ class Engine:
         ``question`` fills the structure beforehand, for those that say in it what to read.
         """
         ffi.memmove(self._scratch, question, len(question))
-        self._check(lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
+        _check(lib.emu_engine_read_register(self._e, register, self._scratch), "read a register")
         return bytes(ffi.buffer(self._scratch, size))
 
     def write_bytes(self, register: int, value: bytes) -> None:
         ffi.memmove(self._scratch, value, len(value))
-        self._check(lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
+        _check(lib.emu_engine_write_register(self._e, register, self._scratch), "write a register")
 
     # Unicorn's own memory
 
@@ -276,16 +267,11 @@ class Engine:
     def add_hook(self, kind: int, function: int, user_data: int, begin: int, end: int) -> int:
         handle = ffi.new("uintptr_t *")
         error = lib.emu_engine_add_hook(self._e, handle, kind, function, user_data, begin, end)
-        self._check(error, "add a hook")
+        _check(error, "add a hook")
         return int(handle[0])
 
     def delete_hook(self, handle: int) -> None:
-        self._check(lib.emu_engine_delete_hook(self._e, handle), "remove a hook")
-
-
-def text(pointer: Pointer) -> str:
-    """The C string at ``pointer``; empty for a null pointer."""
-    return ffi.string(pointer).decode("ascii", "replace") if pointer else ""
+        _check(lib.emu_engine_delete_hook(self._e, handle), "remove a hook")
 
 
 def address_of(buffer: Any) -> int:

@@ -97,7 +97,7 @@ def _only(what: str, places: list[int]) -> int:
 def layout() -> Layout:
     """The layout of the loaded library; measured once per process, in a few milliseconds."""
     ports = _StopAtPort()
-    engine = ports.engine = hooks.Engine(library.functions(), ICELAKE_SERVER, ports, library.describe)
+    engine = ports.engine = library.open_engine(ICELAKE_SERVER, ports)
     memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
     try:
         engine.map(0, len(memory), hooks.address_of(memory))

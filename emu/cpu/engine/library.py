@@ -24,13 +24,14 @@ _OTHER_NEEDS = 64 * MIB
 
 
 @cache
-def _library() -> loader.Library:
+def load() -> loader.Library:
+    """The library, once per process."""
     spec = PathFinder.find_spec("unicorn")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(Path(folder, "lib").glob("libunicorn.so*")):
             library = loader.load(str(path))
             _check_version(library)
-            loader.bind(library)
+            loader.bind_all(library)
             return library
     raise HostError("the CPU library unicorn is not installed", "pip install unicorn")
 
@@ -72,7 +73,7 @@ def require_mended() -> None:
 
 def function(name: str) -> int:
     """The address of Unicorn's function ``name``, written with its prefix (``uc_hook_add``)."""
-    address = _library().symbol(name)
+    address = load().symbol(name)
     if not address:
         raise HostError(f"libunicorn has no function {name}", "install the release that emu pins")
     return address
@@ -83,17 +84,8 @@ def typed_function(name: str, signature: str) -> Callable[..., Any]:
     return hooks.function_at(function(name), signature)
 
 
-def functions() -> dict[str, int]:
-    """What ``hooks.Engine`` asks for. HostError when the host has no memory for one more engine."""
+def open_engine(model: int, ports: hooks.PortHandler) -> hooks.Engine:
+    """A fresh engine. HostError when the host has no memory for one more."""
     _require_memory()
-    return _addresses()
-
-
-@cache
-def _addresses() -> dict[str, int]:
-    return {name: function(f"uc_{name}") for name in hooks.FUNCTIONS}
-
-
-def describe(error: int) -> str:
-    """Unicorn's text for one of its error numbers."""
-    return hooks.text(typed_function("uc_strerror", "const char *(*)(int)")(error)) or f"error {error}"
+    load()
+    return hooks.Engine(model, ports)

@@ -47,7 +47,7 @@ class Library:
 
 
 def load(path: str) -> Library:
-    """Load the library at ``path`` so that it calls our definitions; ``bind`` them before it runs.
+    """Load the library at ``path`` so that it calls our definitions; ``bind_all`` before it runs.
 
     What somebody else loaded before is bound already and stays as it is: then this process gets a copy of its own.
     """
@@ -71,16 +71,18 @@ def _load_copy(path: str) -> Library:
         os.close(copy)
 
 
-def bind(library: Library) -> None:
-    """Let our definitions find what they call; HostError when ``library`` is not as they know it."""
+def bind_all(library: Library) -> None:
+    """Let every module that a plain run needs find what it calls; HostError when ``library`` is not as they know it."""
     between = Library(_translate.__file__)
-    _bound(_system.ffi, _system.lib.emu_system_bind, library, between)
-    _bound(_translate.ffi, _translate.lib.emu_translate_bind, library)
-    _bound(_x87.ffi, _x87.lib.emu_x87_bind, library)
-    _bound(_sse.ffi, _sse.lib.emu_sse_bind, library)
+    bind(_hooks.ffi, _hooks.lib.emu_hooks_bind, library)
+    bind(_system.ffi, _system.lib.emu_system_bind, library, between)
+    bind(_translate.ffi, _translate.lib.emu_translate_bind, library)
+    bind(_x87.ffi, _x87.lib.emu_x87_bind, library)
+    bind(_sse.ffi, _sse.lib.emu_sse_bind, library)
 
 
-def _bound(ffi: FFI, function: Callable[..., Pointer], *libraries: Library) -> None:
+def bind(ffi: FFI, function: Callable[..., Pointer], *libraries: Library) -> None:
+    """Let one module look up what it calls, by its C ``function``; HostError as for ``bind_all``."""
     missing = function(*(ffi.cast("void *", library.handle) for library in libraries))
     if missing:
         raise HostError(

@@ -4,15 +4,16 @@ A ``Tracer`` records what a guest does to its NVDIMM: every store, and the flush
 it was told of. And it stops at reads of bytes that a power failure left in doubt, so that somebody can say what they
 hold. Both make the guest's loads and stores slow; nothing else pays for them.
 
-Function addresses and register numbers come from the caller, who asks ``emu.cpu`` for them.
+Unicorn's register numbers come with the instructions to watch (``emu.cpu.sites``).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from emu.cpu.engine import library, loader
 from emu.cpu.engine._trace import ffi, lib
 from emu.errors import HostError
 
@@ -24,9 +25,6 @@ STORE, FLUSH, FENCE = lib.EMU_TRACE_STORE, lib.EMU_TRACE_FLUSH, lib.EMU_TRACE_FE
 SPECIAL, DEVICE = lib.EMU_TRACE_SPECIAL, lib.EMU_TRACE_DEVICE
 FULL, BUDGET, BLOCK = lib.EMU_TRACE_FULL, lib.EMU_TRACE_BUDGET, lib.EMU_TRACE_BLOCK
 CODE, ACCESS = lib.EMU_TRACE_CODE, lib.EMU_TRACE_ACCESS
-
-FUNCTIONS = ("hook_add", "hook_del", "reg_read", "reg_write", "mem_read", "ctl")
-"""The functions of Unicorn that this needs, without the prefix ``uc_``."""
 
 # Unicorn's hook types (unicorn/unicorn.h).
 _HOOK_CODE, _HOOK_BLOCK, _HOOK_MEM_READ, _HOOK_MEM_WRITE = 4, 8, 1 << 10, 1 << 11
@@ -96,14 +94,12 @@ class Tracer:
     should stop the engine.
     """
 
-    def __init__(self, engine: int, functions: Mapping[str, int], *, log_limit: int = 1 << 22) -> None:
+    def __init__(self, engine: int, *, log_limit: int = 1 << 22) -> None:
+        loader.bind(ffi, lib.emu_trace_bind, library.load())
         self._t: emu_trace = ffi.new("emu_trace *")
         self._owner = ffi.new_handle(self)
         self._t.owner = self._owner
-        table = ffi.new("emu_trace_functions *")
-        for name in FUNCTIONS:
-            setattr(table, name, ffi.cast("void *", functions[name]))
-        if lib.emu_trace_open(self._t, ffi.cast("void *", engine), table):
+        if lib.emu_trace_open(self._t, ffi.cast("void *", engine)):
             raise HostError("not enough memory to trace the guest", "close other programs")
         self._t.limit = log_limit
         self._sites: dict[int, tuple[emu_trace_site, int]] = {}

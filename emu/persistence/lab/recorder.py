@@ -65,8 +65,7 @@ class Recording:
         self.on_label_read: OnLabels = lambda dimm, offset, length: None
         self.on_label_write: OnLabels = lambda dimm, offset, length: None
         cpu = machine.cpu
-        functions = {name: cpu.uc_function(f"uc_{name}") for name in trace.FUNCTIONS}
-        self.tracer = tracer = Tracer(cpu.engine, functions, log_limit=log_limit)
+        self.tracer = tracer = Tracer(cpu.engine, log_limit=log_limit)
         tracer.on_new_block = self._look_at_code
         tracer.on_stop = self._stop
         tracer.on_failure = cpu.request_stop

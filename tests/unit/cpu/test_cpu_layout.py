@@ -33,9 +33,8 @@ def test_the_layout_is_the_same_in_a_heap_full_of_other_engines() -> None:
         for seed in range(8):
             random, engines = Random(seed), list[hooks.Engine]()
             for _ in range(25):
-                functions = library.functions()
                 number = random.randrange(3)
-                fresh = [hooks.Engine(functions, ICELAKE_SERVER, NoPorts(), library.describe) for _ in range(number)]
+                fresh = [library.open_engine(ICELAKE_SERVER, NoPorts()) for _ in range(number)]
                 engines += fresh
                 neighbours = [words(random, engines) for _ in range(random.randrange(200))]
                 random.shuffle(engines)

@@ -338,7 +338,6 @@ def test_native_hooks_can_be_added_and_removed(guest: Guest) -> None:
     guest.run_long(b"\x90\x90" + HLT)
     assert seen == [CODE + 9]
     assert guest.cpu.engine != 0
-    assert Cpu.uc_function("uc_hook_add") != 0
 
 
 # The library

@@ -13,7 +13,8 @@ import pytest
 from cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
 from test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
 
-from emu.cpu import StopKind, library
+from emu.cpu import StopKind
+from emu.cpu.engine import library
 from emu.cpu.registers import RIP
 
 BLOCK_HOOK, INSTRUCTION_HOOK = 8, 4  # UC_HOOK_BLOCK and UC_HOOK_CODE
@@ -201,7 +202,7 @@ def test_a_hook_can_stop_before_the_block_that_it_is_told_of(guest: Guest) -> No
 def test_a_block_that_a_hook_enters_again_is_charged_once(guest: Guest) -> None:
     # As the laboratory does when it puts hooks on a block's instructions.
     write = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(
-        guest.cpu.uc_function("uc_reg_write")
+        library.function("uc_reg_write")
     )
     seen: list[int] = []
 
