@@ -112,6 +112,7 @@ def process_pool(workers: int) -> Iterator[Executor]:
     from multiprocessing.context import SpawnContext, SpawnProcess
 
     started: list[SpawnProcess] = []
+    results: list[Any] = []
 
     # A fresh interpreter: a fork would copy a process in which an engine is open.
     class Context(SpawnContext):
@@ -121,12 +122,20 @@ def process_pool(workers: int) -> Iterator[Executor]:
             started.append(SpawnProcess(*words, **options))
             return started[-1]
 
+        def SimpleQueue(self) -> Any:  # noqa: N802 - as above; the executor's queue of results
+            results.append(super().SimpleQueue())
+            return results[-1]
+
     pool = futures.ProcessPoolExecutor(workers, mp_context=Context(), initializer=_follow_parent)
     try:
         yield pool
     finally:
         for process in started:
             process.kill()
+        for queue in results:
+            # A worker that is killed while it writes a result leaves the executor's thread waiting for the rest of it,
+            # for ever while anybody can write: we are the last who could.
+            queue._writer.close()
         pool.shutdown(cancel_futures=True)
 
 

@@ -1,0 +1,31 @@
+"""A pool of worker processes ends at once, whatever its workers are doing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+LEAVE = """\
+import random, time
+from emu.persistence.lab.jobs import process_pool
+
+def large(size):
+    return bytes(size)
+
+if __name__ == "__main__":
+    for _ in range(4):
+        with process_pool(2) as pool:
+            futures = [pool.submit(large, 50_000_000) for _ in range(20)]
+            futures[0].result()
+            time.sleep(random.random() / 10)
+    print("left")
+"""
+
+
+def test_a_pool_is_left_while_its_workers_write_results(tmp_path: Path) -> None:
+    """One killed in the middle of a result once left us waiting for the other half: Ctrl-C took a minute and more."""
+    script = tmp_path / "leave.py"
+    script.write_text(LEAVE)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
