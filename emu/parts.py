@@ -11,7 +11,7 @@ from emu.devices.contract import Device, PortDevice, Timed, WindowedDevice
 from emu.devices.nvdimm.device import NvdimmDevice
 from emu.devices.pic import PicPair
 from emu.host import faults
-from emu.memory import Backend, GuestMemory, Region
+from emu.memory import Backend, GuestMemory
 
 
 class PluggedNvdimm(NamedTuple):
@@ -53,9 +53,9 @@ class Parts:
     programs them through ``clock_ports``.
     """
 
-    def __init__(self, cpu: Cpu) -> None:
+    def __init__(self, cpu: Cpu, memory: GuestMemory) -> None:
         self.cpu = cpu
-        self.memory = GuestMemory()
+        self.memory = memory
         self.bus = PortBus()
         self.pic = PicPair(self._interrupt_line)
         self.devices: dict[str, Device] = {"pic": self.pic}
@@ -64,7 +64,6 @@ class Parts:
         self.nvdimms: list[PluggedNvdimm] = []
         self.backends: list[Backend] = []
         self._group = faults.new_group()
-        self.memory.on_write.append(cpu.wrote)
 
     def _interrupt_line(self, level: bool) -> None:
         if level:
@@ -89,15 +88,6 @@ class Parts:
         """Take ``backend``, freed by ``close``. After a store that one of them loses, none gets another."""
         backend.mapping.join(self._group)
         self.backends.append(backend)
-
-    def map(self, region: Region) -> None:
-        """Show ``region`` to the devices and to the CPU; to neither when one of them refuses it."""
-        self.memory.add(region)
-        try:
-            self.cpu.map(region.gpa, region.size, region.host_address, writable=not region.readonly)
-        except BaseException:
-            self.memory.remove(region)
-            raise
 
     def close(self, *, discard: bool) -> None:
         """Free the CPU and unmap every backend. ``discard``: remove the files that they made."""

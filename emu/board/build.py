@@ -7,7 +7,7 @@ from 4 GiB), the ACPI tables in 0xE0000-0xFFFFF, the device window with the NVDI
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.board import map as at
 from emu.board.firmware import PcFirmware, read_image
@@ -27,7 +27,7 @@ from emu.devices.rtc import Rtc, memory_bytes
 from emu.devices.uart16550 import Uart16550
 from emu.errors import UsageError
 from emu.machine import Machine, Requests
-from emu.memory import Region, open_backend
+from emu.memory import GuestMemory, Region, open_backend
 from emu.parts import Parts
 
 # 2000-01-01 00:00:00 UTC
@@ -38,8 +38,7 @@ def _nowhere(_data: bytes) -> None:
     """Drops what it gets."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
+class Outputs(NamedTuple):
     """Where the character devices' bytes go."""
 
     serial: Sink = _nowhere
@@ -56,7 +55,8 @@ def build(
     ``Machine``.
     """
     image = None if config.image is None else read_image(config.image)
-    parts = Parts(Cpu(real_time=config.clock is Clock.REAL))
+    memory = GuestMemory()
+    parts = Parts(Cpu(memory, real_time=config.clock is Clock.REAL), memory)
     try:
         requests = Requests(parts.cpu.request_stop)
         _add_ram(parts, config)
@@ -82,7 +82,7 @@ def _add_ram(parts: Parts, config: MachineConfig) -> None:
     below, above = split_ram(config.ram_size)
     for gpa, length, offset, name in ((0, below, 0, "ram-below-4g"), (FOUR_GIB, above, below, "ram-above-4g")):
         if length:
-            parts.map(Region(gpa=gpa, size=length, mapping=ram.mapping, offset=offset, kind="ram", name=name))
+            parts.memory.add(Region(gpa=gpa, size=length, mapping=ram.mapping, offset=offset, kind="ram", name=name))
 
 
 def _add_devices(parts: Parts, config: MachineConfig, outputs: Outputs, requests: Requests) -> Power:

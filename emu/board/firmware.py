@@ -36,7 +36,8 @@ class PcFirmware:
         self._tables = self._make()
 
     def _make(self) -> Tables:
-        return tables(self._config, self._memory.regions, self._dsm.dimms)
+        self._described = self._dsm.dimms
+        return tables(self._config, self._memory.regions, self._described)
 
     @property
     def bootable(self) -> bool:
@@ -50,7 +51,8 @@ class PcFirmware:
         """Clear RAM, put tables and image into it; where the CPU starts."""
         if self._image is None:
             raise UsageError("this machine has no image to boot", "start it with an image")
-        self._tables = self._make()
+        if self._dsm.dimms != self._described:
+            self._tables = self._make()
         regions = self._memory.regions
         for region in regions:
             if region.kind == "ram":

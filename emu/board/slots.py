@@ -46,8 +46,8 @@ class Slots:
         try:
             device = NvdimmDevice(config, mapping, gpa=placement.gpa, slot=placement.slot)
             name = config.id or f"nvdimm-slot{device.slot}"
-            self._parts.map(Region(gpa=device.gpa, size=device.size, mapping=mapping, kind="nvdimm",
-                                   readonly=device.drops_stores, name=name))  # fmt: skip
+            self._parts.memory.add(Region(gpa=device.gpa, size=device.size, mapping=mapping, kind="nvdimm",
+                                          readonly=device.drops_stores, name=name))  # fmt: skip
         except BaseException:
             self.window.give_back(placement)
             raise

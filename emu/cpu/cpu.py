@@ -27,6 +27,7 @@ from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
+from emu.memory import GuestMemory, Region
 from emu.state import Apply, Fields, SavedState
 from emu.units import U64_MAX
 
@@ -48,11 +49,15 @@ _SHOWN_EVERY = 16
 class Cpu:
     """One x86-64 processor. Not thread-safe, except ``request_stop``.
 
+    It executes out of ``memory``, straight from and into the host memory of its regions, which must stay mapped until
+    ``close``: what a guest store is worth is decided by how they were mapped. Stores to a read-only region, and to
+    where there is none, are dropped.
+
     ``on_port_read(port, size)`` and ``on_port_write(port, size, value)`` answer I/O; assign them before running. What
     they raise comes out of ``run``, with the guest stopped behind the basic block of the I/O instruction.
     """
 
-    def __init__(self, model: str = "icelake-server", *, real_time: bool = False) -> None:
+    def __init__(self, memory: GuestMemory, model: str = "icelake-server", *, real_time: bool = False) -> None:
         if model not in MODELS:
             raise UsageError(f"there is no CPU model '{model}'", f"use one of {', '.join(MODELS)}")
         self.on_port_read: Callable[[int, int], int] = lambda port, size: (1 << 8 * size) - 1
@@ -61,7 +66,7 @@ class Cpu:
         self._engine = library.open_engine(MODELS[model], _Ports(self))
         library.require_mended()
         self._state = State(self._engine, layout())
-        self._memory = PhysicalMemory(self._engine, self._state.system.host_wrote)
+        self._memory = PhysicalMemory(self._engine, memory, self._state.system.host_wrote)
         self._delivery = Delivery(self._state, self._memory)
         self._halted = False
         self._pending = False
@@ -79,28 +84,27 @@ class Cpu:
             self._engine.set_real_time()
             self._engine.start_clock()
         self.enter(Protected32(0, 0, 0))
+        memory.listen(self)
 
     def close(self) -> None:
-        """Free the engine. The memory that was mapped may go away afterwards, not before."""
+        """Free the engine. The regions' host memory may go away afterwards, not before."""
         self._state.system.detach()
         self._engine.close()
-        self._memory.release()
 
     # Set-up
 
-    def map(self, gpa: int, size: int, host_address: int, *, writable: bool = True) -> None:
-        """Show ``size`` bytes of host memory to the guest; stores to a region that is not ``writable`` are dropped.
+    def region_added(self, region: Region) -> None:
+        """Guest memory has ``region`` now. A CPU that has run before needs a fresh engine, so native hooks come after.
 
-        The memory must stay mapped until ``close``. Durable when: what a guest store is worth is decided by how the
-        caller mapped the host memory; the CPU stores straight into it and never copies.
-
-        Memory that is added to a CPU that has run before costs a fresh engine, so native hooks must come after it.
+        UsageError when the region is not whole pages, EmuError when there are native hooks.
         """
-        if self._memory.holes_filled and self._native_hooks:
+        if not self._memory.holes_filled:
+            self._memory.show(region)
+            return
+        if self._native_hooks:
             raise EmuError("memory cannot be added while native hooks are installed", "remove the hooks before")
-        self._memory.map(gpa, size, host_address, writable=writable)
-        if self._memory.holes_filled:
-            self._reopen()
+        self._memory.check(region)
+        self._reopen()
 
     def _stop_between_blocks(self) -> None:
         """Tell a new engine to stop between basic blocks only; see ``emu.cpu.engine.whole_blocks``."""
@@ -285,8 +289,8 @@ class Cpu:
             self._want_flush = True
             self._engine.service()
 
-    def wrote(self, gpa: int, data: bytes) -> None:
-        """``data`` was stored at ``gpa`` by a device: as ``invalidate``, when there is code to forget."""
+    def written(self, gpa: int, data: bytes) -> None:
+        """``data`` was stored at ``gpa`` by others than the guest: as ``invalidate``, when there is code to forget."""
         if any(self._state.system.has_code(*span) for span in self._memory.spans(gpa, len(data))):
             self.invalidate(gpa, len(data))
 

@@ -1,6 +1,6 @@
 """Memory backends: a config becomes a mapping that knows what it guarantees; guest memory is made of such mappings."""
 
-from emu.memory.address_space import GuestMemory, GuestMemoryError, Region
+from emu.memory.address_space import GuestMemory, GuestMemoryError, HostMemory, Listener, Region
 from emu.memory.backend import Backend, open_backend
 from emu.memory.durability import Durability, Granularity, Survives
 from emu.memory.mapping import Mapping
@@ -11,6 +11,8 @@ __all__ = [
     "Granularity",
     "GuestMemory",
     "GuestMemoryError",
+    "HostMemory",
+    "Listener",
     "Mapping",
     "Region",
     "Survives",

@@ -1,14 +1,12 @@
-"""Guest physical memory as the devices, the loader and the monitor see it: regions, and reads and writes across
-them."""
+"""The guest's physical memory, the one table of it: regions, reads and writes across them, and who hears of changes."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Protocol
 
 from emu.errors import EmuError, GuestError
-from emu.memory.mapping import Mapping
 from emu.units import U64_MAX
 
 
@@ -16,12 +14,28 @@ class GuestMemoryError(GuestError):
     """An access that no region holds, or a write to a read-only one."""
 
 
+class HostMemory(Protocol):
+    """Where the bytes are in this process: a ``Mapping``."""
+
+    @property
+    def address(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def readonly(self) -> bool: ...
+
+    @property
+    def view(self) -> memoryview: ...
+
+
 class Region(NamedTuple):
     """Guest physical [gpa, gpa + size) is ``mapping`` from ``offset`` on. ``readonly``: guest stores are dropped."""
 
     gpa: int
     size: int
-    mapping: Mapping
+    mapping: HostMemory
     offset: int = 0
     kind: Literal["ram", "nvdimm"] = "ram"
     readonly: bool = False
@@ -36,21 +50,42 @@ class Region(NamedTuple):
         return self.mapping.address + self.offset
 
 
+class Listener(Protocol):
+    """Who must know where guest memory is, and what others than the guest's instructions store there."""
+
+    def region_added(self, region: Region) -> None:
+        """``region`` is there now; an EmuError takes it away again."""
+
+    def written(self, gpa: int, data: bytes) -> None:
+        """``data`` has just been stored at ``gpa``."""
+
+
 class GuestMemory:
     """The regions of a machine, by rising address. Regions never overlap."""
 
     def __init__(self) -> None:
         # One assignment changes both, so other threads always see a whole table.
         self._table: tuple[tuple[int, ...], tuple[Region, ...]] = ((), ())
-        self.on_write: list[Callable[[int, bytes], None]] = []
-        """Told of each ``write``, as (gpa, data), once it is done."""
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Tell ``listener`` of all regions, and of everything from now on.
+
+        Listeners are told in the order in which they came, so one that may refuse a region comes first: the CPU does.
+        """
+        for region in self.regions:
+            listener.region_added(region)
+        self._listeners.append(listener)
 
     @property
     def regions(self) -> tuple[Region, ...]:
         return self._table[1]
 
     def add(self, region: Region) -> None:
-        """Add ``region``; EmuError when it is empty, outside its mapping or the address space, or overlaps another."""
+        """Add ``region`` and tell the listeners; when one of them refuses it, it is not there.
+
+        EmuError when it is empty, outside its mapping or the address space, or overlaps another.
+        """
         where = f"region '{region.name}' at {region.gpa:#x}"
         if region.size <= 0 or region.gpa < 0 or region.end - 1 > U64_MAX:
             raise EmuError(f"{where} with {region.size} bytes does not fit in the address space")
@@ -59,15 +94,15 @@ class GuestMemory:
         for other in self.regions:
             if region.gpa < other.end and other.gpa < region.end:
                 raise EmuError(f"{where} overlaps region '{other.name}' at {other.gpa:#x}")
-        self._show((*self.regions, region))
-
-    def remove(self, region: Region) -> None:
-        """Take away ``region``, which is there."""
-        self._show(item for item in self.regions if item is not region)
-
-    def _show(self, regions: Iterable[Region]) -> None:
-        table = tuple(sorted(regions, key=lambda item: item.gpa))
-        self._table = tuple(item.gpa for item in table), table
+        before = self._table
+        regions = tuple(sorted((*self.regions, region), key=lambda item: item.gpa))
+        self._table = tuple(item.gpa for item in regions), regions
+        try:
+            for listener in self._listeners:
+                listener.region_added(region)
+        except BaseException:
+            self._table = before
+            raise
 
     def find(self, gpa: int) -> Region | None:
         """The region that holds ``gpa``, or None."""
@@ -75,7 +110,7 @@ class GuestMemory:
         index = bisect_right(starts, gpa) - 1
         return regions[index] if index >= 0 and gpa < regions[index].end else None
 
-    def address_of(self, mapping: Mapping, offset: int) -> int | None:
+    def address_of(self, mapping: HostMemory, offset: int) -> int | None:
         """Where the guest sees byte ``offset`` of ``mapping``; None when it does not (a label area)."""
         return next(
             (
@@ -91,7 +126,7 @@ class GuestMemory:
         return b"".join(self._pieces(gpa, length, "read"))
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
-        """Store ``data`` at ``gpa``: all of it, or GuestMemoryError and nothing. ``on_write`` hears of it afterwards.
+        """Store ``data`` at ``gpa``: all of it, or GuestMemoryError and nothing. The listeners hear of it afterwards.
 
         Durable when: never by this alone; an NVDIMM's bytes need ``Mapping.persist``.
         """
@@ -100,8 +135,8 @@ class GuestMemory:
         for piece in self._pieces(gpa, len(source), "write"):
             piece[:] = source[done : done + len(piece)]
             done += len(piece)
-        for told in self.on_write:
-            told(gpa, bytes(source))
+        for listener in self._listeners:
+            listener.written(gpa, bytes(source))
 
     def _pieces(self, gpa: int, length: int, verb: str) -> list[memoryview]:
         if length < 0 or gpa < 0:

@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from requirements import require
 
 from emu.cpu import Cpu, StopKind
 from emu.entry import Protected32
+from emu.memory import GuestMemory, Region
 
 HERE = Path(__file__).parent / "cpu"
 BASE, TABLE, ARENA, SPAN = 0x10000000, 0x11000000, 0x12000000, 0x2010000
@@ -141,9 +143,10 @@ def run_emu(cases: Sequence[Case], image: bytes) -> list[Result]:
     memory[: len(image)] = _with_header(image, len(cases), 1)
     memory[TABLE - BASE : TABLE - BASE + len(cases) * RECORD] = _table(cases)
     (boot,) = struct.unpack_from("<Q", image, 32)
-    cpu = Cpu()
+    regions = GuestMemory()
+    regions.add(Region(BASE, SPAN, SimpleNamespace(address=address, size=SPAN, view=memory, readonly=False)))
+    cpu = Cpu(regions)
     try:
-        cpu.map(BASE, SPAN, address)
         cpu.enter(Protected32(boot, MULTIBOOT_MAGIC, 0))
         stop = cpu.run()
     finally:

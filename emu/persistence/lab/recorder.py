@@ -13,6 +13,7 @@ from emu.cpu.sites import SPECIALS, UNKNOWN, SiteKind, find_sites
 from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.machine import Machine
+from emu.memory import Region
 from emu.persistence.model.events import (
     Event,
     Fence,
@@ -71,14 +72,11 @@ class Recording:
         tracer.on_failure = cpu.request_stop
         tracer.next_page = lambda pc, address: next_page(cpu, pc, address)
         tracer.set_segments(cpu.segment_base_addresses)
-        for region in machine.memory.regions:
-            logged = region.kind == "nvdimm" and not region.readonly
-            tracer.add_region(region.gpa, region.size, region.host_address, logged=logged)
         self._ranges = spans(machine)
         base = min(first for first, _ in self._ranges)
         tracer.cover(base, max(last for _, last in self._ranges) + 1 - base)
-        cpu.watch(tracer.retract, self._stored)
-        machine.memory.on_write.append(self._stored)
+        cpu.watch(tracer.retract, self.written)
+        machine.memory.listen(self)
         for number, dimm in enumerate(machine.nvdimms):
             if dimm.device.labels is not None:
                 dimm.device.labels = _WatchedLabels(self, number, dimm.device.labels)
@@ -96,7 +94,12 @@ class Recording:
             detail = f"the guest was still running after {tracer.blocks} basic blocks"
             self._machine.end(ExitRequest(TRACE_BUDGET, Status.TIMEOUT, None, detail))
 
-    def _stored(self, gpa: int, data: bytes) -> None:
+    def region_added(self, region: Region) -> None:
+        """The machine's memory has ``region``."""
+        logged = region.kind == "nvdimm" and not region.readonly
+        self.tracer.add_region(region.gpa, region.size, region.host_address, logged=logged)
+
+    def written(self, gpa: int, data: bytes) -> None:
         """Something other than an instruction has stored to guest memory."""
         for first, last in self._ranges:
             start, stop = max(gpa, first), min(gpa + len(data), last + 1)

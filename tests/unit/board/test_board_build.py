@@ -183,7 +183,7 @@ def test_a_failed_plug_gives_slot_and_address_back(machine: Machine, monkeypatch
     def refuse(*_: object, **__: object) -> None:
         raise HostError("no more memory")
 
-    monkeypatch.setattr(machine.cpu, "map", refuse)
+    monkeypatch.setattr(machine.cpu, "region_added", refuse)
     with pytest.raises(HostError):
         machine.slots.plug(nvdimm("c"), hot=True)
     assert machine.slots.window.placed == before

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
+from types import SimpleNamespace
 
 from emu.cpu import Cpu, Stop
 from emu.entry import Long64, Protected32
+from emu.host.kernel import memory_view
+from emu.memory import GuestMemory, Region
 
 RAM = 4 << 20
 CODE, HANDLERS, STACK, USER_STACK = 0x100000, 0x110000, 0x180000, 0x170000
@@ -20,6 +23,12 @@ LTR = b"\x66\xb8" + struct.pack("<H", TASK) + b"\x0f\x00\xd8"
 HLT = b"\xf4"
 
 
+def host_region(gpa: int, size: int, address: int, *, readonly: bool = False) -> Region:
+    """Host memory at ``address``, as a region of guest memory."""
+    host = SimpleNamespace(address=address, size=size, view=memory_view(address, size), readonly=False)
+    return Region(gpa, size, host, readonly=readonly, name="memory")
+
+
 class Guest:
     """``out`` is the log of port writes as (port, value); reads of port p give ``inputs[p]`` or 0."""
 
@@ -27,13 +36,17 @@ class Guest:
         self.memory = mmap.mmap(-1, RAM)
         self._anchor = ctypes.c_char.from_buffer(self.memory)
         self.address = ctypes.addressof(self._anchor)
-        self.cpu = Cpu(**options)
-        self.cpu.map(0, RAM, self.address)
+        self.regions = GuestMemory()
+        self.cpu = Cpu(self.regions, **options)
+        self.map(0, RAM, self.address)
         self.out: list[tuple[int, int]] = []
         self.inputs: dict[int, int] = {}
         self.cpu.on_port_write = lambda port, size, value: self.out.append((port, value))
         self.cpu.on_port_read = lambda port, size: self.inputs.get(port, 0)
         self._tables()
+
+    def map(self, gpa: int, size: int, address: int, *, readonly: bool = False) -> None:
+        self.regions.add(host_region(gpa, size, address, readonly=readonly))
 
     def close(self) -> None:
         self.cpu.close()

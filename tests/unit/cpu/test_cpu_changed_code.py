@@ -101,7 +101,7 @@ def test_a_device_writes_over_code(aliased: Guest) -> None:
         aliased.out.append((port, value))
         if port == 0x70:
             aliased.put(FUNCTION, returns(3))
-            aliased.cpu.wrote(FUNCTION, bytes(6))
+            aliased.cpu.written(FUNCTION, bytes(6))
 
     aliased.cpu.on_port_write = write
     aliased.run_long(call(FUNCTION) + b"\xe6\x70" + call(FUNCTION) + HLT)
@@ -111,7 +111,7 @@ def test_a_device_writes_over_code(aliased: Guest) -> None:
 @pytest.mark.parametrize("aliased", [0], indirect=True)
 def test_a_device_that_writes_data_costs_no_code(aliased: Guest) -> None:
     aliased.run_long(call(FUNCTION) + HLT)
-    aliased.cpu.wrote(0x190000, bytes(0x2000))
+    aliased.cpu.written(0x190000, bytes(0x2000))
     assert not aliased.cpu._want_flush
-    aliased.cpu.wrote(FUNCTION - 1, bytes(2))
+    aliased.cpu.written(FUNCTION - 1, bytes(2))
     assert aliased.cpu._want_flush

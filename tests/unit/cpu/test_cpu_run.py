@@ -14,7 +14,8 @@ from emu.cpu import Cpu, StopKind
 from emu.cpu import registers as r
 from emu.cpu.engine import layout, library
 from emu.entry import Long64, Protected32
-from emu.errors import HostError, UsageError
+from emu.errors import EmuError, HostError, UsageError
+from emu.memory import GuestMemory
 
 HOLE = 0x2000000
 LIBC = ctypes.CDLL(None)
@@ -76,7 +77,7 @@ def test_enter_again_is_a_reset(guest: Guest) -> None:
 
 def test_unknown_model_is_refused() -> None:
     with pytest.raises(UsageError, match="no CPU model '486'"):
-        Cpu("486")
+        Cpu(GuestMemory(), "486")
 
 
 @pytest.mark.parametrize("code", ["0fae38", "660fae38", "660fae30", "0faef8", "0fc308", "660fe708", "0fa2"])
@@ -184,7 +185,7 @@ def test_stores_to_read_only_memory_are_dropped(guest: Guest, code: str) -> None
     address = ctypes.c_void_p(ctypes.addressof(anchor))
     # As a file mapped for reading only: a store that gets through kills the process.
     assert LIBC.mprotect(address, ctypes.c_size_t(len(rom)), mmap.PROT_READ) == 0
-    guest.cpu.map(HOLE, len(rom), ctypes.addressof(anchor), writable=False)
+    guest.map(HOLE, len(rom), ctypes.addressof(anchor), readonly=True)
     map_at(guest, HOLE)
     stop = guest.run_long(
         bytes.fromhex(code % struct.pack("<I", HOLE).hex()) + b"\x8b\x1c\x25" + struct.pack("<I", HOLE) + HLT
@@ -202,17 +203,23 @@ def test_memory_added_later_is_seen(guest: Guest) -> None:
     more = mmap.mmap(-1, mmap.PAGESIZE)
     anchor = ctypes.c_char.from_buffer(more)
     more[:4] = b"\x11\x22\x33\x44"
-    guest.cpu.map(HOLE, len(more), ctypes.addressof(anchor))
+    guest.map(HOLE, len(more), ctypes.addressof(anchor))
     guest.run_long(load + HLT)
     assert guest.cpu.registers()["rax"] == 0x44332211
     guest.cpu.close()
     del anchor
 
 
+@pytest.mark.parametrize("has_run", [False, True])
 @pytest.mark.parametrize(("gpa", "size"), [(RAM - 4096, 8192), (0x1001000, 0), (0x1000800, 4096), (1 << 52, 4096)])
-def test_impossible_memory_is_refused(guest: Guest, gpa: int, size: int) -> None:
-    with pytest.raises(UsageError):
-        guest.cpu.map(gpa, size, guest.address)
+def test_impossible_memory_is_refused(guest: Guest, gpa: int, size: int, has_run: bool) -> None:
+    if has_run:
+        guest.run_long(HLT)
+    regions = guest.regions.regions
+    with pytest.raises(EmuError, match=r"overlaps|does not fit|whole pages"):
+        guest.map(gpa, size, guest.address)
+    assert guest.regions.regions == regions
+    assert guest.run_long(HLT).kind is StopKind.HALT
 
 
 def test_code_changed_by_the_host_between_runs(guest: Guest) -> None:
@@ -365,7 +372,7 @@ def test_unknown_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout.hooks, "peek", lambda address, size: b"")
     try:
         with pytest.raises(HostError, match="does not know"):
-            Cpu()
+            Cpu(GuestMemory())
     finally:
         layout.layout.cache_clear()
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from emu.cpu import Cpu, StopKind
 from emu.errors import StateError
+from emu.memory import GuestMemory
 from emu.state import SavedState
 
 
@@ -144,14 +145,14 @@ def test_halted_guest_stays_halted(guest: Guest) -> None:
 def test_every_register_survives(guest: Guest) -> None:
     guest.run_long(BUSY)
     state = guest.cpu.save()
-    other = Cpu()
+    other = Cpu(GuestMemory())
     other.parse(state)()
     assert other.save() == state
     other.close()
 
 
 def good_state() -> SavedState:
-    cpu = Cpu()
+    cpu = Cpu(GuestMemory())
     try:
         return cpu.save()
     finally:

@@ -155,7 +155,7 @@ def test_instruction_breakpoint_survives_added_memory_and_goes_at_reset(guest: M
     at = START + len(setup) + 1
     code = debug_register(0, at) + debug_register(7, 1) + HLT + b"\x90\x90\x90" + HLT
     guest.run_long(code)
-    guest.cpu.map(RAM, 0x1000, guest.address)
+    guest.map(RAM, 0x1000, guest.address)
     guest.cpu.set_register("rip", START + len(setup))
     guest.cpu.run()
     assert [value for port, value in guest.out if port == AT] == [at]
@@ -353,11 +353,15 @@ import unicorn
 other = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
 from emu.cpu import Cpu
 import mmap, ctypes
+from types import SimpleNamespace
 from emu.entry import Protected32
+from emu.memory import GuestMemory, Region
 memory = mmap.mmap(-1, 4096)
 memory[:5] = bytes.fromhex("0fc7f0f4f4")
-cpu = Cpu()
-cpu.map(0, 4096, ctypes.addressof(ctypes.c_char.from_buffer(memory)))
+regions = GuestMemory()
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+regions.add(Region(0, 4096, SimpleNamespace(address=address, size=4096, view=memory, readonly=False)))
+cpu = Cpu(regions)
 cpu.enter(Protected32(0, 0, 0))
 cpu.run()
 print(hex(cpu.registers()["rax"]))
@@ -373,8 +377,9 @@ from emu.cpu.engine import loader
 loader._INTERPOSED = loader._INTERPOSED{ours}
 from emu.cpu import Cpu
 from emu.errors import HostError
+from emu.memory import GuestMemory
 try:
-    Cpu()
+    Cpu(GuestMemory())
 except HostError as error:
     print(error)
 """

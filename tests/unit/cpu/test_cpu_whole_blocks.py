@@ -7,9 +7,11 @@ import mmap
 import threading
 
 import pytest
+from cpu_harness import host_region
 
 from emu.cpu import Cpu, StopKind
 from emu.entry import Protected32
+from emu.memory import GuestMemory
 
 CODE, DATA, STACK = 0x1000, 0x9000, 0x8000
 
@@ -21,8 +23,9 @@ def memory() -> mmap.mmap:
 
 def cpu_with(memory: mmap.mmap, code: bytes) -> Cpu:
     memory[CODE : CODE + len(code)] = code
-    cpu = Cpu()
-    cpu.map(0, len(memory), ctypes.addressof(ctypes.c_char.from_buffer(memory)))
+    regions = GuestMemory()
+    regions.add(host_region(0, len(memory), ctypes.addressof(ctypes.c_char.from_buffer(memory))))
+    cpu = Cpu(regions)
     cpu.enter(Protected32(CODE, 0, 0))
     cpu.set_register("rbx", DATA)
     cpu.set_register("rsp", STACK)

@@ -17,6 +17,7 @@ from emu.cpu import registers as r
 from emu.cpu.engine import hooks
 from emu.cpu.engine.layout import layout
 from emu.cpu.snapshot import Snapshot
+from emu.memory import GuestMemory
 from emu.migration.codec import decode_states, encode_states
 
 _DUMP_SIZE = 0x1000
@@ -32,7 +33,7 @@ def engine_words(cpu: Cpu) -> bytes:
 @cache
 def derived_words() -> set[int]:
     """Offsets of 64-bit words that the engine derives from the x87 control word; it need not keep them in step."""
-    cpu = Cpu()
+    cpu = Cpu(GuestMemory())
     states = []
     for control in (0x37F, 0xC7F):
         cpu._engine.write(r.FPCW, control)
@@ -96,7 +97,7 @@ def test_added_memory_changes_nothing_else(guest: Guest, other: Guest) -> None:
     dirty(other)
     more = mmap.mmap(-1, mmap.PAGESIZE)
     anchor = ctypes.c_char.from_buffer(more)
-    guest.cpu.map(RAM, len(more), ctypes.addressof(anchor))
+    guest.map(RAM, len(more), ctypes.addressof(anchor))
     assert unexplained(engine_words(guest.cpu), engine_words(other.cpu)) == []
     assert seen(guest) == seen(other)
     guest.cpu.close()

@@ -103,3 +103,41 @@ def test_behaves_like_a_flat_array(backend: Backend, writes: list[tuple[int, byt
             with pytest.raises(GuestMemoryError):
                 guest.write(gpa, data)
     assert guest.read(0, 3 * PAGE) == flat
+
+
+class Listener:
+    """Notes what it is told; refuses a region of the name ``unwanted``."""
+
+    def __init__(self) -> None:
+        self.regions: list[str] = []
+        self.stores: list[tuple[int, bytes]] = []
+
+    def region_added(self, region: Region) -> None:
+        if region.name == "unwanted":
+            raise EmuError("no room")
+        self.regions.append(region.name)
+
+    def written(self, gpa: int, data: bytes) -> None:
+        self.stores.append((gpa, data))
+
+
+def test_listeners_hear_of_regions_and_stores(memory: GuestMemory, backend: Backend) -> None:
+    memory.write(0, b"before")
+    listener = Listener()
+    memory.listen(listener)
+    assert listener.regions == ["first", "second", "rom"]
+    memory.add(Region(gpa=32 * PAGE, size=PAGE, mapping=backend.mapping, name="late"))
+    assert listener.regions[3:] == ["late"]
+    memory.write(2 * PAGE - 2, b"both")
+    with pytest.raises(GuestMemoryError):
+        memory.write(16 * PAGE, b"rom")
+    assert listener.stores == [(2 * PAGE - 2, b"both")]
+
+
+def test_a_region_that_a_listener_refuses_is_not_there(memory: GuestMemory, backend: Backend) -> None:
+    memory.listen(Listener())
+    before = memory.regions
+    with pytest.raises(EmuError, match="no room"):
+        memory.add(Region(gpa=32 * PAGE, size=PAGE, mapping=backend.mapping, name="unwanted"))
+    assert memory.regions == before
+    assert memory.find(32 * PAGE) is None
