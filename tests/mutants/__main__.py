@@ -50,7 +50,7 @@ def copy_tracked(target: Path) -> None:
         if (ROOT / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name, follow_symlinks=False)
-    for built in ROOT.glob("emu/host/*.so"):
+    for built in ROOT.glob("emu/**/*.so"):
         shutil.copy(built, target / built.relative_to(ROOT))
     # By content: an edit may keep a file's size and come within the second that file times tell apart.
     compiler = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "emu"]
