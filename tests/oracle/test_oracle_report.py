@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 import subprocess
@@ -144,3 +145,24 @@ def test_the_examiner_sees_requests_scripts_and_messages(tmp_path: Path) -> None
     assert any("hello" in line for line in seen.console)
     assert "ran" in seen.document
     assert "ran" not in Seen(page, tmp_path / "without", "--dump-dom", script=False).document
+
+
+def test_browser_shows_what_the_file_held_before(tmp_path: Path) -> None:
+    """A flag at 64 is there, the value at 0 that it promises was lost: of a file that was not blank, what was there."""
+    rdi, pool = b"\x48\xbf" + struct.pack("<Q", 1 << 32), tmp_path / "pool.img"
+    image, recovery, page = (tmp_path / name for name in ("guest.bin", "recovery.bin", "report.html"))
+    image.write_bytes(rdi + b"\xc7\x07\x34\x12\0\0" + b"\x48\xc7\x47\x40\x01\0\0\0" + b"\xf4")
+    # cmp qword [rdi + 64], 1; jne good; cmp dword [rdi], 1234h; je good; mov al, 7; out 0xf4, al; good: hlt
+    judge = b"\x48\x83\x7f\x40\x01\x75\x0c\x81\x3f\x34\x12\0\0\x74\x04\xb0\x07\xe6\xf4\xf4"
+    recovery.write_bytes(rdi + judge)
+    pool.write_bytes((b"\xab" * 8).ljust(2 << 20, b"\x11"))
+    command = [PROGRAM, "crash", image, "--recover", recovery, "--nvdimm", f"file={pool}", "--html", page]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3, done.stderr
+    seen = Seen(page, tmp_path, "--dump-dom")
+    table = seen.document.partition("The memory it wakes up with</h4>")[2].partition("</table>")[0]
+    (value,) = [row for row in table.split("</tr>") if ">0x0<" in row]
+    words = re.sub("<[^>]+>", " ", value).split()
+    assert words[:9] == ["0x0", "34", "12", "00", "00", "ab", "ab", "ab", "ab"]
+    assert words[11:19] == ["ab"] * 8
+    assert pool.read_bytes() == (b"\xab" * 8).ljust(2 << 20, b"\x11")
