@@ -15,14 +15,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emu.cli import options as machine_options
 from emu.cli.run import resolve_image
 from emu.config import PersistenceDomain
 from emu.errors import Status, UsageError
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
-from emu.persistence.report.numbers import readable
 from emu.units import parse_size
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ states do not recover; 12 no store reached an NVDIMM, so there was nothing to ju
 every crash state was tried; 0 every crash state recovers. 130 interrupted: Ctrl-C ends the exploration and shows what
 was found so far, a second one ends at once. 2 usage; 4 the host cannot do it.
 """
-_SHOWN = 10
 # Timeout(1) and other wrappers send a signal to us and then to our group: that is one Ctrl-C, not two.
 _SAME_KEY_S = 0.2
 
@@ -102,7 +100,10 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(result, indent=2))
         else:
-            _print(result)
+            from emu.persistence.report.terminal import report_lines
+
+            for line in report_lines(result):
+                print(line)
             if options.timeline:
                 _print_timeline(answer)
     return int(result["status"])
@@ -223,67 +224,6 @@ class _Progress:
             print("\r\x1b[K", end="", file=sys.stderr)
 
 
-def _print(result: dict[str, Any]) -> None:
-    """The report for a terminal: the verdict first."""
-    _print_verdict(result)
-    model, counts = result["model"], result["events"]
-    eager, distinct = (readable(result[name], result[f"{name}_log10"]) for name in ("eager", "distinct"))
-    complete = "yes" if result["complete"] else f"no ({'; '.join(result['incomplete_because'])})"
-    labels = f"{counts['label_writes']} label writes, " if "label_writes" in counts else ""
-    print(f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}")
-    print(
-        f"trace: {counts['stores']} stores, {counts['nt_stores']} non-temporal stores, {counts['flushes']} flushes, "
-        f"{counts['fences']} fences, {labels}{result['crash_points']} crash points"
-    )
-    print(f"eager {eager} / distinct {distinct} / executed {result['executed']} / complete {complete}")
-    for number, failure in enumerate(result["failures"], 1):
-        _print_failure(number, failure)
-    if any(outcome["observed"] for outcome in result["outcomes"]):
-        print("\nwhat the observed bytes can hold:")
-        for outcome in result["outcomes"]:
-            points = outcome["crash_points"]
-            print(
-                f"  {' '.join(outcome['observed'])}  {outcome['verdict'] or 'not tried'}, crash points {_some(points)}"
-            )
-    for warning in result["warnings"]:
-        if warning["kind"] == "note":
-            print(f"\nnote: {warning['text']}")
-        else:
-            print(f"warning: {warning['kind']} at {_place(warning)}, {warning['count']} times")
-
-
-def _print_verdict(result: dict[str, Any]) -> None:
-    headline = result["headline"][:1].lower() + result["headline"][1:]
-    match result["verdict"]:
-        case "ok":
-            headline = f"ok: {headline}"
-        case "failed" | "workload failed":
-            headline = f"FAILED: {headline}"
-    if result["verdict"] == "failed":
-        count = len(result["failures"])
-        headline += f" ({count} cause{'' if count == 1 else 's'} found)"
-    print(headline)
-    for why in result["why"]:
-        print(f"  {why}")
-
-
-def _print_failure(number: int, failure: dict[str, Any]) -> None:
-    print(f"\n{number}. {failure['kind']}: {failure['explanation']}")
-    for store in failure["lost"]:
-        missing = store["event"] >= failure["crash_point"]
-        print(f"   {'not made' if missing else 'lost    '}   {_event(store)}")
-    for page in failure["lost_pages"]:
-        print(f"   lost page  at offset {page['offset']:#x}")
-    if failure["persisted"]:
-        print(f"   persisted  {_event(failure['persisted'])}")
-    print(f"   power fails before event {failure['crash_point']}, or {_some(failure['crash_points'])}")
-    verdict = failure["verdict"]
-    last = verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]]
-    print(f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last[0] else ''}{last[0]}")
-    if failure["reproduce"]:
-        print(f"   boot it    {failure['reproduce']['command']}")
-
-
 def _print_timeline(answer: Answer) -> None:
     import shutil
 
@@ -292,19 +232,3 @@ def _print_timeline(answer: Answer) -> None:
     print()
     for line in timeline_lines(answer, width=shutil.get_terminal_size().columns, colour=wants_colour(sys.stdout)):
         print(line)
-
-
-def _event(event: dict[str, Any]) -> str:
-    if "size" in event:
-        return f"event {event['event']}: {event['size']} bytes at offset {event['offset']:#x}, {_place(event)}"
-    return f"event {event['event']}: {event['kind']}, {_place(event)}"
-
-
-def _place(item: dict[str, Any]) -> str:
-    names = [item["symbol"] or f"{item['pc']:#x}", item["source"], item["instruction"]]
-    return ", ".join(name for name in names if name)
-
-
-def _some(numbers: list[int]) -> str:
-    shown = ", ".join(str(number) for number in numbers[:_SHOWN])
-    return shown + (f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else "")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import struct
-import subprocess
-import sys
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from run_emu import emu
 
 from emu import guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -27,15 +25,10 @@ BASE = 4 * GIB
 CRASH_GUESTS = [image for image in guest.images() if image.group == "crash"]
 
 
-def emu(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "emu.cli.main", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 def crash(*words: str | Path) -> tuple[int, dict]:
-    done = emu("crash", *words, "--json")
-    assert done.stderr == ""
-    return done.returncode, json.loads(done.stdout)
+    done = emu("crash", *words, "--json", timeout=120)
+    assert not done.errors
+    return done.status, done.document
 
 
 def program(tmp_path: Path, text: str) -> Path:
@@ -121,8 +114,8 @@ def test_failure_names_store_place_and_cause_and_its_memory_boots(tmp_path: Path
     words = failure["reproduce"]["command"].split()
     assert words[:2] == ["emu", "run"]
     again = emu(*words[1:])
-    assert again.returncode == failure["verdict"]["status"] == 3
-    assert failure["verdict"]["output"].strip() in again.stdout
+    assert again.status == failure["verdict"]["status"] == 3
+    assert failure["verdict"]["output"].strip() in again.out
 
 
 def test_recover_runs_another_image(tmp_path: Path) -> None:
@@ -236,21 +229,20 @@ def test_warnings_are_off_by_default(tmp_path: Path) -> None:
 )
 def test_usage_errors(tmp_path: Path, words: list[str], says: str) -> None:
     done = emu("crash", program(tmp_path, "x=1"), "--nvdimm", f"file={tmp_path}/p,size=2M", *words)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.status == 2
+    assert says in "\n".join(done.errors)
 
 
 def test_no_nvdimm_is_said(tmp_path: Path) -> None:
     done = emu("crash", program(tmp_path, "x=1"))
-    assert done.returncode == 2
-    assert "NVDIMM" in done.stderr
+    assert done.status == 2
+    assert "NVDIMM" in done.errors[0]
 
 
 def test_terminal_report_begins_with_the_verdict(tmp_path: Path) -> None:
     done = emu("crash", "commit-nofence", "--nvdimm", f"file={tmp_path}/p,size=2M")
-    assert done.returncode == 3
-    lines = done.stdout.splitlines()
+    assert done.status == 3
+    lines = done.out.splitlines()
     assert lines[0].startswith("FAILED")
     assert any(line.startswith("eager 21 / distinct 14 / executed 10 / complete yes") for line in lines)
     assert any("missing fence" in line for line in lines)

@@ -22,7 +22,8 @@ from emu.persistence.model.rules import Media, Order, Rules
 from emu.persistence.report.document import document
 from emu.persistence.report.export import export
 from emu.persistence.report.page import report_html
-from emu.persistence.report.symbols import load_symbols
+from emu.persistence.report.symbols import Symbols, load_symbols
+from emu.persistence.report.terminal import report_lines
 from emu.persistence.report.terminal_timeline import timeline_lines
 from emu.units import GIB, KIB, MIB, PAGE
 
@@ -161,6 +162,15 @@ def test_an_exported_memory_has_its_labels(tmp_path: Path) -> None:
     assert f"label-size={LABELS}" in exported[0]["command"]
 
 
+def test_a_label_write_in_a_finding_is_said_on_the_terminal(tmp_path: Path) -> None:
+    """It has no offset in the memory, and once ended the report with an internal error."""
+    answer = ask(guest(tmp_path, [STORE_0, dsm(WRITE_PAGE)]))
+    lines = list(report_lines(document(answer, Symbols())))
+    (persisted,) = [line for line in lines if line.startswith("   persisted ")]
+    assert f": 1 byte at offset {AT:#x} of the label area, " in persisted
+    assert lines[2].endswith(" 1 label writes, 3 crash points")
+
+
 def test_labels_are_not_in_the_page_cache(tmp_path: Path) -> None:
     """The device makes its write durable, also where the guest's flushes mean nothing."""
     answer = ask(guest(tmp_path), Rules(media=Media.PAGE_CACHE))
@@ -199,6 +209,6 @@ def test_reports_show_it(tmp_path: Path) -> None:
     (row,) = [line for line in lines if "nvdimm0 label+0x1000" in line]
     assert row.split("label+0x1000")[1].strip() == "|  |l--|"
     page = report_html(result, answer, symbols)
-    assert "label-write of 1 byte at 0x1000 of the label area = 07" in page
+    assert "label-write of 1 byte at offset 0x1000 of the label area = 07" in page
     assert "1 label writes" in page
     assert not any(isinstance(event, Store) and event.address > 1 << 59 for event in answer.workload.events)

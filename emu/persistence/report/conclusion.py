@@ -9,6 +9,7 @@ from typing import Any
 from emu.errors import Status
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.lab.workload import Workload
+from emu.persistence.report import words
 from emu.persistence.report.symbols import Symbols
 
 
@@ -78,7 +79,7 @@ def conclude(answer: Answer, symbols: Symbols) -> Judgement:
     conclusion = (*true, Conclusion.OK)[0]
     if answer.failed and conclusion is not Conclusion.FAILED:
         count = len(answer.failures)
-        why.append(f"some crash states do not recover ({count} cause{'' if count == 1 else 's'} found)")
+        why.append(f"some crash states do not recover ({words.causes_found(count)})")
     return Judgement(conclusion, tuple(why))
 
 
@@ -90,8 +91,7 @@ def _how_it_ended(answer: Answer, symbols: Symbols) -> str:
         text += f": {ended.detail}"
     place = place_of_end(workload, symbols)
     if place is not None:
-        names = [place["symbol"] or f"{place['pc']:#x}", place["source"], place["instruction"]]
-        text += f", at {', '.join(name for name in names if name)}"
+        text += f", at {words.place(place)}"
     last = workload.output.strip().splitlines()[-1:]
     return text + (f"; it printed last: {last[0]}" if last else "")
 

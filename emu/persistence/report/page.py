@@ -13,13 +13,12 @@ from emu.persistence.report.lanes import MOST_LINES, draw
 from emu.persistence.report.markup import Html, embedded_json, tag
 from emu.persistence.report.page_causes import causes
 from emu.persistence.report.page_context import Page, fails, roles, scene_of
-from emu.persistence.report.page_states import some, states
+from emu.persistence.report.page_states import SHOWN, states
 from emu.persistence.report.page_style import STYLE
 from emu.persistence.report.page_timeline import (
     Scene,
     legend,
     patterns,
-    place_of,
     timeline,
 )
 from emu.persistence.report.symbols import Symbols
@@ -70,7 +69,7 @@ def _verdict(page: Page) -> tuple[str, str, str]:
     sentence = f"All {total} end well."
     if bad:
         count = len(page.answer.failures)
-        found = f"{count} cause{'' if count == 1 else 's'} found" if count else "the cause was not found"
+        found = words.causes_found(count) if count else "the cause was not found"
         sentence = f"{bad} of the {total} fail; {found}."
     elif not page.answer.complete:
         sentence = f"{total} were seen."
@@ -85,7 +84,7 @@ _ICONS = {"failed": "M10 10 L30 30 M30 10 L10 30", "ok": "M8 21 L17 30 L33 11", 
 
 def _header(page: Page) -> Html:
     kind, headline, sentence = _verdict(page)
-    result, counts = page.result, page.result["events"]
+    result = page.result
     icon = tag("svg", tag("circle", cx=20, cy=20, r=18, class_="icon"), tag("path", d=_ICONS[kind], class_="icon",
                transform="translate(5 5) scale(.75)"), width=56, height=56, viewBox="0 0 40 40",
                aria_hidden="true")  # fmt: skip
@@ -97,11 +96,6 @@ def _header(page: Page) -> Html:
         ("Complete", complete, "; ".join(result["incomplete_because"]) or "nothing that the model allows was left out"),
     ]
     recover = result["recover"]
-    labels = f", {counts['label_writes']} label writes" if "label_writes" in counts else ""
-    trace = (
-        f"{counts['stores']} stores, {counts['nt_stores']} non-temporal stores, {counts['flushes']} flushes, "
-        f"{counts['fences']} fences{labels}; {result['crash_points']} crash points."
-    )
     return tag(
         "header",
         tag("h1", "emu crash ", tag("b", _image_name(page)),
@@ -109,7 +103,7 @@ def _header(page: Page) -> Html:
         tag("div", icon, tag("div", tag("strong", headline), tag("p", sentence)), class_=f"verdict {kind}"),
         tag("dl", [tag("div", tag("dt", name), tag("dd", tag("b", value), tag("small", meaning)))
                    for name, value, meaning in tiles], class_="tiles"),
-        tag("p", tag("b", "Trace: "), trace),
+        tag("p", tag("b", "Trace: "), words.trace(result), "."),
         tag("p", tag("b", "Model: "), words.model(page.answer.question.rules), " ", words.CRASH,
             f" Up to {result['model']['depth']} power failures in a row." if result["model"]["depth"] > 1 else None),
         tag("p", words.COMPLETE, class_="muted"),
@@ -160,7 +154,7 @@ def _observed(page: Page) -> Html | None:
     titles = [f"{offset:#x}, {length} bytes" for offset, length in question.observe]
     rows = [
         tag("tr", [tag("td", data, class_="mono") for data in outcome["observed"]],
-            tag("td", _word(outcome["verdict"])), tag("td", some(outcome["crash_points"])))
+            tag("td", _word(outcome["verdict"])), tag("td", words.some(outcome["crash_points"], SHOWN)))
         for outcome in outcomes[:_MOST_OUTCOMES]
     ]  # fmt: skip
     head = tag(
@@ -168,7 +162,7 @@ def _observed(page: Page) -> Html | None:
     )
     return tag(
         "section",
-        tag("h2", "What the observed bytes can hold"),
+        tag("h2", words.OBSERVED),
         tag("div", tag("table", head, tag("tbody", rows)), class_="wide", tabindex=0),
         tag("p", f"{len(outcomes) - _MOST_OUTCOMES} more are not shown.") if len(outcomes) > _MOST_OUTCOMES else None,
     )
@@ -176,7 +170,7 @@ def _observed(page: Page) -> Html | None:
 
 def _word(verdict: str | None) -> Html:
     known = {"ok": ("recovers", "ok"), "failed": ("fails", "failed")}
-    said, kind = known.get(verdict or "", ("not tried", "open"))
+    said, kind = known.get(verdict or "", (words.NOT_TRIED, "open"))
     return tag("span", said, class_=f"chip {kind}")
 
 
@@ -194,7 +188,7 @@ def _warning_items(warnings: list[Mapping[str, Any]]) -> Iterator[Html]:
         else:
             times = "once" if item["count"] == 1 else f"{item['count']} times"
             yield tag(
-                "li", tag("b", item["kind"]), f": {place_of(item)}, {times}, first as event {item['first_event']}"
+                "li", tag("b", item["kind"]), f": {words.place(item)}, {times}, first as event {item['first_event']}"
             )
 
 

@@ -12,8 +12,8 @@ from emu.persistence.report import words
 from emu.persistence.report.lanes import lines_of
 from emu.persistence.report.markup import Html, join, tag
 from emu.persistence.report.page_context import Page, roles_of
-from emu.persistence.report.page_states import hex_bytes, said, some
-from emu.persistence.report.page_timeline import PANEL, PERSISTED, Scene, panel, place_of
+from emu.persistence.report.page_states import hex_bytes, said
+from emu.persistence.report.page_timeline import PANEL, PERSISTED, Scene, panel
 
 _MOST_CAUSES = 24
 _MOST_PLACES = 12
@@ -57,7 +57,7 @@ def _cause(page: Page, scene: Scene, number: int, failure: Failure) -> Html:
         [tag("h4", "What happened"), _closeup(page, scene, number, failure)] if seen else None,
         _memory(page, failure),
         tag("h4", "Where"),
-        tag("p", f"Found with power failing before event {some(sorted(failure.events), 40)}."),
+        tag("p", f"Found with power failing before event {words.some(sorted(failure.events), 40)}."),
         tag("h4", "See it yourself"),
         _reproduce(item["reproduce"]),
         class_="card cause",
@@ -89,7 +89,9 @@ def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
     return tag(
         "div",
         tag(
-            "div", tag("b", _sentence(role)[:-1], class_="kept" if role == PERSISTED else "lost"), f": {place_of(item)}"
+            "div",
+            tag("b", _sentence(role)[:-1], class_="kept" if role == PERSISTED else "lost"),
+            f": {words.place(item)}",
         ),
         tag("dl", [[tag("dt", name), tag("dd", value, class_="mono")] for name, value in facts], class_="facts"),
         source,

@@ -11,10 +11,11 @@ from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.model.crashstate import Initial
 from emu.persistence.model.events import Event, Store, page_of
+from emu.persistence.report import words
 from emu.persistence.report.document import Describer
 from emu.persistence.report.excerpts import Sources
 from emu.persistence.report.lanes import Picture
-from emu.persistence.report.page_timeline import FORCED, LOST, NOT_MADE, PAGE_LOST, PERSISTED, Scene, event_line
+from emu.persistence.report.page_timeline import FORCED, LOST, NOT_MADE, PAGE_LOST, PERSISTED, Scene
 
 _MOST_OF_PAGE = 8
 
@@ -44,13 +45,13 @@ class Page:
         return f"{address:#x}" if label is None else f"{label[0].id[:16]} label+{label[1]:#x}"
 
     def describe(self, number: int) -> str:
-        return event_line(self.describer.event(number))
+        return words.event(self.describer.event(number))
 
     def when(self, event: int) -> str:
         """A crash point in words."""
         if event >= self.count:
             return "after the last event"
-        return f"just before event {event} ({event_line(self.describer.event(event)).partition(': ')[2]})"
+        return f"just before event {event} ({words.event(self.describer.event(event)).partition(': ')[2]})"
 
 
 def scene_of(page: Page, roles: Mapping[int, str]) -> Scene:

@@ -9,12 +9,15 @@ from emu.persistence.lab.explore import Result, Verdict
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.model.crashstate import FULL, CrashState, Initial
 from emu.persistence.model.image import Image
+from emu.persistence.report import words
 from emu.persistence.report.markup import Html, tag
 
 _MOST_STATES = 300
 _MOST_OPEN = 12
 _MOST_UNITS = 24
 _MOST_COMPARED = 1 << 14
+SHOWN = 12
+"""Crash points that are named; of more the number is said."""
 
 Difference = tuple[int, int, int]
 """``(unit, value if everything had persisted, value in this state)``."""
@@ -53,9 +56,9 @@ def _row(answer: Answer, result: Result, differences: Sequence[Difference], name
     return tag(
         "tr",
         tag("td", chip(verdict)),
-        tag("td", tag("pre", said(verdict) if verdict else "not tried"),
+        tag("td", tag("pre", said(verdict) if verdict else words.NOT_TRIED),
             tag("small", "observed ", ", ".join(observed[:8])) if observed else None),
-        tag("td", some(events), tag("small", f" and {more} more in recovery") if more else None),
+        tag("td", words.some(events, SHOWN), tag("small", f" and {more} more in recovery") if more else None),
         tag("td", byte_rows(differences[:_MOST_UNITS], name) if differences else "nothing: all stores persisted",
             tag("small", f"and {len(differences) - _MOST_UNITS} more places") if len(differences) > _MOST_UNITS else
             None),
@@ -65,18 +68,13 @@ def _row(answer: Answer, result: Result, differences: Sequence[Difference], name
 def chip(verdict: Verdict | None) -> Html:
     """The verdict in one coloured word."""
     if verdict is None:
-        return tag("span", "not tried", class_="chip open")
+        return tag("span", words.NOT_TRIED, class_="chip open")
     return tag("span", "recovers", class_="chip ok") if verdict.ok else tag("span", "fails", class_="chip failed")
 
 
 def said(verdict: Verdict | Any) -> str:
     """Recovery's own last words, or how it ended when it said nothing."""
     return verdict.output.strip() or verdict.detail or f"ended with {verdict.reason}, status {verdict.status}"
-
-
-def some(numbers: Sequence[int], most: int = 12) -> str:
-    shown = ", ".join(str(number) for number in numbers[:most])
-    return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
 
 
 def byte_rows(differences: Iterable[Difference], name: Callable[[int], str]) -> Html:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from emu.persistence.model.events import Event, Fence, Flush, FlushKind, LabelWrite, Store, WriteBack
 from emu.persistence.report.lanes import Lane, LineState, Picture, lines_of
@@ -295,31 +294,3 @@ def _names(scene: Scene, number: int) -> list[str]:
     lines = lines_of(scene.events[number])
     names = [scene.name(line) for line in lines[:4]]
     return names + ([f"and {len(lines) - 4} more"] if len(lines) > 4 else [])
-
-
-def place_of(item: Mapping[str, Any]) -> str:
-    """Symbol, source line and instruction of an event's description, as far as they are known."""
-    names = [item["symbol"] or f"{item['pc']:#x}", item["source"], item["instruction"]]
-    return ", ".join(name for name in names if name)
-
-
-def _where(item: Mapping[str, Any]) -> str:
-    if "label_offset" in item:
-        return f"{item['label_offset']:#x} of the label area"
-    return f"{item['address'] if item['offset'] is None else item['offset']:#x}"
-
-
-def event_line(item: Mapping[str, Any]) -> str:
-    """An event's description (``document.Describer.event``) in one line."""
-    what = str(item["kind"]).upper() if "size" not in item else str(item["kind"])
-    if "size" in item:
-        where = _where(item)
-        data = item["data"] if item["size"] <= 16 else item["data"][:32] + "..."
-        what += f" of {item['size']} byte{'s' if item['size'] != 1 else ''} at {where} = {data}"
-    elif "offset" in item:
-        what += f" of line {item['address'] if item['offset'] is None else item['offset']:#x}"
-    if item.get("failed"):
-        what += " (failed)"
-    if "size" not in item:
-        item = {**item, "instruction": ""}  # it would say the same again
-    return f"event {item['event']}: {what}, {place_of(item)}"

@@ -1,6 +1,9 @@
-"""What the report page says in words: the model, and what to do about each kind of finding."""
+"""What the page and the terminal say in words: the model, the events, and what to do about each kind of finding."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from emu.config import PersistenceDomain
 from emu.persistence.lab import findings
@@ -75,3 +78,60 @@ def bands(rules: Rules) -> str:
     if rules.media is Media.DAX:
         return "Without MAP_SYNC, durable means the bytes only: their page may still come back whole as it was."
     return ""
+
+
+def place(item: Mapping[str, Any]) -> str:
+    """Symbol, source line and instruction of an event's description, as far as they are known."""
+    names = [item["symbol"] or f"{item['pc']:#x}", item["source"], item["instruction"]]
+    return ", ".join(name for name in names if name)
+
+
+def where(item: Mapping[str, Any]) -> str:
+    """The first byte that an event stored or flushed."""
+    if "label_offset" in item:
+        return f"offset {item['label_offset']:#x} of the label area"
+    return f"{item['address']:#x}" if item["offset"] is None else f"offset {item['offset']:#x}"
+
+
+def size(item: Mapping[str, Any]) -> str:
+    """How much an event stored."""
+    return f"{item['size']} byte{'s' if item['size'] != 1 else ''}"
+
+
+def event(item: Mapping[str, Any]) -> str:
+    """An event's description (``document.Describer.event``) in one line."""
+    what = str(item["kind"]).upper() if "size" not in item else str(item["kind"])
+    if "size" in item:
+        data = item["data"] if item["size"] <= 16 else item["data"][:32] + "..."
+        what += f" of {size(item)} at {where(item)} = {data}"
+    elif "offset" in item:
+        what += f" of the line at {where(item)}"
+    if item.get("failed"):
+        what += " (failed)"
+    if "size" not in item:
+        item = {**item, "instruction": ""}  # it would say the same again
+    return f"event {item['event']}: {what}, {place(item)}"
+
+
+def some(numbers: Sequence[int], most: int) -> str:
+    """The first ``most`` of ``numbers``, and how many more there are."""
+    shown = ", ".join(str(number) for number in numbers[:most])
+    return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
+
+
+def causes_found(count: int) -> str:
+    return f"{count} cause{'' if count == 1 else 's'} found"
+
+
+def trace(result: Mapping[str, Any]) -> str:
+    """What the document says of the recorded run's events."""
+    counts = result["events"]
+    labels = f", {counts['label_writes']} label writes" if "label_writes" in counts else ""
+    return (
+        f"{counts['stores']} stores, {counts['nt_stores']} non-temporal stores, {counts['flushes']} flushes, "
+        f"{counts['fences']} fences{labels}, {result['crash_points']} crash points"
+    )
+
+
+OBSERVED = "What the observed bytes can hold"
+NOT_TRIED = "not tried"

@@ -1,0 +1,75 @@
+"""The report for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from emu.persistence.report import words
+from emu.persistence.report.numbers import readable
+
+_SHOWN = 10
+
+
+def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """The report for a terminal, from the document: the verdict first."""
+    yield from _verdict(result)
+    model = result["model"]
+    eager, distinct = (readable(result[name], result[f"{name}_log10"]) for name in ("eager", "distinct"))
+    complete = "yes" if result["complete"] else f"no ({'; '.join(result['incomplete_because'])})"
+    yield f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}"
+    yield f"trace: {words.trace(result)}"
+    yield f"eager {eager} / distinct {distinct} / executed {result['executed']} / complete {complete}"
+    for number, failure in enumerate(result["failures"], 1):
+        yield ""
+        yield from _failure(number, failure)
+    if any(outcome["observed"] for outcome in result["outcomes"]):
+        yield ""
+        yield f"{words.OBSERVED[:1].lower()}{words.OBSERVED[1:]}:"
+        for outcome in result["outcomes"]:
+            points = outcome["crash_points"]
+            verdict = outcome["verdict"] or words.NOT_TRIED
+            yield f"  {' '.join(outcome['observed'])}  {verdict}, crash points {words.some(points, _SHOWN)}"
+    for warning in result["warnings"]:
+        if warning["kind"] == "note":
+            yield ""
+            yield f"note: {warning['text']}"
+        else:
+            yield f"warning: {warning['kind']} at {words.place(warning)}, {warning['count']} times"
+
+
+def _verdict(result: Mapping[str, Any]) -> Iterator[str]:
+    headline = result["headline"][:1].lower() + result["headline"][1:]
+    match result["verdict"]:
+        case "ok":
+            headline = f"ok: {headline}"
+        case "failed" | "workload failed":
+            headline = f"FAILED: {headline}"
+    if result["verdict"] == "failed":
+        headline += f" ({words.causes_found(len(result['failures']))})"
+    yield headline
+    for why in result["why"]:
+        yield f"  {why}"
+
+
+def _failure(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{number}. {failure['kind']}: {failure['explanation']}"
+    for store in failure["lost"]:
+        missing = store["event"] >= failure["crash_point"]
+        yield f"   {'not made' if missing else 'lost    '}   {_event(store)}"
+    for page in failure["lost_pages"]:
+        yield f"   lost page  at offset {page['offset']:#x}"
+    if failure["persisted"]:
+        yield f"   persisted  {_event(failure['persisted'])}"
+    yield f"   power fails before event {failure['crash_point']}, or {words.some(failure['crash_points'], _SHOWN)}"
+    verdict = failure["verdict"]
+    last = verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]]
+    yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last[0] else ''}{last[0]}"
+    if failure["reproduce"]:
+        yield f"   boot it    {failure['reproduce']['command']}"
+
+
+def _event(event: Mapping[str, Any]) -> str:
+    if "size" in event:
+        return f"event {event['event']}: {words.size(event)} at {words.where(event)}, {words.place(event)}"
+    return f"event {event['event']}: {event['kind']}, {words.place(event)}"
