@@ -265,8 +265,7 @@ def is_uuid(text: str) -> bool:
 class MachineConfig:
     """A whole machine. ``image`` None means none yet (a machine that waits for an incoming migration).
 
-    ``exit_ports`` lists the (first port, number of ports) of debug-exit devices; ``serial`` and ``debugcon`` name
-    where the bytes go: ``stdio``, ``none``, ``file:PATH``, or ``buffer`` to keep them in memory.
+    ``exit_ports`` lists the (first port, number of ports) of debug-exit devices.
     """
 
     image: str | None = None
@@ -279,12 +278,9 @@ class MachineConfig:
     persistence: PersistenceDomain | None = None
     nvdimms: tuple[NvdimmConfig, ...] = ()
     clock: Clock = Clock.VIRTUAL
-    serial: str = "stdio"
-    debugcon: str = "none"
     exit_ports: tuple[tuple[int, int], ...] = ((0xF4, 4),)
     no_reboot: bool = False
     start_paused: bool = False
-    qmp: tuple[str, ...] = ()
     incoming: str | None = None
 
     def __post_init__(self) -> None:
