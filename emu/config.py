@@ -286,6 +286,6 @@ class MachineConfig:
     def __post_init__(self) -> None:
         """UsageError when the sizes cannot be, whoever describes the machine."""
         if not MIB <= self.ram_size <= MAX_RAM:
-            raise UsageError(f"{self.ram_size} bytes of RAM is out of range", "give 1M to 64G")
+            raise UsageError(f"{self.ram_size} bytes of RAM is out of range", "give 1M to 64G, as in -m 256M")
         if self.max_memory is not None and self.max_memory < self.ram_size:
-            raise UsageError("maxmem is smaller than the RAM size", "give maxmem at least the RAM size")
+            raise UsageError("maxmem is smaller than the RAM size", "raise maxmem= in -m, or leave it away")
