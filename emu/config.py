@@ -269,8 +269,7 @@ def is_uuid(text: str) -> bool:
 class MachineConfig:
     """A whole machine. ``image`` None means none yet (a machine that waits for an incoming migration).
 
-    ``exit_ports`` lists the (first port, number of ports) of debug-exit devices; ``serial`` and ``debugcon`` name
-    where the bytes go: ``stdio``, ``none``, ``file:PATH``, or ``buffer`` to keep them in memory.
+    ``exit_ports`` lists the (first port, number of ports) of debug-exit devices.
     """
 
     image: str | None = None
@@ -283,20 +282,17 @@ class MachineConfig:
     persistence: PersistenceDomain | None = None
     nvdimms: tuple[NvdimmConfig, ...] = ()
     clock: Clock = Clock.VIRTUAL
-    serial: str = "stdio"
-    debugcon: str = "none"
     exit_ports: tuple[tuple[int, int], ...] = ((0xF4, 4),)
     no_reboot: bool = False
     start_paused: bool = False
-    qmp: tuple[str, ...] = ()
     incoming: str | None = None
 
     def __post_init__(self) -> None:
         """UsageError when the sizes cannot be, whoever describes the machine."""
         if not MIB <= self.ram_size <= MAX_RAM:
-            raise UsageError(f"{self.ram_size} bytes of RAM is out of range", "give 1M to 64G")
+            raise UsageError(f"{self.ram_size} bytes of RAM is out of range", "give 1M to 64G, as in -m 256M")
         if self.max_memory is not None and self.max_memory < self.ram_size:
-            raise UsageError("maxmem is smaller than the RAM size", "give maxmem at least the RAM size")
+            raise UsageError("maxmem is smaller than the RAM size", "raise maxmem= in -m, or leave it away")
 
     @property
     def domain(self) -> PersistenceDomain:

@@ -167,7 +167,6 @@ def _question(options: argparse.Namespace) -> Question:
     config = machine_options.machine_config(options, resolve_image(image))
     if not config.nvdimms:
         raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
-    config = replace(config, serial="buffer", debugcon="none")
     recovery = config
     if options.recover is not None:
         recovery = replace(recovery, image=resolve_image(options.recover))

@@ -84,7 +84,9 @@ def run(options: argparse.Namespace) -> int:
     from emu import board
 
     config = configuration(options)
-    claims = _claims(config)
+    targets = ("stdio" if options.serial is None else options.serial, options.debugcon)
+    into = [target.removeprefix(characters.FILE) for target in targets if target.startswith(characters.FILE)]
+    claims = _claims(config, into)
     cut = _power_cut(options, config)
     began = time.monotonic()
     serial = characters.Capture() if options.json else None
@@ -93,8 +95,8 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         written = stack.enter_context(contextlib.ExitStack())  # outlives the machine
         outputs = board.Outputs(
-            serial=characters.make_sink(written, config.serial, "-serial", claims, standard=serial),
-            debugcon=characters.make_sink(written, config.debugcon, "-debugcon", claims, standard=None),
+            serial=characters.make_sink(written, targets[0], "-serial", claims, standard=serial),
+            debugcon=characters.make_sink(written, targets[1], "-debugcon", claims, standard=None),
         )
         writers = [sink for sink in (outputs.serial, outputs.debugcon) if isinstance(sink, characters.Writer)]
         paths = [Path(dimm.backend.path) for dimm in config.nvdimms if cut is not None and dimm.backend.path]
@@ -120,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
                 raise
             ended = power.ended
         else:
-            offer(stack, machine, quiet=options.quiet or options.json)
+            offer(stack, machine, qmp=options.qmp, outputs=into, quiet=options.quiet or options.json)
             _accept_marked(options, config)
             for writer in writers if config.incoming is None else ():
                 writer.open()
@@ -164,10 +166,12 @@ def run(options: argparse.Namespace) -> int:
     return ended.status
 
 
-def _claims(config: MachineConfig) -> Claims | None:
-    """The files of this run; None when nothing is written that could be one of its inputs."""
-    into_files = any(target.startswith(characters.FILE) for target in (config.serial, config.debugcon))
-    if not into_files and not any(stat.S_ISREG(os.fstat(stream).st_mode) for stream in (1, 2)):
+def _claims(config: MachineConfig, into: list[str]) -> Claims | None:
+    """The files of this run; None when nothing is written that could be one of its inputs.
+
+    ``into`` are the files that the guest's output goes to.
+    """
+    if not into and not any(stat.S_ISREG(os.fstat(stream).st_mode) for stream in (1, 2)):
         return None
     from emu.host.claims import claims_of
 
@@ -200,7 +204,7 @@ def _power_cut(options: argparse.Namespace, config: MachineConfig) -> PowerCut |
 
     if not config.nvdimms:
         raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
-    if config.qmp or config.incoming is not None or config.start_paused or _asks_for_input(options):
+    if options.qmp or config.incoming is not None or config.start_paused or _asks_for_input(options):
         raise UsageError(
             "--power-fail-at needs a guest that runs on its own",
             "leave -qmp, --incoming, -S and -serial stdio away",
@@ -240,11 +244,8 @@ def configuration(options: argparse.Namespace) -> MachineConfig:
     config = machine_options.machine_config(options, resolve_image(image) if image else None)
     return replace(
         config,
-        serial="stdio" if options.serial is None else options.serial,
-        debugcon=options.debugcon,
         no_reboot=options.no_reboot,
         start_paused=options.start_paused,
-        qmp=tuple(options.qmp),
         incoming=options.incoming,
     )
 

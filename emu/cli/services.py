@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from emu.cli import output
@@ -11,13 +12,15 @@ if TYPE_CHECKING:
     from emu.machine import Machine
 
 
-def offer(stack: contextlib.ExitStack, machine: Machine, *, quiet: bool) -> None:
-    """Open the QMP sockets of the machine's configuration and begin to wait for its incoming migration.
+def offer(
+    stack: contextlib.ExitStack, machine: Machine, *, qmp: Sequence[str], outputs: Sequence[str], quiet: bool
+) -> None:
+    """Open the sockets ``qmp`` and begin to wait for the machine's incoming migration.
 
-    ``stack`` ends both before the machine is closed.
+    ``stack`` ends both before the machine is closed. ``outputs`` are the files that the guest's output goes to.
     """
     config = machine.config
-    if not config.qmp and config.incoming is None:
+    if not qmp and config.incoming is None:
         return
     from emu.machine import RunState
     from emu.migration.controller import MigrationControl
@@ -27,7 +30,7 @@ def offer(stack: contextlib.ExitStack, machine: Machine, *, quiet: bool) -> None
     from emu.monitor.server import start
 
     events = EventQueue()
-    migration = MigrationControl(machine, events.emit)
+    migration = MigrationControl(machine, events.emit, outputs=outputs)
     if config.incoming == "defer":
         machine.pause(RunState.INMIGRATE)
     elif config.incoming is not None:
@@ -35,9 +38,9 @@ def offer(stack: contextlib.ExitStack, machine: Machine, *, quiet: bool) -> None
         migration.incoming(config.incoming)
         if not quiet:
             output.note(f"emu: waiting for a migration at {migration.waits_at}")
-    if config.qmp:
+    if qmp:
         adapter = MachineAdapter(machine, events)
         stack.callback(adapter.close)
-        stack.callback(start(config.qmp, Control(adapter, migration), events).finish)
+        stack.callback(start(qmp, Control(adapter, migration), events).finish)
     # Last in, first out: what a migration says when it is ended here still reaches the monitor's clients.
     stack.callback(migration.finish)

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from emu.devices.contract import ExitRequest
@@ -33,9 +33,20 @@ _SWITCH_S = 0.0001
 class MigrationControl:
     """Starts, watches and cancels migrations of ``machine``. Every method may be called from any thread."""
 
-    def __init__(self, machine: Machine, emit: Emit | None = None, *, allow_weaker_persistence: bool = False) -> None:
-        """``emit(event, data)`` is told MIGRATION and MIGRATION_PASS, from the migration's thread."""
+    def __init__(
+        self,
+        machine: Machine,
+        emit: Emit | None = None,
+        *,
+        allow_weaker_persistence: bool = False,
+        outputs: Sequence[str] = (),
+    ) -> None:
+        """``emit(event, data)`` is told MIGRATION and MIGRATION_PASS, from the migration's thread.
+
+        ``outputs`` are the paths of files that the guest's output goes to: none of them may become a snapshot.
+        """
         self._emit = emit
+        self._outputs = outputs
         self._machine = machine
         self._guest = MachineGuest(machine)
         self._capabilities = Capabilities(allow_weaker_persistence=allow_weaker_persistence)
@@ -222,14 +233,12 @@ class MigrationControl:
 
     def _claims(self) -> Claims:
         """The files of the machine: none of them may become a snapshot of it."""
-        config = self._machine.config
-        claims = claims_of(config)
+        claims = claims_of(self._machine.config)
         for backend in self._machine.backends:
             if backend.config.path is not None:
                 claims.reads(backend.config.path, "the file of memory that is plugged", memory=True)
-        for output in (config.serial, config.debugcon):
-            if output.startswith("file:"):
-                claims.changes(output.removeprefix("file:"), "the guest's output")
+        for output in self._outputs:
+            claims.changes(output, "the guest's output")
         return claims
 
     def _gone_to(self) -> str:

@@ -70,6 +70,17 @@ def test_a_refusal_names_both_values_and_ends_with_4(emus: list[Emu], tmp_path: 
     assert migrate(source).returncode == 2
 
 
+def test_no_file_of_the_machine_becomes_its_snapshot(emus: list[Emu], tmp_path: Path) -> None:
+    source = counting(emus, tmp_path)
+    source.ask("stop")
+    for name in ("a.serial", "a.img"):  # the guest's output, and its NVDIMM
+        before = (tmp_path / name).read_bytes()
+        refused = migrate(source, f"file:{tmp_path}/{name}")
+        assert refused.returncode != 0
+        assert name in refused.stderr
+        assert (tmp_path / name).read_bytes() == before
+
+
 def test_a_snapshot_goes_on_and_resumes(emus: list[Emu], tmp_path: Path) -> None:
     source = counting(emus, tmp_path)
     assert migrate(source, f"file:{tmp_path}/snapshot").returncode == 0

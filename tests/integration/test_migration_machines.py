@@ -67,7 +67,7 @@ def config(path: Path, *, image: str | None = "count", cmdline: str = "0 20000",
     nvdimm = NvdimmConfig(backend=backend, id="nv1", label_size=LABELS)
     made = MachineConfig(
         image=str(found.path) if found else None, cmdline=cmdline, ram_size=16 * MIB, slots=2, max_memory=1 << 30,
-        nvdimms=(nvdimm,), serial="buffer",
+        nvdimms=(nvdimm,),
     )  # fmt: skip
     return replace(made, **changes)
 

@@ -41,9 +41,7 @@ _WALKS = "recovery has page tables in the NVDIMM: what page walks read there is 
 def private(config: MachineConfig) -> MachineConfig:
     """``config`` with every NVDIMM on a private mapping: no store reaches a file, and a missing file is not made."""
     dimms = tuple(replace(dimm, backend=_private_backend(dimm)) for dimm in config.nvdimms)
-    return replace(
-        config, nvdimms=dimms, clock=Clock.VIRTUAL, no_reboot=True, start_paused=False, incoming=None, qmp=()
-    )
+    return replace(config, nvdimms=dimms, clock=Clock.VIRTUAL, no_reboot=True, start_paused=False, incoming=None)
 
 
 def _private_backend(dimm: NvdimmConfig) -> BackendConfig:

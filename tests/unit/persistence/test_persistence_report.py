@@ -38,7 +38,7 @@ NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\
 def investigated(guest: str, rules: Rules = Rules()) -> Answer:  # noqa: B008 - frozen
     dimm = NvdimmConfig(backend=BackendConfig(kind=BackendKind.RAM, id="mem0", size=2 * MIB))
     image = str(IMAGES / f"{guest}.elf")
-    machine = MachineConfig(image=image, slots=1, nvdimms=(dimm,), serial="buffer", debugcon="none")
+    machine = MachineConfig(image=image, slots=1, nvdimms=(dimm,))
     return investigate(Question(machine, machine, rules))
 
 
