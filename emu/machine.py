@@ -299,8 +299,11 @@ class Machine:
         return self.exit
 
     def rewind(self, devices: Mapping[str, SavedState]) -> None:
-        """Forget that the run ended and put back the devices. The caller puts back the CPU and the memory."""
-        applies = parse_all(self.devices, devices)
+        """Forget that the run ended and put back ``devices``, all of them or, by StateError, none and nothing else.
+
+        The caller puts back the CPU and the memory.
+        """
+        applies = parse_all({name: part for name, part in self.devices.items() if name in devices}, devices)
         with self._changed:
             self._requests.exit = None
             self._requests.reset_cause = None

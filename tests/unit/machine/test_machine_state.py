@@ -10,6 +10,7 @@ import pytest
 
 from emu import board
 from emu.config import MachineConfig
+from emu.devices.contract import ExitRequest
 from emu.errors import StateError
 from emu.machine import Machine
 from emu.state import SavedState
@@ -56,11 +57,22 @@ def test_a_refusal_of_any_component_leaves_every_other_as_it_was(machines: tuple
         with pytest.raises(StateError, match=f"component '{name}': .*more"):
             fresh.restore({**states, name: replace(state, fields={**state.fields, "more": 1})})
         assert fresh.save() == before
-        with pytest.raises(StateError, match="differ"):
-            fresh.rewind({})
-        assert fresh.save() == before
     fresh.boot()  # it has not been taken for a machine that came from elsewhere
     assert fresh.cpu.registers()["rip"] != 0
+
+
+def test_rewinding_puts_back_the_devices_that_are_named_or_none(machines: tuple[Machine, Machine]) -> None:
+    used, fresh = machines
+    before, com1 = fresh.save(), used.save()["com1"]
+    fresh.end(ExitRequest("quit", 0))
+    ended = fresh.exit
+    assert ended is not None
+    with pytest.raises(StateError, match="com9"):
+        fresh.rewind({"com1": com1, "com9": com1})
+    assert (fresh.exit, fresh.save()) == (ended, before)
+    fresh.rewind({"com1": com1})
+    assert fresh.exit is None
+    assert fresh.save() == {**before, "com1": com1}
 
 
 def test_components_that_are_missing_or_unknown_are_named(machines: tuple[Machine, Machine]) -> None:
