@@ -293,6 +293,12 @@ class Machine:
             self._slice()
         return self._exit
 
+    def go_on(self) -> None:
+        """Forget that the run was ended from outside, between two slices. A reset that was asked for is still due."""
+        with self._changed:
+            self._exit = None
+            self.state = self._paused_as or RunState.RUNNING
+
     def rewind(self, devices: Mapping[str, SavedState]) -> None:
         """Forget that the run ended and put back the devices. The caller puts back the CPU and the memory."""
         with self._changed:

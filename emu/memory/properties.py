@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
-from emu.errors import HostError, UsageError
+from emu.errors import MapSyncUnavailable, UsageError
 from emu.memory.durability import MAP_SYNC_MEANS
 
 MAX_NODES = 128
@@ -38,7 +38,7 @@ FROZEN = {kind: frozenset(names) - _ALWAYS_SETTABLE | {"id"} for kind, names in 
 
 
 def check_combination(config: BackendConfig) -> None:
-    """UsageError (or HostError for ``sync=on,share=off``) when the properties cannot go together. Opens nothing."""
+    """UsageError (MapSyncUnavailable for ``sync=on,share=off``) when properties exclude each other. Opens nothing."""
     kind, fresh = config.kind, BackendConfig(id=config.id)
     if kind is BackendKind.RAM:
         ours = {*_FILE.items(), ("discard-shared", "discard_shared"), ("share-lock", "share_lock")}
@@ -63,7 +63,7 @@ def check_combination(config: BackendConfig) -> None:
             "add discard-shared=on if that is what you want; with share=off the file is never touched",
         )
     if config.sync is OnOffAuto.ON and not config.share:
-        raise HostError(
+        raise MapSyncUnavailable(
             f"cannot map {config.path} with MAP_SYNC (sync=on): share=off", f"{MAP_SYNC_MEANS}, mapped with share=on"
         )
 
