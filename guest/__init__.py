@@ -17,7 +17,7 @@ from emu.errors import UsageError
 __all__ = ["GuestImage", "find", "images", "resolve"]
 
 # Installed packages are ordinary files; importlib.resources would cost every start by name another 15 ms.
-_FOLDER = Path(__file__).with_name("images")
+_FOLDER = Path(__file__).resolve().with_name("images")
 
 
 class GuestImage(NamedTuple):

@@ -137,6 +137,8 @@ def _run(words: list[str]) -> int:
         what = f"a part of emu cannot be loaded: {error}"
         return _report(HostError(what, "raise the limit on memory ('ulimit -v'), or install emu again"), traceback)
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # raised while a class was made (__set_name__)
+            raise KeyboardInterrupt from error
         if traceback:
             raise
         output.note(f"emu: internal error: {type(error).__name__}: {error}")

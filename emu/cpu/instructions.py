@@ -17,8 +17,7 @@ FENCES = ("sfence", "mfence")
 """Wait for flushes and for non-temporal stores."""
 
 NON_TEMPORAL = frozenset(
-    ("movnti", "movntq", "movntdq", "movntps", "movntpd", "movntsd", "movntss", "maskmovq", "maskmovdqu",
-     "vmovntdq", "vmovntps", "vmovntpd", "vmaskmovdqu")
+    ("movnti", "movntq", "movntdq", "movntps", "movntpd", "maskmovq", "maskmovdqu")
 )  # fmt: skip
 """Store past the caches."""
 
@@ -30,14 +29,14 @@ DISCARDS = ("invd",)
 
 HINTS = frozenset(
     ("cldemote", "prefetch", "prefetchnta", "prefetcht0", "prefetcht1", "prefetcht2", "prefetchw", "prefetchwt1",
-     "pause", "movntdqa", "vmovntdqa")
+     "pause", "movntdqa")
 )  # fmt: skip
 """Say how the caches might be used, or load; nothing persists by them."""
 
 UNORDERED = frozenset(
     ("lfence", "cpuid", "iret", "iretd", "iretq", "wrmsr", "lgdt", "lidt", "lldt", "ltr", "invlpg", "int", "int1",
      "int3", "into", "syscall", "sysret", "sysretq", "sysenter", "hlt", "wait", "in", "insb", "insw", "insd", "out",
-     "outsb", "outsw", "outsd", "xbegin", "xabort", "umonitor", "umwait", "tpause")
+     "outsb", "outsw", "outsd", "umonitor", "umwait", "tpause")
 )  # fmt: skip
 """Serialise or order something on a real CPU, or are taken for something else by the engine; here they are given no
 effect on persistence, so that a verdict never rests on more than flushes and fences promise. MOV to control and debug
@@ -48,7 +47,8 @@ UNDEFINED = frozenset(
     ("movdiri", "movdir64b", "clzero", "xend", "monitor", "monitorx", "mwait", "mwaitx", "invept", "invvpid", "invpcid",
      "invlpga", "skinit", "clrssbsy", "wrssd", "wrssq", "wrussd", "wrussq", "encls", "enclu", "enclv", "rsm",
      "sysexit", "sysexitq", "ptwrite", "clgi", "stgi", "vmaskmovps", "vmaskmovpd", "vpmaskmovd", "vpmaskmovq",
-     "pcommit", "serialize", "enqcmd", "enqcmds")
+     "pcommit", "serialize", "enqcmd", "enqcmds", "movntsd", "movntss", "vmovntdq", "vmovntps", "vmovntpd",
+     "vmaskmovdqu", "vmovntdqa", "xbegin", "xabort")
 )  # fmt: skip
 """Raise #UD, or #GP in the mode they are met in: the CPU model does not have them, and says so in CPUID."""
 

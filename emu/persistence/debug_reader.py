@@ -94,23 +94,28 @@ def _over(number: int, frame: object) -> None:
     raise _TooLong
 
 
-def _read(path: str, seconds: float) -> None:
+def _part(name: str, part: Callable[[Any], Iterator[tuple[Any, ...]]], path: str, seconds: float) -> str:
     from elftools.elf.elffile import ELFFile
 
-    for name, part in PARTS.items():
+    try:
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        try:
-            with Path(path).open("rb") as file:
-                entries = sorted(set(islice(part(ELFFile(file)), _MOST_ENTRIES)))
-            said = json.dumps({"part": name, "entries": entries})
+        with Path(path).open("rb") as file:
+            entries = sorted(set(islice(part(ELFFile(file)), _MOST_ENTRIES)))
+        return json.dumps({"part": name, "entries": entries})
+    except MemoryError:
+        return _failed(name, "they take too much memory to read")
+    except Exception as error:  # whatever a broken image makes of the reader: it has no names
+        return _failed(name, printable(f"{type(error).__name__}: {error}", _LONGEST_NAME))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _read(path: str, seconds: float) -> None:
+    for name, part in PARTS.items():
+        try:  # of its own: the time may be over at any moment until the timer is off
+            said = _part(name, part, path, seconds)
         except _TooLong:
             said = _failed(name, f"they take more than {seconds:g} s to read")
-        except MemoryError:
-            said = _failed(name, "they take too much memory to read")
-        except Exception as error:  # whatever a broken image makes of the reader: it has no names
-            said = _failed(name, printable(f"{type(error).__name__}: {error}", _LONGEST_NAME))
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(f"{said}\n")
         sys.stdout.flush()
 

@@ -163,12 +163,14 @@ def test_a_label_area_of_any_size_is_found_and_never_overwritten(
     emu_label("create-namespace", image, "-s", "16M", "-m", "raw")
     assert emu_label("read", image, "-o", dump) == 0
     assert dump.stat().st_size == size
+    given = tmp_path / "given"
+    given.write_bytes(dump.read_bytes())
     for file in (image, dump):
         before = file.read_bytes()
         assert emu_label.document("check", file)["labels"] == 1
         assert len(emu_label.document("read", file)["dimms"][0]["label"]) == 1
         other = 256 << 10 if size == 128 << 10 else 128 << 10
-        for words in (("init",), ("init", "--label-size", other), ("write", "-i", dump, "--label-size", other),
+        for words in (("init",), ("init", "--label-size", other), ("write", "-i", given, "--label-size", other),
                       ("zero", "--label-size", other), ("create-namespace", "--label-size", other)):  # fmt: skip
             if other > len(before):
                 continue

@@ -24,7 +24,7 @@ from emu.persistence.symbols import load_symbols
 pytest.importorskip("elftools", reason="needs pyelftools: pip install 'emu[symbols]'")
 
 IMAGE = Path(__file__).parents[3] / "guest" / "images" / "commit-noflush.elf"
-SECONDS = 0.3
+SECONDS = 1.0
 # The reader's parts, its start, and a busy machine.
 BOUND_CPU_S = 4 * SECONDS + 3
 _FIELDS = {"type": 4, "flags": 8, "offset": 24, "size": 32, "entsize": 56}
