@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from emu.errors import UsageError
-
-__all__ = ["GuestImage", "find", "images", "resolve"]
+__all__ = ["GuestImage", "find", "images"]
 
 # Installed packages are ordinary files; importlib.resources would cost every start by name another 15 ms.
 _FOLDER = Path(__file__).resolve().with_name("images")
@@ -64,16 +61,3 @@ def images() -> tuple[GuestImage, ...]:
 def find(name: str) -> GuestImage | None:
     """The image called ``name``, or None."""
     return next((image for image in images() if image.name == name), None)
-
-
-def resolve(name: str) -> str:
-    """The path of the image that a user calls ``name``: an existing path wins over the name of a bundled guest.
-
-    UsageError when it is neither.
-    """
-    if os.path.exists(name):  # noqa: PTH110 - Path.exists raises for names that no file can have
-        return name
-    found = find(name)
-    if found is None:
-        raise UsageError(f"no image '{name}'", "give the path of an image, or a name that 'emu guests' lists")
-    return str(found.path)

@@ -8,8 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from emu import guest
-from emu.api.description import Nvdimm, Path, Size, choice, configuration
+from emu.api.description import Nvdimm, Path, Size, choice, configuration, image_path
 from emu.api.show import card, table
 from emu.api.threads import in_thread
 from emu.config import MachineConfig
@@ -70,7 +69,7 @@ def crash(
     machine: dict[str, object] = {"nvdimm-persistence": persistence, "clock": clock}
     asked = question(
         configuration(image, nvdimms, memory=memory, append=append, machine=machine),
-        recover=None if recover is None else os.fsdecode(recover),
+        recover=recover,
         recover_append=recover_append,
         observe=observe,
         domain=domain,
@@ -103,7 +102,7 @@ def crash(
 def question(
     config: MachineConfig,
     *,
-    recover: str | None,
+    recover: Path | None,
     recover_append: str | None,
     observe: Sequence[tuple[int, int]],
     domain: str | None,
@@ -136,7 +135,7 @@ def question(
     config = replace(config, serial="buffer", debugcon="none")
     recovery = config
     if recover is not None:
-        recovery = replace(recovery, image=guest.resolve(recover))
+        recovery = replace(recovery, image=image_path(recover))
     if recover_append is not None:
         recovery = replace(recovery, cmdline=recover_append)
     rules = Rules(

@@ -12,7 +12,6 @@ import os
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, TypeVar
 
-from emu import guest
 from emu.cli import keyval, options
 from emu.config import MachineConfig
 from emu.errors import UsageError
@@ -113,7 +112,12 @@ def configuration(
         numa=[],
         smp=None,
     )
-    return options.machine_config(described, None if image is None else guest.resolve(_word("the image", image)))
+    return options.machine_config(described, None if image is None else image_path(image))
+
+
+def image_path(image: Path) -> str:
+    """The path of ``image``, a path or the name of a bundled guest; UsageError when it is neither."""
+    return options.resolve_image(_word("the image", image))
 
 
 def choice(kind: type[Choice], text: str, what: str) -> Choice:

@@ -133,7 +133,6 @@ def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
 
 
 def _question(options: argparse.Namespace) -> Question:
-    from emu import guest
     from emu.api.crashes import question
 
     image = options.kernel or options.image
@@ -142,7 +141,7 @@ def _question(options: argparse.Namespace) -> Question:
     if image is None:
         raise UsageError("no image given", "write emu crash IMAGE; 'emu guests' lists the bundled ones")
     return question(
-        machine_options.machine_config(options, guest.resolve(image)),
+        machine_options.machine_config(options, machine_options.resolve_image(image)),
         recover=options.recover,
         recover_append=options.recover_append,
         observe=[_range(text) for text in options.observe],

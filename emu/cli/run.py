@@ -239,14 +239,12 @@ def _asks_for_input(options: argparse.Namespace) -> bool:
 
 def configuration(options: argparse.Namespace) -> MachineConfig:
     """The machine that the command line describes, image path resolved."""
-    from emu import guest
-
     image = options.kernel or options.image
     if options.kernel and options.image:
         raise UsageError("two images given: IMAGE and -kernel", "give one of them")
     if image is None and options.incoming is None:
         raise UsageError("no image given", "write emu run IMAGE; 'emu guests' lists the bundled ones")
-    config = machine_options.machine_config(options, guest.resolve(image) if image else None)
+    config = machine_options.machine_config(options, machine_options.resolve_image(image) if image else None)
     return replace(
         config,
         serial="stdio" if options.serial is None else options.serial,
