@@ -298,6 +298,12 @@ class Machine:
             self._slice()
         return self.exit
 
+    def go_on(self) -> None:
+        """Forget that the run was ended from outside, between two slices. A reset that was asked for is still due."""
+        with self._changed:
+            self._requests.exit = None
+            self.state = self._paused_as or RunState.RUNNING
+
     def rewind(self, devices: Mapping[str, SavedState]) -> None:
         """Forget that the run ended and put back ``devices``, all of them or, by StateError, none and nothing else.
 

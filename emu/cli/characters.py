@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from emu.errors import HostError, UsageError
 
 if TYPE_CHECKING:
+    from emu.api.capture import Capture
     from emu.host.claims import Claims
     from emu.host.files import Target
 
 STANDARD_STREAMS = ("stdio", "mon:stdio")
 FILE = "file:"
-CAPTURE_LIMIT = 64 << 20
 _PIECE = 512
 _UNHEARD_LIMIT = 64 << 10
 _PATIENCE_MS = 200
@@ -81,20 +81,6 @@ class Writer:
         if self._unheard > _UNHEARD_LIMIT:
             what = f"the guest goes on writing to {self._name}, whose reader has gone"
             raise HostError(what, "give it another place with -serial file:PATH", errno=errno.EPIPE)
-
-
-class Capture:
-    """A sink that keeps what comes, up to ``CAPTURE_LIMIT`` bytes; ``cut`` tells whether there was more."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.cut = False
-
-    def __call__(self, data: bytes) -> None:
-        if len(self.data) < CAPTURE_LIMIT:
-            self.data += data
-        else:
-            self.cut = True
 
 
 def _nowhere(_data: bytes) -> None:

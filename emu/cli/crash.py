@@ -11,17 +11,14 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emu.cli import options as machine_options
-from emu.cli.run import resolve_image
 from emu.config import PersistenceDomain
 from emu.errors import Status, UsageError
-from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.persistence.model.rules import FailedCas, Media, Order
 from emu.units import parse_size
 
 if TYPE_CHECKING:
@@ -114,17 +111,11 @@ def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
 
     Python runs signal handlers between byte codes of the main thread only, and the CPU may run guest code for long.
     """
+    from emu.api.threads import in_thread
     from emu.persistence.lab.interruption import Interruption
 
     interruption = Interruption()
     asked_at = 0.0
-    outcome: list[Answer | BaseException] = []
-
-    def run_it() -> None:
-        try:
-            outcome.append(work(interruption))
-        except BaseException as error:
-            outcome.append(error)
 
     def interrupted(_number: int, _frame: object) -> None:
         nonlocal asked_at
@@ -135,53 +126,37 @@ def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
             os._exit(Status.INTERRUPTED)
 
     before = signal.getsignal(signal.SIGINT)
-    thread = threading.Thread(target=run_it, name="laboratory", daemon=True)
     try:
         if before is not signal.SIG_IGN:  # a shell's background job
             signal.signal(signal.SIGINT, interrupted)
-        thread.start()
-        while thread.is_alive():
-            thread.join()
+        return in_thread(lambda: work(interruption), name="laboratory")
     finally:
         signal.signal(signal.SIGINT, before)
-    result = outcome[0]
-    if isinstance(result, BaseException):
-        raise result
-    return result
 
 
 def _question(options: argparse.Namespace) -> Question:
-    from emu.persistence.lab.explore import Limits
-    from emu.persistence.lab.investigation import Question
+    from emu.api.crashes import question
 
     image = options.kernel or options.image
     if options.kernel and options.image:
         raise UsageError("two images given: IMAGE and -kernel", "give one of them")
     if image is None:
         raise UsageError("no image given", "write emu crash IMAGE; 'emu guests' lists the bundled ones")
-    for name, least in (("depth", 1), ("max_executions", 1), ("max_events", 1), ("jobs", 1), ("recovery_blocks", 1)):
-        if getattr(options, name) < least:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}", "give a larger number")
-    if not 0 < options.timeout <= 1e6 or not 0 < options.time_limit <= 1e6:
-        raise UsageError("--timeout and --time-limit are seconds, more than 0", "give another number")
-    config = machine_options.machine_config(options, resolve_image(image))
-    if not config.nvdimms:
-        raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
-    recovery = config
-    if options.recover is not None:
-        recovery = replace(recovery, image=resolve_image(options.recover))
-    if options.recover_append is not None:
-        recovery = replace(recovery, cmdline=options.recover_append)
-    domain = PersistenceDomain[options.domain.upper()] if options.domain else config.domain
-    return Question(
-        config,
-        recovery,
-        Rules(domain, Order(options.order), Media(options.media), FailedCas(options.failed_cas)),
-        tuple(_range(text) for text in options.observe),
-        Limits(options.max_executions, options.time_limit, options.depth),
-        workload_timeout=options.timeout,
-        event_limit=options.max_events,
-        budget=options.recovery_blocks,
+    return question(
+        machine_options.machine_config(options, machine_options.resolve_image(image)),
+        recover=options.recover,
+        recover_append=options.recover_append,
+        observe=[_range(text) for text in options.observe],
+        domain=options.domain,
+        media=options.media,
+        order=options.order,
+        failed_cas=options.failed_cas,
+        depth=options.depth,
+        max_executions=options.max_executions,
+        time_limit=options.time_limit,
+        timeout=options.timeout,
+        max_events=options.max_events,
+        recovery_blocks=options.recovery_blocks,
         jobs=options.jobs,
     )
 
@@ -193,12 +168,10 @@ def _range(text: str) -> tuple[int, int]:
 
 def _outputs(options: argparse.Namespace, question: Question) -> Target | None:
     """Look at all that will be written, before the work; where --html goes."""
-    from emu.host.claims import claims_of
+    from emu.api.crashes import claims_of_question
     from emu.persistence.report.export import FILES
 
-    claims = claims_of(question.workload)
-    if question.recovery.image is not None:
-        claims.reads(question.recovery.image, "the image of recovery")
+    claims = claims_of_question(question)
     claims.writes_standard_streams()
     if options.export:
         claims.writes_family(options.export, FILES, "--export")

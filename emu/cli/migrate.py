@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from emu.errors import HostError, Status, UsageError
+from emu.api.moves import UNDER_WAY, configure, document
+from emu.errors import Status, UsageError
+from emu.monitor.client import QmpClient
 from emu.units import PAGE, human_size, parse_size
 from emu.words import printable
 
@@ -28,8 +29,6 @@ do); 130 interrupted (the migration is cancelled).
 """
 
 _POLL_S = 0.1
-_LONGEST_REPLY = 16 << 20
-_UNDER_WAY = ("none", "setup", "active", "pre-switchover", "device", "cancelling")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,15 +79,12 @@ def _configure(machine: QmpClient, options: argparse.Namespace) -> None:
         "x-ignore-shared": options.ignore_shared,
         "allow-weaker-persistence": options.allow_weaker_persistence,
     }
-    states = [{"capability": name, "state": state} for name, state in wanted.items()]
-    machine.execute("migrate-set-capabilities", {"capabilities": states})
     values: dict[str, int] = {}
     if options.max_bandwidth is not None:
         values["max-bandwidth"] = parse_size(options.max_bandwidth, what="--max-bandwidth")
     if options.downtime_limit is not None:
         values["downtime-limit"] = options.downtime_limit
-    if values:
-        machine.execute("migrate-set-parameters", values)
+    configure(machine, wanted, values)
 
 
 def _watch(machine: QmpClient, options: argparse.Namespace) -> dict[str, Any]:
@@ -112,7 +108,7 @@ def _poll(machine: QmpClient, show: Callable[[dict[str, Any]], None] | None) -> 
         answer: dict[str, Any] = machine.execute("query-migrate")
         if show is not None:
             show(answer)
-        if not answer or answer.get("status") not in _UNDER_WAY:
+        if not answer or answer.get("status") not in UNDER_WAY:
             return answer
         time.sleep(_POLL_S)
 
@@ -135,20 +131,7 @@ def _report(answer: dict[str, Any], options: argparse.Namespace, *, wait: bool) 
     state = answer.get("status", "none")
     ram = answer.get("ram", {})
     if options.json:
-        document = {
-            "schema": "emu.migrate/1",
-            "status": state,
-            "total_ms": answer.get("total-time"),
-            "downtime_ms": answer.get("downtime"),
-            "rounds": ram.get("dirty-sync-count", 0),
-            "transferred": ram.get("transferred", 0),
-            "normal_pages": ram.get("normal", 0),
-            "zero_pages": ram.get("duplicate", 0),
-            "persistence": answer.get("x-emu-persistence", []),
-            "refused": answer.get("x-emu-refused", []),
-            "error": answer.get("error-desc"),
-        }
-        print(json.dumps(document, indent=2))
+        print(json.dumps(document(answer), indent=2))
     elif state == "completed":
         moved = human_size(ram.get("normal", 0) * PAGE)
         print(
@@ -171,80 +154,3 @@ def _afterwards(machine: QmpClient, options: argparse.Namespace) -> None:
     then = options.then or ("cont" if options.uri.startswith("file:") else "quit")
     if then != "stay":
         machine.execute(then)
-
-
-class QmpClient:
-    """A QMP client that does one thing after the other. HostError when the machine is not there or says no."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._received = b""
-        self._socket = _connect(address)
-        try:
-            if "QMP" not in self._read():
-                raise HostError(f"{address} does not greet as QMP", "name the socket given to emu run -qmp")
-            self.execute("qmp_capabilities")
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def __enter__(self) -> QmpClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """What ``command`` returns; HostError with its description when it fails. Events are skipped."""
-        request: dict[str, Any] = {"execute": command}
-        if arguments:
-            request["arguments"] = arguments
-        try:
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
-        except OSError as error:
-            raise self._gone(error.strerror or "") from None
-        while True:
-            reply = self._read()
-            if "return" in reply:
-                return reply["return"]
-            if "error" in reply:
-                raise HostError(f"{command}: {printable(str(reply['error'].get('desc', reply['error'])))}")
-
-    def _read(self) -> dict[str, Any]:
-        while b"\n" not in self._received:
-            try:
-                data = self._socket.recv(65536)
-            except OSError as error:
-                raise self._gone(error.strerror or "") from None
-            if not data or len(self._received) > _LONGEST_REPLY:
-                raise self._gone("it closed the connection")
-            self._received += data
-        line, self._received = self._received.split(b"\n", 1)
-        try:
-            reply = json.loads(line)
-        except ValueError:
-            raise self._gone("it does not speak QMP") from None
-        return reply if isinstance(reply, dict) else {}
-
-    def _gone(self, why: str) -> HostError:
-        return HostError(f"the machine at {self._address} does not answer: {why}", "see whether its emu still runs")
-
-
-def _connect(address: str) -> socket.socket:
-    host, colon, port = address.removeprefix("tcp:").rpartition(":")
-    try:
-        if colon and port.isdigit() and "/" not in host and not address.startswith("unix:"):
-            return socket.create_connection((host or "127.0.0.1", int(port)), timeout=30)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(30)
-            sock.connect(address.removeprefix("unix:"))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-    except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise HostError(
-            f"no QMP at {address}: {why}", "start the machine with -qmp unix:PATH,server=on,wait=off"
-        ) from None

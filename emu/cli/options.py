@@ -6,6 +6,7 @@ Both spellings end in the same place: emu's short ``--nvdimm file=...`` and QEMU
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -196,6 +197,18 @@ def machine_config(options: argparse.Namespace, image: str | None) -> MachineCon
     return MachineConfig(
         image=image, cmdline=options.append or "", numa_nodes=len(options.numa), nvdimms=tuple(nvdimms), **given
     )
+
+
+def resolve_image(name: str) -> str:
+    """The path of an image: an existing path wins over the name of a bundled guest."""
+    if os.path.exists(name):  # noqa: PTH110 - Path.exists raises for names that no file can have
+        return name
+    from emu import guest
+
+    found = guest.find(name)
+    if found is None:
+        raise UsageError(f"no image '{name}'", "give the path of an image, or a name that 'emu guests' lists")
+    return str(found.path)
 
 
 def _merge(texts: list[str], keys: dict[str, Key], option: str, implied: str) -> dict[str, Any]:

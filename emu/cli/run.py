@@ -22,6 +22,7 @@ from emu.errors import EmuError, Status, UsageError
 from emu.units import human_size
 
 if TYPE_CHECKING:
+    from emu.api.capture import Capture
     from emu.host.claims import Claims
     from emu.machine import Exit, Machine
     from emu.persistence.lab.powerfail import Cut, PowerCut
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     claims = _claims(config, into)
     cut = _power_cut(options, config)
     began = time.monotonic()
-    serial = characters.Capture() if options.json else None
+    serial = _capture() if options.json else None
     failure: EmuError | None = None
     power: Cut | None = None
     with contextlib.ExitStack() as stack:
@@ -145,14 +146,14 @@ def run(options: argparse.Namespace) -> int:
             "schema": "emu.run/1",
             "exit": {"reason": ended.reason, "status": ended.status, "code": ended.code},
             "nvdimms": nvdimms,
-            "serial": serial.data.decode("utf-8", "replace"),
+            "serial": serial.text,
             "duration_s": round(time.monotonic() - began, 6),
         }
         if power is not None:
             document["power_failure"] = _power_failure(options, power, nvdimms)
         output.document(document)
         if serial.cut:
-            output.note(f"emu: 'serial' holds the first {human_size(characters.CAPTURE_LIMIT)} only")
+            output.note(f"emu: 'serial' holds the first {human_size(serial.LIMIT)} only")
     if failure is not None:
         raise failure
     if ended.detail:
@@ -164,6 +165,12 @@ def run(options: argparse.Namespace) -> int:
             f"give --power-fail-at a number up to {power.event}",
         )
     return ended.status
+
+
+def _capture() -> Capture:
+    from emu.api.capture import Capture  # a plain run keeps nothing
+
+    return Capture()
 
 
 def _claims(config: MachineConfig, into: list[str]) -> Claims | None:
@@ -241,25 +248,13 @@ def configuration(options: argparse.Namespace) -> MachineConfig:
         raise UsageError("two images given: IMAGE and -kernel", "give one of them")
     if image is None and options.incoming is None:
         raise UsageError("no image given", "write emu run IMAGE; 'emu guests' lists the bundled ones")
-    config = machine_options.machine_config(options, resolve_image(image) if image else None)
+    config = machine_options.machine_config(options, machine_options.resolve_image(image) if image else None)
     return replace(
         config,
         no_reboot=options.no_reboot,
         start_paused=options.start_paused,
         incoming=options.incoming,
     )
-
-
-def resolve_image(name: str) -> str:
-    """The path of an image: an existing path wins over the name of a bundled guest."""
-    if os.path.exists(name):  # noqa: PTH110 - Path.exists raises for names that no file can have
-        return name
-    from emu import guest
-
-    found = guest.find(name)
-    if found is None:
-        raise UsageError(f"no image '{name}'", "give the path of an image, or a name that 'emu guests' lists")
-    return str(found.path)
 
 
 def drive(machine: Machine, timeout: float | None) -> Exit:

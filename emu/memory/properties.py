@@ -14,7 +14,7 @@ from emu.config import (
     Property,
     backend_properties,
 )
-from emu.errors import HostError, UsageError
+from emu.errors import MapSyncUnavailable, UsageError
 from emu.memory.durability import MAP_SYNC_MEANS
 
 PROPERTIES = {kind: {row.name: row for row in backend_properties(kind) if row.shown} for kind in BackendKind}
@@ -25,7 +25,7 @@ FROZEN = {
 
 
 def check_combination(config: BackendConfig) -> None:
-    """UsageError (or HostError for ``sync=on,share=off``) when the properties cannot go together. Opens nothing."""
+    """UsageError (MapSyncUnavailable for ``sync=on,share=off``) when properties exclude each other. Opens nothing."""
     kind = config.kind
     if kind is BackendKind.RAM:
         for row in BACKEND_PROPERTIES:
@@ -44,7 +44,7 @@ def check_combination(config: BackendConfig) -> None:
             "add discard-shared=on if that is what you want; with share=off the file is never touched",
         )
     if config.sync is OnOffAuto.ON and not config.share:
-        raise HostError(
+        raise MapSyncUnavailable(
             f"cannot map {config.path} with MAP_SYNC (sync=on): share=off", f"{MAP_SYNC_MEANS}, mapped with share=on"
         )
 

@@ -294,7 +294,7 @@ def test_a_stop_from_another_thread_before_the_engine_has_begun_is_taken(
     signature = ctypes.CFUNCTYPE(
         ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t
     )
-    honest = library.functions()
+    honest = library.load()
     emu_start = signature(honest["emu_start"])
     asking: list[Guest] = []
 

@@ -117,7 +117,7 @@ def test_an_empty_file_is_empty_again_after_a_failure(tmp_path: Path) -> None:
     [
         ({"size": 4097}, UsageError),
         ({"align": 3 * MIB}, UsageError),
-        ({"sync": OnOffAuto.ON}, HostError),
+        ({"sync": OnOffAuto.ON}, MapSyncUnavailable),
         ({"size": 1 << 62}, HostError),
         ({"size": (1 << 63) - 4096}, HostError),
         ({"size": 1 << 63}, HostError),
@@ -285,7 +285,7 @@ def test_absurd_ram_is_a_clear_error() -> None:
 
 
 def test_sync_on_needs_share_before_the_file_is_touched(tmp_path: Path) -> None:
-    error = refused(config(tmp_path / "f", share=False, sync=OnOffAuto.ON), "share=off", HostError)
+    error = refused(config(tmp_path / "f", share=False, sync=OnOffAuto.ON), "share=off", MapSyncUnavailable)
     assert "consistent file-system metadata for every guest write" in error.remedy
     assert not list(tmp_path.iterdir())
 

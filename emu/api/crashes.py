@@ -1,0 +1,272 @@
+"""``emu.crash``: every power cut of a guest's run, and every memory that the machine could wake up with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from emu.api.description import Nvdimm, Path, Size, choice, configuration, domain_named, image_path
+from emu.api.show import card, table
+from emu.api.threads import in_thread
+from emu.config import MachineConfig
+from emu.errors import UsageError
+from emu.host.claims import Claims, claims_of
+from emu.persistence.lab import investigation
+from emu.persistence.lab.explore import Limits
+from emu.persistence.lab.interruption import Interruption
+from emu.persistence.lab.investigation import Answer, Question
+from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.persistence.report.document import document
+from emu.persistence.report.export import FILES, export
+from emu.persistence.report.symbols import load_symbols
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+_SHOWN = 8
+
+
+def crash(
+    image: Path,
+    *,
+    nvdimms: Sequence[Nvdimm],
+    recover: Path | None = None,
+    recover_append: str | None = None,
+    append: str | None = None,
+    memory: Size | None = None,
+    persistence: Literal["cpu", "mem-ctrl"] | None = None,
+    clock: Literal["virtual", "real"] | None = None,
+    observe: Sequence[tuple[int, int]] = (),
+    domain: Literal["adr", "eadr"] | None = None,
+    media: Literal["dax-sync", "dax", "page-cache"] = "dax-sync",
+    order: Literal["line", "location"] = "line",
+    failed_cas: Literal["barrier", "load"] = "barrier",
+    depth: int = 1,
+    max_executions: int = 100_000,
+    time_limit: float = 300.0,
+    timeout: float = 60.0,
+    max_events: int = 1 << 18,
+    recovery_blocks: int = 5_000_000,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    warnings: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CrashAnswer:
+    """Cut the power at every point of the run of ``image``, and run recovery on every memory that it can tell apart.
+
+    The arguments are the options of ``emu crash`` (docs/reference/commands.md) with their defaults. ``observe`` lists
+    (offset, length) in bytes in the first NVDIMM, times are seconds; ``progress(done, waiting)`` is told of recoveries.
+    The files are never changed.
+
+    With ``jobs`` above 1 recoveries run in as many processes, which import the script again: it needs the usual
+    ``if __name__ == "__main__":``. An ``executor`` takes their place.
+
+    UsageError and HostError when a machine cannot be built or an argument is wrong. What guests do is in the answer.
+    """
+    machine: dict[str, object] = {"nvdimm-persistence": persistence, "clock": clock}
+    asked = question(
+        configuration(image, nvdimms, memory=memory, append=append, machine=machine),
+        recover=recover,
+        recover_append=recover_append,
+        observe=observe,
+        domain=domain,
+        media=media,
+        order=order,
+        failed_cas=failed_cas,
+        depth=depth,
+        max_executions=max_executions,
+        time_limit=time_limit,
+        timeout=timeout,
+        max_events=max_events,
+        recovery_blocks=recovery_blocks,
+        jobs=jobs,
+    )
+    interruption = Interruption()
+    found: list[Answer] = []
+
+    def investigate() -> None:
+        found.append(investigation.investigate(asked, executor=executor, progress=progress, interruption=interruption))
+
+    try:
+        in_thread(investigate, name="emu-laboratory", interrupt=interruption.ask)
+        return CrashAnswer(found[0], warnings=warnings)
+    except BaseException:
+        for answer in found:
+            answer.close()
+        raise
+
+
+def question(
+    config: MachineConfig,
+    *,
+    recover: Path | None,
+    recover_append: str | None,
+    observe: Sequence[tuple[int, int]],
+    domain: str | None,
+    media: str,
+    order: str,
+    failed_cas: str,
+    depth: int,
+    max_executions: int,
+    time_limit: float,
+    timeout: float,
+    max_events: int,
+    recovery_blocks: int,
+    jobs: int,
+) -> Question:
+    """The Question that the options of ``emu crash`` mean for the machine ``config``; UsageError for a wrong one."""
+    counts = {
+        "depth": depth,
+        "max-executions": max_executions,
+        "max-events": max_events,
+        "jobs": jobs,
+        "recovery-blocks": recovery_blocks,
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise UsageError(f"--{name} must be at least 1", "give a larger number")
+    if not 0 < timeout <= 1e6 or not 0 < time_limit <= 1e6:
+        raise UsageError("--timeout and --time-limit are seconds, more than 0", "give another number")
+    if not config.nvdimms:
+        raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
+    recovery = config
+    if recover is not None:
+        recovery = replace(recovery, image=image_path(recover))
+    if recover_append is not None:
+        recovery = replace(recovery, cmdline=recover_append)
+    rules = Rules(
+        domain_named(domain) if domain else config.domain,
+        choice(Order, order, "--order"),
+        choice(Media, media, "--media"),
+        choice(FailedCas, failed_cas, "--failed-cas"),
+    )
+    return Question(
+        config,
+        recovery,
+        rules,
+        tuple(observe),
+        Limits(max_executions, time_limit, depth),
+        workload_timeout=timeout,
+        event_limit=max_events,
+        budget=recovery_blocks,
+        jobs=jobs,
+    )
+
+
+def claims_of_question(asked: Question) -> Claims:
+    """The files that an investigation reads, none of which may be written."""
+    claims = claims_of(asked.workload)
+    if asked.recovery.image is not None:
+        claims.reads(asked.recovery.image, "the image of recovery")
+    return claims
+
+
+class CrashAnswer:
+    """What ``crash`` found. A context manager: it holds what the NVDIMMs held before the run, until ``close``.
+
+    ``document`` is what ``emu crash --json`` prints (schema emu.crash/1); the other attributes are its entries. They
+    stay after ``close``; ``write_html`` and ``export`` do not.
+    """
+
+    def __init__(self, answer: Answer, *, warnings: bool) -> None:
+        self._answer = answer
+        self._warnings = warnings
+        self._symbols = load_symbols(answer.question.workload.image)
+        self._closed = False
+        self.document: dict[str, Any] = document(answer, self._symbols, warnings=warnings)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there was something to judge, all of it was tried, and every crash state recovered."""
+        return self.status == 0 and self.complete
+
+    @property
+    def verdict(self) -> str:
+        """ok, failed, incomplete, nothing to judge or workload failed."""
+        return str(self.document["verdict"])
+
+    @property
+    def status(self) -> int:
+        """The exit status that ``emu crash`` would have."""
+        return int(self.document["status"])
+
+    @property
+    def headline(self) -> str:
+        """The verdict in a sentence."""
+        return str(self.document["headline"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every crash state of this one execution was covered."""
+        return bool(self.document["complete"])
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """The causes of what fails, as in the document."""
+        return list(self.document["failures"])
+
+    @property
+    def outcomes(self) -> list[dict[str, Any]]:
+        """What the observed bytes can hold, with the crash points and the verdict, as in the document."""
+        return list(self.document["outcomes"])
+
+    def write_html(self, path: Path) -> None:
+        """Write the report page, all of it or nothing. UsageError when ``path`` is one of the inputs, else HostError.
+
+        Durable when: the operating system writes the file back.
+        """
+        from emu.persistence.report.page import report_html
+
+        target = claims_of_question(self._open().question).writes(os.fsdecode(path), "--html")
+        page = report_html(self.document, self._answer, self._symbols)
+        target.write(page.encode(errors="backslashreplace"))
+
+    def export(self, folder: Path) -> Mapping[int, Mapping[str, Any]]:
+        """Write the memory of each failure into ``folder``; by the failure's number its ``files`` and the ``command``
+        that boots them, which ``document`` then has too. UsageError and HostError as for ``write_html``.
+
+        Durable when: the operating system writes the files back.
+        """
+        answer, name = self._open(), os.fsdecode(folder)
+        claims_of_question(answer.question).writes_family(name, FILES, "--export")
+        written = export(answer, name)
+        self.document = document(answer, self._symbols, exported=written, warnings=self._warnings)
+        return written
+
+    def close(self) -> None:
+        """Give the NVDIMMs' files back. Harmless when closed."""
+        self._closed = True
+        self._answer.close()
+
+    def _open(self) -> Answer:
+        if self._closed:
+            raise UsageError("this answer is closed", "write reports and memories inside of its 'with' block")
+        return self._answer
+
+    def __enter__(self) -> CrashAnswer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<emu.crash: {self.verdict}, {len(self.failures)} failures{'' if self.complete else ', not complete'}>"
+
+    def _repr_html_(self) -> str:
+        found = self.document
+        facts = [
+            ("image", found["image"]),
+            ("why", "; ".join(found["why"]) or None),
+            ("model", ", ".join(str(found["model"][name]) for name in ("domain", "order", "media"))),
+            ("crash points", found["crash_points"]),
+            ("recoveries", found["executed"]),
+            ("complete", "yes" if self.complete else f"no: {'; '.join(found['incomplete_because'])}"),
+        ]
+        causes = [(item["kind"], item["explanation"], item["crash_point"]) for item in found["failures"][:_SHOWN]]
+        more = [table(("failure", "because", "before event"), causes)] if causes else []
+        return card(f"{self.verdict}: {self.headline}", facts, *more)
