@@ -13,8 +13,8 @@ MUTANTS = (
         "reset-of-an-idle-machine",
         "a reset that another thread asks for reaches a guest that waits in HLT",
         _MACHINE,
-        "if self._exit is not None or self._calls or self._reset_asked is not None:",
-        "if self._exit is not None or self._calls:",
+        "if self.exit is not None or self._calls or self._requests.reset_cause is not None:",
+        "if self.exit is not None or self._calls:",
         (f"{_LOOP}::test_a_reset_from_another_thread_reaches_an_idle_guest",),
     ),
     Mutant(

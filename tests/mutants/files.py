@@ -54,7 +54,7 @@ MUTANTS = (
     Mutant(
         "file-left-by-a-refused-start",
         "a start that is refused leaves no file that it made",
-        "emu/machine.py",
+        "emu/parts.py",
         "                backend.discard()\n",
         "                backend.close()\n",
         ("tests/integration/test_user_files.py::test_a_start_that_fails_leaves_no_file_and_changes_none",),

@@ -120,7 +120,7 @@ MUTANTS = (
         "flush-missed-under-eadr",
         "under eADR no flush is missed, and none is talked of",
         "emu/persistence/model/repairs.py",
-        "        if self._rules.domain is Domain.EADR or not self._rules.flushes_count:\n",
+        "        if self._rules.domain is PersistenceDomain.EADR or not self._rules.flushes_count:\n",
         "        if not self._rules.flushes_count:\n",
         (f"{_CAUSES}::test_under_eadr_no_flush_is_talked_of",),
     ),
