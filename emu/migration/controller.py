@@ -28,6 +28,8 @@ from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder, Frame
 from emu.words import printable
 
 _SWITCH_S = 0.0001
+_PUTTING_AWAY_S = 1.0
+"""What the thread of a migration that is over may still take to close its channel."""
 
 
 class MigrationControl:
@@ -200,6 +202,8 @@ class MigrationControl:
     # -- threads ----------------------------------------------------------------------------------------------------
 
     def _refuse_second(self) -> None:
+        if self._thread is not None and self._progress.status.over:
+            self._thread.join(_PUTTING_AWAY_S)
         if self._thread is not None and self._thread.is_alive():
             raise UsageError("There's a migration process in progress", "wait for it or cancel it")
 

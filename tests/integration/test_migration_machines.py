@@ -18,6 +18,7 @@ from emu.errors import UsageError
 from emu.machine import Machine, RunState
 from emu.memory import incomplete
 from emu.migration.adapter import MachineGuest
+from emu.migration.channel import FileWriter
 from emu.migration.controller import MigrationControl
 from emu.migration.progress import Status
 
@@ -249,6 +250,26 @@ def test_cancel_and_migrate_again(start: Start, tmp_path: Path) -> None:
     assert source.control.wait(60) is Status.COMPLETED, source.control.query()
     second.wait_for(b"count ")
     assert incomplete.reason(tmp_path / "b.img") is None
+
+
+def test_what_is_over_is_no_migration_in_progress(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sees "completed" may go on at once, though the thread of the migration still puts its channel away."""
+    close = FileWriter.close
+
+    def slowly(writer: FileWriter) -> None:
+        time.sleep(0.3)
+        close(writer)
+
+    monkeypatch.setattr(FileWriter, "close", slowly)
+    source = start(config(tmp_path / "a.img"))
+    source.wait_for(b"count 20000\n")
+    source.control.start(f"file:{tmp_path}/snapshot")
+    with pytest.raises(UsageError, match="in progress"):
+        source.control.set_capabilities({"events": True})
+    wait_until(lambda: source.control.status is Status.COMPLETED, 30, "snapshot")
+    source.control.set_capabilities({"events": True})
 
 
 def test_discard_data_waits_for_the_destination(start: Start, tmp_path: Path) -> None:
