@@ -107,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     with signals.interruptible():
         try:
             status = _run(words)
+            signals.settle()
         except KeyboardInterrupt:
             output.note("emu: interrupted")
             status = Status.INTERRUPTED
@@ -130,6 +131,7 @@ def _run(words: list[str]) -> int:
     except SystemExit as stop:  # argparse has said what it wanted to say
         return stop.code if isinstance(stop.code, int) else Status.USAGE
     except EmuError as error:
+        signals.settle()  # what was interrupted may fail in its own words
         return _report(error, traceback)
     except MemoryError:
         return _report(HostError("the host gives emu no more memory", "raise its limit ('ulimit -v')"), traceback)

@@ -31,6 +31,13 @@ def take_over() -> None:
     sys.unraisablehook = _not_raised
 
 
+def settle() -> None:
+    """Raise the KeyboardInterrupt that is still owed, if one is."""
+    delay, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    if delay > 0:
+        raise KeyboardInterrupt
+
+
 def put_away() -> None:
     """The command is at its end and puts things away: from here on nothing interrupts it."""
     global _interrupted  # noqa: PLW0603 - signals belong to the process, and so does what is known about them

@@ -211,8 +211,11 @@ class MachineGuest:
                 backend.set_property("discard-data", False)
                 self._kept[backend.config.id] = backend
 
-    def handed_over(self, copied: Iterable[str]) -> None:
+    def rest(self) -> None:
         self._machine.pause(RunState.POSTMIGRATE)
+
+    def handed_over(self, copied: Iterable[str]) -> None:
+        self.rest()
         for name in copied:
             if name in self._kept:
                 self._kept.pop(name).set_property("discard-data", True)

@@ -255,8 +255,6 @@ class MigrationControl:
         sys.setswitchinterval(_SWITCH_S)
         try:
             source.run()
-            if not channel.live:
-                self._machine.pause(RunState.POSTMIGRATE)
         except OutcomeUnknown as error:
             self._machine.pause(RunState.POSTMIGRATE)
             self._end(error, Status.OUTCOME_UNKNOWN)

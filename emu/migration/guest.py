@@ -147,6 +147,9 @@ class Guest(Protocol):
     def protect_files(self) -> None:
         """From here on no file is discarded when this process ends, whatever ``discard-data`` says."""
 
+    def rest(self) -> None:
+        """A snapshot of it is whole: stand still until somebody lets it run."""
+
     def handed_over(self, copied: Iterable[str]) -> None:
         """The machine lives elsewhere now: stay stopped. The ``copied`` blocks' files may be discarded again."""
 

@@ -258,6 +258,7 @@ class Source:
             raise cancelled()
         if not self._channel.live:
             self._channel.finish()
+            self._guest.rest()  # before anybody learns of it, and lets it run again
             self._complete()
             return
         self._guest.protect_files()

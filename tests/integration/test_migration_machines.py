@@ -252,6 +252,25 @@ def test_cancel_and_migrate_again(start: Start, tmp_path: Path) -> None:
     assert incomplete.reason(tmp_path / "b.img") is None
 
 
+def test_a_snapshot_is_completed_when_the_guest_stands_still_for_good(tmp_path: Path) -> None:
+    """Who sees "completed" may let the guest run: nothing stops it again after that."""
+    states: list[RunState] = []
+
+    def emit(event: str, data: dict[str, Any]) -> None:
+        if event == "MIGRATION" and data["status"] == "completed":
+            states.append(machine.state)
+
+    serial = bytearray()
+    machine = board.build(config(tmp_path / "a.img"), board.Outputs(serial=serial.extend))
+    running = Running(machine, MigrationControl(machine, emit), serial)
+    running.go()
+    running.wait_for(b"count 20000\n")
+    running.control.start(f"file:{tmp_path}/snapshot")
+    assert running.control.wait(60) is Status.COMPLETED
+    assert states == [RunState.POSTMIGRATE]
+    running.close()
+
+
 def test_what_is_over_is_no_migration_in_progress(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,14 +10,6 @@ _CLOCK = "tests/unit/cpu/test_cpu_clock.py"
 
 MUTANTS = (
     Mutant(
-        "stop-before-the-engine-begins",
-        "a stop that is requested before the engine has really begun is not lost",
-        _HOOKS,
-        "    if (atomic_load(&current->leave))\n        current->cpu_exit(cpu);\n",
-        "",
-        (f"{_STOPS}::test_a_stop_from_another_thread_before_the_engine_has_begun_is_taken",),
-    ),
-    Mutant(
         "system-call-behind-a-stop",
         "a SYSCALL in the block that a stop was asked for in is carried out",
         _HOOKS,

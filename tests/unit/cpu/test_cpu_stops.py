@@ -286,42 +286,6 @@ def test_a_loop_of_one_block_is_charged_right_whenever_another_thread_stops_it(g
     assert guest.cpu.now() == (8 + 11 + 6 * 1_999_999 + 1 if clock else 0)
 
 
-@pytest.mark.parametrize("clock", [False, True])
-def test_a_stop_from_another_thread_before_the_engine_has_begun_is_taken(
-    monkeypatch: pytest.MonkeyPatch, clock: bool
-) -> None:
-    """The request comes when the engine counts as running, and before Unicorn forgets what it was asked before."""
-    signature = ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t
-    )
-    honest = library.load()
-    emu_start = signature(honest["emu_start"])
-    asking: list[Guest] = []
-
-    def start(uc: int, begin: int, until: int, timeout: int, count: int) -> int:
-        while asking:
-            thread = threading.Thread(target=asking.pop().cpu.request_stop)
-            thread.start()
-            thread.join()
-        return int(emu_start(uc, begin, until, timeout, count))
-
-    callback = signature(start)
-    monkeypatch.setattr(
-        library, "functions", lambda: honest | {"emu_start": ctypes.cast(callback, ctypes.c_void_p).value}
-    )
-    guest = Guest()
-    guest.long(b"\xb9\x80\x84\x1e\x00" + b"\xff\xc3\xff\xc9\x75\xfa" + HLT)  # 2,000,000 turns
-    if clock:
-        guest.cpu.set_deadline(1 << 40)
-    asking.append(guest)
-    assert guest.cpu.run().kind is StopKind.REQUESTED
-    assert not asking
-    assert guest.cpu.registers()["rbx"] < 2_000_000
-    assert guest.cpu.run().kind is StopKind.HALT
-    assert guest.cpu.registers()["rbx"] == 2_000_000
-    guest.close()
-
-
 # A stop in every block changes nothing
 
 

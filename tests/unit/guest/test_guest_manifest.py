@@ -36,7 +36,7 @@ def test_names_are_unique_and_groups_stand_together() -> None:
 def test_image_is_found_by_name_and_small(name: str) -> None:
     image = guest.find(name)
     assert image is not None
-    assert image.path == IMAGES / image.file
+    assert image.path == IMAGES.resolve() / image.file
     assert image.read() == image.path.read_bytes()
     assert 0 < len(image.read()) < 60 * 1024
     assert image.summary

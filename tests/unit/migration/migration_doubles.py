@@ -144,6 +144,9 @@ class FakeGuest:
     def protect_files(self) -> None:
         self.history.append("protect")
 
+    def rest(self) -> None:
+        self.history.append("rest")
+
     def handed_over(self, copied: Iterable[str]) -> None:
         self.history.append(f"handed-over {','.join(copied)}")
 
