@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,7 +99,9 @@ def _target(control: Control, filename: str) -> Target:
     except UsageError:
         raise QmpError(f"Could not open '{filename}': it backs memory of this machine") from None
     except EmuError as error:
-        raise QmpError(f"Could not open '{filename}': {error.what}") from None
+        # QEMU names the file once.
+        why = os.strerror(error.errno) if isinstance(error, HostError) and error.errno else error.what
+        raise QmpError(f"Could not open '{filename}': {why}") from None
     if target.kind not in (Kind.NEW, Kind.REGULAR):
         raise QmpError(f"Could not open '{filename}': it is not a regular file")
     return target
