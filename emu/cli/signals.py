@@ -20,6 +20,7 @@ INTERRUPTED = 130  # errors.Status.INTERRUPTED; this module is imported before e
 
 _working = False
 _interrupted = False
+_owed = False
 
 
 def take_over() -> None:
@@ -33,8 +34,10 @@ def take_over() -> None:
 
 def settle() -> None:
     """Raise the KeyboardInterrupt that is still owed, if one is."""
-    delay, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-    if delay > 0:
+    global _owed  # noqa: PLW0603 - as for put_away
+    if _owed:
+        _owed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
         raise KeyboardInterrupt
 
 
@@ -54,12 +57,16 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    global _owed  # noqa: PLW0603 - as above
+    _owed = False
     raise KeyboardInterrupt
 
 
 def _not_raised(problem: sys.UnraisableHookArgs) -> None:
     """In a finaliser or a callback of C code nothing can be raised: then the interruption comes a moment later."""
+    global _owed  # noqa: PLW0603 - as above
     if isinstance(problem.exc_value, KeyboardInterrupt):
+        _owed = True
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
     else:
         sys.__unraisablehook__(problem)
