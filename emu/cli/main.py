@@ -33,6 +33,7 @@ VERBS = {
     "migrate": Verb("emu.cli.migrate", "move a running machine to another emu, or to a file"),
     "demo": Verb("emu.cli.demo", "watch it work"),
     "guests": Verb("emu.cli.guests", "list the bundled guests"),
+    "cc": Verb("emu.cli.cc", "compile C, C++ or assembly to a guest"),
 }
 
 _EPILOG = """\
