@@ -34,6 +34,7 @@ VERBS = {
     "demo": Verb("emu.cli.demo", "watch it work"),
     "guests": Verb("emu.cli.guests", "list the bundled guests"),
     "cc": Verb("emu.cli.cc", "compile C, C++ or assembly to a guest"),
+    "new": Verb("emu.cli.new", "begin a project: a program on persistent memory and its crash test"),
 }
 
 _EPILOG = """\
