@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+from emu import boot
 from emu.board import map as at
-from emu.board.firmware import PcFirmware, read_image
+from emu.board.firmware import PcFirmware, read_image, read_modules
 from emu.board.slots import Slots
 from emu.config import BackendConfig, BackendKind, Clock, MachineConfig
 from emu.cpu import Cpu
@@ -55,6 +56,9 @@ def build(
     ``Machine``.
     """
     image = None if config.image is None else read_image(config.image)
+    modules = read_modules(config.initrd, image)
+    if config.image is not None and image is not None:
+        image = boot.unpacked(image, name=config.image)
     memory = GuestMemory()
     parts = Parts(Cpu(memory, real_time=config.clock is Clock.REAL), memory)
     try:
@@ -68,7 +72,7 @@ def build(
         slots = Slots(config, parts, power, dsm)
         for dimm in config.nvdimms:
             slots.plug(dimm, accept_incomplete=accept_incomplete)
-        firmware = PcFirmware(config, image, parts.memory, dsm)
+        firmware = PcFirmware(config, image, parts.memory, dsm, modules)
         return Machine(config, parts, requests, firmware, slots, patience=patience)
     except BaseException:
         parts.close(discard=True)
