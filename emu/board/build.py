@@ -18,6 +18,7 @@ from emu.cpu import Cpu
 from emu.devices.contract import Sink
 from emu.devices.debugcon import DebugConsole
 from emu.devices.debugexit import DebugExit
+from emu.devices.initport import InitHost, InitPorts
 from emu.devices.kbdreset import KeyboardReset
 from emu.devices.nvdimm.dsm import DsmPort
 from emu.devices.nvdimm.placement import FOUR_GIB, split_ram
@@ -40,10 +41,16 @@ def _nowhere(_data: bytes) -> None:
 
 
 class Outputs(NamedTuple):
-    """Where the character devices' bytes go."""
+    """Where the character devices' bytes go.
+
+    ``init`` is who listens to the init of a Linux guest, whose standard output then goes to ``debugcon``, its standard
+    error to ``errors``. Other guests have no such ports.
+    """
 
     serial: Sink = _nowhere
     debugcon: Sink = _nowhere
+    errors: Sink = _nowhere
+    init: InitHost | None = None
 
 
 def build(
@@ -65,6 +72,8 @@ def build(
         requests = Requests(parts.cpu.request_stop)
         _add_ram(parts, config)
         power = _add_devices(parts, config, outputs, requests)
+        if outputs.init is not None:
+            parts.add_windowed("init", InitPorts(outputs.errors, outputs.init), at.INIT)
         dsm = DsmPort(parts.memory, config.persistence)
         parts.add_device("dsm", dsm, at.DSM)
         for number, (first, length) in enumerate(config.exit_ports):
