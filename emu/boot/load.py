@@ -74,6 +74,13 @@ def is_linux(image: bytes) -> bool:
     return image[0x202:0x206] == b"HdrS" and multiboot.find_header(image) is None
 
 
+def carries_linux(image: bytes) -> bool:
+    """Whether ``image`` is a Linux kernel, compressed or not."""
+    return is_linux(image) or (
+        image.startswith(elf.MAGIC) and multiboot.find_header(image) is None and b"Linux version " in image
+    )
+
+
 def unpacked(image: bytes, *, name: str) -> bytes:
     """``image``, or the PVH kernel inside when it is a compressed Linux kernel that can be unpacked here.
 

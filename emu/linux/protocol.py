@@ -21,8 +21,8 @@ In order, a run is:
 FAILED instead of any of them: init could not go on; its argument is a ``Stage`` and, above it, the error number. What
 a person should read has gone to 0xEA.
 
-A frame of standard input is its length in two bytes, low one first, at most ``FRAME``, and as many bytes; length 0 is the
-end. One is sent for each INPUT, so nothing is lost in the kernel's terminal, which has no flow control.
+A frame of standard input is its length in two bytes, low one first, at most ``FRAME``, and as many bytes; length 0 is
+the end. One is sent for each INPUT, so nothing is lost in the kernel's terminal, which has no flow control.
 """
 
 from __future__ import annotations
