@@ -54,7 +54,7 @@ def dynamic(data: bytes, name: str) -> Dynamic | None:
         raise UsageError(f"{name} is a program for another architecture: {what}", "give one for x86-64")
     try:
         return _read_dynamic(data)
-    except (struct.error, ValueError, UnicodeDecodeError):
+    except (struct.error, ValueError, OverflowError):
         raise UsageError(f"{name}: the ELF file is damaged", "build or copy it again") from None
 
 
@@ -289,10 +289,7 @@ def command(text: str, option: str) -> Command:
         program = find_program(words[0])
         return Command((program, *words[1:]), (program,))
     shell = find_shell()
-    lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
-    lexer.commenters = ""
-    lexer.whitespace_split = True
-    named = [word for word in lexer if word not in _SHELL_WORDS]
+    named = [word for word in re.findall(r"[\w./+-]+", text) if word not in _SHELL_WORDS]
     programs = dict.fromkeys(found for word in named if (found := _program_or_none(word)) is not None)
     arguments = (shell, "sh", "-c", text) if os.path.basename(shell) == "busybox" else (shell, "-c", text)
     return Command(arguments, (shell, *programs))
@@ -309,7 +306,7 @@ _SHELL_WORDS = frozenset(
 def _program_or_none(word: str) -> str | None:
     if "/" in word:
         return os.path.abspath(word) if os.path.isfile(word) and os.access(word, os.X_OK) else None
-    return _in_path(word) if re.fullmatch(r"[\w.+-]+", word) else None
+    return _in_path(word)
 
 
 def find_shell() -> str:
