@@ -64,7 +64,8 @@ def raising(random: Random) -> bytes:
             b"\x0f\x05",
             b"\x48\x0f\x05",
             b"\x0f\x34",
-            b"\x9c\x58\x0d\x00\x01\x00\x00\x50\x9d\x90",  # single-step: set TF
+            b"\x9c\x58\x0d\x00\x01\x00\x00\x50\x9d\x90",  # set TF: single-step
+            b"\x9c\x58\x0d\x00\x40\x00\x00\x50\x9d\x0f\x0b",  # set NT; ud2
             b"\xfa",
             b"\xfb",
         )
