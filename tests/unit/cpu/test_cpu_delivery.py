@@ -82,9 +82,8 @@ def prepare(guest: Guest, random: Random) -> None:
         guest.gate64(vector, target, kind, random.choice((0, 0, 0, 0, 1, 2, 7)), random.choice(_SELECTORS))
     codes = [random.choice(_CODES) for _ in range(3)]
     guest.put(GDT + 0x40, struct.pack("<3Q", *codes))
-    stacks = [
-        random.choice((*_STACKS, WINDOW + 0x1000 * random.randrange(8) + 8 * random.randrange(512))) for _ in range(16)
-    ]
+    in_window = [WINDOW + 0x1000 * random.randrange(8) + 8 * random.randrange(512) for _ in range(6)]
+    stacks = [random.choice((*_STACKS, *in_window)) for _ in range(10)]
     guest.put(TSS + 4, struct.pack("<3Q", *stacks[:3]))
     guest.put(TSS + 0x24, struct.pack("<7Q", *stacks[3:10]))
     guest.put(TABLES + 0x2000 + 16, struct.pack("<Q", TABLE | random.choice((7, 7, 3, 0x27))))
@@ -95,7 +94,7 @@ def prepare(guest: Guest, random: Random) -> None:
     code = LTR + write_msr(_EFER, 0x500 | (random.random() < 0.8))
     code += write_msr(_STAR, random.choice((0x0013_0008_0000_0000, 0x001B_000B_0000_0000)))
     code += write_msr(_LSTAR, HANDLERS + 16 * random.randrange(256)) + write_msr(_FMASK, random.getrandbits(22))
-    if random.random() < 0.3:
+    if random.random() < 0.6:
         code += b"\x0f\x20\xc0\x0d\x00\x00\x01\x00\x0f\x22\xc0"  # CR0.WP
     if random.random() < 0.6:
         frame = (USER_DATA, USER_STACK, random.choice((0x202, 0x3202, 0x3302)), USER_CODE, HANDLERS + 0x2000)
