@@ -39,7 +39,7 @@ enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_PE = 1 << 7, HF_TF = 1 << 8, HF_CS64 = 1
 enum { CR0_PE = 1, CR0_NW = 1 << 29, CR0_CD = 1 << 30, CR4_DE = 8, CR4_PAE = 1 << 5, HF_LMA = 1 << 14 };
 enum { DR6_BD = 1 << 13, DR6_BS = 1 << 14, DR6_NEVER = 1 << 12, DR7_GD = 1 << 13, DR7_NEVER = 0xd800, DR7_ALWAYS = 0x400 };
 enum { ON_WRITE = 1, ON_ACCESS = 3, MEM_READ = 1, MEM_WRITE = 2 };
-enum { PAGE_SHIFT = 12, KERNEL_MMU = 2 };
+enum { PAGE_SHIFT = 12, KERNEL_MMU = 2, PAGE_WRITE = 2, PAGE_EXEC = 4, FETCH = 2 };
 #define CR0_PG 0x80000000u
 
 static emu_system_layout at;
@@ -79,6 +79,8 @@ static struct {
     void (*forget_addresses)(void *cpu);
     void (*protect_code)(void *uc, uint64_t ram), (*unprotect_code)(void *uc, uint64_t ram);
     void (*set_dirty)(void *cpu, uint64_t address);
+    void (*set_page)(void *cpu, uint64_t address, uint64_t physical, uint32_t attributes, int rights, int mmu, uint64_t size);
+    void *(*host_address)(environment *, uint64_t address, int access, int mmu);
     void (*forget_page)(void *uc, void *pages, uint64_t ram, int size, uintptr_t caller);
     void (*forget_range)(void *uc, uint64_t first, uint64_t end);
     uint64_t (*ram_address)(void *uc, void *host);
@@ -567,6 +569,26 @@ void NAME(tlb_set_dirty)(void *cpu, uint64_t address)
         library.set_dirty(cpu, address);
 }
 
+int emu_system_has_code(emu_system *s, void *host, size_t size);
+
+/*
+ * A translation of an address is cached. Unicorn looks at every store through one that code could be fetched through,
+ * for ever and at ten times the price: that is all of a kernel's data until it marks it as no code. As the first code
+ * of a page makes all translations go, stores to a page without any need not be looked at.
+ */
+void NAME(tlb_set_page_with_attrs)(void *cpu, uint64_t address, uint64_t physical, uint32_t attributes, int rights,
+                                   int mmu, uint64_t size)
+{
+    emu_system *s = by_cpu(cpu);
+    void *host;
+    library.set_page(cpu, address, physical, attributes, rights, mmu, size);
+    if (!s || (rights & (PAGE_WRITE | PAGE_EXEC)) != (PAGE_WRITE | PAGE_EXEC))
+        return;
+    host = library.host_address(s->env, address, FETCH, mmu);
+    if (host && !emu_system_has_code(s, host, 1))
+        library.set_dirty(cpu, address);
+}
+
 /* Whether code was translated from one of the pages that these bytes of guest memory lie in. */
 int emu_system_has_code(emu_system *s, void *host, size_t size)
 {
@@ -618,6 +640,8 @@ const char *emu_system_bind(void *handle, void *translation)
         {"tlb_protect_code", &library.protect_code},
         {"tlb_unprotect_code", &library.unprotect_code},
         {"tlb_set_dirty", &library.set_dirty},
+        {"tlb_set_page_with_attrs", &library.set_page},
+        {"tlb_vaddr_to_host", &library.host_address},
         {"tb_invalidate_phys_page_fast", &library.forget_page},
         {"tb_invalidate_phys_range", &library.forget_range},
         {"qemu_ram_addr_from_host", &library.ram_address},

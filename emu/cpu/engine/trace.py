@@ -227,6 +227,12 @@ class Tracer:
         """The instruction at ``pc`` raised a fault: what it was about to do does not count."""
         lib.emu_trace_retract(self._t, pc)
 
+    @property
+    def retract_function(self) -> tuple[int, int]:
+        """Addresses of a C function and its first argument that do what ``retract`` does."""
+        function = ffi.cast("uintptr_t", ffi.addressof(lib, "emu_trace_retract"))
+        return int(function), int(ffi.cast("uintptr_t", self._t))
+
     def clear(self) -> None:
         """Empty the log."""
         lib.emu_trace_clear(self._t)
