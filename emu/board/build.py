@@ -20,6 +20,7 @@ from emu.devices.debugexit import DebugExit
 from emu.devices.kbdreset import KeyboardReset
 from emu.devices.nvdimm.dsm import DsmPort
 from emu.devices.nvdimm.placement import FOUR_GIB, split_ram
+from emu.devices.operations import OnMark, OperationMarks
 from emu.devices.pit import Pit
 from emu.devices.power import Power
 from emu.devices.pvpanic import PanicPort
@@ -38,11 +39,16 @@ def _nowhere(_data: bytes) -> None:
     """Drops what it gets."""
 
 
+def _unheard(_kind: str, _operation: int) -> None:
+    """Drops a mark."""
+
+
 class Outputs(NamedTuple):
-    """Where the character devices' bytes go."""
+    """Where the character devices' bytes go, and who hears of the guest's operation marks."""
 
     serial: Sink = _nowhere
     debugcon: Sink = _nowhere
+    on_mark: OnMark = _unheard
 
 
 def build(
@@ -100,6 +106,7 @@ def _add_devices(parts: Parts, config: MachineConfig, outputs: Outputs, requests
     parts.add_device("rtc", rtc, at.RTC)
     parts.add_device("debugcon", DebugConsole(outputs.debugcon), at.DEBUG_CONSOLE)
     parts.add_device("panic", PanicPort(requests.end), at.PANIC)
+    parts.bus.add(at.OPERATIONS.start, len(at.OPERATIONS), OperationMarks(outputs.on_mark))
     parts.add_timed(pit, at.PIT)
     parts.add_timed(rtc, (at.RTC,))
     parts.add_timed(power, at.POWER)

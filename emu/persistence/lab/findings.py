@@ -40,7 +40,8 @@ class Failure:
     """A cause of failing recoveries. ``lost`` are the numbers of the lost stores (the smallest set found; one that is
     not before the crash point had yet to be made), ``forced`` of those that their loss takes along; ``persisted`` is a
     store that did persist and should not have without them. ``event`` is the crash point (power fails just before it)
-    that ``contents`` belongs to, ``events`` all where this was found.
+    that ``contents`` belongs to, ``events`` all where this was found. ``promise`` is the operation that had said that
+    it was done; recovery was not asked then, and ``verdict`` says so.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Failure:
     contents: dict[int, int] = field(default_factory=dict)
     uncertain_reads: tuple[int, ...] = ()
     events: set[int] = field(default_factory=set)
+    promise: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,7 +99,10 @@ class _OutOfTime(Exception):
 
 
 class Analyst:
-    """Explains the failures of one exploration by running recovery on chosen memories, for at most ``seconds``."""
+    """Explains the failures of one exploration by running recovery on chosen memories, for at most ``seconds``.
+
+    Power failed from event ``first`` on.
+    """
 
     def __init__(
         self,
@@ -108,6 +113,7 @@ class Analyst:
         recovery: Recovery,
         *,
         seconds: float = 20.0,
+        first: int = 0,
     ) -> None:
         self._exploration = exploration
         self._timeline = timeline
@@ -116,6 +122,7 @@ class Analyst:
         self._memories = Memories(exploration, events, initial, recovery)
         self._editor = Editor(events, timeline.rules, initial)
         self._deadline = time.monotonic() + seconds
+        self._before = first - 1
         self._failures: dict[tuple[object, ...], Failure] = {}
         self._explained: set[tuple[Read, ...]] = set()
         self.unexplained = ""
@@ -225,14 +232,15 @@ class Analyst:
         return cause.repair
 
     def _begin(self, path: tuple[Read, ...], point: int) -> int:
-        """The event of the last crash point before ``point`` that does not allow ``path``; -1 if all do.
+        """The event of the last crash point before ``point`` that does not allow ``path``; the one before all crashes
+        if all do.
 
         What fails in the same way behind such a point is the same failure; before it, it is another one.
         """
         for earlier in range(point - 1, max(-1, point - _POINTS_BACK), -1):
             if not reaches(CrashState.at(self._timeline, earlier, self._initial), path):
                 return self._timeline.points[earlier].event
-        return -1 if point < _POINTS_BACK else self._timeline.points[point - _POINTS_BACK].event
+        return self._before if point < _POINTS_BACK else self._timeline.points[point - _POINTS_BACK].event
 
     def _classify(self, image: Image, crash: int, path: tuple[Read, ...]) -> _Cause:
         roots = sorted(image.roots)

@@ -19,6 +19,7 @@ from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import Output, private
 from emu.persistence.model.events import Event, label_address
+from emu.persistence.model.operations import Mark
 from emu.units import MIB
 
 POWER_FAILURE = "power-failure"
@@ -54,7 +55,8 @@ class Dimm:
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``doubts`` are what
-    it did that the trace cannot show. ``pc`` is where the CPU stood at the end.
+    it did that the trace cannot show. ``pc`` is where the CPU stood at the end. ``marks`` are what it said about its
+    operations.
     """
 
     events: tuple[Event, ...]
@@ -65,6 +67,7 @@ class Workload:
     instructions: dict[int, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     pc: int = 0
+    marks: tuple[Mark, ...] = ()
 
     def label(self, address: int) -> tuple[Dimm, int] | None:
         """The NVDIMM and the offset in its label area that ``address`` of the model means; None if it means none."""
@@ -91,7 +94,11 @@ def record(
     UnexplainedMemory when the guest's NVDIMMs do not hold what the trace says.
     """
     output, own = Output(), private(config)
-    with board.build(own, outputs or board.Outputs(serial=output)) as machine:
+
+    def on_mark(kind: str, operation: int) -> None:
+        recording.marked(kind, operation)
+
+    with board.build(own, outputs or board.Outputs(serial=output, on_mark=on_mark)) as machine:
         recording = Recording(machine, log_limit=event_limit if upto is None else upto)
         tracer, check = recording.tracer, None
         try:
@@ -108,6 +115,7 @@ def record(
             numbered = list(recording.numbered_events())
             check.verify(event for _, event in numbered)
             events = tuple(event for entry, event in numbered if upto is not None or entry < event_limit)
+            marks = recording.marks([entry for entry, _ in numbered])
             if upto is not None and len(events) >= upto:
                 request = _power_failure(upto)
                 events, ended = events[:upto], Exit(request.reason, request.status, None, request.detail)
@@ -130,6 +138,7 @@ def record(
                 _instructions(machine, [machine.cpu.registers()["rip"], *(event.pc for event in events)]),
                 tuple(recording.doubts()),
                 machine.cpu.registers()["rip"],
+                tuple(mark for mark in marks if mark.event <= len(events)),
             )
         finally:
             if check is not None:

@@ -8,6 +8,7 @@ from emu.persistence.lab.explore import Verdict
 from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, line_of
+from emu.persistence.model.operations import in_flight
 from emu.persistence.report import numbers
 from emu.persistence.report.conclusion import conclude, place_of_end
 from emu.persistence.report.symbols import Symbols
@@ -85,6 +86,8 @@ class Describer:
             "persisted": None if failure.persisted is None else self.event(failure.persisted),
             "cross_failure_race": [{"address": unit, "offset": self.offset(unit)} for unit in failure.uncertain_reads],
             "reproduce": exported,
+            "operations": in_flight(self._answer.operations, failure.event),
+            "promise": failure.promise,
         }
 
 
@@ -143,6 +146,10 @@ def document(
             "ended_at": place_of_end(answer.workload, symbols),
             "output": answer.workload.output,
         },
+        "window": {"from": answer.window.first, "to": answer.window.last, "whole": answer.whole},
+        "operations": [
+            {"id": one.id, "begin": one.begin, "done": one.done} for one in answer.operations[:_MOST_EVENTS]
+        ],
         "events": answer.counts,
         "crash_points": len(answer.timeline.points),
         "eager": numbers.exact(answer.eager),

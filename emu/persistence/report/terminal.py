@@ -61,10 +61,17 @@ def _failure(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
         yield f"   lost page  at offset {page['offset']:#x}"
     if failure["persisted"]:
         yield f"   persisted  {_event(failure['persisted'])}"
-    yield f"   power fails before event {failure['crash_point']}, or {words.some(failure['crash_points'], _SHOWN)}"
+    others = [point for point in failure["crash_points"] if point != failure["crash_point"]]
+    also = f", or {words.some(others, _SHOWN)}" if others else ""
+    yield f"   power fails before event {failure['crash_point']}{also}"
+    if failure["operations"] and failure["promise"] is None:
+        yield f"   in flight  {words.in_flight(failure['operations'], _SHOWN)}"
     verdict = failure["verdict"]
-    last = verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]]
-    yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last[0] else ''}{last[0]}"
+    last = (verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]])[0]
+    if failure["promise"] is None:
+        yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last else ''}{last}"
+    else:
+        yield f"   promised   {verdict['detail']}"
     if failure["reproduce"]:
         yield f"   boot it    {failure['reproduce']['command']}"
 

@@ -119,6 +119,11 @@ def some(numbers: Sequence[int], most: int) -> str:
     return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
 
 
+def in_flight(numbers: Sequence[int], most: int) -> str:
+    """The operations that were under way."""
+    return f"operation{'' if len(numbers) == 1 else 's'} {some(numbers, most)}"
+
+
 def causes_found(count: int) -> str:
     return f"{count} cause{'' if count == 1 else 's'} found"
 
