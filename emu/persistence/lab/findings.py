@@ -15,7 +15,7 @@ from itertools import islice
 from emu.persistence.lab.explore import Exploration, Interrupted, Recovery, Result, Verdict
 from emu.persistence.lab.memories import Memories
 from emu.persistence.model.crashstate import FULL, CrashState, Initial, Read
-from emu.persistence.model.events import Event, Fence, LabelWrite, Store, WriteBack, split
+from emu.persistence.model.events import UNIT, Event, Fence, LabelWrite, Store, WriteBack, split
 from emu.persistence.model.image import Image, PartId, candidates, example
 from emu.persistence.model.repairs import Editor, Repair, reaches
 from emu.persistence.model.timeline import Timeline
@@ -26,6 +26,7 @@ MISSING_FENCE = "missing fence"
 ORDERING = "persistence ordering"
 ATOMICITY = "persistence atomicity"
 TORN = "torn write"
+PERSISTED_LOCK = "persisted lock"
 RECOVERY_LOGIC = "recovery logic bug"
 MISSING_MAP_SYNC = "missing MAP_SYNC"
 UNEXPLAINED = "unexplained"
@@ -249,6 +250,9 @@ class Analyst:
         if not made:
             lost = self._awaited(crash, path)
         scene = _Scene(image, crash, self._begin(path, image.point), path, made, lost)
+        cause = self._lock(scene)
+        if cause is not None:
+            return cause
         if image.lost_pages:
             repair = self._editor.journalled(crash)
             if repair.rules_out(path, scene.after):
@@ -289,6 +293,36 @@ class Analyst:
             if len(made) == _LOOK_BACK:
                 break
         return ()
+
+    def _lock(self, scene: _Scene) -> _Cause | None:
+        """Recovery waits for ever for a word that the program would have put back: it holds a lock that nobody has."""
+        contents = scene.image.contents()
+        spin = self._end(contents)[0].spin
+        for address, _ in spin.reads if spin is not None else ():
+            unit = address & -UNIT
+            taken = self._last_store(scene, unit)
+            if taken is None:
+                continue
+            free = self._memories.after(taken)[unit]
+            given = next((n for n in range(taken + 1, len(self._events)) if self._touches(n, {unit})), None)
+            if given is None or self._memories.after(given + 1)[unit] != free:
+                continue
+            if self._end({**contents, unit: free})[0].ok:
+                repair = self._editor.removed([taken], scene.crash)
+                if repair.rules_out(scene.path, scene.after):
+                    why = (
+                        "the word that recovery waits for was stored before the power failed, and nobody is left who "
+                        "would put it back"
+                    )
+                    return _Cause(PERSISTED_LOCK, why, (), taken, repair)
+        return None
+
+    def _last_store(self, scene: _Scene, unit: int) -> int | None:
+        """The last store to ``unit`` that persisted whole."""
+        gone = {(part.event, part.unit) for part in scene.image.lost()}
+        return next(
+            (n for n in range(scene.crash - 1, -1, -1) if self._touches(n, {unit}) and (n, unit) not in gone), None
+        )
 
     def _late(self, scene: _Scene) -> _Cause | None:
         """The stores were made and could be lost because nothing made them durable in time."""

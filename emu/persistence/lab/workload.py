@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from emu import board
 from emu.config import MachineConfig
 from emu.cpu.engine import trace
-from emu.cpu.sites import describe_instruction
 from emu.devices.contract import ExitRequest
-from emu.errors import Status, UsageError
+from emu.errors import Status
 from emu.machine import Exit, Machine
 from emu.memory import Backend, open_backend
 from emu.persistence.lab import recorder
+from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.recorder import Recording
@@ -26,7 +26,6 @@ POWER_FAILURE = "power-failure"
 """Reason of the ``Exit`` of a run that was stopped by a power failure."""
 
 _INSTRUCTIONS_KEPT = 10_000
-_X86_LONGEST = 15
 _LOOKED_AT = 64 * MIB
 
 
@@ -179,13 +178,9 @@ def _instructions(machine: Machine, addresses: Iterable[int]) -> dict[int, str]:
     for pc in dict.fromkeys(addresses):
         if len(found) == _INSTRUCTIONS_KEPT:
             break
-        for length in (_X86_LONGEST, 1):
-            try:
-                code = machine.cpu.read_linear(pc, length)
-            except UsageError:
-                continue
-            found[pc] = describe_instruction(code, pc, machine.cpu.mode)
-            break
+        text = instruction_at(machine.cpu, pc)
+        if text:
+            found[pc] = text
     return found
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
-from emu.persistence.lab.explore import Verdict
+from emu.persistence.lab.explore import Spin, Verdict
 from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, line_of
 from emu.persistence.model.operations import in_flight
 from emu.persistence.report import numbers
 from emu.persistence.report.conclusion import conclude, place_of_end
-from emu.persistence.report.symbols import Symbols
+from emu.persistence.report.symbols import Symbols, load_symbols
 from emu.units import CACHE_LINE
 
 SCHEMA = "emu.crash/1"
@@ -71,6 +72,30 @@ class Describer:
                 return address - dimm.gpa
         return None
 
+    def spin(self, spin: Spin | None) -> dict[str, Any] | None:
+        """The loop of recovery that never ends."""
+        if spin is None:
+            return None
+        found = self._of_recovery.find(spin.pc)
+        reads = [
+            {"address": address, "offset": self.offset(address), "size": len(data), "data": data.hex()}
+            for address, data in spin.reads
+        ]
+        return {
+            "pc": spin.pc,
+            "instruction": spin.instruction,
+            "symbol": found.symbol,
+            "source": found.source,
+            "reads": reads,
+        }
+
+    @cached_property
+    def _of_recovery(self) -> Symbols:
+        """The symbols of the image that recovers."""
+        question = self._answer.question
+        same = question.recovery.image == question.workload.image
+        return self._symbols if same else load_symbols(question.recovery.image)
+
     def failure(self, failure: Failure, exported: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "kind": failure.kind,
@@ -80,6 +105,7 @@ class Describer:
             "crash_points": sorted(failure.events),
             "next_event": self.event(failure.event) if failure.event < len(self._answer.workload.events) else None,
             "verdict": ending(failure.verdict),
+            "spin": self.spin(failure.verdict.spin),
             "lost": [self.event(number) for number in failure.lost],
             "forced": [self.event(number) for number in failure.forced],
             "lost_pages": [{"address": page, "offset": self.offset(page)} for page in failure.lost_pages],

@@ -72,6 +72,8 @@ def _failure(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
         yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last else ''}{last}"
     else:
         yield f"   promised   {verdict['detail']}"
+    if failure["spin"]:
+        yield f"   spins at   {words.spin(failure['spin'])}"
     if failure["reproduce"]:
         yield f"   boot it    {failure['reproduce']['command']}"
 
