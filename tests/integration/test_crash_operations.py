@@ -169,3 +169,12 @@ def test_durable_when_done_with_nothing_to_check_is_refused(words: tuple[str, ..
     refused = emu("crash", *words, "--nvdimm", "file=none.img,size=2M", "--durable-when-done")
     assert refused.status == 2
     assert says in refused.errors[0]
+
+
+def test_a_broken_promise_and_a_failing_recovery_by_the_same_store_are_one_cause(tmp_path: Path) -> None:
+    workload = program(tmp_path, begin(1), store(64, 1), store(0, 1), flush(0), FENCE, done(1), HALT)
+    words = [workload, "--recover", program(tmp_path, FAILS_WHEN_AHEAD, name="recover.bin"), "--durable-when-done"]
+    (failure,) = crash(*words).document["failures"]
+    assert (failure["kind"], failure["promise"], failure["verdict"]["code"]) == ("missing flush", 1, 7)
+    text = emu("crash", *words, "--nvdimm", "file=none.img,size=2M").out
+    assert "   recovery   ends with exit-port, status 15\n   promised   operation 1 was done" in text

@@ -11,7 +11,7 @@ from types import TracebackType
 from emu.config import MachineConfig
 from emu.errors import HostError, UsageError
 from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
-from emu.persistence.lab.findings import Analyst, Failure
+from emu.persistence.lab.findings import Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
 from emu.persistence.lab.promised import unkept
@@ -200,7 +200,8 @@ def investigate(
         )
         failures = analyst.explain()
         if question.durable_when_done:
-            failures += unkept(workload.events, operations(workload.marks), part, question.rules, initial)
+            broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
+            failures = with_promises(failures, broken, workload.events)
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")

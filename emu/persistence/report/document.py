@@ -108,6 +108,8 @@ class Describer:
             "spin": self.spin(failure.verdict.spin),
             "lost": [self.event(number) for number in failure.lost],
             "forced": [self.event(number) for number in failure.forced],
+            "also_lost": [self.event(number) for number in failure.also],
+            "gave_up": failure.gave_up,
             "lost_pages": [{"address": page, "offset": self.offset(page)} for page in failure.lost_pages],
             "persisted": None if failure.persisted is None else self.event(failure.persisted),
             "cross_failure_race": [{"address": unit, "offset": self.offset(unit)} for unit in failure.uncertain_reads],
