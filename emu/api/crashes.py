@@ -18,6 +18,7 @@ from emu.persistence.lab import investigation
 from emu.persistence.lab.explore import Limits
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
+from emu.persistence.model.operations import parse_place
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.report.document import document
 from emu.persistence.report.export import FILES, export
@@ -51,6 +52,9 @@ def crash(
     max_events: int = 1 << 18,
     recovery_blocks: int = 5_000_000,
     jobs: int = 1,
+    start: int | str | None = None,
+    stop: int | str | None = None,
+    durable_when_done: bool = False,
     executor: Executor | None = None,
     warnings: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -58,7 +62,8 @@ def crash(
     """Cut the power at every point of the run of ``image``, and run recovery on every memory that it can tell apart.
 
     The arguments are the options of ``emu crash`` (docs/reference/commands.md) with their defaults. ``observe`` lists
-    (offset, length) in bytes in the first NVDIMM, times are seconds; ``progress(done, waiting)`` is told of recoveries.
+    (offset, length) in bytes in the first NVDIMM, ``start`` and ``stop`` are ``--from`` and ``--to``, times are
+    seconds; ``progress(done, waiting)`` is told of recoveries.
     The files are never changed.
 
     With ``jobs`` above 1 recoveries run in as many processes, which import the script again: it needs the usual
@@ -83,6 +88,9 @@ def crash(
         max_events=max_events,
         recovery_blocks=recovery_blocks,
         jobs=jobs,
+        start=start,
+        stop=stop,
+        durable_when_done=durable_when_done,
     )
     interruption = Interruption()
     found: list[Answer] = []
@@ -116,6 +124,9 @@ def question(
     max_events: int,
     recovery_blocks: int,
     jobs: int,
+    start: int | str | None = None,
+    stop: int | str | None = None,
+    durable_when_done: bool = False,
 ) -> Question:
     """The Question that the options of ``emu crash`` mean for the machine ``config``; UsageError for a wrong one."""
     counts = {
@@ -143,6 +154,12 @@ def question(
         choice(Media, media, "--media"),
         choice(FailedCas, failed_cas, "--failed-cas"),
     )
+    if durable_when_done and not rules.flushes_count:
+        raise UsageError(
+            "--durable-when-done: in a page cache no flush or fence makes anything durable, only msync, which the run "
+            "does not show",
+            "choose another --media",
+        )
     return Question(
         config,
         recovery,
@@ -153,7 +170,17 @@ def question(
         event_limit=max_events,
         budget=recovery_blocks,
         jobs=jobs,
+        start=_place(start, "--from"),
+        stop=_place(stop, "--to"),
+        durable_when_done=durable_when_done,
     )
+
+
+def _place(place: int | str | None, option: str) -> str | None:
+    if place is None:
+        return None
+    parse_place(str(place), option)
+    return str(place)
 
 
 def claims_of_question(asked: Question) -> Claims:

@@ -23,6 +23,7 @@ from emu.devices.initport import InitHost, InitPorts
 from emu.devices.kbdreset import KeyboardReset
 from emu.devices.nvdimm.dsm import DsmPort
 from emu.devices.nvdimm.placement import FOUR_GIB, split_ram
+from emu.devices.operations import OnMark, OperationMarks
 from emu.devices.pit import Pit
 from emu.devices.power import Power
 from emu.devices.pvpanic import PanicPort
@@ -41,8 +42,12 @@ def _nowhere(_data: bytes) -> None:
     """Drops what it gets."""
 
 
+def _unheard(_kind: str, _operation: int) -> None:
+    """Drops a mark."""
+
+
 class Outputs(NamedTuple):
-    """Where the character devices' bytes go.
+    """Where the character devices' bytes go, and who hears of the guest's operation marks.
 
     ``init`` is who listens to the init of a Linux guest, whose standard output then goes to ``debugcon``, its standard
     error to ``errors``. Other guests have no such ports.
@@ -52,6 +57,7 @@ class Outputs(NamedTuple):
     debugcon: Sink = _nowhere
     errors: Sink = _nowhere
     init: InitHost | None = None
+    on_mark: OnMark = _unheard
 
 
 def build(
@@ -118,6 +124,7 @@ def _add_devices(parts: Parts, config: MachineConfig, outputs: Outputs, requests
     parts.add_device("rtc", rtc, at.RTC)
     parts.add_device("debugcon", DebugConsole(outputs.debugcon), at.DEBUG_CONSOLE)
     parts.add_device("panic", PanicPort(requests.end), at.PANIC)
+    parts.bus.add(at.OPERATIONS.start, len(at.OPERATIONS), OperationMarks(outputs.on_mark))
     parts.add_timed(pit, at.PIT)
     parts.add_timed(rtc, (at.RTC,))
     parts.add_timed(power, at.POWER)

@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stores that persist in order: to one cache line, or to one 8-byte location")  # fmt: skip
     add("--failed-cas", choices=list(FailedCas), default=FailedCas.BARRIER,
         help="what a locked compare-and-swap that fails is worth")  # fmt: skip
+    add("--from", dest="start", metavar="PLACE",
+        help="let power fail from there on only: an event's number, or begin:ID, done:ID of an operation")  # fmt: skip
+    add("--to", dest="stop", metavar="PLACE", help="and up to there")
+    add("--durable-when-done", action="store_true",
+        help="what an operation has stored must be durable when it says that it is done")  # fmt: skip
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
     add("--time-limit", type=float, default=300.0, metavar="SECONDS", help="stop exploring after this much real time")
@@ -158,6 +163,9 @@ def _question(options: argparse.Namespace) -> Question:
         max_events=options.max_events,
         recovery_blocks=options.recovery_blocks,
         jobs=options.jobs,
+        start=options.start,
+        stop=options.stop,
+        durable_when_done=options.durable_when_done,
     )
 
 

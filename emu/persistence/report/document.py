@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
-from emu.persistence.lab.explore import Verdict
+from emu.persistence.lab.explore import Spin, Verdict
 from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, line_of
+from emu.persistence.model.operations import in_flight
 from emu.persistence.report import numbers
 from emu.persistence.report.conclusion import conclude, place_of_end
-from emu.persistence.report.symbols import Symbols
+from emu.persistence.report.symbols import Symbols, load_symbols
 from emu.units import CACHE_LINE
 
 SCHEMA = "emu.crash/1"
@@ -70,6 +72,30 @@ class Describer:
                 return address - dimm.gpa
         return None
 
+    def spin(self, spin: Spin | None) -> dict[str, Any] | None:
+        """The loop of recovery that never ends."""
+        if spin is None:
+            return None
+        found = self._of_recovery.find(spin.pc)
+        reads = [
+            {"address": address, "offset": self.offset(address), "size": len(data), "data": data.hex()}
+            for address, data in spin.reads
+        ]
+        return {
+            "pc": spin.pc,
+            "instruction": spin.instruction,
+            "symbol": found.symbol,
+            "source": found.source,
+            "reads": reads,
+        }
+
+    @cached_property
+    def _of_recovery(self) -> Symbols:
+        """The symbols of the image that recovers."""
+        question = self._answer.question
+        same = question.recovery.image == question.workload.image
+        return self._symbols if same else load_symbols(question.recovery.image)
+
     def failure(self, failure: Failure, exported: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "kind": failure.kind,
@@ -79,12 +105,17 @@ class Describer:
             "crash_points": sorted(failure.events),
             "next_event": self.event(failure.event) if failure.event < len(self._answer.workload.events) else None,
             "verdict": ending(failure.verdict),
+            "spin": self.spin(failure.verdict.spin),
             "lost": [self.event(number) for number in failure.lost],
             "forced": [self.event(number) for number in failure.forced],
+            "also_lost": [self.event(number) for number in failure.also],
+            "gave_up": failure.gave_up,
             "lost_pages": [{"address": page, "offset": self.offset(page)} for page in failure.lost_pages],
             "persisted": None if failure.persisted is None else self.event(failure.persisted),
             "cross_failure_race": [{"address": unit, "offset": self.offset(unit)} for unit in failure.uncertain_reads],
             "reproduce": exported,
+            "operations": in_flight(self._answer.operations, failure.event),
+            "promise": failure.promise,
         }
 
 
@@ -143,6 +174,10 @@ def document(
             "ended_at": place_of_end(answer.workload, symbols),
             "output": answer.workload.output,
         },
+        "window": {"from": answer.window.first, "to": answer.window.last, "whole": answer.whole},
+        "operations": [
+            {"id": one.id, "begin": one.begin, "done": one.done} for one in answer.operations[:_MOST_EVENTS]
+        ],
         "events": answer.counts,
         "crash_points": len(answer.timeline.points),
         "eager": numbers.exact(answer.eager),

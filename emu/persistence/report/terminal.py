@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from emu.persistence.lab.promised import NOT_DURABLE
 from emu.persistence.report import words
 from emu.persistence.report.numbers import readable
 
@@ -59,12 +60,23 @@ def _failure(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
         yield f"   {'not made' if missing else 'lost    '}   {_event(store)}"
     for page in failure["lost_pages"]:
         yield f"   lost page  at offset {page['offset']:#x}"
+    for store in failure["also_lost"][:_SHOWN]:
+        yield f"   also lost  {_event(store)}"
     if failure["persisted"]:
         yield f"   persisted  {_event(failure['persisted'])}"
-    yield f"   power fails before event {failure['crash_point']}, or {words.some(failure['crash_points'], _SHOWN)}"
     verdict = failure["verdict"]
-    last = verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]]
-    yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last[0] else ''}{last[0]}"
+    others = [point for point in failure["crash_points"] if point != failure["crash_point"]]
+    also = f", or {words.some(others, _SHOWN)}" if others else ""
+    yield f"   power fails before event {failure['crash_point']}{also}"
+    if failure["operations"] and verdict["reason"] != NOT_DURABLE:
+        yield f"   in flight  {words.in_flight(failure['operations'], _SHOWN)}"
+    last = (verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]])[0]
+    if verdict["reason"] != NOT_DURABLE:
+        yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last else ''}{last}"
+    if failure["promise"] is not None:
+        yield f"   promised   operation {failure['promise']} was done, yet what it stored can be lost"
+    if failure["spin"]:
+        yield f"   spins at   {words.spin(failure['spin'])}"
     if failure["reproduce"]:
         yield f"   boot it    {failure['reproduce']['command']}"
 

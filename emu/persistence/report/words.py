@@ -38,6 +38,8 @@ FIXES = {
     "aligned 8-byte store.",
     findings.TORN: "write the record beside the old one, make it durable, and switch to it with one aligned 8-byte "
     "store.",
+    findings.PERSISTED_LOCK: "keep locks in memory that a power failure clears, or set them free when the persistent "
+    "memory is opened, before anybody waits for them.",
     findings.RECOVERY_LOGIC: "look at recovery: it meets a memory that the program itself can leave.",
     findings.MISSING_MAP_SYNC: "map the file with MAP_SYNC (sync=on), or keep on one page what must appear together.",
 }  # fmt: skip
@@ -117,6 +119,17 @@ def some(numbers: Sequence[int], most: int) -> str:
     """The first ``most`` of ``numbers``, and how many more there are."""
     shown = ", ".join(str(number) for number in numbers[:most])
     return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
+
+
+def spin(item: Mapping[str, Any]) -> str:
+    """Where a loop that never ends is, and the word that it reads there."""
+    reads = [f"reading {data['data']} ({size(data)}) at {where(data)}" for data in item["reads"][:1]]
+    return ", ".join((place(item), *reads))
+
+
+def in_flight(numbers: Sequence[int], most: int) -> str:
+    """The operations that were under way."""
+    return f"operation{'' if len(numbers) == 1 else 's'} {some(numbers, most)}"
 
 
 def causes_found(count: int) -> str:
