@@ -13,9 +13,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from emu.cli import options as machine_options
+from emu.cli.progress import ProgressLine
 from emu.config import PersistenceDomain
 from emu.errors import Status, UsageError
 from emu.persistence.model.rules import FailedCas, Media, Order
@@ -85,9 +87,10 @@ def run(options: argparse.Namespace) -> int:
     from emu.persistence.report.export import export
     from emu.persistence.report.symbols import load_symbols
 
-    progress = None if options.json or not sys.stderr.isatty() else _Progress()
+    progress = None if options.json else ProgressLine.wanted(sys.stderr)
+    show = partial(_show, progress) if progress else None
     try:
-        answer = _interruptible(lambda stop: investigation.investigate(question, progress=progress, interruption=stop))
+        answer = _interruptible(lambda stop: investigation.investigate(question, progress=show, interruption=stop))
     finally:
         if progress is not None:
             progress.clear()
@@ -109,6 +112,10 @@ def run(options: argparse.Namespace) -> int:
             if options.timeline:
                 _print_timeline(answer)
     return int(result["status"])
+
+
+def _show(line: ProgressLine, done: int, left: int) -> None:
+    line.show(done / max(done + left, 1), f"{done} recoveries, {left} waiting")
 
 
 def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
@@ -184,24 +191,6 @@ def _outputs(options: argparse.Namespace, question: Question) -> Target | None:
     if options.export:
         claims.writes_family(options.export, FILES, "--export")
     return claims.writes(options.html, "--html") if options.html else None
-
-
-class _Progress:
-    """One line on the terminal: recoveries done, and those known to be still needed."""
-
-    def __init__(self) -> None:
-        self._shown = 0.0
-
-    def __call__(self, done: int, left: int) -> None:
-        if time.monotonic() - self._shown < 0.1:
-            return
-        self._shown = time.monotonic()
-        filled = 30 * done // max(done + left, 1)
-        print(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done} recoveries, {left} waiting ", end="", file=sys.stderr)
-
-    def clear(self) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr)
 
 
 def _print_timeline(answer: Answer) -> None:
