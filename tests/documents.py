@@ -30,8 +30,11 @@ def schema(name: str) -> dict[str, Any]:
 @cache
 def _validator(name: str) -> Validator:
     from jsonschema import Draft202012Validator
+    from referencing import Registry, Resource
 
-    return Draft202012Validator(schema(name))
+    found = [schema(each) for each in names()]
+    registry = Registry().with_resources([(each["$id"], Resource.from_contents(each)) for each in found])
+    return Draft202012Validator(schema(name), registry=registry)
 
 
 def problems(document: dict[str, Any]) -> list[str]:
