@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,12 +15,15 @@ from emu.api.threads import in_thread
 from emu.config import MachineConfig
 from emu.errors import UsageError
 from emu.host.claims import Claims, claims_of
+from emu.host.files import Target
 from emu.persistence.lab import investigation
 from emu.persistence.lab.explore import Limits
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
 from emu.persistence.model.operations import parse_place
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.persistence.report import ignored
+from emu.persistence.report.about import about
 from emu.persistence.report.document import document
 from emu.persistence.report.export import FILES, export
 from emu.persistence.report.symbols import load_symbols
@@ -57,6 +61,8 @@ def crash(
     durable_when_done: bool = False,
     executor: Executor | None = None,
     warnings: bool = False,
+    suppress: Path | None = None,
+    baseline: Path | Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CrashAnswer:
     """Cut the power at every point of the run of ``image``, and run recovery on every memory that it can tell apart.
@@ -64,7 +70,7 @@ def crash(
     The arguments are the options of ``emu crash`` (docs/reference/commands.md) with their defaults. ``observe`` lists
     (offset, length) in bytes in the first NVDIMM, ``start`` and ``stop`` are ``--from`` and ``--to``, times are
     seconds; ``progress(done, waiting)`` is told of recoveries.
-    The files are never changed.
+    ``baseline`` is an old document or its file. The files are never changed.
 
     With ``jobs`` above 1 recoveries run in as many processes, which import the script again: it needs the usual
     ``if __name__ == "__main__":``. An ``executor`` takes their place.
@@ -92,6 +98,7 @@ def crash(
         stop=stop,
         durable_when_done=durable_when_done,
     )
+    known = _known(suppress, baseline)
     interruption = Interruption()
     found: list[Answer] = []
 
@@ -100,11 +107,21 @@ def crash(
 
     try:
         in_thread(investigate, name="emu-laboratory", interrupt=interruption.ask)
-        return CrashAnswer(found[0], warnings=warnings)
+        return CrashAnswer(found[0], warnings=warnings, known=known)
     except BaseException:
         for answer in found:
             answer.close()
         raise
+
+
+def _known(
+    suppress: Path | None, baseline: Path | Mapping[str, Any] | None
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What takes out of a document what these know. UsageError and HostError for what cannot be read."""
+    rules = None if suppress is None else ignored.load_rules(os.fsdecode(suppress))
+    name = None if baseline is None or isinstance(baseline, Mapping) else os.fsdecode(baseline)
+    old = baseline if isinstance(baseline, Mapping) else None if name is None else ignored.load_document(name)
+    return lambda result: ignored.apply(result, rules, old, baseline_name=name)
 
 
 def question(
@@ -198,12 +215,13 @@ class CrashAnswer:
     stay after ``close``; ``write_html`` and ``export`` do not.
     """
 
-    def __init__(self, answer: Answer, *, warnings: bool) -> None:
+    def __init__(self, answer: Answer, *, warnings: bool, known: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._answer = answer
         self._warnings = warnings
+        self._known = known
         self._symbols = load_symbols(answer.question.workload.image)
         self._closed = False
-        self.document: dict[str, Any] = document(answer, self._symbols, warnings=warnings)
+        self.document: dict[str, Any] = known(document(answer, self._symbols, warnings=warnings))
 
     @property
     def ok(self) -> bool:
@@ -247,9 +265,28 @@ class CrashAnswer:
         """
         from emu.persistence.report.page import report_html
 
-        target = claims_of_question(self._open().question).writes(os.fsdecode(path), "--html")
-        page = report_html(self.document, self._answer, self._symbols)
+        target = self._target(path, "--html")
+        page = report_html(self._dated(), self._answer, self._symbols)
         target.write(page.encode(errors="backslashreplace"))
+
+    def write_sarif(self, path: Path) -> None:
+        """Write the causes as SARIF 2.1.0. Errors and durability as for ``write_html``."""
+        from emu.persistence.report.sarif import sarif
+
+        self._target(path, "--sarif").write(json.dumps(sarif(self._dated()), indent=2).encode())
+
+    def write_junit(self, path: Path) -> None:
+        """Write the causes as JUnit XML. Errors and durability as for ``write_html``."""
+        from emu.persistence.report.junit import junit
+
+        self._target(path, "--junit").write(junit(self._dated()))
+
+    def _target(self, path: Path, option: str) -> Target:
+        return claims_of_question(self._open().question).writes(os.fsdecode(path), option)
+
+    def _dated(self) -> dict[str, Any]:
+        """The document for a reader of today; ``document`` itself is the same for the same run."""
+        return {**self.document, "about": about(None)}
 
     def export(self, folder: Path) -> Mapping[int, Mapping[str, Any]]:
         """Write the memory of each failure into ``folder``; by the failure's number its ``files`` and the ``command``
@@ -260,7 +297,7 @@ class CrashAnswer:
         answer, name = self._open(), os.fsdecode(folder)
         claims_of_question(answer.question).writes_family(name, FILES, "--export")
         written = export(answer, name)
-        self.document = document(answer, self._symbols, exported=written, warnings=self._warnings)
+        self.document = self._known(document(answer, self._symbols, exported=written, warnings=self._warnings))
         return written
 
     def close(self) -> None:

@@ -12,9 +12,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
 from emu.cli.progress import ProgressLine
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from emu.host.files import Target
     from emu.persistence.lab.interruption import Interruption
     from emu.persistence.lab.investigation import Answer, Question
+    from emu.persistence.report.symbols import Symbols
 
 EPILOG = """\
 examples:
@@ -73,16 +74,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, default=1, metavar="N", help="processes that run recoveries")
     add("--json", action="store_true", help="print one JSON document (schema emu.crash/1)")
     add("--html", metavar="FILE", help="write a report page")
+    add("--sarif", metavar="FILE", help="write the causes as SARIF 2.1.0, for code-scanning services")
+    add("--junit", metavar="FILE", help="write the causes as JUnit XML, for continuous integration")
     add("--timeline", action="store_true", help="also draw stores, flushes and fences for each cache line")
     add("--export", metavar="DIR", help="write the memory of each failure, and say how to boot it")
-    add("--warnings", action="store_true", help="also list redundant flushes and fences and the like")
+    add("--warnings", action="store_true",
+        help="also list stores that are not durable at the end, redundant flushes and fences and the like")  # fmt: skip
+    add("--suppress", metavar="FILE", help="do not fail for what the rules in this file know")
+    add("--baseline", metavar="FILE", help="fail for new causes only; FILE is what --json printed before")
     machine_options.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     question = _question(options)
-    html = _outputs(options, question)
+    outputs = _outputs(options, question)
+    known = _known(options)
     from emu.persistence.lab import investigation
+    from emu.persistence.report.about import about
     from emu.persistence.report.document import document
     from emu.persistence.report.export import export
     from emu.persistence.report.symbols import load_symbols
@@ -97,11 +105,9 @@ def run(options: argparse.Namespace) -> int:
     with answer:
         exported = export(answer, options.export) if options.export else None
         symbols = load_symbols(question.workload.image)
-        result = document(answer, symbols, exported=exported, warnings=options.warnings)
-        if html is not None:
-            from emu.persistence.report.page import report_html
-
-            html.write(report_html(result, answer, symbols).encode(errors="backslashreplace"))
+        result = document(answer, symbols, exported=exported, warnings=options.warnings, about=about(options.words))
+        result = known(result)
+        _write(outputs, result, answer, symbols)
         if options.json:
             print(json.dumps(result, indent=2))
         else:
@@ -181,16 +187,46 @@ def _range(text: str) -> tuple[int, int]:
     return parse_size(offset, what="--observe"), parse_size(length or "8", what="--observe")
 
 
-def _outputs(options: argparse.Namespace, question: Question) -> Target | None:
-    """Look at all that will be written, before the work; where --html goes."""
+def _known(options: argparse.Namespace) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What takes out of a document what --suppress and --baseline know. Both are read now, before the work."""
+    if options.suppress is None and options.baseline is None:
+        return lambda result: result
+    from emu.persistence.report import ignored
+
+    rules = None if options.suppress is None else ignored.load_rules(options.suppress)
+    baseline = None if options.baseline is None else ignored.load_document(options.baseline)
+    return lambda result: ignored.apply(result, rules, baseline, baseline_name=options.baseline)
+
+
+def _write(outputs: Mapping[str, Target], result: dict[str, Any], answer: Answer, symbols: Symbols) -> None:
+    if "html" in outputs:
+        from emu.persistence.report.page import report_html
+
+        outputs["html"].write(report_html(result, answer, symbols).encode(errors="backslashreplace"))
+    if "sarif" in outputs:
+        from emu.persistence.report.sarif import sarif
+
+        outputs["sarif"].write(json.dumps(sarif(result), indent=2).encode())
+    if "junit" in outputs:
+        from emu.persistence.report.junit import junit
+
+        outputs["junit"].write(junit(result))
+
+
+def _outputs(options: argparse.Namespace, question: Question) -> dict[str, Target]:
+    """Look at all that will be read and written, before the work; where the reports go, by the options' names."""
     from emu.api.crashes import claims_of_question
     from emu.persistence.report.export import FILES
 
     claims = claims_of_question(question)
+    for name in ("suppress", "baseline"):
+        if getattr(options, name) is not None:
+            claims.reads(getattr(options, name), f"--{name}")
     claims.writes_standard_streams()
     if options.export:
         claims.writes_family(options.export, FILES, "--export")
-    return claims.writes(options.html, "--html") if options.html else None
+    names = [name for name in ("html", "sarif", "junit") if getattr(options, name)]
+    return {name: claims.writes(getattr(options, name), f"--{name}") for name in names}
 
 
 def _print_timeline(answer: Answer) -> None:

@@ -218,7 +218,7 @@ def investigate(
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,
-            tuple(find_waste(workload.events)),
+            tuple(find_waste(workload.events, timeline)),
             tuple(dict.fromkeys(because)),
             interruption.asked,
         )

@@ -23,7 +23,7 @@ def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"eager {eager} / distinct {distinct} / executed {result['executed']} / complete {complete}"
     for number, failure in enumerate(result["failures"], 1):
         yield ""
-        yield from _failure(number, failure)
+        yield from failure_lines(number, failure)
     if any(outcome["observed"] for outcome in result["outcomes"]):
         yield ""
         yield f"{words.OBSERVED[:1].lower()}{words.OBSERVED[1:]}:"
@@ -31,12 +31,26 @@ def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
             points = outcome["crash_points"]
             verdict = outcome["verdict"] or words.NOT_TRIED
             yield f"  {' '.join(outcome['observed'])}  {verdict}, crash points {words.some(points, _SHOWN)}"
+    if result["ignored"] is not None:
+        yield from _ignored(result["ignored"])
     for warning in result["warnings"]:
         if warning["kind"] == "note":
             yield ""
             yield f"note: {warning['text']}"
         else:
-            yield f"warning: {warning['kind']} at {words.place(warning)}, {warning['count']} times"
+            yield f"warning: {warning['kind']} at {words.place(warning)}, {words.times(warning['count'])}"
+
+
+def _ignored(ignored: Mapping[str, Any]) -> Iterator[str]:
+    """What suppressions and the baseline took away, and which rules are of no use."""
+    yield ""
+    count = words.counted(len(ignored["failures"]), "cause")
+    yield f"ignored: {count}, {words.counted(ignored['warnings'], 'warning')}"
+    for item in ignored["failures"]:
+        yield f"  {words.ignored_cause(item)}"
+    for rule in ignored["rules"]:
+        if not rule["matched"]:
+            yield f"  line {rule['line']} of the suppressions matched nothing: {rule['rule']}"
 
 
 def _verdict(result: Mapping[str, Any]) -> Iterator[str]:
@@ -53,7 +67,8 @@ def _verdict(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {why}"
 
 
-def _failure(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
+def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
+    """One cause, in lines."""
     yield f"{number}. {failure['kind']}: {failure['explanation']}"
     for store in failure["lost"]:
         missing = store["event"] >= failure["crash_point"]
