@@ -128,7 +128,16 @@ def process_pool(workers: int) -> Iterator[Executor]:
             results.append(super().SimpleQueue())
             return results[-1]
 
-    pool = futures.ProcessPoolExecutor(workers, mp_context=Context(), initializer=_follow_parent)
+    class Pool(futures.ProcessPoolExecutor):
+        def submit(self, *words: Any, **options: Any) -> Future[Any]:
+            # Here workers start. Ctrl-C at the terminal reaches them too: blocked until _follow_parent ignores it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                return super().submit(*words, **options)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    pool = Pool(workers, mp_context=Context(), initializer=_follow_parent)
     try:
         yield pool
     finally:

@@ -104,6 +104,8 @@ class MachineRecovery:
         self._tracked: frozenset[int] | None = None
         self._caveat = ""
         self._machine: Machine | None = None
+        self._snapshot: Snapshot | None = None
+        self._areas: list[tuple[int, memoryview]] = []
         self._check: MemoryCheck | None = None
         self._spins: SpinWatch | None = None
         self._labels_known: dict[int, int] = {}
@@ -116,7 +118,8 @@ class MachineRecovery:
                 self._spins.stop()
             if self._check is not None:
                 self._check.close()
-            self._snapshot.close()
+            if self._snapshot is not None:  # else it was interrupted on its way to the first access
+                self._snapshot.close()
             self._areas.clear()
             self._machine.close()
             self._recording.tracer.close()
@@ -249,6 +252,7 @@ class MachineRecovery:
         machine, tracer = self._machine, self._recording.tracer
         assert machine is not None
         assert self._spins is not None
+        assert self._snapshot is not None
         for backend in machine.backends:
             kernel.advise(backend.mapping.address, backend.mapping.size, kernel.Advice.DONTNEED, what="guest memory")
         machine.rewind(self._devices)
