@@ -91,8 +91,8 @@ class Tracer:
     ``on_new_block(address, size)`` sees code before it first executes; ``on_unknown_read(unit, bytes)`` must put these
     bytes (bit 0 for the first) into memory; ``on_stop(why)`` gets FULL, BUDGET, BLOCK or CODE; ``next_page(pc,
     address)`` says where the store by the instruction at ``pc``, whose first byte is at guest-physical ``address``,
-    goes on in the next page; None where that is not known. What they raise is kept for ``take_failure`` after ``on_failure`` was called, which
-    should stop the engine.
+    goes on in the next page; None where that is not known. What they raise is kept for ``take_failure`` after
+    ``on_failure`` was called, which should stop the engine.
     """
 
     def __init__(self, engine: int, *, log_limit: int = 1 << 22) -> None:

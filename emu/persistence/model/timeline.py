@@ -269,15 +269,14 @@ class Timeline:
     def page_stored(self, page: int, point: int) -> bool:
         return self._pages.get(page, point + 1) <= point
 
-    def version(self, units: Iterable[int], point: int) -> tuple[object, ...]:
-        """Equal for two crash points between which nothing changed for these units."""
-        keys = dict.fromkeys(self.rules.component(unit) for unit in units)
-        histories = [self._components.get(key) for key in keys]
-        return (
-            *(bisect_right(history[0], point) if history else 0 for history in histories),
-            *(bisect_right(self._durable[unit][0], point) for unit in units if unit in self._durable),
-            *(self.page_stored(page, point) for page in dict.fromkeys(page_of(unit) for unit in units)),
-        )
+    def changes_of(self, units: Iterable[int]) -> list[int]:
+        """The first crash point, and every other one at which these units can hold something else than before."""
+        found = {0}
+        for unit in units:
+            for history in (self._components.get(self.rules.component(unit)), self._durable.get(unit)):
+                found.update(history[0] if history else ())
+            found.add(self._pages.get(page_of(unit), 0))
+        return sorted(found)
 
 
 class TimelineBuilder:
