@@ -2,13 +2,13 @@
 
 A machine that comes back to the same instruction with the same registers, memory and devices does the same again, for
 ever, since nothing comes from outside. (Virtual time is part of the state from the first moment that anybody asks for
-it.) From time to time, rarer the longer the guest runs, it is watched for some basic blocks. Memory is compared by the
-pages that were written in between, which write protection finds.
+it.) From time to time, rarer the longer the guest runs, it is watched for some basic blocks. Of memory the pages that
+the run has stored to are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.cpu.engine.trace import Tracer
@@ -17,14 +17,12 @@ from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explore import Spin
-from emu.persistence.model.events import Store, page_of, split
+from emu.persistence.model.events import UNIT
 from emu.units import PAGE
 
 if TYPE_CHECKING:
-    from emu.host.faults import DirtyLog
     from emu.machine import Machine
-    from emu.memory import Mapping
-    from emu.persistence.lab.recorder import Recording
+    from emu.persistence.lab.undo import Undo
     from emu.state import SavedState
 
 ENDLESS = "endless-loop"
@@ -34,13 +32,12 @@ _FIRST_LOOK = 1 << 14  # basic blocks: two milliseconds
 _SHORTEST_LOOK = 512
 _WORDS_KEPT = 8
 _LOOKED_THROUGH = 128
-_LOGGED = -1
-_MOST_ENTRIES = 1 << 17  # of the log, read in one look
+_MOST_PAGES = 1024
 _Page = tuple[int, int]
 
 
 class _State(NamedTuple):
-    """All that decides what the machine does next, but for pages that were not written since the state before."""
+    """All that decides what the machine does next, but for pages that the run has not stored to."""
 
     cpu: SavedState
     devices: dict[str, SavedState]
@@ -48,49 +45,30 @@ class _State(NamedTuple):
 
 
 class SpinWatch:
-    """Watches the runs of one machine, each from ``start`` to ``stop``, which call ``before_block`` when the tracer's
-    budget is used up and ``look`` whenever the machine has stopped.
-
-    Where a ``recording`` is given, it knows the stores to the NVDIMMs; their memory is protected by others then.
+    """Watches the runs of one machine, whose memory ``undo`` puts back: ``start`` each. ``before_block`` must be called
+    when the tracer's budget is used up and ``look`` whenever the machine has stopped.
     """
 
-    def __init__(self, machine: Machine, tracer: Tracer, recording: Recording | None = None) -> None:
+    def __init__(self, machine: Machine, tracer: Tracer, undo: Undo) -> None:
         self._machine = machine
         self._tracer = tracer
-        self._recording = recording
-        of_nvdimms = [dimm.backend for dimm in machine.nvdimms]
-        backends = [backend for backend in machine.backends if recording is None or backend not in of_nvdimms]
-        self._mappings: list[Mapping] = [backend.mapping for backend in backends if not backend.mapping.readonly]
-        self._logs: list[DirtyLog] = []
+        self._undo = undo
         self._words: dict[tuple[int, int], int] = {}
-        self._before: _State | None = None
-        self.spin: Spin | None = None
-        self._forget()
-
-    def _forget(self) -> None:
-        for log in self._logs:
-            log.stop()
-        self._logs = []
-        self._head: tuple[int, dict[str, int]] | None = None
-        self._before = None
-        self._entries, self._entries_left = 0, _MOST_ENTRIES
-        self._wants_look = self._resumed = self.proven = False
-        self._words.clear()
+        self.start(0)
 
     def start(self, blocks: int) -> None:
         """A run begins, for at most so many basic blocks."""
-        self.stop()
-        self.spin = None
+        self.spin: Spin | None = None
+        self.reads: tuple[bytes, Sequence[int]] = b"", ()
         self._begun = self._tracer.blocks
         self._limit = self._begun + blocks
         self._next_look(_FIRST_LOOK)
 
-    def stop(self) -> None:
-        """The run has ended."""
-        self._forget()
-
     def _next_look(self, blocks: int) -> None:
-        self._forget()
+        self._head: tuple[int, dict[str, int]] | None = None
+        self._before: _State | None = None
+        self._wants_look = self._resumed = self.proven = False
+        self._words.clear()
         self._after = blocks
         self._until = self._begun + blocks + max(_SHORTEST_LOOK, blocks // 256)
         self._tracer.set_budget(min(self._begun + blocks, self._limit))
@@ -98,7 +76,7 @@ class SpinWatch:
     def before_block(self) -> bool:
         """The guest is about to execute a basic block; False when it has had all that it may have."""
         blocks = self._tracer.blocks
-        if blocks >= self._limit:
+        if blocks >= self._limit and not self.proven:
             return False
         if blocks > self._until and not self.proven:
             self._next_look(4 * self._after)
@@ -119,59 +97,49 @@ class SpinWatch:
         self._tracer.blocks -= 1
         if self._head is None:
             self._head = self._machine.cpu.rip, self._machine.cpu.registers()
-            self._logs = [mapping.dirty_log() for mapping in self._mappings]
-            for log in self._logs:
-                log.start()
-            self._entries = self._tracer.count
         elif self.proven:
             self._end()
         else:
             before, self._before = self._before, self._state()
-            if before == self._before:
+            if self._before is None:
+                self._until = 0
+            elif before == self._before:
                 # Once more round, to see what it reads: all tracked bytes are unknown again.
                 self.proven = True
+                self.reads = self._tracer.reads(), self._tracer.read_entries()
                 self._tracer.set_unknown(tracked)
 
-    def _state(self) -> _State:
-        """The state, with what was written since the last call."""
-        devices = {name: device.save() for name, device in self._machine.devices.items()}
-        return _State(self._machine.cpu.save(), devices, {page: self._content(page) for page in self._written()})
-
-    def _written(self) -> list[_Page]:
-        """The pages stored to since the last call: each its mapping's number and its own; those logged by address."""
-        pages = [(number, page) for number, log in enumerate(self._logs) for first, count in log.collect()
+    def _state(self) -> _State | None:
+        """All that decides what comes next, but for pages that are as they were; None where it is too much to keep."""
+        pages = [(number, page) for number, backend in enumerate(self._machine.backends)
+                 if not backend.mapping.readonly for first, count in self._undo.stored(backend)
                  for page in range(first, first + count)]  # fmt: skip
-        if self._recording is not None:
-            stores = [event for entry, event in self._recording.numbered_events()
-                      if entry >= self._entries and isinstance(event, Store)]  # fmt: skip
-            self._entries = self._tracer.count
-            self._entries_left -= self._entries
-            if self._entries_left < 0:
-                self._until = 0
-            logged = {page_of(unit) for store in stores for unit, _, _ in split(store.address, store.data)}
-            pages += [(_LOGGED, page // PAGE) for page in sorted(logged)]
-        return pages
+        if len(pages) > _MOST_PAGES:
+            return None
+        devices = {name: device.save() for name, device in self._machine.devices.items()}
+        return _State(self._machine.cpu.save(), devices, {page: self._content(*page) for page in pages})
 
-    def _content(self, page: _Page) -> bytes:
-        number, at = page[0], page[1] * PAGE
-        if number == _LOGGED:
-            return bytes(self._machine.memory.read(at, PAGE))
-        return bytes(self._mappings[number].view[at : at + PAGE])
+    def _content(self, number: int, page: int) -> bytes:
+        return bytes(self._machine.backends[number].mapping.view[page * PAGE : page * PAGE + PAGE])
 
-    def note_read(self, address: int, size: int) -> None:
-        """The guest reads these bytes of tracked units while it goes round once more."""
-        if (address, size) not in self._words:
-            self._words[address, size] = self._reader(address)
+    def note_read(self, unit: int, bytes_of_unit: int) -> None:
+        """The guest reads these bytes (bit 0 for the first) of a tracked unit while it goes round once more."""
+        first = (bytes_of_unit & -bytes_of_unit).bit_length() - 1
+        word = unit + first, bytes_of_unit.bit_count()
+        if word not in self._words:
+            self._words[word] = self._reader(unit)
 
-    def _reader(self, address: int) -> int:
-        """The instruction that reads at ``address``. At a locked one the engine still stands at one before it."""
+    def _reader(self, unit: int) -> int:
+        """The instruction that reads ``unit``. At a locked one the engine still stands at one before it."""
         cpu = self._machine.cpu
         try:
             code = cpu.read_linear(cpu.rip, _LOOKED_THROUGH)
         except UsageError:
             return cpu.rip
         locked = (site for site in find_sites(code, cpu.rip, cpu.mode) if site.kind & SiteKind.LOCKED)
-        return next((site.pc for site in locked if cpu.translate(cpu.linear_address(site)) == address), cpu.rip)
+        return next(
+            (site.pc for site in locked if (cpu.translate(cpu.linear_address(site)) or 0) & -UNIT == unit), cpu.rip
+        )
 
     def _end(self) -> None:
         assert self._head is not None
