@@ -146,15 +146,16 @@ class MachineRecovery:
             self._recording.tracer.give(unit, _BITS[mask])
         ended = self._drive(self._machine, self._recording)
         assert ended is not None
-        reads, positions = self._recording.tracer.reads(), self._recording.tracer.read_entries()
         if self._spins.proven:
             # What it went round for once more is no read of its own, and all was asked for again.
-            reads, positions = self._spins.reads
             self._tracked = None
-        return self._run_of(ended, Reads(reads), positions)
+            return self._run_of(ended, *self._spins.reads)
+        return self._run_of(ended, self._recording.tracer.reads(), self._recording.tracer.read_entries())
 
-    def _run_of(self, ended: Exit, reads: Reads, positions: Sequence[int]) -> Run:
+    def _run_of(self, ended: Exit, data: bytes, positions: Sequence[int]) -> Run:
+        """What came of it: ``data`` are its reads, ``positions`` the numbers of log entries before them."""
         assert self._spins is not None
+        reads = Reads(data)
         events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
             self._check.verify((event for _, event in events), _contents(reads))
@@ -334,7 +335,7 @@ class MachineRecovery:
             _WHOLE.pack_into(view, at, before & ~mask | value)
 
     def _events(self, positions: Sequence[int]) -> Iterable[tuple[int, Event]]:
-        """The run's events, each with the number of reads before it; ``positions`` are those of the reads in the log."""
+        """The run's events, each with the number of reads before it. ``positions``: log entries before each read."""
         reads = 0
         for entry, event in self._recording.numbered_events():
             while reads < len(positions) and positions[reads] <= entry:
