@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,11 +15,15 @@ from emu.api.threads import in_thread
 from emu.config import MachineConfig
 from emu.errors import UsageError
 from emu.host.claims import Claims, claims_of
+from emu.host.files import Target
 from emu.persistence.lab import investigation
 from emu.persistence.lab.explore import Limits
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
+from emu.persistence.model.operations import parse_place
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.persistence.report import ignored
+from emu.persistence.report.about import about
 from emu.persistence.report.document import document
 from emu.persistence.report.export import FILES, export
 from emu.persistence.report.symbols import load_symbols
@@ -51,15 +56,21 @@ def crash(
     max_events: int = 1 << 18,
     recovery_blocks: int = 5_000_000,
     jobs: int = 1,
+    start: int | str | None = None,
+    stop: int | str | None = None,
+    durable_when_done: bool = False,
     executor: Executor | None = None,
     warnings: bool = False,
+    suppress: Path | None = None,
+    baseline: Path | Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CrashAnswer:
     """Cut the power at every point of the run of ``image``, and run recovery on every memory that it can tell apart.
 
     The arguments are the options of ``emu crash`` (docs/reference/commands.md) with their defaults. ``observe`` lists
-    (offset, length) in bytes in the first NVDIMM, times are seconds; ``progress(done, waiting)`` is told of recoveries.
-    The files are never changed.
+    (offset, length) in bytes in the first NVDIMM, ``start`` and ``stop`` are ``--from`` and ``--to``, times are
+    seconds; ``progress(done, waiting)`` is told of recoveries.
+    ``baseline`` is an old document or its file. The files are never changed.
 
     With ``jobs`` above 1 recoveries run in as many processes, which import the script again: it needs the usual
     ``if __name__ == "__main__":``. An ``executor`` takes their place.
@@ -83,7 +94,11 @@ def crash(
         max_events=max_events,
         recovery_blocks=recovery_blocks,
         jobs=jobs,
+        start=start,
+        stop=stop,
+        durable_when_done=durable_when_done,
     )
+    known = _known(suppress, baseline)
     interruption = Interruption()
     found: list[Answer] = []
 
@@ -92,11 +107,21 @@ def crash(
 
     try:
         in_thread(investigate, name="emu-laboratory", interrupt=interruption.ask)
-        return CrashAnswer(found[0], warnings=warnings)
+        return CrashAnswer(found[0], warnings=warnings, known=known)
     except BaseException:
         for answer in found:
             answer.close()
         raise
+
+
+def _known(
+    suppress: Path | None, baseline: Path | Mapping[str, Any] | None
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What takes out of a document what these know. UsageError and HostError for what cannot be read."""
+    rules = None if suppress is None else ignored.load_rules(os.fsdecode(suppress))
+    name = None if baseline is None or isinstance(baseline, Mapping) else os.fsdecode(baseline)
+    old = baseline if isinstance(baseline, Mapping) else None if name is None else ignored.load_document(name)
+    return lambda result: ignored.apply(result, rules, old, baseline_name=name)
 
 
 def question(
@@ -116,6 +141,9 @@ def question(
     max_events: int,
     recovery_blocks: int,
     jobs: int,
+    start: int | str | None = None,
+    stop: int | str | None = None,
+    durable_when_done: bool = False,
 ) -> Question:
     """The Question that the options of ``emu crash`` mean for the machine ``config``; UsageError for a wrong one."""
     counts = {
@@ -143,6 +171,12 @@ def question(
         choice(Media, media, "--media"),
         choice(FailedCas, failed_cas, "--failed-cas"),
     )
+    if durable_when_done and not rules.flushes_count:
+        raise UsageError(
+            "--durable-when-done: in a page cache no flush or fence makes anything durable, only msync, which the run "
+            "does not show",
+            "choose another --media",
+        )
     return Question(
         config,
         recovery,
@@ -153,7 +187,17 @@ def question(
         event_limit=max_events,
         budget=recovery_blocks,
         jobs=jobs,
+        start=_place(start, "--from"),
+        stop=_place(stop, "--to"),
+        durable_when_done=durable_when_done,
     )
+
+
+def _place(place: int | str | None, option: str) -> str | None:
+    if place is None:
+        return None
+    parse_place(str(place), option)
+    return str(place)
 
 
 def claims_of_question(asked: Question) -> Claims:
@@ -171,12 +215,13 @@ class CrashAnswer:
     stay after ``close``; ``write_html`` and ``export`` do not.
     """
 
-    def __init__(self, answer: Answer, *, warnings: bool) -> None:
+    def __init__(self, answer: Answer, *, warnings: bool, known: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._answer = answer
         self._warnings = warnings
+        self._known = known
         self._symbols = load_symbols(answer.question.workload.image)
         self._closed = False
-        self.document: dict[str, Any] = document(answer, self._symbols, warnings=warnings)
+        self.document: dict[str, Any] = known(document(answer, self._symbols, warnings=warnings))
 
     @property
     def ok(self) -> bool:
@@ -220,9 +265,28 @@ class CrashAnswer:
         """
         from emu.persistence.report.page import report_html
 
-        target = claims_of_question(self._open().question).writes(os.fsdecode(path), "--html")
-        page = report_html(self.document, self._answer, self._symbols)
+        target = self._target(path, "--html")
+        page = report_html(self._dated(), self._answer, self._symbols)
         target.write(page.encode(errors="backslashreplace"))
+
+    def write_sarif(self, path: Path) -> None:
+        """Write the causes as SARIF 2.1.0. Errors and durability as for ``write_html``."""
+        from emu.persistence.report.sarif import sarif
+
+        self._target(path, "--sarif").write(json.dumps(sarif(self._dated()), indent=2).encode())
+
+    def write_junit(self, path: Path) -> None:
+        """Write the causes as JUnit XML. Errors and durability as for ``write_html``."""
+        from emu.persistence.report.junit import junit
+
+        self._target(path, "--junit").write(junit(self._dated()))
+
+    def _target(self, path: Path, option: str) -> Target:
+        return claims_of_question(self._open().question).writes(os.fsdecode(path), option)
+
+    def _dated(self) -> dict[str, Any]:
+        """The document for a reader of today; ``document`` itself is the same for the same run."""
+        return {**self.document, "about": about(None)}
 
     def export(self, folder: Path) -> Mapping[int, Mapping[str, Any]]:
         """Write the memory of each failure into ``folder``; by the failure's number its ``files`` and the ``command``
@@ -233,7 +297,7 @@ class CrashAnswer:
         answer, name = self._open(), os.fsdecode(folder)
         claims_of_question(answer.question).writes_family(name, FILES, "--export")
         written = export(answer, name)
-        self.document = document(answer, self._symbols, exported=written, warnings=self._warnings)
+        self.document = self._known(document(answer, self._symbols, exported=written, warnings=self._warnings))
         return written
 
     def close(self) -> None:

@@ -7,9 +7,11 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from emu.api.moves import UNDER_WAY, configure, document
+from emu.cli.progress import ProgressLine
 from emu.errors import Status, UsageError
 from emu.monitor.client import QmpClient
 from emu.units import PAGE, human_size, parse_size
@@ -89,7 +91,8 @@ def _configure(machine: QmpClient, options: argparse.Namespace) -> None:
 
 def _watch(machine: QmpClient, options: argparse.Namespace) -> dict[str, Any]:
     """Poll until the migration is over; Ctrl-C cancels it."""
-    show = _bar if sys.stderr.isatty() and not options.json else None
+    line = None if options.json else ProgressLine.wanted(sys.stderr)
+    show = partial(_show, line) if line else None
     try:
         answer = _poll(machine, show)
     except KeyboardInterrupt:
@@ -98,8 +101,8 @@ def _watch(machine: QmpClient, options: argparse.Namespace) -> dict[str, Any]:
         if answer.get("status") != "completed":
             raise
     finally:
-        if show is not None:
-            print(file=sys.stderr)
+        if line is not None:
+            line.keep()
     return answer
 
 
@@ -113,17 +116,17 @@ def _poll(machine: QmpClient, show: Callable[[dict[str, Any]], None] | None) -> 
         time.sleep(_POLL_S)
 
 
-def _bar(answer: dict[str, Any]) -> None:
+def _show(line: ProgressLine, answer: dict[str, Any]) -> None:
     ram = answer.get("ram", {})
+    over = answer.get("status") not in UNDER_WAY
     total = ram.get("total") or 1
     share = 1.0 if answer.get("status") == "completed" else max(0.0, 1 - ram.get("remaining", total) / total)
-    filled = round(share * 30)
     speed = ram.get("mbps", 0) / 8 / 1.048576
-    line = (
-        f"\r[{'#' * filled}{' ' * (30 - filled)}] {share:4.0%} of {human_size(total)}"
+    words = (
+        f"{share:4.0%} of {human_size(total)}"
         f"  {speed:.0f} MiB/s  round {ram.get('dirty-sync-count', 0)}  {answer.get('status', '')}"
     )
-    print(f"{line:<110}", end="", file=sys.stderr, flush=True)
+    line.show(share, words, at_once=over)
 
 
 def _report(answer: dict[str, Any], options: argparse.Namespace, *, wait: bool) -> int:

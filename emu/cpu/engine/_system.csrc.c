@@ -418,7 +418,8 @@ uint64_t HELPER(rdrand)(environment *env)
 
 /*
  * Encodings that the decoder takes for others: VEX-encoded SSE would run as SSE with two operands, XOP as POP, XBEGIN as
- * MOV, SSE4A although CPUID does not name it. The decoder is shown UD2 in their place.
+ * MOV, SSE4A although CPUID does not name it, and LOCK is ignored before some that do not take it. The decoder is shown
+ * UD2 in their place.
  */
 
 static __thread uint64_t hidden_at;
@@ -445,6 +446,50 @@ static bool is_prefix(uint8_t byte, bool code64)
 }
 
 /*
+ * How many bytes it took to see that the instruction at pc, whose opcode is at n, takes no LOCK (SDM volume 2, LOCK: what
+ * reads and writes one operand in memory does); 0 if it takes it.
+ */
+static unsigned not_lockable(environment *env, uint64_t pc, unsigned n)
+{
+    enum { NONE = 0, ANY = 0xff }; /* values of ModRM.reg, one bit each */
+    uint8_t opcode = (uint8_t)library.peek(env, pc + n++), modrm, allowed = NONE;
+    if (opcode == 0x0f) {
+        opcode = (uint8_t)library.peek(env, pc + n++);
+        switch (opcode) {
+        case 0xab: case 0xb3: case 0xbb: case 0xb0: case 0xb1: case 0xc0: case 0xc1: /* BTS, BTR, BTC, CMPXCHG, XADD */
+            allowed = ANY;
+            break;
+        case 0xba: /* BTS, BTR, BTC */
+            allowed = 0xe0;
+            break;
+        case 0xc7: /* CMPXCHG8B, CMPXCHG16B */
+            allowed = 0x02;
+            break;
+        }
+    } else if (opcode < 0x38 && (opcode & 6) == 0) /* ADD, OR, ADC, SBB, AND, SUB, XOR */
+        allowed = ANY;
+    else
+        switch (opcode) {
+        case 0x80: case 0x81: case 0x82: case 0x83: /* the same */
+            allowed = 0x7f;
+            break;
+        case 0x86: case 0x87: /* XCHG */
+            allowed = ANY;
+            break;
+        case 0xf6: case 0xf7: /* NOT, NEG */
+            allowed = 0x0c;
+            break;
+        case 0xfe: case 0xff: /* INC, DEC */
+            allowed = 0x03;
+            break;
+        }
+    if (allowed == NONE)
+        return n;
+    modrm = (uint8_t)library.peek(env, pc + n++);
+    return modrm < 0xc0 && allowed >> (modrm >> 3 & 7) & 1 ? 0 : n;
+}
+
+/*
  * How many bytes it took to see that the instruction at pc is none; 0 for any other instruction. Reads no byte that the
  * instruction does not have.
  */
@@ -453,11 +498,14 @@ static unsigned absent(environment *env, uint64_t pc, uint32_t flags)
     bool code64 = flags & HF_CS64;
     unsigned n = 0;
     uint8_t byte, second, opcode;
-    bool repeat = false;
+    bool repeat = false, locked = false;
     while (is_prefix(byte = (uint8_t)library.peek(env, pc + n), code64) && n < 14) {
         repeat |= byte == 0xf2 || byte == 0xf3;
+        locked |= byte == 0xf0;
         n++;
     }
+    if (locked)
+        return not_lockable(env, pc, n);
     if (byte == 0x0f) { /* SSE4A: EXTRQ and INSERTQ, MOVNTSS and MOVNTSD */
         opcode = (uint8_t)library.peek(env, pc + n + 1);
         return opcode == 0x78 || opcode == 0x79 || (opcode == 0x2b && repeat) ? n + 2 : 0;

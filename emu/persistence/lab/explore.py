@@ -28,8 +28,21 @@ Answer = Callable[[int, int], int]
 
 
 @dataclass(frozen=True, slots=True)
+class Spin:
+    """A loop that repeats the whole state of its machine: its ``instruction`` at ``pc`` reads the first of ``reads``,
+    address and bytes of each that it reads where stores of the workload are.
+    """
+
+    pc: int
+    instruction: str = ""
+    reads: tuple[tuple[int, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a recovery ended, in the words of ``Exit``; ``output`` is the end of what it printed."""
+    """How a recovery ended, in the words of ``Exit``; ``output`` is the end of what it printed. ``spin``: it did not,
+    and never would have.
+    """
 
     ok: bool
     reason: str
@@ -37,6 +50,7 @@ class Verdict:
     code: int | None = None
     detail: str = ""
     output: str = ""
+    spin: Spin | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,16 @@ from types import TracebackType
 from emu.config import MachineConfig
 from emu.errors import HostError, UsageError
 from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
-from emu.persistence.lab.findings import Analyst, Failure
+from emu.persistence.lab.findings import Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
+from emu.persistence.lab.promised import unkept
 from emu.persistence.lab.recorder import TRACE_FULL
 from emu.persistence.lab.recovery import judge
 from emu.persistence.lab.workload import Contents, Workload, record
 from emu.persistence.model.distinct import count_distinct
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, units_of
+from emu.persistence.model.operations import Operation, Window, operations, window
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import Timeline, build
 from emu.persistence.model.waste import Waste, find_waste
@@ -35,6 +37,9 @@ class Question:
 
     ``workload_timeout`` bounds the recorded run; ``budget`` bounds a recovery, in basic blocks, so that an endless one
     is the same failure on every host. One that waits without running is bounded by ``workload_timeout`` too.
+
+    Power fails from ``start`` to ``stop`` only (see ``model.operations.window``). With ``durable_when_done`` what a
+    finished operation stored must be durable when it says that it is done.
     """
 
     workload: MachineConfig
@@ -46,6 +51,9 @@ class Question:
     event_limit: int = 1 << 18
     budget: int = 5_000_000
     jobs: int = 1
+    start: str | None = None
+    stop: str | None = None
+    durable_when_done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ class Answer:
 
     question: Question
     workload: Workload
+    window: Window
     initial: Contents
     timeline: Timeline
     exploration: Exploration
@@ -109,7 +118,20 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        return any(outcome.verdict is False for outcome in self.outcomes)
+        """Whether some memory does not recover, or lacks what was promised."""
+        return any(outcome.verdict is False for outcome in self.outcomes) or any(
+            failure.promise is not None for failure in self.failures
+        )
+
+    @property
+    def operations(self) -> list[Operation]:
+        """What the workload says of itself."""
+        return operations(self.workload.marks)
+
+    @property
+    def whole(self) -> bool:
+        """Whether power failed in all of the run, not only in a part of it."""
+        return self.window == Window(0, len(self.workload.events))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -151,9 +173,11 @@ def investigate(
         interruption=interruption,
     )
     observe = _observed_units(question, workload)
-    timeline = build(workload.events, question.rules)
-    task = Task(question.recovery, workload.dimms, workload.events, question.rules, question.budget,
-                question.workload_timeout, question.limits.depth > 1)  # fmt: skip
+    part = window(question.start, question.stop, workload.marks, len(workload.events))
+    happened = workload.events[: part.last]
+    timeline = build(happened, question.rules, part.first)
+    task = Task(question.recovery, workload.dimms, happened, question.rules, question.budget,
+                question.workload_timeout, question.limits.depth > 1, part.first)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, interruption)
     try:
@@ -171,8 +195,13 @@ def investigate(
         patience = _PATIENCE_S if interruption.asked else ANALYSIS_S
         if interruption.asked:
             session.recovery.interruption = Interruption()
-        analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience)
+        analyst = Analyst(
+            found, timeline, workload.events, initial, session.recovery, seconds=patience, first=part.first
+        )
         failures = analyst.explain()
+        if question.durable_when_done:
+            broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
+            failures = with_promises(failures, broken, workload.events)
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
@@ -180,6 +209,7 @@ def investigate(
         return Answer(
             question,
             workload,
+            part,
             initial,
             timeline,
             found,
@@ -188,7 +218,7 @@ def investigate(
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,
-            tuple(find_waste(workload.events)),
+            tuple(find_waste(workload.events, timeline)),
             tuple(dict.fromkeys(because)),
             interruption.asked,
         )

@@ -36,7 +36,8 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Task:
-    """All that a worker must know: the machine that recovers, the workload's trace and the rules.
+    """All that a worker must know: the machine that recovers, the workload's trace and the rules; power fails from
+    event ``first`` on.
 
     ``key`` names the investigation. What a worker keeps belongs to that one: the next may find the same paths with
     other bytes behind them.
@@ -49,6 +50,7 @@ class Task:
     budget: int
     timeout: float
     record: bool
+    first: int = 0
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @cached_property
@@ -66,7 +68,7 @@ class Session:
         initial: Contents | None = None,
         interruption: Interruption | None = None,
     ) -> None:
-        self.timeline = timeline or build(task.events, task.rules)
+        self.timeline = timeline or build(task.events, task.rules, task.first)
         self._own = initial is None
         self.initial = Contents(task.recovery, task.dimms) if initial is None else initial
         self.recovery = MachineRecovery(
@@ -126,7 +128,16 @@ def process_pool(workers: int) -> Iterator[Executor]:
             results.append(super().SimpleQueue())
             return results[-1]
 
-    pool = futures.ProcessPoolExecutor(workers, mp_context=Context(), initializer=_follow_parent)
+    class Pool(futures.ProcessPoolExecutor):
+        def submit(self, *words: Any, **options: Any) -> Future[Any]:
+            # Here workers start. Ctrl-C at the terminal reaches them too: blocked until _follow_parent ignores it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                return super().submit(*words, **options)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    pool = Pool(workers, mp_context=Context(), initializer=_follow_parent)
     try:
         yield pool
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from emu.persistence.model.events import (
     WriteBackKind,
     label_address,
 )
+from emu.persistence.model.operations import Mark
 
 if TYPE_CHECKING:
     from emu.devices.nvdimm.device import LabelStorage
@@ -63,6 +65,7 @@ class Recording:
     def __init__(self, machine: Machine, *, log_limit: int = 1 << 22) -> None:
         self._machine = machine
         self._label_writes: list[LabelWrite] = []
+        self._marks: list[tuple[int, str, int]] = []
         self.on_label_read: OnLabels = lambda dimm, offset, length: None
         self.on_label_write: OnLabels = lambda dimm, offset, length: None
         cpu = machine.cpu
@@ -112,10 +115,19 @@ class Recording:
         self.tracer.note_device(len(self._label_writes), pc)
         self._label_writes.append(LabelWrite(label_address(dimm, offset), data, pc))
 
+    def marked(self, kind: str, operation: int) -> None:
+        """The guest has said that an operation begins or is done (``OnMark`` of ``emu.devices.operations``)."""
+        self._marks.append((self.tracer.count, kind, operation))
+
+    def marks(self, positions: Sequence[int]) -> list[Mark]:
+        """What the guest has said; ``positions`` are those of ``numbered_events``."""
+        return [Mark(bisect_left(positions, entries), kind, operation) for entries, kind, operation in self._marks]
+
     def clear(self) -> None:
         """Start a new log, from the same memory."""
         self.tracer.clear()
         self._label_writes.clear()
+        self._marks.clear()
 
     def numbered_events(self) -> Iterator[tuple[int, Event]]:
         """What was logged so far as events, each with the position of its first entry."""

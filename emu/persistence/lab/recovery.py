@@ -21,6 +21,7 @@ from emu.persistence.lab import recorder
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.explore import Answer, Interrupted, Run, Verdict
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
+from emu.persistence.lab.spinning import SpinWatch
 from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.model.events import UNIT, Event, label_address, units_of
 
@@ -103,16 +104,22 @@ class MachineRecovery:
         self._tracked: frozenset[int] | None = None
         self._caveat = ""
         self._machine: Machine | None = None
+        self._snapshot: Snapshot | None = None
+        self._areas: list[tuple[int, memoryview]] = []
         self._check: MemoryCheck | None = None
+        self._spins: SpinWatch | None = None
         self._labels_known: dict[int, int] = {}
         self._always: Run | None = None
 
     def close(self) -> None:
         self._watchdog.close()
         if self._machine is not None:
+            if self._spins is not None:
+                self._spins.stop()
             if self._check is not None:
                 self._check.close()
-            self._snapshot.close()
+            if self._snapshot is not None:  # else it was interrupted on its way to the first access
+                self._snapshot.close()
             self._areas.clear()
             self._machine.close()
             self._recording.tracer.close()
@@ -124,19 +131,22 @@ class MachineRecovery:
             self._boot()
         if self._always is not None:
             return self._always
+        assert self._spins is not None
         if tracked != self._tracked:
             self._recording.tracer.set_unknown(tracked)
             self._tracked = tracked
         self._go_back()
         self._answer = answer
         ended = self._drive(self._machine, self._recording)
+        self._spins.stop()
         assert ended is not None
         events = tuple(self._events()) if self._record else ()
         if self._check is not None:
             self._check.verify((event for _, event in events), self._given())
         if self._recording.tracer.has_tables:
             self._caveat = _WALKS
-        return Run(tuple(self._reads), judge(ended, bytes(self._output.data)), events, self._caveat)
+        verdict = replace(judge(ended, bytes(self._output.data)), spin=self._spins.spin)
+        return Run(tuple(self._reads), verdict, events, self._caveat)
 
     def _open(self) -> tuple[Machine, recorder.Recording]:
         machine = board.build(self._config, board.Outputs(serial=self._output), patience=_PATIENCE)
@@ -157,6 +167,8 @@ class MachineRecovery:
         with self.interruption.ends(machine), self._watchdog.watches(machine):
             while not until:
                 ended = machine.step()
+                if ended is None and self._spins is not None:
+                    self._spins.look(self._tracked or ())
                 failure = recording.tracer.take_failure()
                 if failure is not None:
                     raise failure
@@ -211,6 +223,7 @@ class MachineRecovery:
                 trace.freeze(backend.mapping.address, backend.mapping.size)
         if self._record:
             self._check = MemoryCheck(machine, self._config, tracer)
+        self._spins = SpinWatch(machine, tracer, self._recording if self._record else None)
 
     def _first_access(self) -> tuple[int, Exit | None]:
         machine, recording = self._open()
@@ -238,6 +251,8 @@ class MachineRecovery:
     def _go_back(self) -> None:
         machine, tracer = self._machine, self._recording.tracer
         assert machine is not None
+        assert self._spins is not None
+        assert self._snapshot is not None
         for backend in machine.backends:
             kernel.advise(backend.mapping.address, backend.mapping.size, kernel.Advice.DONTNEED, what="guest memory")
         machine.rewind(self._devices)
@@ -245,7 +260,7 @@ class MachineRecovery:
         tracer.restore_unknown()
         self._recording.clear()
         tracer.blocks = self._block
-        tracer.set_budget(self._block + self._budget)
+        self._spins.start(self._budget)
         self._output.data[:] = self._printed
         self._reads = []
         self._positions = []
@@ -255,15 +270,18 @@ class MachineRecovery:
     def _stop(self, why: int, default: recorder.OnStop) -> None:
         if why == trace.CODE:
             self._caveat = _EXECUTES
-        else:
+        elif why != trace.BUDGET or self._spins is None or not self._spins.before_block():
             default(why)
 
     def _unknown_read(self, address: int, size: int) -> None:
+        assert self._spins is not None
+        if self._spins.proven:
+            self._spins.note_read(address, size)
         end = address + size
         for unit in range(address & -UNIT, end, UNIT):
             bits = (1 << min(end - unit, UNIT)) - (1 << max(address - unit, 0))
             unknown = self._recording.tracer.learn(unit, bits)
-            if unknown:
+            if unknown and not self._spins.proven:
                 self._ask(unit, _MASKS[unknown])
 
     def _read_labels(self, dimm: int, offset: int, length: int) -> None:

@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 from emu import board
 from emu.config import MachineConfig
 from emu.cpu.engine import trace
-from emu.cpu.sites import describe_instruction
 from emu.devices.contract import ExitRequest
-from emu.errors import Status, UsageError
+from emu.errors import Status
 from emu.machine import Exit, Machine
 from emu.memory import Backend, open_backend
 from emu.persistence.lab import recorder
+from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import Output, private
 from emu.persistence.model.events import Event, label_address
+from emu.persistence.model.operations import Mark
 from emu.units import MIB
 
 POWER_FAILURE = "power-failure"
 """Reason of the ``Exit`` of a run that was stopped by a power failure."""
 
 _INSTRUCTIONS_KEPT = 10_000
-_X86_LONGEST = 15
 _LOOKED_AT = 64 * MIB
 
 
@@ -54,7 +54,8 @@ class Dimm:
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``doubts`` are what
-    it did that the trace cannot show. ``pc`` is where the CPU stood at the end.
+    it did that the trace cannot show. ``pc`` is where the CPU stood at the end. ``marks`` are what it said about its
+    operations.
     """
 
     events: tuple[Event, ...]
@@ -65,6 +66,7 @@ class Workload:
     instructions: dict[int, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     pc: int = 0
+    marks: tuple[Mark, ...] = ()
 
     def label(self, address: int) -> tuple[Dimm, int] | None:
         """The NVDIMM and the offset in its label area that ``address`` of the model means; None if it means none."""
@@ -91,7 +93,11 @@ def record(
     UnexplainedMemory when the guest's NVDIMMs do not hold what the trace says.
     """
     output, own = Output(), private(config)
-    with board.build(own, outputs or board.Outputs(serial=output)) as machine:
+
+    def on_mark(kind: str, operation: int) -> None:
+        recording.marked(kind, operation)
+
+    with board.build(own, outputs or board.Outputs(serial=output, on_mark=on_mark)) as machine:
         recording = Recording(machine, log_limit=event_limit if upto is None else upto)
         tracer, check = recording.tracer, None
         try:
@@ -108,6 +114,7 @@ def record(
             numbered = list(recording.numbered_events())
             check.verify(event for _, event in numbered)
             events = tuple(event for entry, event in numbered if upto is not None or entry < event_limit)
+            marks = recording.marks([entry for entry, _ in numbered])
             if upto is not None and len(events) >= upto:
                 request = _power_failure(upto)
                 events, ended = events[:upto], Exit(request.reason, request.status, None, request.detail)
@@ -130,6 +137,7 @@ def record(
                 _instructions(machine, [machine.cpu.registers()["rip"], *(event.pc for event in events)]),
                 tuple(recording.doubts()),
                 machine.cpu.registers()["rip"],
+                tuple(mark for mark in marks if mark.event <= len(events)),
             )
         finally:
             if check is not None:
@@ -170,13 +178,9 @@ def _instructions(machine: Machine, addresses: Iterable[int]) -> dict[int, str]:
     for pc in dict.fromkeys(addresses):
         if len(found) == _INSTRUCTIONS_KEPT:
             break
-        for length in (_X86_LONGEST, 1):
-            try:
-                code = machine.cpu.read_linear(pc, length)
-            except UsageError:
-                continue
-            found[pc] = describe_instruction(code, pc, machine.cpu.mode)
-            break
+        text = instruction_at(machine.cpu, pc)
+        if text:
+            found[pc] = text
     return found
 
 

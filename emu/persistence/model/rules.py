@@ -62,5 +62,10 @@ class Rules:
         return self.media is not Media.PAGE_CACHE
 
     @property
+    def flushes_needed(self) -> bool:
+        """Whether a store waits for a flush of its line; under eADR a fence is enough."""
+        return self.domain is PersistenceDomain.ADR
+
+    @property
     def pages_can_be_lost(self) -> bool:
         return self.media is Media.DAX

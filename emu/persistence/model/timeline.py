@@ -298,10 +298,16 @@ class TimelineBuilder:
         return len(self.state.pages) if self.state.rules.pages_can_be_lost else 0
 
 
-def build(events: Iterable[Event], rules: Rules) -> Timeline:
-    """The timeline of a whole trace, the end included as its last crash point."""
+def build(events: Iterable[Event], rules: Rules, first: int = 0) -> Timeline:
+    """The timeline of a whole trace, the end included as its last crash point; without crashes before event ``first``.
+
+    What is pending there stays pending: the crash points that are left are those of the whole timeline.
+    """
     builder = TimelineBuilder(rules)
-    for event in events:
-        builder.add(event)
+    for number, event in enumerate(events):
+        if number < first:
+            builder.state.apply(event)
+        else:
+            builder.add(event)
     builder.crash_point()
     return builder.timeline

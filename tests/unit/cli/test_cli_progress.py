@@ -1,0 +1,97 @@
+"""The line that says how far something is, on a terminal of our own."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import struct
+import termios
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import TextIO
+
+import pytest
+
+from emu.cli import progress
+from emu.cli.progress import ProgressLine
+
+
+class Terminal:
+    """A pseudo terminal: what was written to ``stream`` is what a person would be sent."""
+
+    def __init__(self, columns: int) -> None:
+        self._master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.stream: TextIO = os.fdopen(slave, "w")
+
+    def sent(self) -> str:
+        self.stream.flush()
+        os.set_blocking(self._master, False)
+        try:
+            return os.read(self._master, 65536).decode()
+        except BlockingIOError:
+            return ""
+
+    def close(self) -> None:
+        self.stream.close()
+        os.close(self._master)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    it = Terminal(60)
+    yield it
+    it.close()
+
+
+def test_nobody_watches_what_is_no_terminal(terminal: Terminal) -> None:
+    assert ProgressLine.wanted(io.StringIO()) is None
+    assert ProgressLine.wanted(terminal.stream) is not None
+
+
+def test_each_line_replaces_the_one_before(terminal: Terminal) -> None:
+    line = ProgressLine(terminal.stream)
+    line.show(0.5, "half", at_once=True)
+    line.show(1.0, "all", at_once=True)
+    assert terminal.sent() == f"\r[{'#' * 15}{'.' * 15}] half\x1b[K\r[{'#' * 30}] all\x1b[K"
+
+
+@pytest.mark.parametrize(("share", "filled"), [(-1.0, 0), (0.999, 29), (7.0, 30)])
+def test_the_bar_is_full_only_when_all_is_done(terminal: Terminal, share: float, filled: int) -> None:
+    ProgressLine(terminal.stream).show(share, "")
+    assert terminal.sent().count("#") == filled
+
+
+def test_a_line_never_wraps(terminal: Terminal) -> None:
+    ProgressLine(terminal.stream).show(0.0, "x" * 200)
+    assert len(terminal.sent().removeprefix("\r").removesuffix("\x1b[K")) == 59
+
+
+def test_lines_come_no_faster_than_they_are_read(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
+    line = ProgressLine(terminal.stream)
+    line.show(0.1, "first")
+    assert "first" in terminal.sent()
+    now += 0.05
+    line.show(0.2, "too soon")
+    assert terminal.sent() == ""
+    line.show(0.3, "due", at_once=True)
+    assert "due" in terminal.sent()
+    now += 0.2
+    line.show(0.4, "later")
+    assert "later" in terminal.sent()
+
+
+def test_the_end_clears_the_line_or_keeps_it(terminal: Terminal) -> None:
+    line = ProgressLine(terminal.stream)
+    line.clear()
+    line.keep()
+    assert terminal.sent() == ""  # nothing was shown
+    line.show(0.0, "")
+    terminal.sent()
+    line.clear()
+    assert terminal.sent() == "\r\x1b[K"
+    line.keep()
+    assert terminal.sent() == "\r\n"
