@@ -309,13 +309,21 @@ class Machine:
 
         The caller puts back the CPU and the memory.
         """
+        self.rewinder(devices)()
+
+    def rewinder(self, devices: Mapping[str, SavedState]) -> Callable[[], None]:
+        """What does as ``rewind`` any number of times, the states looked at once."""
         applies = parse_all({name: part for name, part in self.devices.items() if name in devices}, devices)
-        with self._changed:
-            self._requests.exit = None
-            self._requests.reset_cause = None
-            self.state = RunState.RUNNING
-        for apply in applies:
-            apply()
+
+        def rewind() -> None:
+            with self._changed:
+                self._requests.exit = None
+                self._requests.reset_cause = None
+                self.state = RunState.RUNNING
+            for apply in applies:
+                apply()
+
+        return rewind
 
     def _between_slices(self) -> None:
         with self._changed:

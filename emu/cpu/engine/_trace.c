@@ -587,7 +587,6 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
 enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG_CR3 = 53, REG_CR4 = 54, REG_MSR = 248 };
@@ -680,6 +679,11 @@ typedef struct {
     const uint8_t *host;
 } unfinished;
 
+/* The bytes of `unit` under `mask`, read before anything of this run had read or stored them. */
+typedef struct {
+    uint64_t unit, mask, value;
+} emu_trace_read;
+
 typedef struct {
     void *owner;
     emu_trace_entry **chunks;
@@ -709,9 +713,13 @@ typedef struct {
     unsigned region_count;
 
     uint64_t base, units;
-    uint8_t *unknown, *initial;
+    uint8_t *unknown, *initial; /* bytes of each unit, as bits: not yet read or stored to, now and when a run begins */
+    uint8_t *asked, *given;     /* those that somebody must be asked for; and of these, those that this run was told */
     uint64_t *touched;
     size_t touches, touch_room;
+    emu_trace_read *reads;
+    uint64_t *read_entries; /* for each of `reads`, the log's length then */
+    size_t read_count, read_room;
 } emu_trace;
 
 typedef struct {
@@ -724,7 +732,7 @@ typedef struct {
 } emu_trace_site;
 
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
-void emu_trace_unknown_read(void *owner, uint64_t address, uint32_t size);
+void emu_trace_unknown_read(void *owner, uint64_t unit, uint32_t bytes);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
 void emu_trace_stop(void *owner, int why);
 
@@ -1188,26 +1196,80 @@ static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *u
     emu_trace_stop(((emu_trace *)user)->owner, EMU_TRACE_CODE);
 }
 
-uint8_t emu_trace_learn(emu_trace *t, uint64_t unit, uint8_t bytes)
+/* Remember to restore what is known of the unit; false when memory ran out. */
+static bool touch(emu_trace *t, uint64_t at)
 {
-    uint64_t at = (unit - t->base) / 8;
-    uint8_t before;
-    if (unit < t->base || at >= t->units)
-        return 0;
-    before = t->unknown[at] & bytes;
-    if (!before)
-        return 0;
     if (t->touches == t->touch_room) {
         size_t room = t->touch_room ? 2 * t->touch_room : 256;
         uint64_t *touched = realloc(t->touched, room * sizeof *touched);
         if (!touched)
-            return 0;
+            return false;
         t->touched = touched;
         t->touch_room = room;
     }
     t->touched[t->touches++] = at;
+    return true;
+}
+
+/* The number of a unit among those that can be unknown; they are not so many when it is none of them. */
+static uint64_t number_of(const emu_trace *t, uint64_t unit)
+{
+    return unit < t->base ? UINT64_MAX : (unit - t->base) / 8;
+}
+
+static uint8_t learn(emu_trace *t, uint64_t unit, uint8_t bytes)
+{
+    uint64_t at = number_of(t, unit);
+    uint8_t before;
+    if (at >= t->units)
+        return 0;
+    before = t->unknown[at] & bytes;
+    if (!before || !touch(t, at))
+        return 0;
     t->unknown[at] &= (uint8_t)~bytes;
     return before;
+}
+
+/* Reads of these units, when they are unknown, are to be answered (or no more) by emu_trace_unknown_read. */
+void emu_trace_ask(emu_trace *t, uint64_t unit, int ask)
+{
+    uint64_t at = number_of(t, unit);
+    if (at < t->units)
+        t->asked[at] = ask ? 0xff : 0;
+}
+
+/* In this run, nobody need be asked for these bytes: their values are in memory. */
+void emu_trace_give(emu_trace *t, uint64_t unit, uint8_t bytes)
+{
+    uint64_t at = number_of(t, unit);
+    if (at < t->units && touch(t, at))
+        t->given[at] |= bytes;
+}
+
+static uint64_t mask_of(uint8_t bytes)
+{
+    uint64_t mask = 0;
+    for (unsigned byte = 0; byte < 8; byte++)
+        mask |= (uint64_t)(bytes >> byte & 1 ? 0xff : 0) << 8 * byte;
+    return mask;
+}
+
+void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t value)
+{
+    if (t->read_count == t->read_room) {
+        size_t room = t->read_room ? 2 * t->read_room : 256;
+        emu_trace_read *reads = realloc(t->reads, room * sizeof *reads);
+        uint64_t *entries = reads ? realloc(t->read_entries, room * sizeof *entries) : NULL;
+        t->reads = reads ? reads : t->reads;
+        if (!entries) {
+            t->starved = 1;
+            return;
+        }
+        t->read_entries = entries;
+        t->read_room = room;
+    }
+    t->read_entries[t->read_count] = t->count;
+    t->reads[t->read_count++] = (emu_trace_read){unit, mask, value & mask};
 }
 
 /* The bytes of `unit` that an access touches, as bits. */
@@ -1243,11 +1305,16 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
             continue;
         emu_trace_note_access(t);
         for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8) {
-            uint64_t at = (unit - t->base) / 8;
-            if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, starts[n], sizes[n])) {
-                emu_trace_unknown_read(t->owner, starts[n], sizes[n]);
-                break;
-            }
+            uint64_t at = number_of(t, unit), mask;
+            uint8_t bytes = at < t->units ? t->unknown[at] & bytes_in(unit, starts[n], sizes[n]) : 0;
+            const region *r = bytes ? region_of(t, unit) : NULL;
+            if (!r)
+                continue;
+            if (bytes & t->asked[at] & ~t->given[at])
+                emu_trace_unknown_read(t->owner, unit, bytes); /* which puts them into memory */
+            learn(t, unit, bytes);
+            mask = mask_of(bytes);
+            emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
         }
     }
 }
@@ -1264,7 +1331,7 @@ static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t
             continue;
         emu_trace_note_access(t);
         for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            emu_trace_learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
+            learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
     }
 }
 
@@ -1319,11 +1386,17 @@ void emu_trace_close(emu_trace *t)
         munmap(t->unknown, t->units);
     if (t->initial)
         munmap(t->initial, t->units);
+    if (t->asked)
+        munmap(t->asked, t->units);
+    if (t->given)
+        munmap(t->given, t->units);
     while (t->chunk_count)
         free(t->chunks[--t->chunk_count]);
     free(t->chunks);
     free(t->blocks_seen);
     free(t->touched);
+    free(t->reads);
+    free(t->read_entries);
     free(t->tables);
     memset(t, 0, sizeof *t);
 }
@@ -1392,63 +1465,50 @@ int emu_trace_track(emu_trace *t, uint64_t base, uint64_t size)
     t->units = size / 8;
     t->unknown = sparse_bytes(t->units);
     t->initial = sparse_bytes(t->units);
-    return t->unknown && t->initial ? 0 : -ENOMEM;
+    t->asked = sparse_bytes(t->units);
+    t->given = sparse_bytes(t->units);
+    return t->unknown && t->initial && t->asked && t->given ? 0 : -ENOMEM;
 }
 
-/* All bytes of these units are unknown until they are read or stored to; no others are. */
+/* All bytes of these units are unknown until they are read or stored to, and to be asked for; no others are. */
 int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
 {
-    if (madvise(t->unknown, t->units, MADV_DONTNEED) || madvise(t->initial, t->units, MADV_DONTNEED))
+    if (madvise(t->unknown, t->units, MADV_DONTNEED) || madvise(t->initial, t->units, MADV_DONTNEED) ||
+        madvise(t->asked, t->units, MADV_DONTNEED) || madvise(t->given, t->units, MADV_DONTNEED))
         return -errno;
-    t->touches = 0;
-    for (size_t n = 0; n < count; n++)
-        if (units[n] >= t->base && (units[n] - t->base) / 8 < t->units)
-            t->unknown[(units[n] - t->base) / 8] = t->initial[(units[n] - t->base) / 8] = 0xff;
+    t->touches = t->read_count = 0;
+    for (size_t n = 0; n < count; n++) {
+        uint64_t at = number_of(t, units[n]);
+        if (at < t->units)
+            t->unknown[at] = t->initial[at] = t->asked[at] = 0xff;
+    }
     return 0;
 }
 
+/* A run begins: nothing was read or stored to yet, and nothing given. */
 void emu_trace_restore_unknown(emu_trace *t)
 {
     while (t->touches) {
         uint64_t at = t->touched[--t->touches];
         t->unknown[at] = t->initial[at];
+        t->given[at] = 0;
     }
-}
-
-/* Make the present contents of a private mapping what MADV_DONTNEED goes back to: they move to a file without a name. */
-int emu_freeze(void *address, size_t size)
-{
-    static const uint8_t zeros[PAGE];
-    uint8_t *bytes = address;
-    int fd, error = 0;
-    fd = memfd_create("emu-frozen", MFD_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)size))
-        error = -errno;
-    for (size_t at = 0; !error && at < size; at += PAGE)
-        if (memcmp(bytes + at, zeros, PAGE) && pwrite(fd, bytes + at, PAGE, (off_t)at) != PAGE)
-            error = errno ? -errno : -EIO;
-    if (!error &&
-        mmap(address, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED)
-        error = -errno;
-    close(fd);
-    return error;
+    t->read_count = 0;
 }
 
 
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 98), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 101), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 107), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *)
-/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // emu_trace *
+/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 107), // emu_trace *
 /*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t const *, size_t)
 /* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
@@ -1469,7 +1529,7 @@ static void *_cffi_types[] = {
 /* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
 /* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 29 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // void const *
+/* 29 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // void const *
 /* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
@@ -1477,7 +1537,7 @@ static void *_cffi_types[] = {
 /* 34 */ _CFFI_OP(_CFFI_OP_POINTER, 43), // uintptr_t *
 /* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // emu_trace_site *
+/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 112), // emu_trace_site *
 /* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 40 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1489,67 +1549,77 @@ static void *_cffi_types[] = {
 /* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
 /* 47 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(void *, size_t)
+/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
 /* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
-/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 61), // uint8_t()(emu_trace *, uint64_t, uint8_t)
-/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *)
+/* 55 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *)
-/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, int, void const *)
 /* 67 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
 /* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
+/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, uint64_t)
+/* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, int, void const *)
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, uint64_t, int)
 /* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 78 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
+/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, uint64_t)
+/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
 /* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
 /* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, uint64_t, void const *)
-/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
-/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(void *, int)
-/* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(void *, uint64_t, uint32_t)
-/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 98 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // char const *
-/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 100 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 101 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // emu_trace_entry const *
-/* 102 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 103 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_site
-/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 106 */ _CFFI_OP(_CFFI_OP_POINTER, 53), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 89), // void(*)(void *, int)
-/* 108 */ _CFFI_OP(_CFFI_OP_POINTER, 93), // void(*)(void *, uint64_t, uint32_t)
-/* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, uint64_t, uint8_t)
+/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 88 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, uint64_t, void const *)
+/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
+/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(void *, int)
+/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(void *, uint64_t, uint32_t)
+/* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 105 */ _CFFI_OP(_CFFI_OP_POINTER, 106), // char const *
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 107 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 108 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // emu_trace_entry const *
+/* 109 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 110 */ _CFFI_OP(_CFFI_OP_POINTER, 111), // emu_trace_read *
+/* 111 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
+/* 112 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 115 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
+/* 116 */ _CFFI_OP(_CFFI_OP_POINTER, 49), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 117 */ _CFFI_OP(_CFFI_OP_POINTER, 96), // void(*)(void *, int)
+/* 118 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // void(*)(void *, uint64_t, uint32_t)
+/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1565,6 +1635,9 @@ static void _cffi_checkfld_typedef_emu_trace(emu_trace *p)
   (void)((p->stop_block) | 0);  /* check that 'emu_trace.stop_block' is an integer */
   (void)((p->first_access) | 0);  /* check that 'emu_trace.first_access' is an integer */
   (void)((p->starved) | 0);  /* check that 'emu_trace.starved' is an integer */
+  { emu_trace_read * *tmp = &p->reads; (void)tmp; }
+  { uint64_t * *tmp = &p->read_entries; (void)tmp; }
+  (void)((p->read_count) | 0);  /* check that 'emu_trace.read_count' is an integer */
 }
 struct _cffi_align_typedef_emu_trace { char x; emu_trace y; };
 
@@ -1583,6 +1656,17 @@ static void _cffi_checkfld_typedef_emu_trace_entry(emu_trace_entry *p)
   (void)((p->detail) | 0);  /* check that 'emu_trace_entry.detail' is an integer */
 }
 struct _cffi_align_typedef_emu_trace_entry { char x; emu_trace_entry y; };
+
+_CFFI_UNUSED_FN
+static void _cffi_checkfld_typedef_emu_trace_read(emu_trace_read *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+  (void)((p->unit) | 0);  /* check that 'emu_trace_read.unit' is an integer */
+  (void)((p->mask) | 0);  /* check that 'emu_trace_read.mask' is an integer */
+  (void)((p->value) | 0);  /* check that 'emu_trace_read.value' is an integer */
+}
+struct _cffi_align_typedef_emu_trace_read { char x; emu_trace_read y; };
 
 _CFFI_UNUSED_FN
 static void _cffi_checkfld_typedef_emu_trace_site(emu_trace_site *p)
@@ -1656,54 +1740,6 @@ void emu_trace_unknown_read(void * a0, uint64_t a1, uint32_t a2)
   _cffi_call_python(&_cffi_externpy__emu_trace_unknown_read, p);
 }
 
-static int _cffi_d_emu_freeze(void * x0, size_t x1)
-{
-  return emu_freeze(x0, x1);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_freeze(PyObject *self, PyObject *args)
-{
-  void * x0;
-  size_t x1;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-  PyObject *arg0;
-  PyObject *arg1;
-
-  if (!PyArg_UnpackTuple(args, "emu_freeze", 2, 2, &arg0, &arg1))
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x1 = _cffi_to_c_int(arg1, size_t);
-  if (x1 == (size_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_freeze(x0, x1); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_freeze _cffi_d_emu_freeze
-#endif
-
 static int _cffi_d_emu_trace_add_region(emu_trace * x0, uint64_t x1, uint64_t x2, void const * x3, int x4)
 {
   return emu_trace_add_region(x0, x1, x2, x3, x4);
@@ -1775,6 +1811,58 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_add_region _cffi_d_emu_trace_add_region
 #endif
 
+static void _cffi_d_emu_trace_ask(emu_trace * x0, uint64_t x1, int x2)
+{
+  emu_trace_ask(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_ask(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  int x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_ask", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(8), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, int);
+  if (x2 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_ask(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_ask _cffi_d_emu_trace_ask
+#endif
+
 static emu_trace_entry const * _cffi_d_emu_trace_at(emu_trace const * x0, uint64_t x1)
 {
   return emu_trace_at(x0, x1);
@@ -1815,7 +1903,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(101));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(108));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1853,7 +1941,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(98));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(105));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1967,6 +2055,58 @@ _cffi_f_emu_trace_finish(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_trace_finish _cffi_d_emu_trace_finish
+#endif
+
+static void _cffi_d_emu_trace_give(emu_trace * x0, uint64_t x1, uint8_t x2)
+{
+  emu_trace_give(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_give(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  uint8_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_give", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(8), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint8_t);
+  if (x2 == (uint8_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_give(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_give _cffi_d_emu_trace_give
 #endif
 
 static int _cffi_d_emu_trace_has_tables(emu_trace * x0)
@@ -2095,60 +2235,6 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_hook _cffi_d_emu_trace_hook
 #endif
 
-static uint8_t _cffi_d_emu_trace_learn(emu_trace * x0, uint64_t x1, uint8_t x2)
-{
-  return emu_trace_learn(x0, x1, x2);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_trace_learn(PyObject *self, PyObject *args)
-{
-  emu_trace * x0;
-  uint64_t x1;
-  uint8_t x2;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  uint8_t result;
-  PyObject *pyresult;
-  PyObject *arg0;
-  PyObject *arg1;
-  PyObject *arg2;
-
-  if (!PyArg_UnpackTuple(args, "emu_trace_learn", 3, 3, &arg0, &arg1, &arg2))
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x1 = _cffi_to_c_int(arg1, uint64_t);
-  if (x1 == (uint64_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x2 = _cffi_to_c_int(arg2, uint8_t);
-  if (x2 == (uint8_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_trace_learn(x0, x1, x2); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, uint8_t);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_trace_learn _cffi_d_emu_trace_learn
-#endif
-
 static void _cffi_d_emu_trace_note(emu_trace * x0, int x1, uint64_t x2, uint64_t x3, uint64_t x4, uint32_t x5, int x6)
 {
   emu_trace_note(x0, x1, x2, x3, x4, x5, x6);
@@ -2259,6 +2345,64 @@ _cffi_f_emu_trace_note_access(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_trace_note_access _cffi_d_emu_trace_note_access
+#endif
+
+static void _cffi_d_emu_trace_note_read(emu_trace * x0, uint64_t x1, uint64_t x2, uint64_t x3)
+{
+  emu_trace_note_read(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_note_read(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  uint64_t x2;
+  uint64_t x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_note_read", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(8), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, uint64_t);
+  if (x3 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_note_read(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_note_read _cffi_d_emu_trace_note_read
 #endif
 
 static int _cffi_d_emu_trace_open(emu_trace * x0, void * x1)
@@ -2894,31 +3038,32 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_NOWHERE", (void *)_cffi_const_EMU_TRACE_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_freeze", (void *)_cffi_f_emu_freeze, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_freeze },
   { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_trace_add_region },
+  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_trace_ask },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
   { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 54), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 54), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 54), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 86), (void *)_cffi_d_emu_trace_give },
   { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 7), (void *)_cffi_d_emu_trace_has_tables },
   { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 58), (void *)_cffi_d_emu_trace_learn },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 108), (void *)emu_trace_new_block },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 106), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 118), (void *)emu_trace_new_block },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 116), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 57), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 54), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 80), (void *)_cffi_d_emu_trace_note_read },
   { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 80), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 84), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 54), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 71), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 91), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_trace_set_segment },
   { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 107), (void *)emu_trace_stop },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 117), (void *)emu_trace_stop },
   { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 20), (void *)_cffi_d_emu_trace_track },
   { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_trace_translate_again },
   { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 41), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 108), (void *)emu_trace_unknown_read },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 118), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -2946,6 +3091,15 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "starved", offsetof(emu_trace, starved),
                sizeof(((emu_trace *)0)->starved),
                _CFFI_OP(_CFFI_OP_NOOP, 30) },
+  { "reads", offsetof(emu_trace, reads),
+             sizeof(((emu_trace *)0)->reads),
+             _CFFI_OP(_CFFI_OP_NOOP, 110) },
+  { "read_entries", offsetof(emu_trace, read_entries),
+                    sizeof(((emu_trace *)0)->read_entries),
+                    _CFFI_OP(_CFFI_OP_NOOP, 115) },
+  { "read_count", offsetof(emu_trace, read_count),
+                  sizeof(((emu_trace *)0)->read_count),
+                  _CFFI_OP(_CFFI_OP_NOOP, 13) },
   { "pc", offsetof(emu_trace_entry, pc),
           sizeof(((emu_trace_entry *)0)->pc),
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -2960,16 +3114,25 @@ static const struct _cffi_field_s _cffi_fields[] = {
                 _CFFI_OP(_CFFI_OP_NOOP, 18) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 61) },
+            _CFFI_OP(_CFFI_OP_NOOP, 89) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 61) },
+            _CFFI_OP(_CFFI_OP_NOOP, 89) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 61) },
+            _CFFI_OP(_CFFI_OP_NOOP, 89) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 61) },
+              _CFFI_OP(_CFFI_OP_NOOP, 89) },
+  { "unit", offsetof(emu_trace_read, unit),
+            sizeof(((emu_trace_read *)0)->unit),
+            _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "mask", offsetof(emu_trace_read, mask),
+            sizeof(((emu_trace_read *)0)->mask),
+            _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "value", offsetof(emu_trace_read, value),
+             sizeof(((emu_trace_read *)0)->value),
+             _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "trace", offsetof(emu_trace_site, trace),
              sizeof(((emu_trace_site *)0)->trace),
              _CFFI_OP(_CFFI_OP_NOOP, 8) },
@@ -2978,7 +3141,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 105) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 114) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -2987,40 +3150,43 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 104) },
+            _CFFI_OP(_CFFI_OP_NOOP, 113) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 104) },
+             _CFFI_OP(_CFFI_OP_NOOP, 113) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 104) },
+               _CFFI_OP(_CFFI_OP_NOOP, 113) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 61) },
+             _CFFI_OP(_CFFI_OP_NOOP, 89) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 61) },
+            _CFFI_OP(_CFFI_OP_NOOP, 89) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 61) },
+            _CFFI_OP(_CFFI_OP_NOOP, 89) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 61) },
+              _CFFI_OP(_CFFI_OP_NOOP, 89) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 100, 0,
-    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 8 },
-  { "$emu_trace_entry", 102, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 8, 8 },
-  { "$emu_trace_site", 103, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 16, 12 },
+  { "$emu_trace", 107, 0,
+    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
+  { "$emu_trace_entry", 109, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
+  { "$emu_trace_read", 111, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
+  { "$emu_trace_site", 112, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 12 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 100 },
-  { "emu_trace_entry", 102 },
-  { "emu_trace_site", 103 },
+  { "emu_trace", 107 },
+  { "emu_trace_entry", 109 },
+  { "emu_trace_read", 111 },
+  { "emu_trace_site", 112 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3030,12 +3196,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  46,  /* num_globals */
-  3,  /* num_struct_unions */
+  47,  /* num_globals */
+  4,  /* num_struct_unions */
   0,  /* num_enums */
-  3,  /* num_typenames */
+  4,  /* num_typenames */
   NULL,  /* no includes */
-  110,  /* num_types */
+  120,  /* num_types */
   1,  /* flags */
 };
 

@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
 enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG_CR3 = 53, REG_CR4 = 54, REG_MSR = 248 };
@@ -100,6 +99,11 @@ typedef struct {
     const uint8_t *host;
 } unfinished;
 
+/* The bytes of `unit` under `mask`, read before anything of this run had read or stored them. */
+typedef struct {
+    uint64_t unit, mask, value;
+} emu_trace_read;
+
 typedef struct {
     void *owner;
     emu_trace_entry **chunks;
@@ -129,9 +133,13 @@ typedef struct {
     unsigned region_count;
 
     uint64_t base, units;
-    uint8_t *unknown, *initial;
+    uint8_t *unknown, *initial; /* bytes of each unit, as bits: not yet read or stored to, now and when a run begins */
+    uint8_t *asked, *given;     /* those that somebody must be asked for; and of these, those that this run was told */
     uint64_t *touched;
     size_t touches, touch_room;
+    emu_trace_read *reads;
+    uint64_t *read_entries; /* for each of `reads`, the log's length then */
+    size_t read_count, read_room;
 } emu_trace;
 
 typedef struct {
@@ -144,7 +152,7 @@ typedef struct {
 } emu_trace_site;
 
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
-void emu_trace_unknown_read(void *owner, uint64_t address, uint32_t size);
+void emu_trace_unknown_read(void *owner, uint64_t unit, uint32_t bytes);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
 void emu_trace_stop(void *owner, int why);
 
@@ -608,26 +616,80 @@ static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *u
     emu_trace_stop(((emu_trace *)user)->owner, EMU_TRACE_CODE);
 }
 
-uint8_t emu_trace_learn(emu_trace *t, uint64_t unit, uint8_t bytes)
+/* Remember to restore what is known of the unit; false when memory ran out. */
+static bool touch(emu_trace *t, uint64_t at)
 {
-    uint64_t at = (unit - t->base) / 8;
-    uint8_t before;
-    if (unit < t->base || at >= t->units)
-        return 0;
-    before = t->unknown[at] & bytes;
-    if (!before)
-        return 0;
     if (t->touches == t->touch_room) {
         size_t room = t->touch_room ? 2 * t->touch_room : 256;
         uint64_t *touched = realloc(t->touched, room * sizeof *touched);
         if (!touched)
-            return 0;
+            return false;
         t->touched = touched;
         t->touch_room = room;
     }
     t->touched[t->touches++] = at;
+    return true;
+}
+
+/* The number of a unit among those that can be unknown; they are not so many when it is none of them. */
+static uint64_t number_of(const emu_trace *t, uint64_t unit)
+{
+    return unit < t->base ? UINT64_MAX : (unit - t->base) / 8;
+}
+
+static uint8_t learn(emu_trace *t, uint64_t unit, uint8_t bytes)
+{
+    uint64_t at = number_of(t, unit);
+    uint8_t before;
+    if (at >= t->units)
+        return 0;
+    before = t->unknown[at] & bytes;
+    if (!before || !touch(t, at))
+        return 0;
     t->unknown[at] &= (uint8_t)~bytes;
     return before;
+}
+
+/* Reads of these units, when they are unknown, are to be answered (or no more) by emu_trace_unknown_read. */
+void emu_trace_ask(emu_trace *t, uint64_t unit, int ask)
+{
+    uint64_t at = number_of(t, unit);
+    if (at < t->units)
+        t->asked[at] = ask ? 0xff : 0;
+}
+
+/* In this run, nobody need be asked for these bytes: their values are in memory. */
+void emu_trace_give(emu_trace *t, uint64_t unit, uint8_t bytes)
+{
+    uint64_t at = number_of(t, unit);
+    if (at < t->units && touch(t, at))
+        t->given[at] |= bytes;
+}
+
+static uint64_t mask_of(uint8_t bytes)
+{
+    uint64_t mask = 0;
+    for (unsigned byte = 0; byte < 8; byte++)
+        mask |= (uint64_t)(bytes >> byte & 1 ? 0xff : 0) << 8 * byte;
+    return mask;
+}
+
+void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t value)
+{
+    if (t->read_count == t->read_room) {
+        size_t room = t->read_room ? 2 * t->read_room : 256;
+        emu_trace_read *reads = realloc(t->reads, room * sizeof *reads);
+        uint64_t *entries = reads ? realloc(t->read_entries, room * sizeof *entries) : NULL;
+        t->reads = reads ? reads : t->reads;
+        if (!entries) {
+            t->starved = 1;
+            return;
+        }
+        t->read_entries = entries;
+        t->read_room = room;
+    }
+    t->read_entries[t->read_count] = t->count;
+    t->reads[t->read_count++] = (emu_trace_read){unit, mask, value & mask};
 }
 
 /* The bytes of `unit` that an access touches, as bits. */
@@ -663,11 +725,16 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
             continue;
         emu_trace_note_access(t);
         for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8) {
-            uint64_t at = (unit - t->base) / 8;
-            if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, starts[n], sizes[n])) {
-                emu_trace_unknown_read(t->owner, starts[n], sizes[n]);
-                break;
-            }
+            uint64_t at = number_of(t, unit), mask;
+            uint8_t bytes = at < t->units ? t->unknown[at] & bytes_in(unit, starts[n], sizes[n]) : 0;
+            const region *r = bytes ? region_of(t, unit) : NULL;
+            if (!r)
+                continue;
+            if (bytes & t->asked[at] & ~t->given[at])
+                emu_trace_unknown_read(t->owner, unit, bytes); /* which puts them into memory */
+            learn(t, unit, bytes);
+            mask = mask_of(bytes);
+            emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
         }
     }
 }
@@ -684,7 +751,7 @@ static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t
             continue;
         emu_trace_note_access(t);
         for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            emu_trace_learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
+            learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
     }
 }
 
@@ -739,11 +806,17 @@ void emu_trace_close(emu_trace *t)
         munmap(t->unknown, t->units);
     if (t->initial)
         munmap(t->initial, t->units);
+    if (t->asked)
+        munmap(t->asked, t->units);
+    if (t->given)
+        munmap(t->given, t->units);
     while (t->chunk_count)
         free(t->chunks[--t->chunk_count]);
     free(t->chunks);
     free(t->blocks_seen);
     free(t->touched);
+    free(t->reads);
+    free(t->read_entries);
     free(t->tables);
     memset(t, 0, sizeof *t);
 }
@@ -812,46 +885,33 @@ int emu_trace_track(emu_trace *t, uint64_t base, uint64_t size)
     t->units = size / 8;
     t->unknown = sparse_bytes(t->units);
     t->initial = sparse_bytes(t->units);
-    return t->unknown && t->initial ? 0 : -ENOMEM;
+    t->asked = sparse_bytes(t->units);
+    t->given = sparse_bytes(t->units);
+    return t->unknown && t->initial && t->asked && t->given ? 0 : -ENOMEM;
 }
 
-/* All bytes of these units are unknown until they are read or stored to; no others are. */
+/* All bytes of these units are unknown until they are read or stored to, and to be asked for; no others are. */
 int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
 {
-    if (madvise(t->unknown, t->units, MADV_DONTNEED) || madvise(t->initial, t->units, MADV_DONTNEED))
+    if (madvise(t->unknown, t->units, MADV_DONTNEED) || madvise(t->initial, t->units, MADV_DONTNEED) ||
+        madvise(t->asked, t->units, MADV_DONTNEED) || madvise(t->given, t->units, MADV_DONTNEED))
         return -errno;
-    t->touches = 0;
-    for (size_t n = 0; n < count; n++)
-        if (units[n] >= t->base && (units[n] - t->base) / 8 < t->units)
-            t->unknown[(units[n] - t->base) / 8] = t->initial[(units[n] - t->base) / 8] = 0xff;
+    t->touches = t->read_count = 0;
+    for (size_t n = 0; n < count; n++) {
+        uint64_t at = number_of(t, units[n]);
+        if (at < t->units)
+            t->unknown[at] = t->initial[at] = t->asked[at] = 0xff;
+    }
     return 0;
 }
 
+/* A run begins: nothing was read or stored to yet, and nothing given. */
 void emu_trace_restore_unknown(emu_trace *t)
 {
     while (t->touches) {
         uint64_t at = t->touched[--t->touches];
         t->unknown[at] = t->initial[at];
+        t->given[at] = 0;
     }
-}
-
-/* Make the present contents of a private mapping what MADV_DONTNEED goes back to: they move to a file without a name. */
-int emu_freeze(void *address, size_t size)
-{
-    static const uint8_t zeros[PAGE];
-    uint8_t *bytes = address;
-    int fd, error = 0;
-    fd = memfd_create("emu-frozen", MFD_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)size))
-        error = -errno;
-    for (size_t at = 0; !error && at < size; at += PAGE)
-        if (memcmp(bytes + at, zeros, PAGE) && pwrite(fd, bytes + at, PAGE, (off_t)at) != PAGE)
-            error = errno ? -errno : -EIO;
-    if (!error &&
-        mmap(address, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED)
-        error = -errno;
-    close(fd);
-    return error;
+    t->read_count = 0;
 }

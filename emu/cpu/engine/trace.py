@@ -53,6 +53,7 @@ class Entry(NamedTuple):
 # emu_trace_entry, and how many of them lie in a row.
 _ENTRY = struct.Struct("=QQQIBBBB")
 _CHUNK = lib.EMU_TRACE_CHUNK
+_READ, _NUMBER = ffi.sizeof("emu_trace_read"), struct.Struct("=Q")
 _PAGE = 4096
 _NOWHERE = lib.EMU_TRACE_NOWHERE
 
@@ -87,11 +88,11 @@ class SiteLike(Protocol):
 class Tracer:
     """The C side of one engine: hooks, log and the table of unknown bytes. Callbacks run on the engine's thread.
 
-    ``on_new_block(address, size)`` sees code before it first executes; ``on_unknown_read(address, size)`` must end the
-    doubt with ``learn``; ``on_stop(why)`` gets FULL, BUDGET, BLOCK or CODE; ``next_page(pc, address)`` says where the
-    store by the instruction at ``pc``, whose first byte is at guest-physical ``address``, goes on in the next page;
-    None where that is not known. What they raise is kept for ``take_failure`` after ``on_failure`` was called, which
-    should stop the engine.
+    ``on_new_block(address, size)`` sees code before it first executes; ``on_unknown_read(unit, bytes)`` must put these
+    bytes (bit 0 for the first) into memory; ``on_stop(why)`` gets FULL, BUDGET, BLOCK or CODE; ``next_page(pc,
+    address)`` says where the store by the instruction at ``pc``, whose first byte is at guest-physical ``address``,
+    goes on in the next page; None where that is not known. What they raise is kept for ``take_failure`` after
+    ``on_failure`` was called, which should stop the engine.
     """
 
     def __init__(self, engine: int, *, log_limit: int = 1 << 22) -> None:
@@ -105,7 +106,7 @@ class Tracer:
         self._sites: dict[int, tuple[emu_trace_site, int]] = {}
         self._failure: BaseException | None = None
         self.on_new_block: Callable[[int, int], None] = lambda address, size: None
-        self.on_unknown_read: Callable[[int, int], None] = lambda address, size: None
+        self.on_unknown_read: Callable[[int, int], None] = lambda unit, bytes_of_unit: None
         self.on_stop: Callable[[int], None] = lambda why: None
         self.next_page: Callable[[int, int], int | None] = lambda pc, address: address + _PAGE & -_PAGE
         self.on_failure: Callable[[], None] = lambda: None
@@ -198,13 +199,16 @@ class Tracer:
     def entries(self) -> Iterator[Entry]:
         """The log so far; HostError when memory ran out and it has a gap."""
         lib.emu_trace_finish(self._t)
-        if self._t.starved:
-            raise HostError("not enough memory for the log of the guest's stores", "close other programs")
+        self._check_memory()
         count, size = self.count, ffi.sizeof("emu_trace_entry")
         for first in range(0, count, _CHUNK):
             number = min(_CHUNK, count - first)
             data = ffi.buffer(lib.emu_trace_at(self._t, first), number * size)
             yield from map(Entry._make, _ENTRY.iter_unpack(bytes(data)))
+
+    def _check_memory(self) -> None:
+        if self._t.starved:
+            raise HostError("not enough memory for the log of the guest's stores and reads", "close other programs")
 
     def note_store(self, address: int, data: bytes, pc: int) -> None:
         """``data`` was just stored at guest-physical ``address`` by no instruction, at ``pc``: log it as one store."""
@@ -275,18 +279,36 @@ class Tracer:
     # Unknown bytes
 
     def set_unknown(self, units: Iterable[int]) -> None:
-        """Let exactly these 8-byte units be unknown, whole."""
+        """Let exactly these 8-byte units be unknown, whole, and to be asked for."""
         wanted = list(units)
         if lib.emu_trace_set_unknown(self._t, ffi.new("uint64_t[]", wanted), len(wanted)):
             raise HostError("not enough memory to trace the NVDIMM", "close other programs")
 
     def restore_unknown(self) -> None:
-        """Undo all learning."""
+        """A run begins, in which nothing was read or stored to yet: forget all ``reads`` and what was given."""
         lib.emu_trace_restore_unknown(self._t)
 
-    def learn(self, unit: int, bytes_of_unit: int) -> int:
-        """Make bytes of a unit known (bit 0 for the first byte); which of them were not."""
-        return lib.emu_trace_learn(self._t, unit, bytes_of_unit)
+    def ask(self, unit: int, ask: bool) -> None:
+        """Whether ``on_unknown_read`` is called for bytes of an unknown unit; if not, what is in memory counts."""
+        lib.emu_trace_ask(self._t, unit, ask)
+
+    def give(self, unit: int, bytes_of_unit: int) -> None:
+        """Until ``restore_unknown`` do not ask for these bytes of a unit: they are in memory."""
+        lib.emu_trace_give(self._t, unit, bytes_of_unit)
+
+    def note_read(self, unit: int, mask: int, value: int) -> None:
+        """Bytes that were unknown have been read by no instruction."""
+        lib.emu_trace_note_read(self._t, unit, mask, value)
+
+    def reads(self) -> bytes:
+        """Every read of unknown bytes since ``restore_unknown``: unit, mask and value, 8 bytes each."""
+        self._check_memory()
+        return bytes(ffi.buffer(self._t.reads, self._t.read_count * _READ)) if self._t.read_count else b""
+
+    def read_entries(self) -> list[int]:
+        """For each of ``reads`` the number of log entries made before it."""
+        entries = ffi.buffer(self._t.read_entries, 8 * self._t.read_count) if self._t.read_count else b""
+        return [number for (number,) in _NUMBER.iter_unpack(bytes(entries))]
 
     @property
     def has_tables(self) -> bool:
@@ -306,13 +328,6 @@ class Tracer:
         return failure
 
 
-def freeze(address: int, size: int) -> None:
-    """Make the contents of a private mapping what MADV_DONTNEED brings back. The address stays the same."""
-    error = -int(lib.emu_freeze(ffi.cast("void *", address), size))
-    if error:
-        raise HostError(f"cannot keep a copy of guest memory (error {error})", "free some memory", errno=error)
-
-
 def _guarded(owner: Pointer, call: Callable[[Tracer], None]) -> None:
     tracer: Tracer = ffi.from_handle(owner)
     try:
@@ -327,8 +342,8 @@ def emu_trace_new_block(owner: Pointer, address: int, size: int) -> None:
 
 
 @ffi.def_extern()
-def emu_trace_unknown_read(owner: Pointer, address: int, size: int) -> None:
-    _guarded(owner, lambda tracer: tracer.on_unknown_read(address, size))
+def emu_trace_unknown_read(owner: Pointer, unit: int, bytes_of_unit: int) -> None:
+    _guarded(owner, lambda tracer: tracer.on_unknown_read(unit, bytes_of_unit))
 
 
 @ffi.def_extern()

@@ -13,13 +13,14 @@ result depends neither on the number of jobs nor on which of them is faster.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from emu.errors import EmuError
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
-from emu.persistence.model.crashstate import CrashState, Initial, Read, possible_values
+from emu.persistence.lab.tree import Node, Tree
+from emu.persistence.model.crashstate import CrashState, Initial, Known, Layer, Read, possible_values
 from emu.persistence.model.events import Event
 from emu.persistence.model.timeline import Timeline, TimelineBuilder, build
 
@@ -59,38 +60,64 @@ class Run:
     event with the number of reads that came before it. ``caveat`` says what the run did that reads do not show.
     """
 
-    reads: tuple[Read, ...]
+    reads: Sequence[Read]
     verdict: Verdict
     trace: tuple[tuple[int, Event], ...] = ()
     caveat: str = ""
 
 
-class Recovery(Protocol):
-    """Runs recovery. It must be deterministic: the same answers give the same run."""
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What can hold one value only in the memories of a crash point: most of what recovery reads."""
 
-    def run(self, tracked: frozenset[int], answer: Answer) -> Run: ...
+    timeline: Timeline
+    initial: Initial
+    point: int
+
+    def since(self, other: Settled | None) -> Iterator[tuple[int, int | None]]:
+        """The units whose content is another than it was for ``other`` (all for None), and their content; None where
+        they can have several.
+        """
+        timeline = self.timeline
+        known = other is not None and other.timeline is timeline and other.initial is self.initial
+        units = timeline.changed(other.point, self.point) if other is not None and known else timeline.units
+        for unit in units:
+            content, _, _ = timeline.settled(unit, self.point)
+            yield unit, None if content is None else self.initial(unit) & ~content[0] | content[1]
+
+
+class Recovery(Protocol):
+    """Runs recovery. It must be deterministic: the same answers give the same run.
+
+    ``answer`` knows the content of every tracked unit. A recovery that is told what is ``settled``, and what the reads
+    are ``given`` that it will make, need not ask for it.
+    """
+
+    def run(
+        self, tracked: frozenset[int], answer: Answer, settled: Settled | None = None, given: Sequence[Read] = ()
+    ) -> Run: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """One power failure of a chain: at crash point ``point`` of the workload, or after ``events`` of a recovery; and
-    what was read after it, which is all that is known about the memory it left.
-    """
+    """One power failure of a chain: at crash point ``point`` of the workload, or after ``events`` of a recovery."""
 
     point: int = 0
     events: tuple[Event, ...] = ()
-    reads: tuple[Read, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Run recovery on a memory of ``crashes``; where several values are possible take ``choices`` one after the other,
-    then always the first. ``known`` reads lie behind us: the result leaves them out.
+    """Run recovery on a memory of those that ``crashes`` leave and of which ``known`` is known. Where a read can have
+    several values, it has that of ``given``, and later on that which persisted last. The first ``depth`` reads are
+    known, the last of them as ``last``; the result leaves them out.
     """
 
     crashes: tuple[Crash, ...]
-    choices: tuple[int, ...]
-    known: int
+    known: Mapping[int, tuple[tuple[Known, ...], ...]]
+    given: tuple[Read, ...]
+    depth: int
+    last: Read | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,44 +137,33 @@ class Interrupted(Exception):
     """The run was ended before it came to a verdict, because somebody asked for it."""
 
 
-def after(state: CrashState, reads: Iterable[Read]) -> CrashState:
-    """The memories of ``state`` in which these reads give these values; Nondeterministic if there is none."""
-    for unit, mask, value in reads:
-        found = next((left for seen, left in state.read(unit, mask) if seen == value), None)
-        if found is None:
-            raise Nondeterministic(f"no possible memory holds {value:#x} in the unit at {unit:#x}")
-        state = found
-    return state
-
-
-def state_of(timeline: Timeline, initial: Initial, crashes: Sequence[Crash]) -> CrashState:
-    """The memories that a chain of crashes can leave."""
-    state = after(CrashState.at(timeline, crashes[0].point, initial), crashes[0].reads)
-    for crash in crashes[1:]:
+def state_of(job: Job, timeline: Timeline, initial: Initial) -> CrashState:
+    """The memories that a job is about."""
+    layers = [Layer(timeline, job.crashes[0].point)]
+    for crash in job.crashes[1:]:
         again = build(crash.events, timeline.rules)
-        state = after(state.crash_again(again, again.points[-1].number), crash.reads)
-    return state
+        layers.append(Layer(again, again.points[-1].number))
+    return CrashState(initial, tuple(layers), job.known)
 
 
 def execute(job: Job, recovery: Recovery, tracked: frozenset[int], timeline: Timeline, initial: Initial) -> Run:
-    """Do one job; the run's reads lack the first ``job.known``."""
-    state = state_of(timeline, initial, job.crashes)
-    choices = iter(job.choices)
+    """Do one job; the run's reads lack the first ``job.depth``. Nondeterministic when these are not what they were."""
+    state = state_of(job, timeline, initial)
 
     def answer(unit: int, mask: int) -> int:
         nonlocal state
-        options = state.read(unit, mask)
-        value, state = options[0]
-        if len(options) > 1:
-            wanted = next(choices, value)
-            found = next((left for seen, left in options if seen == wanted), None)
-            if found is None:
-                raise Nondeterministic(f"no possible memory holds {wanted:#x} in the unit at {unit:#x}")
-            value, state = wanted, found
+        value, state = state.read(unit, mask)[-1]
         return value
 
-    run = recovery.run(tracked, answer)
-    return replace(run, reads=run.reads[job.known :])
+    settled = Settled(timeline, initial, job.crashes[0].point) if len(job.crashes) == 1 else None
+    run = recovery.run(tracked, answer, settled, job.given)
+    if job.last is not None and (len(run.reads) < job.depth or run.reads[job.depth - 1] != job.last):
+        unit, mask, value = job.last
+        raise Nondeterministic(
+            f"recovery read {value:#x} from the unit at {unit:#x} (mask {mask:#x}) after all that it had read before; "
+            "this time it did something else"
+        )
+    return replace(run, reads=run.reads[job.depth :])
 
 
 class Workers(Protocol):
@@ -169,52 +185,39 @@ class LocalWorker:
             yield execute(job, self.recovery, tracked, self.timeline, self.initial)
 
 
-@dataclass(slots=True, eq=False)
-class Node:
-    """A place in the tree of reads: what was read before it lies above it. Open until a run came by."""
-
-    parent: Node | None = None
-    came_by: Read | None = None
-    depth: int = 0
-    read: tuple[int, int] | None = None
-    children: dict[int, Node] = field(default_factory=dict)
-    verdict: Verdict | None = None
-    crashes: list[tuple[Event, ...]] = field(default_factory=list)
-    waiting: list[Walker] = field(default_factory=list)
-
-    @property
-    def is_open(self) -> bool:
-        return self.read is None and self.verdict is None
-
-    def path(self) -> tuple[Read, ...]:
-        """The reads that lead here."""
-        reads = []
-        node = self
-        while node.parent is not None and node.came_by is not None:
-            reads.append(node.came_by)
-            node = node.parent
-        return tuple(reversed(reads))
-
-    def child(self, value: int) -> Node:
-        if value not in self.children:
-            assert self.read is not None
-            self.children[value] = Node(self, (*self.read, value), self.depth + 1)
-        return self.children[value]
-
-
 @dataclass(frozen=True, slots=True)
 class Walker:
-    """A set of memories on its way through the tree. ``key`` orders walkers the same way in every exploration."""
+    """A set of memories on its way through the tree. ``key`` orders walkers the same way in every exploration.
+
+    ``lost`` is the number of cells (see ``Rules``: cache lines, mostly) of which these memories lack something,
+    ``kept`` of those whose pending stores persisted, at least in part; each as far as reads have told.
+    """
 
     key: tuple[int, ...]
     crashes: tuple[Crash, ...]
     state: CrashState
     observed: tuple[int, ...]
-    choices: tuple[int, ...] = ()
+    given: tuple[Read, ...] = ()
+    lost: int = 0
+    kept: int = 0
 
     @property
     def point(self) -> int:
         return self.crashes[0].point
+
+    @property
+    def rank(self) -> int:
+        """What is explored first: everything persisted, nothing did, one cell lost, two, ..."""
+        return self.lost if self.kept else 0
+
+    def forks(self, unit: int, mask: int, options: Sequence[tuple[int, CrashState]]) -> Iterator[tuple[int, Walker]]:
+        """One walker for each value that the bytes can have, with that value."""
+        lost, kept = self.state.losses(unit)
+        for number, (value, left) in enumerate(options):
+            now_lost, now_kept = left.losses(unit)
+            yield value, Walker((*self.key, number), self.crashes, left, self.observed,
+                                (*self.given, (unit, mask, value)),
+                                self.lost + (now_lost and not lost), self.kept + (now_kept and not kept))  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -237,19 +240,37 @@ class Result:
 class Exploration:
     """All results, in a fixed order, and the ``tree`` of all reads. ``incomplete_because`` is empty when every possible
     memory was covered.
+
+    ``covered`` says what was tried for certain when not all was: the memories of all crash points in which at most so
+    many cells (see ``Rules``; cache lines, mostly) lack stores that had been made; -1 for none of them.
     """
 
     results: list[Result]
     executed: int
     incomplete_because: list[str]
     tracked: frozenset[int]
-    tree: Node
+    tree: Tree
+    covered: int | None = None
 
+
+_Place = tuple[Node, int] | None
+"""Where a walker goes on: behind the fork of a node, with this value; None for the beginning."""
 
 _MOST_WALKERS = 1 << 20
 
+OnFailure = Callable[[Result], None]
+"""Told of each result that is no success when it is found; more crash points may be added to it later."""
+
 Progress = Callable[[int, int], None]
 """Told the number of runs done and of those known to be still needed."""
+
+
+def _middle(waiting: Sequence[Walker], rank: int) -> Walker:
+    """Who of those of this rank goes first. The tree may grow with the crash points or shrink: from the middle one on,
+    half of the others leave the new branch where it is theirs to leave it, whichever it is.
+    """
+    fit = sorted((walker for walker in waiting if walker.rank == rank), key=lambda walker: walker.key)
+    return fit[len(fit) // 2]
 
 
 class Explorer:
@@ -266,6 +287,7 @@ class Explorer:
         observe: Sequence[tuple[int, int]] = (),
         progress: Progress | None = None,
         interruption: Interruption | None = None,
+        on_failure: OnFailure | None = None,
     ) -> None:
         self._timeline = timeline
         self._initial = initial
@@ -276,8 +298,9 @@ class Explorer:
         self._progress = progress or (lambda done, open_ends: None)
         self._interruption = interruption or Interruption()
         self._deadline = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
-        self._root = Node()
-        self._open: dict[Node, None] = {}
+        self._on_failure = on_failure or (lambda result: None)
+        self._tree = Tree()
+        self._open: dict[Node, int] = {}  # the lowest rank of those that wait there
         self._results: dict[tuple[tuple[int, ...], int], Result] = {}
         self._executed = 0
         self._caveats: set[str] = set()
@@ -286,27 +309,30 @@ class Explorer:
     def run(self) -> Exploration:
         """Walk all crash points through the tree until no end is open or a limit is reached."""
         stopped = self._start()
+        started = not stopped
         while self._open and not stopped:
             try:
                 stopped = self._round()
             except Interrupted:
                 stopped = INTERRUPTED
+        covered = None
         if stopped:
-            for node in self._open:
-                for walker in node.waiting:
-                    self._finish(walker, node)
+            waiting = [(walker, node) for node in self._open for walker in node.waiting]
+            covered = min((walker.lost for walker, _ in waiting), default=0) - 1 if started else -1
+            for walker, node in waiting:
+                self._finish(walker, node)
         results = sorted(self._results.values(), key=lambda result: (result.observed, result.latest.key))
         because = sorted(self._caveats) + ([stopped] if stopped else [])
-        return Exploration(results, self._executed, because, self._tracked, self._root)
+        return Exploration(results, self._executed, because, self._tracked, self._tree, covered)
 
     def _start(self) -> str:
         walkers = 0
         for point in self._timeline.points:
             state = CrashState.at(self._timeline, point.number, self._initial)
             for number, (values, left) in enumerate(possible_values(state, self._observe)):
-                reads = tuple((unit, mask, value) for (unit, mask), value in zip(self._observe, values, strict=True))
-                crash = Crash(point.number, reads=reads)
-                self._walk(Walker((point.number, number), (crash,), left, values), self._root)
+                crash = Crash(point.number)
+                self._walk(Walker((point.number, number), (crash,), left, values, (), *self._losses(left)),
+                           None)  # fmt: skip
                 walkers += 1
                 if walkers > _MOST_WALKERS:
                     return f"the observed bytes can hold more than {_MOST_WALKERS} different values"
@@ -315,6 +341,12 @@ class Explorer:
             if stop := self._must_stop():
                 return stop
         return ""
+
+    @staticmethod
+    def _losses(state: CrashState) -> tuple[int, int]:
+        """How many cells are known to lack something, and to have kept something."""
+        found = [state.losses(cell) for cell in state.known]
+        return sum(lost for lost, _ in found), sum(kept for _, kept in found)
 
     def _must_stop(self) -> str:
         """Why there is no time left, or nothing."""
@@ -325,19 +357,24 @@ class Explorer:
         return ""
 
     def _round(self) -> str:
-        """Run recovery at every open end; returns why the exploration must stop, or nothing."""
-        ends = [(min(node.waiting, key=lambda walker: walker.key), node) for node in self._open]
+        """Run recovery at every open end of the lowest rank; returns why the exploration must stop, or nothing."""
+        lowest = min(self._open.values())
+        ends = [(_middle(node.waiting, lowest), node) for node, rank in self._open.items() if rank == lowest]
         ends.sort(key=lambda end: end[0].key)
         room = self._limits.executions - self._executed
-        jobs = [Job(walker.crashes, walker.choices, node.depth) for walker, node in ends[:room]]
+        jobs = [Job(walker.crashes, walker.state.known, walker.given, node.depth, node.came_by)
+                for walker, node in ends[:room]]  # fmt: skip
         for (_, node), run in zip(ends, self._workers.execute(jobs, self._tracked), strict=False):
             del self._open[node]
             self._executed += 1
             self._caveats.update([run.caveat] if run.caveat else [])
-            self._grow(node, run)
+            self._tree.grow(node, run.reads, run.verdict)
+            if self._limits.depth > 1 and run.trace:
+                self._add_crashes(node, run)
             waiting, node.waiting = node.waiting, []
-            for walker in waiting:
-                self._walk(walker, node)
+            came_from = None if node.parent is None or node.came_by is None else (node.parent, node.came_by[2])
+            for walker in sorted(waiting, key=lambda walker: walker.key):
+                self._walk(walker, came_from)
             self._progress(self._executed, len(self._open))
             if stop := self._must_stop():
                 return stop
@@ -345,69 +382,67 @@ class Explorer:
             return f"the limit of {self._limits.executions} executions was reached"
         return ""
 
-    def _grow(self, node: Node, run: Run) -> None:
-        first = node
-        for unit, mask, value in run.reads:
-            node.read = (unit, mask)
-            node = node.child(value)
-        node.verdict = run.verdict
-        if self._limits.depth > 1 and run.trace:
-            self._add_crashes(first, node, run)
-
-    def _add_crashes(self, first: Node, leaf: Node, run: Run) -> None:
-        """Note the crash points inside this recovery at those of its nodes that are new."""
-        nodes: dict[int, Node] = {}
-        node: Node | None = leaf
-        while node is not None and node.depth >= first.depth:
-            nodes[node.depth] = node
-            node = node.parent
+    def _add_crashes(self, node: Node, run: Run) -> None:
+        """Note the crash points inside this recovery that lie behind where its node begins."""
         events = tuple(event for _, event in run.trace)
         builder = TimelineBuilder(self._timeline.rules)
         for number, (reads, event) in enumerate(run.trace):
-            if builder.state.changed and builder.state.commits(event) and reads in nodes:
-                nodes[reads].crashes.append(events[:number])
+            if builder.state.changed and builder.state.commits(event) and reads >= node.depth:
+                node.crashes.append((reads, events[:number]))
             builder.state.apply(event)
         if builder.state.changed:
-            leaf.crashes.append(events)
+            node.crashes.append((node.depth + len(run.reads), events))
         self.stored.update(unit for component in builder.state.components.values() for unit in component.units)
         self.stored.update(builder.state.durable)
 
-    def _walk(self, walker: Walker, start: Node) -> None:
-        stack = [(walker, start)]
+    def _walk(self, walker: Walker, came_from: _Place) -> None:
+        """Let a walker go on to where its memories end, or wait for a run."""
+        stack = [(walker, came_from)]
         while stack:
-            walker, node = stack.pop()
-            while True:
-                if node.is_open:
-                    node.waiting.append(walker)
-                    self._open[node] = None
-                    break
+            walker, came_from = stack.pop()
+            # Looked up only now: a node may have been split since.
+            node = self._tree.root if came_from is None else came_from[0].child(came_from[1])
+            while not node.is_open:
+                place = self._leaves(walker, node)
+                if place is not None:
+                    node = self._tree.split(node, *place)
                 self._crash_again(walker, node, stack)
-                if node.verdict is not None:
+                if node.read is None:
                     self._finish(walker, node)
                     break
-                assert node.read is not None
                 options = walker.state.read(*node.read)
                 if len(options) > 1:
-                    for number, (value, left) in enumerate(options):
-                        key, choices = (*walker.key, number), (*walker.choices, value)
-                        fork = Walker(key, walker.crashes, left, walker.observed, choices)
-                        stack.append((fork, node.child(value)))
+                    stack += [(fork, (node, value)) for value, fork in walker.forks(*node.read, options)]
                     break
                 node = node.child(options[0][0])
+            else:
+                node.waiting.append(walker)
+                self._open[node] = min(walker.rank, self._open.get(node, walker.rank))
 
-    def _crash_again(self, walker: Walker, node: Node, stack: list[tuple[Walker, Node]]) -> None:
+    def _leaves(self, walker: Walker, node: Node) -> tuple[int, int] | None:
+        """Where in the chunks of ``node`` the walker's memories do not all go on as before; None if they all do."""
+        state, point = walker.state, walker.point
+        for number, chunk in enumerate(node.chunks):
+            one = len(state.layers) == 1
+            for at, unit, mask, value in chunk.doubtful(self._timeline, point, self._initial) if one else chunk.all():
+                options = state.read(unit, mask)
+                if len(options) > 1 or options[0][0] != value:
+                    return number, at
+        return None
+
+    def _crash_again(self, walker: Walker, node: Node, stack: list[tuple[Walker, _Place]]) -> None:
         if len(walker.crashes) >= self._limits.depth:
             return
-        for number, events in enumerate(node.crashes):
-            last = walker.crashes[-1]
-            before = Crash(last.point, last.events, last.reads + node.path())
-            crashes = (*walker.crashes[:-1], before, Crash(events=events))
+        for _, events in node.crashes:
             again = build(events, self._timeline.rules)
             state = walker.state.crash_again(again, again.points[-1].number)
-            stack.append((Walker((*walker.key, -1, number), crashes, state, walker.observed), self._root))
+            key, crashes = (*walker.key, -1, len(events)), (*walker.crashes, Crash(events=events))
+            stack.append((Walker(key, crashes, state, walker.observed, (), walker.lost, walker.kept), None))
 
     def _finish(self, walker: Walker, leaf: Node) -> None:
-        result = self._results.setdefault((walker.observed, id(leaf)), Result(walker.observed, leaf, walker, walker))
+        key = walker.observed, id(leaf)
+        known = self._results.get(key)
+        result = known or self._results.setdefault(key, Result(walker.observed, leaf, walker, walker))
         result.points.add(walker.point)
         if len(walker.crashes) == 1:
             result.direct.add(walker.point)
@@ -415,6 +450,8 @@ class Explorer:
             result.shortest = walker
         if walker.key > result.latest.key:
             result.latest = walker
+        if known is None and leaf.verdict is not None and not leaf.verdict.ok:
+            self._on_failure(result)
 
 
 def explore(
@@ -426,6 +463,7 @@ def explore(
     observe: Sequence[tuple[int, int]] = (),
     progress: Progress | None = None,
     interruption: Interruption | None = None,
+    on_failure: OnFailure | None = None,
 ) -> Exploration:
     """Every result of recovery over all crash points of ``timeline``, with crashes of recovery itself to a depth.
 
@@ -443,6 +481,7 @@ def explore(
             observe=observe,
             progress=progress,
             interruption=interruption,
+            on_failure=on_failure,
         )
         found = explorer.run()
         if explorer.stored <= tracked:

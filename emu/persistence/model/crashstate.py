@@ -130,6 +130,21 @@ class CrashState:
             for below, result in self._read_layer(number - 1, above, unit, mask & ~covered):
                 yield value | below, result
 
+    def losses(self, unit: int) -> tuple[bool, bool]:
+        """Of the cell of ``unit`` at the last crash: whether something is known to be lost that had been stored before,
+        and whether something that was pending is known to have persisted.
+        """
+        layer = self.layers[-1]
+        number, rules = len(self.layers) - 1, layer.timeline.rules
+        alternatives = [
+            known[number] if number < len(known) else _NOTHING_KNOWN
+            for known in self.known.get(rules.cell(unit), ((),))
+        ]
+        return (
+            not any(_may_be_whole(layer, known) for known in alternatives),
+            not any(_may_be_empty(known) for known in alternatives),
+        )
+
     def value(self, unit: int, mask: int) -> int | None:
         """The value of the bytes if they can have only one."""
         values = self.read(unit, mask)
@@ -183,6 +198,26 @@ def _read_one(layer: Layer, known: Known, unit: int, mask: int) -> Iterator[tupl
         if _numbers(lows, highs, possible, allowed) != numbers:
             learned = Known(known.lost, learned.cuts, _put(known.parts, unit, numbers))
         yield seen, learned
+
+
+def _may_be_whole(layer: Layer, known: Known) -> bool:
+    """Whether everything may have persisted of what a cell had pending."""
+    if any(lost for _, lost in known.lost):
+        return False
+    for key, cuts in known.cuts:
+        component = layer.timeline.component(key, layer.point)
+        if component is not None and cuts[-1][1] < component.length:
+            return False
+    for unit, numbers in known.parts:
+        component = layer.timeline.component(layer.timeline.rules.component(unit), layer.point)
+        if component is not None and numbers[-1][1] < component.units[unit].length:
+            return False
+    return True
+
+
+def _may_be_empty(known: Known) -> bool:
+    """Whether nothing may have persisted of what a cell had pending."""
+    return all(ranges[0][0] == 0 for _, ranges in (*known.cuts, *known.parts))
 
 
 def _numbers(lows: list[int], highs: list[int], cuts: Ranges, allowed: Ranges) -> Ranges:

@@ -58,6 +58,7 @@ class PersistState:
         self.components: dict[int, Component] = {}
         self.events = 0
         self.pages: set[int] = set()
+        self.new_pages: list[int] = []
         self.changed_components: set[int] = set()
         self.changed_units: set[int] = set()
         self._marked: dict[int, int] = {}
@@ -117,7 +118,10 @@ class PersistState:
                 component = self.components[key] = Component()
             component.add(unit, Part(self.events, mask, value, nt), self.durable.get(unit, NOTHING))
             self.changed_components.add(key)
-            self.pages.add(page_of(unit))
+            page = page_of(unit)
+            if page not in self.pages:
+                self.pages.add(page)
+                self.new_pages.append(page)
             if nt:
                 self._with_nt.add(key)
         if self._is_durable_at_once(store):
@@ -198,6 +202,7 @@ class Timeline:
     _durable: dict[int, tuple[list[int], list[Content]]] = field(default_factory=dict)
     _pages: dict[int, int] = field(default_factory=dict)
     _units: dict[int, int] = field(default_factory=dict)
+    _changes: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
     def units(self) -> Iterable[int]:
@@ -234,6 +239,33 @@ class Timeline:
         at = bisect_right(history[0], point) if history else 0
         return history[1][at - 1] if history and at else NOTHING
 
+    def settled(self, unit: int, point: int) -> tuple[Content | None, int, int]:
+        """What is durable of a unit at ``point`` where that is all that it can hold, None where it can hold several
+        things or that is not quickly seen. It is so from the first of the two crash points to just before the second.
+        """
+        if self.rules.pages_can_be_lost:
+            return None, 0, len(self.points)
+        first, last = 0, len(self.points)
+        component = self._components.get(self.rules.component(unit))
+        if component is not None:
+            at = bisect_right(component[0], point)
+            last = component[0][at] if at < len(component[0]) else last
+            if at:
+                first, pending = component[0][at - 1], component[1][at - 1]
+                if pending is not None and unit in pending.units:
+                    return None, first, last
+        durable = self._durable.get(unit)
+        if durable is None:
+            return NOTHING, first, last
+        at = bisect_right(durable[0], point)
+        last = min(last, durable[0][at]) if at < len(durable[0]) else last
+        return (durable[1][at - 1], max(first, durable[0][at - 1]), last) if at else (NOTHING, first, last)
+
+    def changed(self, first: int, last: int) -> Iterable[int]:
+        """The units of which something else is settled, or nothing is, at one crash point than at the other."""
+        low, high = min(first, last), max(first, last)
+        return dict.fromkeys(unit for units in self._changes[low + 1 : high + 1] for unit in units)
+
     def page_stored(self, page: int, point: int) -> bool:
         return self._pages.get(page, point + 1) <= point
 
@@ -267,6 +299,7 @@ class TimelineBuilder:
         """Freeze the state as it is now."""
         state, timeline = self.state, self.timeline
         number = len(timeline.points)
+        changes = set(state.changed_units)
         for unit in state.changed_units:
             when, what = timeline._durable.setdefault(unit, ([], []))
             when.append(number)
@@ -275,6 +308,8 @@ class TimelineBuilder:
             component = state.components.get(key)
             frozen = component.freeze() if component else None
             versions, views = timeline._components.setdefault(key, ([], []))
+            before = views[-1] if views else None
+            changes |= (before.units.keys() if before else set()) ^ (frozen.units.keys() if frozen else set())
             versions.append(number)
             views.append(frozen)
             for unit in frozen.units if frozen else ():
@@ -282,8 +317,10 @@ class TimelineBuilder:
             self._count(key, frozen.possible if frozen else 1)
         for unit in state.changed_units:
             timeline._units.setdefault(unit, number)
-        for page in state.pages - timeline._pages.keys():
+        timeline._changes.append(tuple(changes))
+        for page in state.new_pages:
             timeline._pages[page] = number
+        state.new_pages.clear()
         state.changed_units.clear()
         state.changed_components.clear()
         point = CrashPoint(number, state.events, self._product << self._lost_pages())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
 from emu.config import PersistenceDomain
-from emu.persistence.lab.explore import Answer, Exploration, Limits, LocalWorker, Run, Verdict, explore
-from emu.persistence.model.crashstate import FULL, CrashState, memories
+from emu.persistence.lab.explore import Answer, Exploration, Limits, LocalWorker, Run, Settled, Verdict, explore
+from emu.persistence.model.crashstate import FULL, CrashState, Read, memories
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Media, Order, Rules
 from emu.persistence.model.timeline import Timeline, build
@@ -64,7 +64,9 @@ class Toy:
         self.initial = initial
         self.runs = 0
 
-    def run(self, tracked: frozenset[int], answer: Answer) -> Run:
+    def run(
+        self, tracked: frozenset[int], answer: Answer, settled: Settled | None = None, given: Sequence[Read] = ()
+    ) -> Run:
         self.runs += 1
         memory = Memory(tracked, answer, self.initial)
         status = self.body(memory)
