@@ -427,7 +427,7 @@ class Machine:
         if faults.stopped():
             return  # behind a store that was lost, in the same block: nobody may be told that it was kept
         self.bus.write(port, size, value)
-        if not self._clock_ports.isdisjoint(range(port, port + size)):
+        if port in self._clock_ports or (size > 1 and not self._clock_ports.isdisjoint(range(port, port + size))):
             # The next event may have moved: the run loop sets a new deadline.
             self.cpu.request_stop()
 

@@ -294,9 +294,7 @@ class Cpu:
 
     def now(self) -> int:
         """Nanoseconds since power-on. Asked from a callback, this starts the virtual clock."""
-        if self._engine.running:
-            self._engine.start_clock()
-        return self._engine.now()
+        return self._engine.look_at_clock()
 
     def set_deadline(self, deadline: int | None) -> None:
         """``run`` returns TIMER at the first basic block at or after ``deadline`` (absolute, ns); None for never."""

@@ -21,10 +21,11 @@ enum { KILLED = 0x100 }; /* argument of ENDED: a signal, not an exit status */
 
 static inline void out8(uint16_t port, uint8_t value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port)); }
 static inline void out32(uint16_t port, uint32_t value) { __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port)); }
+/* A machine that emu stopped at the write before must not have read yet: it stops where a basic block ends. */
 static inline uint32_t in32(uint16_t port)
 {
     uint32_t value;
-    __asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
+    __asm__ volatile("jmp 1f\n1:\tinl %1, %0" : "=a"(value) : "Nd"(port));
     return value;
 }
 static inline void out_bytes(uint16_t port, const void *bytes, size_t length)

@@ -921,6 +921,14 @@ void emu_engine_start_clock(emu_engine *e)
         leave_behind_block(e, EMU_SERVICE);
 }
 
+/* Somebody looks at the clock: while the guest runs, that starts it. */
+uint64_t emu_engine_look_at_clock(emu_engine *e)
+{
+    if (atomic_load(&e->running))
+        emu_engine_start_clock(e);
+    return emu_engine_now(e);
+}
+
 /* Two reads in a row differ, so that a guest which divides by the difference survives. */
 static int on_rdtsc(void *uc, void *user)
 {
@@ -2169,6 +2177,44 @@ _cffi_f_emu_engine_flush(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_flush _cffi_d_emu_engine_flush
+#endif
+
+static uint64_t _cffi_d_emu_engine_look_at_clock(emu_engine * x0)
+{
+  return emu_engine_look_at_clock(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_look_at_clock(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  uint64_t result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_look_at_clock(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, uint64_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_look_at_clock _cffi_d_emu_engine_look_at_clock
 #endif
 
 static int _cffi_d_emu_engine_map(emu_engine * x0, uint64_t x1, uint64_t x2, void * x3)
@@ -3573,6 +3619,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 52), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_engine_deliver_interrupt },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
+  { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 73), (void *)_cffi_d_emu_engine_look_at_clock },
   { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map },
   { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_nothing },
   { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map_rom },
@@ -3715,7 +3762,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  51,  /* num_globals */
+  52,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */

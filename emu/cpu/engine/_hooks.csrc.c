@@ -341,6 +341,14 @@ void emu_engine_start_clock(emu_engine *e)
         leave_behind_block(e, EMU_SERVICE);
 }
 
+/* Somebody looks at the clock: while the guest runs, that starts it. */
+uint64_t emu_engine_look_at_clock(emu_engine *e)
+{
+    if (atomic_load(&e->running))
+        emu_engine_start_clock(e);
+    return emu_engine_now(e);
+}
+
 /* Two reads in a row differ, so that a guest which divides by the difference survives. */
 static int on_rdtsc(void *uc, void *user)
 {

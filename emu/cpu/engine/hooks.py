@@ -239,6 +239,10 @@ class Engine:
     def now(self) -> int:
         return lib.emu_engine_now(self._e)
 
+    def look_at_clock(self) -> int:
+        """As ``now``; while the guest runs, this starts the clock."""
+        return lib.emu_engine_look_at_clock(self._e)
+
     def set_time(self, now: int) -> None:
         self._e.time = now
 
