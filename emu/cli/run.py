@@ -9,7 +9,6 @@ import signal
 import stat
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,8 +248,7 @@ def configuration(options: argparse.Namespace) -> MachineConfig:
     if image is None and options.incoming is None:
         raise UsageError("no image given", "write emu run IMAGE; 'emu guests' lists the bundled ones")
     config = machine_options.machine_config(options, machine_options.resolve_image(image) if image else None)
-    return replace(
-        config,
+    return config.replace(
         no_reboot=options.no_reboot,
         start_paused=options.start_paused,
         incoming=options.incoming,
