@@ -208,7 +208,7 @@ def resolve_image(name: str) -> str:
     found = guest.find(name)
     if found is None:
         raise UsageError(f"no image '{name}'", "give the path of an image, or a name that 'emu guests' lists")
-    return str(found.path)
+    return found.place
 
 
 def _merge(texts: list[str], keys: dict[str, Key], option: str, implied: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import signal
 import stat
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import characters, output, signals
@@ -99,8 +98,8 @@ def run(options: argparse.Namespace) -> int:
             debugcon=characters.make_sink(written, targets[1], "-debugcon", claims, standard=None),
         )
         writers = [sink for sink in (outputs.serial, outputs.debugcon) if isinstance(sink, characters.Writer)]
-        paths = [Path(dimm.backend.path) for dimm in config.nvdimms if cut is not None and dimm.backend.path]
-        made = [path for path in paths if not path.exists()]
+        paths = [dimm.backend.path for dimm in config.nvdimms if cut is not None and dimm.backend.path]
+        made = [path for path in paths if not os.path.exists(path)]
         machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
         for writer in writers:
             writer.ended = lambda: machine.exit is not None
@@ -118,7 +117,8 @@ def run(options: argparse.Namespace) -> int:
                 power = run_with_power_cut(config, cut, outputs, timeout=options.timeout)
             except UsageError:
                 for path in made:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
                 raise
             ended = power.ended
         else:

@@ -13,10 +13,10 @@ from emu import guest
 
 # Packages and modules that no plain run needs; a name stands for everything below it too.
 HEAVY = {
-    "ast", "asyncio", "bz2", "capstone", "cffi", "concurrent", "ctypes", "dataclasses", "dis", "elftools", "email",
+    "ast", "asyncio", "bz2", "capstone", "cffi", "concurrent", "ctypes", "dataclasses", "datetime", "dis", "elftools", "email",
     "html", "http", "hypothesis", "inspect", "logging", "lzma", "multiprocessing", "numpy", "pkg_resources", "platform",
-    "pytest", "secrets", "shutil", "socket", "socketserver", "ssl", "subprocess", "tempfile", "unicorn", "unittest",
-    "uuid", "xml", "zipfile",
+    "pathlib", "pytest", "secrets", "shutil", "socket", "socketserver", "ssl", "subprocess", "tempfile", "unicorn", "unittest",
+    "urllib", "uuid", "xml", "zipfile",
     "emu.migration", "emu.monitor", "emu.persistence", "emu.testing", "emu.host.probe", "emu.cpu.engine.trace",
     "emu.acpi.parse", "emu.cpu.disasm", "emu.cpu.snapshot", "emu.devices.nvdimm.labels",
     "emu.devices.nvdimm.label_layouts",
