@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -20,7 +19,10 @@ from emu.errors import EmuError, Status, UsageError
 from emu.units import human_size
 
 if TYPE_CHECKING:
+    import argparse
+
     from emu.api.capture import Capture
+    from emu.cli.plain import PlainWords
     from emu.host.claims import Claims
     from emu.machine import Exit, Machine
     from emu.persistence.lab.powerfail import Cut, PowerCut
@@ -42,7 +44,7 @@ exit status: 0 power-off or halt; odd: the guest's debug-exit value * 2 + 1; 2 u
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="path of an image, or the name of a bundled guest")
     parser.add_argument("--json", action="store_true", help="print one JSON document (schema emu.run/1) at the end")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end the run after this much real time")
@@ -75,7 +77,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value <= 1e9:
-        raise argparse.ArgumentTypeError(f"'{text[:32]}' is not a positive number of seconds")
+        from argparse import ArgumentTypeError
+
+        raise ArgumentTypeError(f"'{text[:32]}' is not a positive number of seconds")
     return value
 
 
