@@ -130,6 +130,16 @@ def some(numbers: Sequence[int], most: int) -> str:
     return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
 
 
+PLATFORMS = {"adr": "ADR", "eadr": "eADR", None: "any"}
+MEDIA = {"dax-sync": "DAX with MAP_SYNC", "dax": "DAX without MAP_SYNC", "page-cache": "page cache"}
+
+
+def matrix_row(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Medium, platform, order, verdict and causes of a row of the document's ``matrix``."""
+    causes = ", ".join(item["kind"] + (f" ({item['count']})" if item["count"] > 1 else "") for item in row["causes"])
+    return MEDIA[row["media"]], PLATFORMS[row["domain"]], row["order"] or "-", row["verdict"], causes or "-"
+
+
 def ignored_cause(item: Mapping[str, Any]) -> str:
     """An entry of ``ignored.failures`` in one line."""
     failure = item["failure"]
