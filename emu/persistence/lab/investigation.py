@@ -159,14 +159,16 @@ def investigate(
     executor: Executor | None = None,
     progress: Progress | None = None,
     interruption: Interruption | None = None,
+    workload: Workload | None = None,
 ) -> Answer:
     """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
+    A ``workload`` is one that was recorded before, of the same question but for its rules.
 
     UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
     ``interruption``: what was found until then. Close the answer.
     """
     interruption = interruption or Interruption()
-    workload = record(
+    workload = workload or record(
         question.workload,
         timeout=question.workload_timeout,
         event_limit=question.event_limit,
