@@ -9,6 +9,7 @@ from pathlib import Path
 
 import capstone
 import pytest
+from fuzzing import times
 from random_stores import BASE, SIZE, Programs
 
 from emu.cli.main import main
@@ -77,7 +78,8 @@ def check_events(events: tuple[Event, ...], code: bytes) -> None:
             last = event.pc
 
 
-@pytest.mark.parametrize("first", range(0, 60, 20))
+@pytest.mark.fuzz
+@pytest.mark.parametrize("first", range(0, times(60), 20))
 def test_random_programs(tmp_path: Path, first: int) -> None:
     made = 0
     for seed in range(first, first + 20):
@@ -113,7 +115,8 @@ def scattered(dice: random.Random) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("first", range(0, 40, 20))
+@pytest.mark.fuzz
+@pytest.mark.parametrize("first", range(0, times(40), 20))
 def test_random_programs_under_scattered_pages(tmp_path: Path, first: int) -> None:
     """Stores that cross a page go on anywhere; and the page tables, which the CPU marks, are in the NVDIMM too."""
     for seed in range(first, first + 20):
