@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ class _Option(NamedTuple):
     dest: str
     action: str
     convert: Callable[[str], Any] | None
+    choices: Container[str] | None
 
 
 class PlainWords:
@@ -36,6 +37,7 @@ class PlainWords:
         type: Callable[[str], Any] | None = None,  # noqa: A002 - argparse's name
         dest: str | None = None,
         nargs: str | None = None,
+        choices: Container[str] | None = None,
         metavar: str | None = None,
         help: str | None = None,  # noqa: A002 - argparse's name
     ) -> None:
@@ -51,7 +53,7 @@ class PlainWords:
         long = next((name for name in names if name.startswith("--")), names[0])
         dest = dest or long.lstrip("-").replace("-", "_")
         self._defaults[dest] = False if action == "store_true" else default
-        self._options.update(dict.fromkeys(names, _Option(dest, action, type)))
+        self._options.update(dict.fromkeys(names, _Option(dest, action, type, choices)))
 
     def add_argument_group(self, title: str) -> PlainWords:
         """Groups matter to help alone."""
@@ -73,7 +75,7 @@ class PlainWords:
                 setattr(found, option.dest, True)
             else:
                 value: Any = next(rest, "-")
-                if value.startswith("-"):
+                if value.startswith("-") or (option.choices is not None and value not in option.choices):
                     return None
                 if option.convert is not None:
                     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from fuzzing import times
 
 from emu.config import PersistenceDomain
 from emu.persistence.lab.explore import Answer, Exploration, Limits, LocalWorker, Run, Settled, Verdict, explore
@@ -134,9 +135,10 @@ def found(exploration: Exploration) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_finds_every_verdict_that_brute_force_finds(rules: Rules) -> None:
     rng = random.Random(f"explore {rules}")
-    for _ in range(60):
+    for _ in range(times(60)):
         timeline = build(random_events(rng), rules)
         initial = random_content(rng)
         toy = Toy(random_body(rng.randint(0, 10**9), stores=False), initial)
@@ -146,9 +148,10 @@ def test_finds_every_verdict_that_brute_force_finds(rules: Rules) -> None:
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_finds_every_verdict_of_crashes_during_recovery(rules: Rules) -> None:
     rng = random.Random(f"nested {rules}")
-    for _ in range(25):
+    for _ in range(times(25)):
         timeline = build(random_events(rng), rules)
         initial = random_content(rng)
         toy = Toy(random_body(rng.randint(0, 10**9), stores=True), initial)
