@@ -88,6 +88,8 @@ NATIVE := emu/host/_kernel $(addprefix emu/cpu/engine/_,hooks trace system x87 s
 native: $(NATIVE:=.abi3.so)
 
 $(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h
+emu/cpu/engine/_translate.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/observer.h
+emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/store_log.h
 %.abi3.so: %.cdef.txt %.csrc.c
 	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \
