@@ -84,11 +84,12 @@ def record(
     upto: int | None = None,
     outputs: board.Outputs | None = None,
     interruption: Interruption | None = None,
+    by_hooks: bool = False,
 ) -> Workload:
     """Boot ``config`` and record it to its end, for at most ``timeout`` seconds and ``event_limit`` log entries.
 
     With ``upto`` power fails just before that event: the run ends there with the reason ``POWER_FAILURE``, and the
-    trace has exactly ``upto`` events. The files of ``config`` are not changed.
+    trace has exactly ``upto`` events. The files of ``config`` are not changed. For ``by_hooks`` see ``Recording``.
 
     UnexplainedMemory when the guest's NVDIMMs do not hold what the trace says.
     """
@@ -104,7 +105,7 @@ def record(
             check = MemoryCheck(machine, own, tracer)
             if upto is not None:
                 _fail_before(machine, recording, upto, event_limit)
-            tracer.record()
+            recording.start(by_hooks=by_hooks)
             with (interruption or Interruption()).ends(machine):
                 ended = machine.run(timeout)
             failure = tracer.take_failure()
