@@ -704,6 +704,7 @@ typedef struct {
     unfinished open[2];
     unsigned open_count;
     const uint64_t *segment_bases[SEGMENTS];
+    const uint64_t *general; /* the 16 registers, in the order of their numbers in encodings */
     const uint64_t *control; /* CR0 to CR4 */
     const uint32_t *hflags;
     struct store_log *log;
@@ -726,6 +727,7 @@ typedef struct {
     int64_t displacement;
     uint64_t address_mask, linear_mask;
     int32_t base, index, segment;
+    int8_t base_slot, index_slot;
     uint8_t scale, size, site, detail;
 } emu_trace_site;
 
@@ -797,13 +799,18 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
     return false;
 }
 
+static uint64_t operand(emu_trace *t, int id, int slot)
+{
+    return slot < 0 ? reg(t, id) : t->general[slot];
+}
+
 static bool effective_address(const emu_trace_site *s, uint64_t *physical)
 {
     uint64_t address = (uint64_t)s->displacement;
     if (s->base)
-        address += reg(s->trace, s->base);
+        address += operand(s->trace, s->base, s->base_slot);
     if (s->index)
-        address += reg(s->trace, s->index) * s->scale;
+        address += operand(s->trace, s->index, s->index_slot) * s->scale;
     address &= s->address_mask;
     if (s->segment)
         address += *s->trace->segment_bases[s->segment - 1];
@@ -1397,9 +1404,10 @@ void emu_trace_set_segment(emu_trace *t, int number, const void *base)
     t->segment_bases[number] = base;
 }
 
-/* Where the engine keeps CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
-void emu_trace_set_state(emu_trace *t, const void *control, const void *hflags)
+/* Where the engine keeps the general registers and CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
+void emu_trace_set_state(emu_trace *t, const void *general, const void *control, const void *hflags)
 {
+    t->general = general;
     t->control = control;
     t->hflags = hflags;
 }
@@ -1480,11 +1488,11 @@ int emu_freeze(void *address, size_t size)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 117), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 129), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 118), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 131), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 120), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 121), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 120), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 41), // emu_trace_site *()(void *, uint64_t)
@@ -1492,7 +1500,7 @@ static void *_cffi_types[] = {
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // emu_trace *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 120), // emu_trace *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t const *, size_t)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1513,7 +1521,7 @@ static void *_cffi_types[] = {
 /* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 129), // void const *
+/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 131), // void const *
 /* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
@@ -1521,7 +1529,7 @@ static void *_cffi_types[] = {
 /* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // uintptr_t *
 /* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 123), // emu_trace_site *
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 124), // emu_trace_site *
 /* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1557,10 +1565,10 @@ static void *_cffi_types[] = {
 /* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
 /* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION, 129), // void()(emu_trace *)
+/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION, 131), // void()(emu_trace *)
 /* 78 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 129), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 131), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
 /* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
@@ -1569,47 +1577,49 @@ static void *_cffi_types[] = {
 /* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
 /* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 129), // void()(emu_trace *, int, void const *)
+/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 131), // void()(emu_trace *, int, void const *)
 /* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
 /* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 129), // void()(emu_trace *, uint64_t)
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 131), // void()(emu_trace *, uint64_t)
 /* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 129), // void()(emu_trace *, uint64_t, void const *)
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 131), // void()(emu_trace *, uint64_t, void const *)
 /* 99 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
 /* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 129), // void()(emu_trace *, void const *, void const *)
+/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 131), // void()(emu_trace *, void const *, void const *, void const *)
 /* 104 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 105 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
 /* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION, 129), // void()(void *, int)
-/* 109 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION, 129), // void()(void *, uint64_t, uint32_t)
-/* 113 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 117 */ _CFFI_OP(_CFFI_OP_POINTER, 118), // char const *
-/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 119 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 120 */ _CFFI_OP(_CFFI_OP_POINTER, 121), // emu_trace_entry const *
-/* 121 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 122 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
-/* 123 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_site
-/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 126 */ _CFFI_OP(_CFFI_OP_POINTER, 67), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 127 */ _CFFI_OP(_CFFI_OP_POINTER, 108), // void(*)(void *, int)
-/* 128 */ _CFFI_OP(_CFFI_OP_POINTER, 112), // void(*)(void *, uint64_t, uint32_t)
-/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 107 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION, 131), // void()(void *, int)
+/* 110 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION, 131), // void()(void *, uint64_t, uint32_t)
+/* 114 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 118 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // char const *
+/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 120 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 121 */ _CFFI_OP(_CFFI_OP_POINTER, 122), // emu_trace_entry const *
+/* 122 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 123 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
+/* 124 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_site
+/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
+/* 128 */ _CFFI_OP(_CFFI_OP_POINTER, 67), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 129 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // void(*)(void *, int)
+/* 130 */ _CFFI_OP(_CFFI_OP_POINTER, 113), // void(*)(void *, uint64_t, uint32_t)
+/* 131 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1657,6 +1667,8 @@ static void _cffi_checkfld_typedef_emu_trace_site(emu_trace_site *p)
   (void)((p->base) | 0);  /* check that 'emu_trace_site.base' is an integer */
   (void)((p->index) | 0);  /* check that 'emu_trace_site.index' is an integer */
   (void)((p->segment) | 0);  /* check that 'emu_trace_site.segment' is an integer */
+  (void)((p->base_slot) | 0);  /* check that 'emu_trace_site.base_slot' is an integer */
+  (void)((p->index_slot) | 0);  /* check that 'emu_trace_site.index_slot' is an integer */
   (void)((p->scale) | 0);  /* check that 'emu_trace_site.scale' is an integer */
   (void)((p->size) | 0);  /* check that 'emu_trace_site.size' is an integer */
   (void)((p->site) | 0);  /* check that 'emu_trace_site.site' is an integer */
@@ -1888,7 +1900,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(120));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(121));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1926,7 +1938,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(117));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(118));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2636,9 +2648,9 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_set_segment _cffi_d_emu_trace_set_segment
 #endif
 
-static void _cffi_d_emu_trace_set_state(emu_trace * x0, void const * x1, void const * x2)
+static void _cffi_d_emu_trace_set_state(emu_trace * x0, void const * x1, void const * x2, void const * x3)
 {
-  emu_trace_set_state(x0, x1, x2);
+  emu_trace_set_state(x0, x1, x2, x3);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -2647,13 +2659,15 @@ _cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
   emu_trace * x0;
   void const * x1;
   void const * x2;
+  void const * x3;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   PyObject *arg0;
   PyObject *arg1;
   PyObject *arg2;
+  PyObject *arg3;
 
-  if (!PyArg_UnpackTuple(args, "emu_trace_set_state", 3, 3, &arg0, &arg1, &arg2))
+  if (!PyArg_UnpackTuple(args, "emu_trace_set_state", 4, 4, &arg0, &arg1, &arg2, &arg3))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
@@ -2683,9 +2697,18 @@ _cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
       return NULL;
   }
 
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(33), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(33), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { emu_trace_set_state(x0, x1, x2); }
+  { emu_trace_set_state(x0, x1, x2, x3); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -3168,9 +3191,9 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_trace_hook },
   { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 72), (void *)_cffi_d_emu_trace_learn },
   { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_trace_learn_generator },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 128), (void *)emu_trace_new_block },
-  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 122), (void *)emu_trace_new_instruction },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 126), (void *)emu_trace_next_page },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 130), (void *)emu_trace_new_block },
+  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 123), (void *)emu_trace_new_instruction },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 128), (void *)emu_trace_next_page },
   { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 80), (void *)_cffi_d_emu_trace_note },
   { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_trace_note_access },
   { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_trace_open },
@@ -3181,11 +3204,11 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 103), (void *)_cffi_d_emu_trace_set_state },
   { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_set_unknown },
   { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_start_log },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 127), (void *)emu_trace_stop },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 129), (void *)emu_trace_stop },
   { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_trace_track },
   { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_translate_again },
   { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 128), (void *)emu_trace_unknown_read },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 130), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -3245,7 +3268,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 125) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 126) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3254,13 +3277,19 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 124) },
+            _CFFI_OP(_CFFI_OP_NOOP, 125) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 124) },
+             _CFFI_OP(_CFFI_OP_NOOP, 125) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 124) },
+               _CFFI_OP(_CFFI_OP_NOOP, 125) },
+  { "base_slot", offsetof(emu_trace_site, base_slot),
+                 sizeof(((emu_trace_site *)0)->base_slot),
+                 _CFFI_OP(_CFFI_OP_NOOP, 127) },
+  { "index_slot", offsetof(emu_trace_site, index_slot),
+                  sizeof(((emu_trace_site *)0)->index_slot),
+                  _CFFI_OP(_CFFI_OP_NOOP, 127) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
              _CFFI_OP(_CFFI_OP_NOOP, 75) },
@@ -3276,18 +3305,18 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 119, 0,
+  { "$emu_trace", 120, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 8 },
-  { "$emu_trace_entry", 121, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 122, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 8, 8 },
-  { "$emu_trace_site", 123, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 16, 12 },
+  { "$emu_trace_site", 124, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 16, 14 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 119 },
-  { "emu_trace_entry", 121 },
-  { "emu_trace_site", 123 },
+  { "emu_trace", 120 },
+  { "emu_trace_entry", 122 },
+  { "emu_trace_site", 124 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3302,7 +3331,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  130,  /* num_types */
+  132,  /* num_types */
   1,  /* flags */
 };
 

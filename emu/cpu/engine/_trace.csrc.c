@@ -124,6 +124,7 @@ typedef struct {
     unfinished open[2];
     unsigned open_count;
     const uint64_t *segment_bases[SEGMENTS];
+    const uint64_t *general; /* the 16 registers, in the order of their numbers in encodings */
     const uint64_t *control; /* CR0 to CR4 */
     const uint32_t *hflags;
     struct store_log *log;
@@ -146,6 +147,7 @@ typedef struct {
     int64_t displacement;
     uint64_t address_mask, linear_mask;
     int32_t base, index, segment;
+    int8_t base_slot, index_slot;
     uint8_t scale, size, site, detail;
 } emu_trace_site;
 
@@ -217,13 +219,18 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
     return false;
 }
 
+static uint64_t operand(emu_trace *t, int id, int slot)
+{
+    return slot < 0 ? reg(t, id) : t->general[slot];
+}
+
 static bool effective_address(const emu_trace_site *s, uint64_t *physical)
 {
     uint64_t address = (uint64_t)s->displacement;
     if (s->base)
-        address += reg(s->trace, s->base);
+        address += operand(s->trace, s->base, s->base_slot);
     if (s->index)
-        address += reg(s->trace, s->index) * s->scale;
+        address += operand(s->trace, s->index, s->index_slot) * s->scale;
     address &= s->address_mask;
     if (s->segment)
         address += *s->trace->segment_bases[s->segment - 1];
@@ -817,9 +824,10 @@ void emu_trace_set_segment(emu_trace *t, int number, const void *base)
     t->segment_bases[number] = base;
 }
 
-/* Where the engine keeps CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
-void emu_trace_set_state(emu_trace *t, const void *control, const void *hflags)
+/* Where the engine keeps the general registers and CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
+void emu_trace_set_state(emu_trace *t, const void *general, const void *control, const void *hflags)
 {
+    t->general = general;
     t->control = control;
     t->hflags = hflags;
 }
