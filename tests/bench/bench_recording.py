@@ -1,4 +1,4 @@
-"""What recording costs the guest: CPU time of recorded runs against plain runs of the same guest, and of the conversion.
+"""What recording costs: CPU time of recorded runs against plain runs of the same guest, and of the conversion.
 
 Each figure is of a whole run up to HLT, the log in memory included, less that of one with a single round.
 """
@@ -10,6 +10,7 @@ import struct
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from emu import board
@@ -65,8 +66,9 @@ LOOPS = (
         "4889df4c89c64889cab900020000f348a54889d148ffc975e7f4",
         1_500, 50_000, "4",
     ),
-    # r10 = rbx; 1: twelve times 16 instructions that hash a table in RAM, with two stores there; then 8 stores to [r10],
-    # clwb [r10], sfence; r10 goes round in 1 MiB; dec rcx; jnz 1b; hlt. 202 instructions in a round.
+    # r10 = rbx
+    # 1: twelve times 16 instructions that hash a table in RAM, with two stores there; 8 stores to [r10]; clwb [r10]; sfence
+    #    r10 goes round in 1 MiB; dec rcx; jnz 1b; hlt. 202 instructions in a round.
     Loop(
         "8 stores, CLWB and SFENCE among 202 instructions",
         "4989daba0c0000004989c94d69c995e9d15b4c89c848c1e80f4931c14c89ce81e6f8ff0000498b04304c01c848c1c00d498904304d034c"
@@ -113,13 +115,13 @@ def conversion(folder: Path) -> None:
         times = [time.process_time()]
         built.run()
         times.append(time.process_time())
-        events = recording.events()
+        events = [event for _, event in recording.all_numbered_events()]
         times.append(time.process_time())
         build(events, Rules())
         times.append(time.process_time())
         built.cpu.close()
         recording.tracer.close()
-    run, convert, model = (after - before for before, after in zip(times, times[1:], strict=False))
+    run, convert, model = (after - before for before, after in pairwise(times))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     print(f"  {EVENTS} stores: recorded in {run:.2f} s, converted in {convert:.2f} s, timeline built in {model:.2f} s, "
           f"peak {peak} MiB   target 5 s, 500 MB")  # fmt: skip

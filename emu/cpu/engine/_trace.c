@@ -695,7 +695,7 @@ typedef struct {
 
     void *uc;
     uint64_t chunk_count;
-    uint32_t instance, marks;
+    uint32_t instance, marks, rep_instance;
     uint64_t site_pc;
     uint64_t site_entry;
     uint8_t site;
@@ -999,8 +999,8 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
     t->site_entry = EMU_TRACE_NOWHERE;
     if (s->site & EMU_SITE_REP) {
         uint64_t left = reg(t, REG_RCX) & s->address_mask;
-        if (t->rep_pc != s->pc || left + 1 != t->rep_count)
-            t->instance++;
+        if (t->rep_pc != s->pc || left + 1 != t->rep_count || t->rep_instance != t->instance)
+            t->rep_instance = ++t->instance;
         t->rep_pc = s->pc;
         t->rep_count = left;
         return;
@@ -1035,6 +1035,7 @@ static void void_entry_at(emu_trace *t, uint64_t pc)
     if (t->site_pc == pc && t->site_entry < t->count)
         t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
     t->site_entry = EMU_TRACE_NOWHERE;
+    t->rep_instance = 0; /* what goes on afterwards is another store */
 }
 
 static uint8_t kind_of_site(const emu_trace_site *s)
@@ -1379,6 +1380,7 @@ void emu_trace_clear(emu_trace *t)
     t->site_pc = 0;
     t->site = 0;
     t->rep_pc = 0;
+    t->rep_instance = 0;
 }
 
 /* Where guest memory lies in this process, for looking at code and stores; those to `logged` ones are logged. */

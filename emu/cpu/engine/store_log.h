@@ -66,7 +66,6 @@ typedef struct store_log {
     /* The last store that was decoded, if its instruction may go on. */
     uint64_t last_pc;
     int last_piece;
-    uint32_t rep_instance;
     origin *origins;
     uint32_t origin_count, origin_room;
     uint32_t buckets[1 << 14];
@@ -659,8 +658,8 @@ static void decode_store(store_log *log, const origin *o, uint64_t data, uint64_
     if (offset % PAGE + size > PAGE) /* its parts were logged on the slow path */
         return;
     if (kind & EMU_SITE_REP) {
-        if (t->site_pc != o->pc || t->instance != log->rep_instance)
-            log->rep_instance = ++t->instance;
+        if (t->site_pc != o->pc || t->instance != t->rep_instance)
+            t->rep_instance = ++t->instance;
         t->site_pc = o->pc;
         t->site = kind;
         t->site_entry = EMU_TRACE_NOWHERE;
@@ -694,7 +693,7 @@ static void decode_other(store_log *log, const origin *o, uint64_t data, uint64_
     emu_trace_entry *e = NULL;
     switch (o->role) {
     case BEGINS:
-        log->rep_instance = ++t->instance;
+        t->rep_instance = ++t->instance;
         t->site_pc = o->pc;
         t->site = o->site->site;
         t->site_entry = EMU_TRACE_NOWHERE;

@@ -61,6 +61,9 @@ class Entry(NamedTuple):
     detail: int
 
 
+Row = tuple[int, int, int, int, int, int, int, int]
+"""An ``Entry`` without names."""
+
 # emu_trace_entry, and how many of them lie in a row.
 _ENTRY = struct.Struct("=QQQIBBBB")
 _CHUNK = lib.EMU_TRACE_CHUNK
@@ -257,13 +260,16 @@ class Tracer:
 
     def entries(self) -> Iterator[Entry]:
         """The log so far; HostError when memory ran out and it has a gap."""
+        return map(Entry._make, self.rows())
+
+    def rows(self) -> Iterator[Row]:
+        """As ``entries``, in half the time."""
         count, size = self.count, ffi.sizeof("emu_trace_entry")
         if self._t.starved:
             raise HostError("not enough memory for the log of the guest's stores", "close other programs")
         for first in range(0, count, _CHUNK):
             number = min(_CHUNK, count - first)
-            data = ffi.buffer(lib.emu_trace_at(self._t, first), number * size)
-            yield from map(Entry._make, _ENTRY.iter_unpack(bytes(data)))
+            yield from _ENTRY.iter_unpack(ffi.buffer(lib.emu_trace_at(self._t, first), number * size))
 
     def note_store(self, address: int, data: bytes, pc: int) -> None:
         """``data`` was just stored at guest-physical ``address`` by no instruction, at ``pc``: log it as one store."""
