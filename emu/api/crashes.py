@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from emu.api.description import Nvdimm, Path, Size, choice, configuration, domain_named, image_path
 from emu.api.show import card, table
@@ -14,15 +15,19 @@ from emu.api.threads import in_thread
 from emu.config import MachineConfig
 from emu.errors import UsageError
 from emu.host.claims import Claims, claims_of
+from emu.host.files import Target
 from emu.persistence.lab import investigation
-from emu.persistence.lab.explore import Limits
+from emu.persistence.lab.explore import Limits, Progress
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
 from emu.persistence.model.operations import parse_place
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.persistence.report import ignored
+from emu.persistence.report.about import about
 from emu.persistence.report.document import document
 from emu.persistence.report.export import FILES, export
-from emu.persistence.report.symbols import load_symbols
+from emu.persistence.report.matrix import matrix as judge_all
+from emu.persistence.report.symbols import Symbols, load_symbols
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -55,8 +60,12 @@ def crash(
     start: int | str | None = None,
     stop: int | str | None = None,
     durable_when_done: bool = False,
+    first_failure: bool = False,
     executor: Executor | None = None,
     warnings: bool = False,
+    matrix: bool = False,
+    suppress: Path | None = None,
+    baseline: Path | Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CrashAnswer:
     """Cut the power at every point of the run of ``image``, and run recovery on every memory that it can tell apart.
@@ -64,7 +73,7 @@ def crash(
     The arguments are the options of ``emu crash`` (docs/reference/commands.md) with their defaults. ``observe`` lists
     (offset, length) in bytes in the first NVDIMM, ``start`` and ``stop`` are ``--from`` and ``--to``, times are
     seconds; ``progress(done, waiting)`` is told of recoveries.
-    The files are never changed.
+    ``baseline`` is an old document or its file. The files are never changed.
 
     With ``jobs`` above 1 recoveries run in as many processes, which import the script again: it needs the usual
     ``if __name__ == "__main__":``. An ``executor`` takes their place.
@@ -91,20 +100,66 @@ def crash(
         start=start,
         stop=stop,
         durable_when_done=durable_when_done,
+        first_failure=first_failure,
     )
+    known = _known(suppress, baseline)
     interruption = Interruption()
-    found: list[Answer] = []
+    done: list[Investigated] = []
 
     def investigate() -> None:
-        found.append(investigation.investigate(asked, executor=executor, progress=progress, interruption=interruption))
+        tell = None if progress is None else lambda done, waiting, share: progress(done, waiting)
+        found = investigated(asked, matrix=matrix, executor=executor, progress=tell, interruption=interruption)
+        done.append(found)
 
     try:
         in_thread(investigate, name="emu-laboratory", interrupt=interruption.ask)
-        return CrashAnswer(found[0], warnings=warnings)
+        return CrashAnswer(done[0], warnings=warnings, known=known)
     except BaseException:
-        for answer in found:
-            answer.close()
+        for found in done:
+            found.answer.close()
         raise
+
+
+class Investigated(NamedTuple):
+    """What the laboratory found, and what its document is made of. Close the answer."""
+
+    answer: Answer
+    symbols: Symbols
+    matrix: list[dict[str, Any]] | None
+
+
+def investigated(
+    asked: Question,
+    *,
+    matrix: bool,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    interruption: Interruption | None = None,
+    on_cause: investigation.OnCause | None = None,
+) -> Investigated:
+    """``investigation.investigate``, also under all other rules with ``matrix``."""
+    answer = investigation.investigate(
+        asked, executor=executor, progress=progress, interruption=interruption, on_cause=on_cause
+    )
+    try:
+        symbols = load_symbols(asked.workload.image)
+        rows = None
+        if matrix:
+            rows = judge_all(answer, symbols, executor=executor, progress=progress, interruption=interruption)
+        return Investigated(answer, symbols, rows)
+    except BaseException:
+        answer.close()
+        raise
+
+
+def _known(
+    suppress: Path | None, baseline: Path | Mapping[str, Any] | None
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What takes out of a document what these know. UsageError and HostError for what cannot be read."""
+    rules = None if suppress is None else ignored.load_rules(os.fsdecode(suppress))
+    name = None if baseline is None or isinstance(baseline, Mapping) else os.fsdecode(baseline)
+    old = baseline if isinstance(baseline, Mapping) else None if name is None else ignored.load_document(name)
+    return lambda result: ignored.apply(result, rules, old, baseline_name=name)
 
 
 def question(
@@ -127,6 +182,7 @@ def question(
     start: int | str | None = None,
     stop: int | str | None = None,
     durable_when_done: bool = False,
+    first_failure: bool = False,
 ) -> Question:
     """The Question that the options of ``emu crash`` mean for the machine ``config``; UsageError for a wrong one."""
     counts = {
@@ -165,7 +221,7 @@ def question(
         recovery,
         rules,
         tuple(observe),
-        Limits(max_executions, time_limit, depth),
+        Limits(max_executions, time_limit, depth, first_failure),
         workload_timeout=timeout,
         event_limit=max_events,
         budget=recovery_blocks,
@@ -198,12 +254,18 @@ class CrashAnswer:
     stay after ``close``; ``write_html`` and ``export`` do not.
     """
 
-    def __init__(self, answer: Answer, *, warnings: bool) -> None:
-        self._answer = answer
+    def __init__(
+        self, found: Investigated, *, warnings: bool, known: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        self._answer, self._symbols, self._matrix = found
         self._warnings = warnings
-        self._symbols = load_symbols(answer.question.workload.image)
+        self._known = known
         self._closed = False
-        self.document: dict[str, Any] = document(answer, self._symbols, warnings=warnings)
+        self.document: dict[str, Any] = self._describe(None)
+
+    def _describe(self, exported: dict[int, dict[str, Any]] | None) -> dict[str, Any]:
+        said = document(self._answer, self._symbols, exported=exported, warnings=self._warnings, matrix=self._matrix)
+        return self._known(said)
 
     @property
     def ok(self) -> bool:
@@ -247,9 +309,28 @@ class CrashAnswer:
         """
         from emu.persistence.report.page import report_html
 
-        target = claims_of_question(self._open().question).writes(os.fsdecode(path), "--html")
-        page = report_html(self.document, self._answer, self._symbols)
+        target = self._target(path, "--html")
+        page = report_html(self._dated(), self._answer, self._symbols)
         target.write(page.encode(errors="backslashreplace"))
+
+    def write_sarif(self, path: Path) -> None:
+        """Write the causes as SARIF 2.1.0. Errors and durability as for ``write_html``."""
+        from emu.persistence.report.sarif import sarif
+
+        self._target(path, "--sarif").write(json.dumps(sarif(self._dated()), indent=2).encode())
+
+    def write_junit(self, path: Path) -> None:
+        """Write the causes as JUnit XML. Errors and durability as for ``write_html``."""
+        from emu.persistence.report.junit import junit
+
+        self._target(path, "--junit").write(junit(self._dated()))
+
+    def _target(self, path: Path, option: str) -> Target:
+        return claims_of_question(self._open().question).writes(os.fsdecode(path), option)
+
+    def _dated(self) -> dict[str, Any]:
+        """The document for a reader of today; ``document`` itself is the same for the same run."""
+        return {**self.document, "about": about(None)}
 
     def export(self, folder: Path) -> Mapping[int, Mapping[str, Any]]:
         """Write the memory of each failure into ``folder``; by the failure's number its ``files`` and the ``command``
@@ -260,7 +341,7 @@ class CrashAnswer:
         answer, name = self._open(), os.fsdecode(folder)
         claims_of_question(answer.question).writes_family(name, FILES, "--export")
         written = export(answer, name)
-        self.document = document(answer, self._symbols, exported=written, warnings=self._warnings)
+        self.document = self._describe(written)
         return written
 
     def close(self) -> None:

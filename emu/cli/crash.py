@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
 from emu.config import PersistenceDomain
@@ -22,6 +22,7 @@ from emu.persistence.model.rules import FailedCas, Media, Order
 from emu.units import parse_size
 
 if TYPE_CHECKING:
+    from emu.api.crashes import Investigated
     from emu.host.files import Target
     from emu.persistence.lab.interruption import Interruption
     from emu.persistence.lab.investigation import Answer, Question
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what an operation has stored must be durable when it says that it is done")  # fmt: skip
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
+    add("--first-failure", action="store_true", help="stop when a crash state has failed, the simplest that does")
     add("--time-limit", type=float, default=300.0, metavar="SECONDS", help="stop exploring after this much real time")
     add("--timeout", type=float, default=60.0, metavar="SECONDS", help="end the recorded run after this much real time")
     add("--max-events", type=int, default=1 << 18, metavar="N", help="end the recorded run after this many log entries")
@@ -71,34 +73,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, default=1, metavar="N", help="processes that run recoveries")
     add("--json", action="store_true", help="print one JSON document (schema emu.crash/1)")
     add("--html", metavar="FILE", help="write a report page")
+    add("--sarif", metavar="FILE", help="write the causes as SARIF 2.1.0, for code-scanning services")
+    add("--junit", metavar="FILE", help="write the causes as JUnit XML, for continuous integration")
     add("--timeline", action="store_true", help="also draw stores, flushes and fences for each cache line")
     add("--export", metavar="DIR", help="write the memory of each failure, and say how to boot it")
-    add("--warnings", action="store_true", help="also list redundant flushes and fences and the like")
+    add("--warnings", action="store_true",
+        help="also list stores that are not durable at the end, redundant flushes and fences and the like")  # fmt: skip
+    add("--matrix", action="store_true", help="also judge the recording under every domain, medium and order")
+    add("--suppress", metavar="FILE", help="do not fail for what the rules in this file know")
+    add("--baseline", metavar="FILE", help="fail for new causes only; FILE is what --json printed before")
     machine_options.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     question = _question(options)
-    html = _outputs(options, question)
-    from emu.persistence.lab import investigation
+    outputs = _outputs(options, question)
+    known = _known(options)
+    from emu.api.crashes import investigated
+    from emu.persistence.report.about import about
     from emu.persistence.report.document import document
     from emu.persistence.report.export import export
-    from emu.persistence.report.symbols import load_symbols
 
-    progress = None if options.json or not sys.stderr.isatty() else _Progress()
+    progress = on_cause = None
+    if not options.json and sys.stderr.isatty():
+        from emu.cli.crash_progress import CrashProgress
+
+        progress = shown = CrashProgress(sys.stderr)
+        on_cause = lambda workload, failure: shown.cause(failure, workload, question.workload.image)  # noqa: E731
     try:
-        answer = _interruptible(lambda stop: investigation.investigate(question, progress=progress, interruption=stop))
+        found = _interruptible(
+            lambda stop: investigated(
+                question, matrix=options.matrix, progress=progress, interruption=stop, on_cause=on_cause
+            )
+        )
     finally:
         if progress is not None:
             progress.clear()
-    with answer:
+    with found.answer as answer:
         exported = export(answer, options.export) if options.export else None
-        symbols = load_symbols(question.workload.image)
-        result = document(answer, symbols, exported=exported, warnings=options.warnings)
-        if html is not None:
-            from emu.persistence.report.page import report_html
-
-            html.write(report_html(result, answer, symbols).encode(errors="backslashreplace"))
+        result = document(
+            answer,
+            found.symbols,
+            exported=exported,
+            warnings=options.warnings,
+            about=about(options.words),
+            matrix=found.matrix,
+        )
+        result = known(result)
+        _write(outputs, result, found)
         if options.json:
             print(json.dumps(result, indent=2))
         else:
@@ -111,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
     return int(result["status"])
 
 
-def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
+def _interruptible(work: Callable[[Interruption], Investigated]) -> Investigated:
     """Do ``work`` in a thread of its own. The first Ctrl-C asks it to come to an end, the second one ends the process.
 
     Python runs signal handlers between byte codes of the main thread only, and the CPU may run guest code for long.
@@ -166,6 +188,7 @@ def _question(options: argparse.Namespace) -> Question:
         start=options.start,
         stop=options.stop,
         durable_when_done=options.durable_when_done,
+        first_failure=options.first_failure,
     )
 
 
@@ -174,34 +197,46 @@ def _range(text: str) -> tuple[int, int]:
     return parse_size(offset, what="--observe"), parse_size(length or "8", what="--observe")
 
 
-def _outputs(options: argparse.Namespace, question: Question) -> Target | None:
-    """Look at all that will be written, before the work; where --html goes."""
+def _known(options: argparse.Namespace) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What takes out of a document what --suppress and --baseline know. Both are read now, before the work."""
+    if options.suppress is None and options.baseline is None:
+        return lambda result: result
+    from emu.persistence.report import ignored
+
+    rules = None if options.suppress is None else ignored.load_rules(options.suppress)
+    baseline = None if options.baseline is None else ignored.load_document(options.baseline)
+    return lambda result: ignored.apply(result, rules, baseline, baseline_name=options.baseline)
+
+
+def _write(outputs: Mapping[str, Target], result: dict[str, Any], found: Investigated) -> None:
+    if "html" in outputs:
+        from emu.persistence.report.page import report_html
+
+        outputs["html"].write(report_html(result, found.answer, found.symbols).encode(errors="backslashreplace"))
+    if "sarif" in outputs:
+        from emu.persistence.report.sarif import sarif
+
+        outputs["sarif"].write(json.dumps(sarif(result), indent=2).encode())
+    if "junit" in outputs:
+        from emu.persistence.report.junit import junit
+
+        outputs["junit"].write(junit(result))
+
+
+def _outputs(options: argparse.Namespace, question: Question) -> dict[str, Target]:
+    """Look at all that will be read and written, before the work; where the reports go, by the options' names."""
     from emu.api.crashes import claims_of_question
     from emu.persistence.report.export import FILES
 
     claims = claims_of_question(question)
+    for name in ("suppress", "baseline"):
+        if getattr(options, name) is not None:
+            claims.reads(getattr(options, name), f"--{name}")
     claims.writes_standard_streams()
     if options.export:
         claims.writes_family(options.export, FILES, "--export")
-    return claims.writes(options.html, "--html") if options.html else None
-
-
-class _Progress:
-    """One line on the terminal: recoveries done, and those known to be still needed."""
-
-    def __init__(self) -> None:
-        self._shown = 0.0
-
-    def __call__(self, done: int, left: int) -> None:
-        if time.monotonic() - self._shown < 0.1:
-            return
-        self._shown = time.monotonic()
-        filled = 30 * done // max(done + left, 1)
-        print(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done} recoveries, {left} waiting ", end="", file=sys.stderr)
-
-    def clear(self) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr)
+    names = [name for name in ("html", "sarif", "junit") if getattr(options, name)]
+    return {name: claims.writes(getattr(options, name), f"--{name}") for name in names}
 
 
 def _print_timeline(answer: Answer) -> None:

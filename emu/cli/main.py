@@ -27,6 +27,7 @@ class Verb(NamedTuple):
 VERBS = {
     "run": Verb("emu.cli.run", "boot a guest on a machine with NVDIMMs"),
     "crash": Verb("emu.cli.crash", "cut the power at every point and show what the machine could wake up with"),
+    "crash diff": Verb("emu.cli.crash_diff", "compare what two runs of 'emu crash' found"),
     "probe": Verb("emu.cli.probe", "say what a file or directory can promise as an NVDIMM"),
     "label": Verb("emu.cli.label", "read, check and write namespace label areas"),
     "acpi": Verb("emu.cli.acpi", "show or dump the ACPI tables of a machine"),
@@ -121,12 +122,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if " ".join(words[:2]) in VERBS:  # a verb of two words
+        words = [" ".join(words[:2]), *words[2:]]
     verb = next((word for word in words if word in VERBS), None)
     traceback = "--traceback" in words
     try:
         options = build_parser(verb).parse_args(words)
         if _help_asked(options):
             return Status.OK
+        options.words = words
         status: int = options.run(options)
     except SystemExit as stop:  # argparse has said what it wanted to say
         return stop.code if isinstance(stop.code, int) else Status.USAGE

@@ -124,11 +124,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to stop early; seconds are real time."""
+    """When to stop early; seconds are real time. ``first_failure``: when one has been found."""
 
     executions: int = 100_000
     seconds: float | None = None
     depth: int = 1
+    first_failure: bool = False
 
 
 class Nondeterministic(EmuError):
@@ -263,8 +264,11 @@ _MOST_WALKERS = 1 << 20
 OnFailure = Callable[[Result], None]
 """Told of each result that is no success when it is found; more crash points may be added to it later."""
 
-Progress = Callable[[int, int], None]
-"""Told the number of runs done and of those known to be still needed."""
+Progress = Callable[[int, int, float], None]
+"""Told the number of runs done, of those known to be still needed, and the share of crash points that need none."""
+
+FIRST_FAILURE = "it was to stop at the first failure"
+"""Why an exploration is not complete that found one."""
 
 
 def _middle(waiting: Sequence[Walker], rank: int) -> Walker:
@@ -297,7 +301,7 @@ class Explorer:
         self._tracked = tracked
         self._limits = limits or Limits()
         self._observe = observe
-        self._progress = progress or (lambda done, open_ends: None)
+        self._progress = progress or (lambda done, open_ends, share: None)
         self._interruption = interruption or Interruption()
         self._deadline = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
         self._on_failure = on_failure or (lambda result: None)
@@ -305,6 +309,8 @@ class Explorer:
         self._open: dict[Node, int] = {}  # the lowest rank of those that wait there
         self._results: dict[tuple[tuple[int, ...], int], Result] = {}
         self._executed = 0
+        self._failed = False
+        self._waiting: dict[int, int] = {}  # for each crash point that has any, how many walkers wait
         self._caveats: set[str] = set()
         self.stored: set[int] = set()
 
@@ -330,6 +336,7 @@ class Explorer:
     def _start(self) -> str:
         walkers = 0
         for point in self._timeline.points:
+            self._walked = point.number
             state = CrashState.at(self._timeline, point.number, self._initial)
             for number, (values, left) in enumerate(possible_values(state, self._observe)):
                 crash = Crash(point.number)
@@ -338,10 +345,12 @@ class Explorer:
                 walkers += 1
                 if walkers > _MOST_WALKERS:
                     return f"the observed bytes can hold more than {_MOST_WALKERS} different values"
+                self._show_progress()
                 if walkers % 256 == 0 and (stop := self._must_stop()):
                     return stop
             if stop := self._must_stop():
                 return stop
+        self._walked = len(self._timeline.points)
         return ""
 
     @staticmethod
@@ -351,9 +360,11 @@ class Explorer:
         return sum(lost for lost, _ in found), sum(kept for _, kept in found)
 
     def _must_stop(self) -> str:
-        """Why there is no time left, or nothing."""
+        """Why there is nothing more to be done now, or nothing."""
         if self._interruption.asked:
             return INTERRUPTED
+        if self._limits.first_failure and self._failed:
+            return FIRST_FAILURE
         if self._deadline is not None and time.monotonic() > self._deadline:
             return f"the time limit of {self._limits.seconds:g} s was reached"
         return ""
@@ -374,10 +385,12 @@ class Explorer:
             if self._limits.depth > 1 and run.trace:
                 self._add_crashes(node, run)
             waiting, node.waiting = node.waiting, []
+            for walker in waiting:
+                self._count(walker.point, -1)
             came_from = None if node.parent is None or node.came_by is None else (node.parent, node.came_by[2])
             for walker in sorted(waiting, key=lambda walker: walker.key):
                 self._walk(walker, came_from)
-            self._progress(self._executed, len(self._open))
+            self._show_progress()
             if stop := self._must_stop():
                 return stop
         if len(ends) > room:
@@ -419,7 +432,20 @@ class Explorer:
                 node = node.child(options[0][0])
             else:
                 node.waiting.append(walker)
+                self._count(walker.point, 1)
                 self._open[node] = min(walker.rank, self._open.get(node, walker.rank))
+
+    def _count(self, point: int, change: int) -> None:
+        """A walker of this crash point waits, or one does no more."""
+        left = self._waiting.get(point, 0) + change
+        if left:
+            self._waiting[point] = left
+        else:
+            del self._waiting[point]
+
+    def _show_progress(self) -> None:
+        done = max(0, self._walked - len(self._waiting))
+        self._progress(self._executed, len(self._open), done / len(self._timeline.points))
 
     def _leaves(self, walker: Walker, node: Node) -> tuple[int, int] | None:
         """Where in the chunks of ``node`` the walker's memories do not all go on as before; None if they all do."""
@@ -453,6 +479,7 @@ class Explorer:
         if walker.key > result.latest.key:
             result.latest = walker
         if known is None and leaf.verdict is not None and not leaf.verdict.ok:
+            self._failed = True
             self._on_failure(result)
 
 

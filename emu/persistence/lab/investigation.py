@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 
 from emu.config import MachineConfig
@@ -14,6 +15,7 @@ from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, 
 from emu.persistence.lab.findings import Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
+from emu.persistence.lab.live import LiveCauses
 from emu.persistence.lab.promised import unkept
 from emu.persistence.lab.recorder import TRACE_FULL
 from emu.persistence.lab.recovery import judge
@@ -153,20 +155,27 @@ def count_events(events: Sequence[Event]) -> dict[str, int]:
     }
 
 
+OnCause = Callable[[Workload, Failure], None]
+
+
 def investigate(
     question: Question,
     *,
     executor: Executor | None = None,
     progress: Progress | None = None,
     interruption: Interruption | None = None,
+    workload: Workload | None = None,
+    on_cause: OnCause | None = None,
 ) -> Answer:
     """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
+    A ``workload`` is one that was recorded before, of the same question but for its rules. ``on_cause`` is told of
+    causes with the run that they are in, while the exploration goes on.
 
     UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
     ``interruption``: what was found until then. Close the answer.
     """
     interruption = interruption or Interruption()
-    workload = record(
+    workload = workload or record(
         question.workload,
         timeout=question.workload_timeout,
         event_limit=question.event_limit,
@@ -180,6 +189,10 @@ def investigate(
                 question.workload_timeout, question.limits.depth > 1, part.first)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, interruption)
+    live = None
+    if on_cause is not None:
+        tell = partial(on_cause, workload)
+        live = LiveCauses(timeline, workload.events, initial, session.recovery, tell, first=part.first)
     try:
         with _workers(question, task, session, executor, interruption) as workers:
             found = explore(
@@ -190,6 +203,7 @@ def investigate(
                 observe=observe,
                 progress=progress,
                 interruption=interruption,
+                on_failure=live,
             )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
         patience = _PATIENCE_S if interruption.asked else ANALYSIS_S
@@ -199,7 +213,7 @@ def investigate(
             found, timeline, workload.events, initial, session.recovery, seconds=patience, first=part.first
         )
         failures = analyst.explain()
-        if question.durable_when_done:
+        if question.durable_when_done and question.rules.flushes_count:
             broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
             failures = with_promises(failures, broken, workload.events)
         because = list(found.incomplete_because)
@@ -218,7 +232,7 @@ def investigate(
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,
-            tuple(find_waste(workload.events)),
+            tuple(find_waste(workload.events, timeline)),
             tuple(dict.fromkeys(because)),
             interruption.asked,
         )

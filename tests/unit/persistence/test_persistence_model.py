@@ -9,7 +9,18 @@ import pytest
 from emu.config import PersistenceDomain
 from emu.persistence.model.crashstate import CrashState, memories
 from emu.persistence.model.distinct import count_distinct
-from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, split, units_of
+from emu.persistence.model.events import (
+    Event,
+    Fence,
+    FenceKind,
+    Flush,
+    FlushKind,
+    Store,
+    WriteBack,
+    WriteBackKind,
+    split,
+    units_of,
+)
 from emu.persistence.model.image import Image, PartId, candidates, example
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.model.timeline import Timeline, build
@@ -145,12 +156,37 @@ def test_losing_a_store_loses_what_must_not_persist_before_it() -> None:
     assert image.contents() == {0: 0, 8: 0, 64: 1}
 
 
+def wasted(events: list[Event], rules: Rules = Rules()) -> list[tuple[str, int, int]]:  # noqa: B008 - frozen
+    return [(item.kind, item.count, item.first_event) for item in find_waste(events, build(events, rules))]
+
+
 def test_waste() -> None:
     events = [store(0), clwb(0), clwb(0), SF, SF, store(8), store(8), clwb(64), SF, Fence(FenceKind.LOCKED)]
-    assert [(item.kind, item.first_event) for item in find_waste(events)] == [
-        ("flush of clean line", 7),
-        ("overwrite before persist", 6),
-        ("redundant fence", 4),
-        ("redundant flush", 2),
+    assert wasted(events) == [
+        ("store not flushed at the end", 2, 5),
+        ("overwrite before persist", 1, 6),
+        ("redundant flush", 1, 2),
+        ("flush of clean line", 1, 7),
+        ("redundant fence", 1, 4),
     ]
-    assert find_waste([store(0, nt=True), SF, store(0), Flush(0, FlushKind.CLFLUSH), SF]) == []
+    assert wasted([store(0, nt=True), SF, store(0), Flush(0, FlushKind.CLFLUSH), SF]) == []
+
+
+@pytest.mark.parametrize(
+    ("events", "rules", "expected"),
+    [
+        ([store(0)], Rules(), [("store not flushed at the end", 1, 0)]),
+        ([store(0), clwb(0)], Rules(), [("store not fenced at the end", 1, 0)]),
+        ([store(0), clwb(0), SF], Rules(), []),
+        ([store(0), Flush(0, FlushKind.CLFLUSH)], Rules(), []),
+        ([store(0), WriteBack(WriteBackKind.WBINVD)], Rules(), []),
+        ([clwb(0), store(0), SF], Rules(), [("store not flushed at the end", 1, 1), ("flush of clean line", 1, 0)]),
+        ([Store(60, b"12345678"), clwb(0), SF], Rules(), [("store not flushed at the end", 1, 0)]),
+        ([store(0, nt=True)], Rules(), [("store not fenced at the end", 1, 0)]),
+        ([store(0), store(64)], Rules(PersistenceDomain.EADR), [("store not fenced at the end", 2, 0)]),
+        ([store(0), SF, SF], Rules(PersistenceDomain.EADR), [("redundant fence", 1, 2)]),
+        ([store(0), clwb(0), SF], Rules(media=Media.PAGE_CACHE), [("store not written back at the end", 1, 0)]),
+    ],
+)
+def test_what_a_run_leaves_behind(events: list[Event], rules: Rules, expected: list[tuple[str, int, int]]) -> None:
+    assert wasted(events, rules) == expected

@@ -1,0 +1,79 @@
+"""``emu crash`` shows causes when they are found, stops at the first failure, and says what it covered."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from run_emu import EMU, emu
+
+POOL = ("--nvdimm", "file=none.img,size=2M")
+
+
+def crash(*words: str | Path) -> tuple[int, dict]:
+    done = emu("crash", *words, *POOL, "--json")
+    assert not done.errors
+    return done.status, done.document
+
+
+@pytest.mark.parametrize("depth", ["1", "2"])
+def test_first_failure_stops_there_and_explains_it(depth: str) -> None:
+    status, whole = crash("list-broken", "--depth", depth)
+    assert status == 3
+    status, found = crash("list-broken", "--depth", depth, "--first-failure")
+    assert status == 3
+    assert found["executed"] < whole["executed"]
+    assert found["incomplete_because"] == ["it was to stop at the first failure"]
+    (cause,) = found["failures"]
+    (expected,) = whole["failures"]
+    assert (cause["kind"], cause["lost"][0]["pc"]) == (expected["kind"], expected["lost"][0]["pc"])
+    assert crash("list-broken", "--depth", depth, "--first-failure", "--jobs", "2")[1]["failures"] == found["failures"]
+
+
+def test_first_failure_of_what_recovers_is_the_whole_exploration() -> None:
+    status, found = crash("list-fixed", "--first-failure")
+    assert (status, found["complete"], found["covered"]) == (0, True, None)
+
+
+def test_what_was_covered_is_said() -> None:
+    status, whole = crash("alloc-fixed")
+    said = set()
+    for executions in range(1, whole["executed"]):
+        status, found = crash("alloc-fixed", "--max-executions", str(executions))
+        assert (status, found["complete"]) == (10, False)
+        assert found["covered"]["crash_points"] == whole["crash_points"]
+        assert found["covered"]["unit"] == "cache line"
+        said.add(found["covered"]["lost"])
+    assert {-1, 0} <= said
+    text = emu("crash", "alloc-fixed", *POOL, "--max-executions", "1").out
+    assert f"covered: no kind of memory was tried at all {whole['crash_points']} crash points\n" in text
+
+
+def test_causes_are_shown_when_they_are_found(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    report = tmp_path / "report"
+    with report.open("wb") as out:
+        process = subprocess.Popen([*EMU, "crash", "list-broken", *POOL], stdout=out, stderr=slave)
+        os.close(slave)
+        seen = b""
+        while True:
+            try:
+                data = os.read(master, 4096)
+            except OSError:  # EIO: nobody has the terminal open any more
+                break
+            seen += data
+        assert process.wait(60) == 3
+    os.close(master)
+    lines = [line for line in re.split(r"[\r\n]+|\x1b\[K", seen.decode()) if line]
+    found = [line for line in lines if line.startswith("found: ")]
+    assert len(found) == 1
+    assert re.fullmatch(
+        r"found: missing flush: event \d+, main\+0x[0-9a-f]+, list.c:35, mov .* \(power fails before event \d+\)",
+        found[0],
+    )
+    assert report.read_text().startswith("FAILED: some crash states do not recover (1 cause found)")
+    assert any("% of the crash points" in line for line in lines)
