@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import pty
 import re
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 from run_emu import EMU, emu
+
+from emu.units import GIB
 
 POOL = ("--nvdimm", "file=none.img,size=2M")
 
@@ -39,18 +42,30 @@ def test_first_failure_of_what_recovers_is_the_whole_exploration() -> None:
     assert (status, found["complete"], found["covered"]) == (0, True, None)
 
 
-def test_what_was_covered_is_said() -> None:
-    status, whole = crash("alloc-fixed")
-    said = set()
-    for executions in range(1, whole["executed"]):
-        status, found = crash("alloc-fixed", "--max-executions", str(executions))
+def test_what_was_covered_is_said(tmp_path: Path) -> None:
+    """Four lines are stored to and never flushed; recovery reads them all: 16 memories at one crash point."""
+    point_rdi, lines = b"\x48\xbf" + struct.pack("<Q", 4 * GIB), (0, 64, 128, 192)
+    workload, recovery = tmp_path / "work.bin", tmp_path / "recover.bin"
+    stores = b"".join(b"\x48\xc7\x87" + struct.pack("<II", at, 1) for at in lines)  # mov qword [rdi + at], 1
+    workload.write_bytes(point_rdi + stores + b"\xf4")
+    loads = b"".join(b"\x48\x8b\x87" + struct.pack("<I", at) for at in lines)  # mov rax, [rdi + at]
+    recovery.write_bytes(point_rdi + loads + b"\xf4")
+    words = (workload, "--recover", recovery)
+    said = []
+    for executions in range(1, 16):
+        status, found = crash(*words, "--max-executions", str(executions))
         assert (status, found["complete"]) == (10, False)
-        assert found["covered"]["crash_points"] == whole["crash_points"]
-        assert found["covered"]["unit"] == "cache line"
-        said.add(found["covered"]["lost"])
-    assert {-1, 0} <= said
-    text = emu("crash", "alloc-fixed", *POOL, "--max-executions", "1").out
-    assert f"covered: no kind of memory was tried at all {whole['crash_points']} crash points\n" in text
+        assert (found["covered"]["unit"], found["covered"]["crash_points"]) == ("cache line", 1)
+        said.append(found["covered"]["lost"])
+    # One memory lacks nothing, 4 lack one line, 6 lack two: nothing is claimed before so many were tried.
+    assert said == sorted(said)
+    assert set(said) == {0, 1, 2}
+    assert said.index(1) + 1 >= 1 + 4
+    assert said.index(2) + 1 >= 1 + 4 + 6
+    status, found = crash(*words, "--max-executions", "16")
+    assert (status, found["complete"], found["covered"]) == (0, True, None)
+    text = emu("crash", *words, *POOL, "--max-executions", "8").out
+    assert "covered: all memories in which stores to at most 1 cache line are lost, at all 1 crash points\n" in text
 
 
 def test_causes_are_shown_when_they_are_found(tmp_path: Path) -> None:
