@@ -20,6 +20,7 @@ from emu.persistence.lab import investigation
 from emu.persistence.lab.explore import Limits, Progress
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
+from emu.persistence.lab.resume import KeptRuns
 from emu.persistence.model.operations import parse_place
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.report import ignored
@@ -61,6 +62,7 @@ def crash(
     stop: int | str | None = None,
     durable_when_done: bool = False,
     first_failure: bool = False,
+    resume: Path | None = None,
     executor: Executor | None = None,
     warnings: bool = False,
     matrix: bool = False,
@@ -103,12 +105,15 @@ def crash(
         first_failure=first_failure,
     )
     known = _known(suppress, baseline)
+    target = None if resume is None else claims_of_question(asked).writes(os.fsdecode(resume), "--resume")
     interruption = Interruption()
     done: list[Investigated] = []
 
     def investigate() -> None:
         tell = None if progress is None else lambda done, waiting, share: progress(done, waiting)
-        found = investigated(asked, matrix=matrix, executor=executor, progress=tell, interruption=interruption)
+        found = investigated(
+            asked, matrix=matrix, executor=executor, progress=tell, interruption=interruption, resume=target
+        )
         done.append(found)
 
     try:
@@ -136,12 +141,20 @@ def investigated(
     progress: Progress | None = None,
     interruption: Interruption | None = None,
     on_cause: investigation.OnCause | None = None,
+    resume: Target | None = None,
 ) -> Investigated:
-    """``investigation.investigate``, also under all other rules with ``matrix``."""
+    """``investigation.investigate``, also under all other rules with ``matrix``. The file ``resume`` has the runs that
+    were done before, and then all of them; UsageError with several workers, or where it is damaged or of another run.
+    """
+    if resume is not None and (asked.jobs > 1 or executor is not None):
+        raise UsageError("--resume: recoveries are kept by one process only", "leave out --jobs, or --resume")
+    kept = None if resume is None else KeptRuns(resume.name)
     answer = investigation.investigate(
-        asked, executor=executor, progress=progress, interruption=interruption, on_cause=on_cause
+        asked, executor=executor, progress=progress, interruption=interruption, on_cause=on_cause, kept=kept
     )
     try:
+        if resume is not None and kept is not None:
+            resume.write(kept.content())
         symbols = load_symbols(asked.workload.image)
         rows = None
         if matrix:

@@ -65,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
     add("--first-failure", action="store_true", help="stop when a crash state has failed, the simplest that does")
+    add("--resume", metavar="FILE",
+        help="keep the recoveries that were run in FILE, and do not run again those that are there")  # fmt: skip
     add("--time-limit", type=float, default=300.0, metavar="SECONDS", help="stop exploring after this much real time")
     add("--timeout", type=float, default=60.0, metavar="SECONDS", help="end the recorded run after this much real time")
     add("--max-events", type=int, default=1 << 18, metavar="N", help="end the recorded run after this many log entries")
@@ -103,7 +105,12 @@ def run(options: argparse.Namespace) -> int:
     try:
         found = _interruptible(
             lambda stop: investigated(
-                question, matrix=options.matrix, progress=progress, interruption=stop, on_cause=on_cause
+                question,
+                matrix=options.matrix,
+                progress=progress,
+                interruption=stop,
+                on_cause=on_cause,
+                resume=outputs.get("resume"),
             )
         )
     finally:
@@ -235,7 +242,7 @@ def _outputs(options: argparse.Namespace, question: Question) -> dict[str, Targe
     claims.writes_standard_streams()
     if options.export:
         claims.writes_family(options.export, FILES, "--export")
-    names = [name for name in ("html", "sarif", "junit") if getattr(options, name)]
+    names = [name for name in ("html", "sarif", "junit", "resume") if getattr(options, name)]
     return {name: claims.writes(getattr(options, name), f"--{name}") for name in names}
 
 
