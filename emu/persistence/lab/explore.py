@@ -58,11 +58,12 @@ _ANY_RANK = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to stop early; seconds are real time."""
+    """When to stop early; seconds are real time. ``first_failure``: when one has been found."""
 
     executions: int = 100_000
     seconds: float | None = None
     depth: int = 1
+    first_failure: bool = False
 
 
 class Workers(Protocol):
@@ -102,8 +103,13 @@ class Exploration:
     covered: int | None = None
 
 
-Progress = Callable[[int, int], None]
-"""Told the number of runs done and of those known to be still needed."""
+Progress = Callable[[int, int, float], None]
+"""Told the number of runs done, of those known to be still needed, and the share of crash points that need none."""
+
+FIRST_FAILURE = "it was to stop at the first failure"
+"""Why an exploration is not complete that found one."""
+# The share of crash points is counted anew this often.
+_COUNT_EVERY_S = 0.2
 
 
 class Explorer:
@@ -128,17 +134,24 @@ class Explorer:
         self._tracked = tracked
         self._limits = limits or Limits()
         self._observe = observe
-        self._progress = progress or (lambda done, open_ends: None)
+        self._progress = progress or (lambda done, open_ends, share: None)
         self._interruption = interruption or Interruption()
         self._deadline = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
+        self._on_failure = on_failure or (lambda result: None)
+        self._failed = False
+        self._share, self._counted = 0.0, 0.0
         self._growth = Growth(
             timeline,
             initial,
             depth=self._limits.depth,
-            on_failure=on_failure or (lambda result: None),
+            on_failure=self._note_failure,
             stop=self._must_stop,
             deadline=self._deadline,
         )
+
+    def _note_failure(self, result: Result) -> None:
+        self._failed = True
+        self._on_failure(result)
 
     @property
     def stored(self) -> set[int]:
@@ -189,12 +202,22 @@ class Explorer:
         return sum(lost for lost, _ in found), sum(kept for _, kept in found)
 
     def _must_stop(self) -> str:
-        """Why there is no time left, or nothing."""
+        """Why there is nothing more to be done now, or nothing."""
         if self._interruption.asked:
             return INTERRUPTED
+        if self._limits.first_failure and self._failed:
+            return FIRST_FAILURE
         if self._deadline is not None and time.monotonic() > self._deadline:
             return f"the time limit of {self._limits.seconds:g} s was reached"
         return ""
+
+    def _show_progress(self) -> None:
+        growth, now = self._growth, time.monotonic()
+        if now - self._counted >= _COUNT_EVERY_S:
+            waiting = {walker.point for node in growth.open for walker in node.waiting}
+            self._share = 1 - len(waiting) / len(self._timeline.points)
+            self._counted = now
+        self._progress(growth.executed, len(growth.open), self._share)
 
     def _round(self) -> str:
         """Grow every open end of the lowest rank; returns why the exploration must stop, or nothing.
@@ -212,7 +235,7 @@ class Explorer:
         most = min(_BRANCH, room // len(nodes)) if self._limits.depth == 1 else 1
         ends = [End(node, lowest if in_order else _ANY_RANK, most) for node in nodes]
         for _ in self._workers.grow(growth, ends, self._tracked):
-            self._progress(growth.executed, len(growth.open))
+            self._show_progress()
             if stop := self._must_stop():
                 return stop
         return ""
