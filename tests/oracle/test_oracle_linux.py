@@ -15,6 +15,7 @@ from requirements import require
 
 from emu.devices.nvdimm import infoblock
 from emu.devices.nvdimm.namespace import Mode
+from emu.linux import kernel
 from emu.linux.namespaces import NO_UUID, FileSystem
 from emu.units import KIB, MIB
 
@@ -33,7 +34,7 @@ def run_linux(*words: str | Path, stdin: bytes = b"") -> subprocess.CompletedPro
 
 
 def test_uname_and_the_file_system_are_those_of_the_kernel(tmp_path: Path) -> None:
-    words = "uname -a; grep ' /pmem ' /proc/mounts; tr a-z A-Z; echo trouble >&2; dmesg; exit 3"
+    words = "uname -a; grep ' /pmem ' /proc/mounts; tr a-z A-Z; echo trouble >&2; dmesg -l emerg,alert,crit,err; exit 3"
     done = run_linux("--nvdimm", f"file={tmp_path / 'p'},size=64M", "--exec", words, stdin=b"typed\n" * 3000)
     lines = done.stdout.decode().splitlines()
     assert re.match(r"Linux emu \d+\.\d+\S* #1 SMP .* x86_64", lines[0])
@@ -41,11 +42,8 @@ def test_uname_and_the_file_system_are_those_of_the_kernel(tmp_path: Path) -> No
     assert lines[2:3002] == ["TYPED"] * 3000
     assert done.stderr == b"trouble\n"
     assert done.returncode == 7
-    log = "\n".join(lines[3002:])
-    assert "Linux version" in log
-    # What QEMU's machine has too, and a kernel says there: no PCI is emu's, the rest the distribution's.
-    bad = re.findall(r"^.*(?:error|fail|bug|warn|invalid|unable).*$", log, re.I | re.M)
-    assert bad == [], bad
+    # emu has no PCI bus, which a kernel with PCI calls an error; nothing else of the machine is one.
+    assert [line.partition("] ")[2] for line in lines[3002:]] == ["PCI: Fatal: No config space access function found"]
 
 
 @pytest.mark.parametrize(("use", "label_size"), [(FileSystem.NONE, 0), (FileSystem.EXT4, 128 * KIB)])
@@ -84,7 +82,7 @@ def test_device_dax_and_json(tmp_path: Path) -> None:
     image = tmp_path / "p"
     done = run_linux("--nvdimm", f"file={image},size=64M", "--fs", "devdax", "--json", "--exec", "daxctl list")
     document = json.loads(done.stdout)
-    assert json.loads(document["stdout"])["chardev"] == "dax0.0"
+    assert json.loads(document["stdout"])[0]["chardev"] == "dax0.0"
     assert document["exit"] == {"reason": "power-off", "status": 0, "code": None}
     assert done.returncode == 0
     assert document["stderr"] == ""
@@ -119,8 +117,6 @@ def test_panic_is_a_failure_with_its_words(tmp_path: Path) -> None:
 
 
 def test_kernel_without_an_init_panics(tmp_path: Path) -> None:
-    from emu.linux import kernel
-
     path = kernel.find(None).path
     words = [
         sys.executable,
