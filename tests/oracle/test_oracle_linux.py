@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -134,3 +136,29 @@ def test_kernel_without_an_init_panics(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 6, done
     assert b"emu: panic: Kernel panic - not syncing: VFS: Unable to mount root fs" in done.stderr
+
+
+def test_shell_on_a_terminal(tmp_path: Path) -> None:
+    """Ctrl-C is the guest's, and the shell's status emu's."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "emu", "run", "linux", "--quiet", "--timeout", "280"]
+    seen = b""
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        for answer, typed in (
+            (b"# ", b"sleep 1000\n"),
+            (b"sleep 1000\r\n", b"\x03"),
+            (b"^C", b"echo $((6 * 7)); exit 4\n"),
+        ):
+            while answer not in seen:
+                seen += os.read(ours, 4096)
+            os.write(ours, typed)
+            seen = b""
+        while True:
+            try:
+                seen += os.read(ours, 4096)
+            except OSError:  # EIO: the last one has closed it
+                break
+        assert process.wait() == 9
+    os.close(ours)
+    assert b"\r\n42\r\n" in seen
