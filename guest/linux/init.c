@@ -103,9 +103,9 @@ static void mount_system(void)
 {
     static const char *const places[][2] = {
         {"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"devpts", "/dev/pts"}, {"tmpfs", "/dev/shm"},
-        {"tmpfs", "/tmp"}, {"tmpfs", "/run"},
     };
-    /* A small kernel may lack some of them; what needs them says so. */
+    /* A small kernel may lack some of them; what needs them says so. /tmp and /run are in memory already, and may hold
+     * the user's programs. */
     for (size_t n = 0; n < sizeof places / sizeof *places; n++) {
         CALL2(MKDIR, places[n][1], 0755);
         CALL5(MOUNT, places[n][0], places[n][1], places[n][0], MS_NOSUID, "");
