@@ -10,7 +10,6 @@ until the guest programs a channel.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 
 from emu.acpi.dsdt import isa_device
 from emu.devices.contract import Line, Now, Output, Window
@@ -41,9 +40,8 @@ def dsdt_device(ports: range, irq: int) -> bytes:
     return isa_device("TIMR", "PNP0100", (ports,), irq)
 
 
-@dataclass(slots=True)
 class Channel:
-    """One counter. Times are in ticks of 1.193182 MHz since power-on.
+    """One counter, at power-on (channel 2: without its gate). Times are in ticks of 1.193182 MHz since power-on.
 
     ``base`` is the tick at which counting began while ``running``, else the number of ticks already counted.
     ``low_byte`` waits for its high byte while ``half_written``; ``latch_left`` bytes of ``latch`` and the ``status``
@@ -176,7 +174,7 @@ class Channel:
         return self.count(now) >> (8 if high else 0) & 0xFF
 
 
-_FIELDS = {item.name: bool if isinstance(item.default, bool) else int for item in fields(Channel)}
+_FIELDS = {name: type(getattr(Channel, name)) for name in Channel.__annotations__}
 
 
 def _channel(columns: Mapping[str, Sequence[int]], number: int) -> Channel:
@@ -199,7 +197,8 @@ class Pit:
         self._power_on()
 
     def _power_on(self) -> None:
-        self._channels = (Channel(), Channel(), Channel(gate=False))
+        self._channels = (Channel(), Channel(), Channel())
+        self._channels[2].gate = False
         self._control_b = 0
         self._seen = self._ticks(self._now())
         self._quiet_until = 0

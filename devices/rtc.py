@@ -7,7 +7,7 @@ virtual time, so that two runs agree). Interrupts come on IRQ 8, which stays hig
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
+from time import gmtime
 
 from emu.acpi.dsdt import isa_device
 from emu.devices.contract import Line, Now, Output, take_bits
@@ -32,8 +32,8 @@ _SECOND = 1_000_000_000
 _DAY = 86_400
 _UPDATE_NS = 244_000
 _CRYSTAL = 32_768
-_UNIX_EPOCH = date(1970, 1, 1).toordinal()
-_LATEST = (date.max.toordinal() - _UNIX_EPOCH + 1) * _DAY - 1
+_LATEST = 253_402_300_799
+"""The last second of the year 9999."""
 _TIME = (SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY)
 _ANY = 0xC0
 
@@ -127,27 +127,28 @@ class Rtc:
 
     def _store_time(self, seconds: int) -> None:
         """Put a time into the registers in the format that register B asks for."""
-        day, second = divmod(seconds, _DAY)
-        when = date.fromordinal(_UNIX_EPOCH + day)
-        hour = second // 3600
+        when = gmtime(seconds)
+        hour = when.tm_hour
         if not self._ram[REG_B] & B_24H:
             hour, afternoon = (hour + 11) % 12 + 1, 0x80 if hour >= 12 else 0
         else:
             afternoon = 0
-        self._ram[SECONDS] = self._encode(second % 60)
-        self._ram[MINUTES] = self._encode(second // 60 % 60)
+        self._ram[SECONDS] = self._encode(when.tm_sec)
+        self._ram[MINUTES] = self._encode(when.tm_min)
         self._ram[HOURS] = self._encode(hour) | afternoon
-        self._ram[WEEKDAY] = self._encode(when.isoweekday() % 7 + 1)
-        self._ram[DAY] = self._encode(when.day)
-        self._ram[MONTH] = self._encode(when.month)
-        self._ram[YEAR] = self._encode(when.year % 100)
-        self._ram[CENTURY] = self._encode(when.year // 100)
+        self._ram[WEEKDAY] = self._encode((when.tm_wday + 1) % 7 + 1)
+        self._ram[DAY] = self._encode(when.tm_mday)
+        self._ram[MONTH] = self._encode(when.tm_mon)
+        self._ram[YEAR] = self._encode(when.tm_year % 100)
+        self._ram[CENTURY] = self._encode(when.tm_year // 100)
 
     def _time_registers(self) -> int:
         """The Unix seconds that the registers hold."""
+        from datetime import date  # few guests set the time
+
         year = self._decode(self._ram[CENTURY]) * 100 + self._decode(self._ram[YEAR])
         month = min(max(self._decode(self._ram[MONTH]), 1), 12)
-        first = date(min(max(year, 1970), 9999), month, 1).toordinal() - _UNIX_EPOCH
+        first = (date(min(max(year, 1970), 9999), month, 1) - date(1970, 1, 1)).days
         day = first + min(max(self._decode(self._ram[DAY]), 1), 31) - 1
         second = (
             min(self._decode_hour(self._ram[HOURS]), 23) * 3600

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from emu.cli.main import VERBS, build_parser
 from emu.cli.options import HELP_TABLES
+from emu.cli.parser import build_parser
+from emu.cli.verbs import VERBS
 from emu.cpu.features import FEATURES
 
 PAGES = Path(__file__).parent

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 from emu.errors import UsageError
+from emu.record import Record
 from emu.units import GIB, MIB, U32_MAX, U64_MAX
 
 
@@ -77,8 +77,8 @@ class Kind(enum.Enum):
 class Property(NamedTuple):
     """One row for each property: options, QMP, QOM, checks and reference pages derive from it, so they cannot differ.
 
-    It is the metadata of the config's field: ``field`` is that one's name and ``default`` its default, ``name`` QEMU's
-    name. ``low`` and ``high`` bound the numbers in a value. ``short`` is the default in ``--nvdimm`` where it is
+    It is what the config's field is declared by: ``field`` is that one's name and ``default`` its default, ``name``
+    QEMU's name. ``low`` and ``high`` bound the numbers in a value. ``short`` is the default in ``--nvdimm`` where it is
     another. A ``shown`` property is one of the finished object (qom-get); a ``settable`` one can be changed while the
     memory exists (qom-set).
     """
@@ -97,18 +97,25 @@ class Property(NamedTuple):
     shown: bool = True
 
 
-def _row(kind: Kind, summary: str, **more: Any) -> dict[str, Property]:
-    return {"row": Property(kind, summary, **more)}
+def _row(kind: Kind, summary: str, *, default: Any, **more: Any) -> Any:
+    """A field that is a property."""
+    return Property(kind, summary, default=default, **more)
 
 
-def _rows(config: Any) -> tuple[Property, ...]:
-    rows: list[Property] = []
-    for item in fields(config):
-        if item.metadata:
-            row: Property = item.metadata["row"]
-            name = row.name or item.name.replace("_", "-")
-            rows.append(row._replace(name=name, field=item.name, default=item.default))
-    return tuple(rows)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(_row,))
+class _Described(Record):
+    """A record of properties."""
+
+    ROWS: ClassVar[tuple[Property, ...]]
+
+    def __init_subclass__(cls) -> None:
+        rows: list[Property] = []
+        for field, row in list(vars(cls).items()):
+            if isinstance(row, Property):
+                rows.append(row._replace(name=row.name or field.replace("_", "-"), field=field))
+                setattr(cls, field, row.default)
+        cls.ROWS = tuple(rows)
+        super().__init_subclass__(kw_only=True)
 
 
 MAX_NODES = 128
@@ -117,8 +124,7 @@ MAX_SLOTS = 256
 MAX_RAM = 64 * GIB
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendConfig:
+class BackendConfig(_Described):
     """One memory backend. Sizes in bytes; ``size`` None means the file's own size. ``align`` 0 means the page size.
 
     ``discard_shared`` is the explicit consent without which ``discard_data`` on a shared file is refused: QEMU zeroes
@@ -127,96 +133,76 @@ class BackendConfig:
 
     id: str
     kind: BackendKind = BackendKind.FILE
-    size: int | None = field(
+    size: int | None = _row(
+        Kind.SIZE,
+        "bytes of the backend; without it --nvdimm takes the file's own size",
+        low=1,
+        required=True,
         default=None,
-        metadata=_row(
-            Kind.SIZE, "bytes of the backend; without it --nvdimm takes the file's own size", low=1, required=True
-        ),
     )
-    share: bool = field(
-        default=False, metadata=_row(Kind.FLAG, "map shared (stores reach the file) or private", short=True)
+    share: bool = _row(Kind.FLAG, "map shared (stores reach the file) or private", short=True, default=False)
+    merge: bool | None = _row(Kind.FLAG, "let the host merge equal pages (KSM)", settable=True, default=None)
+    dump: bool | None = _row(Kind.FLAG, "include the memory in host core dumps", settable=True, default=None)
+    prealloc: bool = _row(Kind.FLAG, "allocate every block before the guest starts", settable=True, default=False)
+    prealloc_threads: int = _row(
+        Kind.NUMBER, "threads that allocate the blocks", low=1, high=U32_MAX, settable=True, default=1
     )
-    merge: bool | None = field(
-        default=None, metadata=_row(Kind.FLAG, "let the host merge equal pages (KSM)", settable=True)
-    )
-    dump: bool | None = field(
-        default=None, metadata=_row(Kind.FLAG, "include the memory in host core dumps", settable=True)
-    )
-    prealloc: bool = field(
-        default=False, metadata=_row(Kind.FLAG, "allocate every block before the guest starts", settable=True)
-    )
-    prealloc_threads: int = field(
-        default=1, metadata=_row(Kind.NUMBER, "threads that allocate the blocks", low=1, high=U32_MAX, settable=True)
-    )
-    reserve: bool = field(default=True, metadata=_row(Kind.FLAG, "reserve swap space for private memory"))
-    host_nodes: tuple[int, ...] = field(
+    reserve: bool = _row(Kind.FLAG, "reserve swap space for private memory", default=True)
+    host_nodes: tuple[int, ...] = _row(
+        Kind.HOST_NODES,
+        "host NUMA nodes; a list: host-nodes.0=0,host-nodes.1=1",
+        high=MAX_NODES - 1,
+        settable=True,
         default=(),
-        metadata=_row(
-            Kind.HOST_NODES, "host NUMA nodes; a list: host-nodes.0=0,host-nodes.1=1", high=MAX_NODES - 1, settable=True
-        ),
     )
-    policy: Policy = field(default=Policy.DEFAULT, metadata=_row(Kind.POLICY, "host NUMA policy", settable=True))
-    path: str | None = field(
+    policy: Policy = _row(Kind.POLICY, "host NUMA policy", settable=True, default=Policy.DEFAULT)
+    path: str | None = _row(
+        Kind.PATH,
+        "backing file or /dev/daxX.Y; created when missing and size is given",
+        name="mem-path",
+        file_only=True,
+        required=True,
         default=None,
-        metadata=_row(
-            Kind.PATH,
-            "backing file or /dev/daxX.Y; created when missing and size is given",
-            name="mem-path",
-            file_only=True,
-            required=True,
-        ),
     )
-    sync: OnOffAuto = field(
+    sync: OnOffAuto = _row(
+        Kind.ON_OFF_AUTO,
+        "map with MAP_SYNC: consistent file-system metadata for every guest write",
+        file_only=True,
         default=OnOffAuto.AUTO,
-        metadata=_row(
-            Kind.ON_OFF_AUTO, "map with MAP_SYNC: consistent file-system metadata for every guest write", file_only=True
-        ),
     )
-    pmem: bool = field(
+    pmem: bool = _row(
+        Kind.FLAG,
+        "the file is on persistent memory (QEMU's word; the mapping decides what is true)",
+        file_only=True,
         default=False,
-        metadata=_row(
-            Kind.FLAG,
-            "the file is on persistent memory (QEMU's word; the mapping decides what is true)",
-            file_only=True,
-        ),
     )
-    align: int = field(
-        default=0, metadata=_row(Kind.SIZE, "alignment of the mapping; a power of two, at least a page", file_only=True)
+    align: int = _row(Kind.SIZE, "alignment of the mapping; a power of two, at least a page", file_only=True, default=0)
+    offset: int = _row(
+        Kind.SIZE, "where in the file the backend starts; a multiple of the page size", file_only=True, default=0
     )
-    offset: int = field(
-        default=0,
-        metadata=_row(Kind.SIZE, "where in the file the backend starts; a multiple of the page size", file_only=True),
+    readonly: bool = _row(
+        Kind.FLAG, "open the file read-only; needs unarmed=on unless rom=off", file_only=True, default=False
     )
-    readonly: bool = field(
+    rom: OnOffAuto = _row(
+        Kind.ON_OFF_AUTO, "drop guest stores; auto follows readonly", file_only=True, default=OnOffAuto.AUTO
+    )
+    discard_data: bool = _row(
+        Kind.FLAG,
+        "throw the content away at exit; on a shared file also say discard-shared=on",
+        file_only=True,
+        settable=True,
         default=False,
-        metadata=_row(Kind.FLAG, "open the file read-only; needs unarmed=on unless rom=off", file_only=True),
-    )
-    rom: OnOffAuto = field(
-        default=OnOffAuto.AUTO,
-        metadata=_row(Kind.ON_OFF_AUTO, "drop guest stores; auto follows readonly", file_only=True),
-    )
-    discard_data: bool = field(
-        default=False,
-        metadata=_row(
-            Kind.FLAG,
-            "throw the content away at exit; on a shared file also say discard-shared=on",
-            file_only=True,
-            settable=True,
-        ),
     )
     # The two consents are emu's own and no properties of the finished backend.
-    discard_shared: bool = field(
-        default=False,
-        metadata=_row(Kind.FLAG, "consent that discard-data zeroes the shared file", file_only=True, shown=False),
+    discard_shared: bool = _row(
+        Kind.FLAG, "consent that discard-data zeroes the shared file", file_only=True, shown=False, default=False
     )
-    share_lock: bool = field(
+    share_lock: bool = _row(
+        Kind.FLAG,
+        "allow another emu that says the same to use the file at the same time",
+        file_only=True,
+        shown=False,
         default=False,
-        metadata=_row(
-            Kind.FLAG,
-            "allow another emu that says the same to use the file at the same time",
-            file_only=True,
-            shown=False,
-        ),
     )
 
     @property
@@ -225,29 +211,25 @@ class BackendConfig:
         return self.readonly if self.rom is OnOffAuto.AUTO else self.rom is OnOffAuto.ON
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NvdimmConfig:
+class NvdimmConfig(_Described):
     """One NVDIMM on its backend. ``slot`` and ``addr`` None mean automatic placement; ``uuid`` None is all zero."""
 
     backend: BackendConfig
-    id: str | None = field(default=None, metadata=_row(Kind.IDENTIFIER, "name of the device", shown=False))
-    label_size: int = field(
-        default=0, metadata=_row(Kind.SIZE, "label storage area at the end of the backend; at least 128K")
-    )
-    unarmed: OnOffAuto = field(
+    id: str | None = _row(Kind.IDENTIFIER, "name of the device", shown=False, default=None)
+    label_size: int = _row(Kind.SIZE, "label storage area at the end of the backend; at least 128K", default=0)
+    unarmed: OnOffAuto = _row(
+        Kind.FLAG_OR_AUTO,
+        "tell the guest not to rely on persistence; auto arms what keeps its promise",
         default=OnOffAuto.OFF,
-        metadata=_row(Kind.FLAG_OR_AUTO, "tell the guest not to rely on persistence; auto arms what keeps its promise"),
     )
-    uuid: str | None = field(default=None, metadata=_row(Kind.UUID, "identity of the NVDIMM"))
-    slot: int | None = field(
-        default=None, metadata=_row(Kind.SLOT, "slot number; default: first free", high=MAX_SLOTS - 1)
-    )
-    addr: int | None = field(default=None, metadata=_row(Kind.ADDRESS, "guest physical address; default: first fit"))
-    node: int = field(default=0, metadata=_row(Kind.NODE, "guest NUMA node", high=U32_MAX))
+    uuid: str | None = _row(Kind.UUID, "identity of the NVDIMM", default=None)
+    slot: int | None = _row(Kind.SLOT, "slot number; default: first free", high=MAX_SLOTS - 1, default=None)
+    addr: int | None = _row(Kind.ADDRESS, "guest physical address; default: first fit", default=None)
+    node: int = _row(Kind.NODE, "guest NUMA node", high=U32_MAX, default=0)
 
 
-BACKEND_PROPERTIES = _rows(BackendConfig)
-NVDIMM_PROPERTIES = _rows(NvdimmConfig)
+BACKEND_PROPERTIES = BackendConfig.ROWS
+NVDIMM_PROPERTIES = NvdimmConfig.ROWS
 
 
 def backend_properties(kind: BackendKind) -> tuple[Property, ...]:
@@ -265,8 +247,7 @@ def is_uuid(text: str) -> bool:
     return re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineConfig:
+class MachineConfig(Record, kw_only=True):
     """A whole machine. ``image`` None means none yet (a machine that waits for an incoming migration).
 
     ``exit_ports`` lists the (first port, number of ports) of debug-exit devices. ``initrd`` is the initial RAM disk:

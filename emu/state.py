@@ -10,17 +10,16 @@ there is no empty success.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from emu.errors import StateError
+from emu.record import Record
 from emu.units import U64_MAX
 
 Value = int | bool | str | bytes | Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class SavedState:
+class SavedState(Record):
     """State of one component; ``fields`` holds integers, booleans, strings, bytes and lists of integers."""
 
     kind: str

@@ -4,8 +4,7 @@ All structures here are little-endian. Fields tile a structure without gaps, so 
 field too: zero by default, kept as read. ``SIZE`` and ``offset_of`` serve documentation and tests. A structure with a
 ``title`` and a ``section`` can be shown to people; of its fields those are shown that have a title.
 
-The declarations look like dataclasses and are checked as such, but ``dataclasses`` compiles six functions for each
-class: for the NVDIMM structures together a tenth of a whole guest run.
+The declarations are records (``emu.record``).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 from emu.errors import UsageError
+from emu.record import Record
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -95,7 +95,7 @@ def _to_uuid(code: str, value: bytes) -> UUID:
     return UUID(bytes_le=value) if code == "guid" else UUID(bytes=value)
 
 
-class Structure:
+class Structure(Record):
     """Base of all structures; use it through ``@structure``. Equal when type and fields are.
 
     Class arguments: ``title`` and ``section`` as the specification has them; ``start``, where the fields begin when a
@@ -111,40 +111,13 @@ class Structure:
     SIZE: ClassVar[int]
     """From the beginning, header included, to the end of the last field."""
     _fields: ClassVar[dict[str, Field]]
-    _defaults: ClassVar[dict[str, Any]]
     _format: ClassVar[struct.Struct]
 
     def __init_subclass__(
         cls, *, title: str = "", section: str = "", start: int = 0, element: int = 0, newer: tuple[Field, ...] = ()
     ) -> None:
+        super().__init_subclass__(kw_only=True)
         cls.TITLE, cls.SECTION, cls.START, cls.ELEMENT, cls.NEWER = title, section, start, element, newer
-
-    def __init__(self, **values: Any) -> None:
-        filled = self._defaults | values
-        if filled.keys() != self._fields.keys():
-            wrong = ", ".join(sorted(filled.keys() ^ self._fields.keys()))
-            raise TypeError(f"{type(self).__name__}: missing or unknown fields: {wrong}")
-        self.__dict__.update(filled)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__}.{name} cannot be changed: use replace()")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"{type(self).__name__}.{name} cannot be removed")
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.__dict__ == self.__dict__
-
-    def __hash__(self) -> int:
-        return hash(tuple(getattr(self, name) for name in self._fields))
-
-    def __repr__(self) -> str:
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._fields)
-        return f"{type(self).__name__}({values})"
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed; TypeError for a name that is no field."""
-        return type(self)(**self.__dict__ | changes)
 
     def pack(self) -> bytes:
         """The structure's bytes from ``START`` on; struct.error when a value does not fit its field."""
@@ -200,6 +173,6 @@ def structure(cls: C) -> C:
         codes.append("16s" if field.code in ("guid", "uuid") else field.code)
         end += field.width
         delattr(cls, name)
-    cls.SIZE, cls._fields, cls._format = end, found, struct.Struct("".join(codes))
+    cls.SIZE, cls._fields, cls._names, cls._format = end, found, tuple(found), struct.Struct("".join(codes))
     cls._defaults = {name: field.default for name, field in found.items() if field.default is not _REQUIRED}
     return cls

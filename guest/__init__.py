@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import json
-from pathlib import Path
-from typing import Literal, NamedTuple
+import os
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["GuestImage", "find", "images"]
 
 # Installed packages are ordinary files; importlib.resources would cost every start by name another 15 ms.
-_FOLDER = Path(__file__).resolve().with_name("images")
+_FOLDER = os.path.join(os.path.dirname(os.path.realpath(__file__)), "images")
 
 
 class GuestImage(NamedTuple):
@@ -42,9 +45,16 @@ class GuestImage(NamedTuple):
     eadr: bool | None = None
 
     @property
+    def place(self) -> str:
+        """Where the image is."""
+        return os.path.join(_FOLDER, self.file)
+
+    @property
     def path(self) -> Path:
         """Where the image is."""
-        return _FOLDER / self.file
+        from pathlib import Path
+
+        return Path(self.place)
 
     def read(self) -> bytes:
         """The image's bytes."""
@@ -54,7 +64,8 @@ class GuestImage(NamedTuple):
 @functools.cache
 def images() -> tuple[GuestImage, ...]:
     """All bundled images, in the manifest's order: one group after the other."""
-    manifest = json.loads((_FOLDER / "manifest.json").read_text(encoding="utf-8"))
+    with open(os.path.join(_FOLDER, "manifest.json"), encoding="utf-8") as text:
+        manifest = json.load(text)
     return tuple(GuestImage(name=name, **entry) for name, entry in manifest.items())
 
 

@@ -7,6 +7,7 @@
  * write it there ("#!" and a path, which may contain spaces and be longer than the kernel takes).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 
 #define STATUS_HOST 4 /* emu.errors.Status */
 #define BESIDE "-python"
+#define DESCRIPTORS 4 /* with fewer, Python does not get as far as to say so in our words; execve closes them */
 
 static char script[PATH_MAX + sizeof BESIDE];
 static char first_line[PATH_MAX + 4];
@@ -30,6 +32,11 @@ int main(int count, char **words)
                 file ? "it is empty" : strerror(errno));
         return STATUS_HOST;
     }
+    for (int number = 0; number < DESCRIPTORS; number++)
+        if (fcntl(fileno(file), F_DUPFD_CLOEXEC, 0) < 0) {
+            fprintf(stderr, "emu: the host lets emu open no more files\n     raise its limit ('ulimit -n')\n");
+            return STATUS_HOST;
+        }
     first_line[strcspn(first_line, "\r\n")] = '\0';
     char *interpreter = first_line + 2 + strspn(first_line + 2, " ");
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from emu.api.description import Nvdimm, Path, Size, choice, configuration, domain_named, image_path
 from emu.api.show import card, table
@@ -17,7 +17,7 @@ from emu.errors import UsageError
 from emu.host.claims import Claims, claims_of
 from emu.host.files import Target
 from emu.persistence.lab import investigation
-from emu.persistence.lab.explore import Limits
+from emu.persistence.lab.explore import Limits, Progress
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
 from emu.persistence.model.operations import parse_place
@@ -26,7 +26,8 @@ from emu.persistence.report import ignored
 from emu.persistence.report.about import about
 from emu.persistence.report.document import document
 from emu.persistence.report.export import FILES, export
-from emu.persistence.report.symbols import load_symbols
+from emu.persistence.report.matrix import matrix as judge_all
+from emu.persistence.report.symbols import Symbols, load_symbols
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -61,6 +62,7 @@ def crash(
     durable_when_done: bool = False,
     executor: Executor | None = None,
     warnings: bool = False,
+    matrix: bool = False,
     suppress: Path | None = None,
     baseline: Path | Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -100,17 +102,47 @@ def crash(
     )
     known = _known(suppress, baseline)
     interruption = Interruption()
-    found: list[Answer] = []
+    done: list[Investigated] = []
 
     def investigate() -> None:
-        found.append(investigation.investigate(asked, executor=executor, progress=progress, interruption=interruption))
+        found = investigated(asked, matrix=matrix, executor=executor, progress=progress, interruption=interruption)
+        done.append(found)
 
     try:
         in_thread(investigate, name="emu-laboratory", interrupt=interruption.ask)
-        return CrashAnswer(found[0], warnings=warnings, known=known)
+        return CrashAnswer(done[0], warnings=warnings, known=known)
     except BaseException:
-        for answer in found:
-            answer.close()
+        for found in done:
+            found.answer.close()
+        raise
+
+
+class Investigated(NamedTuple):
+    """What the laboratory found, and what its document is made of. Close the answer."""
+
+    answer: Answer
+    symbols: Symbols
+    matrix: list[dict[str, Any]] | None
+
+
+def investigated(
+    asked: Question,
+    *,
+    matrix: bool,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    interruption: Interruption | None = None,
+) -> Investigated:
+    """``investigation.investigate``, also under all other rules with ``matrix``."""
+    answer = investigation.investigate(asked, executor=executor, progress=progress, interruption=interruption)
+    try:
+        symbols = load_symbols(asked.workload.image)
+        rows = None
+        if matrix:
+            rows = judge_all(answer, symbols, executor=executor, progress=progress, interruption=interruption)
+        return Investigated(answer, symbols, rows)
+    except BaseException:
+        answer.close()
         raise
 
 
@@ -215,13 +247,18 @@ class CrashAnswer:
     stay after ``close``; ``write_html`` and ``export`` do not.
     """
 
-    def __init__(self, answer: Answer, *, warnings: bool, known: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        self._answer = answer
+    def __init__(
+        self, found: Investigated, *, warnings: bool, known: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        self._answer, self._symbols, self._matrix = found
         self._warnings = warnings
         self._known = known
-        self._symbols = load_symbols(answer.question.workload.image)
         self._closed = False
-        self.document: dict[str, Any] = known(document(answer, self._symbols, warnings=warnings))
+        self.document: dict[str, Any] = self._describe(None)
+
+    def _describe(self, exported: dict[int, dict[str, Any]] | None) -> dict[str, Any]:
+        said = document(self._answer, self._symbols, exported=exported, warnings=self._warnings, matrix=self._matrix)
+        return self._known(said)
 
     @property
     def ok(self) -> bool:
@@ -297,7 +334,7 @@ class CrashAnswer:
         answer, name = self._open(), os.fsdecode(folder)
         claims_of_question(answer.question).writes_family(name, FILES, "--export")
         written = export(answer, name)
-        self.document = self._known(document(answer, self._symbols, exported=written, warnings=self._warnings))
+        self.document = self._describe(written)
         return written
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ def _take(
         parser.print_help()
         parser.exit()
     namespace.traceback = "--traceback" in words
-    namespace.words = [word for word in words if word != "--traceback"]
+    namespace.given = [word for word in words if word != "--traceback"]
     namespace.run = run
     return namespace, []
 
@@ -57,7 +57,7 @@ def _take(
 def run(options: argparse.Namespace) -> int:
     from emu.guest.toolchain import HEADERS, find_compiler
 
-    words: list[str] = options.words
+    words: list[str] = options.given
     if not words:
         raise UsageError("there is nothing to compile", "give it a file: emu cc guest.c -o guest.elf")
     compiler = find_compiler()

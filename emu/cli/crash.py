@@ -24,10 +24,10 @@ from emu.persistence.model.rules import FailedCas, Media, Order
 from emu.units import parse_size
 
 if TYPE_CHECKING:
+    from emu.api.crashes import Investigated
     from emu.host.files import Target
     from emu.persistence.lab.interruption import Interruption
     from emu.persistence.lab.investigation import Answer, Question
-    from emu.persistence.report.symbols import Symbols
 
 EPILOG = """\
 examples:
@@ -80,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--export", metavar="DIR", help="write the memory of each failure, and say how to boot it")
     add("--warnings", action="store_true",
         help="also list stores that are not durable at the end, redundant flushes and fences and the like")  # fmt: skip
+    add("--matrix", action="store_true", help="also judge the recording under every domain, medium and order")
     add("--suppress", metavar="FILE", help="do not fail for what the rules in this file know")
     add("--baseline", metavar="FILE", help="fail for new causes only; FILE is what --json printed before")
     machine_options.add_arguments(parser)
@@ -89,25 +90,32 @@ def run(options: argparse.Namespace) -> int:
     question = _question(options)
     outputs = _outputs(options, question)
     known = _known(options)
-    from emu.persistence.lab import investigation
+    from emu.api.crashes import investigated
     from emu.persistence.report.about import about
     from emu.persistence.report.document import document
     from emu.persistence.report.export import export
-    from emu.persistence.report.symbols import load_symbols
 
     progress = None if options.json else ProgressLine.wanted(sys.stderr)
     show = partial(_show, progress) if progress else None
     try:
-        answer = _interruptible(lambda stop: investigation.investigate(question, progress=show, interruption=stop))
+        found = _interruptible(
+            lambda stop: investigated(question, matrix=options.matrix, progress=show, interruption=stop)
+        )
     finally:
         if progress is not None:
             progress.clear()
-    with answer:
+    with found.answer as answer:
         exported = export(answer, options.export) if options.export else None
-        symbols = load_symbols(question.workload.image)
-        result = document(answer, symbols, exported=exported, warnings=options.warnings, about=about(options.words))
+        result = document(
+            answer,
+            found.symbols,
+            exported=exported,
+            warnings=options.warnings,
+            about=about(options.words),
+            matrix=found.matrix,
+        )
         result = known(result)
-        _write(outputs, result, answer, symbols)
+        _write(outputs, result, found)
         if options.json:
             print(json.dumps(result, indent=2))
         else:
@@ -124,7 +132,7 @@ def _show(line: ProgressLine, done: int, left: int) -> None:
     line.show(done / max(done + left, 1), f"{done} recoveries, {left} waiting")
 
 
-def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
+def _interruptible(work: Callable[[Interruption], Investigated]) -> Investigated:
     """Do ``work`` in a thread of its own. The first Ctrl-C asks it to come to an end, the second one ends the process.
 
     Python runs signal handlers between byte codes of the main thread only, and the CPU may run guest code for long.
@@ -198,11 +206,11 @@ def _known(options: argparse.Namespace) -> Callable[[dict[str, Any]], dict[str, 
     return lambda result: ignored.apply(result, rules, baseline, baseline_name=options.baseline)
 
 
-def _write(outputs: Mapping[str, Target], result: dict[str, Any], answer: Answer, symbols: Symbols) -> None:
+def _write(outputs: Mapping[str, Target], result: dict[str, Any], found: Investigated) -> None:
     if "html" in outputs:
         from emu.persistence.report.page import report_html
 
-        outputs["html"].write(report_html(result, answer, symbols).encode(errors="backslashreplace"))
+        outputs["html"].write(report_html(result, found.answer, found.symbols).encode(errors="backslashreplace"))
     if "sarif" in outputs:
         from emu.persistence.report.sarif import sarif
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
+from typing import Any
 
 from emu.cli import keyval, options
 from emu.cli.keyval import Key
@@ -17,7 +17,7 @@ _KINDS: dict[str, tuple[str, Mapping[str, Mapping[str, Key]]]] = {
 }
 
 
-def answer(given: argparse.Namespace) -> str | None:
+def answer(given: Any) -> str | None:
     """The help that the options ask for, None when none does. UsageError for help on a kind that there is not."""
     values = {"--nvdimm": given.nvdimm, "-object": given.object, "-device": given.device, "-machine": given.machine,
               "-m": [given.memory or ""], "-numa": given.numa}  # fmt: skip

@@ -5,11 +5,10 @@ Both spellings end in the same place: emu's short ``--nvdimm file=...`` and QEMU
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emu.cli import keyval
 from emu.cli.keyval import Key, choice, number, on_off, on_off_auto, size, uuid, words
@@ -32,6 +31,11 @@ from emu.config import (
 )
 from emu.errors import UsageError
 from emu.units import PAGE, align_up
+
+if TYPE_CHECKING:
+    import argparse
+
+    from emu.cli.plain import PlainWords
 
 # How an option takes a value of each kind, and what the value looks like to a user.
 _KINDS: dict[Kind, tuple[Callable[[str, str], Any], str]] = {
@@ -142,7 +146,7 @@ def backend_keys(kind: BackendKind) -> dict[str, Key]:
     return {"id": OBJECT_KEYS["id"], **{row.name: _BACKEND[row.name] for row in backend_properties(kind)}}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
     """Every option that describes the machine. QEMU's spellings are accepted with one dash or two."""
     ours = parser.add_argument_group("machine")
     ours.add_argument("--nvdimm", action="append", default=[], metavar="file=PATH[,...]",
@@ -215,7 +219,7 @@ def resolve_image(name: str) -> str:
     found = guest.find(name)
     if found is None:
         raise UsageError(f"no image '{name}'", "give the path of an image, or a name that 'emu guests' lists")
-    return str(found.path)
+    return found.place
 
 
 def _merge(texts: list[str], keys: dict[str, Key], option: str, implied: str) -> dict[str, Any]:

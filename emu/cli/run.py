@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
 import stat
 import threading
 import time
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import characters, output, signals
@@ -22,7 +19,10 @@ from emu.errors import EmuError, Status, UsageError
 from emu.units import human_size
 
 if TYPE_CHECKING:
+    import argparse
+
     from emu.api.capture import Capture
+    from emu.cli.plain import PlainWords
     from emu.host.claims import Claims
     from emu.machine import Exit, Machine
     from emu.persistence.lab.powerfail import Cut, PowerCut
@@ -44,7 +44,7 @@ exit status: 0 power-off or halt; odd: the guest's debug-exit value * 2 + 1; 2 u
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="path of an image, or the name of a bundled guest")
     parser.add_argument("--json", action="store_true", help="print one JSON document (schema emu.run/1) at the end")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end the run after this much real time")
@@ -85,7 +85,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value <= 1e9:
-        raise argparse.ArgumentTypeError(f"'{text[:32]}' is not a positive number of seconds")
+        from argparse import ArgumentTypeError
+
+        raise ArgumentTypeError(f"'{text[:32]}' is not a positive number of seconds")
     return value
 
 
@@ -115,8 +117,8 @@ def run(options: argparse.Namespace) -> int:
             debugcon=characters.make_sink(written, targets[1], "-debugcon", claims, standard=None),
         )
         writers = [sink for sink in (outputs.serial, outputs.debugcon) if isinstance(sink, characters.Writer)]
-        paths = [Path(dimm.backend.path) for dimm in config.nvdimms if cut is not None and dimm.backend.path]
-        made = [path for path in paths if not path.exists()]
+        paths = [dimm.backend.path for dimm in config.nvdimms if cut is not None and dimm.backend.path]
+        made = [path for path in paths if not os.path.exists(path)]
         machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
         for writer in writers:
             writer.ended = lambda: machine.exit is not None
@@ -134,7 +136,8 @@ def run(options: argparse.Namespace) -> int:
                 power = run_with_power_cut(config, cut, outputs, timeout=options.timeout)
             except UsageError:
                 for path in made:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
                 raise
             ended = power.ended
         else:
@@ -264,8 +267,7 @@ def configuration(options: argparse.Namespace) -> MachineConfig:
     if image is None and options.incoming is None:
         raise UsageError("no image given", "write emu run IMAGE; 'emu guests' lists the bundled ones")
     config = machine_options.machine_config(options, machine_options.resolve_image(image) if image else None)
-    return replace(
-        config,
+    return config.replace(
         no_reboot=options.no_reboot,
         start_paused=options.start_paused,
         incoming=options.incoming,

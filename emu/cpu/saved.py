@@ -6,13 +6,14 @@ everything and looks for a word of Unicorn's CPU state that does not come along.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 from emu.cpu import registers as r
 from emu.cpu.features import XCR0_BITS
 from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, Segment, State, Table
 from emu.entry import Entry, Protected32
 from emu.errors import StateError
+from emu.record import Record
 from emu.state import Fields, Value
 from emu.units import U64_MAX
 
@@ -33,8 +34,10 @@ MSR_LISTS = {
 
 _DEBUG = (0, 1, 2, 3, 6, 7)
 # Intel SDM volume 3, section 10.1.1 (table 10-1), and volume 4 for IA32_MISC_ENABLE (fast strings).
-_AT_RESET = {"pat": 0x0007040600070406, "misc_enable": 1, "mcg_control": U64_MAX}
-_LISTS_AT_RESET: dict[str, tuple[int, ...]] = {
+_MSRS_AT_RESET: Mapping[str, int] = {
+    **dict.fromkeys(MSRS, 0), "pat": 0x0007040600070406, "misc_enable": 1, "mcg_control": U64_MAX
+}  # fmt: skip
+_LISTS_AT_RESET: Mapping[str, tuple[int, ...]] = {
     "mtrr_variable": (0,) * len(r.MTRR_VARIABLE),
     "mtrr_fixed": (0,) * len(r.MTRR_FIXED),
     "machine_check_banks": (U64_MAX, 0, 0, 0) * (len(r.MACHINE_CHECK_BANKS) // 4),
@@ -47,8 +50,7 @@ _FLAT = 0xFFFFFFFF
 _NONE, _EMPTY = Segment(0), Table(0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Architectural:
+class Architectural(Record, kw_only=True):
     """One CPU's registers. The defaults are all zero, protected mode, FPU as after FNINIT."""
 
     general: tuple[int, ...] = (0,) * 16
@@ -64,8 +66,8 @@ class Architectural:
     cr3: int = 0
     cr4: int = 0
     efer: int = 0
-    msrs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MSRS, 0) | _AT_RESET)
-    msr_lists: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(_LISTS_AT_RESET))
+    msrs: Mapping[str, int] = _MSRS_AT_RESET
+    msr_lists: Mapping[str, tuple[int, ...]] = _LISTS_AT_RESET
     xcr0: int = 1
     pkru: int = 0
     task_priority: int = 0

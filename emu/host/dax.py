@@ -6,12 +6,14 @@ Source: Linux drivers/dax/bus.c (attributes of a dax device and of its region); 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import HostError
 
-SYSFS = Path("/sys")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SYSFS = "/sys"
 
 
 class DaxDevice(NamedTuple):
@@ -25,12 +27,14 @@ class DaxDevice(NamedTuple):
     persistent: bool
 
 
-def read_device(device: int, *, what: str, sysfs: Path = SYSFS) -> DaxDevice | None:
+def read_device(device: int, *, what: str, sysfs: str | os.PathLike[str] = SYSFS) -> DaxDevice | None:
     """What sysfs says of the character device with number ``device`` (st_rdev); None when it is not a device DAX.
 
     HostError when it is one but its size or alignment cannot be read.
     """
-    node = sysfs / "dev" / "char" / f"{os.major(device)}:{os.minor(device)}"
+    from pathlib import Path  # most NVDIMMs are on files
+
+    node = Path(sysfs) / "dev" / "char" / f"{os.major(device)}:{os.minor(device)}"
     try:
         subsystem = (node / "subsystem").readlink().name
     except OSError:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import enum
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from emu.errors import HostError
@@ -290,14 +289,17 @@ def file_system(fd: int) -> FileSystem:
     return FileSystem(result.type, result.block_size)
 
 
+def _lines(path: str) -> Iterator[str]:
+    with open(path) as lines:  # noqa: PTH123 - pathlib is a tenth of what a start imports
+        yield from lines
+
+
 def file_system_name(fd: int) -> str:
     """The kernel's name for the file system of ``fd`` ("ext4"); "unknown" when /proc does not tell."""
     try:
-        info = dict(
-            line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines() if ":" in line
-        )
+        info = dict(line.split(":", 1) for line in _lines(f"/proc/self/fdinfo/{fd}") if ":" in line)
         mount = info["mnt_id"].strip()
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        for line in _lines("/proc/self/mountinfo"):
             if line.split(" ", 1)[0] == mount:
                 return line.split(" - ", 1)[1].split(" ", 1)[0]
     except (OSError, KeyError, IndexError, ValueError):
@@ -309,14 +311,13 @@ def vm_flags(address: int) -> frozenset[str] | None:
     """The VmFlags of the mapping that starts at ``address`` (/proc/self/smaps); None when they cannot be read."""
     start = f"{address:x}-"
     try:
-        with Path("/proc/self/smaps").open() as lines:
-            inside = False
-            for line in lines:
-                if line.startswith("VmFlags:"):
-                    if inside:
-                        return frozenset(line.split()[1:])
-                elif not line[0].isupper():
-                    inside = line.lstrip("0").startswith(start)
+        inside = False
+        for line in _lines("/proc/self/smaps"):
+            if line.startswith("VmFlags:"):
+                if inside:
+                    return frozenset(line.split()[1:])
+            elif not line[0].isupper():
+                inside = line.lstrip("0").startswith(start)
     except OSError:
         pass
     return None

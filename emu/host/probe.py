@@ -43,7 +43,7 @@ class PathProbe:
         return {**asdict(self), "cpu_flush": list(self.cpu_flush)}
 
 
-def probe_path(path: str | os.PathLike[str], *, sysfs: Path = dax.SYSFS) -> PathProbe:
+def probe_path(path: str | os.PathLike[str], *, sysfs: str | os.PathLike[str] = dax.SYSFS) -> PathProbe:
     """Probe ``path``.
 
     UsageError for what can never back memory, HostError when it does not exist or cannot be opened or mapped.
@@ -61,7 +61,7 @@ def probe_path(path: str | os.PathLike[str], *, sysfs: Path = dax.SYSFS) -> Path
         with _temporary_file(asked) as fd:
             return _probe_file(asked, fd, "directory")
     if stat.S_ISCHR(status.st_mode):
-        return _probe_device(asked, status.st_rdev, sysfs)
+        return _probe_device(asked, status.st_rdev, Path(sysfs))
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
         raise UsageError(f"{asked} cannot back memory", "name a regular file, a directory for one, or a device DAX")
     fd = kernel.open_file(asked, write=False)

@@ -6,7 +6,6 @@ Properties, their checks and the order of the checks are those of QEMU's ``memor
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import TracebackType
 
 from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
@@ -66,7 +65,7 @@ def _open_ram(config: BackendConfig, default_size: int | None) -> Backend:
         durability=durability,
         name=name,
     )
-    return _finish(Backend(replace(config, size=mapped), mapping, None, ()))
+    return _finish(Backend(config.replace(size=mapped), mapping, None, ()))
 
 
 def _map_file(config: BackendConfig, source: Source, default_size: int | None) -> Backend:
@@ -106,7 +105,7 @@ def _map_file(config: BackendConfig, source: Source, default_size: int | None) -
         fd=source.fd if config.share and not config.is_rom and source.device is None else -1,
         file_offset=config.offset,
     )
-    return _finish(Backend(replace(config, size=size), mapping, source, tuple(warnings)))
+    return _finish(Backend(config.replace(size=size), mapping, source, tuple(warnings)))
 
 
 def _map(config: BackendConfig, source: Source, size: int, alignment: int) -> tuple[int, bool, str]:
@@ -196,7 +195,7 @@ class Backend:
                 f"cannot change property '{name}' of {kind} '{self.config.id}'", "it is fixed once the memory exists"
             )
         field, checked = check_value(kind, name, value)
-        wanted = replace(self.config, **{field: checked})
+        wanted = self.config.replace(**{field: checked})
         if name == "prealloc" and not checked:
             return
         check_combination(wanted)

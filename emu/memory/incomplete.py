@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from contextlib import suppress
 
 from emu.errors import HostError, IncompleteFile
 
@@ -21,20 +21,21 @@ SUFFIX = ".emu-incomplete"
 _LONGEST = 4096
 
 
-def marker_path(path: str | Path) -> Path:
+def marker_path(path: str | os.PathLike[str]) -> str:
     """Where the mark of ``path`` lies; symbolic links are followed, so every name of a file finds the same mark."""
-    real = Path(os.path.realpath(path))
+    real = os.path.realpath(path)
     try:
-        is_device = stat.S_ISCHR(real.stat().st_mode) or stat.S_ISBLK(real.stat().st_mode)
+        mode = os.stat(real).st_mode
+        is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
     except OSError:
         is_device = False
-    if not is_device and real.name:  # "/" has no name; and is no backing either, as its opening will say
-        return real.with_name(real.name + SUFFIX)
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "emu" / "incomplete" / (str(real).strip("/").replace("/", "-") + SUFFIX)
+    if not is_device and real != "/":  # which has no name; and is no backing either, as its opening will say
+        return real + SUFFIX
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(state, "emu", "incomplete", real.strip("/").replace("/", "-") + SUFFIX)
 
 
-def mark(path: str | Path, why: str) -> None:
+def mark(path: str | os.PathLike[str], why: str) -> None:
     """Mark ``path`` as incomplete, saying ``why``. HostError when that cannot be made durable.
 
     Durable when it returns: the sidecar and its directory entry were fsynced.
@@ -46,8 +47,8 @@ def mark(path: str | Path, why: str) -> None:
     marker = marker_path(path)
     text = json.dumps({"file": os.path.realpath(path), "why": why}) + "\n"
     try:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        files.examine(str(marker)).write(text.encode(), durable=True)
+        os.makedirs(os.path.dirname(marker), exist_ok=True)
+        files.examine(marker).write(text.encode(), durable=True)
     except (OSError, HostError) as error:
         what = error.what if isinstance(error, HostError) else f"{marker}: {error.strerror}"
         raise HostError(
@@ -57,27 +58,28 @@ def mark(path: str | Path, why: str) -> None:
         ) from None
 
 
-def clear(path: str | Path) -> None:
+def clear(path: str | os.PathLike[str]) -> None:
     """Remove the mark of ``path``; nothing happens when there is none.
 
     Durable when it returns: the directory was fsynced after the removal.
     """
     marker = marker_path(path)
     try:
-        marker.unlink(missing_ok=True)
-        if marker.parent.is_dir():
-            _sync_directory(marker.parent)
+        with suppress(FileNotFoundError):
+            os.unlink(marker)
+        if os.path.isdir(folder := os.path.dirname(marker)):
+            _sync_directory(folder)
     except OSError as error:
         raise HostError(
             f"{marker}: cannot be removed: {error.strerror}", "remove it by hand", errno=error.errno or 0
         ) from None
 
 
-def reason(path: str | Path) -> str | None:
+def reason(path: str | os.PathLike[str]) -> str | None:
     """Why ``path`` is marked as incomplete, or None when it is not."""
     marker = marker_path(path)
     try:
-        with marker.open(encoding="utf-8", errors="replace") as file:
+        with open(marker, encoding="utf-8", errors="replace") as file:
             text = file.read(_LONGEST)
     except FileNotFoundError:
         return None
@@ -92,7 +94,7 @@ def reason(path: str | Path) -> str | None:
     return why if isinstance(why, str) else "its mark says nothing readable"
 
 
-def check_not_incomplete(path: str | Path) -> None:
+def check_not_incomplete(path: str | os.PathLike[str]) -> None:
     """IncompleteFile when ``path`` is marked as incomplete."""
     why = reason(path)
     if why is None:
@@ -103,7 +105,7 @@ def check_not_incomplete(path: str | Path) -> None:
     )
 
 
-def _sync_directory(path: Path) -> None:
+def _sync_directory(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 
 from emu.config import BackendConfig
 from emu.errors import FileInUse, HostError, UsageError
 from emu.host import dax, kernel
 from emu.memory.incomplete import reason
 from emu.memory.lock import FileLock
+from emu.record import Record
 from emu.units import human_size
 
 _NOT_A_BACKING = {
@@ -21,8 +21,7 @@ _NOT_A_BACKING = {
 }
 
 
-@dataclass(slots=True)
-class Source:
+class Source(Record, kw_only=True):
     """An open backing file. ``size`` is what it has now (0 for a new one); ``page_size`` what its mappings are made
     of."""
 

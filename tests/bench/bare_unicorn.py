@@ -17,7 +17,7 @@ from unicorn import UC_ARCH_X86, UC_HOOK_INSN, UC_MODE_32, UC_PROT_ALL, Uc, x86_
 
 from emu import board
 from emu.cli import run as run_verb
-from emu.cli.main import build_parser
+from emu.cli.parser import build_parser
 
 _RAM = 128 << 20
 _NVDIMM = 0x1_0000_0000

@@ -74,7 +74,7 @@ MUTANTS = (
         _MODEL,
         "        if isinstance(event, LabelWrite):\n            return True\n",
         "        if isinstance(event, LabelWrite):\n            return False\n",
-        (f"{_ORACLE}::test_crashing_only_before_commits_and_at_the_end_loses_no_memory[adr-line]",),
+        (f"{_ORACLE}::test_crashing_only_before_commits_and_at_the_end_loses_no_memory[mem-ctrl-line]",),
     ),
     Mutant(
         "wbinvd-is-nothing",
@@ -178,6 +178,6 @@ MUTANTS = (
         "emu/persistence/model/crashstate.py",
         "        return self.initial(unit) & ~covered | value & covered\n",
         "        return value & covered\n",
-        (f"{_ORACLE}::test_same_memories_as_the_operational_machine[adr-line-0]",),
+        (f"{_ORACLE}::test_same_memories_as_the_operational_machine[mem-ctrl-line-0]",),
     ),
 )

@@ -7,10 +7,10 @@ wrapper for each call) is not needed here. The package still ships and pins the 
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable
 from functools import cache
 from importlib.machinery import PathFinder
-from pathlib import Path
 from typing import Any
 
 from emu.cpu.engine import hooks, loader
@@ -28,12 +28,20 @@ def load() -> loader.Library:
     """The library, once per process."""
     spec = PathFinder.find_spec("unicorn")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for path in sorted(Path(folder, "lib").glob("libunicorn.so*")):
-            library = loader.load(str(path))
+        inside = os.path.join(folder, "lib")
+        for name in sorted(name for name in _names(inside) if name.startswith("libunicorn.so")):
+            library = loader.load(os.path.join(inside, name))
             _check_version(library)
             loader.bind_all(library)
             return library
     raise HostError("the CPU library unicorn is not installed", "pip install unicorn")
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _check_version(library: loader.Library) -> None:

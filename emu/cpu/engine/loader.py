@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.cpu.engine import _hooks, _sse, _system, _translate, _x87
@@ -58,9 +57,9 @@ def load(path: str) -> Library:
 
 
 def _load_copy(path: str) -> Library:
-    copy = os.memfd_create(Path(path).name, os.MFD_CLOEXEC)
+    copy = os.memfd_create(os.path.basename(path), os.MFD_CLOEXEC)
     try:
-        with Path(path).open("rb") as source:
+        with open(path, "rb") as source:
             size = os.fstat(source.fileno()).st_size
             while os.sendfile(copy, source.fileno(), None, size):
                 pass

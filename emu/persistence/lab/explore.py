@@ -13,6 +13,7 @@ result depends neither on the number of jobs nor on which of them is faster.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -20,7 +21,7 @@ from typing import Protocol
 from emu.errors import EmuError
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.tree import Node, Tree
-from emu.persistence.model.crashstate import CrashState, Initial, Known, Layer, Read, possible_values
+from emu.persistence.model.crashstate import CrashState, Initial, Known, Layer, Read, content_of, possible_values
 from emu.persistence.model.events import Event
 from emu.persistence.model.timeline import Timeline, TimelineBuilder, build
 
@@ -82,8 +83,9 @@ class Settled:
         known = other is not None and other.timeline is timeline and other.initial is self.initial
         units = timeline.changed(other.point, self.point) if other is not None and known else timeline.units
         for unit in units:
-            content, _, _ = timeline.settled(unit, self.point)
-            yield unit, None if content is None else self.initial(unit) & ~content[0] | content[1]
+            since, contents = timeline.settled(unit)
+            content = contents[bisect_right(since, self.point) - 1]
+            yield unit, None if content is None else content_of(unit, content, self.initial)
 
 
 class Recovery(Protocol):

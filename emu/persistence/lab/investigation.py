@@ -167,8 +167,10 @@ def investigate(
     executor: Executor | None = None,
     progress: Progress | None = None,
     interruption: Interruption | None = None,
+    workload: Workload | None = None,
 ) -> Answer:
     """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
+    A ``workload`` is one that was recorded before, of the same question but for its rules.
 
     UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
     ``interruption``: what was found until then. Close the answer.
@@ -178,7 +180,7 @@ def investigate(
         scene = None
         if question.linux is not None:
             question, scene = _scene(question, question.linux, scratch)
-        return _answer(question, scene, executor, progress, interruption)
+        return _answer(question, scene, workload, executor, progress, interruption)
 
 
 def _scene(question: Question, asked: Request, scratch: ExitStack) -> tuple[Question, Scene]:
@@ -192,11 +194,12 @@ def _scene(question: Question, asked: Request, scratch: ExitStack) -> tuple[Ques
 def _answer(
     question: Question,
     scene: Scene | None,
+    workload: Workload | None,
     executor: Executor | None,
     progress: Progress | None,
     interruption: Interruption,
 ) -> Answer:
-    workload = record(
+    workload = workload or record(
         question.workload,
         timeout=question.workload_timeout,
         event_limit=question.event_limit,

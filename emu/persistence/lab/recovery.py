@@ -119,7 +119,6 @@ class MachineRecovery:
         self._snapshot: Snapshot | None = None
         self._undo: Undo | None = None
         self._areas: list[tuple[int, int, int, Backend]] = []
-        self._reads: tuple[bytes, list[int]] | None = None
         self._check: MemoryCheck | None = None
         self._spins: SpinWatch | None = None
         self._labels_known: dict[int, int] = {}
@@ -128,11 +127,10 @@ class MachineRecovery:
     def close(self) -> None:
         self._watchdog.close()
         if self._machine is not None:
-            if self._spins is not None:
-                self._spins.stop()
             if self._check is not None:
                 self._check.close()
-            if self._snapshot is not None:  # else it was interrupted on its way to the first access
+            # It may have been interrupted on its way to the first access.
+            if self._snapshot is not None:
                 self._snapshot.close()
             if self._undo is not None:
                 self._undo.close()
@@ -159,23 +157,24 @@ class MachineRecovery:
             self._poke(unit, mask, value)
             self._recording.tracer.give(unit, _BITS[mask])
         ended = self._drive(self._machine, self._recording)
-        self._spins.stop()
         assert ended is not None
-        reads = Reads(self._reads[0] if self._reads else self._recording.tracer.reads())
-        events = tuple(self._events()) if self._record else ()
+        if self._spins.proven:
+            # What it went round for once more is no read of its own, and all was asked for again.
+            self._tracked = None
+            return self._run_of(ended, *self._spins.reads)
+        return self._run_of(ended, self._recording.tracer.reads(), self._recording.tracer.read_entries())
+
+    def _run_of(self, ended: Exit, data: bytes, positions: Sequence[int]) -> Run:
+        """What came of it: ``data`` are its reads, ``positions`` the numbers of log entries before them."""
+        assert self._spins is not None
+        reads = Reads(data)
+        events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
             self._check.verify((event for _, event in events), _contents(reads))
         if self._recording.tracer.has_tables:
             self._caveat = _WALKS
         verdict = replace(judge(ended, bytes(self._output.data)), spin=self._spins.spin)
         return Run(reads, verdict, events, self._caveat)
-
-    def _read_again(self) -> None:
-        """Let the guest be asked about every tracked byte once more; what it has read so far is kept."""
-        tracer = self._recording.tracer
-        self._reads = tracer.reads(), tracer.read_entries()
-        tracer.set_unknown(self._tracked or ())
-        self._tracked = self._settled = None
 
     def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
         """Let the settled content be in memory, and only the other tracked units be asked for."""
@@ -213,7 +212,7 @@ class MachineRecovery:
             while not until:
                 ended = machine.step()
                 if ended is None and self._spins is not None:
-                    self._spins.look()
+                    self._spins.look(self._tracked or ())
                 failure = recording.tracer.take_failure()
                 if failure is not None:
                     raise failure
@@ -249,7 +248,7 @@ class MachineRecovery:
         self._undo = Undo(machine)
         if self._record:
             self._check = MemoryCheck(machine, self._config, tracer, self._undo)
-        self._spins = SpinWatch(machine, tracer, self._undo, self._read_again)
+        self._spins = SpinWatch(machine, tracer, self._undo)
 
     def _at_first_access(self) -> bool:
         """Find the block of the first access on one machine, stop another one there; False if there is no access."""
@@ -341,7 +340,6 @@ class MachineRecovery:
         self._spins.start(self._budget)
         self._output.data[:] = self._printed
         self._labels_known.clear()
-        self._reads = None
         self._caveat = ""
 
     def _forget_code(self) -> None:
@@ -361,12 +359,11 @@ class MachineRecovery:
 
     def _unknown_read(self, unit: int, bytes_of_unit: int) -> None:
         assert self._spins is not None
-        mask = _MASKS[bytes_of_unit]
         if self._spins.proven:
-            first = (bytes_of_unit & -bytes_of_unit).bit_length() - 1
-            self._spins.note_read(unit + first, bytes_of_unit.bit_count())
-            return
-        self._poke(unit, mask, self._answer(unit, mask))
+            self._spins.note_read(unit, bytes_of_unit)
+        else:
+            mask = _MASKS[bytes_of_unit]
+            self._poke(unit, mask, self._answer(unit, mask))
 
     def _read_labels(self, dimm: int, offset: int, length: int) -> None:
         for unit, mask in units_of(label_address(dimm, offset), length):
@@ -397,9 +394,9 @@ class MachineRecovery:
             (before,) = _WHOLE.unpack_from(view, at)
             _WHOLE.pack_into(view, at, before & ~mask | value)
 
-    def _events(self) -> Iterable[tuple[int, Event]]:
-        """The run's events, each with the number of reads before it."""
-        positions, reads = self._reads[1] if self._reads else self._recording.tracer.read_entries(), 0
+    def _events(self, positions: Sequence[int]) -> Iterable[tuple[int, Event]]:
+        """The run's events, each with the number of reads before it. ``positions``: log entries before each read."""
+        reads = 0
         for entry, event in self._recording.numbered_events():
             while reads < len(positions) and positions[reads] <= entry:
                 reads += 1

@@ -2,13 +2,13 @@
 
 A machine that comes back to the same instruction with the same registers, memory and devices does the same again, for
 ever, since nothing comes from outside. (Virtual time is part of the state from the first moment that anybody asks for
-it.) From time to time, rarer the longer the guest runs, it is watched for some basic blocks. Memory is compared by the
-pages that were stored to.
+it.) From time to time, rarer the longer the guest runs, it is watched for some basic blocks. Of memory the pages that
+the run has stored to are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.cpu.engine.trace import Tracer
@@ -17,6 +17,7 @@ from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explore import Spin
+from emu.persistence.model.events import UNIT
 from emu.units import PAGE
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ _FIRST_LOOK = 1 << 14  # basic blocks: two milliseconds
 _SHORTEST_LOOK = 512
 _WORDS_KEPT = 8
 _LOOKED_THROUGH = 128
+_MOST_PAGES = 1024
 _Page = tuple[int, int]
 
 
 class _State(NamedTuple):
-    """All that decides what the machine does next; other pages than these hold what they held when the run began."""
+    """All that decides what the machine does next, but for pages that the run has not stored to."""
 
     cpu: SavedState
     devices: dict[str, SavedState]
@@ -43,42 +45,30 @@ class _State(NamedTuple):
 
 
 class SpinWatch:
-    """Watches the runs of one machine, each from ``start`` to ``stop``, which call ``before_block`` when the tracer's
-    budget is used up and ``look`` whenever the machine has stopped. ``undo`` knows what memory was stored to;
-    ``read_again`` makes all tracked bytes unknown again.
+    """Watches the runs of one machine, whose memory ``undo`` puts back: ``start`` each. ``before_block`` must be called
+    when the tracer's budget is used up and ``look`` whenever the machine has stopped.
     """
 
-    def __init__(self, machine: Machine, tracer: Tracer, undo: Undo, read_again: Callable[[], None]) -> None:
+    def __init__(self, machine: Machine, tracer: Tracer, undo: Undo) -> None:
         self._machine = machine
         self._tracer = tracer
         self._undo = undo
-        self._read_again = read_again
-        self._backends = [backend for backend in machine.backends if not backend.mapping.readonly]
         self._words: dict[tuple[int, int], int] = {}
-        self._before: _State | None = None
-        self.spin: Spin | None = None
-        self._forget()
-
-    def _forget(self) -> None:
-        self._head: tuple[int, dict[str, int]] | None = None
-        self._before = None
-        self._wants_look = self._resumed = self.proven = False
-        self._words.clear()
+        self.start(0)
 
     def start(self, blocks: int) -> None:
         """A run begins, for at most so many basic blocks."""
-        self.stop()
-        self.spin = None
+        self.spin: Spin | None = None
+        self.reads: tuple[bytes, Sequence[int]] = b"", ()
         self._begun = self._tracer.blocks
         self._limit = self._begun + blocks
         self._next_look(_FIRST_LOOK)
 
-    def stop(self) -> None:
-        """The run has ended."""
-        self._forget()
-
     def _next_look(self, blocks: int) -> None:
-        self._forget()
+        self._head: tuple[int, dict[str, int]] | None = None
+        self._before: _State | None = None
+        self._wants_look = self._resumed = self.proven = False
+        self._words.clear()
         self._after = blocks
         self._until = self._begun + blocks + max(_SHORTEST_LOOK, blocks // 256)
         self._tracer.set_budget(min(self._begun + blocks, self._limit))
@@ -86,7 +76,7 @@ class SpinWatch:
     def before_block(self) -> bool:
         """The guest is about to execute a basic block; False when it has had all that it may have."""
         blocks = self._tracer.blocks
-        if blocks >= self._limit:
+        if blocks >= self._limit and not self.proven:
             return False
         if blocks > self._until and not self.proven:
             self._next_look(4 * self._after)
@@ -99,51 +89,57 @@ class SpinWatch:
             self._machine.cpu.stop_before_block()
         return True
 
-    def look(self) -> None:
-        """The machine has stopped."""
+    def look(self, tracked: Collection[int]) -> None:
+        """The machine has stopped. ``tracked``: the units among which is what the guest waits for, if it does."""
         if not self._wants_look:
             return
         self._wants_look, self._resumed = False, True
         self._tracer.blocks -= 1
         if self._head is None:
             self._head = self._machine.cpu.rip, self._machine.cpu.registers()
-            self._before = self._state()
         elif self.proven:
             self._end()
         else:
             before, self._before = self._before, self._state()
-            if before == self._before:
-                # Once more round, to see what it reads.
+            if self._before is None:
+                self._until = 0
+            elif before == self._before:
+                # Once more round, to see what it reads: all tracked bytes are unknown again.
                 self.proven = True
-                self._read_again()
+                self.reads = self._tracer.reads(), self._tracer.read_entries()
+                self._tracer.set_unknown(tracked)
 
-    def _state(self) -> _State:
+    def _state(self) -> _State | None:
+        """All that decides what comes next, but for pages that are as they were; None where it is too much to keep."""
+        pages = [(number, page) for number, backend in enumerate(self._machine.backends)
+                 if not backend.mapping.readonly for first, count in self._undo.stored(backend)
+                 for page in range(first, first + count)]  # fmt: skip
+        if len(pages) > _MOST_PAGES:
+            return None
         devices = {name: device.save() for name, device in self._machine.devices.items()}
-        return _State(self._machine.cpu.save(), devices, {page: self._content(page) for page in self._stored()})
+        return _State(self._machine.cpu.save(), devices, {page: self._content(*page) for page in pages})
 
-    def _stored(self) -> list[_Page]:
-        """The pages stored to since the run began: each its backend's number and its own."""
-        return [(number, page) for number, backend in enumerate(self._backends)
-                for first, count in self._undo.stored(backend) for page in range(first, first + count)]  # fmt: skip
+    def _content(self, number: int, page: int) -> bytes:
+        return bytes(self._machine.backends[number].mapping.view[page * PAGE : page * PAGE + PAGE])
 
-    def _content(self, page: _Page) -> bytes:
-        number, at = page[0], page[1] * PAGE
-        return bytes(self._backends[number].mapping.view[at : at + PAGE])
+    def note_read(self, unit: int, bytes_of_unit: int) -> None:
+        """The guest reads these bytes (bit 0 for the first) of a tracked unit while it goes round once more."""
+        first = (bytes_of_unit & -bytes_of_unit).bit_length() - 1
+        word = unit + first, bytes_of_unit.bit_count()
+        if word not in self._words:
+            self._words[word] = self._reader(unit)
 
-    def note_read(self, address: int, size: int) -> None:
-        """The guest reads these bytes of tracked units while it goes round once more."""
-        if (address, size) not in self._words:
-            self._words[address, size] = self._reader(address)
-
-    def _reader(self, address: int) -> int:
-        """The instruction that reads at ``address``. At a locked one the engine still stands at one before it."""
+    def _reader(self, unit: int) -> int:
+        """The instruction that reads ``unit``. At a locked one the engine still stands at one before it."""
         cpu = self._machine.cpu
         try:
             code = cpu.read_linear(cpu.rip, _LOOKED_THROUGH)
         except UsageError:
             return cpu.rip
         locked = (site for site in find_sites(code, cpu.rip, cpu.mode) if site.kind & SiteKind.LOCKED)
-        return next((site.pc for site in locked if cpu.translate(cpu.linear_address(site)) == address), cpu.rip)
+        return next(
+            (site.pc for site in locked if (cpu.translate(cpu.linear_address(site)) or 0) & -UNIT == unit), cpu.rip
+        )
 
     def _end(self) -> None:
         assert self._head is not None

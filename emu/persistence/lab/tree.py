@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import struct
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
-from emu.persistence.model.crashstate import Initial, Read
+from emu.persistence.model.crashstate import Initial, Read, content_of
 from emu.persistence.model.events import Event
 from emu.persistence.model.timeline import Timeline
 
@@ -91,12 +92,14 @@ class Chunk:
         """The reads, behind their positions, that need not give these values in a memory of ``point``."""
         if not self._first <= point < self._last:
             first, last, doubtful = 0, len(timeline.points), []
-            for read in self.all():
-                _, unit, mask, value = read
-                content, since, until = timeline.settled(unit, point)
-                first, last = max(first, since), min(last, until)
-                if content is None or (initial(unit) & ~content[0] | content[1]) & mask != value:
-                    doubtful.append(read)
+            for number, (unit, mask, value) in enumerate(Reads(self.data)):
+                since, contents = timeline.settled(unit)
+                at = bisect_right(since, point)
+                first = max(first, since[at - 1])
+                last = min(last, since[at]) if at < len(since) else last
+                content = contents[at - 1]
+                if content is None or content_of(unit, content, initial) & mask != value:
+                    doubtful.append((number, unit, mask, value))
             self._first, self._last, self._doubtful = first, last, tuple(doubtful)
         return self._doubtful
 

@@ -8,7 +8,7 @@ pages. A page that comes back unchanged often is protected again.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from emu.host import kernel
 from emu.host.faults import DirtyLog
@@ -50,9 +50,9 @@ class _Kept:
 
 
 class Undo:
-    """The memory of ``machine`` as it is now, or only that of some of its ``backends``. Close it before the machine."""
+    """The memory of ``machine``, or of those of its ``backends``, as it is now. Close it before the machine."""
 
-    def __init__(self, machine: Machine, backends: Iterable[Backend] | None = None) -> None:
+    def __init__(self, machine: Machine, backends: Sequence[Backend] | None = None) -> None:
         self._kept: dict[int, _Kept] = {}
         try:
             for backend in machine.backends if backends is None else backends:

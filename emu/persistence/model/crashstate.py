@@ -22,6 +22,15 @@ Read = tuple[int, int, int]
 """``(unit, mask, value)`` of one read of bytes that nothing in this run had read or stored before."""
 
 
+FULL = (1 << 8 * UNIT) - 1
+
+
+def content_of(unit: int, content: Content, initial: Initial) -> int:
+    """The 8 bytes of a unit, of which ``content`` was stored."""
+    mask, value = content
+    return value if mask == FULL else initial(unit) & ~mask | value
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One power failure: the trace that it ended, and where."""
@@ -240,9 +249,6 @@ def possible_values(
         else:
             unit, mask = wanted[len(values)]
             stack.extend(((*values, value), after) for value, after in reversed(here.read(unit, mask)))
-
-
-FULL = (1 << 8 * UNIT) - 1
 
 
 def memories(state: CrashState) -> Iterator[dict[int, int]]:

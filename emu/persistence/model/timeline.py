@@ -192,6 +192,13 @@ class CrashPoint:
     eager: int
 
 
+Spans = tuple[list[int], list[Content | None]]
+"""Crash points in order, and what is so from each of them on."""
+
+_UNTOUCHED: Spans = ([0], [NOTHING])
+_UNKNOWN: Spans = ([0], [None])
+
+
 @dataclass(slots=True)
 class Timeline:
     """The crash points of one trace and what is pending at each. Built by ``build``, then only read."""
@@ -202,6 +209,7 @@ class Timeline:
     _durable: dict[int, tuple[list[int], list[Content]]] = field(default_factory=dict)
     _pages: dict[int, int] = field(default_factory=dict)
     _units: dict[int, int] = field(default_factory=dict)
+    _settled: dict[int, Spans] = field(default_factory=dict)
     _changes: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
@@ -239,27 +247,11 @@ class Timeline:
         at = bisect_right(history[0], point) if history else 0
         return history[1][at - 1] if history and at else NOTHING
 
-    def settled(self, unit: int, point: int) -> tuple[Content | None, int, int]:
-        """What is durable of a unit at ``point`` where that is all that it can hold, None where it can hold several
-        things or that is not quickly seen. It is so from the first of the two crash points to just before the second.
+    def settled(self, unit: int) -> Spans:
+        """What a unit holds where it can hold one thing only: from each of some crash points on, the first of all among
+        them, the bytes that are durable while no store to it is pending, else None.
         """
-        if self.rules.pages_can_be_lost:
-            return None, 0, len(self.points)
-        first, last = 0, len(self.points)
-        component = self._components.get(self.rules.component(unit))
-        if component is not None:
-            at = bisect_right(component[0], point)
-            last = component[0][at] if at < len(component[0]) else last
-            if at:
-                first, pending = component[0][at - 1], component[1][at - 1]
-                if pending is not None and unit in pending.units:
-                    return None, first, last
-        durable = self._durable.get(unit)
-        if durable is None:
-            return NOTHING, first, last
-        at = bisect_right(durable[0], point)
-        last = min(last, durable[0][at]) if at < len(durable[0]) else last
-        return (durable[1][at - 1], max(first, durable[0][at - 1]), last) if at else (NOTHING, first, last)
+        return _UNKNOWN if self.rules.pages_can_be_lost else self._settled.get(unit, _UNTOUCHED)
 
     def changed(self, first: int, last: int) -> Iterable[int]:
         """The units of which something else is settled, or nothing is, at one crash point than at the other."""
@@ -269,15 +261,14 @@ class Timeline:
     def page_stored(self, page: int, point: int) -> bool:
         return self._pages.get(page, point + 1) <= point
 
-    def version(self, units: Iterable[int], point: int) -> tuple[object, ...]:
-        """Equal for two crash points between which nothing changed for these units."""
-        keys = dict.fromkeys(self.rules.component(unit) for unit in units)
-        histories = [self._components.get(key) for key in keys]
-        return (
-            *(bisect_right(history[0], point) if history else 0 for history in histories),
-            *(bisect_right(self._durable[unit][0], point) for unit in units if unit in self._durable),
-            *(self.page_stored(page, point) for page in dict.fromkeys(page_of(unit) for unit in units)),
-        )
+    def changes_of(self, units: Iterable[int]) -> list[int]:
+        """The first crash point, and every other one at which these units can hold something else than before."""
+        found = {0}
+        for unit in units:
+            for history in (self._components.get(self.rules.component(unit)), self._durable.get(unit)):
+                found.update(history[0] if history else ())
+            found.add(self._pages.get(page_of(unit), 0))
+        return sorted(found)
 
 
 class TimelineBuilder:
@@ -317,6 +308,15 @@ class TimelineBuilder:
             self._count(key, frozen.possible if frozen else 1)
         for unit in state.changed_units:
             timeline._units.setdefault(unit, number)
+        for unit in changes:
+            component = state.components.get(state.rules.component(unit))
+            pending = component is not None and unit in component.units
+            since, contents = timeline._settled.setdefault(unit, ([0], [NOTHING]))
+            if since[-1] == number:  # the first crash point, where nothing had been said yet
+                since.pop()
+                contents.pop()
+            since.append(number)
+            contents.append(None if pending else state.durable.get(unit, NOTHING))
         timeline._changes.append(tuple(changes))
         for page in state.new_pages:
             timeline._pages[page] = number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -173,9 +173,10 @@ def document(
     exported: dict[int, dict[str, Any]] | None = None,
     warnings: bool = False,
     about: Mapping[str, Any] | None = None,
+    matrix: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The document. ``exported`` says for the number of a failure where its memory was written and how to boot it;
-    ``about`` is how it came about (``about.about``).
+    ``about`` is how it came about (``about.about``), ``matrix`` are the rows of ``matrix.matrix``.
     """
     describe = Describer(answer, symbols)
     question, events = answer.question, answer.workload.events
@@ -239,6 +240,7 @@ def document(
             for number, failure in enumerate(answer.failures)
         ],
         "ignored": None,
+        "matrix": None if matrix is None else list(matrix),
         "warnings": (describe.waste() if warnings else []) + [{"kind": "note", "text": note} for note in notes],
         "timeline": {
             "events": [describe.event(number) for number in range(min(len(events), _MOST_EVENTS))],

@@ -41,7 +41,7 @@ def report_html(result: Mapping[str, Any], answer: Answer, symbols: Symbols) -> 
     body = [
         patterns(),
         tag("main", _header(page), causes(page, scene), _timeline(page, scene), _states(page), _observed(page),
-            _warnings(page), _ignored(page), _colophon(page)),
+            _matrix(page), _warnings(page), _ignored(page), _colophon(page)),
     ]  # fmt: skip
     head = tag(
         "head",
@@ -180,6 +180,28 @@ def _warnings(page: Page) -> Html | None:
     if not warnings:
         return None
     return tag("section", tag("h2", "Warnings"), tag("ul", list(_warning_items(warnings))))
+
+
+def _matrix(page: Page) -> Html | None:
+    rows = page.result["matrix"]
+    if rows is None:
+        return None
+    titles = ("medium", "platform", "order", "verdict", "causes", "crash points", "recoveries", "complete")
+    body = []
+    for row in rows:
+        medium, platform, order, verdict, causes = words.matrix_row(row)
+        kind = {"ok": "ok", "failed": "failed", "workload failed": "failed"}.get(verdict, "open")
+        numbers = (f"{row['crash_points']:,}", f"{row['executed']:,}", "yes" if row["complete"] else "no")
+        cells = [medium, platform, order, tag("span", verdict, class_=f"chip {kind}"), causes, *numbers]
+        body.append(tag("tr", [tag("td", cell) for cell in cells], class_="asked" if row["asked"] else None))
+    head = tag("thead", tag("tr", [tag("th", title, scope="col") for title in titles]))
+    return tag(
+        "section",
+        tag("h2", "Under other rules"),
+        tag("p", "The same recording, judged under every platform and medium; the marked row is this report's. Under "
+            "eADR all stores persist in order, in a page cache flushes mean nothing."),
+        tag("div", tag("table", head, tag("tbody", body)), class_="wide matrix", tabindex=0),
+    )  # fmt: skip
 
 
 def _ignored(page: Page) -> Html | None:

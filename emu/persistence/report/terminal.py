@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from emu.persistence.lab.promised import NOT_DURABLE
@@ -31,6 +31,8 @@ def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
             points = outcome["crash_points"]
             verdict = outcome["verdict"] or words.NOT_TRIED
             yield f"  {' '.join(outcome['observed'])}  {verdict}, crash points {words.some(points, _SHOWN)}"
+    if result["matrix"] is not None:
+        yield from _matrix(result["matrix"])
     if result["ignored"] is not None:
         yield from _ignored(result["ignored"])
     for warning in result["warnings"]:
@@ -39,6 +41,18 @@ def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"note: {warning['text']}"
         else:
             yield f"warning: {warning['kind']} at {words.place(warning)}, {words.times(warning['count'])}"
+
+
+def _matrix(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    head = ("medium", "platform", "order", "verdict", "causes", "executed", "complete")
+    said = [(*words.matrix_row(row), str(row["executed"]), "yes" if row["complete"] else "no") for row in rows]
+    table = [head, *said]
+    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+    yield ""
+    yield "the same recording under other rules (* as above):"
+    for number, line in enumerate(table):
+        mark = "*" if number and rows[number - 1]["asked"] else " "
+        yield f"{mark} " + "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
 
 
 def _ignored(ignored: Mapping[str, Any]) -> Iterator[str]:

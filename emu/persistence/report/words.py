@@ -143,6 +143,16 @@ def in_flight(numbers: Sequence[int], most: int) -> str:
     return f"operation{'' if len(numbers) == 1 else 's'} {some(numbers, most)}"
 
 
+PLATFORMS = {"adr": "ADR", "eadr": "eADR", None: "any"}
+MEDIA = {"dax-sync": "DAX with MAP_SYNC", "dax": "DAX without MAP_SYNC", "page-cache": "page cache"}
+
+
+def matrix_row(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Medium, platform, order, verdict and causes of a row of the document's ``matrix``."""
+    causes = ", ".join(item["kind"] + (f" ({item['count']})" if item["count"] > 1 else "") for item in row["causes"])
+    return MEDIA[row["media"]], PLATFORMS[row["domain"]], row["order"] or "-", row["verdict"], causes or "-"
+
+
 def ignored_cause(item: Mapping[str, Any]) -> str:
     """An entry of ``ignored.failures`` in one line."""
     failure = item["failure"]

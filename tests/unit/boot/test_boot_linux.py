@@ -126,14 +126,18 @@ def test_disk_that_does_not_fit_is_refused(image: bytes) -> None:
     assert "-m" in caught.value.remedy
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress, None])
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, lzma.compress, bz2.compress, None], ids=["gzip", "xz", "bzip2", "lzma"]
+)
 def test_kernel_inside_is_unpacked_where_python_can(compress: Any) -> None:
     packed = lzma.compress(PVH, lzma.FORMAT_ALONE) if compress is None else compress(PVH)
     assert unpacked(bzimage(payload=packed + b"\0\1\0\0"), name="k") == PVH  # the size follows, as in a real one
 
 
 @pytest.mark.parametrize(
-    "payload", [b"\x28\xb5\x2f\xfd rest", gzip.compress(b"no ELF"), b"", gzip.compress(elf([(0x100000, CODE, 2)]))]
+    "payload",
+    [b"\x28\xb5\x2f\xfd rest", gzip.compress(b"no ELF"), b"", gzip.compress(elf([(0x100000, CODE, 2)]))],
+    ids=["zstd", "no ELF", "nothing", "no PVH note"],
 )
 def test_other_kernels_are_left_to_unpack_themselves(payload: bytes) -> None:
     image = bzimage(payload=payload)

@@ -13,13 +13,16 @@ from emu import guest
 
 # Packages and modules that no plain run needs; a name stands for everything below it too.
 HEAVY = {
-    "asyncio", "bz2", "capstone", "cffi", "concurrent", "ctypes", "elftools", "email", "html", "http", "hypothesis",
-    "logging", "lzma", "multiprocessing", "numpy", "pkg_resources", "platform", "pytest", "secrets", "shutil", "socket",
-    "socketserver", "ssl", "subprocess", "tempfile", "unicorn", "unittest", "uuid", "xml", "zipfile",
+    "ast", "asyncio", "bz2", "capstone", "cffi", "concurrent", "ctypes", "dataclasses", "datetime", "dis",
+    "elftools", "email", "html", "http", "hypothesis", "inspect", "logging", "lzma",
+    "multiprocessing", "numpy", "pathlib", "pkg_resources", "platform", "pytest", "secrets", "shutil", "socket",
+    "socketserver", "ssl", "subprocess", "tempfile", "unicorn", "unittest", "urllib", "uuid", "xml", "zipfile",
     "emu.migration", "emu.monitor", "emu.persistence", "emu.testing", "emu.host.probe", "emu.cpu.engine.trace",
     "emu.acpi.parse", "emu.cpu.disasm", "emu.cpu.snapshot", "emu.devices.nvdimm.labels",
     "emu.devices.nvdimm.label_layouts",
 }  # fmt: skip
+PARSER = {"argparse", "gettext", "locale"}
+"""What an ordinary run does without; help and mistakes do not."""
 REPORT = """
 import sys
 from emu.cli.main import main
@@ -57,6 +60,7 @@ def test_a_plain_run_imports_nothing_heavy(tmp_path: Path) -> None:
     modules = imported("run", "hello", "--quiet", "--nvdimm", f"file={tmp_path / 'nvdimm'},size=16M")
     assert "emu.board" in modules
     assert heavy(modules) == []
+    assert not modules & PARSER
     image = guest.find("hello")
     assert image is not None
     again = imported("run", str(image.path), "--quiet", "--nvdimm", f"file={tmp_path / 'nvdimm'}")

@@ -9,7 +9,6 @@ import struct
 import termios
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TextIO
 
 import pytest
 
@@ -17,25 +16,31 @@ from emu.cli import progress
 from emu.cli.progress import ProgressLine
 
 
-class Terminal:
-    """A pseudo terminal: what was written to ``stream`` is what a person would be sent."""
+class Terminal(io.StringIO):
+    """What is sent to a terminal of ``columns``, kept here: the terminal itself passes it on in its own time."""
 
     def __init__(self, columns: int) -> None:
-        self._master, slave = os.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.stream: TextIO = os.fdopen(slave, "w")
+        super().__init__()
+        self._ends = os.openpty()
+        fcntl.ioctl(self._ends[1], termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+    def fileno(self) -> int:
+        return self._ends[1]
+
+    def isatty(self) -> bool:
+        return True
 
     def sent(self) -> str:
-        self.stream.flush()
-        os.set_blocking(self._master, False)
-        try:
-            return os.read(self._master, 65536).decode()
-        except BlockingIOError:
-            return ""
+        """What is new since the last call."""
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text
 
     def close(self) -> None:
-        self.stream.close()
-        os.close(self._master)
+        super().close()
+        for end in self._ends:
+            os.close(end)
 
 
 @pytest.fixture
@@ -47,11 +52,11 @@ def terminal() -> Iterator[Terminal]:
 
 def test_nobody_watches_what_is_no_terminal(terminal: Terminal) -> None:
     assert ProgressLine.wanted(io.StringIO()) is None
-    assert ProgressLine.wanted(terminal.stream) is not None
+    assert ProgressLine.wanted(terminal) is not None
 
 
 def test_each_line_replaces_the_one_before(terminal: Terminal) -> None:
-    line = ProgressLine(terminal.stream)
+    line = ProgressLine(terminal)
     line.show(0.5, "half", at_once=True)
     line.show(1.0, "all", at_once=True)
     assert terminal.sent() == f"\r[{'#' * 15}{'.' * 15}] half\x1b[K\r[{'#' * 30}] all\x1b[K"
@@ -59,19 +64,19 @@ def test_each_line_replaces_the_one_before(terminal: Terminal) -> None:
 
 @pytest.mark.parametrize(("share", "filled"), [(-1.0, 0), (0.999, 29), (7.0, 30)])
 def test_the_bar_is_full_only_when_all_is_done(terminal: Terminal, share: float, filled: int) -> None:
-    ProgressLine(terminal.stream).show(share, "")
+    ProgressLine(terminal).show(share, "")
     assert terminal.sent().count("#") == filled
 
 
 def test_a_line_never_wraps(terminal: Terminal) -> None:
-    ProgressLine(terminal.stream).show(0.0, "x" * 200)
+    ProgressLine(terminal).show(0.0, "x" * 200)
     assert len(terminal.sent().removeprefix("\r").removesuffix("\x1b[K")) == 59
 
 
 def test_lines_come_no_faster_than_they_are_read(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
-    line = ProgressLine(terminal.stream)
+    line = ProgressLine(terminal)
     line.show(0.1, "first")
     assert "first" in terminal.sent()
     now += 0.05
@@ -85,7 +90,7 @@ def test_lines_come_no_faster_than_they_are_read(terminal: Terminal, monkeypatch
 
 
 def test_the_end_clears_the_line_or_keeps_it(terminal: Terminal) -> None:
-    line = ProgressLine(terminal.stream)
+    line = ProgressLine(terminal)
     line.clear()
     line.keep()
     assert terminal.sent() == ""  # nothing was shown
@@ -94,4 +99,4 @@ def test_the_end_clears_the_line_or_keeps_it(terminal: Terminal) -> None:
     line.clear()
     assert terminal.sent() == "\r\x1b[K"
     line.keep()
-    assert terminal.sent() == "\r\n"
+    assert terminal.sent() == "\n"

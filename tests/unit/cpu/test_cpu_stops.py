@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
+from fuzzing import times
 from test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
 
 from emu.cpu import StopKind
@@ -412,7 +413,8 @@ def outcome(prepare: Callable[[Guest, Random], None], seed: int) -> tuple[Any, .
 
 
 @pytest.mark.parametrize("prepare", [hostile, orderly])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(times(40)))
 def test_random_programs_are_the_same_with_a_stop_in_every_block(
     monkeypatch: pytest.MonkeyPatch, seed: int, prepare: Callable[[Guest, Random], None]
 ) -> None:

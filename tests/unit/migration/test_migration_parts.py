@@ -182,13 +182,13 @@ def test_the_mark_outlives_everything_but_its_removal(tmp_path: Path, monkeypatc
     assert incomplete.reason(path) == "because"
     with pytest.raises(IncompleteFile, match="because"):
         incomplete.check_not_incomplete(path)
-    incomplete.marker_path(path).write_text("[]")
+    Path(incomplete.marker_path(path)).write_text("[]")
     assert incomplete.reason(path) == "its mark says nothing readable"
     incomplete.clear(path)
     assert incomplete.reason(path) is None
     incomplete.clear(path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert incomplete.marker_path("/dev/null").parent == tmp_path / "emu" / "incomplete"
+    assert Path(incomplete.marker_path("/dev/null")).parent == tmp_path / "emu" / "incomplete"
     with pytest.raises(HostError, match="cannot be marked"):
         incomplete.mark("/proc/self/x/y", "w")
 

@@ -7,9 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from fuzzing import times
 
 from emu.config import PersistenceDomain
-from emu.persistence.lab.explore import Answer, Exploration, Limits, LocalWorker, Run, Settled, Verdict, explore
+from emu.persistence.lab.explore import (
+    Answer,
+    Exploration,
+    Limits,
+    LocalWorker,
+    Nondeterministic,
+    Run,
+    Settled,
+    Verdict,
+    explore,
+)
 from emu.persistence.model.crashstate import FULL, CrashState, Read, memories
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Media, Order, Rules
@@ -134,9 +145,10 @@ def found(exploration: Exploration) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_finds_every_verdict_that_brute_force_finds(rules: Rules) -> None:
     rng = random.Random(f"explore {rules}")
-    for _ in range(60):
+    for _ in range(times(60)):
         timeline = build(random_events(rng), rules)
         initial = random_content(rng)
         toy = Toy(random_body(rng.randint(0, 10**9), stores=False), initial)
@@ -146,9 +158,10 @@ def test_finds_every_verdict_that_brute_force_finds(rules: Rules) -> None:
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_finds_every_verdict_of_crashes_during_recovery(rules: Rules) -> None:
     rng = random.Random(f"nested {rules}")
-    for _ in range(25):
+    for _ in range(times(25)):
         timeline = build(random_events(rng), rules)
         initial = random_content(rng)
         toy = Toy(random_body(rng.randint(0, 10**9), stores=True), initial)
@@ -218,3 +231,105 @@ def test_observed_bytes_split_the_outcomes_before_recovery() -> None:
     verdicts = {result.observed: result.leaf.verdict.ok for result in exploration.results}
     assert verdicts == {(0, 0): True, (0, 1): True, (1, 0): False, (1, 1): True}
     assert exploration.executed == 3
+
+
+def unflushed(lines: int) -> Timeline:
+    """One crash point at which every one of ``lines`` lines may have lost its store."""
+    return build([Store(64 * line, b"\1" * 8) for line in range(lines)], Rules())
+
+
+def count_lost(lines: int) -> Callable[[Memory], int]:
+    """A recovery that reads all lines and ends with the number of those that lack their store."""
+    return lambda memory: sum(not memory.load(64 * line) for line in range(lines))
+
+
+def test_the_fewest_losses_are_tried_first() -> None:
+    timeline, tried = unflushed(5), list[int]()
+
+    def body(memory: Memory) -> int:
+        tried.append(count_lost(5)(memory))
+        return tried[-1]
+
+    toy = Toy(body)
+    exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean))
+    assert exploration.executed == 32
+    assert exploration.covered is None
+    assert tried[0] == 0
+    nothing_persisted = tried.index(5)
+    first = tried[: nothing_persisted + 1]
+    # On the way to where nothing persisted, each loss is followed by the run in which everything after it persisted.
+    assert first == sorted(first)
+    rest = tried[nothing_persisted + 1 :]
+    assert rest == sorted(rest)
+
+
+@pytest.mark.parametrize("executions", [1, 3, 7, 12, 20, 31])
+def test_what_was_covered_when_it_was_stopped_is_true(executions: int) -> None:
+    rng = random.Random(f"covered {executions}")
+    events: list[Event] = []
+    for number in range(1, 7):
+        events += [Store(64 * rng.randrange(6), bytes([number]) * 8), Store(64 * rng.randrange(6), bytes([number]) * 8)]
+        if number % 3 == 0:
+            events += [Flush(64 * rng.randrange(6), FlushKind.CLWB), Fence(FenceKind.SFENCE)]
+    timeline = build(events, Rules())
+    toy = Toy(lambda memory: sum(memory.load(64 * line) for line in range(6)) % 3)
+    exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean), limits=Limits(executions=executions))
+    assert exploration.incomplete_because
+    assert exploration.covered is not None
+    fewest = None
+    for point in timeline.points:
+        newest = {unit: CrashState.at(timeline, point.number, clean).read(unit, FULL)[-1][0] for unit in timeline.units}
+        for memory in memories(CrashState.at(timeline, point.number, clean)):
+            leaf = exploration.tree.find(lookup(memory))
+            if leaf is None:
+                lost = sum(memory[unit] != newest[unit] for unit in memory)
+                fewest = lost if fewest is None else min(fewest, lost)
+    assert fewest is not None
+    assert exploration.covered < fewest
+
+
+def test_failures_are_told_when_they_are_found() -> None:
+    timeline, told = unflushed(4), list[tuple[int, int]]()
+    toy = Toy(count_lost(4))
+    exploration = explore(
+        timeline,
+        clean,
+        LocalWorker(toy, timeline, clean),
+        on_failure=lambda result: told.append((toy.runs, result.leaf.verdict.status)),
+    )
+    failing = [result.leaf.verdict.status for result in exploration.results if not result.leaf.verdict.ok]
+    assert sorted(status for _, status in told) == sorted(failing)
+    assert told[0] == (2, 1)  # the first loss of all, as soon as it was run
+    assert [runs for runs, _ in told] == sorted(runs for runs, _ in told)
+
+
+def test_a_recovery_that_does_not_do_the_same_again_is_refused() -> None:
+    timeline = unflushed(2)
+    toy = Toy(lambda memory: memory.load(0 if toy.runs == 1 else 64))
+    with pytest.raises(Nondeterministic, match="this time it did something else"):
+        explore(timeline, clean, LocalWorker(toy, timeline, clean))
+
+
+@pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+def test_what_is_settled_can_be_nothing_else(rules: Rules) -> None:
+    rng = random.Random(f"settled {rules}")
+    for _ in range(60):
+        timeline, initial = build(random_events(rng), rules), random_content(rng)
+        now: dict[int, int | None] = {}
+        before = None
+        for point in rng.choices(range(len(timeline.points)), k=8):
+            here = Settled(timeline, initial, point)
+            now.update(here.since(before))
+            assert now == dict(here.since(None))
+            state = CrashState.at(timeline, point, initial)
+            for unit, value in now.items():
+                options = [seen for seen, _ in state.read(unit, FULL)]
+                assert value is None or options == [value]
+                assert (
+                    value is not None or len(options) > 1 or rules.pages_can_be_lost or pending(timeline, unit, point)
+                )
+            before = here
+
+
+def pending(timeline: Timeline, unit: int, point: int) -> bool:
+    return timeline.pending_parts(unit, point) > 0

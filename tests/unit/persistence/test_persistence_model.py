@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from fuzzing import times
 
 from emu.config import PersistenceDomain
 from emu.persistence.model.crashstate import CrashState, memories
@@ -113,9 +114,10 @@ def random_events(rng: random.Random) -> list[Event]:
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_distinct_counts_each_memory_once(rules: Rules) -> None:
     rng = random.Random(f"distinct {rules}")
-    for _ in range(150):
+    for _ in range(times(150)):
         timeline = build(random_events(rng), rules)
         # A unit that was not yet stored to at a crash point is 0 there.
         whole = {tuple(item for item in memory if item[1]) for point in everything(timeline) for memory in point}
@@ -135,9 +137,10 @@ def test_eager_multiplies_lines() -> None:
 
 
 @pytest.mark.parametrize("rules", RULES[::2], ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_images_are_possible_memories_and_examples_find_their_roots(rules: Rules) -> None:
     rng = random.Random(f"images {rules}")
-    for _ in range(60):
+    for _ in range(times(60)):
         timeline = build(random_events(rng), rules)
         for point, possible in zip(timeline.points, everything(timeline), strict=True):
             units = list(timeline.units_at(point.number))
