@@ -13,6 +13,7 @@ from types import TracebackType
 from emu.config import MachineConfig
 from emu.errors import HostError, UsageError
 from emu.linux.prepare import Request, prepare
+from emu.linux.programs import command
 from emu.linux.protocol import Role
 from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
 from emu.persistence.lab.findings import Analyst, Failure, with_promises
@@ -62,6 +63,18 @@ class Question:
     stop: str | None = None
     durable_when_done: bool = False
     linux: Request | None = None
+
+    @property
+    def program(self) -> str | None:
+        """The file whose code is judged: the image, or the program that the workload of a Linux machine is."""
+        if self.linux is None:
+            return self.workload.image
+        return command(self.linux.commands[Role.EXEC], "--exec").programs[-1]
+
+    @property
+    def scope(self) -> str:
+        """``program`` when only a program's own stores can be lost, else ``all``."""
+        return "all" if self.rules.trusted_from is None else "program"
 
 
 @dataclass(frozen=True, slots=True)

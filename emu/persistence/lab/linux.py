@@ -40,7 +40,8 @@ _STAGES = {
 _OOPS = re.compile(rb"(?:\[[ \d.]+\] ?)?((?:BUG: |kernel BUG at |general protection fault|Oops: ).{1,160})")
 _LONGEST_LINE = 1024
 _CHUNK = 4 * MIB
-_USER_END = 1 << 47
+KERNEL_CODE = 1 << 47
+"""Code at this address and above is the kernel's."""
 _X86_LONGEST = 15
 
 
@@ -195,7 +196,7 @@ def with_contents(machine: Machine, folder: Path) -> MachineConfig:
 
 def is_user(pc: int) -> bool:
     """Whether code at ``pc`` is a program's, not the kernel's."""
-    return pc < _USER_END
+    return pc < KERNEL_CODE
 
 
 class CodePages:

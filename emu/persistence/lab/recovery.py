@@ -277,7 +277,7 @@ class MachineRecovery:
         return True
 
     def _at_snapshot(self) -> bool:
-        """Boot Linux, unwatched and so at full speed, to where init asks what it is to do; False if it does not come."""
+        """Boot Linux, unwatched and so at full speed, to where init asks what to do; False if it does not come."""
         talk = Talk(self._output, Role.RECOVERY)
         machine = self._machine = talk.machine = board.build(self._config, talk.outputs, patience=_PATIENCE)
         machine.boot()
@@ -343,7 +343,7 @@ class MachineRecovery:
         self._caveat = ""
 
     def _forget_code(self) -> None:
-        """A kernel changes code, and loads programs: what was translated from pages that are put back is of another run."""
+        """What was translated from pages that are put back is of another run: a kernel changes code, loads programs."""
         machine, undo = self._machine, self._undo
         assert machine is not None
         assert undo is not None
