@@ -89,6 +89,8 @@ native: $(NATIVE:=.abi3.so)
 
 $(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h
 emu/cpu/engine/_hooks.abi3.so: emu/cpu/engine/delivery.h
+emu/cpu/engine/_translate.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/observer.h
+emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/store_log.h
 %.abi3.so: %.cdef.txt %.csrc.c
 	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \

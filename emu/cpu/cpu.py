@@ -22,7 +22,7 @@ from emu.cpu.engine.layout import layout
 from emu.cpu.memory import PhysicalMemory
 from emu.cpu.paging import PageFault
 from emu.cpu.saved import Architectural
-from emu.cpu.state import Segment, State
+from emu.cpu.state import Places, Segment, State
 from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
@@ -420,10 +420,13 @@ class Cpu:
     def engine(self) -> int:
         """Unicorn's handle of the engine, for hooks written in C.
 
-        Asking for it puts the CPU's own block hook before theirs, so that they see each block once.
+        Who adds block hooks asks ``watch_blocks`` before.
         """
-        self._engine.watch_blocks()
         return self._engine.handle
+
+    def watch_blocks(self) -> None:
+        """Put the CPU's own block hook before those of others, so that they see each block once."""
+        self._engine.watch_blocks()
 
     @property
     def rip(self) -> int:
@@ -442,9 +445,9 @@ class Cpu:
         return (address & site.address_mask) + base & site.linear_mask
 
     @property
-    def segment_base_addresses(self) -> tuple[int, ...]:
-        """Host addresses of the bases of ES, CS, SS, DS, FS and GS (64-bit numbers), as long as the engine lives."""
-        return tuple(self._state.segment_base_address(number) for number in range(len(r.SEGMENTS)))
+    def places(self) -> Places:
+        """Where the engine keeps the CPU's state, as long as it lives."""
+        return self._state.places
 
     def watch(
         self,

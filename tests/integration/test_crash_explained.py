@@ -10,7 +10,7 @@ from pathlib import Path
 import capstone
 import pytest
 from fuzzing import times
-from random_stores import BASE, SIZE, Programs
+from random_stores import BASE, LARGE, PRESENT, SIZE, TABLES, Programs, scattered
 
 from emu.cli.main import main
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -30,8 +30,7 @@ from emu.units import MIB, PAGE
 
 CODE = 0x100000
 HALT = b"\xf4"
-TABLES = SIZE  # offset of the page tables in an NVDIMM that has some, behind what random programs store to
-PRESENT, LARGE, ACCESSED, DIRTY = 3, 0x80, 0x20, 0x40
+ACCESSED, DIRTY = 0x20, 0x40
 
 
 def run(tmp_path: Path, code: bytes, content: bytes | None = None, **options: object) -> Workload:
@@ -89,30 +88,6 @@ def test_random_programs(tmp_path: Path, first: int) -> None:
         check_events(workload.events, code)
         made += len(stores(workload))
     assert made > 800
-
-
-def scattered(dice: random.Random) -> bytes:
-    """An NVDIMM with page tables that map the linear addresses of its first half page by page to pages of it and of
-    RAM in random order, and 0-1 GiB and the tables themselves as they are.
-    """
-    content = bytearray(2 * SIZE)
-    places = [BASE + at for at in range(0, SIZE, PAGE)] + [8 * MIB + at for at in range(0, SIZE, PAGE)]
-    dice.shuffle(places)
-
-    def put(table: int, entries: dict[int, int]) -> None:
-        for number, entry in entries.items():
-            struct.pack_into("<Q", content, TABLES + table * PAGE + 8 * number, entry)
-
-    def table(number: int) -> int:
-        return BASE + TABLES + number * PAGE | PRESENT
-
-    put(0, {0: table(1)})
-    put(1, {0: table(2), 3: table(5), 4: table(3)})
-    put(2, {number: number << 21 | PRESENT | LARGE for number in range(512)})
-    put(3, {0: table(4), 1: BASE + (1 << 21) | PRESENT | LARGE})
-    put(4, {number: places[number] | PRESENT for number in range(512)})
-    put(5, {511: BASE | PRESENT | LARGE})  # programs that store just below the first page
-    return bytes(content)
 
 
 @pytest.mark.fuzz

@@ -589,9 +589,12 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 #include <sys/mman.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
-enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG_CR3 = 53, REG_CR4 = 54, REG_MSR = 248 };
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41 };
+enum { HOOK_CODE = 4 };
 #define CTL_REMOVE_CACHE (9 | (2 << 26) | (1 << 30))
-#define MSR_EFER 0xC0000080u
+#define CTL_REMOVE_ALL (10 | (1 << 30))
+/* Of the flags that the engine derives: long mode, and 64-bit code. */
+enum { HF_LMA = 1 << 14, HF_CS64 = 1 << 15 };
 
 #define EMU_TRACE_VOID 0
 #define EMU_TRACE_STORE 1
@@ -705,6 +708,9 @@ typedef struct {
     unfinished open[2];
     unsigned open_count;
     const uint64_t *segment_bases[SEGMENTS];
+    const uint64_t *control; /* CR0 to CR4 */
+    const uint32_t *hflags;
+    struct store_log *log;
     int look_for_tables;
     table *tables;
     size_t table_count, table_room;
@@ -734,6 +740,7 @@ typedef struct {
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
 void emu_trace_unknown_read(void *owner, uint64_t unit, uint32_t bytes);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
+emu_trace_site *emu_trace_new_instruction(void *owner, uint64_t pc);
 void emu_trace_stop(void *owner, int why);
 
 static uint64_t reg(emu_trace *t, int id)
@@ -743,17 +750,25 @@ static uint64_t reg(emu_trace *t, int id)
     return value;
 }
 
-static uint64_t efer(emu_trace *t)
+static bool is_long_mode(const emu_trace *t) { return *t->hflags & HF_LMA; }
+static bool is_code64(const emu_trace *t) { return *t->hflags & HF_CS64; }
+
+static const region *region_of(const emu_trace *t, uint64_t gpa)
 {
-    struct { uint32_t id; uint64_t value; } msr = {MSR_EFER, 0};
-    library.read_register(t->uc, REG_MSR, &msr);
-    return msr.value;
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (gpa - t->regions[n].gpa < t->regions[n].size)
+            return &t->regions[n];
+    return NULL;
 }
 
 static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
 {
+    const region *r = region_of(t, address);
     uint64_t value = 0;
-    library.read_memory(t->uc, address, &value, size);
+    if (r && address - r->gpa + size <= r->size)
+        memcpy(&value, r->host + (address - r->gpa), size);
+    else
+        library.read_memory(t->uc, address, &value, size);
     return value;
 }
 
@@ -761,8 +776,8 @@ static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
 static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
 {
     static const uint8_t shifts[3][5] = {{48, 39, 30, 21, 12}, {30, 21, 12}, {22, 12}};
-    uint64_t cr0 = reg(t, REG_CR0), cr4 = reg(t, REG_CR4), table;
-    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    uint64_t cr0 = t->control[0], cr4 = t->control[4], table;
+    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
     unsigned mode = is_long ? 0 : pae ? 1 : 2, last = is_long ? 4 : pae ? 2 : 1;
     if (!is_long)
         linear &= 0xffffffffu;
@@ -770,7 +785,7 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
         *physical = linear;
         return true;
     }
-    table = reg(t, REG_CR3) & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
+    table = t->control[3] & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
     for (unsigned level = is_long && !(cr4 & 0x1000); level <= last; level++) {
         unsigned shift = shifts[mode][level], size = mode == 2 ? 4 : 8;
         unsigned bits = mode == 2 ? 10 : mode == 1 && level == 0 ? 2 : 9;
@@ -836,14 +851,6 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
     e->kind = kind;
     e->pc = pc;
     return e;
-}
-
-static const region *region_of(const emu_trace *t, uint64_t gpa)
-{
-    for (unsigned n = 0; n < t->region_count; n++)
-        if (gpa - t->regions[n].gpa < t->regions[n].size)
-            return &t->regions[n];
-    return NULL;
 }
 
 const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
@@ -954,12 +961,12 @@ static void find_tables(emu_trace *t, uint64_t gpa, unsigned size, unsigned leve
 /* After the guest may have changed its page tables' root: which of them are in the NVDIMM. */
 static void look_for_tables(emu_trace *t)
 {
-    uint64_t cr3 = reg(t, REG_CR3), cr4 = reg(t, REG_CR4);
-    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    uint64_t cr3 = t->control[3], cr4 = t->control[4];
+    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
     unsigned levels = is_long ? (cr4 & 0x1000 ? 5 : 4) : pae ? 3 : 2, left = MOST_TABLES;
     t->look_for_tables = 0;
     t->table_count = 0;
-    if (reg(t, REG_CR0) >> 31 & 1)
+    if (t->control[0] >> 31 & 1)
         find_tables(t, cr3 & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u),
                     levels == 3 ? 32 : PAGE, levels, is_long || pae, &left);
     if (t->table_count)
@@ -1024,11 +1031,26 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
 }
 
 /* The instruction at `pc` raised a fault, so that a flush or fence that it announced did not happen. */
-void emu_trace_retract(emu_trace *t, uint64_t pc)
+static void void_entry_at(emu_trace *t, uint64_t pc)
 {
     if (t->site_pc == pc && t->site_entry < t->count)
         t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
     t->site_entry = EMU_TRACE_NOWHERE;
+}
+
+static uint8_t kind_of_site(const emu_trace_site *s)
+{
+    return s->site & EMU_SITE_FLUSH ? EMU_TRACE_FLUSH : s->site & EMU_SITE_SPECIAL ? EMU_TRACE_SPECIAL : EMU_TRACE_FENCE;
+}
+
+#include "store_log.h"
+
+void emu_trace_retract(emu_trace *t, uint64_t pc)
+{
+    if (t->log)
+        log_fault(t->log, pc);
+    else
+        void_entry_at(t, pc);
 }
 
 void emu_trace_note_access(emu_trace *t)
@@ -1089,6 +1111,10 @@ static void on_store(void *uc, int type, uint64_t address, int size, int64_t val
 void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint64_t value, uint32_t size, int begins)
 {
     emu_trace_entry *e;
+    if (t->log) {
+        log_note(t->log, kind, pc, address, value, size, begins);
+        return;
+    }
     if (kind == EMU_TRACE_STORE)
         know(t, address, &value, size);
     finish_stores(t);
@@ -1359,7 +1385,8 @@ const char *emu_trace_bind(void *handle)
         {"uc_mem_read", &library.read_memory},
         {"uc_ctl", &library.control},
     };
-    return LOOK_UP_PUBLIC(handle, wanted);
+    const char *missing = LOOK_UP_PUBLIC(handle, wanted);
+    return missing ? missing : bind_log(handle);
 }
 
 int emu_trace_open(emu_trace *t, void *uc)
@@ -1376,6 +1403,8 @@ int emu_trace_open(emu_trace *t, void *uc)
 
 void emu_trace_close(emu_trace *t)
 {
+    if (t->log)
+        close_log(t->log);
     for (unsigned n = 0; t->blocks_seen && n < BUCKETS; n++)
         while (t->blocks_seen[n]) {
             block *next = t->blocks_seen[n]->next;
@@ -1404,6 +1433,8 @@ void emu_trace_close(emu_trace *t)
 /* Start a new log, from the same memory. */
 void emu_trace_clear(emu_trace *t)
 {
+    if (t->log)
+        clear_log(t->log);
     t->count = 0;
     t->instance = t->marks = 0;
     t->open_count = 0;
@@ -1439,6 +1470,13 @@ void emu_trace_set_segment(emu_trace *t, int number, const void *base)
     t->segment_bases[number] = base;
 }
 
+/* Where the engine keeps CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
+void emu_trace_set_state(emu_trace *t, const void *control, const void *hflags)
+{
+    t->control = control;
+    t->hflags = hflags;
+}
+
 /* Whether page tables in use are in the NVDIMM. */
 int emu_trace_has_tables(emu_trace *t)
 {
@@ -1449,6 +1487,8 @@ int emu_trace_has_tables(emu_trace *t)
 
 void emu_trace_finish(emu_trace *t)
 {
+    if (t->log)
+        decode(t->log);
     finish_stores(t);
 }
 
@@ -1500,126 +1540,146 @@ void emu_trace_restore_unknown(emu_trace *t)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 105), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 108), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 107), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 127), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 126), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *)
-/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 107), // emu_trace *
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t const *, size_t)
-/* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
-/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t, uint32_t)
-/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t, uint64_t)
-/* 21 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
-/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 41), // emu_trace_site *()(void *, uint64_t)
+/*  8 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *)
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 126), // emu_trace *
+/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t const *, size_t)
+/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 16 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
+/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint32_t)
+/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint64_t)
+/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 29 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // void const *
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
-/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 34 */ _CFFI_OP(_CFFI_OP_POINTER, 43), // uintptr_t *
-/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 112), // emu_trace_site *
-/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 40 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uintptr_t)
-/* 42 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
+/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // void const *
+/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
+/* 37 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // uintptr_t *
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 132), // emu_trace_site *
+/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, void *)
-/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 47 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t)
+/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
 /* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
-/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *)
-/* 55 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
-/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, int, void const *)
-/* 67 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
+/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, void *)
+/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, void *, void *, void *)
+/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 55 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace const *, void const *)
+/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 61 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
+/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *)
+/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, uint64_t)
-/* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, uint64_t, int)
-/* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
 /* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
-/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, uint64_t, uint8_t)
-/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 88 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(emu_trace *, uint64_t, void const *)
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
-/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(void *, int)
-/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, int, void const *)
+/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, uint64_t)
+/* 86 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, uint64_t, int)
+/* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
+/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 119), // void()(void *, uint64_t, uint32_t)
-/* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, uint64_t, uint8_t)
+/* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
 /* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_POINTER, 106), // char const *
-/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 107 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 108 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // emu_trace_entry const *
-/* 109 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 110 */ _CFFI_OP(_CFFI_OP_POINTER, 111), // emu_trace_read *
-/* 111 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
-/* 112 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 115 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
-/* 116 */ _CFFI_OP(_CFFI_OP_POINTER, 49), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 117 */ _CFFI_OP(_CFFI_OP_POINTER, 96), // void(*)(void *, int)
-/* 118 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // void(*)(void *, uint64_t, uint32_t)
-/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, uint64_t, void const *)
+/* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, void const *, void const *)
+/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 113 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(void *, int)
+/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(void *, uint64_t, uint32_t)
+/* 120 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 121 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 124 */ _CFFI_OP(_CFFI_OP_POINTER, 125), // char const *
+/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 126 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 127 */ _CFFI_OP(_CFFI_OP_POINTER, 128), // emu_trace_entry const *
+/* 128 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 129 */ _CFFI_OP(_CFFI_OP_POINTER, 130), // emu_trace_read *
+/* 130 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
+/* 131 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
+/* 132 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 135 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
+/* 136 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 137 */ _CFFI_OP(_CFFI_OP_POINTER, 115), // void(*)(void *, int)
+/* 138 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // void(*)(void *, uint64_t, uint32_t)
+/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1701,6 +1761,19 @@ void emu_trace_new_block(void * a0, uint64_t a1, uint32_t a2)
   _cffi_call_python(&_cffi_externpy__emu_trace_new_block, p);
 }
 
+static struct _cffi_externpy_s _cffi_externpy__emu_trace_new_instruction =
+  { "emu.cpu.engine._trace.emu_trace_new_instruction", (int)sizeof(emu_trace_site *), 0, 0 };
+
+emu_trace_site * emu_trace_new_instruction(void * a0, uint64_t a1)
+{
+  char a[16];
+  char *p = a;
+  *(void * *)(p + 0) = a0;
+  *(uint64_t *)(p + 8) = a1;
+  _cffi_call_python(&_cffi_externpy__emu_trace_new_instruction, p);
+  return *(emu_trace_site * *)p;
+}
+
 static struct _cffi_externpy_s _cffi_externpy__emu_trace_next_page =
   { "emu.cpu.engine._trace.emu_trace_next_page", (int)sizeof(uint64_t), 0, 0 };
 
@@ -1767,10 +1840,10 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1784,10 +1857,10 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(29), arg3, (char **)&x3);
+      _cffi_type(33), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(29), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(33), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1832,10 +1905,10 @@ _cffi_f_emu_trace_ask(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1903,7 +1976,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(108));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(127));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1941,7 +2014,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(105));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(124));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1962,10 +2035,10 @@ _cffi_f_emu_trace_clear(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1998,10 +2071,10 @@ _cffi_f_emu_trace_close(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2034,10 +2107,10 @@ _cffi_f_emu_trace_finish(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2078,10 +2151,10 @@ _cffi_f_emu_trace_give(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2124,10 +2197,10 @@ _cffi_f_emu_trace_has_tables(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2178,19 +2251,19 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(34), arg1, (char **)&x1);
+      _cffi_type(38), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(34), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(38), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2204,10 +2277,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(37), arg4, (char **)&x4);
+      _cffi_type(41), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (emu_trace_site *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(37), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(41), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2233,6 +2306,59 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_hook _cffi_d_emu_trace_hook
+#endif
+
+static int _cffi_d_emu_trace_learn_generator(emu_trace const * x0, void const * x1)
+{
+  return emu_trace_learn_generator(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_learn_generator(PyObject *self, PyObject *args)
+{
+  emu_trace const * x0;
+  void const * x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_learn_generator", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(33), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(33), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_learn_generator(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_learn_generator _cffi_d_emu_trace_learn_generator
 #endif
 
 static void _cffi_d_emu_trace_note(emu_trace * x0, int x1, uint64_t x2, uint64_t x3, uint64_t x4, uint32_t x5, int x6)
@@ -2264,10 +2390,10 @@ _cffi_f_emu_trace_note(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2324,10 +2450,10 @@ _cffi_f_emu_trace_note_access(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2370,10 +2496,10 @@ _cffi_f_emu_trace_note_read(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2426,10 +2552,10 @@ _cffi_f_emu_trace_open(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2471,10 +2597,10 @@ _cffi_f_emu_trace_restore_unknown(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2513,10 +2639,10 @@ _cffi_f_emu_trace_retract(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2561,10 +2687,10 @@ _cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2574,10 +2700,10 @@ _cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(29), arg2, (char **)&x2);
+      _cffi_type(33), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(29), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2618,10 +2744,10 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2631,10 +2757,10 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(29), arg2, (char **)&x2);
+      _cffi_type(33), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(29), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2652,6 +2778,68 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_set_segment _cffi_d_emu_trace_set_segment
+#endif
+
+static void _cffi_d_emu_trace_set_state(emu_trace * x0, void const * x1, void const * x2)
+{
+  emu_trace_set_state(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  void const * x1;
+  void const * x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_set_state", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(33), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(33), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(33), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_set_state(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_set_state _cffi_d_emu_trace_set_state
 #endif
 
 static int _cffi_d_emu_trace_set_unknown(emu_trace * x0, uint64_t const * x1, size_t x2)
@@ -2677,19 +2865,19 @@ _cffi_f_emu_trace_set_unknown(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg1, (char **)&x1);
+      _cffi_type(16), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2711,6 +2899,81 @@ _cffi_f_emu_trace_set_unknown(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_set_unknown _cffi_d_emu_trace_set_unknown
+#endif
+
+static int _cffi_d_emu_trace_start_log(emu_trace * x0, void * x1, void * x2, void * x3)
+{
+  return emu_trace_start_log(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_start_log(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  void * x1;
+  void * x2;
+  void * x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_start_log", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_start_log(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_start_log _cffi_d_emu_trace_start_log
 #endif
 
 static int _cffi_d_emu_trace_track(emu_trace * x0, uint64_t x1, uint64_t x2)
@@ -2736,10 +2999,10 @@ _cffi_f_emu_trace_track(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2790,10 +3053,10 @@ _cffi_f_emu_trace_translate_again(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2842,10 +3105,10 @@ _cffi_f_emu_trace_unhook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3038,32 +3301,36 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_NOWHERE", (void *)_cffi_const_EMU_TRACE_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_trace_add_region },
-  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_trace_ask },
+  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_trace_add_region },
+  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 89), (void *)_cffi_d_emu_trace_ask },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
   { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 54), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 54), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 54), (void *)_cffi_d_emu_trace_finish },
-  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 86), (void *)_cffi_d_emu_trace_give },
-  { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 7), (void *)_cffi_d_emu_trace_has_tables },
-  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 118), (void *)emu_trace_new_block },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 116), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 57), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 54), (void *)_cffi_d_emu_trace_note_access },
-  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 80), (void *)_cffi_d_emu_trace_note_read },
-  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 54), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 71), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 91), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_trace_set_segment },
-  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 117), (void *)emu_trace_stop },
-  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 20), (void *)_cffi_d_emu_trace_track },
-  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_trace_translate_again },
-  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 41), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 118), (void *)emu_trace_unknown_read },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 100), (void *)_cffi_d_emu_trace_give },
+  { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_trace_has_tables },
+  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_trace_hook },
+  { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_trace_learn_generator },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_trace_new_block },
+  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 131), (void *)emu_trace_new_instruction },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 136), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 71), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_trace_note_read },
+  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_trace_open },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 85), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 80), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_trace_set_state },
+  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_set_unknown },
+  { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_start_log },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 137), (void *)emu_trace_stop },
+  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_trace_track },
+  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_translate_again },
+  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_unhook },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -3090,16 +3357,16 @@ static const struct _cffi_field_s _cffi_fields[] = {
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "starved", offsetof(emu_trace, starved),
                sizeof(((emu_trace *)0)->starved),
-               _CFFI_OP(_CFFI_OP_NOOP, 30) },
+               _CFFI_OP(_CFFI_OP_NOOP, 34) },
   { "reads", offsetof(emu_trace, reads),
              sizeof(((emu_trace *)0)->reads),
-             _CFFI_OP(_CFFI_OP_NOOP, 110) },
+             _CFFI_OP(_CFFI_OP_NOOP, 129) },
   { "read_entries", offsetof(emu_trace, read_entries),
                     sizeof(((emu_trace *)0)->read_entries),
-                    _CFFI_OP(_CFFI_OP_NOOP, 115) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 135) },
   { "read_count", offsetof(emu_trace, read_count),
                   sizeof(((emu_trace *)0)->read_count),
-                  _CFFI_OP(_CFFI_OP_NOOP, 13) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 17) },
   { "pc", offsetof(emu_trace_entry, pc),
           sizeof(((emu_trace_entry *)0)->pc),
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3111,19 +3378,19 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "instance", offsetof(emu_trace_entry, instance),
                 sizeof(((emu_trace_entry *)0)->instance),
-                _CFFI_OP(_CFFI_OP_NOOP, 18) },
+                _CFFI_OP(_CFFI_OP_NOOP, 22) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 89) },
+            _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 89) },
+            _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 89) },
+            _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 89) },
+              _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "unit", offsetof(emu_trace_read, unit),
             sizeof(((emu_trace_read *)0)->unit),
             _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3135,13 +3402,13 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "trace", offsetof(emu_trace_site, trace),
              sizeof(((emu_trace_site *)0)->trace),
-             _CFFI_OP(_CFFI_OP_NOOP, 8) },
+             _CFFI_OP(_CFFI_OP_NOOP, 12) },
   { "pc", offsetof(emu_trace_site, pc),
           sizeof(((emu_trace_site *)0)->pc),
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 114) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 134) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3150,43 +3417,43 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 113) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 113) },
+             _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 113) },
+               _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 89) },
+             _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 89) },
+            _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 89) },
+            _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 89) },
+              _CFFI_OP(_CFFI_OP_NOOP, 103) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 107, 0,
+  { "$emu_trace", 126, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
-  { "$emu_trace_entry", 109, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 128, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
-  { "$emu_trace_read", 111, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_read", 130, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
-  { "$emu_trace_site", 112, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_site", 132, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 12 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 107 },
-  { "emu_trace_entry", 109 },
-  { "emu_trace_read", 111 },
-  { "emu_trace_site", 112 },
+  { "emu_trace", 126 },
+  { "emu_trace_entry", 128 },
+  { "emu_trace_read", 130 },
+  { "emu_trace_site", 132 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3196,12 +3463,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  47,  /* num_globals */
+  51,  /* num_globals */
   4,  /* num_struct_unions */
   0,  /* num_enums */
   4,  /* num_typenames */
   NULL,  /* no includes */
-  120,  /* num_types */
+  140,  /* num_types */
   1,  /* flags */
 };
 

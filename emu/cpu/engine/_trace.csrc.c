@@ -9,9 +9,12 @@
 #include <sys/mman.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
-enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG_CR3 = 53, REG_CR4 = 54, REG_MSR = 248 };
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41 };
+enum { HOOK_CODE = 4 };
 #define CTL_REMOVE_CACHE (9 | (2 << 26) | (1 << 30))
-#define MSR_EFER 0xC0000080u
+#define CTL_REMOVE_ALL (10 | (1 << 30))
+/* Of the flags that the engine derives: long mode, and 64-bit code. */
+enum { HF_LMA = 1 << 14, HF_CS64 = 1 << 15 };
 
 #define EMU_TRACE_VOID 0
 #define EMU_TRACE_STORE 1
@@ -125,6 +128,9 @@ typedef struct {
     unfinished open[2];
     unsigned open_count;
     const uint64_t *segment_bases[SEGMENTS];
+    const uint64_t *control; /* CR0 to CR4 */
+    const uint32_t *hflags;
+    struct store_log *log;
     int look_for_tables;
     table *tables;
     size_t table_count, table_room;
@@ -154,6 +160,7 @@ typedef struct {
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
 void emu_trace_unknown_read(void *owner, uint64_t unit, uint32_t bytes);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
+emu_trace_site *emu_trace_new_instruction(void *owner, uint64_t pc);
 void emu_trace_stop(void *owner, int why);
 
 static uint64_t reg(emu_trace *t, int id)
@@ -163,17 +170,25 @@ static uint64_t reg(emu_trace *t, int id)
     return value;
 }
 
-static uint64_t efer(emu_trace *t)
+static bool is_long_mode(const emu_trace *t) { return *t->hflags & HF_LMA; }
+static bool is_code64(const emu_trace *t) { return *t->hflags & HF_CS64; }
+
+static const region *region_of(const emu_trace *t, uint64_t gpa)
 {
-    struct { uint32_t id; uint64_t value; } msr = {MSR_EFER, 0};
-    library.read_register(t->uc, REG_MSR, &msr);
-    return msr.value;
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (gpa - t->regions[n].gpa < t->regions[n].size)
+            return &t->regions[n];
+    return NULL;
 }
 
 static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
 {
+    const region *r = region_of(t, address);
     uint64_t value = 0;
-    library.read_memory(t->uc, address, &value, size);
+    if (r && address - r->gpa + size <= r->size)
+        memcpy(&value, r->host + (address - r->gpa), size);
+    else
+        library.read_memory(t->uc, address, &value, size);
     return value;
 }
 
@@ -181,8 +196,8 @@ static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
 static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
 {
     static const uint8_t shifts[3][5] = {{48, 39, 30, 21, 12}, {30, 21, 12}, {22, 12}};
-    uint64_t cr0 = reg(t, REG_CR0), cr4 = reg(t, REG_CR4), table;
-    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    uint64_t cr0 = t->control[0], cr4 = t->control[4], table;
+    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
     unsigned mode = is_long ? 0 : pae ? 1 : 2, last = is_long ? 4 : pae ? 2 : 1;
     if (!is_long)
         linear &= 0xffffffffu;
@@ -190,7 +205,7 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
         *physical = linear;
         return true;
     }
-    table = reg(t, REG_CR3) & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
+    table = t->control[3] & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
     for (unsigned level = is_long && !(cr4 & 0x1000); level <= last; level++) {
         unsigned shift = shifts[mode][level], size = mode == 2 ? 4 : 8;
         unsigned bits = mode == 2 ? 10 : mode == 1 && level == 0 ? 2 : 9;
@@ -256,14 +271,6 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
     e->kind = kind;
     e->pc = pc;
     return e;
-}
-
-static const region *region_of(const emu_trace *t, uint64_t gpa)
-{
-    for (unsigned n = 0; n < t->region_count; n++)
-        if (gpa - t->regions[n].gpa < t->regions[n].size)
-            return &t->regions[n];
-    return NULL;
 }
 
 const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
@@ -374,12 +381,12 @@ static void find_tables(emu_trace *t, uint64_t gpa, unsigned size, unsigned leve
 /* After the guest may have changed its page tables' root: which of them are in the NVDIMM. */
 static void look_for_tables(emu_trace *t)
 {
-    uint64_t cr3 = reg(t, REG_CR3), cr4 = reg(t, REG_CR4);
-    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    uint64_t cr3 = t->control[3], cr4 = t->control[4];
+    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
     unsigned levels = is_long ? (cr4 & 0x1000 ? 5 : 4) : pae ? 3 : 2, left = MOST_TABLES;
     t->look_for_tables = 0;
     t->table_count = 0;
-    if (reg(t, REG_CR0) >> 31 & 1)
+    if (t->control[0] >> 31 & 1)
         find_tables(t, cr3 & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u),
                     levels == 3 ? 32 : PAGE, levels, is_long || pae, &left);
     if (t->table_count)
@@ -444,11 +451,26 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
 }
 
 /* The instruction at `pc` raised a fault, so that a flush or fence that it announced did not happen. */
-void emu_trace_retract(emu_trace *t, uint64_t pc)
+static void void_entry_at(emu_trace *t, uint64_t pc)
 {
     if (t->site_pc == pc && t->site_entry < t->count)
         t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
     t->site_entry = EMU_TRACE_NOWHERE;
+}
+
+static uint8_t kind_of_site(const emu_trace_site *s)
+{
+    return s->site & EMU_SITE_FLUSH ? EMU_TRACE_FLUSH : s->site & EMU_SITE_SPECIAL ? EMU_TRACE_SPECIAL : EMU_TRACE_FENCE;
+}
+
+#include "store_log.h"
+
+void emu_trace_retract(emu_trace *t, uint64_t pc)
+{
+    if (t->log)
+        log_fault(t->log, pc);
+    else
+        void_entry_at(t, pc);
 }
 
 void emu_trace_note_access(emu_trace *t)
@@ -509,6 +531,10 @@ static void on_store(void *uc, int type, uint64_t address, int size, int64_t val
 void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint64_t value, uint32_t size, int begins)
 {
     emu_trace_entry *e;
+    if (t->log) {
+        log_note(t->log, kind, pc, address, value, size, begins);
+        return;
+    }
     if (kind == EMU_TRACE_STORE)
         know(t, address, &value, size);
     finish_stores(t);
@@ -779,7 +805,8 @@ const char *emu_trace_bind(void *handle)
         {"uc_mem_read", &library.read_memory},
         {"uc_ctl", &library.control},
     };
-    return LOOK_UP_PUBLIC(handle, wanted);
+    const char *missing = LOOK_UP_PUBLIC(handle, wanted);
+    return missing ? missing : bind_log(handle);
 }
 
 int emu_trace_open(emu_trace *t, void *uc)
@@ -796,6 +823,8 @@ int emu_trace_open(emu_trace *t, void *uc)
 
 void emu_trace_close(emu_trace *t)
 {
+    if (t->log)
+        close_log(t->log);
     for (unsigned n = 0; t->blocks_seen && n < BUCKETS; n++)
         while (t->blocks_seen[n]) {
             block *next = t->blocks_seen[n]->next;
@@ -824,6 +853,8 @@ void emu_trace_close(emu_trace *t)
 /* Start a new log, from the same memory. */
 void emu_trace_clear(emu_trace *t)
 {
+    if (t->log)
+        clear_log(t->log);
     t->count = 0;
     t->instance = t->marks = 0;
     t->open_count = 0;
@@ -859,6 +890,13 @@ void emu_trace_set_segment(emu_trace *t, int number, const void *base)
     t->segment_bases[number] = base;
 }
 
+/* Where the engine keeps CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
+void emu_trace_set_state(emu_trace *t, const void *control, const void *hflags)
+{
+    t->control = control;
+    t->hflags = hflags;
+}
+
 /* Whether page tables in use are in the NVDIMM. */
 int emu_trace_has_tables(emu_trace *t)
 {
@@ -869,6 +907,8 @@ int emu_trace_has_tables(emu_trace *t)
 
 void emu_trace_finish(emu_trace *t)
 {
+    if (t->log)
+        decode(t->log);
     finish_stores(t);
 }
 

@@ -1,8 +1,13 @@
-"""The crash laboratory's eyes inside Unicorn, over the C callbacks of ``_trace``.
+"""The crash laboratory's eyes inside Unicorn, over ``_trace``.
 
 A ``Tracer`` records what a guest does to its NVDIMM: every store, and the flushes and fences at the instructions that
-it was told of. And it stops at reads of bytes that a power failure left in doubt, so that somebody can say what they
-hold. Both make the guest's loads and stores slow; nothing else pays for them.
+it was told of. There are two ways to the same log. Translated code writes it itself (``store_log.h``), which costs the
+guest little; it depends on Unicorn's insides, so it is tried before (``emu.cpu.store_log``). Or Unicorn's
+memory hooks write it, with which every load and store of the guest is slow: where the first way is not open, and to
+examine it.
+
+And a tracer stops at reads of bytes that a power failure left in doubt, so that somebody can say what they hold; that
+takes hooks.
 
 Unicorn's register numbers come with the instructions to watch (``emu.cpu.sites``).
 """
@@ -13,7 +18,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from emu.cpu.engine import library, loader
+from emu.cpu.engine import _translate, library, loader
 from emu.cpu.engine._trace import ffi, lib
 from emu.errors import HostError
 
@@ -25,6 +30,9 @@ STORE, FLUSH, FENCE = lib.EMU_TRACE_STORE, lib.EMU_TRACE_FLUSH, lib.EMU_TRACE_FE
 SPECIAL, DEVICE = lib.EMU_TRACE_SPECIAL, lib.EMU_TRACE_DEVICE
 FULL, BUDGET, BLOCK = lib.EMU_TRACE_FULL, lib.EMU_TRACE_BUDGET, lib.EMU_TRACE_BLOCK
 CODE, ACCESS = lib.EMU_TRACE_CODE, lib.EMU_TRACE_ACCESS
+
+FIRST_MARK = 1 << 31
+"""Instances from here on are of no instruction: the processor's own marks in page tables."""
 
 # Unicorn's hook types (unicorn/unicorn.h).
 _HOOK_CODE, _HOOK_BLOCK, _HOOK_MEM_READ, _HOOK_MEM_WRITE = 4, 8, 1 << 10, 1 << 11
@@ -85,17 +93,33 @@ class SiteLike(Protocol):
     def detail(self) -> int: ...
 
 
+class PlacesLike(Protocol):
+    """Host addresses of an engine's state, as ``emu.cpu.state.Places`` describes them."""
+
+    @property
+    def cpu(self) -> int: ...
+    @property
+    def state(self) -> int: ...
+    @property
+    def control(self) -> int: ...
+    @property
+    def hflags(self) -> int: ...
+    @property
+    def segment_bases(self) -> tuple[int, ...]: ...
+
+
 class Tracer:
     """The C side of one engine: hooks, log and the table of unknown bytes. Callbacks run on the engine's thread.
 
-    ``on_new_block(address, size)`` sees code before it first executes; ``on_unknown_read(unit, bytes)`` must put these
-    bytes (bit 0 for the first) into memory; ``on_stop(why)`` gets FULL, BUDGET, BLOCK or CODE; ``next_page(pc,
-    address)`` says where the store by the instruction at ``pc``, whose first byte is at guest-physical ``address``,
-    goes on in the next page; None where that is not known. What they raise is kept for ``take_failure`` after
-    ``on_failure`` was called, which should stop the engine.
+    ``before_hooks()`` is called before hooks are added. ``on_new_block(address, size)`` sees code before it first
+    executes; ``find_site(pc)`` is asked what matters about an instruction, if anything, when it is translated;
+    ``on_unknown_read(unit, bytes)`` must put these bytes (bit 0 for the first) into memory; ``on_stop(why)`` gets FULL,
+    BUDGET, BLOCK or CODE; ``next_page(pc, address)`` says where the store by the instruction at ``pc``, whose first
+    byte is at guest-physical ``address``, goes on in the next page; None where that is not known. What they raise is
+    kept for ``take_failure`` after ``on_failure`` was called, which should stop the engine.
     """
 
-    def __init__(self, engine: int, *, log_limit: int = 1 << 22) -> None:
+    def __init__(self, engine: int, places: PlacesLike, *, log_limit: int = 1 << 22) -> None:
         loader.bind(ffi, lib.emu_trace_bind, library.load())
         self._t: emu_trace = ffi.new("emu_trace *")
         self._owner = ffi.new_handle(self)
@@ -103,9 +127,16 @@ class Tracer:
         if lib.emu_trace_open(self._t, ffi.cast("void *", engine)):
             raise HostError("not enough memory to trace the guest", "close other programs")
         self._t.limit = log_limit
+        self._places = places
+        lib.emu_trace_set_state(self._t, ffi.cast("void *", places.control), ffi.cast("void *", places.hflags))
+        for number, base in enumerate(places.segment_bases):
+            lib.emu_trace_set_segment(self._t, number, ffi.cast("void *", base))
+        self._described: dict[SiteLike, emu_trace_site] = {}
         self._sites: dict[int, tuple[emu_trace_site, int]] = {}
         self._failure: BaseException | None = None
+        self.before_hooks: Callable[[], None] = lambda: None
         self.on_new_block: Callable[[int, int], None] = lambda address, size: None
+        self.find_site: Callable[[int], SiteLike | None] = lambda pc: None
         self.on_unknown_read: Callable[[int, int], None] = lambda unit, bytes_of_unit: None
         self.on_stop: Callable[[int], None] = lambda why: None
         self.next_page: Callable[[int, int], int | None] = lambda pc, address: address + _PAGE & -_PAGE
@@ -139,20 +170,32 @@ class Tracer:
         """Where in this process the initial content of the logged region at ``gpa`` is kept, whole."""
         lib.emu_trace_set_initial(self._t, gpa, ffi.cast("void *", host))
 
-    def set_segments(self, bases: Iterable[int]) -> None:
-        """The host addresses at which the engine keeps the bases of ES, CS, SS, DS, FS and GS."""
-        for number, address in enumerate(bases):
-            lib.emu_trace_set_segment(self._t, number, ffi.cast("void *", address))
+    def learn_code_generator(self) -> bool:
+        """Look up how translated code is made, once for the process; the engine must be the one opened last. Whether
+        it is made as it is known here, without which ``record`` uses hooks.
+        """
+        generator = ffi.cast("void **", _between("emu_last_generator"))[0]
+        return bool(lib.emu_trace_learn_generator(self._t, generator))
 
-    def record(self) -> None:
-        """Log stores to logged regions, flushes and fences, and show new code. Before running."""
+    def record(self, *, by_hooks: bool) -> bool:
+        """Log stores to logged regions, flushes and fences, and say whether translated code does so. Before running.
+
+        With ``by_hooks`` hooks do, and also where another tracer of this process has its log written by code.
+        """
+        if not by_hooks:
+            cpu, state = ffi.cast("void *", self._places.cpu), ffi.cast("void *", self._places.state)
+            if not lib.emu_trace_start_log(self._t, cpu, state, ffi.cast("void *", _between("emu_observed"))):
+                return True
+        self.before_hooks()
         self._hook(_ON_STORE, _HOOK_MEM_WRITE)
         self._hook(_ON_BLOCK_WATCHING, _HOOK_BLOCK)
+        return False
 
     def watch_reads(self, spans: Iterable[tuple[int, int]], *, record: bool) -> None:
         """Report reads of unknown bytes, and code in these ranges (first and last address); with ``record`` log what
         ``record`` logs. Before running.
         """
+        self.before_hooks()
         self._hook(_ON_READ, _HOOK_MEM_READ)
         self._hook(_ON_OVERWRITE, _HOOK_MEM_WRITE)
         for span in spans:
@@ -180,6 +223,15 @@ class Tracer:
         if changed and lib.emu_trace_translate_again(self._t, address, size):
             raise HostError("Unicorn cannot drop translated code", "see that unicorn 2.1 is installed whole")
 
+    def describe_at(self, pc: int) -> emu_trace_site | None:
+        """What ``find_site`` says of the instruction at ``pc``, for C; it lives as long as the tracer."""
+        site = self.find_site(pc)
+        if site is None:
+            return None
+        if site not in self._described:
+            self._described[site] = self._describe(site)
+        return self._described[site]
+
     def _describe(self, site: SiteLike) -> emu_trace_site:
         described: emu_trace_site = ffi.new("emu_trace_site *")
         described.trace = self._t
@@ -194,11 +246,12 @@ class Tracer:
 
     @property
     def count(self) -> int:
+        """Entries in the log."""
+        lib.emu_trace_finish(self._t)
         return self._t.count
 
     def entries(self) -> Iterator[Entry]:
         """The log so far; HostError when memory ran out and it has a gap."""
-        lib.emu_trace_finish(self._t)
         self._check_memory()
         count, size = self.count, ffi.sizeof("emu_trace_entry")
         for first in range(0, count, _CHUNK):
@@ -328,6 +381,11 @@ class Tracer:
         return failure
 
 
+def _between(name: str) -> int:
+    """The host address of a variable of the module between Unicorn's translator and its code generator."""
+    return loader.Library(_translate.__file__).symbol(name)
+
+
 def _guarded(owner: Pointer, call: Callable[[Tracer], None]) -> None:
     tracer: Tracer = ffi.from_handle(owner)
     try:
@@ -339,6 +397,17 @@ def _guarded(owner: Pointer, call: Callable[[Tracer], None]) -> None:
 @ffi.def_extern()
 def emu_trace_new_block(owner: Pointer, address: int, size: int) -> None:
     _guarded(owner, lambda tracer: tracer.on_new_block(address, size))
+
+
+@ffi.def_extern()
+def emu_trace_new_instruction(owner: Pointer, pc: int) -> emu_trace_site:
+    tracer: Tracer = ffi.from_handle(owner)
+    site: emu_trace_site = ffi.NULL
+    try:
+        site = tracer.describe_at(pc) or site
+    except BaseException as failure:
+        tracer.fail(failure)
+    return site
 
 
 @ffi.def_extern()

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from emu.cpu import store_log
 from emu.cpu.crossing import next_page
 from emu.cpu.engine import trace
 from emu.cpu.engine.trace import Entry, Tracer
-from emu.cpu.sites import SPECIALS, UNKNOWN, SiteKind, find_sites
+from emu.cpu.sites import LONGEST, SPECIALS, UNKNOWN, Site, SiteKind, find_site, find_sites
 from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.machine import Machine
@@ -28,6 +29,7 @@ from emu.persistence.model.events import (
     label_address,
 )
 from emu.persistence.model.operations import Mark
+from emu.units import PAGE
 
 if TYPE_CHECKING:
     from emu.devices.nvdimm.device import LabelStorage
@@ -69,12 +71,13 @@ class Recording:
         self.on_label_read: OnLabels = lambda dimm, offset, length: None
         self.on_label_write: OnLabels = lambda dimm, offset, length: None
         cpu = machine.cpu
-        self.tracer = tracer = Tracer(cpu.engine, log_limit=log_limit)
+        self.tracer = tracer = Tracer(cpu.engine, cpu.places, log_limit=log_limit)
+        tracer.before_hooks = cpu.watch_blocks
+        tracer.find_site = self._find_site
         tracer.on_new_block = self._look_at_code
         tracer.on_stop = self._stop
         tracer.on_failure = cpu.request_stop
         tracer.next_page = lambda pc, address: next_page(cpu, pc, address)
-        tracer.set_segments(cpu.segment_base_addresses)
         self._ranges = spans(machine)
         base = min(first for first, _ in self._ranges)
         tracer.cover(base, max(last for _, last in self._ranges) + 1 - base)
@@ -84,9 +87,24 @@ class Recording:
             if dimm.device.labels is not None:
                 dimm.device.labels = _WatchedLabels(self, number, dimm.device.labels)
 
+    def start(self, *, by_hooks: bool = False) -> bool:
+        """Record from now on; before the machine runs. ``by_hooks`` is for examiners: it costs the guest a lot. Whether
+        its translated code writes the log.
+        """
+        return self.tracer.record(by_hooks=by_hooks or not store_log.is_available())
+
     def _look_at_code(self, address: int, size: int) -> None:
         cpu = self._machine.cpu
         self.tracer.set_sites(address, size, find_sites(cpu.read_linear(address, size), address, cpu.mode))
+
+    def _find_site(self, pc: int) -> Site | None:
+        cpu = self._machine.cpu
+        for length in (LONGEST, PAGE - pc % PAGE):
+            try:
+                return find_site(cpu.read_linear(pc, length), pc, cpu.mode)
+            except UsageError:
+                continue
+        return None
 
     def _stop(self, why: int) -> None:
         tracer = self.tracer
@@ -173,11 +191,14 @@ class _WatchedLabels:
 
 def numbered_events(entries: Iterable[Entry], label_writes: Sequence[LabelWrite] = ()) -> Iterator[tuple[int, Event]]:
     """The log as events, each with the position of its first entry: the pieces of one instruction's store are joined,
-    a compare-and-swap that failed has no store.
+    behind what the walk to its pages marks in page tables; a compare-and-swap that failed has no store.
     """
     failed = -1
     first, pieces = 0, list[Entry]()
     for number, entry in enumerate(entries):
+        if entry.kind == trace.STORE and entry.instance >= trace.FIRST_MARK:
+            yield from ((number, store) for store in _join([entry]))
+            continue
         if pieces and (entry.kind != trace.STORE or entry.instance != pieces[0].instance):
             yield from ((first, store) for store in _join(pieces))
             pieces = []

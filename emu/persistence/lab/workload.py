@@ -91,12 +91,13 @@ def record(
     outputs: board.Outputs | None = None,
     interruption: Interruption | None = None,
     scene: Scene | None = None,
+    by_hooks: bool = False,
 ) -> Workload:
     """Boot ``config`` and record it to its end, for at most ``timeout`` seconds and ``event_limit`` log entries. With a
     ``scene`` only its command is recorded, not the kernel's boot, the setup and the mount.
 
     With ``upto`` power fails just before that event: the run ends there with the reason ``POWER_FAILURE``, and the
-    trace has exactly ``upto`` events. The files of ``config`` are not changed.
+    trace has exactly ``upto`` events. The files of ``config`` are not changed. For ``by_hooks`` see ``Recording``.
 
     UnexplainedMemory when the guest's NVDIMMs do not hold what the trace says.
     """
@@ -119,7 +120,7 @@ def record(
             check = MemoryCheck(machine, own, tracer)
             if upto is not None:
                 _fail_before(machine, recording, upto, event_limit)
-            tracer.record()
+            recording.start(by_hooks=by_hooks)
             if scene is not None:
                 _keep_code(machine, recording, pages)
             if ended is None:
