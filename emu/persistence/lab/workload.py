@@ -120,7 +120,8 @@ def record(
             check = MemoryCheck(machine, own, tracer)
             if upto is not None:
                 _fail_before(machine, recording, upto, event_limit)
-            recording.start(by_hooks=by_hooks)
+            # Translated code can write the log of a machine that has not run before only.
+            recording.start(by_hooks=by_hooks or scene is not None)
             if scene is not None:
                 _keep_code(machine, recording, pages)
             if ended is None:
