@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _SHOWN = 8
 LINUX_RAM = 256 * MIB
 """Without another size: a distribution's kernel and its modules need more than other guests."""
+LINUX_TIMEOUT_S = 600.0
 LINUX_BLOCKS = 300_000_000
 """Of a recovery in Linux, which mounts a file system and loads programs."""
 
@@ -90,7 +91,7 @@ def crash(
     ``baseline`` is an old document or its file. The files are never changed.
 
     The image "linux" is a Linux machine with the host's ``kernel``, or another: ``exec``, ``recover`` and ``setup`` are
-    its commands, and ``recovery_blocks`` begins at 300 million.
+    its commands; ``recovery_blocks`` begins at 300 million and ``timeout`` at 600 seconds.
 
     With ``jobs`` above 1 recoveries run in as many processes, which import the script again: it needs the usual
     ``if __name__ == "__main__":``. An ``executor`` takes their place.
@@ -108,7 +109,7 @@ def crash(
             file_system=fs,
             added=add,
         )
-        recovery_blocks = max(recovery_blocks, LINUX_BLOCKS)
+        recovery_blocks, timeout = max(recovery_blocks, LINUX_BLOCKS), max(timeout, LINUX_TIMEOUT_S)
     config = configuration(None if linux else image, nvdimms, memory=memory, append=append, machine=machine)
     asked = question(
         linux_machine(config, default_memory=memory is None) if linux else config,

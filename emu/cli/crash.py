@@ -46,7 +46,7 @@ was found so far, a second one ends at once. 2 usage; 4 the host cannot do it.
 """
 # Timeout(1) and other wrappers send a signal to us and then to our group: that is one Ctrl-C, not two.
 _SAME_KEY_S = 0.2
-_RECOVERY_BLOCKS = 5_000_000
+_RECOVERY_BLOCKS, _TIMEOUT_S = 5_000_000, 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
     add("--time-limit", type=float, default=300.0, metavar="SECONDS", help="stop exploring after this much real time")
-    add("--timeout", type=float, default=60.0, metavar="SECONDS", help="end the recorded run after this much real time")
+    add("--timeout", type=float, metavar="SECONDS",
+        help="end the recorded run after this much real time (default 60, Linux 600)")  # fmt: skip
     add("--max-events", type=int, default=1 << 18, metavar="N", help="end the recorded run after this many log entries")
     add("--recovery-blocks", type=int, metavar="N",
         help="a recovery that runs more basic blocks has failed (default 5 million, Linux 300 million)")  # fmt: skip
@@ -175,7 +176,7 @@ def _interruptible(work: Callable[[Interruption], Investigated]) -> Investigated
 
 
 def _question(options: argparse.Namespace) -> Question:
-    from emu.api.crashes import LINUX_BLOCKS, linux_machine, question
+    from emu.api.crashes import LINUX_BLOCKS, LINUX_TIMEOUT_S, linux_machine, question
 
     linux = None
     if options.image == "linux" and not os.path.exists("linux"):  # noqa: PTH110 - as for any image
@@ -183,6 +184,9 @@ def _question(options: argparse.Namespace) -> Question:
         config = linux_machine(machine_options.machine_config(options, None), default_memory=options.memory is None)
     else:
         config = machine_options.machine_config(options, _image(options))
+    timeout = options.timeout
+    if timeout is None:
+        timeout = _TIMEOUT_S if linux is None else LINUX_TIMEOUT_S
     blocks = options.recovery_blocks
     if blocks is None:
         blocks = _RECOVERY_BLOCKS if linux is None else LINUX_BLOCKS
@@ -198,7 +202,7 @@ def _question(options: argparse.Namespace) -> Question:
         depth=options.depth,
         max_executions=options.max_executions,
         time_limit=options.time_limit,
-        timeout=options.timeout,
+        timeout=timeout,
         max_events=options.max_events,
         recovery_blocks=blocks,
         jobs=options.jobs,

@@ -9,6 +9,7 @@ from functools import partial
 from emu import board
 from emu.config import MachineConfig
 from emu.cpu.engine import trace
+from emu.cpu.engine.trace import SiteLike
 from emu.devices.contract import ExitRequest
 from emu.errors import Status
 from emu.linux.protocol import Role
@@ -120,8 +121,7 @@ def record(
             check = MemoryCheck(machine, own, tracer)
             if upto is not None:
                 _fail_before(machine, recording, upto, event_limit)
-            # Translated code can write the log of a machine that has not run before only.
-            recording.start(by_hooks=by_hooks or scene is not None)
+            recording.start(by_hooks=by_hooks)
             if scene is not None:
                 _keep_code(machine, recording, pages)
             if ended is None:
@@ -180,13 +180,18 @@ def _drive(machine: Machine, interruption: Interruption, until: list[int]) -> Ex
 
 def _keep_code(machine: Machine, recording: Recording, pages: CodePages) -> None:
     """Keep the code of programs, whose memory is gone when they have ended. The machine has run unrecorded before."""
-    look = recording.tracer.on_new_block
+    look, find = recording.tracer.on_new_block, recording.tracer.find_site
 
     def look_and_keep(address: int, size: int) -> None:
         pages.see(address, size, machine.cpu.read_linear)
         look(address, size)
 
+    def find_and_keep(pc: int) -> SiteLike | None:
+        pages.see(pc, 1, machine.cpu.read_linear)
+        return find(pc)
+
     recording.tracer.on_new_block = look_and_keep
+    recording.tracer.find_site = find_and_keep
     machine.cpu.invalidate(0, 1)
 
 
