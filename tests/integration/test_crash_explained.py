@@ -15,7 +15,7 @@ from random_stores import BASE, LARGE, PRESENT, SIZE, TABLES, Programs, scattere
 from emu.cli.main import main
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.cpu.engine._trace import lib
-from emu.cpu.engine.trace import Entry
+from emu.cpu.engine.trace import Row
 from emu.cpu.instructions import NON_TEMPORAL
 from emu.cpu.sites import PAGING, SPECIALS, SiteKind
 from emu.errors import Status
@@ -278,8 +278,8 @@ def spoil(change: Callable[[Store], list[Store]], monkeypatch: pytest.MonkeyPatc
     """Let the recorder report ``change(store)`` for the store at offset 64."""
     honest = recorder.numbered_events
 
-    def spoilt(entries: Iterable[Entry], label_writes: Sequence[LabelWrite] = ()) -> Iterator[tuple[int, Event]]:
-        for number, event in honest(entries, label_writes):
+    def spoilt(rows: Iterable[Row], label_writes: Sequence[LabelWrite] = ()) -> Iterator[tuple[int, Event]]:
+        for number, event in honest(rows, label_writes):
             wrong = isinstance(event, Store) and event.address == BASE + 64
             yield from ((number, other) for other in (change(event) if wrong else [event]))
 

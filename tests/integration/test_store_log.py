@@ -158,6 +158,33 @@ def test_a_store_that_comes_from_below(tmp_path: Path) -> None:
     assert stores(image) == [(0, bytes(8)), (0, bytes(8))]
 
 
+def test_rep_twice(tmp_path: Path) -> None:
+    """Executed twice at the same place, it is two stores, although the second goes on where the first ended."""
+    image = tmp_path / "guest.bin"
+    loop = b"\xb9\x03\x00\x00\x00\xf3\x48\xab\xff\xca\x75\xf4"  # mov ecx, 3; rep stosq; dec edx; jnz
+    image.write_bytes(mov(RAX, 0) + mov(RDI, BASE) + mov(2, 2) + loop + HALT)
+    assert stores(image) == [(0, bytes(24)), (24, bytes(24))]
+
+
+def test_rep_that_faults(tmp_path: Path) -> None:
+    """REP STOSQ runs into an absent page; the handler maps it, without a word to the NVDIMM, and it goes on: two stores."""
+    tables, idt, pointers, handler = 8 * MIB, 9 * MIB, 0x900000 + 0x1000, 0x900000 + 0x2000
+    directory, second = tables + 0x3000, tables + 0x4008
+    gate = struct.pack("<HHBBHII", handler & 0xFFFF, 8, 0, 0x8E, handler >> 16, 0, 0)
+    map_it = write(second, BASE + 0x1000 | PRESENT)
+    handle = b"\x51\x57" + map_it + b"\x5f\x59\x48\x83\xc4\x08\x48\xcf"  # push rcx; push rdi ... add rsp, 8; iretq
+    put = [(idt + 14 * 16 + at, gate[at : at + 8]) for at in (0, 8)]
+    put += [(handler + at, handle[at : at + 8].ljust(8, b"\x90")) for at in range(0, len(handle), 8)]
+    put += [(pointers, struct.pack("<HIxx", 0xFFF, idt)), (pointers + 8, bytes(8))]
+    body = b"".join(write(address, int.from_bytes(data, "little")) for address, data in put)
+    body += b"\x0f\x01\x1c\x25" + struct.pack("<I", pointers)  # lidt
+    body += mov(RDI, (1 << 30) + 0xFE8) + mov(RCX, 6) + b"\x31\xc0\xf3\x48\xab"
+    image = tmp_path / "guest.bin"
+    pages = {1: {1: directory | PRESENT}, 3: {0: tables + 0x4000 | PRESENT}, 4: {0: BASE | PRESENT}}
+    image.write_bytes(in_pages(pages, body))
+    assert stores(image) == [(0xFE8, bytes(24)), (0x1000, bytes(24))]
+
+
 @pytest.mark.parametrize("limit", [0, 1, 7, 100])
 def test_a_full_log_is_full_at_the_same_place(limit: int, tmp_path: Path) -> None:
     image = tmp_path / "guest.bin"

@@ -699,7 +699,7 @@ typedef struct {
 
     void *uc;
     uint64_t chunk_count;
-    uint32_t instance, marks;
+    uint32_t instance, marks, rep_instance;
     uint64_t site_pc;
     uint64_t site_entry;
     uint8_t site;
@@ -708,6 +708,7 @@ typedef struct {
     unfinished open[2];
     unsigned open_count;
     const uint64_t *segment_bases[SEGMENTS];
+    const uint64_t *general; /* the 16 registers, in the order of their numbers in encodings */
     const uint64_t *control; /* CR0 to CR4 */
     const uint32_t *hflags;
     struct store_log *log;
@@ -734,6 +735,7 @@ typedef struct {
     int64_t displacement;
     uint64_t address_mask, linear_mask;
     int32_t base, index, segment;
+    int8_t base_slot, index_slot;
     uint8_t scale, size, site, detail;
 } emu_trace_site;
 
@@ -805,13 +807,18 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
     return false;
 }
 
+static uint64_t operand(emu_trace *t, int id, int slot)
+{
+    return slot < 0 ? reg(t, id) : t->general[slot];
+}
+
 static bool effective_address(const emu_trace_site *s, uint64_t *physical)
 {
     uint64_t address = (uint64_t)s->displacement;
     if (s->base)
-        address += reg(s->trace, s->base);
+        address += operand(s->trace, s->base, s->base_slot);
     if (s->index)
-        address += reg(s->trace, s->index) * s->scale;
+        address += operand(s->trace, s->index, s->index_slot) * s->scale;
     address &= s->address_mask;
     if (s->segment)
         address += *s->trace->segment_bases[s->segment - 1];
@@ -1000,8 +1007,8 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
     t->site_entry = EMU_TRACE_NOWHERE;
     if (s->site & EMU_SITE_REP) {
         uint64_t left = reg(t, REG_RCX) & s->address_mask;
-        if (t->rep_pc != s->pc || left + 1 != t->rep_count)
-            t->instance++;
+        if (t->rep_pc != s->pc || left + 1 != t->rep_count || t->rep_instance != t->instance)
+            t->rep_instance = ++t->instance;
         t->rep_pc = s->pc;
         t->rep_count = left;
         return;
@@ -1036,6 +1043,7 @@ static void void_entry_at(emu_trace *t, uint64_t pc)
     if (t->site_pc == pc && t->site_entry < t->count)
         t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
     t->site_entry = EMU_TRACE_NOWHERE;
+    t->rep_instance = 0; /* what goes on afterwards is another store */
 }
 
 static uint8_t kind_of_site(const emu_trace_site *s)
@@ -1445,6 +1453,7 @@ void emu_trace_clear(emu_trace *t)
     t->site_pc = 0;
     t->site = 0;
     t->rep_pc = 0;
+    t->rep_instance = 0;
 }
 
 /* Where guest memory lies in this process, for looking at code and stores; those to `logged` ones are logged. */
@@ -1470,9 +1479,10 @@ void emu_trace_set_segment(emu_trace *t, int number, const void *base)
     t->segment_bases[number] = base;
 }
 
-/* Where the engine keeps CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
-void emu_trace_set_state(emu_trace *t, const void *control, const void *hflags)
+/* Where the engine keeps the general registers and CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
+void emu_trace_set_state(emu_trace *t, const void *general, const void *control, const void *hflags)
 {
+    t->general = general;
     t->control = control;
     t->hflags = hflags;
 }
@@ -1540,11 +1550,11 @@ void emu_trace_restore_unknown(emu_trace *t)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 125), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 127), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 126), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 128), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 41), // emu_trace_site *()(void *, uint64_t)
@@ -1552,7 +1562,7 @@ static void *_cffi_types[] = {
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 126), // emu_trace *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // emu_trace *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t const *, size_t)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1573,7 +1583,7 @@ static void *_cffi_types[] = {
 /* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // void const *
+/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // void const *
 /* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
@@ -1581,7 +1591,7 @@ static void *_cffi_types[] = {
 /* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // uintptr_t *
 /* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 132), // emu_trace_site *
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 133), // emu_trace_site *
 /* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1608,10 +1618,10 @@ static void *_cffi_types[] = {
 /* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *)
+/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *)
 /* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
 /* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
@@ -1620,66 +1630,68 @@ static void *_cffi_types[] = {
 /* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
 /* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, int, void const *)
+/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, int, void const *)
 /* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
 /* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, uint64_t)
+/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t)
 /* 86 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, uint64_t, int)
+/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, int)
 /* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
 /* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, uint64_t, uint8_t)
+/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, uint8_t)
 /* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
 /* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, uint64_t, void const *)
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, void const *)
 /* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
 /* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_trace *, void const *, void const *)
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, void const *, void const *, void const *)
 /* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
 /* 113 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(void *, int)
-/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(void *, uint64_t, uint32_t)
-/* 120 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 121 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 124 */ _CFFI_OP(_CFFI_OP_POINTER, 125), // char const *
-/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 126 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 127 */ _CFFI_OP(_CFFI_OP_POINTER, 128), // emu_trace_entry const *
-/* 128 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 129 */ _CFFI_OP(_CFFI_OP_POINTER, 130), // emu_trace_read *
-/* 130 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
-/* 131 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
-/* 132 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 135 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
-/* 136 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 137 */ _CFFI_OP(_CFFI_OP_POINTER, 115), // void(*)(void *, int)
-/* 138 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // void(*)(void *, uint64_t, uint32_t)
-/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 114 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(void *, int)
+/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(void *, uint64_t, uint32_t)
+/* 121 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 125 */ _CFFI_OP(_CFFI_OP_POINTER, 126), // char const *
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 127 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 128 */ _CFFI_OP(_CFFI_OP_POINTER, 129), // emu_trace_entry const *
+/* 129 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 130 */ _CFFI_OP(_CFFI_OP_POINTER, 131), // emu_trace_read *
+/* 131 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
+/* 132 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
+/* 133 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
+/* 137 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
+/* 138 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 139 */ _CFFI_OP(_CFFI_OP_POINTER, 116), // void(*)(void *, int)
+/* 140 */ _CFFI_OP(_CFFI_OP_POINTER, 120), // void(*)(void *, uint64_t, uint32_t)
+/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1741,6 +1753,8 @@ static void _cffi_checkfld_typedef_emu_trace_site(emu_trace_site *p)
   (void)((p->base) | 0);  /* check that 'emu_trace_site.base' is an integer */
   (void)((p->index) | 0);  /* check that 'emu_trace_site.index' is an integer */
   (void)((p->segment) | 0);  /* check that 'emu_trace_site.segment' is an integer */
+  (void)((p->base_slot) | 0);  /* check that 'emu_trace_site.base_slot' is an integer */
+  (void)((p->index_slot) | 0);  /* check that 'emu_trace_site.index_slot' is an integer */
   (void)((p->scale) | 0);  /* check that 'emu_trace_site.scale' is an integer */
   (void)((p->size) | 0);  /* check that 'emu_trace_site.size' is an integer */
   (void)((p->site) | 0);  /* check that 'emu_trace_site.site' is an integer */
@@ -1976,7 +1990,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(127));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(128));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2014,7 +2028,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(124));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(125));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2780,9 +2794,9 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_set_segment _cffi_d_emu_trace_set_segment
 #endif
 
-static void _cffi_d_emu_trace_set_state(emu_trace * x0, void const * x1, void const * x2)
+static void _cffi_d_emu_trace_set_state(emu_trace * x0, void const * x1, void const * x2, void const * x3)
 {
-  emu_trace_set_state(x0, x1, x2);
+  emu_trace_set_state(x0, x1, x2, x3);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -2791,13 +2805,15 @@ _cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
   emu_trace * x0;
   void const * x1;
   void const * x2;
+  void const * x3;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   PyObject *arg0;
   PyObject *arg1;
   PyObject *arg2;
+  PyObject *arg3;
 
-  if (!PyArg_UnpackTuple(args, "emu_trace_set_state", 3, 3, &arg0, &arg1, &arg2))
+  if (!PyArg_UnpackTuple(args, "emu_trace_set_state", 4, 4, &arg0, &arg1, &arg2, &arg3))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
@@ -2827,9 +2843,18 @@ _cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
       return NULL;
   }
 
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(33), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(33), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { emu_trace_set_state(x0, x1, x2); }
+  { emu_trace_set_state(x0, x1, x2, x3); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -3312,9 +3337,9 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_trace_has_tables },
   { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_trace_hook },
   { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_trace_learn_generator },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_trace_new_block },
-  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 131), (void *)emu_trace_new_instruction },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 136), (void *)emu_trace_next_page },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 140), (void *)emu_trace_new_block },
+  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 132), (void *)emu_trace_new_instruction },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_trace_next_page },
   { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 71), (void *)_cffi_d_emu_trace_note },
   { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_note_access },
   { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_trace_note_read },
@@ -3326,11 +3351,11 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_trace_set_state },
   { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_set_unknown },
   { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_start_log },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 137), (void *)emu_trace_stop },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 139), (void *)emu_trace_stop },
   { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_trace_track },
   { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_translate_again },
   { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_trace_unknown_read },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 140), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -3360,10 +3385,10 @@ static const struct _cffi_field_s _cffi_fields[] = {
                _CFFI_OP(_CFFI_OP_NOOP, 34) },
   { "reads", offsetof(emu_trace, reads),
              sizeof(((emu_trace *)0)->reads),
-             _CFFI_OP(_CFFI_OP_NOOP, 129) },
+             _CFFI_OP(_CFFI_OP_NOOP, 130) },
   { "read_entries", offsetof(emu_trace, read_entries),
                     sizeof(((emu_trace *)0)->read_entries),
-                    _CFFI_OP(_CFFI_OP_NOOP, 135) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 137) },
   { "read_count", offsetof(emu_trace, read_count),
                   sizeof(((emu_trace *)0)->read_count),
                   _CFFI_OP(_CFFI_OP_NOOP, 17) },
@@ -3408,7 +3433,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 134) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 135) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3417,13 +3442,19 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 133) },
+            _CFFI_OP(_CFFI_OP_NOOP, 134) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 133) },
+             _CFFI_OP(_CFFI_OP_NOOP, 134) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 133) },
+               _CFFI_OP(_CFFI_OP_NOOP, 134) },
+  { "base_slot", offsetof(emu_trace_site, base_slot),
+                 sizeof(((emu_trace_site *)0)->base_slot),
+                 _CFFI_OP(_CFFI_OP_NOOP, 136) },
+  { "index_slot", offsetof(emu_trace_site, index_slot),
+                  sizeof(((emu_trace_site *)0)->index_slot),
+                  _CFFI_OP(_CFFI_OP_NOOP, 136) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
              _CFFI_OP(_CFFI_OP_NOOP, 103) },
@@ -3439,21 +3470,21 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 126, 0,
+  { "$emu_trace", 127, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
-  { "$emu_trace_entry", 128, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 129, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
-  { "$emu_trace_read", 130, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_read", 131, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
-  { "$emu_trace_site", 132, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 12 },
+  { "$emu_trace_site", 133, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 14 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 126 },
-  { "emu_trace_entry", 128 },
-  { "emu_trace_read", 130 },
-  { "emu_trace_site", 132 },
+  { "emu_trace", 127 },
+  { "emu_trace_entry", 129 },
+  { "emu_trace_read", 131 },
+  { "emu_trace_site", 133 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3468,7 +3499,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   0,  /* num_enums */
   4,  /* num_typenames */
   NULL,  /* no includes */
-  140,  /* num_types */
+  142,  /* num_types */
   1,  /* flags */
 };
 

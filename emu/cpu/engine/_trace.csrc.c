@@ -119,7 +119,7 @@ typedef struct {
 
     void *uc;
     uint64_t chunk_count;
-    uint32_t instance, marks;
+    uint32_t instance, marks, rep_instance;
     uint64_t site_pc;
     uint64_t site_entry;
     uint8_t site;
@@ -128,6 +128,7 @@ typedef struct {
     unfinished open[2];
     unsigned open_count;
     const uint64_t *segment_bases[SEGMENTS];
+    const uint64_t *general; /* the 16 registers, in the order of their numbers in encodings */
     const uint64_t *control; /* CR0 to CR4 */
     const uint32_t *hflags;
     struct store_log *log;
@@ -154,6 +155,7 @@ typedef struct {
     int64_t displacement;
     uint64_t address_mask, linear_mask;
     int32_t base, index, segment;
+    int8_t base_slot, index_slot;
     uint8_t scale, size, site, detail;
 } emu_trace_site;
 
@@ -225,13 +227,18 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
     return false;
 }
 
+static uint64_t operand(emu_trace *t, int id, int slot)
+{
+    return slot < 0 ? reg(t, id) : t->general[slot];
+}
+
 static bool effective_address(const emu_trace_site *s, uint64_t *physical)
 {
     uint64_t address = (uint64_t)s->displacement;
     if (s->base)
-        address += reg(s->trace, s->base);
+        address += operand(s->trace, s->base, s->base_slot);
     if (s->index)
-        address += reg(s->trace, s->index) * s->scale;
+        address += operand(s->trace, s->index, s->index_slot) * s->scale;
     address &= s->address_mask;
     if (s->segment)
         address += *s->trace->segment_bases[s->segment - 1];
@@ -420,8 +427,8 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
     t->site_entry = EMU_TRACE_NOWHERE;
     if (s->site & EMU_SITE_REP) {
         uint64_t left = reg(t, REG_RCX) & s->address_mask;
-        if (t->rep_pc != s->pc || left + 1 != t->rep_count)
-            t->instance++;
+        if (t->rep_pc != s->pc || left + 1 != t->rep_count || t->rep_instance != t->instance)
+            t->rep_instance = ++t->instance;
         t->rep_pc = s->pc;
         t->rep_count = left;
         return;
@@ -456,6 +463,7 @@ static void void_entry_at(emu_trace *t, uint64_t pc)
     if (t->site_pc == pc && t->site_entry < t->count)
         t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
     t->site_entry = EMU_TRACE_NOWHERE;
+    t->rep_instance = 0; /* what goes on afterwards is another store */
 }
 
 static uint8_t kind_of_site(const emu_trace_site *s)
@@ -865,6 +873,7 @@ void emu_trace_clear(emu_trace *t)
     t->site_pc = 0;
     t->site = 0;
     t->rep_pc = 0;
+    t->rep_instance = 0;
 }
 
 /* Where guest memory lies in this process, for looking at code and stores; those to `logged` ones are logged. */
@@ -890,9 +899,10 @@ void emu_trace_set_segment(emu_trace *t, int number, const void *base)
     t->segment_bases[number] = base;
 }
 
-/* Where the engine keeps CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
-void emu_trace_set_state(emu_trace *t, const void *control, const void *hflags)
+/* Where the engine keeps the general registers and CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
+void emu_trace_set_state(emu_trace *t, const void *general, const void *control, const void *hflags)
 {
+    t->general = general;
     t->control = control;
     t->hflags = hflags;
 }

@@ -34,6 +34,8 @@ class emu_trace_site:
     base: int
     index: int
     segment: int
+    base_slot: int
+    index_slot: int
     scale: int
     size: int
     site: int
@@ -92,7 +94,7 @@ class _Lib:
     @staticmethod
     def emu_trace_set_segment(t: emu_trace, number: int, base: Pointer, /) -> None: ...
     @staticmethod
-    def emu_trace_set_state(t: emu_trace, control: Pointer, hflags: Pointer, /) -> None: ...
+    def emu_trace_set_state(t: emu_trace, general: Pointer, control: Pointer, hflags: Pointer, /) -> None: ...
     @staticmethod
     def emu_trace_learn_generator(t: emu_trace, generator: Pointer, /) -> int: ...
     @staticmethod

@@ -398,8 +398,10 @@ void NAME(translator_loop)(const step *steps, void *db, void *cpu, void *tb, int
     memcpy(ours, steps, sizeof ours);
     block.cpu = cpu;
     block.observer = observer_of(cpu);
-    if (block.observer)
+    if (block.observer) {
+        block.observer->environment = environment_variable;
         block.observer->count = registers[1];
+    }
     block.translate = ours[TRANSLATE];
     block.code64 = head->flags & FLAG_CODE64;
     block.check_alignment = head->flags & FLAG_AC && (head->flags & FLAGS_CPL) == 3;

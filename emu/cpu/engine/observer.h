@@ -23,7 +23,7 @@ typedef struct emu_observer emu_observer;
 struct emu_observer {
     void *cpu;
     environment *env;
-    value count; /* RCX */
+    value environment, count; /* the CPU state's address, and RCX */
     /* Before the operations of the instruction at linear address `pc`; `first` of its block. */
     void (*instruction)(emu_observer *, context *, uint64_t pc, bool first);
     /* Before and after the operation for a store; `access` gets its site. A narrow value is a 32-bit variable. */

@@ -23,12 +23,12 @@ typedef struct { uint64_t value, meta; } packed;
 /* In meta: offset in the NVDIMM range, second part of a store across pages, size less one, number of the origin. */
 enum { OFFSET_BITS = 39, CONTINUED_BIT = 39, SIZE_AT = 40, ORIGIN_AT = 43, ORIGIN_BITS = 21 };
 enum { LONGEST = 15, SEGMENT_CS = 1, RCX = 1 };
-enum { PACKED_CHUNK = 1 << 21, PAGE_BITS = 12, PACKED_BITS = 4, WINDOWS = 1 << 16, WINDOW_BITS = 4, RIP_OFFSET = 128 };
+enum { PACKED_CHUNK = 1 << 21, SPARE_CHUNKS = 8, PAGE_BITS = 12, PACKED_BITS = 4, WINDOWS = 1 << 16, WINDOW_BITS = 4, RIP_OFFSET = 128 };
 /* Entries that the library's functions may append between two looks for room, on top of those of translated code. */
 enum { HELPERS_ROOM = 4096 };
 /* How much of the CPU state, RIP and the lazily evaluated flags, is brought up to date when RIP is looked for. */
 enum { RESTORED = 64 };
-enum { OPCODE_NAMES = 5, LTU = 4, NOT_EQUAL = 9, TYPE_I64 = 1 };
+enum { OPCODE_NAMES = 6, LTU = 4, NOT_EQUAL = 9, TYPE_I64 = 1 };
 
 enum role { BY_CODE, BY_HELPER, BEGINS, AT_SITE, NOTED, NOTED_ON, DEVICE, MARKED, FAULTED };
 
@@ -55,6 +55,7 @@ typedef struct store_log {
     packed_chunk *chunks;
     size_t chunk_count;
     packed *decoded; /* up to here, in the first chunk */
+    ptrdiff_t displacement; /* from the CPU state, where translated code can reach the log from there; or 0 */
     uint32_t most, here; /* entries that a block appends: of all blocks the most; of the one being translated */
     /* The instruction being translated. */
     uint64_t pc, code_page;
@@ -65,7 +66,6 @@ typedef struct store_log {
     /* The last store that was decoded, if its instruction may go on. */
     uint64_t last_pc;
     int last_piece;
-    uint32_t rep_instance;
     origin *origins;
     uint32_t origin_count, origin_room;
     uint32_t buckets[1 << 14];
@@ -73,9 +73,9 @@ typedef struct store_log {
 } store_log;
 
 /* The library's numbers of operations, by name. */
-static const char *const opcode_names[OPCODE_NAMES] = {"ld_i64", "st_i64", "add_i64", "sub_i64", "and_i64"};
+static const char *const opcode_names[OPCODE_NAMES] = {"ld_i64", "st_i64", "add_i64", "sub_i64", "and_i64", "set_label"};
 static struct { bool found; int number[OPCODE_NAMES]; } operations;
-enum { LOAD, STORE, ADD, SUBTRACT, AND };
+enum { LOAD, STORE, ADD, SUBTRACT, AND, SET_LABEL };
 
 static struct {
     value (*constant)(context *, int64_t);
@@ -83,6 +83,9 @@ static struct {
     void *(*reserve)(context *, int, bool);
     void (*release)(context *, void *);
     void (*emit)(context *, int, uintptr_t, uintptr_t, uintptr_t);
+    void (*emit_short)(context *, int, uintptr_t);
+    void *(*new_label)(context *);
+    void (*branch)(context *, int, value, value, void *label);
     void (*add)(context *, value, value, int64_t);
     void (*and)(context *, value, value, int64_t);
     void (*shift_left)(context *, value, value, int64_t);
@@ -106,7 +109,6 @@ static const uint8_t *host_of(emu_trace *t, uint64_t linear);
 static const region *region_of(const emu_trace *t, uint64_t gpa);
 static bool effective_address(const emu_trace_site *s, uint64_t *physical);
 static bool cas_fails(emu_trace *t, const emu_trace_site *s, uint64_t physical);
-static void count_block(emu_trace *t);
 
 /* ---- Room ---- */
 
@@ -131,6 +133,35 @@ static void set_soft_end(store_log *log)
         log->soft = log->next + left;
 }
 
+/*
+ * Memory of the process's last log, for the next one: the kernel's zeroing of fresh pages costs as much as the entries.
+ * It belongs to whom emu_observed belongs to.
+ */
+static struct { void *chunk[SPARE_CHUNKS]; size_t count; } spare;
+
+static void *take_chunk(void)
+{
+    void *memory;
+    if (spare.count)
+        return spare.chunk[--spare.count];
+    if (posix_memalign(&memory, PACKED_CHUNK, PACKED_CHUNK))
+        return NULL;
+    /* One page fault for a huge page, or all at once. */
+    madvise(memory, PACKED_CHUNK, MADV_HUGEPAGE);
+#ifdef MADV_POPULATE_WRITE
+    madvise(memory, PACKED_CHUNK, MADV_POPULATE_WRITE);
+#endif
+    return memory;
+}
+
+static void give_chunk(void *memory)
+{
+    if (spare.count < SPARE_CHUNKS)
+        spare.chunk[spare.count++] = memory;
+    else
+        free(memory);
+}
+
 static bool add_packed_chunk(store_log *log)
 {
     packed_chunk *chunks = realloc(log->chunks, (log->chunk_count + 1) * sizeof *chunks);
@@ -138,13 +169,8 @@ static bool add_packed_chunk(store_log *log)
     if (!chunks)
         return false;
     log->chunks = chunks;
-    if (posix_memalign(&memory, PACKED_CHUNK, PACKED_CHUNK))
+    if (!(memory = take_chunk()))
         return false;
-    /* Page faults cost more than the entries: one for a huge page, or all at once. */
-    madvise(memory, PACKED_CHUNK, MADV_HUGEPAGE);
-#ifdef MADV_POPULATE_WRITE
-    madvise(memory, PACKED_CHUNK, MADV_POPULATE_WRITE);
-#endif
     if (log->chunk_count)
         chunks[log->chunk_count - 1].end = log->next;
     chunks[log->chunk_count].first = memory;
@@ -351,13 +377,17 @@ static void make_room(store_log *log)
     set_soft_end(log);
 }
 
-static void at_block(void *uc, uint64_t pc, uint32_t size, void *user)
+/* At the begin of a block: the log is full, or full enough. */
+static void at_soft_end(void *uc, uint64_t pc, uint32_t size, void *user)
 {
-    store_log *log = user;
+    emu_trace *t = ((store_log *)user)->trace;
     (void)uc, (void)pc, (void)size;
-    if (__builtin_expect(log->next >= log->soft, 0))
-        make_room(log);
-    count_block(log->trace);
+    make_room(user);
+    if (t->full) {
+        t->full = 0;
+        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
+        set_soft_end(user);
+    }
 }
 
 /* ---- While code is translated ---- */
@@ -375,14 +405,36 @@ static void emit_call(store_log *log, context *s, void *function, uint64_t pc, v
         generator.release(s, arguments[n]);
 }
 
-static void load(context *s, void *into, value base, size_t at)
+static void load(context *s, void *into, void *base, ptrdiff_t at)
 {
-    generator.emit(s, operations.number[LOAD], (uintptr_t)into, (uintptr_t)variable(s, base), at);
+    generator.emit(s, operations.number[LOAD], (uintptr_t)into, (uintptr_t)base, (uintptr_t)at);
 }
 
-static void store(context *s, value from, void *base, size_t at)
+static void store(context *s, value from, void *base, ptrdiff_t at)
 {
-    generator.emit(s, operations.number[STORE], (uintptr_t)variable(s, from), (uintptr_t)base, at);
+    generator.emit(s, operations.number[STORE], (uintptr_t)variable(s, from), (uintptr_t)base, (uintptr_t)at);
+}
+
+/* What the log is at `displacement` from. */
+static void *log_base(const store_log *log, context *s)
+{
+    return variable(s, log->displacement ? log->observer.environment : generator.constant(s, (int64_t)(uintptr_t)log));
+}
+
+static void release_base(const store_log *log, context *s, void *base)
+{
+    if (!log->displacement)
+        generator.release(s, base);
+}
+
+static void load_field(const store_log *log, context *s, void *into, void *base, size_t field)
+{
+    load(s, into, base, log->displacement + (ptrdiff_t)field);
+}
+
+static void store_field(const store_log *log, context *s, value from, void *base, size_t field)
+{
+    store(s, from, base, log->displacement + (ptrdiff_t)field);
 }
 
 /* into = a (operation) b */
@@ -391,31 +443,46 @@ static void compute(context *s, int operation, void *into, void *a, void *b)
     generator.emit(s, operations.number[operation], (uintptr_t)into, (uintptr_t)a, (uintptr_t)b);
 }
 
+/* At the begin of a block, which may have labels yet: no variable is in use. */
+static void emit_look_for_room(store_log *log, context *s, uint64_t pc)
+{
+    void *base = log_base(log, s), *next = generator.reserve(s, TYPE_I64, false),
+         *soft = generator.reserve(s, TYPE_I64, false), *enough = generator.new_label(s);
+    load_field(log, s, next, base, offsetof(store_log, next));
+    load_field(log, s, soft, base, offsetof(store_log, soft));
+    generator.branch(s, LTU, value_of(s, next), value_of(s, soft), enough);
+    release_base(log, s, base);
+    generator.release(s, next);
+    generator.release(s, soft);
+    emit_call(log, s, (void *)at_soft_end, pc, log);
+    generator.emit_short(s, operations.number[SET_LABEL], (uintptr_t)enough);
+}
+
 /* Append an entry without data. */
 static void emit_entry(store_log *log, context *s, uint32_t number)
 {
-    value base = generator.constant(s, (int64_t)(uintptr_t)log), meta = generator.constant(s, (int64_t)((uint64_t)number << ORIGIN_AT)),
-          zero = generator.constant(s, 0);
-    void *place = generator.reserve(s, TYPE_I64, false);
-    load(s, place, base, offsetof(store_log, next));
+    value meta = generator.constant(s, (int64_t)((uint64_t)number << ORIGIN_AT)), zero = generator.constant(s, 0);
+    void *base = log_base(log, s), *place = generator.reserve(s, TYPE_I64, false);
+    load_field(log, s, place, base, offsetof(store_log, next));
     store(s, zero, place, offsetof(packed, value));
     store(s, meta, place, offsetof(packed, meta));
     generator.add(s, value_of(s, place), value_of(s, place), sizeof(packed));
-    store(s, value_of(s, place), variable(s, base), offsetof(store_log, next));
+    store_field(log, s, value_of(s, place), base, offsetof(store_log, next));
     generator.release(s, place);
+    release_base(log, s, base);
     generator.release(s, variable(s, zero));
     generator.release(s, variable(s, meta));
-    generator.release(s, variable(s, base));
     log->here++;
 }
 
 /* Instructions that may store in functions of the library tell them what they are. */
 static void emit_announcement(store_log *log, context *s, uint32_t number)
 {
-    value base = generator.constant(s, (int64_t)(uintptr_t)log), announced = generator.constant(s, number);
-    store(s, announced, variable(s, base), offsetof(store_log, announced));
+    value announced = generator.constant(s, number);
+    void *base = log_base(log, s);
+    store_field(log, s, announced, base, offsetof(store_log, announced));
+    release_base(log, s, base);
     generator.release(s, variable(s, announced));
-    generator.release(s, variable(s, base));
 }
 
 /* `ranges` of opcodes, each its first and its last. */
@@ -478,7 +545,7 @@ static void on_instruction(emu_observer *observer, context *s, uint64_t pc, bool
     if (first) {
         log->here = 0;
         log->code_page = EMU_TRACE_NOWHERE;
-        emit_call(log, s, (void *)at_block, pc, log);
+        emit_look_for_room(log, s, pc);
     }
     if (log->here > log->most) {
         log->most = log->here;
@@ -518,7 +585,7 @@ static int on_storing(emu_observer *observer, int access)
  * Before the entry for an iteration of a REP instruction, one that says that the instruction begins: unless the iteration
  * before was one of the same instruction, and had one more to go. `inside` is what `place` grows by if there is a window.
  */
-static void emit_beginning(store_log *log, context *s, value base, void *place, void *inside)
+static void emit_beginning(store_log *log, context *s, void *base, void *place, void *inside)
 {
     /* An instruction's number above all counts that are ever reached. */
     uint64_t mark = (uint64_t)origin_of(log, log->pc, log->site, BEGINS, 0, false) << ORIGIN_AT;
@@ -526,12 +593,12 @@ static void emit_beginning(store_log *log, context *s, value base, void *place, 
     void *count = generator.reserve(s, TYPE_I64, false), *begins = generator.reserve(s, TYPE_I64, false);
     generator.and(s, value_of(s, count), log->observer.count, (int64_t)log->site->address_mask);
     compute(s, ADD, count, count, variable(s, meta));
-    load(s, begins, base, offsetof(store_log, rep_next));
+    load_field(log, s, begins, base, offsetof(store_log, rep_next));
     generator.set_if(s, NOT_EQUAL, value_of(s, begins), value_of(s, begins), value_of(s, count));
     generator.shift_left(s, value_of(s, begins), value_of(s, begins), PACKED_BITS);
     compute(s, AND, begins, begins, inside);
     generator.add(s, value_of(s, count), value_of(s, count), -1);
-    store(s, value_of(s, count), variable(s, base), offsetof(store_log, rep_next));
+    store_field(log, s, value_of(s, count), base, offsetof(store_log, rep_next));
     store(s, meta, place, offsetof(packed, meta));
     compute(s, ADD, place, place, begins);
     generator.release(s, begins);
@@ -544,21 +611,21 @@ static void on_stored(emu_observer *observer, context *s, value from, value addr
 {
     store_log *log = (store_log *)observer;
     uint64_t last = (1u << (access & ACCESS_SIZE)) - 1;
-    value base = generator.constant(s, (int64_t)(uintptr_t)log), page_size = generator.constant(s, PAGE),
+    value page_size = generator.constant(s, PAGE),
           meta = generator.constant(s, (int64_t)(last << SIZE_AT | (uint64_t)log->origin << ORIGIN_AT));
-    void *place = generator.reserve(s, TYPE_I64, false), *at = generator.reserve(s, TYPE_I64, false),
+    void *base = log_base(log, s), *place = generator.reserve(s, TYPE_I64, false), *at = generator.reserve(s, TYPE_I64, false),
          *inside = generator.reserve(s, TYPE_I64, false), *wide = NULL;
     if (narrow) {
         wide = generator.reserve(s, TYPE_I64, false);
         generator.extend32(s, value_of(s, wide), from);
         from = value_of(s, wide);
     }
-    load(s, place, base, offsetof(store_log, next));
+    load_field(log, s, place, base, offsetof(store_log, next));
     generator.shift_right(s, value_of(s, at), address, PAGE_BITS - WINDOW_BITS);
     generator.and(s, value_of(s, at), value_of(s, at), (WINDOWS - 1) << WINDOW_BITS);
-    compute(s, ADD, at, at, variable(s, base));
-    load(s, inside, value_of(s, at), offsetof(store_log, windows) + offsetof(window, page));
-    load(s, at, value_of(s, at), offsetof(store_log, windows) + offsetof(window, offset));
+    compute(s, ADD, at, at, base);
+    load_field(log, s, inside, at, offsetof(store_log, windows) + offsetof(window, page));
+    load_field(log, s, at, at, offsetof(store_log, windows) + offsetof(window, offset));
     compute(s, SUBTRACT, inside, variable(s, address), inside);
     compute(s, ADD, at, at, inside);
     compute(s, ADD, at, at, variable(s, meta));
@@ -569,7 +636,7 @@ static void on_stored(emu_observer *observer, context *s, value from, value addr
     store(s, from, place, offsetof(packed, value));
     store(s, value_of(s, at), place, offsetof(packed, meta));
     compute(s, ADD, place, place, inside);
-    store(s, value_of(s, place), variable(s, base), offsetof(store_log, next));
+    store_field(log, s, value_of(s, place), base, offsetof(store_log, next));
     if (wide)
         generator.release(s, wide);
     generator.release(s, inside);
@@ -577,7 +644,7 @@ static void on_stored(emu_observer *observer, context *s, value from, value addr
     generator.release(s, place);
     generator.release(s, variable(s, meta));
     generator.release(s, variable(s, page_size));
-    generator.release(s, variable(s, base));
+    release_base(log, s, base);
     log->here++;
 }
 
@@ -591,8 +658,8 @@ static void decode_store(store_log *log, const origin *o, uint64_t data, uint64_
     if (offset % PAGE + size > PAGE) /* its parts were logged on the slow path */
         return;
     if (kind & EMU_SITE_REP) {
-        if (t->site_pc != o->pc || t->instance != log->rep_instance)
-            log->rep_instance = ++t->instance;
+        if (t->site_pc != o->pc || t->instance != t->rep_instance)
+            t->rep_instance = ++t->instance;
         t->site_pc = o->pc;
         t->site = kind;
         t->site_entry = EMU_TRACE_NOWHERE;
@@ -626,7 +693,7 @@ static void decode_other(store_log *log, const origin *o, uint64_t data, uint64_
     emu_trace_entry *e = NULL;
     switch (o->role) {
     case BEGINS:
-        log->rep_instance = ++t->instance;
+        t->rep_instance = ++t->instance;
         t->site_pc = o->pc;
         t->site = o->site->site;
         t->site_entry = EMU_TRACE_NOWHERE;
@@ -691,7 +758,7 @@ static void decode(store_log *log)
         for (packed *p = n ? log->chunks[n].first : log->decoded; p < end; p++)
             decode_one(log, *p);
         if (!is_last)
-            free(log->chunks[n].first);
+            give_chunk(log->chunks[n].first);
         else
             log->chunks[0] = log->chunks[n];
     }
@@ -740,9 +807,9 @@ int emu_trace_learn_generator(const emu_trace *t, const void *generator_of_code)
             !peek(name, text, sizeof second) || memcmp(text, second, sizeof second))
             continue;
         for (int n = 0; n < MOST && found < OPCODE_NAMES; n++) {
-            if (!peek(table + (size_t)n * DESCRIPTION, &name, sizeof name) || !peek(name, text, 8))
+            if (!peek(table + (size_t)n * DESCRIPTION, &name, sizeof name) || !peek(name, text, sizeof text))
                 break;
-            text[8] = 0;
+            text[sizeof text - 1] = 0;
             for (int wanted = 0; wanted < OPCODE_NAMES; wanted++)
                 if (!strcmp(text, opcode_names[wanted])) {
                     operations.number[wanted] = n;
@@ -762,6 +829,9 @@ static const char *bind_log(void *handle)
         {"tcg_temp_new_internal", &generator.reserve},
         {"tcg_temp_free_internal", &generator.release},
         {"tcg_gen_op3", &generator.emit},
+        {"tcg_gen_op1", &generator.emit_short},
+        {"gen_new_label", &generator.new_label},
+        {"tcg_gen_brcond_i64", &generator.branch},
         {"tcg_gen_addi_i64", &generator.add},
         {"tcg_gen_andi_i64", &generator.and},
         {"tcg_gen_shli_i64", &generator.shift_left},
@@ -776,6 +846,30 @@ static const char *bind_log(void *handle)
     return LOOK_UP(handle, wanted);
 }
 
+/* Near the CPU state if there is room, so that translated code, which has that in a register, reaches it from there. */
+static store_log *new_log(const uint8_t *env)
+{
+    enum { STEP = 1 << 26, STEPS = 31 }; /* less than 2 GiB */
+    const int how = MAP_PRIVATE | MAP_ANONYMOUS;
+    uintptr_t page = (uintptr_t)env & -(uintptr_t)STEP;
+    void *found;
+#ifdef MAP_FIXED_NOREPLACE
+    for (uintptr_t n = 1; n < STEPS; n++)
+        for (int below = 0; below < 2; below++) {
+            void *wanted = (void *)(below ? page - n * STEP : page + n * STEP);
+            found = mmap(wanted, sizeof(store_log), PROT_READ | PROT_WRITE, how | MAP_FIXED_NOREPLACE, -1, 0);
+            if (found == wanted) {
+                ((store_log *)found)->displacement = (const uint8_t *)found - env;
+                return found;
+            }
+            if (found != MAP_FAILED) /* an old kernel takes it for a hint */
+                munmap(found, sizeof(store_log));
+        }
+#endif
+    found = mmap(NULL, sizeof(store_log), PROT_READ | PROT_WRITE, how, -1, 0);
+    return found == MAP_FAILED ? NULL : found;
+}
+
 /*
  * Log from now on, by translated code; the engine stands still. -EBUSY if another trace of this process does so, -ENOTSUP
  * if the range is too large or the library is not as it is known here.
@@ -788,10 +882,9 @@ int emu_trace_start_log(emu_trace *t, void *cpu, void *env, void *observed)
         return -EBUSY;
     if (t->units * 8 > (uint64_t)1 << OFFSET_BITS || !operations.found)
         return -ENOTSUP;
-    log = mmap(NULL, sizeof *log, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (log == MAP_FAILED)
+    if (!(log = new_log(env)))
         return -ENOMEM;
-    log->observer = (emu_observer){cpu, env, 0, on_instruction, on_storing, on_stored, on_crossed, on_helper_stored,
+    log->observer = (emu_observer){cpu, env, 0, 0, on_instruction, on_storing, on_stored, on_crossed, on_helper_stored,
                                    on_mapping, on_marked};
     log->trace = t;
     log->observed = slot;
@@ -820,10 +913,11 @@ static void clear_log(store_log *log)
 
 static void close_log(store_log *log)
 {
-    *log->observed = NULL;
+    emu_observer **observed = log->observed;
     while (log->chunk_count)
-        free(log->chunks[--log->chunk_count].first);
+        give_chunk(log->chunks[--log->chunk_count].first);
     free(log->chunks);
     free(log->origins);
     munmap(log, sizeof *log);
+    *observed = NULL;
 }

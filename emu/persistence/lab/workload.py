@@ -131,7 +131,7 @@ def record(
             if failure is not None:
                 raise failure
             # What the guest did until it had stopped is in the log too, or the log would not explain the memory.
-            numbered = list(recording.numbered_events())
+            numbered = recording.all_numbered_events()
             check.verify(event for _, event in numbered)
             events = tuple(event for entry, event in numbered if upto is not None or entry < event_limit)
             marks = recording.marks([entry for entry, _ in numbered])
