@@ -16,10 +16,14 @@ from emu.config import MachineConfig
 from emu.errors import UsageError
 from emu.host.claims import Claims, claims_of
 from emu.host.files import Target
+from emu.linux.namespaces import FileSystem
+from emu.linux.prepare import NAME, Request
+from emu.linux.protocol import Role
 from emu.persistence.lab import investigation
 from emu.persistence.lab.explore import Limits, Progress
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
+from emu.persistence.lab.linux import KERNEL_CODE
 from emu.persistence.lab.resume import KeptRuns
 from emu.persistence.model.operations import parse_place
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
@@ -29,11 +33,17 @@ from emu.persistence.report.document import document
 from emu.persistence.report.export import FILES, export
 from emu.persistence.report.matrix import matrix as judge_all
 from emu.persistence.report.symbols import Symbols, load_symbols
+from emu.units import MIB
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 _SHOWN = 8
+LINUX_RAM = 256 * MIB
+"""Without another size: a distribution's kernel and its modules need more than other guests."""
+LINUX_TIMEOUT_S = 600.0
+LINUX_BLOCKS = 300_000_000
+"""Of a recovery in Linux, which mounts a file system and loads programs."""
 
 
 def crash(
@@ -63,6 +73,12 @@ def crash(
     durable_when_done: bool = False,
     first_failure: bool = False,
     resume: Path | None = None,
+    exec: str | None = None,  # noqa: A002 - the option's name
+    setup: str | None = None,
+    kernel: Path | None = None,
+    fs: Literal["ext4", "xfs", "devdax", "none"] | None = None,
+    add: Sequence[str] = (),
+    scope: Literal["all", "program"] = "all",
     executor: Executor | None = None,
     warnings: bool = False,
     matrix: bool = False,
@@ -77,14 +93,29 @@ def crash(
     seconds; ``progress(done, waiting)`` is told of recoveries.
     ``baseline`` is an old document or its file. The files are never changed.
 
+    The image "linux" is a Linux machine with the host's ``kernel``, or another: ``exec``, ``recover`` and ``setup`` are
+    its commands; ``recovery_blocks`` begins at 300 million and ``timeout`` at 600 seconds.
+
     With ``jobs`` above 1 recoveries run in as many processes, which import the script again: it needs the usual
     ``if __name__ == "__main__":``. An ``executor`` takes their place.
 
     UsageError and HostError when a machine cannot be built or an argument is wrong. What guests do is in the answer.
     """
     machine: dict[str, object] = {"nvdimm-persistence": persistence, "clock": clock}
+    linux = None
+    if image == NAME and not os.path.exists(NAME):  # noqa: PTH110 - as for any image
+        linux = linux_request(
+            execute=exec,
+            recover=None if recover is None else os.fsdecode(recover),
+            setup=setup,
+            kernel=None if kernel is None else os.fsdecode(kernel),
+            file_system=fs,
+            added=add,
+        )
+        recovery_blocks, timeout = max(recovery_blocks, LINUX_BLOCKS), max(timeout, LINUX_TIMEOUT_S)
+    config = configuration(None if linux else image, nvdimms, memory=memory, append=append, machine=machine)
     asked = question(
-        configuration(image, nvdimms, memory=memory, append=append, machine=machine),
+        linux_machine(config, default_memory=memory is None) if linux else config,
         recover=recover,
         recover_append=recover_append,
         observe=observe,
@@ -103,6 +134,8 @@ def crash(
         stop=stop,
         durable_when_done=durable_when_done,
         first_failure=first_failure,
+        linux=linux,
+        scope=scope,
     )
     known = _known(suppress, baseline)
     target = None if resume is None else claims_of_question(asked).writes(os.fsdecode(resume), "--resume")
@@ -155,7 +188,7 @@ def investigated(
     try:
         if resume is not None and kept is not None:
             resume.write(kept.content())
-        symbols = load_symbols(asked.workload.image)
+        symbols = _symbols(answer)
         rows = None
         if matrix:
             rows = judge_all(answer, symbols, executor=executor, progress=progress, interruption=interruption)
@@ -163,6 +196,44 @@ def investigated(
     except BaseException:
         answer.close()
         raise
+
+
+def _symbols(answer: Answer) -> Symbols:
+    question = answer.question
+    if question.linux is None:
+        return load_symbols(question.workload.image)
+    from emu.persistence.report.programs import ProgramSymbols
+
+    disk = question.workload.initrd
+    assert isinstance(disk, bytes), "the laboratory has built it"
+    return ProgramSymbols(answer.workload.pages, disk, question.workload.image)
+
+
+def linux_machine(config: MachineConfig, *, default_memory: bool) -> MachineConfig:
+    """``config`` as a Linux guest of the laboratory needs it; with ``default_memory`` it gets as much as ``emu run
+    linux``.
+    """
+    config = replace(config, no_reboot=True, initrd=None, image=None)
+    return replace(config, ram_size=LINUX_RAM) if default_memory else config
+
+
+def linux_request(
+    *,
+    execute: str | None,
+    recover: str | None,
+    setup: str | None,
+    kernel: str | None,
+    file_system: str | None,
+    added: Sequence[str],
+) -> Request:
+    """The commands and the kernel of a Linux crash test; UsageError when one is missing."""
+    if execute is None or recover is None:
+        missing = "--exec" if execute is None else "--recover"
+        raise UsageError(f"a Linux guest needs {missing} 'COMMAND'", "write emu crash linux --exec 'A' --recover 'B'")
+    commands = {Role.EXEC: execute, Role.RECOVERY: recover}
+    if setup is not None:
+        commands[Role.SETUP] = setup
+    return Request(kernel, FileSystem(file_system) if file_system else None, added, commands)
 
 
 def _known(
@@ -196,6 +267,8 @@ def question(
     stop: int | str | None = None,
     durable_when_done: bool = False,
     first_failure: bool = False,
+    linux: Request | None = None,
+    scope: str = "all",
 ) -> Question:
     """The Question that the options of ``emu crash`` mean for the machine ``config``; UsageError for a wrong one."""
     counts = {
@@ -213,7 +286,7 @@ def question(
     if not config.nvdimms:
         raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
     recovery = config
-    if recover is not None:
+    if recover is not None and linux is None:
         recovery = replace(recovery, image=image_path(recover))
     if recover_append is not None:
         recovery = replace(recovery, cmdline=recover_append)
@@ -222,7 +295,10 @@ def question(
         choice(Order, order, "--order"),
         choice(Media, media, "--media"),
         choice(FailedCas, failed_cas, "--failed-cas"),
+        KERNEL_CODE if scope == "program" else None,
     )
+    if linux is not None and recover_append is not None:
+        raise UsageError("--recover-append does not go with the image 'linux'", "put the words into --recover")
     if durable_when_done and not rules.flushes_count:
         raise UsageError(
             "--durable-when-done: in a page cache no flush or fence makes anything durable, only msync, which the run "
@@ -242,6 +318,7 @@ def question(
         start=_place(start, "--from"),
         stop=_place(stop, "--to"),
         durable_when_done=durable_when_done,
+        linux=linux,
     )
 
 

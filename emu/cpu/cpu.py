@@ -29,7 +29,7 @@ from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
 from emu.memory import GuestMemory, Region
 from emu.state import Apply, Fields, SavedState
-from emu.units import U64_MAX
+from emu.units import PAGE, U64_MAX
 
 if TYPE_CHECKING:
     from emu.cpu.sites import Site
@@ -319,6 +319,16 @@ class Cpu:
         """``data`` was stored at ``gpa`` by others than the guest: as ``invalidate``, when there is code to forget."""
         if any(self._state.system.has_code(*span) for span in self._memory.spans(gpa, len(data))):
             self.invalidate(gpa, len(data))
+
+    def restored(self, host_address: int, size: int) -> None:
+        """The caller put back guest memory at ``host_address``, whole pages: forget just the code from there, at once.
+
+        Only while the guest stands still.
+        """
+        system = self._state.system
+        if system.has_code(host_address, size):
+            for page in range(host_address, host_address + size, PAGE):
+                system.host_wrote(page, PAGE)
 
     def registers(self) -> dict[str, int]:
         """General registers, ``rip``, ``rflags``, selectors, segment bases, control registers and ``efer``."""

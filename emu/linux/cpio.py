@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import posixpath
 import stat
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from emu.errors import UsageError
 
 _MAGIC, _TRAILER = b"070701", "TRAILER!!!"
+_HEAD = 6 + 13 * 8
+"""Bytes of a header: the magic number and 13 fields of 8 hexadecimal digits."""
 _MOST_LINKS = 40
 _DIRECTORY_MODE = 0o755
 
@@ -103,3 +106,17 @@ def _put(pieces: list[bytes], inode: int, name: str, entry: Entry) -> None:
     fields = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, *entry.device, len(raw), 0)
     head = _MAGIC + b"".join(b"%08X" % value for value in fields) + raw
     pieces += [head, bytes(-len(head) % 4), entry.data, bytes(-len(entry.data) % 4)]
+
+
+def files(archive: bytes) -> Iterator[tuple[str, bytes]]:
+    """(path, content) of the regular files of an archive that ``Tree.archive`` made."""
+    at = 0
+    while at < len(archive):
+        fields = [int(archive[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
+        mode, size, named = fields[1], fields[6], fields[11]
+        start = at + _HEAD + named
+        name = archive[at + _HEAD : start - 1].decode("utf-8", "surrogateescape")
+        start += -start % 4
+        if stat.S_ISREG(mode):
+            yield f"/{name}", archive[start : start + size]
+        at = start + size + -size % 4

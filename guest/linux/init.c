@@ -104,8 +104,8 @@ static void mount_system(void)
     static const char *const places[][2] = {
         {"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"devpts", "/dev/pts"}, {"tmpfs", "/dev/shm"},
     };
-    /* A small kernel may lack some of them; what needs them says so. /tmp stays what it is, a folder in RAM: the user's
-     * programs may lie there. */
+    /* A small kernel may lack some of them; what needs them says so. /tmp and /run are in memory already, and may hold
+     * the user's programs. */
     for (size_t n = 0; n < sizeof places / sizeof *places; n++) {
         CALL2(MKDIR, places[n][1], 0755);
         CALL5(MOUNT, places[n][0], places[n][1], places[n][0], MS_NOSUID, "");

@@ -1268,7 +1268,6 @@ const char *emu_system_bind(void *handle, void *translation)
         {"tlb_protect_code", &library.protect_code},
         {"tlb_unprotect_code", &library.unprotect_code},
         {"tlb_set_dirty", &library.set_dirty},
-        {"tlb_set_page_with_attrs", &library.set_page},
         {"tlb_vaddr_to_host", &library.host_address},
         {"tb_invalidate_phys_page_fast", &library.forget_page},
         {"tb_invalidate_phys_range", &library.forget_range},
@@ -1277,6 +1276,7 @@ const char *emu_system_bind(void *handle, void *translation)
     static const struct wanted between[] = {
         {"translator_loop", &library.loop},
         {"cpu_ldub_code", &library.fetch},
+        {"tlb_set_page_with_attrs", &library.set_page},
     };
     const char *missing = LOOK_UP(handle, wanted);
     if (!missing && LOOK_UP(translation, between)) /* on some hosts it has none */

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from emu import __version__
 from emu.config import MachineConfig
 from emu.errors import HostError, UsageError
+from emu.linux.prepare import Request, prepare
+from emu.linux.programs import command
+from emu.linux.protocol import Role
 from emu.persistence.lab import resume
 from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
 from emu.persistence.lab.findings import Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
+from emu.persistence.lab.linux import Scene
 from emu.persistence.lab.live import LiveCauses
 from emu.persistence.lab.promised import unkept
 from emu.persistence.lab.recorder import TRACE_FULL
@@ -45,6 +51,8 @@ class Question:
 
     Power fails from ``start`` to ``stop`` only (see ``model.operations.window``). With ``durable_when_done`` what a
     finished operation stored must be durable when it says that it is done.
+
+    With ``linux`` both machines get its kernel, and its commands are workload and recovery.
     """
 
     workload: MachineConfig
@@ -59,6 +67,19 @@ class Question:
     start: str | None = None
     stop: str | None = None
     durable_when_done: bool = False
+    linux: Request | None = None
+
+    @property
+    def program(self) -> str | None:
+        """The file whose code is judged: the image, or the program that the workload of a Linux machine is."""
+        if self.linux is None:
+            return self.workload.image
+        return command(self.linux.commands[Role.EXEC], "--exec").programs[-1]
+
+    @property
+    def scope(self) -> str:
+        """``program`` when only a program's own stores can be lost, else ``all``."""
+        return "all" if self.rules.trusted_from is None else "program"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,18 +201,46 @@ def investigate(
     ``interruption``: what was found until then. Close the answer.
     """
     interruption = interruption or Interruption()
+    with ExitStack() as scratch:
+        scene = None
+        if question.linux is not None:
+            question, scene = _scene(question, question.linux, scratch)
+        return _answer(question, scene, workload, executor, progress, interruption, on_cause, kept)
+
+
+def _scene(question: Question, asked: Request, scratch: ExitStack) -> tuple[Question, Scene]:
+    """Make ready what the Linux machine of ``question`` needs; both live as long as ``scratch``."""
+    prepared = prepare(asked, question.workload, scratch)
+    folder = Path(scratch.enter_context(TemporaryDirectory(prefix="emu-crash-")))
+    question = replace(question, workload=prepared.config, recovery=prepared.config)
+    return question, Scene(prepared, Role.SETUP in asked.commands, folder)
+
+
+def _answer(
+    question: Question,
+    scene: Scene | None,
+    workload: Workload | None,
+    executor: Executor | None,
+    progress: Progress | None,
+    interruption: Interruption,
+    on_cause: OnCause | None,
+    kept: resume.KeptRuns | None,
+) -> Answer:
     workload = workload or record(
         question.workload,
         timeout=question.workload_timeout,
         event_limit=question.event_limit,
         interruption=interruption,
+        scene=scene,
     )
+    if workload.began_with is not None:
+        question = replace(question, workload=workload.began_with, recovery=workload.began_with)
     observe = _observed_units(question, workload)
     part = window(question.start, question.stop, workload.marks, len(workload.events))
     happened = workload.events[: part.last]
     timeline = build(happened, question.rules, part.first)
     task = Task(question.recovery, workload.dimms, happened, question.rules, question.budget,
-                question.workload_timeout, question.limits.depth > 1, part.first)  # fmt: skip
+                question.workload_timeout, question.limits.depth > 1, part.first, scene is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, interruption)
     live = None

@@ -39,7 +39,7 @@ _POLL_S = 0.2
 @dataclass(frozen=True)
 class Task:
     """All that a worker must know: the machine that recovers, the workload's trace and the rules; power fails from
-    event ``first`` on.
+    event ``first`` on. ``linux``: recovery is a Linux machine's command.
 
     ``key`` names the investigation. What a worker keeps belongs to that one: the next may find the same paths with
     other bytes behind them.
@@ -53,6 +53,7 @@ class Task:
     timeout: float
     record: bool
     first: int = 0
+    linux: bool = False
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @cached_property
@@ -74,7 +75,12 @@ class Session:
         self._own = initial is None
         self.initial = Contents(task.recovery, task.dimms) if initial is None else initial
         self.recovery = MachineRecovery(
-            task.recovery, budget=task.budget, timeout=task.timeout, record=task.record, interruption=interruption
+            task.recovery,
+            budget=task.budget,
+            timeout=task.timeout,
+            record=task.record,
+            interruption=interruption,
+            linux=task.linux,
         )
 
     def local_worker(self) -> LocalWorker:

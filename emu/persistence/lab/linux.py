@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu import board
 from emu.config import BackendKind, MachineConfig
+from emu.cpu.sites import describe_instruction
 from emu.cpu.snapshot import Snapshot
 from emu.devices.contract import ExitRequest, Sink
 from emu.errors import Status, UsageError
@@ -39,7 +40,9 @@ _STAGES = {
 _OOPS = re.compile(rb"(?:\[[ \d.]+\] ?)?((?:BUG: |kernel BUG at |general protection fault|Oops: ).{1,160})")
 _LONGEST_LINE = 1024
 _CHUNK = 4 * MIB
-_USER_END = 1 << 47
+KERNEL_CODE = 1 << 47
+"""Code at this address and above is the kernel's."""
+_X86_LONGEST = 15
 
 
 class Talk:
@@ -193,7 +196,7 @@ def with_contents(machine: Machine, folder: Path) -> MachineConfig:
 
 def is_user(pc: int) -> bool:
     """Whether code at ``pc`` is a program's, not the kernel's."""
-    return pc < _USER_END
+    return pc < KERNEL_CODE
 
 
 class CodePages:
@@ -212,3 +215,13 @@ class CodePages:
         for page in range(address & -PAGE, address + size, PAGE):
             with suppress(UsageError):  # nothing is mapped there: the block ends in a fault
                 self.pages.setdefault(page, set()).add(read(page, PAGE))
+
+    def instruction(self, pc: int) -> str:
+        """The text of the instruction at ``pc``; empty where its address had several contents, or none."""
+        contents = self.pages.get(pc & -PAGE, set())
+        if len(contents) != 1:
+            return ""
+        (page,) = contents
+        following = self.pages.get((pc & -PAGE) + PAGE, set())
+        code = page + (next(iter(following)) if len(following) == 1 else b"")
+        return describe_instruction(code[pc % PAGE :][:_X86_LONGEST], pc, 64)

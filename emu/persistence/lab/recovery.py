@@ -20,15 +20,18 @@ from emu import board
 from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig, OnOffAuto
 from emu.cpu.engine import trace
 from emu.cpu.snapshot import Snapshot
+from emu.linux.protocol import Message, Role
 from emu.persistence.lab import recorder
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.explore import Answer, Interrupted, Run, Settled, Verdict
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
+from emu.persistence.lab.linux import Talk
 from emu.persistence.lab.spinning import SpinWatch
 from emu.persistence.lab.tree import Reads
 from emu.persistence.lab.undo import Undo
 from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.model.events import UNIT, Event, label_address, units_of
+from emu.units import PAGE
 
 if TYPE_CHECKING:
     from emu.machine import Exit, Machine
@@ -85,7 +88,8 @@ class Output:
 
 class MachineRecovery:
     """Runs the image of ``config`` as recovery. ``budget`` bounds a run, in basic blocks, ``timeout`` in seconds of
-    real time, for those that wait rather than run; ``record`` keeps its trace.
+    real time, for those that wait rather than run; ``record`` keeps its trace. ``linux``: the kernel boots once, and a
+    run begins when the file systems are about to be mounted.
 
     An ``interruption`` ends a run with ``Interrupted``. Close it: it holds a machine.
     """
@@ -98,8 +102,10 @@ class MachineRecovery:
         timeout: float = 60.0,
         record: bool = False,
         interruption: Interruption | None = None,
+        linux: bool = False,
     ) -> None:
         self._config = private(config)
+        self._linux = linux
         self._budget = budget
         self._record = record
         self.interruption = interruption or Interruption()
@@ -217,28 +223,12 @@ class MachineRecovery:
         return None
 
     def _boot(self) -> None:
-        """Find the block of the first access on one machine, stop another one there."""
-        block, ended = self._first_access()
-        if ended is not None:
-            self._always = Run((), judge(ended, bytes(self._output.data)))
+        """Bring a machine to where all runs begin."""
+        if not (self._at_snapshot() if self._linux else self._at_first_access()):
             return
-        self._output.data.clear()
-        machine, self._recording = self._open()
-        self._machine, tracer = machine, self._recording.tracer
-        reached: list[int] = []
+        machine, tracer = self._machine, self._recording.tracer
+        assert machine is not None
         default = tracer.on_stop
-
-        def stop(why: int) -> None:
-            if why == trace.BLOCK:
-                reached.append(why)
-                machine.cpu.stop_before_block()
-
-        tracer.on_stop = stop
-        tracer.stop_at_block(block)
-        machine.boot()
-        self._drive(machine, self._recording, until=reached)
-        tracer.stop_at_block(0)
-        self._block = tracer.blocks - 1
         tracer.on_stop = lambda why: self._stop(why, default)
         tracer.on_unknown_read = self._unknown_read
         self._recording.on_label_read = self._read_labels
@@ -259,6 +249,56 @@ class MachineRecovery:
         if self._record:
             self._check = MemoryCheck(machine, self._config, tracer, self._undo)
         self._spins = SpinWatch(machine, tracer, self._undo)
+
+    def _at_first_access(self) -> bool:
+        """Find the block of the first access on one machine, stop another one there; False if there is no access."""
+        block, ended = self._first_access()
+        if ended is not None:
+            self._always = Run((), judge(ended, bytes(self._output.data)))
+            return False
+        self._output.data.clear()
+        machine, self._recording = self._open()
+        self._machine, tracer = machine, self._recording.tracer
+        reached: list[int] = []
+        default = tracer.on_stop
+
+        def stop(why: int) -> None:
+            if why == trace.BLOCK:
+                reached.append(why)
+                machine.cpu.stop_before_block()
+
+        tracer.on_stop = stop
+        tracer.stop_at_block(block)
+        machine.boot()
+        self._drive(machine, self._recording, until=reached)
+        tracer.stop_at_block(0)
+        tracer.on_stop = default
+        self._block = tracer.blocks - 1
+        return True
+
+    def _at_snapshot(self) -> bool:
+        """Boot Linux, unwatched and so at full speed, to where init asks what to do; False if it does not come."""
+        talk = Talk(self._output, Role.RECOVERY)
+        machine = self._machine = talk.machine = board.build(self._config, talk.outputs, patience=_PATIENCE)
+        machine.boot()
+        reached = talk.await_message(Message.SNAPSHOT, Role.RECOVERY)
+        ended: Exit | None = None
+        with self.interruption.ends(machine):
+            while not reached and ended is None:
+                ended = machine.step()
+        if ended is not None:
+            machine.close()
+            self._machine = None
+            if ended.reason == INTERRUPTED:
+                raise Interrupted
+            self._always = Run((), judge(ended, bytes(self._output.data)))
+            return False
+        talk.play(Role.RECOVERY)
+        self._recording = recorder.Recording(machine)
+        self._recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
+        machine.cpu.invalidate(0, 1)
+        self._block = 0
+        return True
 
     def _first_access(self) -> tuple[int, Exit | None]:
         machine, recording = self._open()
@@ -289,6 +329,8 @@ class MachineRecovery:
         assert self._spins is not None
         assert self._snapshot is not None
         assert self._undo is not None
+        if self._linux:
+            self._forget_code()
         self._undo.undo()
         self._rewind()
         self._snapshot.rewind()
@@ -299,6 +341,15 @@ class MachineRecovery:
         self._output.data[:] = self._printed
         self._labels_known.clear()
         self._caveat = ""
+
+    def _forget_code(self) -> None:
+        """What was translated from pages that are put back is of another run: a kernel changes code, loads programs."""
+        machine, undo = self._machine, self._undo
+        assert machine is not None
+        assert undo is not None
+        for backend in machine.backends:
+            for first, count in undo.stored(backend):
+                machine.cpu.restored(backend.mapping.address + first * PAGE, count * PAGE)
 
     def _stop(self, why: int, default: recorder.OnStop) -> None:
         if why == trace.CODE:

@@ -37,12 +37,19 @@ class FailedCas(enum.StrEnum):
 class Rules:
     """The rules in force. Stores that share a *component* are ordered with each other; components that share a *cell*
     are lost or kept together by the medium. Both are named by the address they start at (0 for all of memory).
+
+    Stores by code at ``trusted_from`` and above (a kernel's) count as durable at once, and so does what waits in their
+    cache lines: power fails between them only where a program's own stores are at stake.
     """
 
     domain: PersistenceDomain = PersistenceDomain.ADR
     order: Order = Order.LINE
     media: Media = Media.DAX_SYNC
     failed_cas: FailedCas = FailedCas.BARRIER
+    trusted_from: int | None = None
+
+    def trusts(self, pc: int) -> bool:
+        return self.trusted_from is not None and pc >= self.trusted_from
 
     def component(self, unit: int) -> int:
         if self.media is Media.PAGE_CACHE:

@@ -91,7 +91,9 @@ class PersistState:
         if not self.rules.flushes_count:
             return False
         if isinstance(event, Store):
-            return self._is_durable_at_once(event)
+            return self._is_durable_at_once(event) or (
+                self.rules.trusts(event.pc) and any(key in self.components for key in self._components_of(event))
+            )
         if isinstance(event, WriteBack):
             return bool(self.components)
         if isinstance(event, Flush):
@@ -126,6 +128,12 @@ class PersistState:
                 self._with_nt.add(key)
         if self._is_durable_at_once(store):
             self._commit(0, through=self.events, nt=False)
+        if self.rules.trusts(store.pc):
+            for key in self._components_of(store):
+                self._commit(key, through=self.events, nt=True)
+
+    def _components_of(self, store: Store) -> Iterable[int]:
+        return dict.fromkeys(self.rules.component(unit) for unit, _, _ in split(store.address, store.data))
 
     def _flush_reach(self, flush: Flush) -> list[tuple[int, int]]:
         """``(component, through)`` of the pending regular stores that the flush covers."""

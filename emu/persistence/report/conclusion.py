@@ -80,6 +80,8 @@ def conclude(answer: Answer, symbols: Symbols) -> Judgement:
     if answer.failed and conclusion is not Conclusion.FAILED:
         count = len(answer.failures)
         why.append(f"some crash states do not recover ({words.causes_found(count)})")
+    if answer.question.scope == "program":
+        why.append("only the program's own stores could be lost; the kernel's count as durable at once")
     if not answer.whole:
         why.append(
             f"power failed from event {answer.window.first} to event {answer.window.last} only; "

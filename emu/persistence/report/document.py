@@ -31,7 +31,7 @@ class Describer:
 
     @cached_property
     def _sources(self) -> Sources:
-        return Sources.of(self._answer.question.workload.image)
+        return Sources.of(self._answer.question.program)
 
     def event(self, number: int) -> dict[str, Any]:
         """One event of the workload's trace."""
@@ -108,7 +108,7 @@ class Describer:
     def _of_recovery(self) -> Symbols:
         """The symbols of the image that recovers."""
         question = self._answer.question
-        same = question.recovery.image == question.workload.image
+        same = question.linux is not None or question.recovery.image == question.workload.image
         return self.symbols if same else load_symbols(question.recovery.image)
 
     def failure(self, number: int, failure: Failure, exported: dict[str, Any] | None) -> dict[str, Any]:
@@ -204,6 +204,7 @@ def document(
             "media": str(rules.media),
             "failed_cas": str(rules.failed_cas),
             "depth": question.limits.depth,
+            **({"scope": question.scope} if question.linux is not None else {}),
         },
         "image": question.workload.image,
         "recover": question.recovery.image,

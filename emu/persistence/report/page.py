@@ -35,7 +35,7 @@ def report_html(result: Mapping[str, Any], answer: Answer, symbols: Symbols) -> 
     """
     seen = roles(answer)
     picture = draw(answer.workload.events, answer.question.rules, [*seen, *(f.event for f in answer.failures)])
-    sources = Sources.of(answer.question.workload.image)
+    sources = Sources.of(answer.question.program)
     page = Page(result, answer, Describer(answer, symbols), picture, sources, answer.initial)
     scene = scene_of(page, seen)
     body = [
