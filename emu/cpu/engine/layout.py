@@ -13,7 +13,6 @@ import mmap
 import struct
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import NamedTuple
 
 from emu.cpu.engine import hooks, interposed, library, offsets, stops
 from emu.cpu.engine.whole_blocks import find as find_whole_blocks
@@ -27,6 +26,7 @@ from emu.cpu.registers import (
     SEGMENTS,
 )
 from emu.errors import HostError
+from emu.record import NamedTuple
 
 SEGMENT_SIZE = 24
 """Selector (32 bits at 0), base (64 bits at 8), limit (32 bits at 16), descriptor flags (32 bits at 20)."""
