@@ -20,8 +20,10 @@ from emu.persistence.lab.naming import (
     TORN,
     UNEXPLAINED,
     Cause,
+    End,
     Namer,
 )
+from emu.persistence.lab.nested import InRecovery, cause_in_recovery
 from emu.persistence.model.crashstate import FULL, Initial, Read
 from emu.persistence.model.events import Event
 from emu.persistence.model.image import Image, PartId, candidates, example
@@ -56,6 +58,7 @@ class Failure:
 
     ``promise`` is an operation that had said that it was done, though what it stored could be lost. Where that is all,
     recovery was not asked, and ``verdict`` says so. ``gave_up``: no repair was found, or no small one.
+    ``in_recovery``: power failed during recovery too, and it is recovery that must be repaired.
     """
 
     kind: str
@@ -72,6 +75,7 @@ class Failure:
     promise: int | None = None
     also: tuple[int, ...] = ()
     gave_up: bool = False
+    in_recovery: InRecovery | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,6 +133,8 @@ class Analyst:
         self._memories = Memories(exploration, events, initial, recovery)
         self._deadline = time.monotonic() + seconds
         self._namer = Namer(timeline, events, initial, self._memories, self._end, first=first)
+        self._recovery = recovery
+        self._nested: dict[tuple[object, ...], Found[Failure]] = {}
         self._found: dict[tuple[object, ...], Found[Failure]] = {}
         self._explained: set[tuple[Read, ...]] = set()
         self.unexplained = ""
@@ -291,16 +297,38 @@ class Analyst:
         assert verdict is not None
         walker = result.shortest
         event = self._timeline.points[walker.point].event
-        inner = [len(crash.events) for crash in walker.crashes[1:]]
-        key = (RECOVERY_LOGIC, "nested", verdict.reason, verdict.code)
-        found = self._found.get(key)
-        if found is None:
-            state, contents = walker.state, {}
-            for unit in state.units():
-                contents[unit], state = state.read(unit, FULL)[-1]
-            why = "power failed again during recovery, after " + ", then ".join(
-                f"{count} of its events" for count in inner
-            )
-            failure = Failure(RECOVERY_LOGIC, why, event, verdict, (), contents=contents)
-            found = self._found[key] = Found(failure, RECOVERY_LOGIC, frozenset())
-        found.failure.events.add(event)
+        # Where recovery was in its program when power failed tells one such cause from another.
+        places = tuple(crash.events[-1].pc for crash in walker.crashes[1:] if crash.events)
+        key = ("nested", places, verdict.reason, verdict.code)
+        if key not in self._nested:
+            self._nested[key] = self._note_nested(result, event, verdict)
+        self._nested[key].failure.events.add(event)
+
+    def _note_nested(self, result: Result, event: int, verdict: Verdict) -> Found[Failure]:
+        walker, path = result.shortest, result.leaf.path()
+        state, contents = walker.state, {}
+        for unit in state.units():
+            contents[unit], state = state.read(unit, FULL)[-1]
+        try:
+            named = cause_in_recovery(walker, path, self._exploration, self._initial, self._recovery, self._in_time)
+        except (_OutOfTime, Interrupted):
+            named = None
+        if named is None:
+            counts = ", then ".join(f"{len(crash.events)} of its events" for crash in walker.crashes[1:])
+            why = f"power failed again during recovery, after {counts}; no repair of recovery was found"
+            failure = Failure(RECOVERY_LOGIC, why, event, verdict, (), contents=contents, gave_up=True)
+            key: tuple[object, ...] = (RECOVERY_LOGIC, "nested", verdict.reason, verdict.code)
+        else:
+            cause, where = named
+            why = f"power failed again during recovery, which lacks something itself: {cause.why}"
+            failure = Failure(cause.kind, why, event, verdict, (), contents=contents, in_recovery=where)
+            key = (cause.kind, "nested", *(where.events[number].pc or -1 - number for number in where.lost))
+        return self._found.setdefault(key, Found(failure, "nested", frozenset()))
+
+    def _in_time(self, end: End) -> End:
+        def ends(contents: dict[int, int]) -> tuple[Verdict, tuple[Read, ...]]:
+            if time.monotonic() > self._deadline:
+                raise _OutOfTime
+            return end(contents)
+
+        return ends
