@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from emu.persistence.lab.explore import Exploration, Interrupted, Recovery, Result, Verdict
@@ -23,7 +24,7 @@ from emu.persistence.lab.naming import (
     End,
     Namer,
 )
-from emu.persistence.lab.nested import InRecovery, cause_in_recovery
+from emu.persistence.lab.nested import InRecovery, Second, second_failure
 from emu.persistence.model.crashstate import FULL, Initial, Read
 from emu.persistence.model.events import Event
 from emu.persistence.model.image import Image, PartId, candidates, example
@@ -309,21 +310,28 @@ class Analyst:
         state, contents = walker.state, {}
         for unit in state.units():
             contents[unit], state = state.read(unit, FULL)[-1]
-        try:
-            named = cause_in_recovery(walker, path, self._exploration, self._initial, self._recovery, self._in_time)
-        except (_OutOfTime, Interrupted):
-            named = None
-        if named is None:
-            counts = ", then ".join(f"{len(crash.events)} of its events" for crash in walker.crashes[1:])
-            why = f"power failed again during recovery, after {counts}; no repair of recovery was found"
-            failure = Failure(RECOVERY_LOGIC, why, event, verdict, (), contents=contents, gave_up=True)
-            key: tuple[object, ...] = (RECOVERY_LOGIC, "nested", verdict.reason, verdict.code)
-        else:
-            cause, where = named
-            why = f"power failed again during recovery, which lacks something itself: {cause.why}"
-            failure = Failure(cause.kind, why, event, verdict, (), contents=contents, in_recovery=where)
-            key = (cause.kind, "nested", *(where.events[number].pc or -1 - number for number in where.lost))
-        return self._found.setdefault(key, Found(failure, "nested", frozenset()))
+        second = Second(())
+        with suppress(_OutOfTime, Interrupted):
+            second = second_failure(walker, path, self._exploration, self._initial, self._recovery, self._in_time)
+        if second.cause is not None and second.where is not None:
+            why = f"power failed again during recovery, which lacks something itself: {second.cause.why}"
+            failure = Failure(second.cause.kind, why, event, verdict, (), contents=contents, in_recovery=second.where)
+            events = second.where.events
+            key: tuple[object, ...] = (
+                second.cause.kind,
+                "nested",
+                *(events[number].pc or -1 - number for number in second.where.lost),
+            )
+            return self._found.setdefault(key, Found(failure, "nested", frozenset()))
+        counts = ", then ".join(f"{len(crash.events)} of its events" for crash in walker.crashes[1:])
+        why = f"power failed again during recovery, after {counts}; no repair of recovery was found"
+        failure = Failure(RECOVERY_LOGIC, why, event, verdict, (), contents=contents, gave_up=True)
+        key = (RECOVERY_LOGIC, "nested", verdict.reason, verdict.code)
+        found = self._found.setdefault(key, Found(failure, "nested", frozenset()))
+        if second.read and len(walker.crashes) == 2:
+            # A repair of the workload that keeps recovery from reading this ends the failure, too.
+            found.add(event, second.read, self._namer.begin(second.read, walker.point))
+        return found
 
     def _in_time(self, end: End) -> End:
         def ends(contents: dict[int, int]) -> tuple[Verdict, tuple[Read, ...]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.persistence.lab.explore import Exploration, Recovery, Walker
 from emu.persistence.lab.memories import Memories
@@ -30,16 +31,26 @@ class InRecovery:
     persisted: int | None
 
 
-def cause_in_recovery(
+class Second(NamedTuple):
+    """A second power failure: what recovery had ``read`` before it, and where a repair of recovery was found its
+    ``cause`` and place.
+    """
+
+    read: tuple[Read, ...]
+    cause: Cause | None = None
+    where: InRecovery | None = None
+
+
+def second_failure(
     walker: Walker,
     path: tuple[Read, ...],
     exploration: Exploration,
     initial: Initial,
     recovery: Recovery,
     checked: Callable[[End], End],
-) -> tuple[Cause, InRecovery] | None:
-    """What recovery lacks, seen from the memories of ``walker``, from which the last recovery reads ``path`` and fails;
-    None where no repair of it was found. ``checked`` may end what takes too long.
+) -> Second:
+    """What recovery lacks, seen from the memories of ``walker``, from which the last recovery reads ``path`` and fails.
+    ``checked`` may end what takes too long.
     """
     first = _before_the_last(walker.state)
     before: dict[int, int] = {}
@@ -52,18 +63,21 @@ def cause_in_recovery(
     run = recovery.run(exploration.tracked, lambda unit, mask: content(unit) & mask)
     events = tuple(event for _, event in run.trace)
     cut = walker.crashes[-1].events
+    unnamed = Second(tuple(run.reads[: run.trace[len(cut)][0]] if len(cut) < len(run.trace) else run.reads))
     timeline = build(cut, walker.state.layers[-1].timeline.rules)
     state = _reading(CrashState.at(timeline, timeline.points[-1].number, content), path)
     if events[: len(cut)] != cut or state is None:
-        return None
+        return unnamed
     memories = Memories(exploration, events, content, recovery)
     end = checked(memories.end)
     image = _least(example(state, timeline, content, timeline.points[-1].number), end)
     verdict, read = end(image.contents())
     if verdict.ok:
-        return None
+        return unnamed
     cause = Namer(timeline, events, content, memories, end).name(image, len(cut), read)
-    return None if cause.repair is None else (cause, InRecovery(events, len(cut), cause.lost, cause.persisted))
+    if cause.repair is None:
+        return unnamed
+    return unnamed._replace(cause=cause, where=InRecovery(events, len(cut), cause.lost, cause.persisted))
 
 
 def _before_the_last(state: CrashState) -> CrashState:
