@@ -92,3 +92,12 @@ def test_causes_are_shown_when_they_are_found(tmp_path: Path) -> None:
     )
     assert report.read_text().startswith("FAILED: some crash states do not recover (1 cause found)")
     assert any("% of the crash points" in line for line in lines)
+
+
+def test_a_bug_of_the_workload_that_shows_after_a_second_failure_too_is_one_cause() -> None:
+    status, once = crash("undo-broken")
+    assert status == 3
+    status, twice = crash("undo-broken", "--depth", "2")
+    assert status == 3
+    assert [failure["kind"] for failure in twice["failures"]] == [failure["kind"] for failure in once["failures"]]
+    assert twice["failures"][0]["lost"] == once["failures"][0]["lost"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from emu.persistence.lab.explore import Exploration, Interrupted, Recovery, Result, Verdict
@@ -20,8 +21,10 @@ from emu.persistence.lab.naming import (
     TORN,
     UNEXPLAINED,
     Cause,
+    End,
     Namer,
 )
+from emu.persistence.lab.nested import InRecovery, Second, second_failure
 from emu.persistence.model.crashstate import FULL, Initial, Read
 from emu.persistence.model.events import Event
 from emu.persistence.model.image import Image, PartId, candidates, example
@@ -56,6 +59,7 @@ class Failure:
 
     ``promise`` is an operation that had said that it was done, though what it stored could be lost. Where that is all,
     recovery was not asked, and ``verdict`` says so. ``gave_up``: no repair was found, or no small one.
+    ``in_recovery``: power failed during recovery too, and it is recovery that must be repaired.
     """
 
     kind: str
@@ -72,6 +76,7 @@ class Failure:
     promise: int | None = None
     also: tuple[int, ...] = ()
     gave_up: bool = False
+    in_recovery: InRecovery | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,6 +134,8 @@ class Analyst:
         self._memories = Memories(exploration, events, initial, recovery)
         self._deadline = time.monotonic() + seconds
         self._namer = Namer(timeline, events, initial, self._memories, self._end, first=first)
+        self._recovery = recovery
+        self._nested: dict[tuple[object, ...], Found[Failure]] = {}
         self._found: dict[tuple[object, ...], Found[Failure]] = {}
         self._explained: set[tuple[Read, ...]] = set()
         self.unexplained = ""
@@ -291,16 +298,45 @@ class Analyst:
         assert verdict is not None
         walker = result.shortest
         event = self._timeline.points[walker.point].event
-        inner = [len(crash.events) for crash in walker.crashes[1:]]
-        key = (RECOVERY_LOGIC, "nested", verdict.reason, verdict.code)
-        found = self._found.get(key)
-        if found is None:
-            state, contents = walker.state, {}
-            for unit in state.units():
-                contents[unit], state = state.read(unit, FULL)[-1]
-            why = "power failed again during recovery, after " + ", then ".join(
-                f"{count} of its events" for count in inner
+        # Where recovery was in its program when power failed tells one such cause from another.
+        places = tuple(crash.events[-1].pc for crash in walker.crashes[1:] if crash.events)
+        key = ("nested", places, verdict.reason, verdict.code)
+        if key not in self._nested:
+            self._nested[key] = self._note_nested(result, event, verdict)
+        self._nested[key].failure.events.add(event)
+
+    def _note_nested(self, result: Result, event: int, verdict: Verdict) -> Found[Failure]:
+        walker, path = result.shortest, result.leaf.path()
+        state, contents = walker.state, {}
+        for unit in state.units():
+            contents[unit], state = state.read(unit, FULL)[-1]
+        second = Second(())
+        with suppress(_OutOfTime, Interrupted):
+            second = second_failure(walker, path, self._exploration, self._initial, self._recovery, self._in_time)
+        if second.cause is not None and second.where is not None:
+            why = f"power failed again during recovery, which lacks something itself: {second.cause.why}"
+            failure = Failure(second.cause.kind, why, event, verdict, (), contents=contents, in_recovery=second.where)
+            events = second.where.events
+            key: tuple[object, ...] = (
+                second.cause.kind,
+                "nested",
+                *(events[number].pc or -1 - number for number in second.where.lost),
             )
-            failure = Failure(RECOVERY_LOGIC, why, event, verdict, (), contents=contents)
-            found = self._found[key] = Found(failure, RECOVERY_LOGIC, frozenset())
-        found.failure.events.add(event)
+            return self._found.setdefault(key, Found(failure, "nested", frozenset()))
+        counts = ", then ".join(f"{len(crash.events)} of its events" for crash in walker.crashes[1:])
+        why = f"power failed again during recovery, after {counts}; no repair of recovery was found"
+        failure = Failure(RECOVERY_LOGIC, why, event, verdict, (), contents=contents, gave_up=True)
+        key = (RECOVERY_LOGIC, "nested", verdict.reason, verdict.code)
+        found = self._found.setdefault(key, Found(failure, "nested", frozenset()))
+        if second.read and len(walker.crashes) == 2:
+            # A repair of the workload that keeps recovery from reading this ends the failure, too.
+            found.add(event, second.read, self._namer.begin(second.read, walker.point))
+        return found
+
+    def _in_time(self, end: End) -> End:
+        def ends(contents: dict[int, int]) -> tuple[Verdict, tuple[Read, ...]]:
+            if time.monotonic() > self._deadline:
+                raise _OutOfTime
+            return end(contents)
+
+        return ends

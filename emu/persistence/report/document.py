@@ -9,6 +9,7 @@ from typing import Any
 from emu.persistence.lab.explore import Spin, Verdict
 from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer
+from emu.persistence.lab.nested import InRecovery
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, line_of
 from emu.persistence.model.operations import in_flight
 from emu.persistence.report import numbers
@@ -104,12 +105,33 @@ class Describer:
             "reads": reads,
         }
 
+    def in_recovery(self, where: InRecovery | None) -> dict[str, Any] | None:
+        """What recovery itself lacks."""
+        if where is None:
+            return None
+
+        def event(number: int) -> dict[str, Any]:
+            made = where.events[number]
+            found = self._of_recovery.find(made.pc)
+            text = self._answer.workload.instructions.get(made.pc, "") if self._recovers_itself else ""
+            place = {"pc": made.pc, "instruction": text, "symbol": found.symbol, "source": found.source}
+            return {"event": number, **self._what(made), **place}
+
+        return {
+            "crash_point": where.crash,
+            "lost": [event(number) for number in where.lost],
+            "persisted": None if where.persisted is None else event(where.persisted),
+        }
+
+    @property
+    def _recovers_itself(self) -> bool:
+        question = self._answer.question
+        return question.linux is not None or question.recovery.image == question.workload.image
+
     @cached_property
     def _of_recovery(self) -> Symbols:
         """The symbols of the image that recovers."""
-        question = self._answer.question
-        same = question.linux is not None or question.recovery.image == question.workload.image
-        return self.symbols if same else load_symbols(question.recovery.image)
+        return self.symbols if self._recovers_itself else load_symbols(self._answer.question.recovery.image)
 
     def failure(self, number: int, failure: Failure, exported: dict[str, Any] | None) -> dict[str, Any]:
         """A cause; ``number`` counts from 1."""
@@ -133,6 +155,7 @@ class Describer:
             "reproduce": exported,
             "operations": in_flight(self._answer.operations, failure.event),
             "promise": failure.promise,
+            "in_recovery": self.in_recovery(failure.in_recovery),
         }
         return {**described, "fingerprint": fingerprint(described)}
 

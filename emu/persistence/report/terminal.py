@@ -109,6 +109,12 @@ def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
         yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last else ''}{last}"
     if failure.get("promise") is not None:
         yield f"   promised   operation {failure['promise']} was done, yet what it stored can be lost"
+    if failure.get("in_recovery"):
+        yield f"   again      before event {failure['in_recovery']['crash_point']} of recovery"
+        for store in failure["in_recovery"]["lost"]:
+            yield f"   lost there {_event(store)}"
+        if failure["in_recovery"]["persisted"]:
+            yield f"   persisted  {_event(failure['in_recovery']['persisted'])}"
     if failure.get("spin"):
         yield f"   spins at   {words.spin(failure['spin'])}"
     if failure["reproduce"]:
