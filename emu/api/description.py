@@ -107,6 +107,7 @@ def configuration(
         nvdimm=[dimm.option for dimm in nvdimms],
         memory=None if size is None else _word("-m", size),
         append=None if append is None else _word("--append", append),
+        initrd=None,
         object=[],
         device=[],
         numa=[],

@@ -178,6 +178,9 @@ class _Run:
         elif self._talk.ended is None and ended.reason != "interrupted":
             for line in self._log.last_lines(_LAST_LINES):
                 output.note(f"     {line}")
+        if self._talk.failure is not None:
+            stage, number = self._talk.failure
+            output.note(f"emu: the guest did not come to its command ({stage.name.lower()}: {os.strerror(number)})")
         if ended.detail:
             output.note(f"emu: {ended.reason}: {ended.detail}")
         elif self._lost(ended):

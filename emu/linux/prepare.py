@@ -13,7 +13,7 @@ from emu.errors import UsageError
 from emu.linux import initramfs, kernel
 from emu.linux.initramfs import Input, Plan
 from emu.linux.namespaces import FileSystem, Planner, Step
-from emu.linux.programs import Command, command, find_shell
+from emu.linux.programs import command, shell
 from emu.linux.protocol import Role
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ def prepare(
     found = kernel.find(request.kernel)
     commands = {role: command(text, _OPTIONS[role]) for role, text in request.commands.items()}
     if Role.EXEC not in commands:
-        shell = find_shell()
-        words = (shell, "sh") if shell.endswith("/busybox") else (shell,)
-        commands[Role.EXEC] = Command(words, (shell,))
+        commands[Role.EXEC] = shell()
     planner = Planner(request.file_system, scratch, identity)
     steps = tuple(planner.examine(dimm) for dimm in config.nvdimms)
     plan = Plan([step.use for step in steps], commands, request.added, request.input)

@@ -288,11 +288,10 @@ def command(text: str, option: str) -> Command:
     if not _SHELL_SIGNS & set(text) and words[0] not in _SHELL_WORDS:
         program = find_program(words[0])
         return Command((program, *words[1:]), (program,))
-    shell = find_shell()
+    shell = _find_shell("sh", "busybox")  # busybox would run its own tools instead of the host's programs
     named = [word for word in re.findall(r"[\w./+-]+", text) if word not in _SHELL_WORDS]
     programs = dict.fromkeys(found for word in named if (found := _program_or_none(word)) is not None)
-    arguments = (shell, "sh", "-c", text) if os.path.basename(shell) == "busybox" else (shell, "-c", text)
-    return Command(arguments, (shell, *programs))
+    return Command((*_as_shell(shell), "-c", text), (shell, *programs))
 
 
 # Reserved words and what every shell does by itself (POSIX.1-2017, XCU 2.4 and 2.14).
@@ -309,9 +308,18 @@ def _program_or_none(word: str) -> str | None:
     return _in_path(word)
 
 
-def find_shell() -> str:
-    """The host's busybox, which needs nothing else and brings the usual tools, or its ``sh``."""
-    found = _in_path("busybox") or _in_path("sh")
+def shell() -> Command:
+    """A shell to work in: the host's busybox, which needs nothing else and brings the usual tools, or its ``sh``."""
+    found = _find_shell("busybox", "sh")
+    return Command(_as_shell(found), (found,))
+
+
+def _find_shell(*names: str) -> str:
+    found = next((path for name in names if (path := _in_path(name)) is not None), None)
     if found is None:
         raise UsageError("there is neither busybox nor sh on this host", "install busybox-static")
     return found
+
+
+def _as_shell(path: str) -> tuple[str, ...]:
+    return (path, "sh") if os.path.basename(path) == "busybox" else (path,)

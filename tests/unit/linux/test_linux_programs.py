@@ -111,7 +111,7 @@ def test_command_of_one_program_is_executed_without_a_shell() -> None:
 )
 def test_line_of_a_shell_takes_the_programs_that_it_names(text: str) -> None:
     found = programs.command(text, "--exec")
-    assert found.arguments[-2:] == ("-c", text)
+    assert found.arguments == (shutil.which("sh"), "-c", text)
     assert {shutil.which("cat"), shutil.which("sort")} <= set(found.programs)
 
 
@@ -135,3 +135,14 @@ def test_ld_so_conf_with_includes(tmp_path: Path) -> None:
     (tmp_path / "d/a.conf").write_text("/opt/a  # comment\n")
     (tmp_path / "ld.so.conf").write_text(f"include d/*.conf\n# nothing\n/opt/b\ninclude {tmp_path}/none\n")
     assert list(programs.configured_folders(str(tmp_path / "ld.so.conf"))) == ["/opt/a", "/opt/b"]
+
+
+def test_shell_to_work_in_is_busybox_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("busybox", "sh"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(programs, "DEFAULT_PATH", "")
+    assert programs.shell().arguments == (str(tmp_path / "busybox"), "sh")
+    (tmp_path / "busybox").unlink()
+    assert programs.shell().arguments == (str(tmp_path / "sh"),)
