@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from fuzzing import FACTOR
 from hypothesis import HealthCheck, is_hypothesis_test, settings
@@ -9,6 +11,10 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("emu", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("emu")
+
+# A shell has its background jobs ignore Ctrl-C, and so would every emu that is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
