@@ -6,23 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from emu.persistence.report import words
+from emu.persistence.report.colours import BOLD, GREEN, RED, YELLOW, paint
 from emu.persistence.report.numbers import readable
 
 _SHOWN = 10
+_COLOURS = {"ok": GREEN, "failed": RED, "workload failed": RED}
 
 
-def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """The report for a terminal, from the document: the verdict first."""
-    yield from _verdict(result)
-    model = result["model"]
-    eager, distinct = (readable(result[name], result[f"{name}_log10"]) for name in ("eager", "distinct"))
-    complete = "yes" if result["complete"] else f"no ({'; '.join(result['incomplete_because'])})"
-    yield f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}"
-    yield f"trace: {words.trace(result)}"
-    yield f"eager {eager} / distinct {distinct} / executed {result['executed']} / complete {complete}"
+def report_lines(result: Mapping[str, Any], *, colour: bool = False) -> Iterator[str]:
+    """The report for a terminal, from the document: the verdict and its causes first, the numbers after."""
+    headline, *why = _verdict(result)
+    yield paint(headline, _COLOURS.get(result["verdict"], YELLOW)) if colour else headline
+    yield from why
     for number, failure in enumerate(result["failures"], 1):
+        title, *lines = failure_lines(number, failure)
+        yield from ("", paint(title, BOLD) if colour else title, *lines)
+    if result["failures"]:
         yield ""
-        yield from failure_lines(number, failure)
+    yield from _numbers(result)
     if any(outcome["observed"] for outcome in result["outcomes"]):
         yield ""
         yield f"{words.OBSERVED[:1].lower()}{words.OBSERVED[1:]}:"
@@ -66,6 +67,15 @@ def _ignored(ignored: Mapping[str, Any]) -> Iterator[str]:
             yield f"  line {rule['line']} of the suppressions matched nothing: {rule['rule']}"
 
 
+def _numbers(result: Mapping[str, Any]) -> Iterator[str]:
+    model = result["model"]
+    eager, distinct = (readable(result[name], result[f"{name}_log10"]) for name in ("eager", "distinct"))
+    complete = "yes" if result["complete"] else f"no ({'; '.join(result['incomplete_because'])})"
+    yield f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}"
+    yield f"trace: {words.trace(result)}"
+    yield f"eager {eager} / distinct {distinct} / executed {result['executed']} / complete {complete}"
+
+
 def _verdict(result: Mapping[str, Any]) -> Iterator[str]:
     headline = result["headline"][:1].lower() + result["headline"][1:]
     match result["verdict"]:
@@ -94,6 +104,8 @@ def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
     verdict = failure["verdict"]
     last = verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]]
     yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last[0] else ''}{last[0]}"
+    if failure["kind"] in words.FIXES:
+        yield f"   to do      {words.FIXES[failure['kind']]}"
     if failure["reproduce"]:
         yield f"   boot it    {failure['reproduce']['command']}"
 

@@ -170,5 +170,15 @@ def trace(result: Mapping[str, Any]) -> str:
     )
 
 
+CAUSES = "Why it fails"
+NUMBERS = "In numbers"
+TIMELINE = "What the program did"
+STATES = "The crash states"
 OBSERVED = "What the observed bytes can hold"
+MATRIX = "Under other rules"
+WARNINGS = "Warnings"
+IGNORED = "Known, and ignored"
+ABOUT = "About this run"
+"""The parts of the page."""
+
 NOT_TRIED = "not tried"
