@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -78,6 +79,7 @@ def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
         ("address", f"{item['address']:#x}" + ("" if item["offset"] is None else f" (offset {item['offset']:#x})")),
         ("line", page.name(line_of(item["address"]))),
         ("bytes", f"{item['data']}{'...' if item['size'] > 64 else ''} ({item['size']})"),
+        ("text", json.dumps(item["text"]) if item.get("text") else ""),
         ("symbol", item["symbol"] or f"{item['pc']:#x}"),
         ("source", item["source"] or "not known"),
         ("instruction", item["instruction"] or "not known"),
@@ -96,7 +98,9 @@ def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
             tag("b", _sentence(role)[:-1], class_="kept" if role == PERSISTED else "lost"),
             f": {words.place(item)}",
         ),
-        tag("dl", [[tag("dt", name), tag("dd", value, class_="mono")] for name, value in facts], class_="facts"),
+        tag(
+            "dl", [[tag("dt", name), tag("dd", value, class_="mono")] for name, value in facts if value], class_="facts"
+        ),
         source,
         class_="store",
     )

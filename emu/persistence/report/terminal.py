@@ -112,5 +112,6 @@ def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
 
 def _event(event: Mapping[str, Any]) -> str:
     if "size" in event:
-        return f"event {event['event']}: {words.size(event)} at {words.where(event)}, {words.place(event)}"
+        text = f" = {words.value(event)}" if event.get("text") else ""
+        return f"event {event['event']}: {words.size(event)} at {words.where(event)}{text}, {words.place(event)}"
     return f"event {event['event']}: {event['kind']}, {words.place(event)}"

@@ -21,9 +21,10 @@ from emu.persistence.lab.investigation import Answer, Question, investigate
 from emu.persistence.model.events import UNIT, Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.model.timeline import PersistState
+from emu.persistence.report import words
 from emu.persistence.report.about import about
 from emu.persistence.report.colours import wants_colour
-from emu.persistence.report.document import document
+from emu.persistence.report.document import document, text_of
 from emu.persistence.report.excerpts import Sources
 from emu.persistence.report.lanes import MOST_EVENTS, MOST_LINES, LineState, draw
 from emu.persistence.report.markup import Html, embedded_json, tag, visible
@@ -178,6 +179,20 @@ def test_contents_of_a_long_trace_lead_to_the_failing_points() -> None:
         "power fails before event 10"
         in reader.text.partition("What the program did")[2].partition("The crash states")[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [(b"hello\0\0\0", "hello"), (b"key 0007", "key 0007"), (b"abc\0\0\0\0\0", None), (b"a\0bcdefg", None),
+     (b"caf\xc3\xa9s", None), (b"tab\tbed", None), (bytes(8), None), (b"\"quoted\"", '"quoted"')],
+)  # fmt: skip
+def test_values_that_are_text_are_shown_as_text(data: bytes, text: str | None) -> None:
+    assert text_of(data) == text
+    item = {"event": 1, "kind": "store", "size": len(data), "offset": 0, "address": 0, "data": data.hex(), "text": text,
+            "symbol": "", "source": "", "instruction": "", "pc": 0}  # fmt: skip
+    said = words.event(item)
+    assert (f" = {json.dumps(text)}" in said) == (text is not None)
+    assert (f" = {data.hex()}" in said) == (text is None)
 
 
 def test_page_says_how_it_came_about() -> None:
