@@ -147,9 +147,10 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(result, indent=2))
         else:
+            from emu.persistence.report.colours import wants_colour
             from emu.persistence.report.terminal import report_lines
 
-            for line in report_lines(result):
+            for line in report_lines(result, colour=wants_colour(sys.stdout)):
                 print(line)
             if options.timeline:
                 _print_timeline(answer)
@@ -305,7 +306,8 @@ def _outputs(options: argparse.Namespace, question: Question) -> dict[str, Targe
 def _print_timeline(answer: Answer) -> None:
     import shutil
 
-    from emu.persistence.report.terminal_timeline import timeline_lines, wants_colour
+    from emu.persistence.report.colours import wants_colour
+    from emu.persistence.report.terminal_timeline import timeline_lines
 
     print()
     for line in timeline_lines(answer, width=shutil.get_terminal_size().columns, colour=wants_colour(sys.stdout)):

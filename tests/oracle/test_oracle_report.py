@@ -135,6 +135,16 @@ def test_browser_draws_the_page(report: tuple[str, Path], scheme: str, tmp_path:
     assert shots[0] == shots[1], "the page needs no script"
 
 
+@pytest.mark.parametrize("guest", ["commit-noflush", "level-broken"])
+def test_browser_prints_the_page_in_less_than_a_megabyte(guest: str, tmp_path: Path) -> None:
+    page, pdf = tmp_path / "report.html", tmp_path / "report.pdf"
+    words = ["--nvdimm", f"file={tmp_path}/p.img,size=2M", "--html", page, "--warnings", "--matrix"]
+    assert subprocess.run([PROGRAM, "crash", guest, *words], capture_output=True, timeout=120).returncode == 3
+    Seen(page, tmp_path, f"--print-to-pdf={pdf}")
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    assert 50_000 < pdf.stat().st_size < 1_000_000
+
+
 def test_the_examiner_sees_requests_scripts_and_messages(tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text(

@@ -21,6 +21,7 @@ from emu.units import CACHE_LINE
 
 SCHEMA = "emu.crash/1"
 _MOST_EVENTS = 5000
+_SHORTEST_TEXT = 4
 
 
 class Describer:
@@ -62,6 +63,7 @@ class Describer:
                     "offset": self.offset(event.address),
                     "size": len(event.data),
                     "data": event.data[:CACHE_LINE].hex(),
+                    "text": text_of(event.data[:CACHE_LINE]),
                     "lines": list(lines[:_MOST_EVENTS]),
                 }
             case Flush():
@@ -172,6 +174,14 @@ class Describer:
             if item.first_event < entry["first_event"]:
                 entry.update(first_event=item.first_event, **place)
         return list(found.values())
+
+
+def text_of(data: bytes) -> str | None:
+    """``data`` as text, where it is: printable ASCII, then nothing but zeros. None where it is too short to tell."""
+    text = data.rstrip(b"\0")
+    if len(text) < _SHORTEST_TEXT or not text.isascii():
+        return None
+    return text.decode() if text.decode().isprintable() else None
 
 
 def ending(verdict: Verdict) -> dict[str, Any]:

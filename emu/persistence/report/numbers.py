@@ -28,4 +28,4 @@ def readable(number: int | None, logarithm: float | None, *, separator: str = ""
         return "not counted"
     if logarithm is None:
         return str(number)
-    return f"about 10^{math.floor(logarithm)}"
+    return f"10^{math.floor(logarithm)}"

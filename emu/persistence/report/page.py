@@ -12,6 +12,7 @@ from emu.persistence.report.excerpts import Sources
 from emu.persistence.report.lanes import MOST_LINES, draw
 from emu.persistence.report.markup import Html, embedded_json, join, tag
 from emu.persistence.report.page_causes import causes
+from emu.persistence.report.page_contents import contents, heading
 from emu.persistence.report.page_context import Page, fails, roles, scene_of
 from emu.persistence.report.page_states import SHOWN, states
 from emu.persistence.report.page_style import STYLE
@@ -38,11 +39,22 @@ def report_html(result: Mapping[str, Any], answer: Answer, symbols: Symbols) -> 
     sources = Sources.of(answer.question.program)
     page = Page(result, answer, Describer(answer, symbols), picture, sources, answer.initial)
     scene = scene_of(page, seen)
+    parts: dict[str, Html | None] = {
+        words.CAUSES: causes(page, scene),
+        words.NUMBERS: _numbers(page),
+        words.TIMELINE: _timeline(page, scene),
+        words.STATES: _states(page),
+        words.OBSERVED: _observed(page),
+        words.MATRIX: _matrix(page),
+        words.WARNINGS: _warnings(page),
+        words.IGNORED: _ignored(page),
+        words.ABOUT: _colophon(page),
+    }
+    sections = {title: part for title, part in parts.items() if part is not None}
     body = [
         patterns(),
-        tag("main", _header(page), causes(page, scene), _timeline(page, scene), _states(page), _observed(page),
-            _matrix(page), _warnings(page), _ignored(page), _colophon(page)),
-    ]  # fmt: skip
+        tag("main", _header(page), contents(page, scene, sections), *sections.values()),
+    ]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -89,6 +101,18 @@ def _header(page: Page) -> Html:
     icon = tag("svg", tag("circle", cx=20, cy=20, r=18, class_="icon"), tag("path", d=_ICONS[kind], class_="icon",
                transform="translate(5 5) scale(.75)"), width=56, height=56, viewBox="0 0 40 40",
                aria_hidden="true")  # fmt: skip
+    recover = result["recover"]
+    return tag(
+        "header",
+        tag("h1", "emu crash ", tag("b", _image_name(page)),
+            f", recovered by {str(recover).rpartition('/')[2]}" if recover != result["image"] else None),
+        tag("div", icon, tag("div", tag("strong", headline), tag("p", sentence)), class_=f"verdict {kind}"),
+    )  # fmt: skip
+
+
+def _numbers(page: Page) -> Html:
+    """How much was covered, and under which rules."""
+    result = page.result
     complete = "yes" if result["complete"] else "no"
     tiles = [
         ("Eager", _number(result["eager"], result["eager_log10"]), words.EAGER),
@@ -96,12 +120,9 @@ def _header(page: Page) -> Html:
         ("Executed", f"{result['executed']:,}", words.EXECUTED),
         ("Complete", complete, "; ".join(result["incomplete_because"]) or "nothing that the model allows was left out"),
     ]
-    recover = result["recover"]
     return tag(
-        "header",
-        tag("h1", "emu crash ", tag("b", _image_name(page)),
-            f", recovered by {str(recover).rpartition('/')[2]}" if recover != result["image"] else None),
-        tag("div", icon, tag("div", tag("strong", headline), tag("p", sentence)), class_=f"verdict {kind}"),
+        "section",
+        heading(words.NUMBERS),
         tag("dl", [tag("div", tag("dt", name), tag("dd", tag("b", value), tag("small", meaning)))
                    for name, value, meaning in tiles], class_="tiles"),
         tag("p", tag("b", "Trace: "), words.trace(result), "."),
@@ -126,7 +147,7 @@ def _timeline(page: Page, scene: Scene) -> Html:
         notes.append(f"{picture.clean_left_out:,} cache lines that were flushed but never stored to are not drawn.")
     return tag(
         "section",
-        tag("h2", "What the program did"),
+        heading(words.TIMELINE),
         tag("p", "One row for each cache line that was stored to or flushed, one column for each event. "
             "Hover over a sign to see the instruction and its source line."),
         legend(),
@@ -138,7 +159,7 @@ def _timeline(page: Page, scene: Scene) -> Html:
 def _states(page: Page) -> Html:
     return tag(
         "section",
-        tag("h2", "The crash states"),
+        heading(words.STATES),
         tag("p", "Each row stands for all memories that look the same to recovery. Bytes are in memory order; the left "
             "side of an arrow is what the place holds if every store before the crash persisted. Places that recovery "
             "does not read are taken as persisted where the rules allow it. Where there are several crash points, the "
@@ -163,7 +184,7 @@ def _observed(page: Page) -> Html | None:
     )
     return tag(
         "section",
-        tag("h2", words.OBSERVED),
+        heading(words.OBSERVED),
         tag("div", tag("table", head, tag("tbody", rows)), class_="wide", tabindex=0),
         tag("p", f"{len(outcomes) - _MOST_OUTCOMES} more are not shown.") if len(outcomes) > _MOST_OUTCOMES else None,
     )
@@ -179,7 +200,7 @@ def _warnings(page: Page) -> Html | None:
     warnings = page.result["warnings"]
     if not warnings:
         return None
-    return tag("section", tag("h2", "Warnings"), tag("ul", list(_warning_items(warnings))))
+    return tag("section", heading(words.WARNINGS), tag("ul", list(_warning_items(warnings))))
 
 
 def _matrix(page: Page) -> Html | None:
@@ -197,7 +218,7 @@ def _matrix(page: Page) -> Html | None:
     head = tag("thead", tag("tr", [tag("th", title, scope="col") for title in titles]))
     return tag(
         "section",
-        tag("h2", "Under other rules"),
+        heading(words.MATRIX),
         tag("p", "The same recording, judged under every platform and medium; the marked row is this report's. Under "
             "eADR all stores persist in order, in a page cache flushes mean nothing."),
         tag("div", tag("table", head, tag("tbody", body)), class_="wide matrix", tabindex=0),
@@ -213,7 +234,7 @@ def _ignored(page: Page) -> Html | None:
     count = words.counted(len(causes_known), "cause")
     return tag(
         "section",
-        tag("h2", "Known, and ignored"),
+        heading(words.IGNORED),
         tag("p", f"{count} and {words.counted(ignored['warnings'], 'warning')}, by the suppressions or the baseline."),
         tag("ul", causes_known) if causes_known else None,
         tag("p", "Rules that fitted nothing: ", unused) if unused else None,
@@ -244,7 +265,7 @@ def _colophon(page: Page) -> Html:
     printed = workload["output"].strip()[-_MOST_OUTPUT:] or "(nothing)"
     return tag(
         "footer",
-        tag("h2", "About this run"),
+        heading(words.ABOUT),
         _about(page),
         tag("p", f"The recorded run ended with {workload['reason']}, status {workload['status']}. {'; '.join(dimms)}."),
         tag("details", tag("summary", "What the program printed"), tag("pre", printed, class_="card")),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from emu.persistence.lab.findings import Failure
@@ -11,9 +13,10 @@ from emu.persistence.model.image import Image
 from emu.persistence.report import words
 from emu.persistence.report.lanes import lines_of
 from emu.persistence.report.markup import Html, join, tag
+from emu.persistence.report.page_contents import heading
 from emu.persistence.report.page_context import Page, roles_of
 from emu.persistence.report.page_states import hex_bytes, said
-from emu.persistence.report.page_timeline import PANEL, PERSISTED, Scene, panel
+from emu.persistence.report.page_timeline import PANEL, PERSISTED, Scene, figure
 
 _MOST_CAUSES = 24
 _MOST_PLACES = 12
@@ -32,7 +35,7 @@ def causes(page: Page, scene: Scene) -> Html | None:
     cards = [_cause(page, scene, number, item) for number, item in enumerate(failures[:_MOST_CAUSES])]
     more = len(failures) - len(cards)
     note = tag("p", f"{more} more causes are in the document at the end of this page.") if more else None
-    return tag("section", tag("h2", "Why it fails"), cards, note)
+    return tag("section", heading(words.CAUSES), cards, note)
 
 
 def _cause(page: Page, scene: Scene, number: int, item: Mapping[str, Any]) -> Html:
@@ -61,6 +64,7 @@ def _cause(page: Page, scene: Scene, number: int, item: Mapping[str, Any]) -> Ht
         tag("h4", "See it yourself"),
         _reproduce(item["reproduce"]),
         class_="card cause",
+        id=f"cause-{number + 1}",
     )  # fmt: skip
 
 
@@ -75,6 +79,7 @@ def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
         ("address", f"{item['address']:#x}" + ("" if item["offset"] is None else f" (offset {item['offset']:#x})")),
         ("line", page.name(line_of(item["address"]))),
         ("bytes", f"{item['data']}{'...' if item['size'] > 64 else ''} ({item['size']})"),
+        ("text", json.dumps(item["text"]) if item.get("text") else ""),
         ("symbol", item["symbol"] or f"{item['pc']:#x}"),
         ("source", item["source"] or "not known"),
         ("instruction", item["instruction"] or "not known"),
@@ -93,7 +98,9 @@ def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
             tag("b", _sentence(role)[:-1], class_="kept" if role == PERSISTED else "lost"),
             f": {words.place(item)}",
         ),
-        tag("dl", [[tag("dt", name), tag("dd", value, class_="mono")] for name, value in facts], class_="facts"),
+        tag(
+            "dl", [[tag("dt", name), tag("dd", value, class_="mono")] for name, value in facts if value], class_="facts"
+        ),
         source,
         class_="store",
     )
@@ -112,11 +119,10 @@ def _closeup(page: Page, scene: Scene, number: int, failure: Failure) -> Html:
             windows[-1] = range(windows[-1].start, max(stop, windows[-1].stop))
         elif start < stop:
             windows.append(range(start, stop))
-    own = Scene(scene.events, scene.crash_points, frozenset({failure.event}), scene.describe, scene.name, roles)
+    own = replace(scene, roles=roles)
     return join(
-        tag("figure", panel(lanes, window, own, f"Cause {number + 1}: events {window.start} to {window.stop - 1}",
-            f"cause-{number + 1}-{window.start}"), class_="panel", tabindex=0, role="region",
-            aria_label=f"Events {window.start} to {window.stop - 1}")
+        figure(lanes, window, own, f"Cause {number + 1}: events {window.start} to {window.stop - 1}",
+               f"chart-{number + 1}-{window.start}")
         for window in windows[:4]
     )  # fmt: skip
 

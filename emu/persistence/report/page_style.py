@@ -82,7 +82,14 @@ small, .muted {color: var(--muted)}
 .source li.here {background: var(--warn-soft); font-weight: 600; box-shadow: inset 4px 0 var(--warn)}
 .wide, .panel {overflow-x: auto; margin: .6rem 0; border: 1px solid var(--rule); border-radius: 10px;
   background: var(--card)}
-.panel {padding: .4rem}
+.panel {padding: .4rem; display: grid; margin-left: 0; margin-right: 0}
+.panel > svg {grid-area: 1 / 1}
+.panel > svg.labels {position: sticky; left: -.4rem; justify-self: start; pointer-events: none}
+.paper {fill: var(--card)}
+.wide th:first-child, .wide td:first-child {position: sticky; left: 0; background: var(--card)}
+nav {margin: 1rem 0; font-size: .92rem} nav ol {margin: .2rem 0; padding-left: 1.4rem; columns: 18rem}
+nav p {margin: .2rem 0} :target {scroll-margin-top: 1rem}
+article:target, figure:target {outline: 2px solid var(--link)}
 @media (max-width: 50rem) {.wide table {min-width: 44rem}}
 table {border-collapse: collapse; width: 100%; font-size: .9rem}
 th, td {text-align: left; padding: .3rem .7rem; border-bottom: 1px solid var(--rule); vertical-align: top}
@@ -120,7 +127,11 @@ svg .role.lost {fill: var(--bad)} svg .role.kept {fill: var(--kept)} .hover {fil
     + _LIGHT
     + """}
   body {font-size: 11px; background: #fff} main {max-width: none; padding: 0}
-  .panel svg {max-width: 100%; height: auto} .wide, .panel, .source {overflow: visible}
+  .panel svg {max-width: 100%; height: auto} .panel > svg.labels, nav {display: none}
+  .wide, .panel, .source {overflow: visible}
+  /* Printers get a pattern as a picture for each place where it is: megabytes. Outlines tell the states apart too. */
+  .over {display: none} .band.dirty {stroke: var(--dirty-ink); stroke-width: 1.5}
+  .band.pending {stroke: var(--pending-ink); stroke-width: 1.5; stroke-dasharray: 3 2}
   .card, figure, tr {break-inside: avoid} .band, .over, .verdict, .stripe {print-color-adjust: exact}
 }
 """

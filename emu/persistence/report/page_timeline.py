@@ -93,25 +93,62 @@ def patterns() -> Html:
 
 def timeline(picture: Picture, scene: Scene) -> Iterator[Html]:
     """All panels in order; beyond the first few, those without a failure are folded."""
-    number = 0
-    for window in picture.windows:
-        for start in range(window.start, window.stop, PANEL):
-            part = range(start, min(start + PANEL, window.stop))
-            number += 1
-            words = f"Events {part.start} to {part.stop - 1}"
-            figure = tag("figure", panel(picture.lanes, part, scene, words, f"panel-{number}"), class_="panel",
-                         tabindex=0, role="region", aria_label=words)  # fmt: skip
-            table = tag("details", tag("summary", f"{words} as a table"), _table(part, scene))
-            shown = number <= _OPEN_PANELS or any(event in scene.failing or event in scene.roles for event in part)
-            yield join([figure, table]) if shown else tag("details", tag("summary", words), figure, table)
+    for number, (name, part) in enumerate(panels(picture), 1):
+        words = f"Events {part.start} to {part.stop - 1}"
+        chart = figure(picture.lanes, part, scene, words, name)
+        table = tag("details", tag("summary", f"{words} as a table"), _table(part, scene))
+        shown = number <= _OPEN_PANELS or any(event in scene.failing or event in scene.roles for event in part)
+        yield join([chart, table]) if shown else tag("details", tag("summary", words), chart, table)
+
+
+def panels(picture: Picture) -> Iterator[tuple[str, range]]:
+    """The name and the events of each panel."""
+    parts = [
+        range(start, min(start + PANEL, window.stop))
+        for window in picture.windows
+        for start in range(window.start, window.stop, PANEL)
+    ]
+    for number, part in enumerate(parts, 1):
+        yield f"panel-{number}", part
+
+
+def figure(lanes: Sequence[Lane], window: range, scene: Scene, title: str, name: str) -> Html:
+    """A panel that scrolls sideways where the window is narrow, under names that stay."""
+    rows = [lane for lane in lanes if lane.is_busy(window)]
+    left = _left(rows, scene)
+    height = _height(rows)
+    width = left - 4
+    labels = tag(
+        "svg", tag("rect", width=width, height=height, class_="paper"), _labels(rows, left, scene),
+        width=width, height=height, viewBox=f"0 0 {width} {height}", class_="labels", aria_hidden="true",
+    )  # fmt: skip
+    return tag(
+        "figure", panel(lanes, window, scene, title, name), labels,
+        class_="panel", tabindex=0, role="region", aria_label=title, id=f"{name}-figure",
+    )  # fmt: skip
+
+
+def _left(rows: Sequence[Lane], scene: Scene) -> float:
+    """The width that the names of ``rows`` need."""
+    return round(26 + _LETTER * max((len(scene.name(lane.line)) for lane in rows), default=0), 1)
+
+
+def _height(rows: Sequence[Lane]) -> int:
+    return _TOP + _ROW * max(1, len(rows)) + _FOOT
+
+
+def _labels(rows: Sequence[Lane], left: float, scene: Scene) -> Html:
+    return join(
+        tag("text", scene.name(lane.line), x=left - 12, y=_y(row) + 4, class_="name") for row, lane in enumerate(rows)
+    )
 
 
 def panel(lanes: Sequence[Lane], window: range, scene: Scene, title: str, name: str) -> Html:
     """The events of ``window``; only lines on which there is something to see. ``name`` is unique on the page."""
     rows = [lane for lane in lanes if lane.is_busy(window)]
-    left = 26 + _LETTER * max((len(scene.name(lane.line)) for lane in rows), default=0)
+    left = _left(rows, scene)
     column = min(_WIDEST, max(_NARROWEST, (_WIDE - left) // max(1, len(window))))
-    frame = _Frame(window, left, column, _TOP + _ROW * max(1, len(rows)) + _FOOT)
+    frame = _Frame(window, left, column, _height(rows))
     width, height = round(frame.x(window.stop) + 14), frame.height
     hidden = len(lanes) - len(rows)
     desc = f"{len(rows)} cache lines. Bands show whether their newest stores are dirty, flush pending or durable. " + (
@@ -127,8 +164,7 @@ def panel(lanes: Sequence[Lane], window: range, scene: Scene, title: str, name: 
         [_fence(number, frame, scene) for number in window if isinstance(scene.events[number], Fence | WriteBack)],
         _points(frame, scene),
         [_marks(lane, row, frame, scene) for row, lane in enumerate(rows)],
-        [tag("text", scene.name(lane.line), x=left - 12, y=_y(row) + 4, class_="name") for row, lane in
-         enumerate(rows)],
+        _labels(rows, left, scene),
         width=width, height=height, viewBox=f"0 0 {width} {height}", role="img",
         aria_labelledby=f"{name}-t {name}-d",
     )  # fmt: skip

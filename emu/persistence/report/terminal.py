@@ -9,26 +9,25 @@ from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.promised import NOT_DURABLE
 from emu.persistence.lab.workload import Workload
 from emu.persistence.report import words
+from emu.persistence.report.colours import BOLD, GREEN, RED, YELLOW, paint
 from emu.persistence.report.numbers import readable
 from emu.persistence.report.symbols import Symbols
 
 _SHOWN = 10
+_COLOURS = {"ok": GREEN, "failed": RED, "workload failed": RED}
 
 
-def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """The report for a terminal, from the document: the verdict first."""
-    yield from _verdict(result)
-    model = result["model"]
-    eager, distinct = (readable(result[name], result[f"{name}_log10"]) for name in ("eager", "distinct"))
-    complete = "yes" if result["complete"] else f"no ({'; '.join(result['incomplete_because'])})"
-    yield f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}"
-    yield f"trace: {words.trace(result)}"
-    yield f"eager {eager} / distinct {distinct} / executed {result['executed']} / complete {complete}"
-    if result["covered"] is not None:
-        yield f"covered: {words.covered(result['covered'])}"
+def report_lines(result: Mapping[str, Any], *, colour: bool = False) -> Iterator[str]:
+    """The report for a terminal, from the document: the verdict and its causes first, the numbers after."""
+    headline, *why = _verdict(result)
+    yield paint(headline, _COLOURS.get(result["verdict"], YELLOW)) if colour else headline
+    yield from why
     for number, failure in enumerate(result["failures"], 1):
+        title, *lines = failure_lines(number, failure)
+        yield from ("", paint(title, BOLD) if colour else title, *lines)
+    if result["failures"]:
         yield ""
-        yield from failure_lines(number, failure)
+    yield from _numbers(result)
     if any(outcome["observed"] for outcome in result["outcomes"]):
         yield ""
         yield f"{words.OBSERVED[:1].lower()}{words.OBSERVED[1:]}:"
@@ -70,6 +69,17 @@ def _ignored(ignored: Mapping[str, Any]) -> Iterator[str]:
     for rule in ignored["rules"]:
         if not rule["matched"]:
             yield f"  line {rule['line']} of the suppressions matched nothing: {rule['rule']}"
+
+
+def _numbers(result: Mapping[str, Any]) -> Iterator[str]:
+    model = result["model"]
+    eager, distinct = (readable(result[name], result[f"{name}_log10"]) for name in ("eager", "distinct"))
+    complete = "yes" if result["complete"] else f"no ({'; '.join(result['incomplete_because'])})"
+    yield f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}"
+    yield f"trace: {words.trace(result)}"
+    yield f"eager {eager} / distinct {distinct} / executed {result['executed']} / complete {complete}"
+    if result["covered"] is not None:
+        yield f"covered: {words.covered(result['covered'])}"
 
 
 def _verdict(result: Mapping[str, Any]) -> Iterator[str]:
@@ -117,6 +127,8 @@ def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
             yield f"   persisted  {_event(failure['in_recovery']['persisted'])}"
     if failure.get("spin"):
         yield f"   spins at   {words.spin(failure['spin'])}"
+    if failure["kind"] in words.FIXES:
+        yield f"   to do      {words.FIXES[failure['kind']]}"
     if failure["reproduce"]:
         yield f"   boot it    {failure['reproduce']['command']}"
 
@@ -135,5 +147,6 @@ def found_line(failure: Failure, workload: Workload, symbols: Symbols) -> str:
 
 def _event(event: Mapping[str, Any]) -> str:
     if "size" in event:
-        return f"event {event['event']}: {words.size(event)} at {words.where(event)}, {words.place(event)}"
+        text = f" = {words.value(event)}" if event.get("text") else ""
+        return f"event {event['event']}: {words.size(event)} at {words.where(event)}{text}, {words.place(event)}"
     return f"event {event['event']}: {event['kind']}, {words.place(event)}"

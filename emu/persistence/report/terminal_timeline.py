@@ -5,12 +5,11 @@ Every sign is ASCII and means the same without colour, which only repeats it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from typing import TextIO
 
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.model.events import Event, Fence, Flush, FlushKind, LabelWrite, WriteBack
+from emu.persistence.report.colours import paint
 from emu.persistence.report.lanes import Lane, LineState, Picture, draw
 from emu.persistence.report.markup import visible
 
@@ -24,11 +23,6 @@ _LEGEND_OF_RARE = "  W WBINVD or WBNOINVD, across all lines   l label write"
 _STATES = {LineState.DIRTY: "=", LineState.WAITING: "~", LineState.DURABLE: "-", LineState.UNTOUCHED: " "}
 _COLOURS = {"=": "33", "~": "36", "-": "32", "L": "1;31", "P": "1;35", "!": "1;31", "|": "2", ".": "2"}
 _LEAST_COLUMNS, _MOST_COLUMNS = 20, 200
-
-
-def wants_colour(stream: TextIO) -> bool:
-    """Whether ``stream`` is a terminal that may be coloured (https://no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def timeline_lines(answer: Answer, *, width: int = 80, colour: bool = False) -> list[str]:
@@ -131,7 +125,7 @@ def _paint(line: str, margin: int, colour: bool) -> str:
     if not colour:
         return line.rstrip()
     return line[:margin] + "".join(
-        f"\x1b[{_COLOURS[sign]}m{run}\x1b[0m" if sign in _COLOURS else run for sign, run in _runs(line[margin:])
+        paint(run, _COLOURS[sign]) if sign in _COLOURS else run for sign, run in _runs(line[margin:])
     )
 
 

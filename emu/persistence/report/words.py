@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,12 +112,19 @@ def size(item: Mapping[str, Any]) -> str:
     return f"{item['size']} byte{'s' if item['size'] != 1 else ''}"
 
 
+def value(item: Mapping[str, Any]) -> str:
+    """What an event stored: as text where it is text, else the first bytes in memory order."""
+    if item.get("text"):
+        return json.dumps(item["text"])
+    data: str = item["data"]
+    return data if item["size"] <= 16 else data[:32] + "..."
+
+
 def event(item: Mapping[str, Any]) -> str:
     """An event's description (``document.Describer.event``) in one line."""
     what = str(item["kind"]).upper() if "size" not in item else str(item["kind"])
     if "size" in item:
-        data = item["data"] if item["size"] <= 16 else item["data"][:32] + "..."
-        what += f" of {size(item)} at {where(item)} = {data}"
+        what += f" of {size(item)} at {where(item)} = {value(item)}"
     elif "offset" in item:
         what += f" of the line at {where(item)}"
     if item.get("failed"):
@@ -193,5 +201,15 @@ def trace(result: Mapping[str, Any]) -> str:
     )
 
 
+CAUSES = "Why it fails"
+NUMBERS = "In numbers"
+TIMELINE = "What the program did"
+STATES = "The crash states"
 OBSERVED = "What the observed bytes can hold"
+MATRIX = "Under other rules"
+WARNINGS = "Warnings"
+IGNORED = "Known, and ignored"
+ABOUT = "About this run"
+"""The parts of the page."""
+
 NOT_TRIED = "not tried"

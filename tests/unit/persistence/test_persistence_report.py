@@ -21,13 +21,17 @@ from emu.persistence.lab.investigation import Answer, Question, investigate
 from emu.persistence.model.events import UNIT, Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.model.timeline import PersistState
-from emu.persistence.report.document import document
+from emu.persistence.report import words
+from emu.persistence.report.about import about
+from emu.persistence.report.colours import wants_colour
+from emu.persistence.report.document import document, text_of
 from emu.persistence.report.excerpts import Sources
 from emu.persistence.report.lanes import MOST_EVENTS, MOST_LINES, LineState, draw
 from emu.persistence.report.markup import Html, embedded_json, tag, visible
 from emu.persistence.report.page import report_html
 from emu.persistence.report.symbols import load_symbols
-from emu.persistence.report.terminal_timeline import timeline_lines, wants_colour
+from emu.persistence.report.terminal import report_lines
+from emu.persistence.report.terminal_timeline import timeline_lines
 from emu.units import CACHE_LINE, MIB
 
 IMAGES = Path(__file__).parents[3] / "guest" / "images"
@@ -87,10 +91,15 @@ def check_safe(reader: Reader) -> None:
     assert reader.open == []
     assert reader.badly_nested == []
     for name, attributes in reader.elements:
-        assert name not in {"img", "iframe", "object", "embed", "form", "base", "a", "audio", "video"}
+        assert name not in {"img", "iframe", "object", "embed", "form", "base", "audio", "video"}
         assert not any(key.startswith("on") for key in attributes)
         assert "src" not in attributes
-        assert attributes.get("href", "data:,") == "data:,"
+        if name == "a":
+            target = attributes["href"] or ""
+            assert target.startswith("#")
+            assert sum(other.get("id") == target[1:] for _, other in reader.elements) == 1, "it leads to one place"
+        else:
+            assert attributes.get("href", "data:,") == "data:,"
         if name == "script":
             assert attributes["type"] == "application/json"
 
@@ -100,9 +109,10 @@ def test_failing_guest_says_what_is_wrong_first() -> None:
     reader = Reader(page_of(answer))
     check_safe(reader)
     text = reader.text
-    order = ["Some crash states do not recover", "Eager", "Why it fails", "missing flush", "What the program did",
+    order = ["Some crash states do not recover", "Why it fails", "missing flush", "Eager", "What the program did",
              "The crash states", "About this run"]  # fmt: skip
-    places = [text.index(words) for words in order]
+    contents = text.index("About this run") + 1
+    places = [text.index(order[0]), *(text.index(words, contents) for words in order[1:])]
     assert places == sorted(places)
     assert "violated: value 0 is committed but reads 0" in text
     assert "*value = expected(number);" in text, "the source line that was lost"
@@ -131,6 +141,67 @@ def test_the_memory_it_wakes_up_with_holds_what_the_crash_left(tmp_path: Path) -
         ["0x0", *value, "=", f"{0xABABABAB00001234:,}", *old, "=", f"{0xABABABABABABABAB:,}", "differs"],
         ["0x40", *flag, "=", "1", *flag, "=", "1"],
     ]
+
+
+def failing_points(chart: str) -> set[int]:
+    """The events before which a chart says that power fails with a failing state."""
+    return {int(found) for found in re.findall(r"Power fails before event (\d+): some crash states fail", chart)}
+
+
+def test_charts_of_a_cause_and_of_the_whole_agree() -> None:
+    page = page_of(investigated("torn-broken"))
+    small, large = page.index('id="chart-1-'), page.index('id="panel-1-t"')
+    cause, whole = (page[at : page.index("</svg>", at)] for at in (small, large))
+    drawn = {int(found) for found in re.findall(r"Power fails before event (\d+)", cause)}
+    assert failing_points(cause) == failing_points(whole) & drawn
+    assert len(failing_points(cause)) > 1, "not only the point that the cause is told by"
+
+
+def test_names_of_rows_stay_when_a_chart_is_scrolled() -> None:
+    page = page_of(investigated("commit-noflush"))
+    (chart,) = re.findall(r'<figure [^>]*id="panel-1-figure".*?</figure>', page, re.S)
+    drawn, labels = chart.split('class="labels"')
+    names = re.findall(r'class="name">([^<]+)<', drawn)
+    assert names == re.findall(r'class="name">([^<]+)<', labels) == ["0x0", "0x40", "0x80", "0xc0", "0x100", "0x140"]
+    assert "svg.labels {position: sticky" in page
+
+
+def test_contents_of_a_long_trace_lead_to_the_failing_points() -> None:
+    answer = investigated("commit-noflush")
+    short = page_of(answer)
+    assert 'href="#cause-1"' in short
+    assert '-figure">power fails' not in short, "a short trace is seen at once"
+    filler = tuple(Store(BASE + 4096 + 64 * (number % 5000), b"\x01" * 8) for number in range(1000))
+    long = replace(answer, workload=replace(answer.workload, events=answer.workload.events + filler))
+    reader = Reader(page_of(long))
+    check_safe(reader)
+    assert (
+        "power fails before event 10"
+        in reader.text.partition("What the program did")[2].partition("The crash states")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [(b"hello\0\0\0", "hello"), (b"key 0007", "key 0007"), (b"abc\0\0\0\0\0", None), (b"a\0bcdefg", None),
+     (b"caf\xc3\xa9s", None), (b"tab\tbed", None), (bytes(8), None), (b"\"quoted\"", '"quoted"')],
+)  # fmt: skip
+def test_values_that_are_text_are_shown_as_text(data: bytes, text: str | None) -> None:
+    assert text_of(data) == text
+    item = {"event": 1, "kind": "store", "size": len(data), "offset": 0, "address": 0, "data": data.hex(), "text": text,
+            "symbol": "", "source": "", "instruction": "", "pc": 0}  # fmt: skip
+    said = words.event(item)
+    assert (f" = {json.dumps(text)}" in said) == (text is not None)
+    assert (f" = {data.hex()}" in said) == (text is None)
+
+
+def test_page_says_how_it_came_about() -> None:
+    answer = investigated("commit-fixed")
+    symbols = load_symbols(answer.question.workload.image)
+    made = about(["crash", "commit-fixed", "--nvdimm", "file=a b,size=2M"])
+    text = Reader(report_html(documents.check(document(answer, symbols, about=made)), answer, symbols)).text
+    assert "emu crash commit-fixed --nvdimm 'file=a b,size=2M'" in text
+    assert f"emu {made['version']}, {made['date'][:10]} " in text
 
 
 def test_passing_guest_has_no_causes() -> None:
@@ -368,5 +439,30 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TERM", "xterm")
     assert wants_colour(Terminal(True))  # type: ignore[arg-type]
     assert not wants_colour(Terminal(False))  # type: ignore[arg-type]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert wants_colour(Terminal(False))  # type: ignore[arg-type]
     monkeypatch.setenv("NO_COLOR", "1")
     assert not wants_colour(Terminal(True))  # type: ignore[arg-type]
+
+
+def said(guest: str, *, colour: bool = False) -> list[str]:
+    answer = investigated(guest)
+    return list(report_lines(document(answer, load_symbols(answer.question.workload.image)), colour=colour))
+
+
+def test_terminal_says_verdict_cause_and_remedy_before_the_numbers() -> None:
+    lines = said("commit-noflush")
+    (start, title, todo, model) = (
+        next(at for at, line in enumerate(lines) if line.startswith(words))
+        for words in ("FAILED", "1. missing flush", "   to do      flush the line after this store", "model: ")
+    )
+    assert 0 == start < title < todo < model
+    assert lines[model + 2].startswith("eager 80 / ")
+
+
+@pytest.mark.parametrize(("guest", "colour"), [("commit-noflush", "1;31"), ("commit-fixed", "1;32")])
+def test_the_verdict_is_coloured_and_says_the_same_without(guest: str, colour: str) -> None:
+    coloured, plain = said(guest, colour=True), said(guest)
+    assert coloured[0] == f"\x1b[{colour}m{plain[0]}\x1b[0m"
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured] == plain
+    assert "\x1b" not in "".join(plain)
