@@ -1,6 +1,6 @@
-"""The crash laboratory: recoveries per second, cost of tracing, executions against eager counts, two jobs against one.
+"""The crash laboratory: recoveries per second, executions against eager counts, two jobs against one.
 
-Recoveries and tracing are measured in CPU time of one process, jobs in wall time.
+Recoveries are measured in CPU time of one process, jobs in wall time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from emu import board, guest
+from emu import guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.guest.litmus import Step, assemble
-from emu.persistence.lab import recorder
 from emu.persistence.lab.explore import Limits
 from emu.persistence.lab.investigation import Answer, Question, investigate
 from emu.persistence.lab.recovery import MachineRecovery
@@ -43,29 +42,6 @@ def recoveries_per_second(name: str, runs: int = 500) -> float:
         return runs / (time.process_time() - began)
     finally:
         recovery.close()
-
-
-def traced_seconds(name: str, rounds: int, *, traced: bool) -> float:
-    """CPU seconds of one run of a benchmark guest, its start not counted."""
-    image = guest.find(name)
-    assert image is not None
-
-    def once(number: int) -> float:
-        with board.build(machine(image.path, str(number)), board.Outputs()) as built:
-            tracer = None
-            if traced:
-                recording = recorder.Recording(built, log_limit=1 << 26)
-                recording.start()
-                tracer = recording.tracer
-            began = time.process_time()
-            built.run()
-            spent = time.process_time() - began
-            if tracer is not None:
-                built.cpu.close()
-                tracer.close()
-            return spent
-
-    return (once(rounds) - once(1)) / rounds
 
 
 def log_writer(lines: int, records: int) -> bytes:
@@ -121,10 +97,6 @@ def main() -> None:
     print("crash laboratory")
     for name in ("commit-fixed", "level-fixed", "undo-fixed"):
         print(f"  recoveries per second and core, {name:<14} {recoveries_per_second(name):8.0f}   target 300")
-    for name, rounds in (("bench-store", 500_000), ("bench-copy", 5000)):
-        plain = traced_seconds(name, 20 * rounds, traced=False)
-        traced = traced_seconds(name, rounds, traced=True)
-        print(f"  traced run / plain run, {name:<22} {traced / plain:8.1f}   target 10")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for lines, records in ((4, 10), (8, 10), (16, 10), (8, 100)):

@@ -22,7 +22,7 @@ from tests.bench.bench_crash import BASE, machine
 from tests.bench.measure import interleaved, ratio, row
 
 RAM = 0x405000  # not in the same place of the TLB as the NVDIMM
-PAIRS = 5
+PAIRS = 7
 EVENTS = 10**6
 
 
@@ -67,8 +67,8 @@ LOOPS = (
         1_500, 50_000, "4",
     ),
     # r10 = rbx
-    # 1: twelve times 16 instructions that hash a table in RAM, with two stores there; 8 stores to [r10]; clwb [r10]; sfence
-    #    r10 goes round in 1 MiB; dec rcx; jnz 1b; hlt. 202 instructions in a round.
+    # 1: twelve times 16 instructions that hash a table in RAM, with two stores there; 8 stores to [r10]; clwb [r10]
+    #    sfence; r10 goes round in 1 MiB; dec rcx; jnz 1b; hlt. 202 instructions in a round.
     Loop(
         "8 stores, CLWB and SFENCE among 202 instructions",
         "4989daba0c0000004989c94d69c995e9d15b4c89c848c1e80f4931c14c89ce81e6f8ff0000498b04304c01c848c1c00d498904304d034c"

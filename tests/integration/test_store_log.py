@@ -20,8 +20,8 @@ from emu.units import MIB
 
 CODE = 0x100000
 HALT = b"\xf4"
-PRESENT, LARGE = 3, 0x80
-RAX, RBX, RCX, RDI = 0, 3, 1, 7
+PRESENT, LARGE, NO_EXECUTE = 3, 0x80, 1 << 63
+RAX, RCX, RDX, RBX, RDI = 0, 1, 2, 3, 7
 STORE = b"\x48\x89\x03"  # mov [rbx], rax
 
 
@@ -131,9 +131,13 @@ def test_address_spaces_that_differ(tmp_path: Path) -> None:
 def test_pages_that_share_a_window(tmp_path: Path) -> None:
     """Linear pages so far apart that they meet in the log's table, small and large, stored to in turn."""
     tables = 8 * MIB
-    small = {0: BASE + 0x1000 | PRESENT}
+    small = {0: BASE + 0x1000 | PRESENT | NO_EXECUTE}  # so that the TLB's victims are found again
     places = [1 << 30, (1 << 30) + (256 << 20), (1 << 30) + (512 << 20)]
-    directory = {0: tables + 0x4000 | PRESENT, 128: BASE | PRESENT | LARGE, 256: 0xC00000 | PRESENT | LARGE}
+    directory = {
+        0: tables + 0x4000 | PRESENT,
+        128: BASE | PRESENT | LARGE | NO_EXECUTE,
+        256: 0xC00000 | PRESENT | LARGE | NO_EXECUTE,
+    }
     body = b""
     for number in range(12):
         body += mov(RBX, places[number % 3] + 8 * number) + mov(RAX, number) + STORE
@@ -147,27 +151,27 @@ def test_pages_that_share_a_window(tmp_path: Path) -> None:
 
 
 def test_a_store_that_comes_from_below(tmp_path: Path) -> None:
-    """Only the second half of each of two equal instructions lies in the NVDIMM: they are two stores."""
+    """Of the last two of three equal instructions only the second half lies in the NVDIMM: they are three stores."""
     tables = 8 * MIB
     directory = {0: tables + 0x4000 | PRESENT}
     small = {0: 12 * MIB | PRESENT, 1: BASE | PRESENT}
-    loop = b"\xf3\x0f\x7f\x03\xff\xc9\x75\xf8"  # movdqu [rbx], xmm0; dec ecx; jnz
-    body = mov(RBX, (1 << 30) + 0xFF8) + mov(RCX, 2) + loop
+    loop = b"\xf3\x0f\x7f\x03\x48\x89\xd3\xff\xc9\x75\xf5"  # movdqu [rbx], xmm0; mov rbx, rdx; dec ecx; jnz
+    body = mov(RBX, (1 << 30) + 0x1010) + mov(RDX, (1 << 30) + 0xFF8) + mov(RCX, 3) + loop
     image = tmp_path / "guest.bin"
     image.write_bytes(in_pages({1: {1: tables + 0x3000 | PRESENT}, 3: directory, 4: small}, body))
-    assert stores(image) == [(0, bytes(8)), (0, bytes(8))]
+    assert stores(image) == [(0x10, bytes(16)), (0, bytes(8)), (0, bytes(8))]
 
 
 def test_rep_twice(tmp_path: Path) -> None:
     """Executed twice at the same place, it is two stores, although the second goes on where the first ended."""
     image = tmp_path / "guest.bin"
     loop = b"\xb9\x03\x00\x00\x00\xf3\x48\xab\xff\xca\x75\xf4"  # mov ecx, 3; rep stosq; dec edx; jnz
-    image.write_bytes(mov(RAX, 0) + mov(RDI, BASE) + mov(2, 2) + loop + HALT)
+    image.write_bytes(mov(RAX, 0) + mov(RDI, BASE) + mov(RDX, 2) + loop + HALT)
     assert stores(image) == [(0, bytes(24)), (24, bytes(24))]
 
 
 def test_rep_that_faults(tmp_path: Path) -> None:
-    """REP STOSQ runs into an absent page; the handler maps it, without a word to the NVDIMM, and it goes on: two stores."""
+    """REP STOSQ runs into an absent page; the handler maps it, storing nothing in the NVDIMM, and it goes on."""
     tables, idt, pointers, handler = 8 * MIB, 9 * MIB, 0x900000 + 0x1000, 0x900000 + 0x2000
     directory, second = tables + 0x3000, tables + 0x4008
     gate = struct.pack("<HHBBHII", handler & 0xFFFF, 8, 0, 0x8E, handler >> 16, 0, 0)

@@ -91,13 +91,20 @@ def misplaced(mutant: Mutant) -> str | None:
     return None
 
 
+def _library_of(file: str) -> str:
+    """What has to be built again when ``file`` changes; empty for nothing."""
+    if file == "emu/cpu/engine/store_log.h":
+        return "emu/cpu/engine/_trace.abi3.so"
+    return file.replace(".csrc.c", ".abi3.so") if file.endswith(".csrc.c") else ""
+
+
 def try_out(pristine: Path, mutant: Mutant) -> Outcome:
     began = time.monotonic()
     with copy_of(pristine) as tree:
         edited = tree / mutant.file
         edited.write_text(edited.read_text().replace(mutant.old, mutant.new))
-        if mutant.file.endswith(".csrc.c"):
-            library = mutant.file.replace(".csrc.c", ".abi3.so")
+        library = _library_of(mutant.file)
+        if library:
             build = ["make", f"PY={sys.executable}", library]
             built = subprocess.run(build, cwd=tree, capture_output=True, text=True)
             if built.returncode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .mutant import Mutant
 
 _TRACE = "emu/cpu/engine/_trace.csrc.c"
+_LOG = "emu/cpu/engine/store_log.h"
 _MODEL = "emu/persistence/model/timeline.py"
 _CONCLUSION = "emu/persistence/report/conclusion.py"
 _EXPLAINED = "tests/integration/test_crash_explained.py"
@@ -12,6 +13,7 @@ _LABELS = "tests/integration/test_crash_labels.py"
 _VERDICT = "tests/integration/test_crash_verdict.py"
 _CAUSES = "tests/unit/persistence/test_persistence_causes.py"
 _INSTRUCTION = "tests/integration/test_crash_trace.py::test_instruction"
+_STORE_LOG = "tests/integration/test_store_log.py"
 _DURABLE = "tests/integration/test_crash_instructions.py::test_what_makes_a_value_durable"
 _ORACLE = "tests/unit/persistence/test_persistence_oracle.py"
 _PLUGIN = "tests/unit/testing/test_testing_plugin.py"
@@ -34,7 +36,7 @@ MUTANTS = (
         "    log_piece(t, pc, address, first);\n"
         "    while (t->open_count)\n"
         "        t->open[--t->open_count].entry->value = (uint64_t)value & (~0ull >> (64 - 8 * first));\n",
-        (f"{_DURABLE}[480f38f108-0f09-False]",),
+        (f"{_STORE_LOG}::test_code_writes_the_log_here",),
     ),
     Mutant(
         "cmpxchg16b-high-half",
@@ -48,9 +50,33 @@ MUTANTS = (
         "rep-twice",
         "a REP instruction that is executed twice makes two stores",
         _TRACE,
-        "        if (t->rep_pc != s->pc || left + 1 != t->rep_count)\n",
+        "        if (t->rep_pc != s->pc || left + 1 != t->rep_count || t->rep_instance != t->instance)\n",
         "        if (t->rep_pc != s->pc)\n",
-        (_INSTRUCTION,),
+        (f"{_STORE_LOG}::test_rep_twice",),
+    ),
+    Mutant(
+        "log-of-ram",
+        "a linear page that is not the NVDIMM any more is not logged",
+        _LOG,
+        "        fresh = (window){closed(at), 0};\n",
+        "        return;\n",
+        (f"{_STORE_LOG}::test_a_page_that_changes_its_place",),
+    ),
+    Mutant(
+        "log-forgets-a-page",
+        "every linear page of the NVDIMM that the TLB knows is logged",
+        _LOG,
+        "        generator.forget_address(log->observer.cpu, w->page);\n",
+        "        ;\n",
+        (f"{_STORE_LOG}::test_pages_that_share_a_window",),
+    ),
+    Mutant(
+        "log-joins-halves",
+        "the second halves of two stores that begin outside the NVDIMM are two stores",
+        _LOG,
+        "               !(log->last_pc == o->pc && log->last_piece < o->piece)) {\n",
+        "               !o->piece) {\n",
+        (f"{_STORE_LOG}::test_a_store_that_comes_from_below",),
     ),
     Mutant(
         "label-write-no-event",
