@@ -136,6 +136,7 @@ class Explorer:
             depth=self._limits.depth,
             on_failure=on_failure or (lambda result: None),
             stop=self._must_stop,
+            progress=self._progress,
             deadline=self._deadline,
         )
 
