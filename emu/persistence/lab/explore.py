@@ -145,7 +145,8 @@ class Explorer:
             initial,
             depth=self._limits.depth,
             on_failure=self._note_failure,
-            stop=self._between_runs,
+            stop=self._must_stop,
+            progress=lambda done, open_ends: self._show_progress(),
             deadline=self._deadline,
         )
 
@@ -218,11 +219,6 @@ class Explorer:
             self._share = 1 - len(waiting) / len(self._timeline.points)
             self._counted = now
         self._progress(growth.executed, len(growth.open), self._share)
-
-    def _between_runs(self) -> str:
-        """At home progress is seen run by run, not branch by branch."""
-        self._show_progress()
-        return self._must_stop()
 
     def _round(self) -> str:
         """Grow every open end of the lowest rank; returns why the exploration must stop, or nothing.

@@ -268,7 +268,7 @@ class Grown:
 
 class Growth:
     """A tree of reads and who waits in it. ``depth`` is the most power failures in a row; ``stop`` says when it must
-    not go on.
+    not go on; ``progress`` is told the numbers of runs done and of open ends.
     """
 
     def __init__(
@@ -279,6 +279,7 @@ class Growth:
         depth: int = 1,
         on_failure: OnFailure = lambda result: None,
         stop: Callable[[], object] = lambda: None,
+        progress: Callable[[int, int], None] = lambda done, open_ends: None,
         deadline: float | None = None,
     ) -> None:
         self.tree = Tree()
@@ -292,6 +293,7 @@ class Growth:
         self.depth = depth
         self._on_failure = on_failure
         self._stop = stop
+        self._progress = progress
         self._deadline = deadline
 
     def ends(self, rank: int) -> list[tuple[Walker, Node]]:
@@ -312,6 +314,7 @@ class Growth:
                 for walker, node in self.ends(lowest)[: end.budget - done]:
                     self._grow(node, run(_job(walker, node)))
                     done += 1
+                    self._progress(self.executed, len(self.open) + len(rest))
                     if self._stop():
                         break
         finally:
