@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,7 @@ class _Option(NamedTuple):
     dest: str
     action: str
     convert: Callable[[str], Any] | None
+    choices: Container[Any] | None
 
 
 class PlainWords:
@@ -36,6 +37,7 @@ class PlainWords:
         action: str = "store",
         default: Any = None,
         type: Callable[[str], Any] | None = None,  # noqa: A002 - argparse's name
+        choices: Container[Any] | None = None,
         dest: str | None = None,
         nargs: str | None = None,
         metavar: str | None = None,
@@ -53,7 +55,7 @@ class PlainWords:
         long = next((name for name in names if name.startswith("--")), names[0])
         dest = dest or long.lstrip("-").replace("-", "_")
         self._defaults[dest] = False if action == "store_true" else default
-        self._options.update(dict.fromkeys(names, _Option(dest, action, type)))
+        self._options.update(dict.fromkeys(names, _Option(dest, action, type, choices)))
 
     def add_argument_group(self, title: str) -> PlainWords:
         """Groups matter to help alone."""
@@ -82,6 +84,8 @@ class PlainWords:
                         value = option.convert(value)
                     except Exception:
                         return None
+                if option.choices is not None and value not in option.choices:
+                    return None
                 before = getattr(found, option.dest)
                 setattr(found, option.dest, [*before, value] if option.action == "append" else value)
         return found
