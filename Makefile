@@ -26,7 +26,7 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml $(wildcard emu/host/_*.c emu/cpu/engine/_*.c emu/cpu/engine/*.h)
+$(READY): pyproject.toml $(wildcard launcher/* emu/host/_*.c emu/cpu/engine/_*.c emu/cpu/engine/*.h)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("emu needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip' || { echo "the venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; os.path.exists(sysconfig.get_path("include") + "/Python.h") or sys.exit("Python.h is missing; on Debian: apt-get install python3-dev")'
@@ -89,6 +89,9 @@ NATIVE := emu/host/_kernel $(addprefix emu/cpu/engine/_,hooks trace system x87 s
 native: $(NATIVE:=.abi3.so)
 
 $(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h
+emu/cpu/engine/_hooks.abi3.so: emu/cpu/engine/delivery.h
+emu/cpu/engine/_translate.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/observer.h
+emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/store_log.h
 %.abi3.so: %.cdef.txt %.csrc.c
 	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \

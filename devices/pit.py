@@ -21,6 +21,8 @@ _SECOND = 1_000_000_000
 _REFRESH_NS = 15_085
 _GATE, _CONTROL_B_STORED = 0x01, 0x0F
 _NO_STATUS = 0x100
+_NEVER = 1 << 64
+"""Later than any tick."""
 _RANGES = {
     "mode": 5,
     "access": 3,
@@ -199,6 +201,7 @@ class Pit:
         self._channels[2].gate = False
         self._control_b = 0
         self._seen = self._ticks(self._now())
+        self._quiet_until = 0
 
     def reset(self) -> None:
         self._power_on()
@@ -214,12 +217,15 @@ class Pit:
 
     def catch_up(self, now: int) -> None:
         ticks = self._ticks(now)
-        edge = self._channels[0].next_edge(self._seen)
+        if ticks >= self._quiet_until:
+            edge = self._channels[0].next_edge(self._seen)
+            if edge is not None and edge <= ticks:
+                # However many edges were missed, the controller latches one.
+                self._output.set(False)
+                self._output.set(True)
+            following = self._channels[0].next_edge(max(self._seen, ticks))
+            self._quiet_until = _NEVER if following is None else following
         self._seen = max(self._seen, ticks)
-        if edge is not None and edge <= ticks:
-            # However many edges were missed, the controller latches one.
-            self._output.set(False)
-            self._output.set(True)
 
     def _sync(self) -> int:
         now = self._now()
@@ -232,6 +238,7 @@ class Pit:
 
     def _write(self, offset: int, size: int, value: int) -> None:
         ticks = self._sync()
+        self._quiet_until = 0
         value &= 0xFF
         if offset < 3:
             self._channels[offset].write(value, ticks)
@@ -282,7 +289,7 @@ class Pit:
 
         def apply() -> None:
             self._channels = (_channel(columns, 0), _channel(columns, 1), _channel(columns, 2))
-            self._control_b, self._seen = control_b, seen
+            self._control_b, self._seen, self._quiet_until = control_b, seen, 0
             self._output.force(line)
 
         return apply

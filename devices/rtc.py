@@ -62,6 +62,10 @@ def memory_bytes(below_4g: int, above_4g: int) -> dict[int, int]:
     }
 
 
+_NEVER = 1 << 64
+"""Later than any time that is asked for."""
+
+
 def dsdt_device(ports: range, irq: int) -> bytes:
     """The clock in the DSDT."""
     return isa_device("RTC0", "PNP0B00", (ports,), irq)
@@ -88,6 +92,7 @@ class Rtc:
         self._flags = 0
         # The clock shows ``_shown`` at ``_since`` nanoseconds and runs on from there unless it is stopped.
         self._since = self._seen = now()
+        self._quiet_until = 0
         self._shown = min(max(epoch, 0), _LATEST)
         self._store_time(self._shown)
 
@@ -96,6 +101,7 @@ class Rtc:
         self._sync()
         self._ram[REG_B] &= ~(B_PERIODIC | B_ALARM | B_UPDATE | B_SQUARE)
         self._index = self._flags = 0
+        self._quiet_until = 0
         self._update()
 
     # Time
@@ -216,17 +222,22 @@ class Rtc:
     def catch_up(self, now: int) -> None:
         if now <= self._seen:
             return
-        for flag, following in (
-            (C_PERIODIC, self._next_periodic),
-            (C_ALARM, self._next_alarm),
-            (C_UPDATE, self._next_update),
-        ):
-            if not self._flags & flag:
-                time = following(self._seen)
-                if time is not None and time <= now:
-                    self._flags |= flag
+        if now >= self._quiet_until:
+            causes = (
+                (C_PERIODIC, self._next_periodic),
+                (C_ALARM, self._next_alarm),
+                (C_UPDATE, self._next_update),
+            )
+            for flag, following in causes:
+                if not self._flags & flag:
+                    time = following(self._seen)
+                    if time is not None and time <= now:
+                        self._flags |= flag
+            # Nothing is due before then, unless a register changes.
+            due = (following(now) for flag, following in causes if not self._flags & flag)
+            self._quiet_until = min((time for time in due if time is not None), default=_NEVER)
+            self._update()
         self._seen = now
-        self._update()
 
     def _sync(self) -> int:
         now = self._now()
@@ -254,6 +265,7 @@ class Rtc:
         if index == REG_C:
             value = self._flags | (C_IRQ if self._requests() else 0)
             self._flags = 0
+            self._quiet_until = 0
             self._update()
             return value
         return self._ram[index]
@@ -267,6 +279,7 @@ class Rtc:
         now = max(self._sync(), self._since)
         if index in (REG_C, REG_D):
             return
+        self._quiet_until = 0
         if index in (REG_A, REG_B):
             self._control(index, value, now)
         elif index in _TIME:
@@ -333,6 +346,7 @@ class Rtc:
             self._ram = bytearray(ram)
             self._index, self._flags = index, flags
             self._shown, self._since, self._seen = shown, since, seen
+            self._quiet_until = 0
             self._output.force(self._requests())
 
         return apply

@@ -17,7 +17,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 PAGES = ("explanation/persistence-model.md", "explanation/compare.md", "how-to/find-a-missing-flush.md",
-         "tutorial/first-crash.md", "../README.md")  # fmt: skip
+         "how-to/use-it-in-ci.md",          "tutorial/first-crash.md", "../README.md")  # fmt: skip
 
 _CAPTURE = re.compile(r"(<!-- capture: (?P<command>.+?) -->\n)(```console\n.*?^```\n)?", re.M | re.S)
 _FIGURE = re.compile(r"<!-- figure: (?P<name>[\w-]+\.svg): (?P<command>.+?) -->\n")

@@ -250,10 +250,12 @@ def is_uuid(text: str) -> bool:
 class MachineConfig(Record, kw_only=True):
     """A whole machine. ``image`` None means none yet (a machine that waits for an incoming migration).
 
-    ``exit_ports`` lists the (first port, number of ports) of debug-exit devices.
+    ``exit_ports`` lists the (first port, number of ports) of debug-exit devices. ``initrd`` is the initial RAM disk:
+    its path, for Multiboot images the modules as QEMU's ``-initrd`` lists them, or the bytes themselves.
     """
 
     image: str | None = None
+    initrd: str | bytes | None = None
     cmdline: str = ""
     ram_size: int = 128 * MIB
     slots: int = 0

@@ -23,8 +23,9 @@ class Protected32(NamedTuple):
 class Long64(NamedTuple):
     """64-bit mode with paging on (``cr3``), EFER.NXE set, SSE enabled and interrupts off.
 
-    ``gdt`` is the guest-physical address and byte length of a descriptor table whose entry 1 (selector 8) is a 64-bit
-    code segment and entry 2 (selector 10h) a writable data segment; the entry state uses both.
+    ``gdt`` is the guest-physical address and byte length of a descriptor table that has a 64-bit code segment at the
+    selector ``code`` and a writable data segment behind it; the entry state uses both. Linux wants RSI = its boot
+    parameters, other images RDI = the PVH start-info structure.
     """
 
     rip: int
@@ -32,6 +33,8 @@ class Long64(NamedTuple):
     rdi: int
     cr3: int
     gdt: tuple[int, int] = (0, 0)
+    rsi: int = 0
+    code: int = 8
 
 
 Entry = Protected32 | Long64

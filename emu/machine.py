@@ -310,13 +310,21 @@ class Machine:
 
         The caller puts back the CPU and the memory.
         """
+        self.rewinder(devices)()
+
+    def rewinder(self, devices: Mapping[str, SavedState]) -> Callable[[], None]:
+        """What does as ``rewind`` any number of times, the states looked at once."""
         applies = parse_all({name: part for name, part in self.devices.items() if name in devices}, devices)
-        with self._changed:
-            self._requests.exit = None
-            self._requests.reset_cause = None
-            self.state = RunState.RUNNING
-        for apply in applies:
-            apply()
+
+        def rewind() -> None:
+            with self._changed:
+                self._requests.exit = None
+                self._requests.reset_cause = None
+                self.state = RunState.RUNNING
+            for apply in applies:
+                apply()
+
+        return rewind
 
     def _between_slices(self) -> None:
         with self._changed:
@@ -420,7 +428,7 @@ class Machine:
         if faults.stopped():
             return  # behind a store that was lost, in the same block: nobody may be told that it was kept
         self.bus.write(port, size, value)
-        if not self._clock_ports.isdisjoint(range(port, port + size)):
+        if port in self._clock_ports or (size > 1 and not self._clock_ports.isdisjoint(range(port, port + size))):
             # The next event may have moved: the run loop sets a new deadline.
             self.cpu.request_stop()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from emu.api.description import Nvdimm, Path, Size, choice, configuration, domain_named, image_path
 from emu.api.show import card, table
@@ -14,19 +15,35 @@ from emu.api.threads import in_thread
 from emu.config import MachineConfig
 from emu.errors import UsageError
 from emu.host.claims import Claims, claims_of
+from emu.host.files import Target
+from emu.linux.namespaces import FileSystem
+from emu.linux.prepare import NAME, Request
+from emu.linux.protocol import Role
 from emu.persistence.lab import investigation
-from emu.persistence.lab.explore import Limits
+from emu.persistence.lab.explore import Limits, Progress
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
+from emu.persistence.lab.linux import KERNEL_CODE
+from emu.persistence.lab.resume import KeptRuns
+from emu.persistence.model.operations import parse_place
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.persistence.report import ignored
+from emu.persistence.report.about import about
 from emu.persistence.report.document import document
 from emu.persistence.report.export import FILES, export
-from emu.persistence.report.symbols import load_symbols
+from emu.persistence.report.matrix import matrix as judge_all
+from emu.persistence.report.symbols import Symbols, load_symbols
+from emu.units import MIB
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 _SHOWN = 8
+LINUX_RAM = 256 * MIB
+"""Without another size: a distribution's kernel and its modules need more than other guests."""
+LINUX_TIMEOUT_S = 600.0
+LINUX_BLOCKS = 300_000_000
+"""Of a recovery in Linux, which mounts a file system and loads programs."""
 
 
 def crash(
@@ -51,15 +68,33 @@ def crash(
     max_events: int = 1 << 18,
     recovery_blocks: int = 5_000_000,
     jobs: int = 1,
+    start: int | str | None = None,
+    stop: int | str | None = None,
+    durable_when_done: bool = False,
+    first_failure: bool = False,
+    resume: Path | None = None,
+    exec: str | None = None,  # noqa: A002 - the option's name
+    setup: str | None = None,
+    kernel: Path | None = None,
+    fs: Literal["ext4", "xfs", "devdax", "none"] | None = None,
+    add: Sequence[str] = (),
+    scope: Literal["all", "program"] = "all",
     executor: Executor | None = None,
     warnings: bool = False,
+    matrix: bool = False,
+    suppress: Path | None = None,
+    baseline: Path | Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CrashAnswer:
     """Cut the power at every point of the run of ``image``, and run recovery on every memory that it can tell apart.
 
     The arguments are the options of ``emu crash`` (docs/reference/commands.md) with their defaults. ``observe`` lists
-    (offset, length) in bytes in the first NVDIMM, times are seconds; ``progress(done, waiting)`` is told of recoveries.
-    The files are never changed.
+    (offset, length) in bytes in the first NVDIMM, ``start`` and ``stop`` are ``--from`` and ``--to``, times are
+    seconds; ``progress(done, waiting)`` is told of recoveries.
+    ``baseline`` is an old document or its file. The files are never changed.
+
+    The image "linux" is a Linux machine with the host's ``kernel``, or another: ``exec``, ``recover`` and ``setup`` are
+    its commands; ``recovery_blocks`` begins at 300 million and ``timeout`` at 600 seconds.
 
     With ``jobs`` above 1 recoveries run in as many processes, which import the script again: it needs the usual
     ``if __name__ == "__main__":``. An ``executor`` takes their place.
@@ -67,8 +102,20 @@ def crash(
     UsageError and HostError when a machine cannot be built or an argument is wrong. What guests do is in the answer.
     """
     machine: dict[str, object] = {"nvdimm-persistence": persistence, "clock": clock}
+    linux = None
+    if image == NAME and not os.path.exists(NAME):  # noqa: PTH110 - as for any image
+        linux = linux_request(
+            execute=exec,
+            recover=None if recover is None else os.fsdecode(recover),
+            setup=setup,
+            kernel=None if kernel is None else os.fsdecode(kernel),
+            file_system=fs,
+            added=add,
+        )
+        recovery_blocks, timeout = max(recovery_blocks, LINUX_BLOCKS), max(timeout, LINUX_TIMEOUT_S)
+    config = configuration(None if linux else image, nvdimms, memory=memory, append=append, machine=machine)
     asked = question(
-        configuration(image, nvdimms, memory=memory, append=append, machine=machine),
+        linux_machine(config, default_memory=memory is None) if linux else config,
         recover=recover,
         recover_append=recover_append,
         observe=observe,
@@ -83,20 +130,120 @@ def crash(
         max_events=max_events,
         recovery_blocks=recovery_blocks,
         jobs=jobs,
+        start=start,
+        stop=stop,
+        durable_when_done=durable_when_done,
+        first_failure=first_failure,
+        linux=linux,
+        scope=scope,
     )
+    known = _known(suppress, baseline)
+    target = None if resume is None else claims_of_question(asked).writes(os.fsdecode(resume), "--resume")
     interruption = Interruption()
-    found: list[Answer] = []
+    done: list[Investigated] = []
 
     def investigate() -> None:
-        found.append(investigation.investigate(asked, executor=executor, progress=progress, interruption=interruption))
+        tell = None if progress is None else lambda done, waiting, share: progress(done, waiting)
+        found = investigated(
+            asked, matrix=matrix, executor=executor, progress=tell, interruption=interruption, resume=target
+        )
+        done.append(found)
 
     try:
         in_thread(investigate, name="emu-laboratory", interrupt=interruption.ask)
-        return CrashAnswer(found[0], warnings=warnings)
+        return CrashAnswer(done[0], warnings=warnings, known=known)
     except BaseException:
-        for answer in found:
-            answer.close()
+        for found in done:
+            found.answer.close()
         raise
+
+
+class Investigated(NamedTuple):
+    """What the laboratory found, and what its document is made of. Close the answer."""
+
+    answer: Answer
+    symbols: Symbols
+    matrix: list[dict[str, Any]] | None
+
+
+def investigated(
+    asked: Question,
+    *,
+    matrix: bool,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    interruption: Interruption | None = None,
+    on_cause: investigation.OnCause | None = None,
+    resume: Target | None = None,
+) -> Investigated:
+    """``investigation.investigate``, also under all other rules with ``matrix``. The file ``resume`` has the runs that
+    were done before, and then all of them; UsageError with several workers, or where it is damaged or of another run.
+    """
+    if resume is not None and (asked.jobs > 1 or executor is not None):
+        raise UsageError("--resume: recoveries are kept by one process only", "leave out --jobs, or --resume")
+    kept = None if resume is None else KeptRuns(resume.name)
+    answer = investigation.investigate(
+        asked, executor=executor, progress=progress, interruption=interruption, on_cause=on_cause, kept=kept
+    )
+    try:
+        if resume is not None and kept is not None:
+            resume.write(kept.content())
+        symbols = _symbols(answer)
+        rows = None
+        if matrix:
+            rows = judge_all(answer, symbols, executor=executor, progress=progress, interruption=interruption)
+        return Investigated(answer, symbols, rows)
+    except BaseException:
+        answer.close()
+        raise
+
+
+def _symbols(answer: Answer) -> Symbols:
+    question = answer.question
+    if question.linux is None:
+        return load_symbols(question.workload.image)
+    from emu.persistence.report.programs import ProgramSymbols
+
+    disk = question.workload.initrd
+    assert isinstance(disk, bytes), "the laboratory has built it"
+    return ProgramSymbols(answer.workload.pages, disk, question.workload.image)
+
+
+def linux_machine(config: MachineConfig, *, default_memory: bool) -> MachineConfig:
+    """``config`` as a Linux guest of the laboratory needs it; with ``default_memory`` it gets as much as ``emu run
+    linux``.
+    """
+    config = replace(config, no_reboot=True, initrd=None, image=None)
+    return replace(config, ram_size=LINUX_RAM) if default_memory else config
+
+
+def linux_request(
+    *,
+    execute: str | None,
+    recover: str | None,
+    setup: str | None,
+    kernel: str | None,
+    file_system: str | None,
+    added: Sequence[str],
+) -> Request:
+    """The commands and the kernel of a Linux crash test; UsageError when one is missing."""
+    if execute is None or recover is None:
+        missing = "--exec" if execute is None else "--recover"
+        raise UsageError(f"a Linux guest needs {missing} 'COMMAND'", "write emu crash linux --exec 'A' --recover 'B'")
+    commands = {Role.EXEC: execute, Role.RECOVERY: recover}
+    if setup is not None:
+        commands[Role.SETUP] = setup
+    return Request(kernel, FileSystem(file_system) if file_system else None, added, commands)
+
+
+def _known(
+    suppress: Path | None, baseline: Path | Mapping[str, Any] | None
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What takes out of a document what these know. UsageError and HostError for what cannot be read."""
+    rules = None if suppress is None else ignored.load_rules(os.fsdecode(suppress))
+    name = None if baseline is None or isinstance(baseline, Mapping) else os.fsdecode(baseline)
+    old = baseline if isinstance(baseline, Mapping) else None if name is None else ignored.load_document(name)
+    return lambda result: ignored.apply(result, rules, old, baseline_name=name)
 
 
 def question(
@@ -116,6 +263,12 @@ def question(
     max_events: int,
     recovery_blocks: int,
     jobs: int,
+    start: int | str | None = None,
+    stop: int | str | None = None,
+    durable_when_done: bool = False,
+    first_failure: bool = False,
+    linux: Request | None = None,
+    scope: str = "all",
 ) -> Question:
     """The Question that the options of ``emu crash`` mean for the machine ``config``; UsageError for a wrong one."""
     counts = {
@@ -133,7 +286,7 @@ def question(
     if not config.nvdimms:
         raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
     recovery = config
-    if recover is not None:
+    if recover is not None and linux is None:
         recovery = replace(recovery, image=image_path(recover))
     if recover_append is not None:
         recovery = replace(recovery, cmdline=recover_append)
@@ -142,18 +295,38 @@ def question(
         choice(Order, order, "--order"),
         choice(Media, media, "--media"),
         choice(FailedCas, failed_cas, "--failed-cas"),
+        KERNEL_CODE if scope == "program" else None,
     )
+    if linux is not None and recover_append is not None:
+        raise UsageError("--recover-append does not go with the image 'linux'", "put the words into --recover")
+    if durable_when_done and not rules.flushes_count:
+        raise UsageError(
+            "--durable-when-done: in a page cache no flush or fence makes anything durable, only msync, which the run "
+            "does not show",
+            "choose another --media",
+        )
     return Question(
         config,
         recovery,
         rules,
         tuple(observe),
-        Limits(max_executions, time_limit, depth),
+        Limits(max_executions, time_limit, depth, first_failure),
         workload_timeout=timeout,
         event_limit=max_events,
         budget=recovery_blocks,
         jobs=jobs,
+        start=_place(start, "--from"),
+        stop=_place(stop, "--to"),
+        durable_when_done=durable_when_done,
+        linux=linux,
     )
+
+
+def _place(place: int | str | None, option: str) -> str | None:
+    if place is None:
+        return None
+    parse_place(str(place), option)
+    return str(place)
 
 
 def claims_of_question(asked: Question) -> Claims:
@@ -171,12 +344,18 @@ class CrashAnswer:
     stay after ``close``; ``write_html`` and ``export`` do not.
     """
 
-    def __init__(self, answer: Answer, *, warnings: bool) -> None:
-        self._answer = answer
+    def __init__(
+        self, found: Investigated, *, warnings: bool, known: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        self._answer, self._symbols, self._matrix = found
         self._warnings = warnings
-        self._symbols = load_symbols(answer.question.workload.image)
+        self._known = known
         self._closed = False
-        self.document: dict[str, Any] = document(answer, self._symbols, warnings=warnings)
+        self.document: dict[str, Any] = self._describe(None)
+
+    def _describe(self, exported: dict[int, dict[str, Any]] | None) -> dict[str, Any]:
+        said = document(self._answer, self._symbols, exported=exported, warnings=self._warnings, matrix=self._matrix)
+        return self._known(said)
 
     @property
     def ok(self) -> bool:
@@ -220,9 +399,28 @@ class CrashAnswer:
         """
         from emu.persistence.report.page import report_html
 
-        target = claims_of_question(self._open().question).writes(os.fsdecode(path), "--html")
-        page = report_html(self.document, self._answer, self._symbols)
+        target = self._target(path, "--html")
+        page = report_html(self._dated(), self._answer, self._symbols)
         target.write(page.encode(errors="backslashreplace"))
+
+    def write_sarif(self, path: Path) -> None:
+        """Write the causes as SARIF 2.1.0. Errors and durability as for ``write_html``."""
+        from emu.persistence.report.sarif import sarif
+
+        self._target(path, "--sarif").write(json.dumps(sarif(self._dated()), indent=2).encode())
+
+    def write_junit(self, path: Path) -> None:
+        """Write the causes as JUnit XML. Errors and durability as for ``write_html``."""
+        from emu.persistence.report.junit import junit
+
+        self._target(path, "--junit").write(junit(self._dated()))
+
+    def _target(self, path: Path, option: str) -> Target:
+        return claims_of_question(self._open().question).writes(os.fsdecode(path), option)
+
+    def _dated(self) -> dict[str, Any]:
+        """The document for a reader of today; ``document`` itself is the same for the same run."""
+        return {**self.document, "about": about(None)}
 
     def export(self, folder: Path) -> Mapping[int, Mapping[str, Any]]:
         """Write the memory of each failure into ``folder``; by the failure's number its ``files`` and the ``command``
@@ -233,7 +431,7 @@ class CrashAnswer:
         answer, name = self._open(), os.fsdecode(folder)
         claims_of_question(answer.question).writes_family(name, FILES, "--export")
         written = export(answer, name)
-        self.document = document(answer, self._symbols, exported=written, warnings=self._warnings)
+        self.document = self._describe(written)
         return written
 
     def close(self) -> None:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import time
 
+from emu import boot
 from emu.board import map as at
-from emu.board.firmware import PcFirmware, read_image
+from emu.board.firmware import PcFirmware, read_image, read_modules
+from emu.board.panic import PanicWatch
 from emu.board.slots import Slots
 from emu.config import BackendConfig, BackendKind, Clock, MachineConfig
 from emu.cpu import Cpu
-from emu.devices.contract import Sink
+from emu.devices.contract import Reset, Sink
 from emu.devices.debugcon import DebugConsole
 from emu.devices.debugexit import DebugExit
+from emu.devices.initport import InitHost, InitPorts
 from emu.devices.kbdreset import KeyboardReset
 from emu.devices.nvdimm.dsm import DsmPort
 from emu.devices.nvdimm.placement import FOUR_GIB, split_ram
+from emu.devices.operations import OnMark, OperationMarks
 from emu.devices.pit import Pit
 from emu.devices.power import Power
 from emu.devices.pvpanic import PanicPort
@@ -38,11 +42,22 @@ def _nowhere(_data: bytes) -> None:
     """Drops what it gets."""
 
 
+def _unheard(_kind: str, _operation: int) -> None:
+    """Drops a mark."""
+
+
 class Outputs(NamedTuple):
-    """Where the character devices' bytes go."""
+    """Where the character devices' bytes go, and who hears of the guest's operation marks.
+
+    ``init`` is who listens to the init of a Linux guest, whose standard output then goes to ``debugcon``, its standard
+    error to ``errors``. Other guests have no such ports.
+    """
 
     serial: Sink = _nowhere
     debugcon: Sink = _nowhere
+    errors: Sink = _nowhere
+    init: InitHost | None = None
+    on_mark: OnMark = _unheard
 
 
 def build(
@@ -55,12 +70,21 @@ def build(
     ``Machine``.
     """
     image = None if config.image is None else read_image(config.image)
+    modules = read_modules(config.initrd, image)
+    if config.image is not None and image is not None:
+        image = boot.unpacked(image, name=config.image)
     memory = GuestMemory()
     parts = Parts(Cpu(memory, real_time=config.clock is Clock.REAL), memory)
     try:
         requests = Requests(parts.cpu.request_stop)
         _add_ram(parts, config)
-        power = _add_devices(parts, config, outputs, requests)
+        reset: Reset = requests.reset
+        if image is not None and boot.carries_linux(image):
+            watch = PanicWatch(outputs.serial, requests.end, requests.reset)
+            outputs, reset = outputs._replace(serial=watch), watch.reset
+        power = _add_devices(parts, config, outputs, requests, reset)
+        if outputs.init is not None:
+            parts.add_windowed("init", InitPorts(outputs.errors, outputs.init), at.INIT)
         dsm = DsmPort(parts.memory, config.persistence)
         parts.add_device("dsm", dsm, at.DSM)
         for number, (first, length) in enumerate(config.exit_ports):
@@ -68,7 +92,7 @@ def build(
         slots = Slots(config, parts, power, dsm)
         for dimm in config.nvdimms:
             slots.plug(dimm, accept_incomplete=accept_incomplete)
-        firmware = PcFirmware(config, image, parts.memory, dsm)
+        firmware = PcFirmware(config, image, parts.memory, dsm, modules)
         return Machine(config, parts, requests, firmware, slots, patience=patience)
     except BaseException:
         parts.close(discard=True)
@@ -85,21 +109,22 @@ def _add_ram(parts: Parts, config: MachineConfig) -> None:
             parts.memory.add(Region(gpa=gpa, size=length, mapping=ram.mapping, offset=offset, kind="ram", name=name))
 
 
-def _add_devices(parts: Parts, config: MachineConfig, outputs: Outputs, requests: Requests) -> Power:
+def _add_devices(parts: Parts, config: MachineConfig, outputs: Outputs, requests: Requests, reset: Reset) -> Power:
     """Put the devices that every machine has at their places; the ACPI hardware is returned."""
     now, line = parts.cpu.now, parts.pic.line
     cmos = memory_bytes(*split_ram(config.ram_size))
     pit = Pit(line=line(at.PIT_IRQ), now=now)
     rtc = Rtc(line=line(at.RTC_IRQ), now=now, epoch=_epoch(config), cmos=cmos)
-    power = Power(sci=line(at.SCI_IRQ), end=requests.end, reset=requests.reset, now=now)
+    power = Power(sci=line(at.SCI_IRQ), end=requests.end, reset=reset, now=now)
     parts.add_windowed("pic", parts.pic, at.PIC)
     parts.add_windowed("pit", pit, at.PIT)
     parts.add_windowed("power", power, at.POWER)
-    parts.add_windowed("keyboard-reset", KeyboardReset(requests.reset), at.KEYBOARD)
+    parts.add_windowed("keyboard-reset", KeyboardReset(reset), at.KEYBOARD)
     parts.add_device("com1", Uart16550(line(at.COM1_IRQ), outputs.serial), at.COM1)
     parts.add_device("rtc", rtc, at.RTC)
     parts.add_device("debugcon", DebugConsole(outputs.debugcon), at.DEBUG_CONSOLE)
     parts.add_device("panic", PanicPort(requests.end), at.PANIC)
+    parts.bus.add(at.OPERATIONS.start, len(at.OPERATIONS), OperationMarks(outputs.on_mark))
     parts.add_timed(pit, at.PIT)
     parts.add_timed(rtc, (at.RTC,))
     parts.add_timed(power, at.POWER)

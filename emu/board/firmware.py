@@ -16,10 +16,11 @@ from emu.entry import Entry
 from emu.errors import UsageError
 from emu.host import kernel
 from emu.memory import GuestMemory
-from emu.units import MIB, human_size
+from emu.units import GIB, MIB, human_size
 
 # The largest image that is read at all; a guest of hundreds of megabytes is a mistake, not a guest.
 _IMAGE_LIMIT = 256 * MIB
+_INITRD_LIMIT = 1 * GIB
 
 
 class PcFirmware:
@@ -28,9 +29,17 @@ class PcFirmware:
     UsageError when the machine's tables do not fit in their area.
     """
 
-    def __init__(self, config: MachineConfig, image: bytes | None, memory: GuestMemory, dsm: DsmPort) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        image: bytes | None,
+        memory: GuestMemory,
+        dsm: DsmPort,
+        modules: tuple[boot.Module, ...] = (),
+    ) -> None:
         self._config = config
         self._image = image
+        self._modules = modules
         self._memory = memory
         self._dsm = dsm
         self._tables = self._make()
@@ -66,6 +75,7 @@ class PcFirmware:
             memory_map=_memory_map(self._config.ram_size),
             rsdp_address=self._tables.rsdp,
             highest_address=max(region.end for region in regions),
+            modules=self._modules,
         )
         for segment in plan.segments:
             self._memory.write(segment.gpa, segment.data)  # RAM is zero, so what follows the data is too
@@ -87,7 +97,28 @@ def _memory_map(ram_size: int) -> tuple[MemoryRange, ...]:
 
 def read_image(path: str) -> bytes:
     """The guest image at ``path``; UsageError when it is not an ordinary file of a sensible size."""
+    return _read(path, "image", "give the path of a guest image", largest=_IMAGE_LIMIT)
 
+
+def read_modules(initrd: str | bytes | None, image: bytes | None) -> tuple[boot.Module, ...]:
+    """What ``-initrd`` names: for a Multiboot ``image`` a list as QEMU takes it, "FILE TEXT,FILE TEXT" with ",," for a
+    comma in one, else the one initial RAM disk. UsageError as for an image."""
+    if initrd is None:
+        return ()
+    if isinstance(initrd, bytes):
+        return (boot.Module(initrd),)
+    texts = [initrd]
+    if image is not None and boot.find_header(image) is not None:
+        texts = [text.replace("\0", ",") for text in initrd.replace(",,", "\0").split(",")]
+    whole = len(texts) == 1 and os.path.exists(initrd)  # noqa: PTH110 - Path.exists raises for impossible names
+    remedy = "give -initrd the path of an initial RAM disk"
+    return tuple(
+        boot.Module(_read(text if whole else text.split(" ")[0], "initrd", remedy, largest=_INITRD_LIMIT), text)
+        for text in texts
+    )
+
+
+def _read(path: str, what: str, remedy: str, *, largest: int) -> bytes:
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NONBLOCK)  # a FIFO would wait for a writer that may never come
 
@@ -95,12 +126,12 @@ def read_image(path: str) -> bytes:
         with open(path, "rb", opener=opener) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise UsageError(f"{path}: the image is not a regular file", "give the path of a guest image")
-            if status.st_size > _IMAGE_LIMIT:
-                raise UsageError(f"{path}: the image is larger than {human_size(_IMAGE_LIMIT)}", "give a guest image")
-            image = file.read(_IMAGE_LIMIT) if status.st_size else b""
-            if len(image) != status.st_size or not image:  # what /proc and /sys show as files
-                raise UsageError(f"{path}: the image is no ordinary file, or empty", "give the path of a guest image")
-            return image
+                raise UsageError(f"{path}: the {what} is not a regular file", remedy)
+            if status.st_size > largest:
+                raise UsageError(f"{path}: the {what} is larger than {human_size(largest)}", remedy)
+            data = file.read(largest) if status.st_size else b""
+            if len(data) != status.st_size or not data:  # what /proc and /sys show as files
+                raise UsageError(f"{path}: the {what} is no ordinary file, or empty", remedy)
+            return data
     except OSError as error:
-        raise UsageError(f"{path}: cannot read the image: {error.strerror}", "give the path of a guest image") from None
+        raise UsageError(f"{path}: cannot read the {what}: {error.strerror}", remedy) from None

@@ -19,11 +19,14 @@ PIT = _ports(0x40, 4), _ports(0x61, 1)
 KEYBOARD = _ports(0x60, 1), _ports(0x64, 1)
 RTC = _ports(0x70, 2)
 DEBUG_CONSOLE = _ports(0xE9, 1)
+INIT = _ports(0xEA, 1), _ports(0xEC, 4)
 COM1 = _ports(0x3F8, 8)
 PANIC = _ports(0x505, 1)
 PM1_EVENT, PM1_CONTROL, PM_TIMER = _ports(0x600, 4), _ports(0x604, 2), _ports(0x608, 4)
 GPE0 = _ports(0x620, GPE0_LENGTH)
 DSM = _ports(0xA18, 4)
+OPERATIONS = _ports(0xE10, 8)
+"""emu's own; no device of q35 is there. guest/lib/operation.h says the same."""
 PCI_CONFIG = _ports(0xCF8, 8)
 POWER = PM1_EVENT, PM1_CONTROL, PM_TIMER, GPE0, PCI_CONFIG
 RESET = PCI_CONFIG.start + 1

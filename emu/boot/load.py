@@ -2,7 +2,8 @@
 
 1. A Multiboot 1 header in the first 8 KiB: 32-bit entry as the specification says.
 2. ELF with a PVH note: 32-bit entry, EBX = start info.
-3. Anything else is a flat 64-bit binary, except files that are plainly something else.
+3. A Linux setup header (bzImage, vmlinuz): 64-bit entry, RSI = boot parameters.
+4. Anything else is a flat 64-bit binary, except files that are plainly something else.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emu.boot import elf, flat, multiboot
-from emu.boot.plan import Kind, LoadPlan, LowMemory, MemoryRange, check_entry, check_segments, start_info
+from emu.boot.plan import (
+    Kind,
+    LoadPlan,
+    LowMemory,
+    MemoryRange,
+    Module,
+    check_entry,
+    check_segments,
+    place_high,
+    start_info,
+)
 from emu.entry import Protected32
 from emu.errors import UsageError
 
@@ -23,21 +34,30 @@ def load(
     memory_map: Sequence[MemoryRange],
     rsdp_address: int,
     highest_address: int,
+    modules: Sequence[Module] = (),
 ) -> LoadPlan:
     """Plan how to boot ``image``; UsageError, naming what is wrong and where, when it cannot be.
 
     ``name`` is how messages call the image and, for Multiboot, the first word of the command line. ``memory_map`` lists
     all ranges the guest is told of; images load into those of type RAM. ``highest_address`` is the end of all RAM and
-    device memory, which a flat image finds mapped.
+    device memory, which a flat image finds mapped. ``modules`` is what ``-initrd`` gave: any number of modules for
+    Multiboot, the initial RAM disk for PVH and Linux.
     """
     header = multiboot.find_header(image)
     if header is not None:
-        return multiboot.load(image, header, name=name, cmdline=cmdline, memory_map=memory_map)
+        return multiboot.load(image, header, name=name, cmdline=cmdline, memory_map=memory_map, modules=modules)
+    initrd = modules[0].data if modules else None
     if image.startswith(elf.MAGIC):
-        return _pvh(image, name=name, cmdline=cmdline, memory_map=memory_map, rsdp_address=rsdp_address)
-    if image[0x202:0x206] == b"HdrS":
+        return _pvh(image, name=name, cmdline=cmdline, memory_map=memory_map, rsdp_address=rsdp_address, initrd=initrd)
+    if is_linux(image):
+        from emu.boot import linux  # most guests are none
+
+        return linux.load(
+            image, name=name, cmdline=cmdline, memory_map=memory_map, rsdp_address=rsdp_address, initrd=initrd
+        )
+    if initrd is not None:
         raise UsageError(
-            f"{name} is a compressed Linux kernel, which emu does not unpack", "give the uncompressed vmlinux"
+            f"{name} is a flat image, which takes no initial RAM disk", "leave -initrd away, or give a kernel"
         )
     return flat.load(
         image,
@@ -49,7 +69,39 @@ def load(
     )
 
 
-def _pvh(image: bytes, *, name: str, cmdline: str, memory_map: Sequence[MemoryRange], rsdp_address: int) -> LoadPlan:
+def is_linux(image: bytes) -> bool:
+    """Whether ``image`` has the setup header of a Linux kernel."""
+    return image[0x202:0x206] == b"HdrS" and multiboot.find_header(image) is None
+
+
+def carries_linux(image: bytes) -> bool:
+    """Whether ``image`` is a Linux kernel, compressed or not."""
+    return is_linux(image) or (
+        image.startswith(elf.MAGIC) and multiboot.find_header(image) is None and b"Linux version " in image
+    )
+
+
+def unpacked(image: bytes, *, name: str) -> bytes:
+    """``image``, or the PVH kernel inside when it is a compressed Linux kernel that can be unpacked here.
+
+    UsageError when it is a damaged one, or none for x86-64.
+    """
+    if not is_linux(image):
+        return image
+    from emu.boot import payload
+
+    return payload.vmlinux(image, name) or image
+
+
+def _pvh(
+    image: bytes,
+    *,
+    name: str,
+    cmdline: str,
+    memory_map: Sequence[MemoryRange],
+    rsdp_address: int,
+    initrd: bytes | None,
+) -> LoadPlan:
     parsed = elf.parse(image, name)
     if parsed.pvh_entry is None:
         raise UsageError(
@@ -59,5 +111,7 @@ def _pvh(image: bytes, *, name: str, cmdline: str, memory_map: Sequence[MemoryRa
     check_segments(name, parsed.segments, memory_map)
     check_entry(name, parsed.pvh_entry, parsed.segments)
     low = LowMemory(name, memory_map, parsed.segments)
-    info = start_info(low, cmdline, memory_map, rsdp_address)
-    return LoadPlan(Kind.PVH, (*parsed.segments, *low.segments), Protected32(parsed.pvh_entry, 0, info))
+    disk = place_high(name, initrd, memory_map, parsed.segments)
+    info = start_info(low, cmdline, memory_map, rsdp_address, disk)
+    disks = () if disk is None else (disk,)
+    return LoadPlan(Kind.PVH, (*parsed.segments, *disks, *low.segments), Protected32(parsed.pvh_entry, 0, info))

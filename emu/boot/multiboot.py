@@ -13,9 +13,11 @@ from emu.boot.plan import (
     LowMemory,
     MemoryRange,
     MemoryType,
+    Module,
     check_entry,
     check_segments,
     command_line,
+    place_high,
 )
 from emu.entry import Protected32
 from emu.errors import UsageError
@@ -30,7 +32,7 @@ LOADER_NAME = b"emu\0"
 _ADDRESS_FIELDS = 1 << 16
 _UNDERSTOOD = 0x7
 """Of the header's requirements: page-aligned modules, memory information, and a video mode, which is optional."""
-_INFO_MEMORY, _INFO_COMMAND_LINE, _INFO_MMAP, _INFO_LOADER_NAME = 1, 1 << 2, 1 << 6, 1 << 9
+_INFO_MEMORY, _INFO_COMMAND_LINE, _INFO_MODULES, _INFO_MMAP, _INFO_LOADER_NAME = 1, 1 << 2, 1 << 3, 1 << 6, 1 << 9
 _INFO_SIZE = 116
 _INFO_AT = 0x9000
 
@@ -55,8 +57,19 @@ def find_header(image: bytes) -> Header | None:
     return None
 
 
-def load(image: bytes, header: Header, *, name: str, cmdline: str, memory_map: Sequence[MemoryRange]) -> LoadPlan:
-    """The image at its places and the machine state of section 3.2: EAX = 2BADB002h, EBX = information structure."""
+def load(
+    image: bytes,
+    header: Header,
+    *,
+    name: str,
+    cmdline: str,
+    memory_map: Sequence[MemoryRange],
+    modules: Sequence[Module] = (),
+) -> LoadPlan:
+    """The image at its places and the machine state of section 3.2: EAX = 2BADB002h, EBX = information structure.
+
+    ``modules`` lie on page borders as high as there is room, which suits images that ask for that and all others.
+    """
     unknown = header.flags & 0xFFFF & ~_UNDERSTOOD
     if unknown:
         raise UsageError(
@@ -75,9 +88,14 @@ def load(image: bytes, header: Header, *, name: str, cmdline: str, memory_map: S
         )
     check_segments(name, segments, memory_map)
     check_entry(name, entry, segments)
+    placed: list[LoadSegment] = []
+    for module in modules:
+        segment = place_high(name, module.data, memory_map, [*segments, *placed])
+        placed.append(segment or LoadSegment(MIB, memoryview(b""), 0))
     low = LowMemory(name, memory_map, segments)
-    info = _information(low, f"{name} {cmdline}".rstrip(), memory_map)
-    return LoadPlan(Kind.MULTIBOOT, (*segments, *low.segments), Protected32(entry, BOOT_MAGIC, info))
+    texts = [(segment, module.text) for segment, module in zip(placed, modules, strict=True)]
+    info = _information(low, f"{name} {cmdline}".rstrip(), memory_map, texts)
+    return LoadPlan(Kind.MULTIBOOT, (*segments, *placed, *low.segments), Protected32(entry, BOOT_MAGIC, info))
 
 
 def _by_address_fields(image: bytes, header: Header, name: str) -> tuple[tuple[LoadSegment, ...], int]:
@@ -106,7 +124,9 @@ def _by_address_fields(image: bytes, header: Header, name: str) -> tuple[tuple[L
     return (LoadSegment(load_at, memoryview(image)[start : start + size], memory_size),), entry
 
 
-def _information(low: LowMemory, cmdline: str, memory_map: Sequence[MemoryRange]) -> int:
+def _information(
+    low: LowMemory, cmdline: str, memory_map: Sequence[MemoryRange], modules: Sequence[tuple[LoadSegment, str]]
+) -> int:
     """Like QEMU's, the command line starts with the image's name, and the structure is at 9000h if that is free."""
     info = low.reserve(_INFO_SIZE, at_least=_INFO_AT)
     text = low.place(command_line(cmdline), at_least=_INFO_AT)
@@ -118,8 +138,16 @@ def _information(low: LowMemory, cmdline: str, memory_map: Sequence[MemoryRange]
     upper = max((item.end for item in ram if item.base <= MIB < item.end), default=MIB) - MIB
     data = bytearray(_INFO_SIZE)
     flags = _INFO_MEMORY | _INFO_COMMAND_LINE | _INFO_MMAP | _INFO_LOADER_NAME
-    struct.pack_into("<III", data, 0, flags, min(lower, 640 * KIB) // KIB, upper // KIB)
+    struct.pack_into("<II", data, 4, min(lower, 640 * KIB) // KIB, upper // KIB)
     struct.pack_into("<I", data, 16, text)
+    if modules:
+        listed = b"".join(
+            struct.pack("<4I", segment.gpa, segment.end, low.place(command_line(text), at_least=_INFO_AT), 0)
+            for segment, text in modules
+        )
+        flags |= _INFO_MODULES
+        struct.pack_into("<II", data, 20, len(modules), low.place(listed, at_least=_INFO_AT))
+    struct.pack_into("<I", data, 0, flags)
     struct.pack_into("<II", data, 44, len(entries), table)
     struct.pack_into("<I", data, 64, loader)
     low.fill(info, bytes(data))

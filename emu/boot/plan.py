@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from emu.entry import Entry
 from emu.errors import UsageError
 from emu.record import NamedTuple
-from emu.units import align_up
+from emu.units import PAGE, align_down, align_up, human_size
 
 LOW_START, LOW_END = 0x1000, 0x9F000
 """Where the loaders put their own structures: conventional memory without its first page and its last 4 KiB."""
@@ -25,6 +25,7 @@ class Kind(enum.StrEnum):
     MULTIBOOT = "multiboot"
     PVH = "pvh"
     FLAT = "flat"
+    LINUX = "linux"
 
 
 class MemoryType(enum.IntEnum):
@@ -63,6 +64,14 @@ class LoadSegment(NamedTuple):
     @property
     def end(self) -> int:
         return self.gpa + self.size
+
+
+class Module(NamedTuple):
+    """A file that the loader puts into memory for the image: the initial RAM disk of a kernel, or a Multiboot module
+    with the ``text`` that goes with it."""
+
+    data: bytes
+    text: str = ""
 
 
 class LoadPlan(NamedTuple):
@@ -130,6 +139,34 @@ def check_segments(name: str, segments: Sequence[LoadSegment], memory_map: Seque
             raise UsageError(f"{name}: two parts of the image both load at {second.gpa:#x}", "link the image again")
 
 
+def place_high(
+    name: str,
+    data: bytes | None,
+    memory_map: Sequence[MemoryRange],
+    taken: Sequence[LoadSegment],
+    *,
+    below: int = 1 << 32,
+) -> LoadSegment | None:
+    """Where ``data``, an initial RAM disk or a module, goes: the highest free pages of the RAM that ends ``below``.
+
+    None for no or empty data, which there is nothing to load of. UsageError when there is no room above 1 MiB.
+    """
+    if not data:
+        return None
+    borders = sorted((segment.gpa, segment.end) for segment in taken)
+    for item in sorted(memory_map, reverse=True):
+        at = align_down(min(item.end, below) - len(data), PAGE)
+        for begin, end in reversed(borders):
+            if begin < at + len(data) and at < end:
+                at = align_down(begin - len(data), PAGE)
+        if item.kind is MemoryType.RAM and at >= max(item.base, LEGACY_END):
+            return LoadSegment(at, memoryview(data), len(data))
+    raise UsageError(
+        f"{name}: the {human_size(len(data))} of the initial RAM disk or module do not fit in RAM beside the image",
+        "give the machine more memory (-m)",
+    )
+
+
 def check_entry(name: str, entry: int, segments: Sequence[LoadSegment]) -> None:
     """UsageError unless a 32-bit entry at ``entry`` reaches something that was loaded."""
     if entry >= 1 << 32 or not any(segment.gpa <= entry < segment.end for segment in segments):
@@ -149,11 +186,23 @@ def command_line(cmdline: str) -> bytes:
 START_INFO_MAGIC, START_INFO_SIZE = 0x336EC578, 56
 
 
-def start_info(low: LowMemory, cmdline: str, memory_map: Sequence[MemoryRange], rsdp_address: int) -> int:
-    """Place a PVH start-info structure, version 1 (Xen's public header arch-x86/hvm/start_info.h); its address."""
+def start_info(
+    low: LowMemory,
+    cmdline: str,
+    memory_map: Sequence[MemoryRange],
+    rsdp_address: int,
+    module: LoadSegment | None = None,
+) -> int:
+    """Place a PVH start-info structure, version 1 (Xen's public header arch-x86/hvm/start_info.h); its address.
+
+    ``module`` is the one entry of its list of modules, which Linux takes as the initial RAM disk.
+    """
+    modules = 0 if module is None else low.place(struct.pack("<4Q", module.gpa, module.size, 0, 0))
     entries = b"".join(struct.pack("<QQII", item.base, item.size, item.kind, 0) for item in sorted(memory_map))
     text = low.place(command_line(cmdline))
     table = low.place(entries)
     return low.place(
-        struct.pack("<4I4QII", START_INFO_MAGIC, 1, 0, 0, 0, text, rsdp_address, table, len(memory_map), 0)
+        struct.pack(
+            "<4I4QII", START_INFO_MAGIC, 1, 0, int(modules != 0), modules, text, rsdp_address, table, len(memory_map), 0
+        )
     )

@@ -12,9 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
 from emu.cli.progress import ProgressLine
@@ -24,7 +23,9 @@ from emu.persistence.model.rules import FailedCas, Media, Order
 from emu.units import parse_size
 
 if TYPE_CHECKING:
+    from emu.api.crashes import Investigated
     from emu.host.files import Target
+    from emu.linux.prepare import Request
     from emu.persistence.lab.interruption import Interruption
     from emu.persistence.lab.investigation import Answer, Question
 
@@ -34,6 +35,8 @@ examples:
   emu crash ./guest.bin --nvdimm file=p.img,size=2M --observe 0:8 --observe 64:8 --json
   emu crash level-broken --nvdimm file=p.img,size=2M --export out  and boot what failed: emu run ... (it says how)
   emu crash mapsync-broken --nvdimm file=p.img,size=2M --media dax
+  emu crash linux --nvdimm file=p.img,size=64M --scope program --setup './log create /pmem/log' \\
+      --exec './log append /pmem/log' --recover './log check /pmem/log'   your own program on your own kernel
 
 exit status, the first that is true: 14 the recorded run itself failed (its last words are said first); 3 some crash
 states do not recover; 12 no store reached an NVDIMM, so there was nothing to judge; 10 no failure was found, but not
@@ -42,12 +45,14 @@ was found so far, a second one ends at once. 2 usage; 4 the host cannot do it.
 """
 # Timeout(1) and other wrappers send a signal to us and then to our group: that is one Ctrl-C, not two.
 _SAME_KEY_S = 0.2
+_RECOVERY_BLOCKS, _TIMEOUT_S = 5_000_000, 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("image", nargs="?", metavar="IMAGE", help="path of an image, or the name of a bundled guest")
-    add("--recover", metavar="IMAGE2", help="the image that recovers; default: IMAGE again")
+    add("--recover", metavar="IMAGE2",
+        help="the image that recovers; default: IMAGE again. With the image 'linux': its command")  # fmt: skip
     add("--recover-append", metavar="TEXT", help="the command line of recovery; default: that of the workload")
     add("--observe", action="append", default=[], metavar="OFFSET[:LENGTH]",
         help="show what these bytes of the first NVDIMM can hold after the crash (LENGTH 8 by default)")  # fmt: skip
@@ -58,45 +63,87 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stores that persist in order: to one cache line, or to one 8-byte location")  # fmt: skip
     add("--failed-cas", choices=list(FailedCas), default=FailedCas.BARRIER,
         help="what a locked compare-and-swap that fails is worth")  # fmt: skip
+    add("--from", dest="start", metavar="PLACE",
+        help="let power fail from there on only: an event's number, or begin:ID, done:ID of an operation")  # fmt: skip
+    add("--to", dest="stop", metavar="PLACE", help="and up to there")
+    add("--durable-when-done", action="store_true",
+        help="what an operation has stored must be durable when it says that it is done")  # fmt: skip
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
+    add("--first-failure", action="store_true", help="stop when a crash state has failed, the simplest that does")
+    add("--resume", metavar="FILE",
+        help="keep the recoveries that were run in FILE, and do not run again those that are there")  # fmt: skip
     add("--time-limit", type=float, default=300.0, metavar="SECONDS", help="stop exploring after this much real time")
-    add("--timeout", type=float, default=60.0, metavar="SECONDS", help="end the recorded run after this much real time")
+    add("--timeout", type=float, metavar="SECONDS",
+        help="end the recorded run after this much real time (default 60, Linux 600)")  # fmt: skip
     add("--max-events", type=int, default=1 << 18, metavar="N", help="end the recorded run after this many log entries")
-    add("--recovery-blocks", type=int, default=5_000_000, metavar="N",
-        help="a recovery that executes more basic blocks has failed")  # fmt: skip
+    add("--recovery-blocks", type=int, metavar="N",
+        help="a recovery that runs more basic blocks has failed (default 5 million, Linux 300 million)")  # fmt: skip
     add("--jobs", type=int, default=1, metavar="N", help="processes that run recoveries")
     add("--json", action="store_true", help="print one JSON document (schema emu.crash/1)")
     add("--html", metavar="FILE", help="write a report page")
+    add("--sarif", metavar="FILE", help="write the causes as SARIF 2.1.0, for code-scanning services")
+    add("--junit", metavar="FILE", help="write the causes as JUnit XML, for continuous integration")
     add("--timeline", action="store_true", help="also draw stores, flushes and fences for each cache line")
     add("--export", metavar="DIR", help="write the memory of each failure, and say how to boot it")
-    add("--warnings", action="store_true", help="also list redundant flushes and fences and the like")
+    add("--warnings", action="store_true",
+        help="also list stores that are not durable at the end, redundant flushes and fences and the like")  # fmt: skip
+    add("--matrix", action="store_true", help="also judge the recording under every domain, medium and order")
+    add("--suppress", metavar="FILE", help="do not fail for what the rules in this file know")
+    add("--baseline", metavar="FILE", help="fail for new causes only; FILE is what --json printed before")
+    linux = parser.add_argument_group("Linux guest ('emu crash linux')")
+    linux.add_argument("--exec", metavar="COMMAND", help="the command whose every power cut is judged")
+    linux.add_argument("--setup", metavar="COMMAND", help="prepares the NVDIMM before; is not judged")
+    linux.add_argument("--fs", choices=("ext4", "xfs", "devdax", "none"),
+                       help="what a blank NVDIMM becomes: /pmem (default ext4) or /dev/dax0.0")  # fmt: skip
+    linux.add_argument("--add", action="append", default=[], metavar="FILE[:PATH]",
+                       help="put a file or folder of the host into the guest; repeatable")  # fmt: skip
+    linux.add_argument("--scope", choices=("all", "program"), default="all",
+                       help="whose stores can be lost: the kernel's too, or only the program's own")  # fmt: skip
     machine_options.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     question = _question(options)
-    html = _outputs(options, question)
-    from emu.persistence.lab import investigation
+    outputs = _outputs(options, question)
+    known = _known(options)
+    from emu.api.crashes import investigated
+    from emu.persistence.report.about import about
     from emu.persistence.report.document import document
     from emu.persistence.report.export import export
-    from emu.persistence.report.symbols import load_symbols
 
-    progress = None if options.json else ProgressLine.wanted(sys.stderr)
-    show = partial(_show, progress) if progress else None
+    progress = on_cause = None
+    if not options.json and sys.stderr.isatty():
+        from emu.cli.crash_progress import CrashProgress
+
+        progress = shown = CrashProgress(sys.stderr)
+        on_cause = lambda workload, failure: shown.cause(failure, workload, question.workload.image)  # noqa: E731
     try:
-        answer = _interruptible(lambda stop: investigation.investigate(question, progress=show, interruption=stop))
+        found = _interruptible(
+            lambda stop: investigated(
+                question,
+                matrix=options.matrix,
+                progress=progress,
+                interruption=stop,
+                on_cause=on_cause,
+                resume=outputs.get("resume"),
+            )
+        )
     finally:
         if progress is not None:
             progress.clear()
-    with answer:
+    with found.answer as answer:
         exported = export(answer, options.export) if options.export else None
-        symbols = load_symbols(question.workload.image)
-        result = document(answer, symbols, exported=exported, warnings=options.warnings)
-        if html is not None:
-            from emu.persistence.report.page import report_html
-
-            html.write(report_html(result, answer, symbols).encode(errors="backslashreplace"))
+        result = document(
+            answer,
+            found.symbols,
+            exported=exported,
+            warnings=options.warnings,
+            about=about(options.words),
+            matrix=found.matrix,
+        )
+        result = known(result)
+        _write(outputs, result, found)
         if options.json:
             print(json.dumps(result, indent=2))
         else:
@@ -113,7 +160,7 @@ def _show(line: ProgressLine, done: int, left: int) -> None:
     line.show(done / max(done + left, 1), f"{done} recoveries, {left} waiting")
 
 
-def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
+def _interruptible(work: Callable[[Interruption], Investigated]) -> Investigated:
     """Do ``work`` in a thread of its own. The first Ctrl-C asks it to come to an end, the second one ends the process.
 
     Python runs signal handlers between byte codes of the main thread only, and the CPU may run guest code for long.
@@ -142,15 +189,22 @@ def _interruptible(work: Callable[[Interruption], Answer]) -> Answer:
 
 
 def _question(options: argparse.Namespace) -> Question:
-    from emu.api.crashes import question
+    from emu.api.crashes import LINUX_BLOCKS, LINUX_TIMEOUT_S, linux_machine, question
 
-    image = options.kernel or options.image
-    if options.kernel and options.image:
-        raise UsageError("two images given: IMAGE and -kernel", "give one of them")
-    if image is None:
-        raise UsageError("no image given", "write emu crash IMAGE; 'emu guests' lists the bundled ones")
+    linux = None
+    if options.image == "linux" and not os.path.exists("linux"):  # noqa: PTH110 - as for any image
+        linux = _linux(options)
+        config = linux_machine(machine_options.machine_config(options, None), default_memory=options.memory is None)
+    else:
+        config = machine_options.machine_config(options, _image(options))
+    timeout = options.timeout
+    if timeout is None:
+        timeout = _TIMEOUT_S if linux is None else LINUX_TIMEOUT_S
+    blocks = options.recovery_blocks
+    if blocks is None:
+        blocks = _RECOVERY_BLOCKS if linux is None else LINUX_BLOCKS
     return question(
-        machine_options.machine_config(options, machine_options.resolve_image(image)),
+        config,
         recover=options.recover,
         recover_append=options.recover_append,
         observe=[_range(text) for text in options.observe],
@@ -161,10 +215,43 @@ def _question(options: argparse.Namespace) -> Question:
         depth=options.depth,
         max_executions=options.max_executions,
         time_limit=options.time_limit,
-        timeout=options.timeout,
+        timeout=timeout,
         max_events=options.max_events,
-        recovery_blocks=options.recovery_blocks,
+        recovery_blocks=blocks,
         jobs=options.jobs,
+        start=options.start,
+        stop=options.stop,
+        durable_when_done=options.durable_when_done,
+        first_failure=options.first_failure,
+        linux=linux,
+        scope=options.scope,
+    )
+
+
+def _image(options: argparse.Namespace) -> str:
+    image = options.kernel or options.image
+    if options.kernel and options.image:
+        raise UsageError("two images given: IMAGE and -kernel", "give one of them")
+    if image is None:
+        raise UsageError("no image given", "write emu crash IMAGE; 'emu guests' lists the bundled ones")
+    if options.exec or options.setup or options.add or options.fs or options.scope != "all":
+        raise UsageError("--exec, --setup, --add, --fs and --scope are for a Linux guest", "write emu crash linux ...")
+    return machine_options.resolve_image(image)
+
+
+def _linux(options: argparse.Namespace) -> Request:
+    from emu.api.crashes import linux_request
+
+    for given, option in ((options.export, "--export"), (options.matrix, "--matrix"), (options.initrd, "-initrd")):
+        if given:
+            raise UsageError(f"{option} does not go with the image 'linux'", f"leave {option} away")
+    return linux_request(
+        execute=options.exec,
+        recover=options.recover,
+        setup=options.setup,
+        kernel=options.kernel,
+        file_system=options.fs,
+        added=options.add,
     )
 
 
@@ -173,16 +260,46 @@ def _range(text: str) -> tuple[int, int]:
     return parse_size(offset, what="--observe"), parse_size(length or "8", what="--observe")
 
 
-def _outputs(options: argparse.Namespace, question: Question) -> Target | None:
-    """Look at all that will be written, before the work; where --html goes."""
+def _known(options: argparse.Namespace) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What takes out of a document what --suppress and --baseline know. Both are read now, before the work."""
+    if options.suppress is None and options.baseline is None:
+        return lambda result: result
+    from emu.persistence.report import ignored
+
+    rules = None if options.suppress is None else ignored.load_rules(options.suppress)
+    baseline = None if options.baseline is None else ignored.load_document(options.baseline)
+    return lambda result: ignored.apply(result, rules, baseline, baseline_name=options.baseline)
+
+
+def _write(outputs: Mapping[str, Target], result: dict[str, Any], found: Investigated) -> None:
+    if "html" in outputs:
+        from emu.persistence.report.page import report_html
+
+        outputs["html"].write(report_html(result, found.answer, found.symbols).encode(errors="backslashreplace"))
+    if "sarif" in outputs:
+        from emu.persistence.report.sarif import sarif
+
+        outputs["sarif"].write(json.dumps(sarif(result), indent=2).encode())
+    if "junit" in outputs:
+        from emu.persistence.report.junit import junit
+
+        outputs["junit"].write(junit(result))
+
+
+def _outputs(options: argparse.Namespace, question: Question) -> dict[str, Target]:
+    """Look at all that will be read and written, before the work; where the reports go, by the options' names."""
     from emu.api.crashes import claims_of_question
     from emu.persistence.report.export import FILES
 
     claims = claims_of_question(question)
+    for name in ("suppress", "baseline"):
+        if getattr(options, name) is not None:
+            claims.reads(getattr(options, name), f"--{name}")
     claims.writes_standard_streams()
     if options.export:
         claims.writes_family(options.export, FILES, "--export")
-    return claims.writes(options.html, "--html") if options.html else None
+    names = [name for name in ("html", "sarif", "junit", "resume") if getattr(options, name)]
+    return {name: claims.writes(getattr(options, name), f"--{name}") for name in names}
 
 
 def _print_timeline(answer: Answer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -30,12 +31,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if " ".join(words[:2]) in VERBS:  # a verb of two words
+        words = [" ".join(words[:2]), *words[2:]]
     verb = next((word for word in words if word in VERBS), None)
     traceback = "--traceback" in words
     try:
         options = _plain(words) or _parse(verb, words)
         if _help_asked(options):
             return Status.OK
+        options.words = words
         status: int = options.run(options)
     except SystemExit as stop:  # argparse has said what it wanted to say
         return stop.code if isinstance(stop.code, int) else Status.USAGE
@@ -50,6 +54,9 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # raised while a class was made (__set_name__)
             raise KeyboardInterrupt from error
+        scarce = _scarce(error)
+        if scarce is not None:
+            return _report(scarce, traceback)
         if traceback:
             raise
         output.note(f"emu: internal error: {type(error).__name__}: {error}")
@@ -77,6 +84,18 @@ def _parse(verb: str | None, words: list[str]) -> Any:
     from emu.cli.parser import build_parser
 
     return build_parser(verb).parse_args(words)
+
+
+def _scarce(error: Exception) -> HostError | None:
+    """What the host gives no more of, where the system calls of Python's own modules say so."""
+    match error:
+        case OSError(errno=errno.EMFILE):
+            return HostError("the host lets emu open no more files", "raise its limit ('ulimit -n')")
+        case OSError(errno=errno.ENFILE):
+            return HostError("the host has too many open files", "end other programs, or raise fs.file-max")
+        case OSError(errno=errno.ENOMEM):
+            return HostError("the host gives emu no more memory", "raise its limit ('ulimit -v')")
+    return None
 
 
 def _help_asked(options: Any) -> bool:

@@ -159,6 +159,8 @@ def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
     qemu.add_argument("-device", "--device", action="append", default=[], metavar="nvdimm,memdev=ID,...")
     qemu.add_argument("-numa", "--numa", action="append", default=[], metavar="node[,nodeid=N]")
     qemu.add_argument("-kernel", "--kernel", metavar="IMAGE", help="same as the IMAGE argument")
+    qemu.add_argument("-initrd", "--initrd", metavar="FILE",
+                      help="initial RAM disk; for Multiboot images modules: 'FILE TEXT,FILE TEXT'")  # fmt: skip
     qemu.add_argument("-smp", "--smp", metavar="1", help="accepted; emu has one CPU")
     qemu.add_argument("-cpu", "--cpu", metavar="MODEL", help="accepted; emu has one CPU model")
     qemu.add_argument("-accel", "--accel", metavar="tcg", help="accepted; there is one way to run")
@@ -199,7 +201,12 @@ def machine_config(options: argparse.Namespace, image: str | None) -> MachineCon
     if exit_ports:
         given["exit_ports"] = tuple(exit_ports)
     return MachineConfig(
-        image=image, cmdline=options.append or "", numa_nodes=len(options.numa), nvdimms=tuple(nvdimms), **given
+        image=image,
+        initrd=options.initrd,
+        cmdline=options.append or "",
+        numa_nodes=len(options.numa),
+        nvdimms=tuple(nvdimms),
+        **given,
     )
 
 

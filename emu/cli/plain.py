@@ -17,7 +17,7 @@ class _Option(NamedTuple):
     dest: str
     action: str
     convert: Callable[[str], Any] | None
-    choices: Container[Any] | None
+    choices: Container[str] | None
 
 
 class PlainWords:
@@ -37,9 +37,9 @@ class PlainWords:
         action: str = "store",
         default: Any = None,
         type: Callable[[str], Any] | None = None,  # noqa: A002 - argparse's name
-        choices: Container[Any] | None = None,
         dest: str | None = None,
         nargs: str | None = None,
+        choices: Container[str] | None = None,
         metavar: str | None = None,
         help: str | None = None,  # noqa: A002 - argparse's name
     ) -> None:
@@ -77,15 +77,13 @@ class PlainWords:
                 setattr(found, option.dest, True)
             else:
                 value: Any = next(rest, "-")
-                if value.startswith("-"):
+                if value.startswith("-") or (option.choices is not None and value not in option.choices):
                     return None
                 if option.convert is not None:
                     try:
                         value = option.convert(value)
                     except Exception:
                         return None
-                if option.choices is not None and value not in option.choices:
-                    return None
                 before = getattr(found, option.dest)
                 setattr(found, option.dest, [*before, value] if option.action == "append" else value)
         return found

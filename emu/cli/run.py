@@ -68,6 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
                         help="which of the possible memories the power cut leaves (default none)")  # fmt: skip
     parser.add_argument("--accept-incomplete", action="store_true",
                         help="use an NVDIMM file that an unfinished migration marked incomplete")  # fmt: skip
+    linux = parser.add_argument_group("Linux guest ('emu run linux')")
+    linux.add_argument(
+        "--exec", metavar="COMMAND", help="run this command in Linux and end with its status (default: a shell)"
+    )
+    linux.add_argument("--fs", choices=("ext4", "xfs", "devdax", "none"),
+                       help="what a blank NVDIMM becomes: /pmem (default ext4) or /dev/dax0.0")  # fmt: skip
+    linux.add_argument("--add", action="append", default=[], metavar="FILE[:PATH]",
+                       help="put a file or folder of the host into the guest; repeatable")  # fmt: skip
     machine_options.add_arguments(parser)
 
 
@@ -84,6 +92,13 @@ def _seconds(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.image == "linux":
+        from emu.cli import linux
+
+        if linux.is_asked(options):
+            return linux.run(options, drive, _announce)
+    if options.exec is not None or options.add or options.fs is not None:
+        raise UsageError("--exec, --add and --fs are for a Linux guest", "write emu run linux ...")
     from emu import board
 
     config = configuration(options)

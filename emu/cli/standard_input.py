@@ -34,11 +34,13 @@ _ESCAPE = 0x01  # Ctrl-A, QEMU's
 _KEYS_HELP = "emu: Ctrl-A x ends the run, Ctrl-A Ctrl-A types Ctrl-A, Ctrl-A h shows this; so does Ctrl-C end it"
 
 
-def type_standard_input(stack: contextlib.ExitStack, machine: Machine, *, escapes: bool) -> None:
+def type_standard_input(
+    stack: contextlib.ExitStack, machine: Machine, *, escapes: bool, interrupts: bool = True
+) -> None:
     """Feed the standard input to COM1 until it ends or ``stack`` closes.
 
-    A terminal gives up its line editing, as under QEMU: the guest sees every key. Ctrl-C still interrupts, and with
-    ``escapes`` Ctrl-A begins a command to emu.
+    A terminal gives up its line editing, as under QEMU: the guest sees every key. Ctrl-C still interrupts, or with
+    ``interrupts`` off is the guest's too, and with ``escapes`` Ctrl-A begins a command to emu.
     """
     from emu.devices.uart16550 import Uart16550
 
@@ -50,13 +52,13 @@ def type_standard_input(stack: contextlib.ExitStack, machine: Machine, *, escape
     stack.callback(signal.signal, signal.SIGTTIN, signal.signal(signal.SIGTTIN, signal.SIG_IGN))
     is_terminal = os.isatty(descriptor)
     if is_terminal:
-        _key_by_key(stack, descriptor)
+        _key_by_key(stack, descriptor, interrupts=interrupts)
     typist = _Typist(machine, com1, descriptor, _Escapes() if is_terminal and escapes else None)
     typist.start()
     stack.callback(typist.stop)
 
 
-def _key_by_key(stack: contextlib.ExitStack, terminal: int) -> None:
+def _key_by_key(stack: contextlib.ExitStack, terminal: int, *, interrupts: bool) -> None:
     if not _in_foreground(terminal):
         return
     before = termios.tcgetattr(terminal)
@@ -64,6 +66,8 @@ def _key_by_key(stack: contextlib.ExitStack, terminal: int) -> None:
     keys[0] &= ~(termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR | termios.ICRNL
                  | termios.IXON)  # fmt: skip
     keys[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN)
+    if not interrupts:
+        keys[3] &= ~termios.ISIG
     keys[6][termios.VMIN], keys[6][termios.VTIME] = 1, 0
     keys[6][termios.VQUIT] = b"\0"  # it would kill without giving the terminal back: let the guest have it
 

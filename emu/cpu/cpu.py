@@ -22,14 +22,14 @@ from emu.cpu.engine.layout import layout
 from emu.cpu.memory import PhysicalMemory
 from emu.cpu.paging import PageFault
 from emu.cpu.saved import Architectural
-from emu.cpu.state import Segment, State
+from emu.cpu.state import Places, Segment, State
 from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
 from emu.memory import GuestMemory, Region
 from emu.state import Apply, Fields, SavedState
-from emu.units import U64_MAX
+from emu.units import PAGE, U64_MAX
 
 if TYPE_CHECKING:
     from emu.cpu.sites import Site
@@ -38,8 +38,6 @@ MODELS = {"icelake-server": r.ICELAKE_SERVER}
 """Models that have CLWB and CLFLUSHOPT."""
 
 _STATE_KIND, _STATE_VERSION = "cpu", 2
-_DELIVERY_NS = 64
-"""An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline."""
 _SELF_TEST = "EMU_STOP_EVERY_BLOCK"
 """Environment variable; with "1" every basic block is executed with a stop requested, which must change nothing."""
 _SHOWN_EVERY = 16
@@ -53,21 +51,31 @@ class Cpu:
     ``close``: what a guest store is worth is decided by how they were mapped. Stores to a read-only region, and to
     where there is none, are dropped.
 
+    Exceptions and SYSCALL are delivered in C where that is plain; without ``native_delivery`` always in Python, which
+    must make no difference but of speed.
+
     ``on_port_read(port, size)`` and ``on_port_write(port, size, value)`` answer I/O; assign them before running. What
     they raise comes out of ``run``, with the guest stopped behind the basic block of the I/O instruction.
     """
 
-    def __init__(self, memory: GuestMemory, model: str = "icelake-server", *, real_time: bool = False) -> None:
+    def __init__(
+        self,
+        memory: GuestMemory,
+        model: str = "icelake-server",
+        *,
+        real_time: bool = False,
+        native_delivery: bool = True,
+    ) -> None:
         if model not in MODELS:
             raise UsageError(f"there is no CPU model '{model}'", f"use one of {', '.join(MODELS)}")
         self.on_port_read: Callable[[int, int], int] = lambda port, size: (1 << 8 * size) - 1
         self.on_port_write: Callable[[int, int, int], None] = lambda port, size, value: None
-        self.last_exception: ExceptionRecord | None = None
         self._engine = library.open_engine(MODELS[model], _Ports(self))
         library.require_mended()
         self._state = State(self._engine, layout())
         self._memory = PhysicalMemory(self._engine, memory, self._state.system.host_wrote)
         self._delivery = Delivery(self._state, self._memory)
+        self._native_delivery = native_delivery
         self._halted = False
         self._pending = False
         self._dead: Stop | None = None
@@ -78,6 +86,7 @@ class Cpu:
         self._self_tests = 0
         self.shows_self_test = False
         self._stop_between_blocks()
+        self._engine.set_code_check(*self._state.system.code_check)
         if self._self_test:
             self._engine.watch_blocks(testing=True)
         if real_time:
@@ -100,11 +109,28 @@ class Cpu:
         """
         if not self._memory.holes_filled:
             self._memory.show(region)
+            self._deliver_in(region)
             return
         if self._native_hooks:
             raise EmuError("memory cannot be added while native hooks are installed", "remove the hooks before")
         self._memory.check(region)
         self._reopen()
+        self._deliver_in(region)
+
+    def _deliver_in(self, region: Region) -> None:
+        """Let the engine deliver exceptions by itself where nobody else has to know of what it stores."""
+        if self._native_delivery and region.kind == "ram" and not region.readonly:
+            self._engine.add_ram(region.gpa, region.size, region.host_address)
+
+    @property
+    def last_exception(self) -> ExceptionRecord | None:
+        """What the guest raised last."""
+        found = self._engine.last_exception
+        return None if found is None else ExceptionRecord(*found)
+
+    @last_exception.setter
+    def last_exception(self, value: ExceptionRecord | None) -> None:
+        self._engine.last_exception = value
 
     def _stop_between_blocks(self) -> None:
         """Tell a new engine to stop between basic blocks only; see ``emu.cpu.engine.whole_blocks``."""
@@ -210,7 +236,9 @@ class Cpu:
         if source is Source.EXCEPTION:
             self.last_exception = ExceptionRecord(fault.vector, self._state.rip, fault.error_code, fault.cr2)
         if self._engine.clock_started:
-            self._engine.set_time(self._engine.now() + _DELIVERY_NS)
+            self._engine.set_time(self._engine.now() + hooks.DELIVERY_NS)
+        if source is Source.EXTERNAL and self._engine.deliver_interrupt(fault.vector):
+            return
         try:
             self._delivery.deliver(fault, source)
         except TripleFault:
@@ -266,9 +294,7 @@ class Cpu:
 
     def now(self) -> int:
         """Nanoseconds since power-on. Asked from a callback, this starts the virtual clock."""
-        if self._engine.running:
-            self._engine.start_clock()
-        return self._engine.now()
+        return self._engine.look_at_clock()
 
     def set_deadline(self, deadline: int | None) -> None:
         """``run`` returns TIMER at the first basic block at or after ``deadline`` (absolute, ns); None for never."""
@@ -293,6 +319,16 @@ class Cpu:
         """``data`` was stored at ``gpa`` by others than the guest: as ``invalidate``, when there is code to forget."""
         if any(self._state.system.has_code(*span) for span in self._memory.spans(gpa, len(data))):
             self.invalidate(gpa, len(data))
+
+    def restored(self, host_address: int, size: int) -> None:
+        """The caller put back guest memory at ``host_address``, whole pages: forget just the code from there, at once.
+
+        Only while the guest stands still.
+        """
+        system = self._state.system
+        if system.has_code(host_address, size):
+            for page in range(host_address, host_address + size, PAGE):
+                system.host_wrote(page, PAGE)
 
     def registers(self) -> dict[str, int]:
         """General registers, ``rip``, ``rflags``, selectors, segment bases, control registers and ``efer``."""
@@ -384,10 +420,13 @@ class Cpu:
     def engine(self) -> int:
         """Unicorn's handle of the engine, for hooks written in C.
 
-        Asking for it puts the CPU's own block hook before theirs, so that they see each block once.
+        Who adds block hooks asks ``watch_blocks`` before.
         """
-        self._engine.watch_blocks()
         return self._engine.handle
+
+    def watch_blocks(self) -> None:
+        """Put the CPU's own block hook before those of others, so that they see each block once."""
+        self._engine.watch_blocks()
 
     @property
     def rip(self) -> int:
@@ -406,14 +445,22 @@ class Cpu:
         return (address & site.address_mask) + base & site.linear_mask
 
     @property
-    def segment_base_addresses(self) -> tuple[int, ...]:
-        """Host addresses of the bases of ES, CS, SS, DS, FS and GS (64-bit numbers), as long as the engine lives."""
-        return tuple(self._state.segment_base_address(number) for number in range(len(r.SEGMENTS)))
+    def places(self) -> Places:
+        """Where the engine keeps the CPU's state, as long as it lives."""
+        return self._state.places
 
-    def watch(self, on_fault: Callable[[int], None], on_write: Callable[[int, bytes], None]) -> None:
+    def watch(
+        self,
+        on_fault: Callable[[int], None],
+        on_write: Callable[[int, bytes], None],
+        native_on_fault: tuple[int, int] = (0, 0),
+    ) -> None:
         """Tell what no hook sees. ``on_fault(rip)``: the instruction there raised an exception; its delivery begins.
-        ``on_write(gpa, data)``: that delivery, or a page walk for it, has just stored ``data`` within one page.
+        ``on_write(gpa, data)``: that delivery, or a page walk for it, has just stored ``data`` within one page; not
+        told of RAM. ``native_on_fault``: addresses of a C function and of its first argument that do what ``on_fault``
+        does; with it, delivery stays in C.
         """
+        self._engine.watch_faults(*native_on_fault)
         self._delivery.on_fault = on_fault
         self._memory.on_write = on_write
 

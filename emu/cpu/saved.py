@@ -94,12 +94,12 @@ class Architectural(Record, kw_only=True):
                 segments=(data, Segment(8, 0, _FLAT, _CODE_FLAGS | DESC_B), data, data, data, data),
                 tr=Segment(0, 0, 0x67, DESC_P | 0xB00),
             )
-        general = (0, 0, 0, 0, entry.rsp, 0, 0, entry.rdi) + (0,) * 8
-        data = Segment(0x10, 0, _FLAT, _DATA_FLAGS)
+        general = (0, 0, 0, 0, entry.rsp, 0, entry.rsi, entry.rdi) + (0,) * 8
+        data = Segment(entry.code + 8, 0, _FLAT, _DATA_FLAGS)
         return cls(
             general=general,
             rip=entry.rip,
-            segments=(data, Segment(8, 0, _FLAT, _CODE_FLAGS | DESC_L), data, data, data, data),
+            segments=(data, Segment(entry.code, 0, _FLAT, _CODE_FLAGS | DESC_L), data, data, data, data),
             tr=Segment(0, 0, 0x67, DESC_P | 0xB00),
             gdtr=Table(entry.gdt[0], max(entry.gdt[1] - 1, 0)),
             cr0=r.CR0_PG | r.CR0_WP | r.CR0_NE | r.CR0_ET | r.CR0_MP | r.CR0_PE,

@@ -115,6 +115,19 @@ def find_sites(code: bytes, address: int, bits: int = 64) -> list[Site]:
     ]
 
 
+LONGEST = 15
+"""Bytes of an instruction, at most."""
+
+
+def find_site(code: bytes, address: int, bits: int) -> Site | None:
+    """As ``find_sites``, of the instruction that ``code`` begins with alone."""
+    _, length, name, operands = next(_decode(code, address, bits))
+    if name in (UNKNOWN, PAGING):
+        return Site(address, length, SiteKind.SPECIAL, name)
+    kind = _kind(name, operands)
+    return None if kind is None else _locate(code[:length], address, bits, kind, name)
+
+
 def _decode(code: bytes, address: int, bits: int) -> Iterator[tuple[int, int, str, str]]:
     """Offset, length, mnemonic and operands of each instruction."""
     offset = 0

@@ -42,6 +42,18 @@ class Table(NamedTuple):
     limit: int
 
 
+class Places(NamedTuple):
+    """Host addresses: of the engine's CPU object, of the CPU state in it, of CR0 to CR4 (64 bits each), of the flags
+    that the engine derives (32 bits), and of the bases of ES, CS, SS, DS, FS and GS (64 bits each).
+    """
+
+    cpu: int
+    state: int
+    control: int
+    hflags: int
+    segment_bases: tuple[int, ...]
+
+
 class State:
     """Reads and writes the state of a stopped engine. Numbers are unsigned, general registers 64 bits wide."""
 
@@ -59,6 +71,7 @@ class State:
         start = cpu + layout.state
         if hooks.peek(cpu + layout.self_pointer, 8) != struct.pack("<Q", start):
             raise HostError("Unicorn's CPU state is not where it was measured", "report this as a bug")
+        self._cpu = cpu
         self._start = start
         self._q = hooks.words(start, "uint64_t")
         self._d = hooks.words(start, "uint32_t")
@@ -146,9 +159,17 @@ class State:
         d = self._d
         return Segment(int(d[at]), int(d[at + 2]) | int(d[at + 3]) << 32, int(d[at + 4]), int(d[at + 5]))
 
-    def segment_base_address(self, number: int) -> int:
-        """The host address of the base of a segment, a number of 64 bits; until the engine is opened again."""
-        return int(self._start + self._segments + SEGMENT_SIZE * number + 8)
+    @property
+    def places(self) -> Places:
+        """Where the engine keeps this state; until it is opened again."""
+        start, bases = self._start, self._start + self._segments + 8
+        return Places(
+            self._cpu,
+            start,
+            start + self._guest.control,
+            start + 4 * self._hflags,
+            tuple(bases + SEGMENT_SIZE * number for number in range(len(r.SEGMENTS))),
+        )
 
     def set_segment(self, number: int, value: Segment) -> None:
         """Load hidden part and all; ``refresh`` afterwards."""

@@ -869,6 +869,8 @@ typedef struct {
     size_t page;
     _Atomic uint64_t *bits;   /* DIRTY: one bit per page */
     uint64_t cursor;          /* DIRTY: where the next collect goes on */
+    uintptr_t before;         /* DIRTY: where pages are copied before they are first stored to, or 0 */
+    uint8_t *unchanged;       /* DIRTY: how many times in a row emu_dirty_undo found the page as it was */
     int fd;                   /* GUARD: the file that stores reach, or -1 */
     int64_t file_offset;      /* GUARD: where the mapping begins in it */
     _Atomic int group;        /* GUARD: ranges of one number are cut off together; 0: alone */
@@ -912,6 +914,8 @@ static void set_bits(range *r, uint64_t first, uint64_t count) {
         atomic_fetch_or(&r->bits[page / 64], 1ull << page % 64);
 }
 
+static int is_dirty(const range *r, uint64_t page) { return atomic_load(&r->bits[page / 64]) >> page % 64 & 1; }
+
 static int mark_dirty(uintptr_t at) {
     range *r = find(at, DIRTY);
     if (!r)
@@ -921,6 +925,9 @@ static int mark_dirty(uintptr_t at) {
      * out, open a larger piece: more pages than stored to are then reported, but none is forgotten. */
     for (uint64_t piece = 1;; piece *= 64) {
         uint64_t first = page / piece * piece, count = piece < pages - first ? piece : pages - first;
+        for (uint64_t n = first; r->before && n < first + count; n++)
+            if (!is_dirty(r, n))
+                memcpy((void *)(r->before + n * r->page), (void *)(r->start + n * r->page), r->page);
         if (mprotect((void *)(r->start + first * r->page), count * r->page, PROT_READ | PROT_WRITE) == 0) {
             set_bits(r, first, count);
             return 1;
@@ -1076,6 +1083,8 @@ static int add_range(uintptr_t address, size_t size, size_t page, int kind, _Ato
         r->page = page;
         r->bits = bits;
         r->cursor = 0;
+        r->before = 0;
+        r->unchanged = NULL;
         r->fd = fd;
         r->file_offset = file_offset;
         atomic_store(&r->group, 0);
@@ -1095,7 +1104,9 @@ static void remove_range(int slot) {
     while (atomic_load(&handlers_running)) /* one of them may still use the range */
         sched_yield();
     free((void *)ranges[slot].bits);
+    free(ranges[slot].unchanged);
     ranges[slot].bits = NULL;
+    ranges[slot].unchanged = NULL;
     pthread_mutex_unlock(&table_lock);
 }
 
@@ -1194,124 +1205,182 @@ static int emu_dirty_stop(int slot) {
     return error;
 }
 
+/* From now on copy each page to the same offset of `before`, an area of the range's size, ahead of its first store. */
+static int emu_dirty_keep(int slot, uintptr_t before) {
+    range *r = &ranges[slot];
+    r->unchanged = calloc((r->end - r->start) / r->page, 1);
+    if (!r->unchanged)
+        return -ENOMEM;
+    r->before = before;
+    return 0;
+}
+
+/*
+ * Put back every page that was stored to. They stay writable, for whoever stores to them again; a page that was found
+ * unchanged this many times in a row is protected again.
+ */
+static void emu_dirty_undo(int slot, unsigned patience) {
+    range *r = &ranges[slot];
+    uint64_t words = ((r->end - r->start) / r->page + 63) / 64;
+    for (uint64_t word = 0; word < words; word++) {
+        uint64_t bits = atomic_load_explicit(&r->bits[word], memory_order_relaxed);
+        for (; bits; bits &= bits - 1) {
+            uint64_t page = word * 64 + __builtin_ctzll(bits);
+            void *now = (void *)(r->start + page * r->page);
+            const void *then = (const void *)(r->before + page * r->page);
+            if (memcmp(now, then, r->page)) {
+                memcpy(now, then, r->page);
+                r->unchanged[page] = 0;
+            } else if (++r->unchanged[page] >= patience) {
+                r->unchanged[page] = 0;
+                if (mprotect(now, r->page, PROT_READ) == 0)
+                    atomic_fetch_and(&r->bits[word], ~(1ull << page % 64));
+            }
+        }
+    }
+}
+
+/* The next run of pages from `from` on that were stored to, which stay so; its count is 0 when there is none. */
+static emu_run emu_dirty_next(int slot, uint64_t from) {
+    const range *r = &ranges[slot];
+    uint64_t pages = (r->end - r->start) / r->page;
+    emu_run found = {from, 0};
+    while (found.first < pages && !is_dirty(r, found.first))
+        found.first += atomic_load(&r->bits[found.first / 64]) ? 1 : 64 - found.first % 64;
+    while (found.first + found.count < pages && is_dirty(r, found.first + found.count))
+        found.count++;
+    return found;
+}
+
 
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // emu_loss()(int)
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 121), // emu_loss()(int)
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *, int, unsigned int)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 107), // char const *
-/*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/*  6 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
-/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int)
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 122), // emu_run()(int, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *, int, unsigned int)
+/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // char const *
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, emu_fs *)
-/* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 108), // emu_fs *
+/* 10 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int)
+/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int, int64_t, int64_t)
+/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, emu_fs *)
 /* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t)
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 17 */ _CFFI_OP(_CFFI_OP_POINTER, 120), // emu_fs *
+/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int, int64_t, int64_t)
+/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
 /* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
 /* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, int64_t)
+/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t)
 /* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 30 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(uintptr_t, size_t, size_t)
-/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(uintptr_t, size_t, size_t, int, int64_t)
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 37 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t)
-/* 43 */ _CFFI_OP(_CFFI_OP_POINTER, 113), // void *
-/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int)
-/* 47 */ _CFFI_OP(_CFFI_OP_NOOP, 43),
-/* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int, unsigned long const *, unsigned long)
-/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 43),
-/* 53 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 55 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // unsigned long const *
-/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 10), // unsigned long
-/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, size_t)
-/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 43),
-/* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, int64_t)
+/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, uintptr_t)
+/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(uintptr_t, size_t, size_t)
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(uintptr_t, size_t, size_t, int, int64_t)
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t)
+/* 51 */ _CFFI_OP(_CFFI_OP_POINTER, 124), // void *
+/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int)
+/* 55 */ _CFFI_OP(_CFFI_OP_NOOP, 51),
+/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int, unsigned long const *, unsigned long)
+/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 51),
 /* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
-/* 64 */ _CFFI_OP(_CFFI_OP_POINTER, 113), // void const *
-/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
-/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION, 18), // int64_t()(int, emu_run *, size_t, int *)
-/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 71 */ _CFFI_OP(_CFFI_OP_POINTER, 110), // emu_run *
-/* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 73 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
+/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 63 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // unsigned long const *
+/* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 10), // unsigned long
+/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, size_t)
+/* 67 */ _CFFI_OP(_CFFI_OP_NOOP, 51),
+/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
+/* 72 */ _CFFI_OP(_CFFI_OP_POINTER, 124), // void const *
+/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 76), // uint32_t()(uint32_t, void const *, size_t, int)
-/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 64),
-/* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 79 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 81 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // void *()(size_t, size_t, size_t, int, int, int, int64_t, int *)
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
+/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION, 22), // int64_t()(int, emu_run *, size_t, int *)
+/* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 79 */ _CFFI_OP(_CFFI_OP_POINTER, 122), // emu_run *
+/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 81 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
+/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 84), // uint32_t()(uint32_t, void const *, size_t, int)
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 72),
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 88 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 73),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 113), // void()(int)
-/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 113), // void()(int, int)
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 51), // void *()(size_t, size_t, size_t, int, int, int, int64_t, int *)
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 113), // void()(uintptr_t, uintptr_t)
-/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 81),
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // void()(int)
+/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 113), // void()(void const *, size_t, int)
-/* 103 */ _CFFI_OP(_CFFI_OP_NOOP, 64),
-/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 108 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
-/* 109 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_loss
-/* 110 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_run
-/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
-/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // void()(int, int)
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // void()(int, unsigned int)
+/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8),
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // void()(uintptr_t, uintptr_t)
+/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // void()(void const *, size_t, int)
+/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 72),
+/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 120 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
+/* 121 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_loss
+/* 122 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_run
+/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
+/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1443,10 +1512,10 @@ _cffi_f_emu_crc32c(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(64), arg1, (char **)&x1);
+      _cffi_type(72), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(64), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(72), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1503,10 +1572,10 @@ _cffi_f_emu_dirty_collect(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(71), arg1, (char **)&x1);
+      _cffi_type(79), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (emu_run *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(71), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(79), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1516,10 +1585,10 @@ _cffi_f_emu_dirty_collect(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(73), arg3, (char **)&x3);
+      _cffi_type(81), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(73), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(81), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1537,6 +1606,89 @@ _cffi_f_emu_dirty_collect(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_dirty_collect _cffi_d_emu_dirty_collect
+#endif
+
+static int _cffi_d_emu_dirty_keep(int x0, uintptr_t x1)
+{
+  return emu_dirty_keep(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_dirty_keep(PyObject *self, PyObject *args)
+{
+  int x0;
+  uintptr_t x1;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_dirty_keep", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  x0 = _cffi_to_c_int(arg0, int);
+  if (x0 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  x1 = _cffi_to_c_int(arg1, uintptr_t);
+  if (x1 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_dirty_keep(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_dirty_keep _cffi_d_emu_dirty_keep
+#endif
+
+static emu_run _cffi_d_emu_dirty_next(int x0, uint64_t x1)
+{
+  return emu_dirty_next(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_dirty_next(PyObject *self, PyObject *args)
+{
+  int x0;
+  uint64_t x1;
+  emu_run result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_dirty_next", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  x0 = _cffi_to_c_int(arg0, int);
+  if (x0 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_dirty_next(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(122));
+  return pyresult;
+}
+#else
+static void _cffi_f_emu_dirty_next(emu_run *result, int x0, uint64_t x1)
+{
+  { *result = emu_dirty_next(x0, x1); }
+}
 #endif
 
 static int _cffi_d_emu_dirty_start(uintptr_t x0, size_t x1, size_t x2)
@@ -1615,6 +1767,44 @@ _cffi_f_emu_dirty_stop(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_dirty_stop _cffi_d_emu_dirty_stop
 #endif
 
+static void _cffi_d_emu_dirty_undo(int x0, unsigned int x1)
+{
+  emu_dirty_undo(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_dirty_undo(PyObject *self, PyObject *args)
+{
+  int x0;
+  unsigned int x1;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_dirty_undo", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  x0 = _cffi_to_c_int(arg0, int);
+  if (x0 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  x1 = _cffi_to_c_int(arg1, unsigned int);
+  if (x1 == (unsigned int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_dirty_undo(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_dirty_undo _cffi_d_emu_dirty_undo
+#endif
+
 static int _cffi_d_emu_fallocate(int x0, int64_t x1, int64_t x2)
 {
   return emu_fallocate(x0, x1, x2);
@@ -1682,10 +1872,10 @@ _cffi_f_emu_flush(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(64), arg0, (char **)&x0);
+      _cffi_type(72), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(64), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(72), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1738,10 +1928,10 @@ _cffi_f_emu_fstatfs(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg1, (char **)&x1);
+      _cffi_type(17), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (emu_fs *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(17), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1880,7 +2070,7 @@ _cffi_f_emu_guard_loss(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(109));
+  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(121));
   return pyresult;
 }
 #else
@@ -1939,10 +2129,10 @@ _cffi_f_emu_is_zero(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(64), arg0, (char **)&x0);
+      _cffi_type(72), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(64), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(72), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2093,10 +2283,10 @@ _cffi_f_emu_madvise(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(43), arg0, (char **)&x0);
+      _cffi_type(51), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(43), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(51), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2185,10 +2375,10 @@ _cffi_f_emu_map(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(73), arg7, (char **)&x7);
+      _cffi_type(81), arg7, (char **)&x7);
   if (datasize != 0) {
     x7 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(73), arg7, (char **)&x7,
+    if (_cffi_convert_array_argument(_cffi_type(81), arg7, (char **)&x7,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2200,7 +2390,7 @@ _cffi_f_emu_map(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(43));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(51));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2235,10 +2425,10 @@ _cffi_f_emu_mbind(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(43), arg0, (char **)&x0);
+      _cffi_type(51), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(43), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(51), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2252,10 +2442,10 @@ _cffi_f_emu_mbind(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(55), arg3, (char **)&x3);
+      _cffi_type(63), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (unsigned long const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(55), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(63), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2300,10 +2490,10 @@ _cffi_f_emu_msync(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(43), arg0, (char **)&x0);
+      _cffi_type(51), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(43), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(51), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2350,10 +2540,10 @@ _cffi_f_emu_open(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(4), arg0, (char **)&x0);
+      _cffi_type(8), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2498,10 +2688,10 @@ _cffi_f_emu_touch(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(43), arg0, (char **)&x0);
+      _cffi_type(51), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(43), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(51), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2592,10 +2782,10 @@ _cffi_f_emu_unmap(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(43), arg0, (char **)&x0);
+      _cffi_type(51), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(43), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(51), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2894,44 +3084,47 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "PROT_WRITE", (void *)_cffi_const_PROT_WRITE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "RAMFS_MAGIC", (void *)_cffi_const_RAMFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "TMPFS_MAGIC", (void *)_cffi_const_TMPFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_cpu_features", (void *)_cffi_f_emu_cpu_features, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 67), (void *)_cffi_d_emu_cpu_features },
-  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_crc32c },
-  { "emu_dirty_collect", (void *)_cffi_f_emu_dirty_collect, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 69), (void *)_cffi_d_emu_dirty_collect },
-  { "emu_dirty_start", (void *)_cffi_f_emu_dirty_start, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 30), (void *)_cffi_d_emu_dirty_start },
-  { "emu_dirty_stop", (void *)_cffi_f_emu_dirty_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_dirty_stop },
-  { "emu_fallocate", (void *)_cffi_f_emu_fallocate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_fallocate },
-  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 102), (void *)_cffi_d_emu_flush },
-  { "emu_fstatfs", (void *)_cffi_f_emu_fstatfs, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_fstatfs },
-  { "emu_guard_add", (void *)_cffi_f_emu_guard_add, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_emu_guard_add },
-  { "emu_guard_join", (void *)_cffi_f_emu_guard_join, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_guard_join },
+  { "emu_cpu_features", (void *)_cffi_f_emu_cpu_features, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 75), (void *)_cffi_d_emu_cpu_features },
+  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 83), (void *)_cffi_d_emu_crc32c },
+  { "emu_dirty_collect", (void *)_cffi_f_emu_dirty_collect, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 77), (void *)_cffi_d_emu_dirty_collect },
+  { "emu_dirty_keep", (void *)_cffi_f_emu_dirty_keep, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 34), (void *)_cffi_d_emu_dirty_keep },
+  { "emu_dirty_next", (void *)_cffi_f_emu_dirty_next, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_dirty_next },
+  { "emu_dirty_start", (void *)_cffi_f_emu_dirty_start, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_dirty_start },
+  { "emu_dirty_stop", (void *)_cffi_f_emu_dirty_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 12), (void *)_cffi_d_emu_dirty_stop },
+  { "emu_dirty_undo", (void *)_cffi_f_emu_dirty_undo, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 106), (void *)_cffi_d_emu_dirty_undo },
+  { "emu_fallocate", (void *)_cffi_f_emu_fallocate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_fallocate },
+  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 114), (void *)_cffi_d_emu_flush },
+  { "emu_fstatfs", (void *)_cffi_f_emu_fstatfs, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_fstatfs },
+  { "emu_guard_add", (void *)_cffi_f_emu_guard_add, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_guard_add },
+  { "emu_guard_join", (void *)_cffi_f_emu_guard_join, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 102), (void *)_cffi_d_emu_guard_join },
   { "emu_guard_loss", (void *)_cffi_f_emu_guard_loss, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_guard_loss },
-  { "emu_guard_remove", (void *)_cffi_f_emu_guard_remove, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_guard_remove },
-  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 63), (void *)_cffi_d_emu_is_zero },
-  { "emu_lock", (void *)_cffi_f_emu_lock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_lock },
-  { "emu_lock_conflict", (void *)_cffi_f_emu_lock_conflict, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_lock_conflict },
-  { "emu_madvise", (void *)_cffi_f_emu_madvise, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 46), (void *)_cffi_d_emu_madvise },
-  { "emu_map", (void *)_cffi_f_emu_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 81), (void *)_cffi_d_emu_map },
-  { "emu_mbind", (void *)_cffi_f_emu_mbind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_mbind },
-  { "emu_msync", (void *)_cffi_f_emu_msync, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_msync },
-  { "emu_open", (void *)_cffi_f_emu_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_open },
-  { "emu_set_stop", (void *)_cffi_f_emu_set_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 98), (void *)_cffi_d_emu_set_stop },
-  { "emu_statx_dax", (void *)_cffi_f_emu_statx_dax, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_statx_dax },
-  { "emu_stopped", (void *)_cffi_f_emu_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 67), (void *)_cffi_d_emu_stopped },
-  { "emu_touch", (void *)_cffi_f_emu_touch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 58), (void *)_cffi_d_emu_touch },
-  { "emu_truncate", (void *)_cffi_f_emu_truncate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_truncate },
-  { "emu_unmap", (void *)_cffi_f_emu_unmap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 58), (void *)_cffi_d_emu_unmap },
+  { "emu_guard_remove", (void *)_cffi_f_emu_guard_remove, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_guard_remove },
+  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 71), (void *)_cffi_d_emu_is_zero },
+  { "emu_lock", (void *)_cffi_f_emu_lock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_lock },
+  { "emu_lock_conflict", (void *)_cffi_f_emu_lock_conflict, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_lock_conflict },
+  { "emu_madvise", (void *)_cffi_f_emu_madvise, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 54), (void *)_cffi_d_emu_madvise },
+  { "emu_map", (void *)_cffi_f_emu_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 89), (void *)_cffi_d_emu_map },
+  { "emu_mbind", (void *)_cffi_f_emu_mbind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_mbind },
+  { "emu_msync", (void *)_cffi_f_emu_msync, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_emu_msync },
+  { "emu_open", (void *)_cffi_f_emu_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 7), (void *)_cffi_d_emu_open },
+  { "emu_set_stop", (void *)_cffi_f_emu_set_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_set_stop },
+  { "emu_statx_dax", (void *)_cffi_f_emu_statx_dax, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 12), (void *)_cffi_d_emu_statx_dax },
+  { "emu_stopped", (void *)_cffi_f_emu_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 75), (void *)_cffi_d_emu_stopped },
+  { "emu_touch", (void *)_cffi_f_emu_touch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_touch },
+  { "emu_truncate", (void *)_cffi_f_emu_truncate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_truncate },
+  { "emu_unmap", (void *)_cffi_f_emu_unmap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_unmap },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "type", offsetof(emu_fs, type),
             sizeof(((emu_fs *)0)->type),
-            _CFFI_OP(_CFFI_OP_NOOP, 111) },
+            _CFFI_OP(_CFFI_OP_NOOP, 123) },
   { "block_size", offsetof(emu_fs, block_size),
                   sizeof(((emu_fs *)0)->block_size),
-                  _CFFI_OP(_CFFI_OP_NOOP, 111) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 123) },
   { "offset", offsetof(emu_loss, offset),
               sizeof(((emu_loss *)0)->offset),
-              _CFFI_OP(_CFFI_OP_NOOP, 18) },
+              _CFFI_OP(_CFFI_OP_NOOP, 22) },
   { "stored", offsetof(emu_loss, stored),
               sizeof(((emu_loss *)0)->stored),
               _CFFI_OP(_CFFI_OP_NOOP, 1) },
@@ -2943,25 +3136,25 @@ static const struct _cffi_field_s _cffi_fields[] = {
                _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "first", offsetof(emu_run, first),
              sizeof(((emu_run *)0)->first),
-             _CFFI_OP(_CFFI_OP_NOOP, 112) },
+             _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "count", offsetof(emu_run, count),
              sizeof(((emu_run *)0)->count),
-             _CFFI_OP(_CFFI_OP_NOOP, 112) },
+             _CFFI_OP(_CFFI_OP_NOOP, 5) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_fs", 108, _CFFI_F_CHECK_FIELDS,
+  { "$emu_fs", 120, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_fs), offsetof(struct _cffi_align_typedef_emu_fs, y), 0, 2 },
-  { "$emu_loss", 109, _CFFI_F_CHECK_FIELDS,
+  { "$emu_loss", 121, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_loss), offsetof(struct _cffi_align_typedef_emu_loss, y), 2, 4 },
-  { "$emu_run", 110, _CFFI_F_CHECK_FIELDS,
+  { "$emu_run", 122, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_run), offsetof(struct _cffi_align_typedef_emu_run, y), 6, 2 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_fs", 108 },
-  { "emu_loss", 109 },
-  { "emu_run", 110 },
+  { "emu_fs", 120 },
+  { "emu_loss", 121 },
+  { "emu_run", 122 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2971,12 +3164,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  65,  /* num_globals */
+  68,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  114,  /* num_types */
+  125,  /* num_types */
   0,  /* flags */
 };
 

@@ -289,6 +289,8 @@ typedef struct {
     size_t page;
     _Atomic uint64_t *bits;   /* DIRTY: one bit per page */
     uint64_t cursor;          /* DIRTY: where the next collect goes on */
+    uintptr_t before;         /* DIRTY: where pages are copied before they are first stored to, or 0 */
+    uint8_t *unchanged;       /* DIRTY: how many times in a row emu_dirty_undo found the page as it was */
     int fd;                   /* GUARD: the file that stores reach, or -1 */
     int64_t file_offset;      /* GUARD: where the mapping begins in it */
     _Atomic int group;        /* GUARD: ranges of one number are cut off together; 0: alone */
@@ -332,6 +334,8 @@ static void set_bits(range *r, uint64_t first, uint64_t count) {
         atomic_fetch_or(&r->bits[page / 64], 1ull << page % 64);
 }
 
+static int is_dirty(const range *r, uint64_t page) { return atomic_load(&r->bits[page / 64]) >> page % 64 & 1; }
+
 static int mark_dirty(uintptr_t at) {
     range *r = find(at, DIRTY);
     if (!r)
@@ -341,6 +345,9 @@ static int mark_dirty(uintptr_t at) {
      * out, open a larger piece: more pages than stored to are then reported, but none is forgotten. */
     for (uint64_t piece = 1;; piece *= 64) {
         uint64_t first = page / piece * piece, count = piece < pages - first ? piece : pages - first;
+        for (uint64_t n = first; r->before && n < first + count; n++)
+            if (!is_dirty(r, n))
+                memcpy((void *)(r->before + n * r->page), (void *)(r->start + n * r->page), r->page);
         if (mprotect((void *)(r->start + first * r->page), count * r->page, PROT_READ | PROT_WRITE) == 0) {
             set_bits(r, first, count);
             return 1;
@@ -496,6 +503,8 @@ static int add_range(uintptr_t address, size_t size, size_t page, int kind, _Ato
         r->page = page;
         r->bits = bits;
         r->cursor = 0;
+        r->before = 0;
+        r->unchanged = NULL;
         r->fd = fd;
         r->file_offset = file_offset;
         atomic_store(&r->group, 0);
@@ -515,7 +524,9 @@ static void remove_range(int slot) {
     while (atomic_load(&handlers_running)) /* one of them may still use the range */
         sched_yield();
     free((void *)ranges[slot].bits);
+    free(ranges[slot].unchanged);
     ranges[slot].bits = NULL;
+    ranges[slot].unchanged = NULL;
     pthread_mutex_unlock(&table_lock);
 }
 
@@ -612,4 +623,51 @@ static int emu_dirty_stop(int slot) {
     int error = mprotect((void *)r->start, r->end - r->start, PROT_READ | PROT_WRITE) ? -errno : 0;
     remove_range(slot);
     return error;
+}
+
+/* From now on copy each page to the same offset of `before`, an area of the range's size, ahead of its first store. */
+static int emu_dirty_keep(int slot, uintptr_t before) {
+    range *r = &ranges[slot];
+    r->unchanged = calloc((r->end - r->start) / r->page, 1);
+    if (!r->unchanged)
+        return -ENOMEM;
+    r->before = before;
+    return 0;
+}
+
+/*
+ * Put back every page that was stored to. They stay writable, for whoever stores to them again; a page that was found
+ * unchanged this many times in a row is protected again.
+ */
+static void emu_dirty_undo(int slot, unsigned patience) {
+    range *r = &ranges[slot];
+    uint64_t words = ((r->end - r->start) / r->page + 63) / 64;
+    for (uint64_t word = 0; word < words; word++) {
+        uint64_t bits = atomic_load_explicit(&r->bits[word], memory_order_relaxed);
+        for (; bits; bits &= bits - 1) {
+            uint64_t page = word * 64 + __builtin_ctzll(bits);
+            void *now = (void *)(r->start + page * r->page);
+            const void *then = (const void *)(r->before + page * r->page);
+            if (memcmp(now, then, r->page)) {
+                memcpy(now, then, r->page);
+                r->unchanged[page] = 0;
+            } else if (++r->unchanged[page] >= patience) {
+                r->unchanged[page] = 0;
+                if (mprotect(now, r->page, PROT_READ) == 0)
+                    atomic_fetch_and(&r->bits[word], ~(1ull << page % 64));
+            }
+        }
+    }
+}
+
+/* The next run of pages from `from` on that were stored to, which stay so; its count is 0 when there is none. */
+static emu_run emu_dirty_next(int slot, uint64_t from) {
+    const range *r = &ranges[slot];
+    uint64_t pages = (r->end - r->start) / r->page;
+    emu_run found = {from, 0};
+    while (found.first < pages && !is_dirty(r, found.first))
+        found.first += atomic_load(&r->bits[found.first / 64]) ? 1 : 64 - found.first % 64;
+    while (found.first + found.count < pages && is_dirty(r, found.first + found.count))
+        found.count++;
+    return found;
 }

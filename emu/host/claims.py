@@ -127,6 +127,8 @@ def claims_of(config: MachineConfig) -> Claims:
     claims = Claims()
     if config.image is not None:
         claims.reads(config.image, "the image")
+    if isinstance(config.initrd, str) and os.path.exists(config.initrd):  # else a list of modules
+        claims.reads(config.initrd, "the initial RAM disk")
     for dimm in config.nvdimms:
         if dimm.backend.path is not None:
             claims.reads(dimm.backend.path, "the NVDIMM's file", memory=True)

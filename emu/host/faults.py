@@ -20,6 +20,9 @@ from emu.host._kernel import ffi, lib
 from emu.record import NamedTuple
 
 _RUNS = 4096
+# Pages that are put back unchanged this often in a row are protected again. A fault costs as much as comparing some
+# dozens of pages.
+_PATIENCE = 32
 _groups = itertools.count(1)
 
 
@@ -149,6 +152,27 @@ class DirtyLog:
                     first, count = runs[-1][0], runs[-1][1] + count
                     runs.pop()
                 runs.append((first, count))
+        return runs
+
+    def keep(self, before: int) -> None:
+        """After ``start``: copy each page, ahead of its first store, to the area of the same size at ``before``."""
+        error = lib.emu_dirty_keep(self._slot, before)
+        if error < 0:
+            raise kernel.host_error("cannot keep copies of dirty pages", -error)
+
+    def undo(self) -> None:
+        """After ``keep``: put back all that was stored. What it costs depends on the pages stored to lately alone."""
+        lib.emu_dirty_undo(self._slot, _PATIENCE)
+
+    def peek(self) -> list[tuple[int, int]]:
+        """The runs (first page, count) that were stored to since ``start``, and perhaps pages that are as they were; in
+        the range's own pages. Nothing is protected again.
+        """
+        runs: list[tuple[int, int]] = []
+        run = lib.emu_dirty_next(self._slot, 0)
+        while run.count:
+            runs.append((run.first, run.count))
+            run = lib.emu_dirty_next(self._slot, run.first + run.count)
         return runs
 
     def stop(self) -> None:

@@ -85,6 +85,25 @@ def emu_crash(request: pytest.FixtureRequest) -> Callable[..., CrashResult]:
     return crash
 
 
+@pytest.fixture
+def emu_cc(tmp_path: Path) -> Callable[..., Path]:
+    """Builds a guest as ``emu cc`` does: ``emu_cc("log.c", "-O2", "-DDEBUG")`` gives the path of the image.
+
+    Raises ``emu.testing.EmuRefused`` with the compiler's own words.
+    """
+    from emu.testing.results import compile_guest
+
+    made: list[Path] = []
+
+    def build(*words: str | Path) -> Path:
+        image = tmp_path / f"guest-{len(made)}.elf"
+        compile_guest(words, image)
+        made.append(image)
+        return image
+
+    return build
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     outcome = yield

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -70,3 +71,11 @@ def emu(words: Sequence[str], timeout: float) -> tuple[int, dict[str, Any], str]
     if not output:
         raise EmuRefused(errors.strip() or f"emu {words[0]} printed nothing and ended with status {ran.returncode}")
     return ran.returncode, json.loads(output), errors
+
+
+def compile_guest(words: Sequence[str | Path], image: Path) -> None:
+    """``emu cc WORDS -o IMAGE``; EmuRefused with the compiler's words when it does not compile."""
+    command = [sys.executable, "-m", "emu.cli.main", "cc", *map(str, words), "-o", str(image)]
+    ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise EmuRefused(ran.stderr.strip())

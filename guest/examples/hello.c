@@ -1,7 +1,7 @@
 /* Counts its boots in persistent memory and leaves a message there. */
 #include "nvdimm.h"
 #include "pmem.h"
-#include "string.h"
+#include <string.h>
 
 #define MAGIC 0x6f6c6c6568756d65ull /* "emuhello" */
 

@@ -1,6 +1,6 @@
 /* Reads and writes every NVDIMM's label storage area through its _DSM. An area that holds labels is only read. */
 #include "nvdimm.h"
-#include "string.h"
+#include <string.h>
 
 enum { MOST_NVDIMMS = 16, CHUNK = 4076, PATTERN_STEP = 0x9E3779B9 };
 

@@ -1,6 +1,6 @@
 #include "acpi.h"
 
-#include "string.h"
+#include <string.h>
 
 /* ACPI 6.4, 5.2.5.3; revision 0 ends after `rsdt`. */
 struct __attribute__((packed)) rsdp {

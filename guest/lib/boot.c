@@ -1,24 +1,43 @@
 /* What the boot loader handed over, and the way into main(). */
+#include <stdlib.h>
+
 #include "guest.h"
 #include "idt.h"
 #include "pmem.h"
 #include "serial.h"
 
-enum { MULTIBOOT_LOADED = 0x2BADB002, MULTIBOOT_HAS_CMDLINE = 1 << 2, MOST_ARGUMENTS = 8, LONGEST_CMDLINE = 1024 };
+enum { MULTIBOOT_LOADED = 0x2BADB002, MULTIBOOT_HAS_CMDLINE = 1 << 2, MULTIBOOT_HAS_MAP = 1 << 6, USABLE = 1, MOST_ARGUMENTS = 8, LONGEST_CMDLINE = 1024 };
 #define PVH_MAGIC 0x336EC578u
 
 /* Multiboot specification 0.6.96, 3.3: only what is read here. */
 struct multiboot_info {
-    u32 flags, mem_lower, mem_upper, boot_device, cmdline;
+    u32 flags, mem_lower, mem_upper, boot_device, cmdline, modules_count, modules, symbols[4], map_length, map;
 };
 
-/* Xen, public/arch-x86/hvm/start_info.h: version 0 of the structure. */
+/* `size` does not count itself. */
+struct __attribute__((packed)) multiboot_range {
+    u32 size;
+    u64 base, length;
+    u32 type;
+};
+
+/* Xen, public/arch-x86/hvm/start_info.h: the memory map is there from version 1 on. */
 struct pvh_info {
     u32 magic, version, flags, nr_modules;
-    u64 modules, cmdline, rsdp;
+    u64 modules, cmdline, rsdp, map;
+    u32 map_entries, reserved;
+};
+
+struct pvh_range {
+    u64 base, length;
+    u32 type, reserved;
 };
 
 extern u32 boot_magic, boot_pointer;
+extern char image_end[];
+extern void (*const init_array_begin[])(void), (*const init_array_end[])(void);
+
+struct memory_range ram_behind_image;
 
 static char *arguments[MOST_ARGUMENTS + 1];
 static char cmdline[LONGEST_CMDLINE];
@@ -60,11 +79,38 @@ static int split_arguments(void) {
     return count;
 }
 
+static void take_range(u64 base, u64 length, u32 type) {
+    u64 end = base + length, image = (u64)image_end;
+    if (type == USABLE && base <= image && image < end)
+        ram_behind_image = (struct memory_range){image, end - image};
+}
+
+static void find_ram(void) {
+    if (boot_magic == MULTIBOOT_LOADED) {
+        const struct multiboot_info *info = (const void *)(u64)boot_pointer;
+        if (!(info->flags & MULTIBOOT_HAS_MAP))
+            return;
+        const struct multiboot_range *range = (const void *)(u64)info->map;
+        while ((u64)range < (u64)info->map + info->map_length) {
+            take_range(range->base, range->length, range->type);
+            range = (const void *)((u64)range + sizeof range->size + range->size);
+        }
+    } else {
+        const struct pvh_info *info = (const void *)(u64)boot_pointer;
+        const struct pvh_range *range = (const void *)info->map;
+        for (u32 i = 0; info->version && i < info->map_entries; i++)
+            take_range(range[i].base, range[i].length, range[i].type);
+    }
+}
+
 _Noreturn void guest_start(void) {
     map_physical(0, 1ull << 32);
     serial_init();
     idt_init();
     pmem_init();
     int count = split_arguments();
-    guest_exit((unsigned)main(count, arguments));
+    find_ram();
+    for (void (*const *constructor)(void) = init_array_begin; constructor < init_array_end; constructor++)
+        (*constructor)();
+    exit(main(count, arguments));
 }

@@ -1,6 +1,6 @@
 #include "io.h"
 #include "nvdimm.h"
-#include "string.h"
+#include <string.h>
 
 enum { DSM_PORT = 0xA18, DSM_REVISION = 1, LABEL_SIZE = 4, LABEL_READ = 5, LABEL_WRITE = 6, LARGEST_TRANSFER = 4076 };
 

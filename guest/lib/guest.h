@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 typedef uint8_t u8;
 typedef uint16_t u16;
@@ -24,14 +25,11 @@ enum verdict {
 /* The guest itself. `argv[0]` is the image's name where the loader gives one; what it returns is the verdict. */
 int main(int argc, char **argv);
 
-/* Ends the machine: power-off for EXIT_OK, the exit port (0xF4) for everything else. */
+/* Ends the machine at once: power-off for EXIT_OK, the exit port (0xF4) for everything else. */
 _Noreturn void guest_exit(unsigned verdict);
 
 /* Prints `panic: ` and the text, then ends with EXIT_PANIC. */
 _Noreturn __attribute__((format(printf, 1, 2))) void panic(const char *format, ...);
-
-/* To COM1. Knows %d %u %x %s %c %p %%, the lengths l, ll and z, and a width with or without leading zeros. */
-__attribute__((format(printf, 1, 2))) void printf(const char *format, ...);
 
 /* The decimal or 0x number in `text`; ends with EXIT_USAGE, naming `what`, when it is none. */
 u64 parse_number(const char *text, const char *what);
@@ -41,6 +39,11 @@ void map_physical(u64 base, u64 size);
 
 /* Where the boot loader says the RSDP is (PVH), or 0 (Multiboot 1 cannot say). */
 u64 boot_rsdp(void);
+
+/* The usable RAM behind the image, which is malloc's. */
+extern struct memory_range {
+    u64 base, size;
+} ram_behind_image;
 
 static inline void halt(void) {
     __asm__ volatile("hlt" ::: "memory");

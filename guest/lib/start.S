@@ -147,7 +147,7 @@ page_pml4:      .skip 4096
 page_pdpt:      .skip 4096
 page_pd:        .skip 4096
 page_pt:        .skip 4096
-stack:          .skip 16384
+stack:          .skip 262144
 stack_top:      .skip 4096
 double_fault_top:
 

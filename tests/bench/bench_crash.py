@@ -52,9 +52,11 @@ def traced_seconds(name: str, rounds: int, *, traced: bool) -> float:
 
     def once(number: int) -> float:
         with board.build(machine(image.path, str(number)), board.Outputs()) as built:
-            tracer = recorder.Recording(built, log_limit=1 << 26).tracer if traced else None
-            if tracer is not None:
-                tracer.record()
+            tracer = None
+            if traced:
+                recording = recorder.Recording(built, log_limit=1 << 26)
+                recording.start()
+                tracer = recording.tracer
             began = time.process_time()
             built.run()
             spent = time.process_time() - began

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import documents
+
 EMU = [sys.executable, "-m", "emu"]
 PATIENCE_S = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run left behind; ``errors`` are the lines on stderr, ``document`` is the JSON on stdout."""
+    """What a run left behind; ``errors`` are the lines on stderr, ``document`` is the JSON on stdout, which is as its
+    published schema says.
+    """
 
     status: int
     out: str
@@ -24,7 +28,7 @@ class Result:
     @property
     def document(self) -> dict[str, Any]:
         read: dict[str, Any] = json.loads(self.out)
-        return read
+        return documents.check(read) if "schema" in read else read
 
 
 def emu(

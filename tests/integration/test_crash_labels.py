@@ -107,6 +107,28 @@ def test_recoveries_see_the_label_of_their_crash_point(
     assert labels == {0, 7}
 
 
+def test_a_label_write_is_there_wholly_or_not_at_all(tmp_path: Path) -> None:
+    """A limit that the docs name: no power failure in the middle of one is tried, also where it has several words."""
+    config = guest(tmp_path)
+    image = Path(config.image or "")
+    content = image.read_bytes()
+    words = DsmInput(handle=nfit.handle(0), revision=REVISION, function=SET_LABEL_DATA).pack()
+    write = (words + DsmTransfer(offset=AT, length=32).pack() + b"\x07" * 32).ljust(PAGE, b"\0")
+    read = content[2 * PAGE :].replace(
+        DsmTransfer(offset=AT, length=1).pack(), DsmTransfer(offset=AT, length=32).pack()
+    )
+    image.write_bytes(content[:PAGE] + write + read)
+    answer = ask(config)
+    assert (answer.complete, answer.failed) == (True, False)
+    units = [label_address(0, AT) + 8 * number for number in range(4)]
+    seen = {
+        tuple(value for unit in units for asked, _, value in result.leaf.path() if asked == unit)
+        for result in answer.exploration.results
+    }
+    whole = int.from_bytes(b"\x07" * 8, "little")
+    assert {(whole,) * 4, (0,) * 4} <= seen <= {(whole,) * 4, (0,) * 4, ()}
+
+
 @pytest.mark.parametrize(
     ("steps", "domain", "fails"),
     [

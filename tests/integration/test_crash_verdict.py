@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import documents
 import pytest
 from run_emu import EMU, Result, emu
 
@@ -283,7 +284,7 @@ def test_ctrl_c_shows_what_was_found(tmp_path: Path) -> None:
             wait_for(lambda: mappings(process, pool) >= 2, "the exploration did not begin")
             process.send_signal(signal.SIGINT)
             out, errors = process.communicate(timeout=60)
-        found = json.loads(out)
+        found = documents.check(json.loads(out))
         assert (process.returncode, found["status"], found["verdict"]) == (130, 130, "interrupted"), errors
         assert found["complete"] is False
         assert found["incomplete_because"] == ["interrupted"]
@@ -320,7 +321,7 @@ def test_ctrl_c_while_the_workload_is_recorded(tmp_path: Path) -> None:
         wait_for(lambda: mappings(process, pool) >= 1, "the workload did not begin")
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
-    found = json.loads(out)
+    found = documents.check(json.loads(out))
     assert (process.returncode, found["verdict"], found["complete"]) == (130, "interrupted", False)
     assert (found["workload"]["reason"], found["workload"]["ok"]) == ("interrupted", True)
 
@@ -332,7 +333,9 @@ def test_what_failed_before_the_interruption_is_shown_and_explained(tmp_path: Pa
     for executions in range(1, 9):
         interruption = Interruption()
 
-        def ask(done: int, _left: int, *, at: int = executions, asked: Interruption = interruption) -> None:
+        def ask(
+            done: int, _left: int, _share: float, *, at: int = executions, asked: Interruption = interruption
+        ) -> None:
             if done == at:
                 asked.ask()
 

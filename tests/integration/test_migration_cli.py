@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import documents
 import pytest
 from migration_processes import EMU, Emu, verify, wait_until
 
@@ -45,7 +46,7 @@ def test_a_move_from_the_shell_ends_the_source(emus: list[Emu], tmp_path: Path) 
     source = counting(emus, tmp_path)
     done = migrate(source, "--json", f"unix:{tmp_path}/m")
     assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    document = documents.check(json.loads(done.stdout))
     assert document["schema"] == "emu.migrate/1"
     assert document["status"] == "completed"
     assert document["downtime_ms"] < 2000

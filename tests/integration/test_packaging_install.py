@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TREES = ("emu", "devices", "guest", "tests", "docs", ".ci")
+TREES = ("emu", "devices", "guest", "launcher", "tests", "docs", ".ci")
 FILES = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "Makefile")
 BUILD = """
 import os, sys

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from fuzzing import times
 from qmp_machine import Client, Emu
 
 MIB = 1 << 20
@@ -285,6 +286,7 @@ def test_a_migration_over_two_monitors(tmp_path: Path) -> None:
         assert source.ended()[0] == 0
 
 
+@pytest.mark.fuzz
 def test_bytes_from_hell(running: Emu) -> None:
     random = Random(3)
     nasty = [
@@ -294,7 +296,7 @@ def test_bytes_from_hell(running: Emu) -> None:
         b'{"execute":"nosuch","id":' + b"9" * 500 + b"}",
         b"\0\xff",
     ]
-    for _ in range(40):
+    for _ in range(times(40)):
         raw = socket.socket(socket.AF_UNIX)
         client = running.client()
         raw.connect(str(running.socket))

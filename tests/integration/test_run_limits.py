@@ -1,4 +1,7 @@
-"""Limits on memory (``ulimit -v``): said before Unicorn ends the process with a status that looks like a guest's."""
+"""Limits on memory (``ulimit -v``): said before Unicorn ends the process with a status that looks like a guest's.
+
+And on open files (``ulimit -n``), which anything may meet.
+"""
 
 from __future__ import annotations
 
@@ -21,3 +24,31 @@ def test_too_little_address_space(megabytes: int, tmp_path: Path) -> None:
 def test_enough_address_space(tmp_path: Path) -> None:
     limited = ("sh", "-c", 'ulimit -v 3000000; exec "$@"', "sh")
     assert emu("run", "hello", "--nvdimm", f"file={tmp_path}/p,size=4M", under=limited).status == 0
+
+
+@pytest.mark.parametrize("most", [6, 8, 10])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "hello", "--quiet", "--nvdimm", "file=p,size=4M"),
+        ("run", "hello", "--quiet", "-qmp", "unix:q,server=on,wait=off", "--nvdimm", "file=p,size=4M"),
+        ("crash", "commit-noflush", "--nvdimm", "file=p,size=2M"),
+        ("crash", "commit-noflush", "--nvdimm", "file=p,size=2M", "--jobs", "2"),
+    ],
+    ids=lambda words: " ".join(words[:2] + words[5:]),
+)
+def test_too_few_open_files(most: int, words: tuple[str, ...], tmp_path: Path) -> None:
+    """Each run ends as if there was no limit, or says in one message what it lacks; nothing is left behind."""
+    limited = ("sh", "-c", f'cd {tmp_path} && ulimit -n {most}; exec "$@"', "sh")
+    result = emu(*words, under=limited)
+    if result.status == 4:
+        assert "ulimit -n" in result.errors[-1]
+        assert len(result.errors) == 2
+    else:
+        assert result.status == (3 if words[0] == "crash" else 0)
+    assert not (tmp_path / "q").exists()
+
+
+def test_few_open_files_are_few(tmp_path: Path) -> None:
+    limited = ("sh", "-c", 'ulimit -n 6; exec "$@"', "sh")
+    assert emu("crash", "commit-noflush", "--nvdimm", f"file={tmp_path}/p,size=2M", under=limited).status == 4

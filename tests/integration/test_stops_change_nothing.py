@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from fuzzing import times
 from qmp_machine import Client, Emu, QmpFailure
 
 from emu import board
@@ -68,12 +69,13 @@ def outcome(config: MachineConfig, disturb: Callable[[Machine], None]) -> tuple[
         return ended, machine.cpu.now(), machine.cpu.registers(), machine.save(), memory
 
 
+@pytest.mark.fuzz
 def test_a_hundred_disturbed_runs_are_like_one_that_is_left_alone(guest: MachineConfig) -> None:
     plain = outcome(guest, lambda machine: None)
     assert plain[0].reason == "halt"
     assert int.from_bytes(plain[-1][-1][0x1000:0x1008], "little") > 20  # the timer ticked
     stops = 0
-    for seed in range(100):
+    for seed in range(times(100)):
         random = Random(seed)
 
         def disturb(machine: Machine, random: Random = random) -> None:

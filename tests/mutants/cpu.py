@@ -18,6 +18,14 @@ MUTANTS = (
         (f"{_STOPS}::test_a_system_call_behind_a_stop_request_is_carried_out",),
     ),
     Mutant(
+        "request-while-entering",
+        "a stop asked for while the engine is entered is not lost",
+        _HOOKS,
+        "    if (atomic_load(&current->leave))\n        current->cpu_exit(cpu);\n",
+        "",
+        (f"{_STOPS}::test_a_request_that_comes_while_the_engine_is_entered_is_not_lost",),
+    ),
+    Mutant(
         "block-charged-twice",
         "a block that is announced again after a stop costs no time a second time",
         _HOOKS,

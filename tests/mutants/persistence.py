@@ -74,7 +74,7 @@ MUTANTS = (
         _MODEL,
         "        if isinstance(event, LabelWrite):\n            return True\n",
         "        if isinstance(event, LabelWrite):\n            return False\n",
-        (f"{_ORACLE}::test_crashing_only_before_commits_and_at_the_end_loses_no_memory[adr-line]",),
+        (f"{_ORACLE}::test_crashing_only_before_commits_and_at_the_end_loses_no_memory[mem-ctrl-line]",),
     ),
     Mutant(
         "wbinvd-is-nothing",
@@ -127,15 +127,15 @@ MUTANTS = (
     Mutant(
         "repair-not-checked",
         "a cause is named only when its repair was seen to make the failure impossible",
-        "emu/persistence/lab/findings.py",
-        "            return None\n        return _Cause(kind, why, scene.lost, self._later(scene), repair)\n",
-        "            pass\n        return _Cause(kind, why, scene.lost, self._later(scene), repair)\n",
+        "emu/persistence/lab/naming.py",
+        "            return None\n        return Cause(kind, why, scene.lost, self._later(scene), repair)\n",
+        "            pass\n        return Cause(kind, why, scene.lost, self._later(scene), repair)\n",
         (f"{_CAUSES}::test_name_and_blame",),
     ),
     Mutant(
         "fence-after-the-crash",
         "of a non-temporal store whose fence the crash came before, it is said that the fence is too late",
-        "emu/persistence/lab/findings.py",
+        "emu/persistence/lab/naming.py",
         "            later = any(isinstance(event, Fence | WriteBack) for event in self._events[number + 1 :])\n",
         "            later = False\n",
         (f"{_CAUSES}::test_a_fence_that_comes_too_late_is_told_from_one_that_never_comes",),
@@ -178,6 +178,6 @@ MUTANTS = (
         "emu/persistence/model/crashstate.py",
         "        return self.initial(unit) & ~covered | value & covered\n",
         "        return value & covered\n",
-        (f"{_ORACLE}::test_same_memories_as_the_operational_machine[adr-line-0]",),
+        (f"{_ORACLE}::test_same_memories_as_the_operational_machine[mem-ctrl-line-0]",),
     ),
 )

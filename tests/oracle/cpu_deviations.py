@@ -74,10 +74,6 @@ LISTED = {
         lambda host, guest: host.memory[12:16] != bytes(4) == guest.memory[12:16],
     ),
     "rf-in-frames": Deviation(case("ud2"), lambda host, guest: bool(host.flags & RF) and not guest.flags & RF),
-    "lock-prefix": Deviation(
-        case("lock mov eax, [rdi]".replace("lock ", ".byte 0xf0\n")),
-        lambda host, guest: host.vector == 6 and guest.vector is None,
-    ),
     "ss-not-canonical": Deviation(
         case("mov rax, [rbp]", rbp=1 << 62), lambda host, guest: (host.vector, guest.vector) == (12, 13)
     ),

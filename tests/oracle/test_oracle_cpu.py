@@ -177,6 +177,36 @@ def test_exceptions_are_those_of_the_host_cpu(cases: dict[str, Case], native: Pa
     assert not wrong
 
 
+def locked_encodings(mode: int) -> list[str]:
+    """LOCK before every opcode of the first two maps, with an operand in memory and one in a register."""
+    prefixes = {0x0F, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3}
+    prefixes |= set(range(0x40, 0x50)) if mode == 64 else set()
+    opcodes = [(byte,) for byte in range(256) if byte not in prefixes] + [(0x0F, byte) for byte in range(256)]
+    constants = {(0x80,): 1, (0x81,): 4, (0x82,): 1, (0x83,): 1, (0x0F, 0xBA): 1}
+    groups = {*constants, (0xF6,), (0xF7,), (0xFE,), (0xFF,), (0x0F, 0xC7)}
+    return [
+        ".byte " + ", ".join(map(hex, (0xF0, *opcode, operand | register << 3, *[1] * constants.get(opcode, 0))))
+        for opcode in opcodes
+        for register in (range(8) if opcode in groups else (1,))
+        for operand in (0x07, 0xC1)  # [rdi]; ecx
+    ]
+
+
+@pytest.mark.parametrize("mode", [64, 32])
+def test_lock_is_taken_where_the_host_cpu_takes_it(mode: int, native: Path, tmp_path: Path) -> None:
+    cases = [case(text, mode=mode) for text in locked_encodings(mode)]
+    answers = _both(native, cases, tmp_path)
+    wrong = {
+        question.text: (host.vector, guest.vector)
+        for question, (host, guest) in zip(cases, answers, strict=True)
+        if (host.vector, host.memory) != (guest.vector, guest.memory)
+    }
+    assert not wrong
+    # 14 of ADD to XOR and 21 with a constant, 4 of NOT and NEG, 4 of INC and DEC, 2 of XCHG; 3 of BTS to BTC and 3 with
+    # a constant, 4 of CMPXCHG and XADD, CMPXCHG8B; 7 that only 32-bit code has.
+    assert sum(host.vector is None for host, _ in answers) == (56 if mode == 64 else 63)
+
+
 def test_exceptions_are_those_of_qemu(tmp_path: Path) -> None:
     cases = list(_EXCEPTIONS.values())
     image = assemble(cases, tmp_path)

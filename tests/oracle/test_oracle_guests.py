@@ -59,6 +59,7 @@ CASES = {
     "bench-copy": Case((Run("bench-copy", "1000"),)),
     "bench-alu": Case((Run("bench-alu", "1000"),), ()),
     "bench-call": Case((Run("bench-call", "15"),), ()),
+    "bench-hash": Case((Run("bench-hash", "50"), Run("bench-hash", "50"))),
     # First the workload, then its recovery.
     **{name: Case((Run(name), Run(name))) for name in CRASH},
 }

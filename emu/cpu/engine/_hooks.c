@@ -589,6 +589,9 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
  */
 #include "binding.h"
 
+#define RIP_OFFSET 128
+#include "delivery.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/membarrier.h>
@@ -604,7 +607,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
 enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
-enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_MSR = 248 };
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_MSR = 248, REG_RFLAGS = 253 };
 #define CTL_WRITE(type, arguments) ((type) | ((arguments) << 26) | (1 << 30))
 enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 
@@ -617,11 +620,17 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_SERVICE 64
 #define EMU_HALT 128
 
-#define RIP_OFFSET 128
 #define FLAG_TF 0x100u
 #define FLAG_IF 0x200u
 #define INHIBIT_IRQ 8u
 #define MSR_TSC_AUX 0xC0000103u
+#define MSR_EFER 0xC0000080u
+#define MSR_STAR 0xC0000081u
+#define MSR_LSTAR 0xC0000082u
+#define MSR_FMASK 0xC0000084u
+enum { EFER_SCE = 1 };
+/* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
+#define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
 #define BLOCKS_PER_CLOCK_READ 64
 /* The self-test asks for a stop in each of so many blocks, and afterwards, that long guests end, in one of so many. */
@@ -658,6 +667,8 @@ typedef struct {
     uint64_t last_block;
     int counting;
     uint32_t trap_flag;
+    emu_delivery delivery;
+    emu_delivery_record last_exception;
 
     int cpu_model;
     void *cpu;
@@ -755,10 +766,75 @@ static void on_exec_exit(void *cpu)
         e->attention.again = 1;
 }
 
+/* The guest can go on behind a callback; nobody wants the engine left, or would when it is asked again. */
+static bool goes_on(emu_engine *e, uint64_t later)
+{
+    return delivery_works && !e->attention.leaving && !e->attention.asked && !e->attention.interrupt_pending &&
+           !atomic_load(&e->leave) && !atomic_load(&e->stop_requested) &&
+           (!e->counting || emu_engine_now(e) + later < e->deadline);
+}
+
+static uint32_t flags_of(emu_engine *e)
+{
+    uint64_t flags = 0;
+    library.read_register(e->uc, REG_RFLAGS, &flags);
+    return ((uint32_t)flags & EFLAGS_BITS) | EFLAGS_ALWAYS;
+}
+
+static void set_flags(emu_engine *e, uint32_t value)
+{
+    uint64_t flags = value | EFLAGS_ALWAYS;
+    library.write_register(e->uc, REG_RFLAGS, &flags);
+}
+
+/* Deliver what the guest raised, here and now; false when that is for others to do. */
+static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
+{
+    const uint64_t pushes_code = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21;
+    uint64_t rip = FIELD64(e->env, RIP_OFFSET), code = NO_ERROR_CODE, time;
+    bool software;
+    uint32_t flags;
+    if (!goes_on(e, EMU_DELIVERY_NS))
+        return false;
+    software = known_to_engine && FIELD32(e->env, delivery_at.is_software);
+    if (!software && e->delivery.watched && !e->delivery.on_fault)
+        return false;
+    if (!software && vector < 64 && pushes_code >> vector & 1)
+        code = known_to_engine ? FIELD32(e->env, delivery_at.error_code) : 0;
+    flags = flags_of(e);
+    if (!deliver(&e->delivery, e->env, vector, code, software ? FROM_SOFTWARE : FROM_EXCEPTION, &flags))
+        return false;
+    set_flags(e, flags);
+    FIELD32(e->env, delivery_at.latch) = UINT32_MAX;
+    if (!software) {
+        e->last_exception = (emu_delivery_record){.vector = (int32_t)vector, .rip = rip, .has_code = code != NO_ERROR_CODE,
+                                                  .code = code, .has_address = vector == 14,
+                                                  .address = CONTROL(e->env, 2)};
+        if (e->delivery.on_fault)
+            e->delivery.on_fault(e->delivery.on_fault_argument, rip);
+    }
+    time = emu_engine_now(e) + EMU_DELIVERY_NS;
+    if (e->counting)
+        e->time = time;
+    return true;
+}
+
+/* An interrupt from outside, while the engine stands still; false when it is not delivered. */
+int emu_engine_deliver_interrupt(emu_engine *e, unsigned vector)
+{
+    uint32_t flags = flags_of(e);
+    if (!delivery_works || !deliver(&e->delivery, e->env, vector, NO_ERROR_CODE, FROM_OUTSIDE, &flags))
+        return 0;
+    set_flags(e, flags);
+    return 1;
+}
+
 static void on_interrupt(void *uc, uint32_t vector, void *user)
 {
     emu_engine *e = user;
     (void)uc;
+    if (deliver_here(e, vector, true))
+        return;
     e->vector = vector;
     e->reason |= EMU_EXCEPTION;
     leave(e);
@@ -768,9 +844,31 @@ static bool on_invalid(void *uc, void *user)
 {
     emu_engine *e = user;
     (void)uc;
+    if (deliver_here(e, 6, false))
+        return true;
     e->vector = 6;
     e->reason |= EMU_INVALID_OPCODE;
     leave(e);
+    return true;
+}
+
+static uint64_t model_specific(emu_engine *e, uint32_t number)
+{
+    struct { uint32_t number; uint64_t value; } question = {number, 0};
+    library.read_register(e->uc, REG_MSR, &question);
+    return question.value;
+}
+
+/* The library adds the length of the instruction to RIP when the callback has returned. */
+static bool syscall_here(emu_engine *e)
+{
+    uint32_t flags;
+    if (!goes_on(e, 0) || !in_code64(e->env) || !(model_specific(e, MSR_EFER) & EFER_SCE) ||
+        !plain_syscall(&e->delivery, e->env) || (flags = flags_of(e)) & FLAG_TF)
+        return false;
+    enter_by_syscall(e->env, (uint32_t)(model_specific(e, MSR_STAR) >> 32), flags);
+    FIELD64(e->env, RIP_OFFSET) = model_specific(e, MSR_LSTAR) - 2;
+    set_flags(e, flags & ~(uint32_t)model_specific(e, MSR_FMASK));
     return true;
 }
 
@@ -780,6 +878,8 @@ static void on_syscall(void *uc, void *user)
     emu_engine *e = user;
     uint32_t *flags = (uint32_t *)(e->env + e->eflags_offset);
     (void)uc;
+    if (syscall_here(e))
+        return;
     /* Unicorn would single-step by these flags; those that SYSCALL leaves decide. */
     e->trap_flag = *flags & FLAG_TF;
     *flags &= ~FLAG_TF;
@@ -819,6 +919,14 @@ void emu_engine_start_clock(emu_engine *e)
     e->attention.again = 0;
     if (atomic_load(&e->running) && !e->hooked)
         leave_behind_block(e, EMU_SERVICE);
+}
+
+/* Somebody looks at the clock: while the guest runs, that starts it. */
+uint64_t emu_engine_look_at_clock(emu_engine *e)
+{
+    if (atomic_load(&e->running))
+        emu_engine_start_clock(e);
+    return emu_engine_now(e);
 }
 
 /* Two reads in a row differ, so that a guest which divides by the difference survives. */
@@ -988,6 +1096,7 @@ int emu_engine_open(emu_engine *e, int cpu_model)
 {
     memset(e, 0, sizeof *e);
     e->cpu_model = cpu_model;
+    e->last_exception.vector = -1;
     e->deadline = UINT64_MAX;
     pthread_mutex_init(&e->lock, NULL);
     return open_engine(e);
@@ -1074,6 +1183,38 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
     atomic_store(&e->running, 0);
     pthread_mutex_unlock(&e->lock);
     return error;
+}
+
+/* Where the library keeps what delivery needs, and whether it was seen to work. */
+void emu_delivery_know(const emu_delivery_layout *layout, int works)
+{
+    delivery_at = *layout;
+    delivery_works = works;
+}
+
+/* Plain RAM, in which delivery may work. What is in too many pieces is left to others. */
+void emu_engine_add_ram(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
+{
+    emu_delivery *d = &e->delivery;
+    if (d->ram_count == DELIVERY_REGIONS)
+        return;
+    d->ram[d->ram_count].gpa = gpa;
+    d->ram[d->ram_count].size = size;
+    d->ram[d->ram_count++].host = host;
+}
+
+void emu_engine_set_code_check(emu_engine *e, uintptr_t function, void *argument)
+{
+    e->delivery.has_code = (int (*)(void *, void *, size_t))function;
+    e->delivery.has_code_argument = argument;
+}
+
+/* Who hears of exceptions; without a function, all of them are left to others, who tell. */
+void emu_engine_watch_faults(emu_engine *e, uintptr_t function, uintptr_t argument)
+{
+    e->delivery.watched = 1;
+    e->delivery.on_fault = (void (*)(void *, uint64_t))function;
+    e->delivery.on_fault_argument = (void *)argument;
 }
 
 /*
@@ -1279,15 +1420,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 112), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 105), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 129), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 106), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 132), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1301,7 +1442,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 112), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1331,64 +1472,120 @@ static void *_cffi_types[] = {
 /* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 59), // size_t()(uint64_t, void *, size_t)
-/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 59), // size_t()(void *)
+/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, unsigned int)
+/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 58 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
+/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION, 63), // size_t()(uint64_t, void *, size_t)
+/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 66), // uint32_t()(void *, uint32_t, int)
-/* 65 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint64_t()(emu_engine *)
-/* 70 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
-/* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
-/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
-/* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION, 63), // size_t()(void *)
+/* 66 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 70), // uint32_t()(void *, uint32_t, int)
+/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint64_t()(emu_engine *)
+/* 74 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
 /* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // void()(emu_engine *)
-/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 81 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // void()(emu_engine *, int)
-/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // void()(emu_engine *, int, uint64_t, int, uint64_t)
-/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 88 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // void()(emu_engine *, void *, void *, void *)
-/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 96 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // void()(void *, uint32_t, int, uint32_t)
-/* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 106 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_engine
-/* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 66), // uint32_t volatile const *
-/* 108 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // uint32_t(*)(void *, uint32_t, int)
-/* 109 */ _CFFI_OP(_CFFI_OP_POINTER, 110), // uint8_t *
-/* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 111 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // void(*)(void *, uint32_t, int, uint32_t)
-/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
+/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
+/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_delivery_layout const *, int)
+/* 84 */ _CFFI_OP(_CFFI_OP_POINTER, 130), // emu_delivery_layout const *
+/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *)
+/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, int)
+/* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 102 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 105 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, uintptr_t, void *)
+/* 113 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, void *, void *, void *)
+/* 118 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 120 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 121 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(void *, uint32_t, int, uint32_t)
+/* 124 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 130 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 131 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 132 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 134 */ _CFFI_OP(_CFFI_OP_POINTER, 70), // uint32_t volatile const *
+/* 135 */ _CFFI_OP(_CFFI_OP_POINTER, 68), // uint32_t(*)(void *, uint32_t, int)
+/* 136 */ _CFFI_OP(_CFFI_OP_POINTER, 137), // uint8_t *
+/* 137 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 138 */ _CFFI_OP(_CFFI_OP_POINTER, 123), // void(*)(void *, uint32_t, int, uint32_t)
+/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
+
+_CFFI_UNUSED_FN
+static void _cffi_checkfld_typedef_emu_delivery_layout(emu_delivery_layout *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+  (void)((p->eflags) | 0);  /* check that 'emu_delivery_layout.eflags' is an integer */
+  (void)((p->hflags) | 0);  /* check that 'emu_delivery_layout.hflags' is an integer */
+  (void)((p->segments) | 0);  /* check that 'emu_delivery_layout.segments' is an integer */
+  (void)((p->control) | 0);  /* check that 'emu_delivery_layout.control' is an integer */
+  (void)((p->latch) | 0);  /* check that 'emu_delivery_layout.latch' is an integer */
+  (void)((p->error_code) | 0);  /* check that 'emu_delivery_layout.error_code' is an integer */
+  (void)((p->is_software) | 0);  /* check that 'emu_delivery_layout.is_software' is an integer */
+}
+struct _cffi_align_typedef_emu_delivery_layout { char x; emu_delivery_layout y; };
+
+_CFFI_UNUSED_FN
+static void _cffi_checkfld_typedef_emu_delivery_record(emu_delivery_record *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+  (void)((p->vector) | 0);  /* check that 'emu_delivery_record.vector' is an integer */
+  (void)((p->has_code) | 0);  /* check that 'emu_delivery_record.has_code' is an integer */
+  (void)((p->has_address) | 0);  /* check that 'emu_delivery_record.has_address' is an integer */
+  (void)((p->rip) | 0);  /* check that 'emu_delivery_record.rip' is an integer */
+  (void)((p->code) | 0);  /* check that 'emu_delivery_record.code' is an integer */
+  (void)((p->address) | 0);  /* check that 'emu_delivery_record.address' is an integer */
+}
+struct _cffi_align_typedef_emu_delivery_record { char x; emu_delivery_record y; };
 
 _CFFI_UNUSED_FN
 static void _cffi_checkfld_typedef_emu_engine(emu_engine *p)
@@ -1409,6 +1606,7 @@ static void _cffi_checkfld_typedef_emu_engine(emu_engine *p)
   (void)((p->counting) | 0);  /* check that 'emu_engine.counting' is an integer */
   (void)((p->trap_flag) | 0);  /* check that 'emu_engine.trap_flag' is an integer */
   { void * *tmp = &p->cpu; (void)tmp; }
+  { emu_delivery_record *tmp = &p->last_exception; (void)tmp; }
 }
 struct _cffi_align_typedef_emu_engine { char x; emu_engine y; };
 
@@ -1476,6 +1674,52 @@ _cffi_f_emu_allocation_size(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_allocation_size _cffi_d_emu_allocation_size
+#endif
+
+static void _cffi_d_emu_delivery_know(emu_delivery_layout const * x0, int x1)
+{
+  emu_delivery_know(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_delivery_know(PyObject *self, PyObject *args)
+{
+  emu_delivery_layout const * x0;
+  int x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_delivery_know", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(84), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_delivery_layout const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(84), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, int);
+  if (x1 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_delivery_know(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_delivery_know _cffi_d_emu_delivery_know
 #endif
 
 static char const * _cffi_d_emu_describe(int x0)
@@ -1589,6 +1833,69 @@ _cffi_f_emu_engine_add_hook(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_engine_add_hook _cffi_d_emu_engine_add_hook
+#endif
+
+static void _cffi_d_emu_engine_add_ram(emu_engine * x0, uint64_t x1, uint64_t x2, void * x3)
+{
+  emu_engine_add_ram(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_add_ram(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  uint64_t x2;
+  void * x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_add_ram", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_add_ram(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_add_ram _cffi_d_emu_engine_add_ram
 #endif
 
 static int _cffi_d_emu_engine_announced(emu_engine * x0)
@@ -1786,6 +2093,54 @@ _cffi_f_emu_engine_delete_hook(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_delete_hook _cffi_d_emu_engine_delete_hook
 #endif
 
+static int _cffi_d_emu_engine_deliver_interrupt(emu_engine * x0, unsigned int x1)
+{
+  return emu_engine_deliver_interrupt(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_deliver_interrupt(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  unsigned int x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_deliver_interrupt", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, unsigned int);
+  if (x1 == (unsigned int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_deliver_interrupt(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_deliver_interrupt _cffi_d_emu_engine_deliver_interrupt
+#endif
+
 static int _cffi_d_emu_engine_flush(emu_engine * x0)
 {
   return emu_engine_flush(x0);
@@ -1822,6 +2177,44 @@ _cffi_f_emu_engine_flush(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_flush _cffi_d_emu_engine_flush
+#endif
+
+static uint64_t _cffi_d_emu_engine_look_at_clock(emu_engine * x0)
+{
+  return emu_engine_look_at_clock(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_look_at_clock(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  uint64_t result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_look_at_clock(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, uint64_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_look_at_clock _cffi_d_emu_engine_look_at_clock
 #endif
 
 static int _cffi_d_emu_engine_map(emu_engine * x0, uint64_t x1, uint64_t x2, void * x3)
@@ -2451,6 +2844,63 @@ _cffi_f_emu_engine_set_clock(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_set_clock _cffi_d_emu_engine_set_clock
 #endif
 
+static void _cffi_d_emu_engine_set_code_check(emu_engine * x0, uintptr_t x1, void * x2)
+{
+  emu_engine_set_code_check(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_set_code_check(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uintptr_t x1;
+  void * x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_set_code_check", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uintptr_t);
+  if (x1 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_set_code_check(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_set_code_check _cffi_d_emu_engine_set_code_check
+#endif
+
 static void _cffi_d_emu_engine_set_interrupt_pending(emu_engine * x0, int x1)
 {
   emu_engine_set_interrupt_pending(x0, x1);
@@ -2687,6 +3137,58 @@ _cffi_f_emu_engine_watch_blocks(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_engine_watch_blocks _cffi_d_emu_engine_watch_blocks
+#endif
+
+static void _cffi_d_emu_engine_watch_faults(emu_engine * x0, uintptr_t x1, uintptr_t x2)
+{
+  emu_engine_watch_faults(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_watch_faults(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uintptr_t x1;
+  uintptr_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_watch_faults", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uintptr_t);
+  if (x1 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uintptr_t);
+  if (x2 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_watch_faults(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_watch_faults _cffi_d_emu_engine_watch_faults
 #endif
 
 static int _cffi_d_emu_engine_write_register(emu_engine * x0, int x1, void const * x2)
@@ -3033,6 +3535,13 @@ _cffi_f_emu_symbol(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_symbol _cffi_d_emu_symbol
 #endif
 
+static int _cffi_const_EMU_DELIVERY_NS(unsigned long long *o)
+{
+  int n = (EMU_DELIVERY_NS) <= 0;
+  *o = (unsigned long long)((EMU_DELIVERY_NS) | 0);  /* check that EMU_DELIVERY_NS is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_EXCEPTION(unsigned long long *o)
 {
   int n = (EMU_EXCEPTION) <= 0;
@@ -3090,6 +3599,7 @@ static int _cffi_const_EMU_WINDOW(unsigned long long *o)
 }
 
 static const struct _cffi_global_s _cffi_globals[] = {
+  { "EMU_DELIVERY_NS", (void *)_cffi_const_EMU_DELIVERY_NS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_EXCEPTION", (void *)_cffi_const_EMU_EXCEPTION, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_HALT", (void *)_cffi_const_EMU_HALT, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_INVALID_OPCODE", (void *)_cffi_const_EMU_INVALID_OPCODE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -3098,46 +3608,91 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_SYSENTER", (void *)_cffi_const_EMU_SYSENTER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TIMER", (void *)_cffi_const_EMU_TIMER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_allocation_size },
+  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 65), (void *)_cffi_d_emu_allocation_size },
+  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 83), (void *)_cffi_d_emu_delivery_know },
   { "emu_describe", (void *)_cffi_f_emu_describe, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_describe },
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_engine_add_hook },
+  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_engine_attach },
-  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 117), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_close },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 52), (void *)_cffi_d_emu_engine_delete_hook },
+  { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_engine_deliver_interrupt },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
+  { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 73), (void *)_cffi_d_emu_engine_look_at_clock },
   { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map },
   { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_nothing },
   { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map_rom },
-  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 69), (void *)_cffi_d_emu_engine_now },
+  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 73), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_engine_open },
   { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_prepare },
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
-  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_request_stop },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
-  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_service },
-  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 86), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 82), (void *)_cffi_d_emu_engine_set_interrupt_pending },
-  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_set_real_time },
-  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_start_clock },
-  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_engine_stop_before_block },
+  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_set_clock },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 112), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_set_interrupt_pending },
+  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_set_real_time },
+  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 82), (void *)_cffi_d_emu_engine_watch_blocks },
+  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_watch_blocks },
+  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 107), (void *)_cffi_d_emu_engine_watch_faults },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
-  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 72), (void *)_cffi_d_emu_load_library },
-  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 108), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 111), (void *)emu_port_write },
-  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 72), (void *)_cffi_d_emu_show_library },
-  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_symbol },
+  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_load_library },
+  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_peek },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 135), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_port_write },
+  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_show_library },
+  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_symbol },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
+  { "eflags", offsetof(emu_delivery_layout, eflags),
+              sizeof(((emu_delivery_layout *)0)->eflags),
+              _CFFI_OP(_CFFI_OP_NOOP, 70) },
+  { "hflags", offsetof(emu_delivery_layout, hflags),
+              sizeof(((emu_delivery_layout *)0)->hflags),
+              _CFFI_OP(_CFFI_OP_NOOP, 70) },
+  { "segments", offsetof(emu_delivery_layout, segments),
+                sizeof(((emu_delivery_layout *)0)->segments),
+                _CFFI_OP(_CFFI_OP_NOOP, 70) },
+  { "control", offsetof(emu_delivery_layout, control),
+               sizeof(((emu_delivery_layout *)0)->control),
+               _CFFI_OP(_CFFI_OP_NOOP, 70) },
+  { "latch", offsetof(emu_delivery_layout, latch),
+             sizeof(((emu_delivery_layout *)0)->latch),
+             _CFFI_OP(_CFFI_OP_NOOP, 70) },
+  { "error_code", offsetof(emu_delivery_layout, error_code),
+                  sizeof(((emu_delivery_layout *)0)->error_code),
+                  _CFFI_OP(_CFFI_OP_NOOP, 70) },
+  { "is_software", offsetof(emu_delivery_layout, is_software),
+                   sizeof(((emu_delivery_layout *)0)->is_software),
+                   _CFFI_OP(_CFFI_OP_NOOP, 70) },
+  { "vector", offsetof(emu_delivery_record, vector),
+              sizeof(((emu_delivery_record *)0)->vector),
+              _CFFI_OP(_CFFI_OP_NOOP, 133) },
+  { "has_code", offsetof(emu_delivery_record, has_code),
+                sizeof(((emu_delivery_record *)0)->has_code),
+                _CFFI_OP(_CFFI_OP_NOOP, 70) },
+  { "has_address", offsetof(emu_delivery_record, has_address),
+                   sizeof(((emu_delivery_record *)0)->has_address),
+                   _CFFI_OP(_CFFI_OP_NOOP, 70) },
+  { "rip", offsetof(emu_delivery_record, rip),
+           sizeof(((emu_delivery_record *)0)->rip),
+           _CFFI_OP(_CFFI_OP_NOOP, 30) },
+  { "code", offsetof(emu_delivery_record, code),
+            sizeof(((emu_delivery_record *)0)->code),
+            _CFFI_OP(_CFFI_OP_NOOP, 30) },
+  { "address", offsetof(emu_delivery_record, address),
+               sizeof(((emu_delivery_record *)0)->address),
+               _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "uc", offsetof(emu_engine, uc),
           sizeof(((emu_engine *)0)->uc),
           _CFFI_OP(_CFFI_OP_NOOP, 4) },
@@ -3146,22 +3701,22 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "reason", offsetof(emu_engine, reason),
               sizeof(((emu_engine *)0)->reason),
-              _CFFI_OP(_CFFI_OP_NOOP, 66) },
+              _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "vector", offsetof(emu_engine, vector),
               sizeof(((emu_engine *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 66) },
+              _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 109) },
+           _CFFI_OP(_CFFI_OP_NOOP, 136) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 66) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "hflags_offset", offsetof(emu_engine, hflags_offset),
                      sizeof(((emu_engine *)0)->hflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 66) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 107) },
+              _CFFI_OP(_CFFI_OP_NOOP, 134) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -3176,19 +3731,28 @@ static const struct _cffi_field_s _cffi_fields[] = {
                 _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "trap_flag", offsetof(emu_engine, trap_flag),
                  sizeof(((emu_engine *)0)->trap_flag),
-                 _CFFI_OP(_CFFI_OP_NOOP, 66) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "cpu", offsetof(emu_engine, cpu),
            sizeof(((emu_engine *)0)->cpu),
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
+  { "last_exception", offsetof(emu_engine, last_exception),
+                      sizeof(((emu_engine *)0)->last_exception),
+                      _CFFI_OP(_CFFI_OP_NOOP, 131) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_engine", 106, 0,
-    sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 0, 14 },
+  { "$emu_delivery_layout", 130, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
+  { "$emu_delivery_record", 131, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
+  { "$emu_engine", 132, 0,
+    sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_engine", 106 },
+  { "emu_delivery_layout", 130 },
+  { "emu_delivery_record", 131 },
+  { "emu_engine", 132 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3198,12 +3762,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  45,  /* num_globals */
-  1,  /* num_struct_unions */
+  52,  /* num_globals */
+  3,  /* num_struct_unions */
   0,  /* num_enums */
-  1,  /* num_typenames */
+  3,  /* num_typenames */
   NULL,  /* no includes */
-  113,  /* num_types */
+  140,  /* num_types */
   1,  /* flags */
 };
 

@@ -9,6 +9,9 @@
  */
 #include "binding.h"
 
+#define RIP_OFFSET 128
+#include "delivery.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/membarrier.h>
@@ -24,7 +27,7 @@
 enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
 enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
-enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_MSR = 248 };
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_MSR = 248, REG_RFLAGS = 253 };
 #define CTL_WRITE(type, arguments) ((type) | ((arguments) << 26) | (1 << 30))
 enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 
@@ -37,11 +40,17 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_SERVICE 64
 #define EMU_HALT 128
 
-#define RIP_OFFSET 128
 #define FLAG_TF 0x100u
 #define FLAG_IF 0x200u
 #define INHIBIT_IRQ 8u
 #define MSR_TSC_AUX 0xC0000103u
+#define MSR_EFER 0xC0000080u
+#define MSR_STAR 0xC0000081u
+#define MSR_LSTAR 0xC0000082u
+#define MSR_FMASK 0xC0000084u
+enum { EFER_SCE = 1 };
+/* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
+#define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
 #define BLOCKS_PER_CLOCK_READ 64
 /* The self-test asks for a stop in each of so many blocks, and afterwards, that long guests end, in one of so many. */
@@ -78,6 +87,8 @@ typedef struct {
     uint64_t last_block;
     int counting;
     uint32_t trap_flag;
+    emu_delivery delivery;
+    emu_delivery_record last_exception;
 
     int cpu_model;
     void *cpu;
@@ -175,10 +186,75 @@ static void on_exec_exit(void *cpu)
         e->attention.again = 1;
 }
 
+/* The guest can go on behind a callback; nobody wants the engine left, or would when it is asked again. */
+static bool goes_on(emu_engine *e, uint64_t later)
+{
+    return delivery_works && !e->attention.leaving && !e->attention.asked && !e->attention.interrupt_pending &&
+           !atomic_load(&e->leave) && !atomic_load(&e->stop_requested) &&
+           (!e->counting || emu_engine_now(e) + later < e->deadline);
+}
+
+static uint32_t flags_of(emu_engine *e)
+{
+    uint64_t flags = 0;
+    library.read_register(e->uc, REG_RFLAGS, &flags);
+    return ((uint32_t)flags & EFLAGS_BITS) | EFLAGS_ALWAYS;
+}
+
+static void set_flags(emu_engine *e, uint32_t value)
+{
+    uint64_t flags = value | EFLAGS_ALWAYS;
+    library.write_register(e->uc, REG_RFLAGS, &flags);
+}
+
+/* Deliver what the guest raised, here and now; false when that is for others to do. */
+static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
+{
+    const uint64_t pushes_code = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21;
+    uint64_t rip = FIELD64(e->env, RIP_OFFSET), code = NO_ERROR_CODE, time;
+    bool software;
+    uint32_t flags;
+    if (!goes_on(e, EMU_DELIVERY_NS))
+        return false;
+    software = known_to_engine && FIELD32(e->env, delivery_at.is_software);
+    if (!software && e->delivery.watched && !e->delivery.on_fault)
+        return false;
+    if (!software && vector < 64 && pushes_code >> vector & 1)
+        code = known_to_engine ? FIELD32(e->env, delivery_at.error_code) : 0;
+    flags = flags_of(e);
+    if (!deliver(&e->delivery, e->env, vector, code, software ? FROM_SOFTWARE : FROM_EXCEPTION, &flags))
+        return false;
+    set_flags(e, flags);
+    FIELD32(e->env, delivery_at.latch) = UINT32_MAX;
+    if (!software) {
+        e->last_exception = (emu_delivery_record){.vector = (int32_t)vector, .rip = rip, .has_code = code != NO_ERROR_CODE,
+                                                  .code = code, .has_address = vector == 14,
+                                                  .address = CONTROL(e->env, 2)};
+        if (e->delivery.on_fault)
+            e->delivery.on_fault(e->delivery.on_fault_argument, rip);
+    }
+    time = emu_engine_now(e) + EMU_DELIVERY_NS;
+    if (e->counting)
+        e->time = time;
+    return true;
+}
+
+/* An interrupt from outside, while the engine stands still; false when it is not delivered. */
+int emu_engine_deliver_interrupt(emu_engine *e, unsigned vector)
+{
+    uint32_t flags = flags_of(e);
+    if (!delivery_works || !deliver(&e->delivery, e->env, vector, NO_ERROR_CODE, FROM_OUTSIDE, &flags))
+        return 0;
+    set_flags(e, flags);
+    return 1;
+}
+
 static void on_interrupt(void *uc, uint32_t vector, void *user)
 {
     emu_engine *e = user;
     (void)uc;
+    if (deliver_here(e, vector, true))
+        return;
     e->vector = vector;
     e->reason |= EMU_EXCEPTION;
     leave(e);
@@ -188,9 +264,31 @@ static bool on_invalid(void *uc, void *user)
 {
     emu_engine *e = user;
     (void)uc;
+    if (deliver_here(e, 6, false))
+        return true;
     e->vector = 6;
     e->reason |= EMU_INVALID_OPCODE;
     leave(e);
+    return true;
+}
+
+static uint64_t model_specific(emu_engine *e, uint32_t number)
+{
+    struct { uint32_t number; uint64_t value; } question = {number, 0};
+    library.read_register(e->uc, REG_MSR, &question);
+    return question.value;
+}
+
+/* The library adds the length of the instruction to RIP when the callback has returned. */
+static bool syscall_here(emu_engine *e)
+{
+    uint32_t flags;
+    if (!goes_on(e, 0) || !in_code64(e->env) || !(model_specific(e, MSR_EFER) & EFER_SCE) ||
+        !plain_syscall(&e->delivery, e->env) || (flags = flags_of(e)) & FLAG_TF)
+        return false;
+    enter_by_syscall(e->env, (uint32_t)(model_specific(e, MSR_STAR) >> 32), flags);
+    FIELD64(e->env, RIP_OFFSET) = model_specific(e, MSR_LSTAR) - 2;
+    set_flags(e, flags & ~(uint32_t)model_specific(e, MSR_FMASK));
     return true;
 }
 
@@ -200,6 +298,8 @@ static void on_syscall(void *uc, void *user)
     emu_engine *e = user;
     uint32_t *flags = (uint32_t *)(e->env + e->eflags_offset);
     (void)uc;
+    if (syscall_here(e))
+        return;
     /* Unicorn would single-step by these flags; those that SYSCALL leaves decide. */
     e->trap_flag = *flags & FLAG_TF;
     *flags &= ~FLAG_TF;
@@ -239,6 +339,14 @@ void emu_engine_start_clock(emu_engine *e)
     e->attention.again = 0;
     if (atomic_load(&e->running) && !e->hooked)
         leave_behind_block(e, EMU_SERVICE);
+}
+
+/* Somebody looks at the clock: while the guest runs, that starts it. */
+uint64_t emu_engine_look_at_clock(emu_engine *e)
+{
+    if (atomic_load(&e->running))
+        emu_engine_start_clock(e);
+    return emu_engine_now(e);
 }
 
 /* Two reads in a row differ, so that a guest which divides by the difference survives. */
@@ -408,6 +516,7 @@ int emu_engine_open(emu_engine *e, int cpu_model)
 {
     memset(e, 0, sizeof *e);
     e->cpu_model = cpu_model;
+    e->last_exception.vector = -1;
     e->deadline = UINT64_MAX;
     pthread_mutex_init(&e->lock, NULL);
     return open_engine(e);
@@ -494,6 +603,38 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
     atomic_store(&e->running, 0);
     pthread_mutex_unlock(&e->lock);
     return error;
+}
+
+/* Where the library keeps what delivery needs, and whether it was seen to work. */
+void emu_delivery_know(const emu_delivery_layout *layout, int works)
+{
+    delivery_at = *layout;
+    delivery_works = works;
+}
+
+/* Plain RAM, in which delivery may work. What is in too many pieces is left to others. */
+void emu_engine_add_ram(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
+{
+    emu_delivery *d = &e->delivery;
+    if (d->ram_count == DELIVERY_REGIONS)
+        return;
+    d->ram[d->ram_count].gpa = gpa;
+    d->ram[d->ram_count].size = size;
+    d->ram[d->ram_count++].host = host;
+}
+
+void emu_engine_set_code_check(emu_engine *e, uintptr_t function, void *argument)
+{
+    e->delivery.has_code = (int (*)(void *, void *, size_t))function;
+    e->delivery.has_code_argument = argument;
+}
+
+/* Who hears of exceptions; without a function, all of them are left to others, who tell. */
+void emu_engine_watch_faults(emu_engine *e, uintptr_t function, uintptr_t argument)
+{
+    e->delivery.watched = 1;
+    e->delivery.on_fault = (void (*)(void *, uint64_t))function;
+    e->delivery.on_fault_argument = (void *)argument;
 }
 
 /*

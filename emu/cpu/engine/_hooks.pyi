@@ -2,6 +2,16 @@
 
 from emu.native import FFI, Pointer
 
+class emu_delivery_layout: ...
+
+class emu_delivery_record:
+    vector: int
+    has_code: int
+    has_address: int
+    rip: int
+    code: int
+    address: int
+
 class emu_engine:
     uc: Pointer
     owner: Pointer
@@ -17,6 +27,7 @@ class emu_engine:
     counting: int
     trap_flag: int
     cpu: Pointer
+    last_exception: emu_delivery_record
 
 class _Lib:
     EMU_EXCEPTION: int
@@ -27,6 +38,7 @@ class _Lib:
     EMU_WINDOW: int
     EMU_SERVICE: int
     EMU_HALT: int
+    EMU_DELIVERY_NS: int
     @staticmethod
     def emu_hooks_bind(library: Pointer, /) -> Pointer: ...
     @staticmethod
@@ -45,6 +57,16 @@ class _Lib:
     def emu_engine_map_nothing(e: emu_engine, gpa: int, size: int, /) -> int: ...
     @staticmethod
     def emu_engine_attach(e: emu_engine, cpu: Pointer, slots: Pointer, cpu_exit: Pointer, /) -> None: ...
+    @staticmethod
+    def emu_delivery_know(layout: emu_delivery_layout, works: int, /) -> None: ...
+    @staticmethod
+    def emu_engine_add_ram(e: emu_engine, gpa: int, size: int, host: Pointer, /) -> None: ...
+    @staticmethod
+    def emu_engine_set_code_check(e: emu_engine, function: int, argument: Pointer, /) -> None: ...
+    @staticmethod
+    def emu_engine_watch_faults(e: emu_engine, function: int, argument: int, /) -> None: ...
+    @staticmethod
+    def emu_engine_deliver_interrupt(e: emu_engine, vector: int, /) -> int: ...
     @staticmethod
     def emu_engine_prepare(e: emu_engine, /) -> int: ...
     @staticmethod
@@ -73,6 +95,8 @@ class _Lib:
     def emu_engine_start_clock(e: emu_engine, /) -> None: ...
     @staticmethod
     def emu_engine_flush(e: emu_engine, /) -> int: ...
+    @staticmethod
+    def emu_engine_look_at_clock(e: emu_engine, /) -> int: ...
     @staticmethod
     def emu_engine_now(e: emu_engine, /) -> int: ...
     @staticmethod

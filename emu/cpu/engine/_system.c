@@ -619,7 +619,7 @@ enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_PE = 1 << 7, HF_TF = 1 << 8, HF_CS64 = 1
 enum { CR0_PE = 1, CR0_NW = 1 << 29, CR0_CD = 1 << 30, CR4_DE = 8, CR4_PAE = 1 << 5, HF_LMA = 1 << 14 };
 enum { DR6_BD = 1 << 13, DR6_BS = 1 << 14, DR6_NEVER = 1 << 12, DR7_GD = 1 << 13, DR7_NEVER = 0xd800, DR7_ALWAYS = 0x400 };
 enum { ON_WRITE = 1, ON_ACCESS = 3, MEM_READ = 1, MEM_WRITE = 2 };
-enum { PAGE_SHIFT = 12, KERNEL_MMU = 2 };
+enum { PAGE_SHIFT = 12, KERNEL_MMU = 2, PAGE_WRITE = 2, PAGE_EXEC = 4, FETCH = 2 };
 #define CR0_PG 0x80000000u
 
 static emu_system_layout at;
@@ -659,6 +659,8 @@ static struct {
     void (*forget_addresses)(void *cpu);
     void (*protect_code)(void *uc, uint64_t ram), (*unprotect_code)(void *uc, uint64_t ram);
     void (*set_dirty)(void *cpu, uint64_t address);
+    void (*set_page)(void *cpu, uint64_t address, uint64_t physical, uint32_t attributes, int rights, int mmu, uint64_t size);
+    void *(*host_address)(environment *, uint64_t address, int access, int mmu);
     void (*forget_page)(void *uc, void *pages, uint64_t ram, int size, uintptr_t caller);
     void (*forget_range)(void *uc, uint64_t first, uint64_t end);
     uint64_t (*ram_address)(void *uc, void *host);
@@ -996,7 +998,8 @@ uint64_t HELPER(rdrand)(environment *env)
 
 /*
  * Encodings that the decoder takes for others: VEX-encoded SSE would run as SSE with two operands, XOP as POP, XBEGIN as
- * MOV, SSE4A although CPUID does not name it. The decoder is shown UD2 in their place.
+ * MOV, SSE4A although CPUID does not name it, and LOCK is ignored before some that do not take it. The decoder is shown
+ * UD2 in their place.
  */
 
 static __thread uint64_t hidden_at;
@@ -1023,6 +1026,50 @@ static bool is_prefix(uint8_t byte, bool code64)
 }
 
 /*
+ * How many bytes it took to see that the instruction at pc, whose opcode is at n, takes no LOCK (SDM volume 2, LOCK: what
+ * reads and writes one operand in memory does); 0 if it takes it.
+ */
+static unsigned not_lockable(environment *env, uint64_t pc, unsigned n)
+{
+    enum { NONE = 0, ANY = 0xff }; /* values of ModRM.reg, one bit each */
+    uint8_t opcode = (uint8_t)library.peek(env, pc + n++), modrm, allowed = NONE;
+    if (opcode == 0x0f) {
+        opcode = (uint8_t)library.peek(env, pc + n++);
+        switch (opcode) {
+        case 0xab: case 0xb3: case 0xbb: case 0xb0: case 0xb1: case 0xc0: case 0xc1: /* BTS, BTR, BTC, CMPXCHG, XADD */
+            allowed = ANY;
+            break;
+        case 0xba: /* BTS, BTR, BTC */
+            allowed = 0xe0;
+            break;
+        case 0xc7: /* CMPXCHG8B, CMPXCHG16B */
+            allowed = 0x02;
+            break;
+        }
+    } else if (opcode < 0x38 && (opcode & 6) == 0) /* ADD, OR, ADC, SBB, AND, SUB, XOR */
+        allowed = ANY;
+    else
+        switch (opcode) {
+        case 0x80: case 0x81: case 0x82: case 0x83: /* the same */
+            allowed = 0x7f;
+            break;
+        case 0x86: case 0x87: /* XCHG */
+            allowed = ANY;
+            break;
+        case 0xf6: case 0xf7: /* NOT, NEG */
+            allowed = 0x0c;
+            break;
+        case 0xfe: case 0xff: /* INC, DEC */
+            allowed = 0x03;
+            break;
+        }
+    if (allowed == NONE)
+        return n;
+    modrm = (uint8_t)library.peek(env, pc + n++);
+    return modrm < 0xc0 && allowed >> (modrm >> 3 & 7) & 1 ? 0 : n;
+}
+
+/*
  * How many bytes it took to see that the instruction at pc is none; 0 for any other instruction. Reads no byte that the
  * instruction does not have.
  */
@@ -1031,11 +1078,14 @@ static unsigned absent(environment *env, uint64_t pc, uint32_t flags)
     bool code64 = flags & HF_CS64;
     unsigned n = 0;
     uint8_t byte, second, opcode;
-    bool repeat = false;
+    bool repeat = false, locked = false;
     while (is_prefix(byte = (uint8_t)library.peek(env, pc + n), code64) && n < 14) {
         repeat |= byte == 0xf2 || byte == 0xf3;
+        locked |= byte == 0xf0;
         n++;
     }
+    if (locked)
+        return not_lockable(env, pc, n);
     if (byte == 0x0f) { /* SSE4A: EXTRQ and INSERTQ, MOVNTSS and MOVNTSD */
         opcode = (uint8_t)library.peek(env, pc + n + 1);
         return opcode == 0x78 || opcode == 0x79 || (opcode == 0x2b && repeat) ? n + 2 : 0;
@@ -1147,6 +1197,26 @@ void NAME(tlb_set_dirty)(void *cpu, uint64_t address)
         library.set_dirty(cpu, address);
 }
 
+int emu_system_has_code(emu_system *s, void *host, size_t size);
+
+/*
+ * A translation of an address is cached. Unicorn looks at every store through one that code could be fetched through,
+ * for ever and at ten times the price: that is all of a kernel's data until it marks it as no code. As the first code
+ * of a page makes all translations go, stores to a page without any need not be looked at.
+ */
+void NAME(tlb_set_page_with_attrs)(void *cpu, uint64_t address, uint64_t physical, uint32_t attributes, int rights,
+                                   int mmu, uint64_t size)
+{
+    emu_system *s = by_cpu(cpu);
+    void *host;
+    library.set_page(cpu, address, physical, attributes, rights, mmu, size);
+    if (!s || (rights & (PAGE_WRITE | PAGE_EXEC)) != (PAGE_WRITE | PAGE_EXEC))
+        return;
+    host = library.host_address(s->env, address, FETCH, mmu);
+    if (host && !emu_system_has_code(s, host, 1))
+        library.set_dirty(cpu, address);
+}
+
 /* Whether code was translated from one of the pages that these bytes of guest memory lie in. */
 int emu_system_has_code(emu_system *s, void *host, size_t size)
 {
@@ -1198,6 +1268,7 @@ const char *emu_system_bind(void *handle, void *translation)
         {"tlb_protect_code", &library.protect_code},
         {"tlb_unprotect_code", &library.unprotect_code},
         {"tlb_set_dirty", &library.set_dirty},
+        {"tlb_vaddr_to_host", &library.host_address},
         {"tb_invalidate_phys_page_fast", &library.forget_page},
         {"tb_invalidate_phys_range", &library.forget_range},
         {"qemu_ram_addr_from_host", &library.ram_address},
@@ -1205,6 +1276,7 @@ const char *emu_system_bind(void *handle, void *translation)
     static const struct wanted between[] = {
         {"translator_loop", &library.loop},
         {"cpu_ldub_code", &library.fetch},
+        {"tlb_set_page_with_attrs", &library.set_page},
     };
     const char *missing = LOOK_UP(handle, wanted);
     if (!missing && LOOK_UP(translation, between)) /* on some hosts it has none */

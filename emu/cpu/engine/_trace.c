@@ -587,12 +587,14 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
-enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG_CR3 = 53, REG_CR4 = 54, REG_MSR = 248 };
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41 };
+enum { HOOK_CODE = 4 };
 #define CTL_REMOVE_CACHE (9 | (2 << 26) | (1 << 30))
-#define MSR_EFER 0xC0000080u
+#define CTL_REMOVE_ALL (10 | (1 << 30))
+/* Of the flags that the engine derives: long mode, and 64-bit code. */
+enum { HF_LMA = 1 << 14, HF_CS64 = 1 << 15 };
 
 #define EMU_TRACE_VOID 0
 #define EMU_TRACE_STORE 1
@@ -680,6 +682,11 @@ typedef struct {
     const uint8_t *host;
 } unfinished;
 
+/* The bytes of `unit` under `mask`, read before anything of this run had read or stored them. */
+typedef struct {
+    uint64_t unit, mask, value;
+} emu_trace_read;
+
 typedef struct {
     void *owner;
     emu_trace_entry **chunks;
@@ -692,7 +699,7 @@ typedef struct {
 
     void *uc;
     uint64_t chunk_count;
-    uint32_t instance, marks;
+    uint32_t instance, marks, rep_instance;
     uint64_t site_pc;
     uint64_t site_entry;
     uint8_t site;
@@ -701,6 +708,10 @@ typedef struct {
     unfinished open[2];
     unsigned open_count;
     const uint64_t *segment_bases[SEGMENTS];
+    const uint64_t *general; /* the 16 registers, in the order of their numbers in encodings */
+    const uint64_t *control; /* CR0 to CR4 */
+    const uint32_t *hflags;
+    struct store_log *log;
     int look_for_tables;
     table *tables;
     size_t table_count, table_room;
@@ -709,9 +720,13 @@ typedef struct {
     unsigned region_count;
 
     uint64_t base, units;
-    uint8_t *unknown, *initial;
+    uint8_t *unknown, *initial; /* bytes of each unit, as bits: not yet read or stored to, now and when a run begins */
+    uint8_t *asked, *given;     /* those that somebody must be asked for; and of these, those that this run was told */
     uint64_t *touched;
     size_t touches, touch_room;
+    emu_trace_read *reads;
+    uint64_t *read_entries; /* for each of `reads`, the log's length then */
+    size_t read_count, read_room;
 } emu_trace;
 
 typedef struct {
@@ -720,12 +735,14 @@ typedef struct {
     int64_t displacement;
     uint64_t address_mask, linear_mask;
     int32_t base, index, segment;
+    int8_t base_slot, index_slot;
     uint8_t scale, size, site, detail;
 } emu_trace_site;
 
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
-void emu_trace_unknown_read(void *owner, uint64_t address, uint32_t size);
+void emu_trace_unknown_read(void *owner, uint64_t unit, uint32_t bytes);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
+emu_trace_site *emu_trace_new_instruction(void *owner, uint64_t pc);
 void emu_trace_stop(void *owner, int why);
 
 static uint64_t reg(emu_trace *t, int id)
@@ -735,17 +752,25 @@ static uint64_t reg(emu_trace *t, int id)
     return value;
 }
 
-static uint64_t efer(emu_trace *t)
+static bool is_long_mode(const emu_trace *t) { return *t->hflags & HF_LMA; }
+static bool is_code64(const emu_trace *t) { return *t->hflags & HF_CS64; }
+
+static const region *region_of(const emu_trace *t, uint64_t gpa)
 {
-    struct { uint32_t id; uint64_t value; } msr = {MSR_EFER, 0};
-    library.read_register(t->uc, REG_MSR, &msr);
-    return msr.value;
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (gpa - t->regions[n].gpa < t->regions[n].size)
+            return &t->regions[n];
+    return NULL;
 }
 
 static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
 {
+    const region *r = region_of(t, address);
     uint64_t value = 0;
-    library.read_memory(t->uc, address, &value, size);
+    if (r && address - r->gpa + size <= r->size)
+        memcpy(&value, r->host + (address - r->gpa), size);
+    else
+        library.read_memory(t->uc, address, &value, size);
     return value;
 }
 
@@ -753,8 +778,8 @@ static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
 static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
 {
     static const uint8_t shifts[3][5] = {{48, 39, 30, 21, 12}, {30, 21, 12}, {22, 12}};
-    uint64_t cr0 = reg(t, REG_CR0), cr4 = reg(t, REG_CR4), table;
-    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    uint64_t cr0 = t->control[0], cr4 = t->control[4], table;
+    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
     unsigned mode = is_long ? 0 : pae ? 1 : 2, last = is_long ? 4 : pae ? 2 : 1;
     if (!is_long)
         linear &= 0xffffffffu;
@@ -762,7 +787,7 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
         *physical = linear;
         return true;
     }
-    table = reg(t, REG_CR3) & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
+    table = t->control[3] & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
     for (unsigned level = is_long && !(cr4 & 0x1000); level <= last; level++) {
         unsigned shift = shifts[mode][level], size = mode == 2 ? 4 : 8;
         unsigned bits = mode == 2 ? 10 : mode == 1 && level == 0 ? 2 : 9;
@@ -782,13 +807,18 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
     return false;
 }
 
+static uint64_t operand(emu_trace *t, int id, int slot)
+{
+    return slot < 0 ? reg(t, id) : t->general[slot];
+}
+
 static bool effective_address(const emu_trace_site *s, uint64_t *physical)
 {
     uint64_t address = (uint64_t)s->displacement;
     if (s->base)
-        address += reg(s->trace, s->base);
+        address += operand(s->trace, s->base, s->base_slot);
     if (s->index)
-        address += reg(s->trace, s->index) * s->scale;
+        address += operand(s->trace, s->index, s->index_slot) * s->scale;
     address &= s->address_mask;
     if (s->segment)
         address += *s->trace->segment_bases[s->segment - 1];
@@ -828,14 +858,6 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
     e->kind = kind;
     e->pc = pc;
     return e;
-}
-
-static const region *region_of(const emu_trace *t, uint64_t gpa)
-{
-    for (unsigned n = 0; n < t->region_count; n++)
-        if (gpa - t->regions[n].gpa < t->regions[n].size)
-            return &t->regions[n];
-    return NULL;
 }
 
 const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
@@ -946,12 +968,12 @@ static void find_tables(emu_trace *t, uint64_t gpa, unsigned size, unsigned leve
 /* After the guest may have changed its page tables' root: which of them are in the NVDIMM. */
 static void look_for_tables(emu_trace *t)
 {
-    uint64_t cr3 = reg(t, REG_CR3), cr4 = reg(t, REG_CR4);
-    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    uint64_t cr3 = t->control[3], cr4 = t->control[4];
+    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
     unsigned levels = is_long ? (cr4 & 0x1000 ? 5 : 4) : pae ? 3 : 2, left = MOST_TABLES;
     t->look_for_tables = 0;
     t->table_count = 0;
-    if (reg(t, REG_CR0) >> 31 & 1)
+    if (t->control[0] >> 31 & 1)
         find_tables(t, cr3 & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u),
                     levels == 3 ? 32 : PAGE, levels, is_long || pae, &left);
     if (t->table_count)
@@ -985,8 +1007,8 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
     t->site_entry = EMU_TRACE_NOWHERE;
     if (s->site & EMU_SITE_REP) {
         uint64_t left = reg(t, REG_RCX) & s->address_mask;
-        if (t->rep_pc != s->pc || left + 1 != t->rep_count)
-            t->instance++;
+        if (t->rep_pc != s->pc || left + 1 != t->rep_count || t->rep_instance != t->instance)
+            t->rep_instance = ++t->instance;
         t->rep_pc = s->pc;
         t->rep_count = left;
         return;
@@ -1016,11 +1038,27 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
 }
 
 /* The instruction at `pc` raised a fault, so that a flush or fence that it announced did not happen. */
-void emu_trace_retract(emu_trace *t, uint64_t pc)
+static void void_entry_at(emu_trace *t, uint64_t pc)
 {
     if (t->site_pc == pc && t->site_entry < t->count)
         t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
     t->site_entry = EMU_TRACE_NOWHERE;
+    t->rep_instance = 0; /* what goes on afterwards is another store */
+}
+
+static uint8_t kind_of_site(const emu_trace_site *s)
+{
+    return s->site & EMU_SITE_FLUSH ? EMU_TRACE_FLUSH : s->site & EMU_SITE_SPECIAL ? EMU_TRACE_SPECIAL : EMU_TRACE_FENCE;
+}
+
+#include "store_log.h"
+
+void emu_trace_retract(emu_trace *t, uint64_t pc)
+{
+    if (t->log)
+        log_fault(t->log, pc);
+    else
+        void_entry_at(t, pc);
 }
 
 void emu_trace_note_access(emu_trace *t)
@@ -1081,6 +1119,10 @@ static void on_store(void *uc, int type, uint64_t address, int size, int64_t val
 void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint64_t value, uint32_t size, int begins)
 {
     emu_trace_entry *e;
+    if (t->log) {
+        log_note(t->log, kind, pc, address, value, size, begins);
+        return;
+    }
     if (kind == EMU_TRACE_STORE)
         know(t, address, &value, size);
     finish_stores(t);
@@ -1188,26 +1230,80 @@ static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *u
     emu_trace_stop(((emu_trace *)user)->owner, EMU_TRACE_CODE);
 }
 
-uint8_t emu_trace_learn(emu_trace *t, uint64_t unit, uint8_t bytes)
+/* Remember to restore what is known of the unit; false when memory ran out. */
+static bool touch(emu_trace *t, uint64_t at)
 {
-    uint64_t at = (unit - t->base) / 8;
-    uint8_t before;
-    if (unit < t->base || at >= t->units)
-        return 0;
-    before = t->unknown[at] & bytes;
-    if (!before)
-        return 0;
     if (t->touches == t->touch_room) {
         size_t room = t->touch_room ? 2 * t->touch_room : 256;
         uint64_t *touched = realloc(t->touched, room * sizeof *touched);
         if (!touched)
-            return 0;
+            return false;
         t->touched = touched;
         t->touch_room = room;
     }
     t->touched[t->touches++] = at;
+    return true;
+}
+
+/* The number of a unit among those that can be unknown; they are not so many when it is none of them. */
+static uint64_t number_of(const emu_trace *t, uint64_t unit)
+{
+    return unit < t->base ? UINT64_MAX : (unit - t->base) / 8;
+}
+
+static uint8_t learn(emu_trace *t, uint64_t unit, uint8_t bytes)
+{
+    uint64_t at = number_of(t, unit);
+    uint8_t before;
+    if (at >= t->units)
+        return 0;
+    before = t->unknown[at] & bytes;
+    if (!before || !touch(t, at))
+        return 0;
     t->unknown[at] &= (uint8_t)~bytes;
     return before;
+}
+
+/* Reads of these units, when they are unknown, are to be answered (or no more) by emu_trace_unknown_read. */
+void emu_trace_ask(emu_trace *t, uint64_t unit, int ask)
+{
+    uint64_t at = number_of(t, unit);
+    if (at < t->units)
+        t->asked[at] = ask ? 0xff : 0;
+}
+
+/* In this run, nobody need be asked for these bytes: their values are in memory. */
+void emu_trace_give(emu_trace *t, uint64_t unit, uint8_t bytes)
+{
+    uint64_t at = number_of(t, unit);
+    if (at < t->units && touch(t, at))
+        t->given[at] |= bytes;
+}
+
+static uint64_t mask_of(uint8_t bytes)
+{
+    uint64_t mask = 0;
+    for (unsigned byte = 0; byte < 8; byte++)
+        mask |= (uint64_t)(bytes >> byte & 1 ? 0xff : 0) << 8 * byte;
+    return mask;
+}
+
+void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t value)
+{
+    if (t->read_count == t->read_room) {
+        size_t room = t->read_room ? 2 * t->read_room : 256;
+        emu_trace_read *reads = realloc(t->reads, room * sizeof *reads);
+        uint64_t *entries = reads ? realloc(t->read_entries, room * sizeof *entries) : NULL;
+        t->reads = reads ? reads : t->reads;
+        if (!entries) {
+            t->starved = 1;
+            return;
+        }
+        t->read_entries = entries;
+        t->read_room = room;
+    }
+    t->read_entries[t->read_count] = t->count;
+    t->reads[t->read_count++] = (emu_trace_read){unit, mask, value & mask};
 }
 
 /* The bytes of `unit` that an access touches, as bits. */
@@ -1243,11 +1339,16 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
             continue;
         emu_trace_note_access(t);
         for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8) {
-            uint64_t at = (unit - t->base) / 8;
-            if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, starts[n], sizes[n])) {
-                emu_trace_unknown_read(t->owner, starts[n], sizes[n]);
-                break;
-            }
+            uint64_t at = number_of(t, unit), mask;
+            uint8_t bytes = at < t->units ? t->unknown[at] & bytes_in(unit, starts[n], sizes[n]) : 0;
+            const region *r = bytes ? region_of(t, unit) : NULL;
+            if (!r)
+                continue;
+            if (bytes & t->asked[at] & ~t->given[at])
+                emu_trace_unknown_read(t->owner, unit, bytes); /* which puts them into memory */
+            learn(t, unit, bytes);
+            mask = mask_of(bytes);
+            emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
         }
     }
 }
@@ -1264,7 +1365,7 @@ static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t
             continue;
         emu_trace_note_access(t);
         for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            emu_trace_learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
+            learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
     }
 }
 
@@ -1292,7 +1393,8 @@ const char *emu_trace_bind(void *handle)
         {"uc_mem_read", &library.read_memory},
         {"uc_ctl", &library.control},
     };
-    return LOOK_UP_PUBLIC(handle, wanted);
+    const char *missing = LOOK_UP_PUBLIC(handle, wanted);
+    return missing ? missing : bind_log(handle);
 }
 
 int emu_trace_open(emu_trace *t, void *uc)
@@ -1309,6 +1411,8 @@ int emu_trace_open(emu_trace *t, void *uc)
 
 void emu_trace_close(emu_trace *t)
 {
+    if (t->log)
+        close_log(t->log);
     for (unsigned n = 0; t->blocks_seen && n < BUCKETS; n++)
         while (t->blocks_seen[n]) {
             block *next = t->blocks_seen[n]->next;
@@ -1319,11 +1423,17 @@ void emu_trace_close(emu_trace *t)
         munmap(t->unknown, t->units);
     if (t->initial)
         munmap(t->initial, t->units);
+    if (t->asked)
+        munmap(t->asked, t->units);
+    if (t->given)
+        munmap(t->given, t->units);
     while (t->chunk_count)
         free(t->chunks[--t->chunk_count]);
     free(t->chunks);
     free(t->blocks_seen);
     free(t->touched);
+    free(t->reads);
+    free(t->read_entries);
     free(t->tables);
     memset(t, 0, sizeof *t);
 }
@@ -1331,6 +1441,8 @@ void emu_trace_close(emu_trace *t)
 /* Start a new log, from the same memory. */
 void emu_trace_clear(emu_trace *t)
 {
+    if (t->log)
+        clear_log(t->log);
     t->count = 0;
     t->instance = t->marks = 0;
     t->open_count = 0;
@@ -1341,6 +1453,7 @@ void emu_trace_clear(emu_trace *t)
     t->site_pc = 0;
     t->site = 0;
     t->rep_pc = 0;
+    t->rep_instance = 0;
 }
 
 /* Where guest memory lies in this process, for looking at code and stores; those to `logged` ones are logged. */
@@ -1366,6 +1479,14 @@ void emu_trace_set_segment(emu_trace *t, int number, const void *base)
     t->segment_bases[number] = base;
 }
 
+/* Where the engine keeps the general registers and CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
+void emu_trace_set_state(emu_trace *t, const void *general, const void *control, const void *hflags)
+{
+    t->general = general;
+    t->control = control;
+    t->hflags = hflags;
+}
+
 /* Whether page tables in use are in the NVDIMM. */
 int emu_trace_has_tables(emu_trace *t)
 {
@@ -1376,6 +1497,8 @@ int emu_trace_has_tables(emu_trace *t)
 
 void emu_trace_finish(emu_trace *t)
 {
+    if (t->log)
+        decode(t->log);
     finish_stores(t);
 }
 
@@ -1392,164 +1515,183 @@ int emu_trace_track(emu_trace *t, uint64_t base, uint64_t size)
     t->units = size / 8;
     t->unknown = sparse_bytes(t->units);
     t->initial = sparse_bytes(t->units);
-    return t->unknown && t->initial ? 0 : -ENOMEM;
+    t->asked = sparse_bytes(t->units);
+    t->given = sparse_bytes(t->units);
+    return t->unknown && t->initial && t->asked && t->given ? 0 : -ENOMEM;
 }
 
-/* All bytes of these units are unknown until they are read or stored to; no others are. */
+/* All bytes of these units are unknown until they are read or stored to, and to be asked for; no others are. */
 int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
 {
-    if (madvise(t->unknown, t->units, MADV_DONTNEED) || madvise(t->initial, t->units, MADV_DONTNEED))
+    if (madvise(t->unknown, t->units, MADV_DONTNEED) || madvise(t->initial, t->units, MADV_DONTNEED) ||
+        madvise(t->asked, t->units, MADV_DONTNEED) || madvise(t->given, t->units, MADV_DONTNEED))
         return -errno;
-    t->touches = 0;
-    for (size_t n = 0; n < count; n++)
-        if (units[n] >= t->base && (units[n] - t->base) / 8 < t->units)
-            t->unknown[(units[n] - t->base) / 8] = t->initial[(units[n] - t->base) / 8] = 0xff;
+    t->touches = t->read_count = 0;
+    for (size_t n = 0; n < count; n++) {
+        uint64_t at = number_of(t, units[n]);
+        if (at < t->units)
+            t->unknown[at] = t->initial[at] = t->asked[at] = 0xff;
+    }
     return 0;
 }
 
+/* A run begins: nothing was read or stored to yet, and nothing given. */
 void emu_trace_restore_unknown(emu_trace *t)
 {
     while (t->touches) {
         uint64_t at = t->touched[--t->touches];
         t->unknown[at] = t->initial[at];
+        t->given[at] = 0;
     }
-}
-
-/* Make the present contents of a private mapping what MADV_DONTNEED goes back to: they move to a file without a name. */
-int emu_freeze(void *address, size_t size)
-{
-    static const uint8_t zeros[PAGE];
-    uint8_t *bytes = address;
-    int fd, error = 0;
-    fd = memfd_create("emu-frozen", MFD_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)size))
-        error = -errno;
-    for (size_t at = 0; !error && at < size; at += PAGE)
-        if (memcmp(bytes + at, zeros, PAGE) && pwrite(fd, bytes + at, PAGE, (off_t)at) != PAGE)
-            error = errno ? -errno : -EIO;
-    if (!error &&
-        mmap(address, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED)
-        error = -errno;
-    close(fd);
-    return error;
+    t->read_count = 0;
 }
 
 
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 98), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 125), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 101), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 128), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *)
-/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 100), // emu_trace *
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t const *, size_t)
-/* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
-/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t, uint32_t)
-/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t, uint64_t)
-/* 21 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
-/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
+/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 41), // emu_trace_site *()(void *, uint64_t)
+/*  8 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *)
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // emu_trace *
+/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t const *, size_t)
+/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 16 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
+/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint32_t)
+/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint64_t)
+/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 29 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // void const *
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
-/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 34 */ _CFFI_OP(_CFFI_OP_POINTER, 43), // uintptr_t *
-/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 103), // emu_trace_site *
-/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 40 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, uintptr_t)
-/* 42 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
+/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // void const *
+/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
+/* 37 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // uintptr_t *
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 133), // emu_trace_site *
+/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_trace *, void *)
-/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 47 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t)
+/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
 /* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(void *, size_t)
-/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, void *)
+/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
-/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 61), // uint8_t()(emu_trace *, uint64_t, uint8_t)
-/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, void *, void *, void *)
+/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 55 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace const *, void const *)
+/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 61 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
 /* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *)
-/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
-/* 67 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
+/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *)
+/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, int, void const *)
-/* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 78 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
+/* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, uint64_t)
-/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(emu_trace *, uint64_t, void const *)
-/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
+/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, int, void const *)
+/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t)
+/* 86 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(void *, int)
-/* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION, 109), // void()(void *, uint64_t, uint32_t)
-/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 98 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // char const *
-/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 100 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 101 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // emu_trace_entry const *
-/* 102 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 103 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_site
-/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 106 */ _CFFI_OP(_CFFI_OP_POINTER, 53), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 89), // void(*)(void *, int)
-/* 108 */ _CFFI_OP(_CFFI_OP_POINTER, 93), // void(*)(void *, uint64_t, uint32_t)
-/* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, int)
+/* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
+/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, uint8_t)
+/* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, void const *)
+/* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, void const *, void const *, void const *)
+/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 113 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 114 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(void *, int)
+/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(void *, uint64_t, uint32_t)
+/* 121 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 125 */ _CFFI_OP(_CFFI_OP_POINTER, 126), // char const *
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 127 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 128 */ _CFFI_OP(_CFFI_OP_POINTER, 129), // emu_trace_entry const *
+/* 129 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 130 */ _CFFI_OP(_CFFI_OP_POINTER, 131), // emu_trace_read *
+/* 131 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
+/* 132 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
+/* 133 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
+/* 137 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
+/* 138 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 139 */ _CFFI_OP(_CFFI_OP_POINTER, 116), // void(*)(void *, int)
+/* 140 */ _CFFI_OP(_CFFI_OP_POINTER, 120), // void(*)(void *, uint64_t, uint32_t)
+/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1565,6 +1707,9 @@ static void _cffi_checkfld_typedef_emu_trace(emu_trace *p)
   (void)((p->stop_block) | 0);  /* check that 'emu_trace.stop_block' is an integer */
   (void)((p->first_access) | 0);  /* check that 'emu_trace.first_access' is an integer */
   (void)((p->starved) | 0);  /* check that 'emu_trace.starved' is an integer */
+  { emu_trace_read * *tmp = &p->reads; (void)tmp; }
+  { uint64_t * *tmp = &p->read_entries; (void)tmp; }
+  (void)((p->read_count) | 0);  /* check that 'emu_trace.read_count' is an integer */
 }
 struct _cffi_align_typedef_emu_trace { char x; emu_trace y; };
 
@@ -1585,6 +1730,17 @@ static void _cffi_checkfld_typedef_emu_trace_entry(emu_trace_entry *p)
 struct _cffi_align_typedef_emu_trace_entry { char x; emu_trace_entry y; };
 
 _CFFI_UNUSED_FN
+static void _cffi_checkfld_typedef_emu_trace_read(emu_trace_read *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+  (void)((p->unit) | 0);  /* check that 'emu_trace_read.unit' is an integer */
+  (void)((p->mask) | 0);  /* check that 'emu_trace_read.mask' is an integer */
+  (void)((p->value) | 0);  /* check that 'emu_trace_read.value' is an integer */
+}
+struct _cffi_align_typedef_emu_trace_read { char x; emu_trace_read y; };
+
+_CFFI_UNUSED_FN
 static void _cffi_checkfld_typedef_emu_trace_site(emu_trace_site *p)
 {
   /* only to generate compile-time warnings or errors */
@@ -1597,6 +1753,8 @@ static void _cffi_checkfld_typedef_emu_trace_site(emu_trace_site *p)
   (void)((p->base) | 0);  /* check that 'emu_trace_site.base' is an integer */
   (void)((p->index) | 0);  /* check that 'emu_trace_site.index' is an integer */
   (void)((p->segment) | 0);  /* check that 'emu_trace_site.segment' is an integer */
+  (void)((p->base_slot) | 0);  /* check that 'emu_trace_site.base_slot' is an integer */
+  (void)((p->index_slot) | 0);  /* check that 'emu_trace_site.index_slot' is an integer */
   (void)((p->scale) | 0);  /* check that 'emu_trace_site.scale' is an integer */
   (void)((p->size) | 0);  /* check that 'emu_trace_site.size' is an integer */
   (void)((p->site) | 0);  /* check that 'emu_trace_site.site' is an integer */
@@ -1615,6 +1773,19 @@ void emu_trace_new_block(void * a0, uint64_t a1, uint32_t a2)
   *(uint64_t *)(p + 8) = a1;
   *(uint32_t *)(p + 16) = a2;
   _cffi_call_python(&_cffi_externpy__emu_trace_new_block, p);
+}
+
+static struct _cffi_externpy_s _cffi_externpy__emu_trace_new_instruction =
+  { "emu.cpu.engine._trace.emu_trace_new_instruction", (int)sizeof(emu_trace_site *), 0, 0 };
+
+emu_trace_site * emu_trace_new_instruction(void * a0, uint64_t a1)
+{
+  char a[16];
+  char *p = a;
+  *(void * *)(p + 0) = a0;
+  *(uint64_t *)(p + 8) = a1;
+  _cffi_call_python(&_cffi_externpy__emu_trace_new_instruction, p);
+  return *(emu_trace_site * *)p;
 }
 
 static struct _cffi_externpy_s _cffi_externpy__emu_trace_next_page =
@@ -1656,54 +1827,6 @@ void emu_trace_unknown_read(void * a0, uint64_t a1, uint32_t a2)
   _cffi_call_python(&_cffi_externpy__emu_trace_unknown_read, p);
 }
 
-static int _cffi_d_emu_freeze(void * x0, size_t x1)
-{
-  return emu_freeze(x0, x1);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_freeze(PyObject *self, PyObject *args)
-{
-  void * x0;
-  size_t x1;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-  PyObject *arg0;
-  PyObject *arg1;
-
-  if (!PyArg_UnpackTuple(args, "emu_freeze", 2, 2, &arg0, &arg1))
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x1 = _cffi_to_c_int(arg1, size_t);
-  if (x1 == (size_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_freeze(x0, x1); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_freeze _cffi_d_emu_freeze
-#endif
-
 static int _cffi_d_emu_trace_add_region(emu_trace * x0, uint64_t x1, uint64_t x2, void const * x3, int x4)
 {
   return emu_trace_add_region(x0, x1, x2, x3, x4);
@@ -1731,10 +1854,10 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1748,10 +1871,10 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(29), arg3, (char **)&x3);
+      _cffi_type(33), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(29), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(33), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1773,6 +1896,58 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_add_region _cffi_d_emu_trace_add_region
+#endif
+
+static void _cffi_d_emu_trace_ask(emu_trace * x0, uint64_t x1, int x2)
+{
+  emu_trace_ask(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_ask(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  int x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_ask", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, int);
+  if (x2 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_ask(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_ask _cffi_d_emu_trace_ask
 #endif
 
 static emu_trace_entry const * _cffi_d_emu_trace_at(emu_trace const * x0, uint64_t x1)
@@ -1815,7 +1990,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(101));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(128));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1853,7 +2028,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(98));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(125));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1874,10 +2049,10 @@ _cffi_f_emu_trace_clear(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1910,10 +2085,10 @@ _cffi_f_emu_trace_close(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1946,10 +2121,10 @@ _cffi_f_emu_trace_finish(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1969,6 +2144,58 @@ _cffi_f_emu_trace_finish(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_trace_finish _cffi_d_emu_trace_finish
 #endif
 
+static void _cffi_d_emu_trace_give(emu_trace * x0, uint64_t x1, uint8_t x2)
+{
+  emu_trace_give(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_give(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  uint8_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_give", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint8_t);
+  if (x2 == (uint8_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_give(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_give _cffi_d_emu_trace_give
+#endif
+
 static int _cffi_d_emu_trace_has_tables(emu_trace * x0)
 {
   return emu_trace_has_tables(x0);
@@ -1984,10 +2211,10 @@ _cffi_f_emu_trace_has_tables(PyObject *self, PyObject *arg0)
   PyObject *pyresult;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2038,19 +2265,19 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(34), arg1, (char **)&x1);
+      _cffi_type(38), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(34), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(38), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2064,10 +2291,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(37), arg4, (char **)&x4);
+      _cffi_type(41), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (emu_trace_site *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(37), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(41), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2095,58 +2322,57 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_hook _cffi_d_emu_trace_hook
 #endif
 
-static uint8_t _cffi_d_emu_trace_learn(emu_trace * x0, uint64_t x1, uint8_t x2)
+static int _cffi_d_emu_trace_learn_generator(emu_trace const * x0, void const * x1)
 {
-  return emu_trace_learn(x0, x1, x2);
+  return emu_trace_learn_generator(x0, x1);
 }
 #ifndef PYPY_VERSION
 static PyObject *
-_cffi_f_emu_trace_learn(PyObject *self, PyObject *args)
+_cffi_f_emu_trace_learn_generator(PyObject *self, PyObject *args)
 {
-  emu_trace * x0;
-  uint64_t x1;
-  uint8_t x2;
+  emu_trace const * x0;
+  void const * x1;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
-  uint8_t result;
+  int result;
   PyObject *pyresult;
   PyObject *arg0;
   PyObject *arg1;
-  PyObject *arg2;
 
-  if (!PyArg_UnpackTuple(args, "emu_trace_learn", 3, 3, &arg0, &arg1, &arg2))
+  if (!PyArg_UnpackTuple(args, "emu_trace_learn_generator", 2, 2, &arg0, &arg1))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(4), arg0, (char **)&x0);
   if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
-  x1 = _cffi_to_c_int(arg1, uint64_t);
-  if (x1 == (uint64_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x2 = _cffi_to_c_int(arg2, uint8_t);
-  if (x2 == (uint8_t)-1 && PyErr_Occurred())
-    return NULL;
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(33), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(33), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
 
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_trace_learn(x0, x1, x2); }
+  { result = emu_trace_learn_generator(x0, x1); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, uint8_t);
+  pyresult = _cffi_from_c_int(result, int);
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
 #else
-#  define _cffi_f_emu_trace_learn _cffi_d_emu_trace_learn
+#  define _cffi_f_emu_trace_learn_generator _cffi_d_emu_trace_learn_generator
 #endif
 
 static void _cffi_d_emu_trace_note(emu_trace * x0, int x1, uint64_t x2, uint64_t x3, uint64_t x4, uint32_t x5, int x6)
@@ -2178,10 +2404,10 @@ _cffi_f_emu_trace_note(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2238,10 +2464,10 @@ _cffi_f_emu_trace_note_access(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2259,6 +2485,64 @@ _cffi_f_emu_trace_note_access(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_trace_note_access _cffi_d_emu_trace_note_access
+#endif
+
+static void _cffi_d_emu_trace_note_read(emu_trace * x0, uint64_t x1, uint64_t x2, uint64_t x3)
+{
+  emu_trace_note_read(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_note_read(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  uint64_t x2;
+  uint64_t x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_note_read", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, uint64_t);
+  if (x3 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_note_read(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_note_read _cffi_d_emu_trace_note_read
 #endif
 
 static int _cffi_d_emu_trace_open(emu_trace * x0, void * x1)
@@ -2282,10 +2566,10 @@ _cffi_f_emu_trace_open(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2327,10 +2611,10 @@ _cffi_f_emu_trace_restore_unknown(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2369,10 +2653,10 @@ _cffi_f_emu_trace_retract(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2417,10 +2701,10 @@ _cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2430,10 +2714,10 @@ _cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(29), arg2, (char **)&x2);
+      _cffi_type(33), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(29), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2474,10 +2758,10 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2487,10 +2771,10 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(29), arg2, (char **)&x2);
+      _cffi_type(33), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(29), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2508,6 +2792,79 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_set_segment _cffi_d_emu_trace_set_segment
+#endif
+
+static void _cffi_d_emu_trace_set_state(emu_trace * x0, void const * x1, void const * x2, void const * x3)
+{
+  emu_trace_set_state(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  void const * x1;
+  void const * x2;
+  void const * x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_set_state", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(33), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(33), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(33), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(33), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(33), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_set_state(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_set_state _cffi_d_emu_trace_set_state
 #endif
 
 static int _cffi_d_emu_trace_set_unknown(emu_trace * x0, uint64_t const * x1, size_t x2)
@@ -2533,19 +2890,19 @@ _cffi_f_emu_trace_set_unknown(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg1, (char **)&x1);
+      _cffi_type(16), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2567,6 +2924,81 @@ _cffi_f_emu_trace_set_unknown(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_set_unknown _cffi_d_emu_trace_set_unknown
+#endif
+
+static int _cffi_d_emu_trace_start_log(emu_trace * x0, void * x1, void * x2, void * x3)
+{
+  return emu_trace_start_log(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_start_log(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  void * x1;
+  void * x2;
+  void * x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_start_log", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_start_log(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_start_log _cffi_d_emu_trace_start_log
 #endif
 
 static int _cffi_d_emu_trace_track(emu_trace * x0, uint64_t x1, uint64_t x2)
@@ -2592,10 +3024,10 @@ _cffi_f_emu_trace_track(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2646,10 +3078,10 @@ _cffi_f_emu_trace_translate_again(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2698,10 +3130,10 @@ _cffi_f_emu_trace_unhook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg0, (char **)&x0);
+      _cffi_type(12), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2894,31 +3326,36 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_NOWHERE", (void *)_cffi_const_EMU_TRACE_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_freeze", (void *)_cffi_f_emu_freeze, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_freeze },
-  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_trace_add_region },
+  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_trace_add_region },
+  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 89), (void *)_cffi_d_emu_trace_ask },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
   { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_finish },
-  { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 7), (void *)_cffi_d_emu_trace_has_tables },
-  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_learn", (void *)_cffi_f_emu_trace_learn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 58), (void *)_cffi_d_emu_trace_learn },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 108), (void *)emu_trace_new_block },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 106), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_note_access },
-  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 63), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 80), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 84), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_trace_set_segment },
-  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 107), (void *)emu_trace_stop },
-  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 20), (void *)_cffi_d_emu_trace_track },
-  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_trace_translate_again },
-  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 41), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 108), (void *)emu_trace_unknown_read },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 100), (void *)_cffi_d_emu_trace_give },
+  { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_trace_has_tables },
+  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_trace_hook },
+  { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_trace_learn_generator },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 140), (void *)emu_trace_new_block },
+  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 132), (void *)emu_trace_new_instruction },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 71), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_trace_note_read },
+  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_trace_open },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 85), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 80), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_trace_set_state },
+  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_set_unknown },
+  { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_start_log },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 139), (void *)emu_trace_stop },
+  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_trace_track },
+  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_translate_again },
+  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_unhook },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 140), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -2945,7 +3382,16 @@ static const struct _cffi_field_s _cffi_fields[] = {
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "starved", offsetof(emu_trace, starved),
                sizeof(((emu_trace *)0)->starved),
-               _CFFI_OP(_CFFI_OP_NOOP, 30) },
+               _CFFI_OP(_CFFI_OP_NOOP, 34) },
+  { "reads", offsetof(emu_trace, reads),
+             sizeof(((emu_trace *)0)->reads),
+             _CFFI_OP(_CFFI_OP_NOOP, 130) },
+  { "read_entries", offsetof(emu_trace, read_entries),
+                    sizeof(((emu_trace *)0)->read_entries),
+                    _CFFI_OP(_CFFI_OP_NOOP, 137) },
+  { "read_count", offsetof(emu_trace, read_count),
+                  sizeof(((emu_trace *)0)->read_count),
+                  _CFFI_OP(_CFFI_OP_NOOP, 17) },
   { "pc", offsetof(emu_trace_entry, pc),
           sizeof(((emu_trace_entry *)0)->pc),
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -2957,28 +3403,37 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "instance", offsetof(emu_trace_entry, instance),
                 sizeof(((emu_trace_entry *)0)->instance),
-                _CFFI_OP(_CFFI_OP_NOOP, 18) },
+                _CFFI_OP(_CFFI_OP_NOOP, 22) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 61) },
+            _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 61) },
+            _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 61) },
+            _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 61) },
+              _CFFI_OP(_CFFI_OP_NOOP, 103) },
+  { "unit", offsetof(emu_trace_read, unit),
+            sizeof(((emu_trace_read *)0)->unit),
+            _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "mask", offsetof(emu_trace_read, mask),
+            sizeof(((emu_trace_read *)0)->mask),
+            _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "value", offsetof(emu_trace_read, value),
+             sizeof(((emu_trace_read *)0)->value),
+             _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "trace", offsetof(emu_trace_site, trace),
              sizeof(((emu_trace_site *)0)->trace),
-             _CFFI_OP(_CFFI_OP_NOOP, 8) },
+             _CFFI_OP(_CFFI_OP_NOOP, 12) },
   { "pc", offsetof(emu_trace_site, pc),
           sizeof(((emu_trace_site *)0)->pc),
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 105) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 135) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -2987,40 +3442,49 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 104) },
+            _CFFI_OP(_CFFI_OP_NOOP, 134) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 104) },
+             _CFFI_OP(_CFFI_OP_NOOP, 134) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 104) },
+               _CFFI_OP(_CFFI_OP_NOOP, 134) },
+  { "base_slot", offsetof(emu_trace_site, base_slot),
+                 sizeof(((emu_trace_site *)0)->base_slot),
+                 _CFFI_OP(_CFFI_OP_NOOP, 136) },
+  { "index_slot", offsetof(emu_trace_site, index_slot),
+                  sizeof(((emu_trace_site *)0)->index_slot),
+                  _CFFI_OP(_CFFI_OP_NOOP, 136) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 61) },
+             _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 61) },
+            _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 61) },
+            _CFFI_OP(_CFFI_OP_NOOP, 103) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 61) },
+              _CFFI_OP(_CFFI_OP_NOOP, 103) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 100, 0,
-    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 8 },
-  { "$emu_trace_entry", 102, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 8, 8 },
-  { "$emu_trace_site", 103, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 16, 12 },
+  { "$emu_trace", 127, 0,
+    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
+  { "$emu_trace_entry", 129, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
+  { "$emu_trace_read", 131, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
+  { "$emu_trace_site", 133, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 14 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 100 },
-  { "emu_trace_entry", 102 },
-  { "emu_trace_site", 103 },
+  { "emu_trace", 127 },
+  { "emu_trace_entry", 129 },
+  { "emu_trace_read", 131 },
+  { "emu_trace_site", 133 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3030,12 +3494,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  46,  /* num_globals */
-  3,  /* num_struct_unions */
+  51,  /* num_globals */
+  4,  /* num_struct_unions */
   0,  /* num_enums */
-  3,  /* num_typenames */
+  4,  /* num_typenames */
   NULL,  /* no includes */
-  110,  /* num_types */
+  142,  /* num_types */
   1,  /* flags */
 };
 

@@ -7,12 +7,14 @@
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
-enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41, REG_CR0 = 50, REG_CR3 = 53, REG_CR4 = 54, REG_MSR = 248 };
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDX = 40, REG_RIP = 41 };
+enum { HOOK_CODE = 4 };
 #define CTL_REMOVE_CACHE (9 | (2 << 26) | (1 << 30))
-#define MSR_EFER 0xC0000080u
+#define CTL_REMOVE_ALL (10 | (1 << 30))
+/* Of the flags that the engine derives: long mode, and 64-bit code. */
+enum { HF_LMA = 1 << 14, HF_CS64 = 1 << 15 };
 
 #define EMU_TRACE_VOID 0
 #define EMU_TRACE_STORE 1
@@ -100,6 +102,11 @@ typedef struct {
     const uint8_t *host;
 } unfinished;
 
+/* The bytes of `unit` under `mask`, read before anything of this run had read or stored them. */
+typedef struct {
+    uint64_t unit, mask, value;
+} emu_trace_read;
+
 typedef struct {
     void *owner;
     emu_trace_entry **chunks;
@@ -112,7 +119,7 @@ typedef struct {
 
     void *uc;
     uint64_t chunk_count;
-    uint32_t instance, marks;
+    uint32_t instance, marks, rep_instance;
     uint64_t site_pc;
     uint64_t site_entry;
     uint8_t site;
@@ -121,6 +128,10 @@ typedef struct {
     unfinished open[2];
     unsigned open_count;
     const uint64_t *segment_bases[SEGMENTS];
+    const uint64_t *general; /* the 16 registers, in the order of their numbers in encodings */
+    const uint64_t *control; /* CR0 to CR4 */
+    const uint32_t *hflags;
+    struct store_log *log;
     int look_for_tables;
     table *tables;
     size_t table_count, table_room;
@@ -129,9 +140,13 @@ typedef struct {
     unsigned region_count;
 
     uint64_t base, units;
-    uint8_t *unknown, *initial;
+    uint8_t *unknown, *initial; /* bytes of each unit, as bits: not yet read or stored to, now and when a run begins */
+    uint8_t *asked, *given;     /* those that somebody must be asked for; and of these, those that this run was told */
     uint64_t *touched;
     size_t touches, touch_room;
+    emu_trace_read *reads;
+    uint64_t *read_entries; /* for each of `reads`, the log's length then */
+    size_t read_count, read_room;
 } emu_trace;
 
 typedef struct {
@@ -140,12 +155,14 @@ typedef struct {
     int64_t displacement;
     uint64_t address_mask, linear_mask;
     int32_t base, index, segment;
+    int8_t base_slot, index_slot;
     uint8_t scale, size, site, detail;
 } emu_trace_site;
 
 void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
-void emu_trace_unknown_read(void *owner, uint64_t address, uint32_t size);
+void emu_trace_unknown_read(void *owner, uint64_t unit, uint32_t bytes);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
+emu_trace_site *emu_trace_new_instruction(void *owner, uint64_t pc);
 void emu_trace_stop(void *owner, int why);
 
 static uint64_t reg(emu_trace *t, int id)
@@ -155,17 +172,25 @@ static uint64_t reg(emu_trace *t, int id)
     return value;
 }
 
-static uint64_t efer(emu_trace *t)
+static bool is_long_mode(const emu_trace *t) { return *t->hflags & HF_LMA; }
+static bool is_code64(const emu_trace *t) { return *t->hflags & HF_CS64; }
+
+static const region *region_of(const emu_trace *t, uint64_t gpa)
 {
-    struct { uint32_t id; uint64_t value; } msr = {MSR_EFER, 0};
-    library.read_register(t->uc, REG_MSR, &msr);
-    return msr.value;
+    for (unsigned n = 0; n < t->region_count; n++)
+        if (gpa - t->regions[n].gpa < t->regions[n].size)
+            return &t->regions[n];
+    return NULL;
 }
 
 static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
 {
+    const region *r = region_of(t, address);
     uint64_t value = 0;
-    library.read_memory(t->uc, address, &value, size);
+    if (r && address - r->gpa + size <= r->size)
+        memcpy(&value, r->host + (address - r->gpa), size);
+    else
+        library.read_memory(t->uc, address, &value, size);
     return value;
 }
 
@@ -173,8 +198,8 @@ static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
 static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
 {
     static const uint8_t shifts[3][5] = {{48, 39, 30, 21, 12}, {30, 21, 12}, {22, 12}};
-    uint64_t cr0 = reg(t, REG_CR0), cr4 = reg(t, REG_CR4), table;
-    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    uint64_t cr0 = t->control[0], cr4 = t->control[4], table;
+    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
     unsigned mode = is_long ? 0 : pae ? 1 : 2, last = is_long ? 4 : pae ? 2 : 1;
     if (!is_long)
         linear &= 0xffffffffu;
@@ -182,7 +207,7 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
         *physical = linear;
         return true;
     }
-    table = reg(t, REG_CR3) & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
+    table = t->control[3] & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
     for (unsigned level = is_long && !(cr4 & 0x1000); level <= last; level++) {
         unsigned shift = shifts[mode][level], size = mode == 2 ? 4 : 8;
         unsigned bits = mode == 2 ? 10 : mode == 1 && level == 0 ? 2 : 9;
@@ -202,13 +227,18 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
     return false;
 }
 
+static uint64_t operand(emu_trace *t, int id, int slot)
+{
+    return slot < 0 ? reg(t, id) : t->general[slot];
+}
+
 static bool effective_address(const emu_trace_site *s, uint64_t *physical)
 {
     uint64_t address = (uint64_t)s->displacement;
     if (s->base)
-        address += reg(s->trace, s->base);
+        address += operand(s->trace, s->base, s->base_slot);
     if (s->index)
-        address += reg(s->trace, s->index) * s->scale;
+        address += operand(s->trace, s->index, s->index_slot) * s->scale;
     address &= s->address_mask;
     if (s->segment)
         address += *s->trace->segment_bases[s->segment - 1];
@@ -248,14 +278,6 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc)
     e->kind = kind;
     e->pc = pc;
     return e;
-}
-
-static const region *region_of(const emu_trace *t, uint64_t gpa)
-{
-    for (unsigned n = 0; n < t->region_count; n++)
-        if (gpa - t->regions[n].gpa < t->regions[n].size)
-            return &t->regions[n];
-    return NULL;
 }
 
 const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
@@ -366,12 +388,12 @@ static void find_tables(emu_trace *t, uint64_t gpa, unsigned size, unsigned leve
 /* After the guest may have changed its page tables' root: which of them are in the NVDIMM. */
 static void look_for_tables(emu_trace *t)
 {
-    uint64_t cr3 = reg(t, REG_CR3), cr4 = reg(t, REG_CR4);
-    bool is_long = efer(t) & 0x400, pae = cr4 & 0x20;
+    uint64_t cr3 = t->control[3], cr4 = t->control[4];
+    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
     unsigned levels = is_long ? (cr4 & 0x1000 ? 5 : 4) : pae ? 3 : 2, left = MOST_TABLES;
     t->look_for_tables = 0;
     t->table_count = 0;
-    if (reg(t, REG_CR0) >> 31 & 1)
+    if (t->control[0] >> 31 & 1)
         find_tables(t, cr3 & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u),
                     levels == 3 ? 32 : PAGE, levels, is_long || pae, &left);
     if (t->table_count)
@@ -405,8 +427,8 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
     t->site_entry = EMU_TRACE_NOWHERE;
     if (s->site & EMU_SITE_REP) {
         uint64_t left = reg(t, REG_RCX) & s->address_mask;
-        if (t->rep_pc != s->pc || left + 1 != t->rep_count)
-            t->instance++;
+        if (t->rep_pc != s->pc || left + 1 != t->rep_count || t->rep_instance != t->instance)
+            t->rep_instance = ++t->instance;
         t->rep_pc = s->pc;
         t->rep_count = left;
         return;
@@ -436,11 +458,27 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
 }
 
 /* The instruction at `pc` raised a fault, so that a flush or fence that it announced did not happen. */
-void emu_trace_retract(emu_trace *t, uint64_t pc)
+static void void_entry_at(emu_trace *t, uint64_t pc)
 {
     if (t->site_pc == pc && t->site_entry < t->count)
         t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
     t->site_entry = EMU_TRACE_NOWHERE;
+    t->rep_instance = 0; /* what goes on afterwards is another store */
+}
+
+static uint8_t kind_of_site(const emu_trace_site *s)
+{
+    return s->site & EMU_SITE_FLUSH ? EMU_TRACE_FLUSH : s->site & EMU_SITE_SPECIAL ? EMU_TRACE_SPECIAL : EMU_TRACE_FENCE;
+}
+
+#include "store_log.h"
+
+void emu_trace_retract(emu_trace *t, uint64_t pc)
+{
+    if (t->log)
+        log_fault(t->log, pc);
+    else
+        void_entry_at(t, pc);
 }
 
 void emu_trace_note_access(emu_trace *t)
@@ -501,6 +539,10 @@ static void on_store(void *uc, int type, uint64_t address, int size, int64_t val
 void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint64_t value, uint32_t size, int begins)
 {
     emu_trace_entry *e;
+    if (t->log) {
+        log_note(t->log, kind, pc, address, value, size, begins);
+        return;
+    }
     if (kind == EMU_TRACE_STORE)
         know(t, address, &value, size);
     finish_stores(t);
@@ -608,26 +650,80 @@ static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *u
     emu_trace_stop(((emu_trace *)user)->owner, EMU_TRACE_CODE);
 }
 
-uint8_t emu_trace_learn(emu_trace *t, uint64_t unit, uint8_t bytes)
+/* Remember to restore what is known of the unit; false when memory ran out. */
+static bool touch(emu_trace *t, uint64_t at)
 {
-    uint64_t at = (unit - t->base) / 8;
-    uint8_t before;
-    if (unit < t->base || at >= t->units)
-        return 0;
-    before = t->unknown[at] & bytes;
-    if (!before)
-        return 0;
     if (t->touches == t->touch_room) {
         size_t room = t->touch_room ? 2 * t->touch_room : 256;
         uint64_t *touched = realloc(t->touched, room * sizeof *touched);
         if (!touched)
-            return 0;
+            return false;
         t->touched = touched;
         t->touch_room = room;
     }
     t->touched[t->touches++] = at;
+    return true;
+}
+
+/* The number of a unit among those that can be unknown; they are not so many when it is none of them. */
+static uint64_t number_of(const emu_trace *t, uint64_t unit)
+{
+    return unit < t->base ? UINT64_MAX : (unit - t->base) / 8;
+}
+
+static uint8_t learn(emu_trace *t, uint64_t unit, uint8_t bytes)
+{
+    uint64_t at = number_of(t, unit);
+    uint8_t before;
+    if (at >= t->units)
+        return 0;
+    before = t->unknown[at] & bytes;
+    if (!before || !touch(t, at))
+        return 0;
     t->unknown[at] &= (uint8_t)~bytes;
     return before;
+}
+
+/* Reads of these units, when they are unknown, are to be answered (or no more) by emu_trace_unknown_read. */
+void emu_trace_ask(emu_trace *t, uint64_t unit, int ask)
+{
+    uint64_t at = number_of(t, unit);
+    if (at < t->units)
+        t->asked[at] = ask ? 0xff : 0;
+}
+
+/* In this run, nobody need be asked for these bytes: their values are in memory. */
+void emu_trace_give(emu_trace *t, uint64_t unit, uint8_t bytes)
+{
+    uint64_t at = number_of(t, unit);
+    if (at < t->units && touch(t, at))
+        t->given[at] |= bytes;
+}
+
+static uint64_t mask_of(uint8_t bytes)
+{
+    uint64_t mask = 0;
+    for (unsigned byte = 0; byte < 8; byte++)
+        mask |= (uint64_t)(bytes >> byte & 1 ? 0xff : 0) << 8 * byte;
+    return mask;
+}
+
+void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t value)
+{
+    if (t->read_count == t->read_room) {
+        size_t room = t->read_room ? 2 * t->read_room : 256;
+        emu_trace_read *reads = realloc(t->reads, room * sizeof *reads);
+        uint64_t *entries = reads ? realloc(t->read_entries, room * sizeof *entries) : NULL;
+        t->reads = reads ? reads : t->reads;
+        if (!entries) {
+            t->starved = 1;
+            return;
+        }
+        t->read_entries = entries;
+        t->read_room = room;
+    }
+    t->read_entries[t->read_count] = t->count;
+    t->reads[t->read_count++] = (emu_trace_read){unit, mask, value & mask};
 }
 
 /* The bytes of `unit` that an access touches, as bits. */
@@ -663,11 +759,16 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
             continue;
         emu_trace_note_access(t);
         for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8) {
-            uint64_t at = (unit - t->base) / 8;
-            if (unit >= t->base && at < t->units && t->unknown[at] & bytes_in(unit, starts[n], sizes[n])) {
-                emu_trace_unknown_read(t->owner, starts[n], sizes[n]);
-                break;
-            }
+            uint64_t at = number_of(t, unit), mask;
+            uint8_t bytes = at < t->units ? t->unknown[at] & bytes_in(unit, starts[n], sizes[n]) : 0;
+            const region *r = bytes ? region_of(t, unit) : NULL;
+            if (!r)
+                continue;
+            if (bytes & t->asked[at] & ~t->given[at])
+                emu_trace_unknown_read(t->owner, unit, bytes); /* which puts them into memory */
+            learn(t, unit, bytes);
+            mask = mask_of(bytes);
+            emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
         }
     }
 }
@@ -684,7 +785,7 @@ static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t
             continue;
         emu_trace_note_access(t);
         for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            emu_trace_learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
+            learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
     }
 }
 
@@ -712,7 +813,8 @@ const char *emu_trace_bind(void *handle)
         {"uc_mem_read", &library.read_memory},
         {"uc_ctl", &library.control},
     };
-    return LOOK_UP_PUBLIC(handle, wanted);
+    const char *missing = LOOK_UP_PUBLIC(handle, wanted);
+    return missing ? missing : bind_log(handle);
 }
 
 int emu_trace_open(emu_trace *t, void *uc)
@@ -729,6 +831,8 @@ int emu_trace_open(emu_trace *t, void *uc)
 
 void emu_trace_close(emu_trace *t)
 {
+    if (t->log)
+        close_log(t->log);
     for (unsigned n = 0; t->blocks_seen && n < BUCKETS; n++)
         while (t->blocks_seen[n]) {
             block *next = t->blocks_seen[n]->next;
@@ -739,11 +843,17 @@ void emu_trace_close(emu_trace *t)
         munmap(t->unknown, t->units);
     if (t->initial)
         munmap(t->initial, t->units);
+    if (t->asked)
+        munmap(t->asked, t->units);
+    if (t->given)
+        munmap(t->given, t->units);
     while (t->chunk_count)
         free(t->chunks[--t->chunk_count]);
     free(t->chunks);
     free(t->blocks_seen);
     free(t->touched);
+    free(t->reads);
+    free(t->read_entries);
     free(t->tables);
     memset(t, 0, sizeof *t);
 }
@@ -751,6 +861,8 @@ void emu_trace_close(emu_trace *t)
 /* Start a new log, from the same memory. */
 void emu_trace_clear(emu_trace *t)
 {
+    if (t->log)
+        clear_log(t->log);
     t->count = 0;
     t->instance = t->marks = 0;
     t->open_count = 0;
@@ -761,6 +873,7 @@ void emu_trace_clear(emu_trace *t)
     t->site_pc = 0;
     t->site = 0;
     t->rep_pc = 0;
+    t->rep_instance = 0;
 }
 
 /* Where guest memory lies in this process, for looking at code and stores; those to `logged` ones are logged. */
@@ -786,6 +899,14 @@ void emu_trace_set_segment(emu_trace *t, int number, const void *base)
     t->segment_bases[number] = base;
 }
 
+/* Where the engine keeps the general registers and CR0 to CR4, each of 64 bits, and the flags that it derives, of 32. */
+void emu_trace_set_state(emu_trace *t, const void *general, const void *control, const void *hflags)
+{
+    t->general = general;
+    t->control = control;
+    t->hflags = hflags;
+}
+
 /* Whether page tables in use are in the NVDIMM. */
 int emu_trace_has_tables(emu_trace *t)
 {
@@ -796,6 +917,8 @@ int emu_trace_has_tables(emu_trace *t)
 
 void emu_trace_finish(emu_trace *t)
 {
+    if (t->log)
+        decode(t->log);
     finish_stores(t);
 }
 
@@ -812,46 +935,33 @@ int emu_trace_track(emu_trace *t, uint64_t base, uint64_t size)
     t->units = size / 8;
     t->unknown = sparse_bytes(t->units);
     t->initial = sparse_bytes(t->units);
-    return t->unknown && t->initial ? 0 : -ENOMEM;
+    t->asked = sparse_bytes(t->units);
+    t->given = sparse_bytes(t->units);
+    return t->unknown && t->initial && t->asked && t->given ? 0 : -ENOMEM;
 }
 
-/* All bytes of these units are unknown until they are read or stored to; no others are. */
+/* All bytes of these units are unknown until they are read or stored to, and to be asked for; no others are. */
 int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
 {
-    if (madvise(t->unknown, t->units, MADV_DONTNEED) || madvise(t->initial, t->units, MADV_DONTNEED))
+    if (madvise(t->unknown, t->units, MADV_DONTNEED) || madvise(t->initial, t->units, MADV_DONTNEED) ||
+        madvise(t->asked, t->units, MADV_DONTNEED) || madvise(t->given, t->units, MADV_DONTNEED))
         return -errno;
-    t->touches = 0;
-    for (size_t n = 0; n < count; n++)
-        if (units[n] >= t->base && (units[n] - t->base) / 8 < t->units)
-            t->unknown[(units[n] - t->base) / 8] = t->initial[(units[n] - t->base) / 8] = 0xff;
+    t->touches = t->read_count = 0;
+    for (size_t n = 0; n < count; n++) {
+        uint64_t at = number_of(t, units[n]);
+        if (at < t->units)
+            t->unknown[at] = t->initial[at] = t->asked[at] = 0xff;
+    }
     return 0;
 }
 
+/* A run begins: nothing was read or stored to yet, and nothing given. */
 void emu_trace_restore_unknown(emu_trace *t)
 {
     while (t->touches) {
         uint64_t at = t->touched[--t->touches];
         t->unknown[at] = t->initial[at];
+        t->given[at] = 0;
     }
-}
-
-/* Make the present contents of a private mapping what MADV_DONTNEED goes back to: they move to a file without a name. */
-int emu_freeze(void *address, size_t size)
-{
-    static const uint8_t zeros[PAGE];
-    uint8_t *bytes = address;
-    int fd, error = 0;
-    fd = memfd_create("emu-frozen", MFD_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)size))
-        error = -errno;
-    for (size_t at = 0; !error && at < size; at += PAGE)
-        if (memcmp(bytes + at, zeros, PAGE) && pwrite(fd, bytes + at, PAGE, (off_t)at) != PAGE)
-            error = errno ? -errno : -EIO;
-    if (!error &&
-        mmap(address, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED)
-        error = -errno;
-    close(fd);
-    return error;
+    t->read_count = 0;
 }

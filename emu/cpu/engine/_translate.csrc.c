@@ -8,18 +8,16 @@
  *
  * Translation happens once per block, so none of this costs the running guest anything but the operations added.
  */
-#include "binding.h"
+#include "observer.h"
 
 #if defined(__x86_64__)
 
-typedef void context;    /* the library's code generator */
-typedef uintptr_t value; /* one of its variables: an offset in the generator */
 typedef void (*step)(void *block, void *cpu);
 
 /* The library's numbers for types of variables, conditions and kinds of memory access. */
 enum { TYPE_I64 = 1 };
 enum { LT = 2, EQ = 8, LE = 10, LEU = 12, GTU = 13 };
-enum { ACCESS_SIZE = 3, ACCESS_SHIFT = 4, ALIGN_16 = 4 << 4, ALIGN_NATURAL = 7 << 4 };
+enum { ACCESS_SHIFT = 4, ALIGN_16 = 4 << 4, ALIGN_NATURAL = 7 << 4 };
 /* Flags of a block: bits of its own, and some of EFLAGS. */
 enum { FLAGS_CPL = 3, FLAG_CODE64 = 1 << 15, FLAG_AC = 1 << 18 };
 enum { VECTOR_GP = 13, VECTOR_AC = 17, CR0_AM = 1 << 18 };
@@ -59,6 +57,12 @@ static struct {
     void (*write_swapped32)(environment *, uint64_t, uint32_t, uint32_t, uintptr_t);
     void (*write_swapped64)(environment *, uint64_t, uint64_t, uint32_t, uintptr_t);
     bool (*restore)(void *, uintptr_t, bool);
+    void (*store_for_helper8)(environment *, uint64_t, uint32_t, int, uintptr_t);
+    void (*store_for_helper16)(environment *, uint64_t, uint32_t, int, uintptr_t);
+    void (*store_for_helper32)(environment *, uint64_t, uint32_t, int, uintptr_t);
+    void (*store_for_helper64)(environment *, uint64_t, uint64_t, int, uintptr_t);
+    void (*map_page)(void *, uint64_t, uint64_t, uint32_t, int, int, uint64_t);
+    void (*mark)(void *, uint64_t, uint32_t);
     void (*exchange8)(environment *, uint64_t), (*exchange16)(environment *, uint64_t);
 } library;
 
@@ -87,6 +91,7 @@ static __thread struct {
     step translate;
     bool code64, check_alignment;
     void *cpu;
+    emu_observer *observer;
 } block;
 
 static value environment_variable, registers[16], flags_source, flags_result;
@@ -279,6 +284,31 @@ static void read_byte(uint8_t byte)
     }
 }
 
+/* ---- Who watches ---- */
+
+/* At most one in the process: set and cleared by who watches, while its engine stands still. */
+emu_observer *emu_observed;
+
+/* The code generator of the engine that was opened last. */
+context *emu_last_generator;
+
+static emu_observer *observer_of(const void *cpu)
+{
+    emu_observer *o = emu_observed;
+    return o && o->cpu == cpu ? o : NULL;
+}
+
+static emu_observer *observer_in(const environment *env)
+{
+    emu_observer *o = emu_observed;
+    return o && o->env == env ? o : NULL;
+}
+
+static bool crosses_page(uint64_t address, unsigned size)
+{
+    return (address & 4095) + size > 4096;
+}
+
 /* ---- Between the translator and its loop ---- */
 
 uint32_t NAME(cpu_ldub_code)(environment *env, uint64_t pc)
@@ -302,6 +332,7 @@ void *NAME(tcg_global_mem_new_internal)(context *s, int type, value base, intptr
                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
     void *made = library.announce(s, type, base, offset, name);
     value variable = (value)((uint8_t *)made - (uint8_t *)s);
+    emu_last_generator = s;
     environment_variable = base;
     for (int n = 0; n < 16; n++)
         if (!strcmp(name, names[n])) {
@@ -340,8 +371,14 @@ static void after(context *s)
     }
 }
 
+/* How the library describes the block that it translates, and where in it. */
+struct progress { void *block; uint64_t first, next; };
+
 static void translate(void *db, void *cpu)
 {
+    const struct progress *at = db;
+    if (block.observer)
+        block.observer->instruction(block.observer, block.generator, at->next, at->next == at->first);
     now.state = PREFIXES;
     block.translate(db, cpu);
     after(block.generator);
@@ -360,6 +397,11 @@ void NAME(translator_loop)(const step *steps, void *db, void *cpu, void *tb, int
     memset(&now, 0, sizeof now); /* a page fault may have ended the last translation */
     memcpy(ours, steps, sizeof ours);
     block.cpu = cpu;
+    block.observer = observer_of(cpu);
+    if (block.observer) {
+        block.observer->environment = environment_variable;
+        block.observer->count = registers[1];
+    }
     block.translate = ours[TRANSLATE];
     block.code64 = head->flags & FLAG_CODE64;
     block.check_alignment = head->flags & FLAG_AC && (head->flags & FLAGS_CPL) == 3;
@@ -450,7 +492,14 @@ void NAME(tcg_gen_qemu_ld_i64)(context *s, value result, value address, intptr_t
 
 void NAME(tcg_gen_qemu_st_i64)(context *s, value from, value address, intptr_t index, int access)
 {
-    library.store64(s, from, address, index, with_alignment(access));
+    access = with_alignment(access);
+    if (!block.observer) {
+        library.store64(s, from, address, index, access);
+        return;
+    }
+    access = block.observer->storing(block.observer, access);
+    library.store64(s, from, address, index, access);
+    block.observer->stored(block.observer, s, from, address, access, false);
 }
 
 void NAME(tcg_gen_qemu_ld_i32)(context *s, value result, value address, intptr_t index, int access)
@@ -460,7 +509,14 @@ void NAME(tcg_gen_qemu_ld_i32)(context *s, value result, value address, intptr_t
 
 void NAME(tcg_gen_qemu_st_i32)(context *s, value from, value address, intptr_t index, int access)
 {
-    library.store32(s, from, address, index, with_alignment(access));
+    access = with_alignment(access);
+    if (!block.observer) {
+        library.store32(s, from, address, index, access);
+        return;
+    }
+    access = block.observer->storing(block.observer, access);
+    library.store32(s, from, address, index, access);
+    block.observer->stored(block.observer, s, from, address, access, true);
 }
 
 /* The access without its demand; raises #GP or, where CR0.AM says so, #AC when that is not met. */
@@ -487,6 +543,8 @@ static uint32_t checked(environment *env, uint64_t address, uint32_t access, uin
     void NAME(name)(environment *env, uint64_t address, uint##bits##_t data, uint32_t access, uintptr_t caller)       \
     {                                                                                                                 \
         library.original(env, address, data, checked(env, address, access, caller), caller);                       \
+        if (crosses_page(address, bits / 8) && observer_in(env))                                                      \
+            emu_observed->crossed(emu_observed, address, data, bits / 8, access);                                     \
     }
 
 READ(read16, helper_le_lduw_mmu)
@@ -519,6 +577,36 @@ EXCHANGE(helper_cmpxchg8b, exchange8)
 EXCHANGE(helper_cmpxchg8b_unlocked, exchange8)
 EXCHANGE(helper_cmpxchg16b, exchange16)
 EXCHANGE(helper_cmpxchg16b_unlocked, exchange16)
+
+/* ---- Stores and page walks of the library's own functions ---- */
+
+#define STORE(original, type, size, name)                                                                             \
+    void NAME(name)(environment *env, uint64_t address, type data, int mmu, uintptr_t caller)                         \
+    {                                                                                                                 \
+        library.original(env, address, data, mmu, caller);                                                            \
+        if (observer_in(env))                                                                                         \
+            emu_observed->helper_stored(emu_observed, address, data, size, caller);                                   \
+    }
+
+STORE(store_for_helper8, uint32_t, 1, cpu_stb_mmuidx_ra)
+STORE(store_for_helper16, uint32_t, 2, cpu_stw_mmuidx_ra)
+STORE(store_for_helper32, uint32_t, 4, cpu_stl_mmuidx_ra)
+STORE(store_for_helper64, uint64_t, 8, cpu_stq_mmuidx_ra)
+
+void NAME(tlb_set_page_with_attrs)(void *cpu, uint64_t linear, uint64_t physical, uint32_t attributes, int allowed,
+                                   int mmu, uint64_t size)
+{
+    if (observer_of(cpu))
+        emu_observed->mapping(emu_observed, linear, physical);
+    library.map_page(cpu, linear, physical, attributes, allowed, mmu, size);
+}
+
+void NAME(x86_stl_phys_notdirty)(void *cpu, uint64_t physical, uint32_t entry)
+{
+    library.mark(cpu, physical, entry);
+    if (observer_of(cpu))
+        emu_observed->marked(emu_observed, physical);
+}
 
 /* ---- Binding ---- */
 
@@ -559,6 +647,12 @@ const char *emu_translate_bind(void *handle)
         {"helper_le_stl_mmu", &library.write32},
         {"helper_le_stq_mmu", &library.write64},
         {"cpu_restore_state", &library.restore},
+        {"cpu_stb_mmuidx_ra", &library.store_for_helper8},
+        {"cpu_stw_mmuidx_ra", &library.store_for_helper16},
+        {"cpu_stl_mmuidx_ra", &library.store_for_helper32},
+        {"cpu_stq_mmuidx_ra", &library.store_for_helper64},
+        {"tlb_set_page_with_attrs", &library.map_page},
+        {"x86_stl_phys_notdirty", &library.mark},
         {"helper_cmpxchg8b_unlocked", &library.exchange8},
         {"helper_cmpxchg16b_unlocked", &library.exchange16},
     };

@@ -6,7 +6,7 @@ Nothing here is linked against Unicorn: C looks its functions up when the librar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from emu.cpu.engine._hooks import ffi, lib
@@ -26,6 +26,8 @@ SERVICE = lib.EMU_SERVICE
 HALT = lib.EMU_HALT
 
 NO_DEADLINE = (1 << 64) - 1
+DELIVERY_NS: int = lib.EMU_DELIVERY_NS
+"""An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline."""
 _RUNNING = "it is used while the guest runs"
 
 
@@ -102,6 +104,39 @@ class Engine:
     def map_nothing(self, gpa: int, size: int) -> None:
         """Nobody lives there: reads give 0, writes are dropped."""
         _check(lib.emu_engine_map_nothing(self._e, gpa, size), f"fill the hole at {gpa:#x}")
+
+    # Delivery without leaving ``run``, in the plain case; all else comes out as a reason
+
+    def add_ram(self, gpa: int, size: int, host: int) -> None:
+        """Plain RAM that the guest sees at ``gpa``: delivery may read and write it with no one knowing."""
+        lib.emu_engine_add_ram(self._e, gpa, size, ffi.cast("void *", host))
+
+    def set_code_check(self, function: int, argument: int) -> None:
+        """The address of a C function that says of ``argument``, host address and size whether code lies there."""
+        lib.emu_engine_set_code_check(self._e, function, ffi.cast("void *", argument))
+
+    def watch_faults(self, function: int, argument: int) -> None:
+        """Tell the C function ``function(argument, rip)`` where an exception was raised; 0: leave all to others."""
+        lib.emu_engine_watch_faults(self._e, function, argument)
+
+    def deliver_interrupt(self, vector: int) -> bool:
+        """Enter the handler of an external interrupt; False when that was declined and nothing has changed."""
+        return bool(lib.emu_engine_deliver_interrupt(self._e, vector))
+
+    @property
+    def last_exception(self) -> tuple[int, int, int | None, int | None] | None:
+        """Vector, RIP, error code and CR2 of the last exception."""
+        e = self._e.last_exception
+        if e.vector < 0:
+            return None
+        return e.vector, e.rip, e.code if e.has_code else None, e.address if e.has_address else None
+
+    @last_exception.setter
+    def last_exception(self, value: tuple[int, int, int | None, int | None] | None) -> None:
+        e = self._e.last_exception
+        e.vector, e.rip, code, address = (-1, 0, None, None) if value is None else value
+        e.has_code, e.code = code is not None, code or 0
+        e.has_address, e.address = address is not None, address or 0
 
     # Running
 
@@ -204,6 +239,10 @@ class Engine:
     def now(self) -> int:
         return lib.emu_engine_now(self._e)
 
+    def look_at_clock(self) -> int:
+        """As ``now``; while the guest runs, this starts the clock."""
+        return lib.emu_engine_look_at_clock(self._e)
+
     def set_time(self, now: int) -> None:
         self._e.time = now
 
@@ -272,6 +311,12 @@ class Engine:
 
     def delete_hook(self, handle: int) -> None:
         _check(lib.emu_engine_delete_hook(self._e, handle), "remove a hook")
+
+
+def know_delivery(places: Mapping[str, int], *, works: bool) -> None:
+    """Tell where in the CPU state is what delivery needs, and whether it may be used at all."""
+    names = (name for name, _ in ffi.typeof("emu_delivery_layout").fields)
+    lib.emu_delivery_know(ffi.new("emu_delivery_layout *", {name: places[name] for name in names}), works)
 
 
 def address_of(buffer: Any) -> int:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from emu.cpu.engine import hooks, interposed, library, offsets, stops
+from emu.cpu.engine import hooks, in_place, interposed, library, offsets, stops
 from emu.cpu.engine.whole_blocks import find as find_whole_blocks
 from emu.cpu.registers import (
     CR0,
@@ -136,6 +136,16 @@ def _measure(engine: hooks.Engine, memory: mmap.mmap) -> Layout:
     guest = offsets.measure(engine, memory, _CODE, observe_object)
     interposed.know(hflags, segments + _TASK_REGISTER * SEGMENT_SIZE, guest)
     interposed.examine(engine, memory, _CODE, observe, (cpu, start))
+    places = {
+        "eflags": RFLAGS_OFFSET,
+        "hflags": hflags,
+        "segments": segments,
+        "control": guest.control,
+        "latch": latch,
+        "error_code": error_code,
+        "is_software": is_software,
+    }
+    in_place.examine(engine, memory, observe, places, SEGMENT_SIZE)
     return Layout(
         cpu_pointer=cpu_pointer,
         self_pointer=self_pointer,

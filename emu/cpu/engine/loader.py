@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _ffi, _lib = _hooks.ffi, _hooks.lib
 
 _INTERPOSED = (_system.__file__, _translate.__file__, _x87.__file__, _sse.__file__)
-"""In the order in which a symbol is looked for. ``_system`` and ``_translate`` have two names in common."""
+"""In the order in which a symbol is looked for. ``_system`` and ``_translate`` have three names in common."""
 
 
 class Library:

@@ -64,6 +64,12 @@ class System:
         """Afterwards: make them work."""
         lib.emu_system_debug_on(self._s)
 
+    @property
+    def code_check(self) -> tuple[int, int]:
+        """Addresses of a C function and its first argument that do what ``has_code`` does."""
+        function = ffi.cast("uintptr_t", ffi.addressof(lib, "emu_system_has_code"))
+        return int(function), int(ffi.cast("uintptr_t", self._s))
+
     def has_code(self, address: int, size: int) -> bool:
         """Code was translated from a page of these ``size`` bytes of guest memory at host ``address``."""
         return bool(lib.emu_system_has_code(self._s, ffi.cast("void *", address), size))

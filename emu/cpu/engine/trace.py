@@ -1,8 +1,13 @@
-"""The crash laboratory's eyes inside Unicorn, over the C callbacks of ``_trace``.
+"""The crash laboratory's eyes inside Unicorn, over ``_trace``.
 
 A ``Tracer`` records what a guest does to its NVDIMM: every store, and the flushes and fences at the instructions that
-it was told of. And it stops at reads of bytes that a power failure left in doubt, so that somebody can say what they
-hold. Both make the guest's loads and stores slow; nothing else pays for them.
+it was told of. There are two ways to the same log. Translated code writes it itself (``store_log.h``), which costs the
+guest little; it depends on Unicorn's insides, so it is tried before (``emu.cpu.store_log``). Or Unicorn's
+memory hooks write it, with which every load and store of the guest is slow: where the first way is not open, and to
+examine it.
+
+And a tracer stops at reads of bytes that a power failure left in doubt, so that somebody can say what they hold; that
+takes hooks.
 
 Unicorn's register numbers come with the instructions to watch (``emu.cpu.sites``).
 """
@@ -13,8 +18,9 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from emu.cpu.engine import library, loader
+from emu.cpu.engine import _translate, library, loader
 from emu.cpu.engine._trace import ffi, lib
+from emu.cpu.registers import GENERAL
 from emu.errors import HostError
 
 if TYPE_CHECKING:
@@ -26,11 +32,16 @@ SPECIAL, DEVICE = lib.EMU_TRACE_SPECIAL, lib.EMU_TRACE_DEVICE
 FULL, BUDGET, BLOCK = lib.EMU_TRACE_FULL, lib.EMU_TRACE_BUDGET, lib.EMU_TRACE_BLOCK
 CODE, ACCESS = lib.EMU_TRACE_CODE, lib.EMU_TRACE_ACCESS
 
+FIRST_MARK = 1 << 31
+"""Instances from here on are of no instruction: the processor's own marks in page tables."""
+
 # Unicorn's hook types (unicorn/unicorn.h).
 _HOOK_CODE, _HOOK_BLOCK, _HOOK_MEM_READ, _HOOK_MEM_WRITE = 4, 8, 1 << 10, 1 << 11
 # The callbacks, in the order of the table in C.
 _ON_SITE, _ON_STORE, _ON_BLOCK, _ON_BLOCK_WATCHING, _ON_READ, _ON_OVERWRITE, _ON_CODE = range(7)
 _EVERYWHERE = (1, 0)
+_SLOTS = {register: slot for slot, register in enumerate(GENERAL.values())}
+"""Where the engine's state has a general register, by Unicorn's number."""
 
 
 class Entry(NamedTuple):
@@ -50,9 +61,13 @@ class Entry(NamedTuple):
     detail: int
 
 
+Row = tuple[int, int, int, int, int, int, int, int]
+"""An ``Entry`` without names."""
+
 # emu_trace_entry, and how many of them lie in a row.
 _ENTRY = struct.Struct("=QQQIBBBB")
 _CHUNK = lib.EMU_TRACE_CHUNK
+_READ, _NUMBER = ffi.sizeof("emu_trace_read"), struct.Struct("=Q")
 _PAGE = 4096
 _NOWHERE = lib.EMU_TRACE_NOWHERE
 
@@ -84,17 +99,33 @@ class SiteLike(Protocol):
     def detail(self) -> int: ...
 
 
+class PlacesLike(Protocol):
+    """Host addresses of an engine's state, as ``emu.cpu.state.Places`` describes them."""
+
+    @property
+    def cpu(self) -> int: ...
+    @property
+    def state(self) -> int: ...
+    @property
+    def control(self) -> int: ...
+    @property
+    def hflags(self) -> int: ...
+    @property
+    def segment_bases(self) -> tuple[int, ...]: ...
+
+
 class Tracer:
     """The C side of one engine: hooks, log and the table of unknown bytes. Callbacks run on the engine's thread.
 
-    ``on_new_block(address, size)`` sees code before it first executes; ``on_unknown_read(address, size)`` must end the
-    doubt with ``learn``; ``on_stop(why)`` gets FULL, BUDGET, BLOCK or CODE; ``next_page(pc, address)`` says where the
-    store by the instruction at ``pc``, whose first byte is at guest-physical ``address``, goes on in the next page;
-    None where that is not known. What they raise is kept for ``take_failure`` after ``on_failure`` was called, which
-    should stop the engine.
+    ``before_hooks()`` is called before hooks are added. ``on_new_block(address, size)`` sees code before it first
+    executes; ``find_site(pc)`` is asked what matters about an instruction, if anything, when it is translated;
+    ``on_unknown_read(unit, bytes)`` must put these bytes (bit 0 for the first) into memory; ``on_stop(why)`` gets FULL,
+    BUDGET, BLOCK or CODE; ``next_page(pc, address)`` says where the store by the instruction at ``pc``, whose first
+    byte is at guest-physical ``address``, goes on in the next page; None where that is not known. What they raise is
+    kept for ``take_failure`` after ``on_failure`` was called, which should stop the engine.
     """
 
-    def __init__(self, engine: int, *, log_limit: int = 1 << 22) -> None:
+    def __init__(self, engine: int, places: PlacesLike, *, log_limit: int = 1 << 22) -> None:
         loader.bind(ffi, lib.emu_trace_bind, library.load())
         self._t: emu_trace = ffi.new("emu_trace *")
         self._owner = ffi.new_handle(self)
@@ -102,10 +133,18 @@ class Tracer:
         if lib.emu_trace_open(self._t, ffi.cast("void *", engine)):
             raise HostError("not enough memory to trace the guest", "close other programs")
         self._t.limit = log_limit
+        self._places = places
+        state = (ffi.cast("void *", address) for address in (places.state, places.control, places.hflags))
+        lib.emu_trace_set_state(self._t, *state)
+        for number, base in enumerate(places.segment_bases):
+            lib.emu_trace_set_segment(self._t, number, ffi.cast("void *", base))
+        self._described: dict[SiteLike, emu_trace_site] = {}
         self._sites: dict[int, tuple[emu_trace_site, int]] = {}
         self._failure: BaseException | None = None
+        self.before_hooks: Callable[[], None] = lambda: None
         self.on_new_block: Callable[[int, int], None] = lambda address, size: None
-        self.on_unknown_read: Callable[[int, int], None] = lambda address, size: None
+        self.find_site: Callable[[int], SiteLike | None] = lambda pc: None
+        self.on_unknown_read: Callable[[int, int], None] = lambda unit, bytes_of_unit: None
         self.on_stop: Callable[[int], None] = lambda why: None
         self.next_page: Callable[[int, int], int | None] = lambda pc, address: address + _PAGE & -_PAGE
         self.on_failure: Callable[[], None] = lambda: None
@@ -138,20 +177,32 @@ class Tracer:
         """Where in this process the initial content of the logged region at ``gpa`` is kept, whole."""
         lib.emu_trace_set_initial(self._t, gpa, ffi.cast("void *", host))
 
-    def set_segments(self, bases: Iterable[int]) -> None:
-        """The host addresses at which the engine keeps the bases of ES, CS, SS, DS, FS and GS."""
-        for number, address in enumerate(bases):
-            lib.emu_trace_set_segment(self._t, number, ffi.cast("void *", address))
+    def learn_code_generator(self) -> bool:
+        """Look up how translated code is made, once for the process; the engine must be the one opened last. Whether
+        it is made as it is known here, without which ``record`` uses hooks.
+        """
+        generator = ffi.cast("void **", _between("emu_last_generator"))[0]
+        return bool(lib.emu_trace_learn_generator(self._t, generator))
 
-    def record(self) -> None:
-        """Log stores to logged regions, flushes and fences, and show new code. Before running."""
+    def record(self, *, by_hooks: bool) -> bool:
+        """Log stores to logged regions, flushes and fences, and say whether translated code does so. Before running.
+
+        With ``by_hooks`` hooks do, and also where another tracer of this process has its log written by code.
+        """
+        if not by_hooks:
+            cpu, state = ffi.cast("void *", self._places.cpu), ffi.cast("void *", self._places.state)
+            if not lib.emu_trace_start_log(self._t, cpu, state, ffi.cast("void *", _between("emu_observed"))):
+                return True
+        self.before_hooks()
         self._hook(_ON_STORE, _HOOK_MEM_WRITE)
         self._hook(_ON_BLOCK_WATCHING, _HOOK_BLOCK)
+        return False
 
     def watch_reads(self, spans: Iterable[tuple[int, int]], *, record: bool) -> None:
         """Report reads of unknown bytes, and code in these ranges (first and last address); with ``record`` log what
         ``record`` logs. Before running.
         """
+        self.before_hooks()
         self._hook(_ON_READ, _HOOK_MEM_READ)
         self._hook(_ON_OVERWRITE, _HOOK_MEM_WRITE)
         for span in spans:
@@ -179,11 +230,21 @@ class Tracer:
         if changed and lib.emu_trace_translate_again(self._t, address, size):
             raise HostError("Unicorn cannot drop translated code", "see that unicorn 2.1 is installed whole")
 
+    def describe_at(self, pc: int) -> emu_trace_site | None:
+        """What ``find_site`` says of the instruction at ``pc``, for C; it lives as long as the tracer."""
+        site = self.find_site(pc)
+        if site is None:
+            return None
+        if site not in self._described:
+            self._described[site] = self._describe(site)
+        return self._described[site]
+
     def _describe(self, site: SiteLike) -> emu_trace_site:
         described: emu_trace_site = ffi.new("emu_trace_site *")
         described.trace = self._t
         for name in ("pc", "size", "base", "index", "scale", "segment", "address_mask", "linear_mask", "detail"):
             setattr(described, name, getattr(site, name))
+        described.base_slot, described.index_slot = _SLOTS.get(site.base, -1), _SLOTS.get(site.index, -1)
         described.site = int(site.kind)
         displacement = site.displacement
         described.displacement = displacement - (1 << 64) if displacement >> 63 else displacement
@@ -193,18 +254,25 @@ class Tracer:
 
     @property
     def count(self) -> int:
+        """Entries in the log."""
+        lib.emu_trace_finish(self._t)
         return self._t.count
 
     def entries(self) -> Iterator[Entry]:
         """The log so far; HostError when memory ran out and it has a gap."""
-        lib.emu_trace_finish(self._t)
-        if self._t.starved:
-            raise HostError("not enough memory for the log of the guest's stores", "close other programs")
+        return map(Entry._make, self.rows())
+
+    def rows(self) -> Iterator[Row]:
+        """As ``entries``, in half the time."""
+        self._check_memory()
         count, size = self.count, ffi.sizeof("emu_trace_entry")
         for first in range(0, count, _CHUNK):
             number = min(_CHUNK, count - first)
-            data = ffi.buffer(lib.emu_trace_at(self._t, first), number * size)
-            yield from map(Entry._make, _ENTRY.iter_unpack(bytes(data)))
+            yield from _ENTRY.iter_unpack(ffi.buffer(lib.emu_trace_at(self._t, first), number * size))
+
+    def _check_memory(self) -> None:
+        if self._t.starved:
+            raise HostError("not enough memory for the log of the guest's stores and reads", "close other programs")
 
     def note_store(self, address: int, data: bytes, pc: int) -> None:
         """``data`` was just stored at guest-physical ``address`` by no instruction, at ``pc``: log it as one store."""
@@ -226,6 +294,12 @@ class Tracer:
     def retract(self, pc: int) -> None:
         """The instruction at ``pc`` raised a fault: what it was about to do does not count."""
         lib.emu_trace_retract(self._t, pc)
+
+    @property
+    def retract_function(self) -> tuple[int, int]:
+        """Addresses of a C function and its first argument that do what ``retract`` does."""
+        function = ffi.cast("uintptr_t", ffi.addressof(lib, "emu_trace_retract"))
+        return int(function), int(ffi.cast("uintptr_t", self._t))
 
     def clear(self) -> None:
         """Empty the log."""
@@ -269,18 +343,36 @@ class Tracer:
     # Unknown bytes
 
     def set_unknown(self, units: Iterable[int]) -> None:
-        """Let exactly these 8-byte units be unknown, whole."""
+        """Let exactly these 8-byte units be unknown, whole, and to be asked for."""
         wanted = list(units)
         if lib.emu_trace_set_unknown(self._t, ffi.new("uint64_t[]", wanted), len(wanted)):
             raise HostError("not enough memory to trace the NVDIMM", "close other programs")
 
     def restore_unknown(self) -> None:
-        """Undo all learning."""
+        """A run begins, in which nothing was read or stored to yet: forget all ``reads`` and what was given."""
         lib.emu_trace_restore_unknown(self._t)
 
-    def learn(self, unit: int, bytes_of_unit: int) -> int:
-        """Make bytes of a unit known (bit 0 for the first byte); which of them were not."""
-        return lib.emu_trace_learn(self._t, unit, bytes_of_unit)
+    def ask(self, unit: int, ask: bool) -> None:
+        """Whether ``on_unknown_read`` is called for bytes of an unknown unit; if not, what is in memory counts."""
+        lib.emu_trace_ask(self._t, unit, ask)
+
+    def give(self, unit: int, bytes_of_unit: int) -> None:
+        """Until ``restore_unknown`` do not ask for these bytes of a unit: they are in memory."""
+        lib.emu_trace_give(self._t, unit, bytes_of_unit)
+
+    def note_read(self, unit: int, mask: int, value: int) -> None:
+        """Bytes that were unknown have been read by no instruction."""
+        lib.emu_trace_note_read(self._t, unit, mask, value)
+
+    def reads(self) -> bytes:
+        """Every read of unknown bytes since ``restore_unknown``: unit, mask and value, 8 bytes each."""
+        self._check_memory()
+        return bytes(ffi.buffer(self._t.reads, self._t.read_count * _READ)) if self._t.read_count else b""
+
+    def read_entries(self) -> list[int]:
+        """For each of ``reads`` the number of log entries made before it."""
+        entries = ffi.buffer(self._t.read_entries, 8 * self._t.read_count) if self._t.read_count else b""
+        return [number for (number,) in _NUMBER.iter_unpack(bytes(entries))]
 
     @property
     def has_tables(self) -> bool:
@@ -300,11 +392,9 @@ class Tracer:
         return failure
 
 
-def freeze(address: int, size: int) -> None:
-    """Make the contents of a private mapping what MADV_DONTNEED brings back. The address stays the same."""
-    error = -int(lib.emu_freeze(ffi.cast("void *", address), size))
-    if error:
-        raise HostError(f"cannot keep a copy of guest memory (error {error})", "free some memory", errno=error)
+def _between(name: str) -> int:
+    """The host address of a variable of the module between Unicorn's translator and its code generator."""
+    return loader.Library(_translate.__file__).symbol(name)
 
 
 def _guarded(owner: Pointer, call: Callable[[Tracer], None]) -> None:
@@ -321,8 +411,19 @@ def emu_trace_new_block(owner: Pointer, address: int, size: int) -> None:
 
 
 @ffi.def_extern()
-def emu_trace_unknown_read(owner: Pointer, address: int, size: int) -> None:
-    _guarded(owner, lambda tracer: tracer.on_unknown_read(address, size))
+def emu_trace_new_instruction(owner: Pointer, pc: int) -> emu_trace_site:
+    tracer: Tracer = ffi.from_handle(owner)
+    site: emu_trace_site = ffi.NULL
+    try:
+        site = tracer.describe_at(pc) or site
+    except BaseException as failure:
+        tracer.fail(failure)
+    return site
+
+
+@ffi.def_extern()
+def emu_trace_unknown_read(owner: Pointer, unit: int, bytes_of_unit: int) -> None:
+    _guarded(owner, lambda tracer: tracer.on_unknown_read(unit, bytes_of_unit))
 
 
 @ffi.def_extern()

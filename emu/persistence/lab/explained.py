@@ -7,7 +7,8 @@ were written to are looked at: all are write-protected before the run, so the ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from emu.config import MachineConfig
@@ -16,6 +17,7 @@ from emu.errors import EmuError
 from emu.host.faults import DirtyLog
 from emu.machine import Machine
 from emu.memory import Backend, open_backend
+from emu.persistence.lab.undo import Undo
 from emu.persistence.model.events import UNIT, Event, LabelWrite, Store, label_address
 from emu.units import PAGE
 
@@ -36,14 +38,15 @@ class _Part(NamedTuple):
 
 class MemoryCheck:
     """Watches the NVDIMMs of ``machine``, which was built from ``config`` (private mappings), as ``tracer`` does. The
-    NVDIMMs must hold their initial content.
+    NVDIMMs must hold their initial content. An ``undo`` that watches them already tells what was written to.
     """
 
-    def __init__(self, machine: Machine, config: MachineConfig, tracer: Tracer) -> None:
+    def __init__(self, machine: Machine, config: MachineConfig, tracer: Tracer, undo: Undo | None = None) -> None:
         self._views = [dimm.backend.mapping.view for dimm in machine.nvdimms]
         self._parts: list[_Part] = []
         self._initial: list[Backend] = []
-        self._logs: list[tuple[int, DirtyLog]] = []
+        self._logs: list[DirtyLog] = []
+        self._written: list[tuple[int, Callable[[], list[tuple[int, int]]]]] = []
         try:
             for number, (plugged, dimm) in enumerate(zip(machine.nvdimms, config.nvdimms, strict=True)):
                 self._initial.append(open_backend(dimm.backend))
@@ -55,21 +58,24 @@ class MemoryCheck:
                     start = mapping.size - device.label_size
                     labels = f"the label area of {name}"
                     self._parts.append(_Part(labels, number, label_address(number, 0), start, device.label_size))
-                if not mapping.readonly:
+                if undo is not None and not mapping.readonly:
+                    self._written.append((number, partial(undo.stored, plugged.backend)))
+                elif not mapping.readonly:
                     log = mapping.dirty_log()
                     log.start()
-                    self._logs.append((number, log))
+                    self._logs.append(log)
+                    self._written.append((number, log.collect))
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Before the machine's memory goes away."""
-        for _, log in self._logs:
+        for log in self._logs:
             log.stop()
         for backend in self._initial:
             backend.close()
-        self._logs, self._initial, self._views = [], [], []
+        self._logs, self._written, self._initial, self._views = [], [], [], []
 
     def verify(self, events: Iterable[Event], given: Mapping[int, tuple[int, int]] | None = None) -> None:
         """Compare what was written since the last call. ``given`` are bytes that the laboratory put into units before
@@ -83,8 +89,8 @@ class MemoryCheck:
                     self._put(pages, unit + byte, bytes([value >> 8 * byte & 0xFF]))
         for _, event in writes:
             self._put(pages, event.address, event.data)
-        for number, log in self._logs:
-            for first, count in log.collect():
+        for number, written in self._written:
+            for first, count in written():
                 for page in range(first, first + count):
                     self._page(pages, number, page)
         for (number, page), expected in sorted(pages.items()):

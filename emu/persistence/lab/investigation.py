@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 
+from emu import __version__
 from emu.config import MachineConfig
 from emu.errors import HostError, UsageError
+from emu.linux.prepare import Request, prepare
+from emu.linux.programs import command
+from emu.linux.protocol import Role
+from emu.persistence.lab import resume
 from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
-from emu.persistence.lab.findings import Analyst, Failure
+from emu.persistence.lab.findings import Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
+from emu.persistence.lab.linux import Scene
+from emu.persistence.lab.live import LiveCauses
+from emu.persistence.lab.promised import unkept
 from emu.persistence.lab.recorder import TRACE_FULL
 from emu.persistence.lab.recovery import judge
+from emu.persistence.lab.resume import KeptRuns
 from emu.persistence.lab.workload import Contents, Workload, record
 from emu.persistence.model.distinct import count_distinct
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, units_of
+from emu.persistence.model.operations import Operation, Window, operations, window
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import Timeline, build
 from emu.persistence.model.waste import Waste, find_waste
@@ -35,6 +48,11 @@ class Question:
 
     ``workload_timeout`` bounds the recorded run; ``budget`` bounds a recovery, in basic blocks, so that an endless one
     is the same failure on every host. One that waits without running is bounded by ``workload_timeout`` too.
+
+    Power fails from ``start`` to ``stop`` only (see ``model.operations.window``). With ``durable_when_done`` what a
+    finished operation stored must be durable when it says that it is done.
+
+    With ``linux`` both machines get its kernel, and its commands are workload and recovery.
     """
 
     workload: MachineConfig
@@ -46,6 +64,22 @@ class Question:
     event_limit: int = 1 << 18
     budget: int = 5_000_000
     jobs: int = 1
+    start: str | None = None
+    stop: str | None = None
+    durable_when_done: bool = False
+    linux: Request | None = None
+
+    @property
+    def program(self) -> str | None:
+        """The file whose code is judged: the image, or the program that the workload of a Linux machine is."""
+        if self.linux is None:
+            return self.workload.image
+        return command(self.linux.commands[Role.EXEC], "--exec").programs[-1]
+
+    @property
+    def scope(self) -> str:
+        """``program`` when only a program's own stores can be lost, else ``all``."""
+        return "all" if self.rules.trusted_from is None else "program"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +102,7 @@ class Answer:
 
     question: Question
     workload: Workload
+    window: Window
     initial: Contents
     timeline: Timeline
     exploration: Exploration
@@ -109,7 +144,20 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        return any(outcome.verdict is False for outcome in self.outcomes)
+        """Whether some memory does not recover, or lacks what was promised."""
+        return any(outcome.verdict is False for outcome in self.outcomes) or any(
+            failure.promise is not None for failure in self.failures
+        )
+
+    @property
+    def operations(self) -> list[Operation]:
+        """What the workload says of itself."""
+        return operations(self.workload.marks)
+
+    @property
+    def whole(self) -> bool:
+        """Whether power failed in all of the run, not only in a part of it."""
+        return self.window == Window(0, len(self.workload.events))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -131,33 +179,78 @@ def count_events(events: Sequence[Event]) -> dict[str, int]:
     }
 
 
+OnCause = Callable[[Workload, Failure], None]
+
+
 def investigate(
     question: Question,
     *,
     executor: Executor | None = None,
     progress: Progress | None = None,
     interruption: Interruption | None = None,
+    workload: Workload | None = None,
+    on_cause: OnCause | None = None,
+    kept: KeptRuns | None = None,
 ) -> Answer:
     """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
+    A ``workload`` is one that was recorded before, of the same question but for its rules. ``on_cause`` is told of
+    causes with the run that they are in, while the exploration goes on. Runs that are ``kept`` are not done again;
+    that is for one job and no executor.
 
     UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
     ``interruption``: what was found until then. Close the answer.
     """
     interruption = interruption or Interruption()
-    workload = record(
+    with ExitStack() as scratch:
+        scene = None
+        if question.linux is not None:
+            question, scene = _scene(question, question.linux, scratch)
+        return _answer(question, scene, workload, executor, progress, interruption, on_cause, kept)
+
+
+def _scene(question: Question, asked: Request, scratch: ExitStack) -> tuple[Question, Scene]:
+    """Make ready what the Linux machine of ``question`` needs; both live as long as ``scratch``."""
+    prepared = prepare(asked, question.workload, scratch)
+    folder = Path(scratch.enter_context(TemporaryDirectory(prefix="emu-crash-")))
+    question = replace(question, workload=prepared.config, recovery=prepared.config)
+    return question, Scene(prepared, Role.SETUP in asked.commands, folder)
+
+
+def _answer(
+    question: Question,
+    scene: Scene | None,
+    workload: Workload | None,
+    executor: Executor | None,
+    progress: Progress | None,
+    interruption: Interruption,
+    on_cause: OnCause | None,
+    kept: resume.KeptRuns | None,
+) -> Answer:
+    workload = workload or record(
         question.workload,
         timeout=question.workload_timeout,
         event_limit=question.event_limit,
         interruption=interruption,
+        scene=scene,
     )
+    if workload.began_with is not None:
+        question = replace(question, workload=workload.began_with, recovery=workload.began_with)
     observe = _observed_units(question, workload)
-    timeline = build(workload.events, question.rules)
-    task = Task(question.recovery, workload.dimms, workload.events, question.rules, question.budget,
-                question.workload_timeout, question.limits.depth > 1)  # fmt: skip
+    part = window(question.start, question.stop, workload.marks, len(workload.events))
+    happened = workload.events[: part.last]
+    timeline = build(happened, question.rules, part.first)
+    task = Task(question.recovery, workload.dimms, happened, question.rules, question.budget,
+                question.workload_timeout, question.limits.depth > 1, part.first, scene is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, interruption)
+    live = None
+    if on_cause is not None:
+        tell = partial(on_cause, workload)
+        live = LiveCauses(timeline, workload.events, initial, session.recovery, tell, first=part.first)
     try:
-        with _workers(question, task, session, executor, interruption) as workers:
+        if kept is not None:
+            kept.serve(_made_with(question, workload, part, initial))
+        with _workers(question, task, session, executor, interruption, kept) as workers:
             found = explore(
                 timeline,
                 initial,
@@ -166,13 +259,19 @@ def investigate(
                 observe=observe,
                 progress=progress,
                 interruption=interruption,
+                on_failure=live,
             )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
         patience = _PATIENCE_S if interruption.asked else ANALYSIS_S
         if interruption.asked:
             session.recovery.interruption = Interruption()
-        analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience)
+        analyst = Analyst(
+            found, timeline, workload.events, initial, session.recovery, seconds=patience, first=part.first
+        )
         failures = analyst.explain()
+        if question.durable_when_done and question.rules.flushes_count:
+            broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
+            failures = with_promises(failures, broken, workload.events)
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
@@ -180,6 +279,7 @@ def investigate(
         return Answer(
             question,
             workload,
+            part,
             initial,
             timeline,
             found,
@@ -188,7 +288,7 @@ def investigate(
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,
-            tuple(find_waste(workload.events)),
+            tuple(find_waste(workload.events, timeline)),
             tuple(dict.fromkeys(because)),
             interruption.asked,
         )
@@ -197,6 +297,26 @@ def investigate(
         raise
     finally:
         session.close()
+
+
+def _made_with(question: Question, workload: Workload, part: Window, initial: Contents) -> dict[str, str]:
+    """Digests of all that decides what a recovery does and which are run; not of how long, and where."""
+
+    def bare(config: MachineConfig) -> MachineConfig:
+        dimms = tuple(replace(dimm, backend=replace(dimm.backend, path=None)) for dimm in config.nvdimms)
+        return replace(config, image=None, nvdimms=dimms)
+
+    return {
+        "release of emu": __version__,
+        "image": resume.digest_of_file(question.workload.image),
+        "image of recovery": resume.digest_of_file(question.recovery.image),
+        "content of an NVDIMM": resume.digest(*(initial.view(number) for number in range(len(workload.dimms)))),
+        "value of an option": resume.digest(
+            bare(question.workload), bare(question.recovery), question.rules, question.observe, question.limits.depth,
+            question.budget, question.workload_timeout, question.event_limit, part,
+        ),
+        "recorded run": resume.digest(workload.events),
+    }  # fmt: skip
 
 
 def _observed_units(question: Question, workload: Workload) -> list[tuple[int, int]]:
@@ -214,9 +334,16 @@ def _observed_units(question: Question, workload: Workload) -> list[tuple[int, i
 
 @contextmanager
 def _workers(
-    question: Question, task: Task, session: Session, executor: Executor | None, interruption: Interruption
+    question: Question,
+    task: Task,
+    session: Session,
+    executor: Executor | None,
+    interruption: Interruption,
+    kept: KeptRuns | None,
 ) -> Iterator[Workers]:
     home = session.local_worker()
+    if kept is not None:
+        home = replace(home, recovery=kept.recovery(home.recovery))
     if executor is not None:
         yield ExecutorWorkers(task, executor, question.jobs, home, interruption)
     elif question.jobs > 1:

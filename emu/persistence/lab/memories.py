@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from emu.persistence.lab.explore import Exploration, Node, Recovery, Verdict
+from emu.persistence.lab.explore import Exploration, Recovery, Verdict
+from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import Initial, Read
 from emu.persistence.model.events import Event, LabelWrite, Store, page_of, split
 
@@ -15,7 +16,7 @@ class Memories:
     def __init__(self, exploration: Exploration, events: Sequence[Event], initial: Initial, recovery: Recovery) -> None:
         self._tracked = exploration.tracked
         # What the analysis runs itself is kept apart: a result that nobody explored stays one that nobody explored.
-        self._trees = (exploration.tree, Node())
+        self._trees = (exploration.tree, Tree())
         self._initial = initial
         self._recovery = recovery
         self._writes: dict[int, list[tuple[int, int, int]]] = {}
@@ -51,16 +52,9 @@ class Memories:
             return contents[unit] if unit in contents else self._initial(unit)
 
         for tree in self._trees:
-            node: Node | None = tree
-            while node is not None and node.read is not None:
-                unit, mask = node.read
-                node = node.children.get(content(unit) & mask)
+            node = tree.find(content)
             if node is not None and node.verdict is not None:
                 return node.verdict, node.path()
         run = self._recovery.run(self._tracked, lambda unit, mask: content(unit) & mask)
-        node = self._trees[1]
-        for unit, mask, value in run.reads:
-            node.read = (unit, mask)
-            node = node.child(value)
-        node.verdict = run.verdict
-        return run.verdict, run.reads
+        self._trees[1].add(run.reads, run.verdict)
+        return run.verdict, tuple(run.reads)

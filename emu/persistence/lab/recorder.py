@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from emu.cpu import store_log
 from emu.cpu.crossing import next_page
 from emu.cpu.engine import trace
-from emu.cpu.engine.trace import Entry, Tracer
-from emu.cpu.sites import SPECIALS, UNKNOWN, SiteKind, find_sites
+from emu.cpu.engine.trace import Entry, Row, Tracer
+from emu.cpu.sites import LONGEST, SPECIALS, UNKNOWN, Site, SiteKind, find_site, find_sites
 from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.machine import Machine
@@ -26,6 +29,8 @@ from emu.persistence.model.events import (
     WriteBackKind,
     label_address,
 )
+from emu.persistence.model.operations import Mark
+from emu.units import PAGE
 
 if TYPE_CHECKING:
     from emu.devices.nvdimm.device import LabelStorage
@@ -42,6 +47,8 @@ _WRITE_BACKS = dict(enumerate(WriteBackKind))
 _INVD, _UNKNOWN = SPECIALS.index("invd"), SPECIALS.index(UNKNOWN)
 # Plain numbers: an IntFlag costs a microsecond for each use, and this is used for each store.
 _NON_TEMPORAL, _LOCKED = int(SiteKind.NON_TEMPORAL), int(SiteKind.LOCKED)
+# A named tuple's own constructor takes twice as long, and this makes each store.
+_new_store = tuple.__new__
 
 
 def spans(machine: Machine) -> list[tuple[int, int]]:
@@ -63,27 +70,44 @@ class Recording:
     def __init__(self, machine: Machine, *, log_limit: int = 1 << 22) -> None:
         self._machine = machine
         self._label_writes: list[LabelWrite] = []
+        self._marks: list[tuple[int, str, int]] = []
         self.on_label_read: OnLabels = lambda dimm, offset, length: None
         self.on_label_write: OnLabels = lambda dimm, offset, length: None
         cpu = machine.cpu
-        self.tracer = tracer = Tracer(cpu.engine, log_limit=log_limit)
+        self.tracer = tracer = Tracer(cpu.engine, cpu.places, log_limit=log_limit)
+        tracer.before_hooks = cpu.watch_blocks
+        tracer.find_site = self._find_site
         tracer.on_new_block = self._look_at_code
         tracer.on_stop = self._stop
         tracer.on_failure = cpu.request_stop
         tracer.next_page = lambda pc, address: next_page(cpu, pc, address)
-        tracer.set_segments(cpu.segment_base_addresses)
         self._ranges = spans(machine)
         base = min(first for first, _ in self._ranges)
         tracer.cover(base, max(last for _, last in self._ranges) + 1 - base)
-        cpu.watch(tracer.retract, self.written)
+        cpu.watch(tracer.retract, self.written, tracer.retract_function)
         machine.memory.listen(self)
         for number, dimm in enumerate(machine.nvdimms):
             if dimm.device.labels is not None:
                 dimm.device.labels = _WatchedLabels(self, number, dimm.device.labels)
 
+    def start(self, *, by_hooks: bool = False) -> bool:
+        """Record from now on; before the machine runs. ``by_hooks`` is for examiners: it costs the guest a lot. Whether
+        its translated code writes the log.
+        """
+        return self.tracer.record(by_hooks=by_hooks or not store_log.is_available())
+
     def _look_at_code(self, address: int, size: int) -> None:
         cpu = self._machine.cpu
         self.tracer.set_sites(address, size, find_sites(cpu.read_linear(address, size), address, cpu.mode))
+
+    def _find_site(self, pc: int) -> Site | None:
+        cpu = self._machine.cpu
+        for length in (LONGEST, PAGE - pc % PAGE):
+            try:
+                return find_site(cpu.read_linear(pc, length), pc, cpu.mode)
+            except UsageError:
+                continue
+        return None
 
     def _stop(self, why: int) -> None:
         tracer = self.tracer
@@ -112,14 +136,33 @@ class Recording:
         self.tracer.note_device(len(self._label_writes), pc)
         self._label_writes.append(LabelWrite(label_address(dimm, offset), data, pc))
 
+    def marked(self, kind: str, operation: int) -> None:
+        """The guest has said that an operation begins or is done (``OnMark`` of ``emu.devices.operations``)."""
+        self._marks.append((self.tracer.count, kind, operation))
+
+    def marks(self, positions: Sequence[int]) -> list[Mark]:
+        """What the guest has said; ``positions`` are those of ``numbered_events``."""
+        return [Mark(bisect_left(positions, entries), kind, operation) for entries, kind, operation in self._marks]
+
     def clear(self) -> None:
         """Start a new log, from the same memory."""
         self.tracer.clear()
         self._label_writes.clear()
+        self._marks.clear()
 
     def numbered_events(self) -> Iterator[tuple[int, Event]]:
         """What was logged so far as events, each with the position of its first entry."""
-        return numbered_events(self.tracer.entries(), self._label_writes)
+        return numbered_events(self.tracer.rows(), self._label_writes)
+
+    def all_numbered_events(self) -> list[tuple[int, Event]]:
+        """As ``numbered_events``, in half the time: the garbage collector would look at all of a long log in vain."""
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return list(self.numbered_events())
+        finally:
+            if collecting:
+                gc.enable()
 
     def events(self) -> Iterator[Event]:
         return (event for _, event in self.numbered_events())
@@ -159,42 +202,60 @@ class _WatchedLabels:
             self._recording.labels_written(self._number, offset, data)
 
 
-def numbered_events(entries: Iterable[Entry], label_writes: Sequence[LabelWrite] = ()) -> Iterator[tuple[int, Event]]:
+def numbered_events(rows: Iterable[Row], label_writes: Sequence[LabelWrite] = ()) -> Iterator[tuple[int, Event]]:
     """The log as events, each with the position of its first entry: the pieces of one instruction's store are joined,
-    a compare-and-swap that failed has no store.
+    behind what the walk to its pages marks in page tables; a compare-and-swap that failed has no store.
     """
-    failed = -1
-    first, pieces = 0, list[Entry]()
-    for number, entry in enumerate(entries):
-        if pieces and (entry.kind != trace.STORE or entry.instance != pieces[0].instance):
+    failed, open_instance = -1, -1
+    first, pieces = 0, list[Row]()
+    for number, row in enumerate(rows):
+        pc, address, value, instance, _, kind, _, detail = row
+        if kind == trace.STORE:
+            if instance == open_instance:
+                pieces.append(row)
+            elif instance >= trace.FIRST_MARK:
+                yield number, _store(row)
+            elif instance != failed:
+                if len(pieces) == 1:
+                    yield first, _store(pieces[0])
+                elif pieces:
+                    yield from ((first, store) for store in _join(pieces))
+                first, open_instance, pieces = number, instance, [row]
+            continue
+        if pieces:
             yield from ((first, store) for store in _join(pieces))
-            pieces = []
-        match entry.kind:
-            case trace.STORE:
-                if entry.instance != failed:
-                    first = first if pieces else number
-                    pieces.append(entry)
+            open_instance, pieces = -1, []
+        match kind:
             case trace.FLUSH:
-                yield number, Flush(entry.address, _FLUSHES[entry.detail], entry.pc)
+                yield number, Flush(address, _FLUSHES[detail], pc)
             case trace.FENCE:
-                if entry.value:
-                    failed = entry.instance
-                yield number, Fence(_FENCES[entry.detail], bool(entry.value), entry.pc)
+                if value:
+                    failed = instance
+                yield number, Fence(_FENCES[detail], bool(value), pc)
             case trace.DEVICE:
-                yield number, label_writes[entry.value]
-            case trace.SPECIAL if entry.detail in _WRITE_BACKS:
-                yield number, WriteBack(_WRITE_BACKS[entry.detail], entry.pc)
+                yield number, label_writes[value]
+            case trace.SPECIAL if detail in _WRITE_BACKS:
+                yield number, WriteBack(_WRITE_BACKS[detail], pc)
     if pieces:
         yield from ((first, store) for store in _join(pieces))
 
 
-def _join(pieces: list[Entry]) -> Iterator[Store]:
+def _store(piece: Row) -> Store:
+    """That of an instruction with a single piece."""
+    pc, address, value, _, size, _, site, _ = piece
+    return _new_store(
+        Store, (address, value.to_bytes(size, "little"), site & _NON_TEMPORAL != 0, site & _LOCKED != 0, pc)
+    )
+
+
+def _join(rows: list[Row]) -> Iterator[Store]:
     """One store for each run of adjacent bytes; bytes that the instruction stored twice hold what came last."""
+    if len(rows) == 1:
+        yield _store(rows[0])
+        return
+    pieces = [Entry._make(row) for row in rows]
     first = pieces[0]
     nt, locked = bool(first.site & _NON_TEMPORAL), bool(first.site & _LOCKED)
-    if len(pieces) == 1:
-        yield Store(first.address, first.value.to_bytes(first.size, "little"), nt, locked, first.pc)
-        return
     ordered = sorted(pieces, key=lambda piece: piece.address)
     if any(left.address + left.size > right.address for left, right in pairwise(ordered)):
         ordered = _last_of_each_byte(pieces)

@@ -1,13 +1,17 @@
 """Recovery on a real machine, hundreds of times per second: the guest boots once, then runs again and again from there.
 
 All that happens before the first access to an NVDIMM is the same in every run. So the machine is stopped at the basic
-block of that access, its RAM is frozen (private pages over a copy), and each run starts from this moment: pages,
-devices and CPU go back, the translated code stays. The NVDIMM is a private mapping of its file, which never changes.
+block of that access and each run starts from this moment: what was stored to memory, devices and CPU go back, the
+translated code stays. The NVDIMM is a private mapping of its file, which never changes.
+
+What can be read of it is put into memory before a run where it is certain, and the reads are noted in C. Only bytes
+that can have several values are asked for when recovery reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,24 +20,31 @@ from emu import board
 from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig, OnOffAuto
 from emu.cpu.engine import trace
 from emu.cpu.snapshot import Snapshot
-from emu.host import kernel
+from emu.linux.protocol import Message, Role
 from emu.persistence.lab import recorder
 from emu.persistence.lab.explained import MemoryCheck
-from emu.persistence.lab.explore import Answer, Interrupted, Run, Verdict
+from emu.persistence.lab.explore import Answer, Interrupted, Run, Settled, Verdict
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
+from emu.persistence.lab.linux import Talk
+from emu.persistence.lab.spinning import SpinWatch
+from emu.persistence.lab.tree import Reads
+from emu.persistence.lab.undo import Undo
 from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.model.events import UNIT, Event, label_address, units_of
+from emu.units import PAGE
 
 if TYPE_CHECKING:
     from emu.machine import Exit, Machine
+    from emu.memory import Backend
     from emu.persistence.model.crashstate import Read
-    from emu.state import SavedState
 
 _OUTPUT_KEPT = 2000
 # Events of devices that a wait in HLT may last: seconds or minutes of recovery's time, a tenth of a second of ours.
 _PATIENCE = 10_000
 # For each set of bytes of a unit, as bits, the bytes themselves.
 _MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for bits in range(1 << UNIT)]
+_BITS = {mask: bits for bits, mask in enumerate(_MASKS)}
+_WHOLE = struct.Struct("<Q")
 _EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
 _WALKS = "recovery has page tables in the NVDIMM: what page walks read there is not followed"
 
@@ -77,7 +88,8 @@ class Output:
 
 class MachineRecovery:
     """Runs the image of ``config`` as recovery. ``budget`` bounds a run, in basic blocks, ``timeout`` in seconds of
-    real time, for those that wait rather than run; ``record`` keeps its trace.
+    real time, for those that wait rather than run; ``record`` keeps its trace. ``linux``: the kernel boots once, and a
+    run begins when the file systems are about to be mounted.
 
     An ``interruption`` ends a run with ``Interrupted``. Close it: it holds a machine.
     """
@@ -90,20 +102,25 @@ class MachineRecovery:
         timeout: float = 60.0,
         record: bool = False,
         interruption: Interruption | None = None,
+        linux: bool = False,
     ) -> None:
         self._config = private(config)
+        self._linux = linux
         self._budget = budget
         self._record = record
         self.interruption = interruption or Interruption()
         self._watchdog = Watchdog(timeout)
         self._output = Output()
-        self._reads: list[Read] = []
-        self._positions: list[int] = []
+        self._settled: Settled | None = None
         self._answer: Answer = lambda unit, mask: 0
         self._tracked: frozenset[int] | None = None
         self._caveat = ""
         self._machine: Machine | None = None
+        self._snapshot: Snapshot | None = None
+        self._undo: Undo | None = None
+        self._areas: list[tuple[int, int, int, Backend]] = []
         self._check: MemoryCheck | None = None
+        self._spins: SpinWatch | None = None
         self._labels_known: dict[int, int] = {}
         self._always: Run | None = None
 
@@ -112,31 +129,68 @@ class MachineRecovery:
         if self._machine is not None:
             if self._check is not None:
                 self._check.close()
-            self._snapshot.close()
+            # It may have been interrupted on its way to the first access.
+            if self._snapshot is not None:
+                self._snapshot.close()
+            if self._undo is not None:
+                self._undo.close()
             self._areas.clear()
             self._machine.close()
             self._recording.tracer.close()
             self._machine = None
 
-    def run(self, tracked: frozenset[int], answer: Answer) -> Run:
-        """One recovery from power-on. Bytes of ``tracked`` units come from ``answer`` when they are first read."""
+    def run(
+        self, tracked: frozenset[int], answer: Answer, settled: Settled | None = None, given: Sequence[Read] = ()
+    ) -> Run:
+        """One recovery from power-on. Bytes of ``tracked`` units come from ``answer`` when they are first read, those
+        that are ``settled`` or ``given`` are in memory before.
+        """
         if self._machine is None and self._always is None:
             self._boot()
         if self._always is not None:
             return self._always
-        if tracked != self._tracked:
-            self._recording.tracer.set_unknown(tracked)
-            self._tracked = tracked
+        assert self._spins is not None
         self._go_back()
+        self._settle(tracked, None if self._record else settled)
         self._answer = answer
+        for unit, mask, value in given:
+            self._poke(unit, mask, value)
+            self._recording.tracer.give(unit, _BITS[mask])
         ended = self._drive(self._machine, self._recording)
         assert ended is not None
-        events = tuple(self._events()) if self._record else ()
+        if self._spins.proven:
+            # What it went round for once more is no read of its own, and all was asked for again.
+            self._tracked = None
+            return self._run_of(ended, *self._spins.reads)
+        return self._run_of(ended, self._recording.tracer.reads(), self._recording.tracer.read_entries())
+
+    def _run_of(self, ended: Exit, data: bytes, positions: Sequence[int]) -> Run:
+        """What came of it: ``data`` are its reads, ``positions`` the numbers of log entries before them."""
+        assert self._spins is not None
+        reads = Reads(data)
+        events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
-            self._check.verify((event for _, event in events), self._given())
+            self._check.verify((event for _, event in events), _contents(reads))
         if self._recording.tracer.has_tables:
             self._caveat = _WALKS
-        return Run(tuple(self._reads), judge(ended, bytes(self._output.data)), events, self._caveat)
+        verdict = replace(judge(ended, bytes(self._output.data)), spin=self._spins.spin)
+        return Run(reads, verdict, events, self._caveat)
+
+    def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
+        """Let the settled content be in memory, and only the other tracked units be asked for."""
+        tracer = self._recording.tracer
+        if tracked != self._tracked or (settled is None and self._settled is not None):
+            tracer.set_unknown(tracked)
+            self._tracked, self._settled = tracked, None
+        if settled is not None and settled != self._settled:
+            for unit, value in settled.since(self._settled):
+                place = self._place(unit)
+                if place is not None:
+                    tracer.ask(unit, value is None)
+                    if value is not None:
+                        assert self._undo is not None
+                        self._undo.change(*place, value)
+        self._settled = settled
 
     def _open(self) -> tuple[Machine, recorder.Recording]:
         machine = board.build(self._config, board.Outputs(serial=self._output), patience=_PATIENCE)
@@ -157,6 +211,8 @@ class MachineRecovery:
         with self.interruption.ends(machine), self._watchdog.watches(machine):
             while not until:
                 ended = machine.step()
+                if ended is None and self._spins is not None:
+                    self._spins.look(self._tracked or ())
                 failure = recording.tracer.take_failure()
                 if failure is not None:
                     raise failure
@@ -167,11 +223,39 @@ class MachineRecovery:
         return None
 
     def _boot(self) -> None:
-        """Find the block of the first access on one machine, stop another one there."""
+        """Bring a machine to where all runs begin."""
+        if not (self._at_snapshot() if self._linux else self._at_first_access()):
+            return
+        machine, tracer = self._machine, self._recording.tracer
+        assert machine is not None
+        default = tracer.on_stop
+        tracer.on_stop = lambda why: self._stop(why, default)
+        tracer.on_unknown_read = self._unknown_read
+        self._recording.on_label_read = self._read_labels
+        self._recording.on_label_write = self._know_labels
+        self._printed = bytes(self._output.data)
+        self._rewind = machine.rewinder({name: device.save() for name, device in machine.devices.items()})
+        self._snapshot = Snapshot(machine.cpu)
+        self._areas = [
+            (start, size, offset, dimm.backend)
+            for number, dimm in enumerate(machine.nvdimms)
+            for mapping, labels in ((dimm.backend.mapping, dimm.device.label_size),)
+            for start, offset, size in (
+                (dimm.device.gpa, 0, dimm.device.size),
+                (label_address(number, 0), mapping.size - labels, labels),
+            )
+        ]
+        self._undo = Undo(machine)
+        if self._record:
+            self._check = MemoryCheck(machine, self._config, tracer, self._undo)
+        self._spins = SpinWatch(machine, tracer, self._undo)
+
+    def _at_first_access(self) -> bool:
+        """Find the block of the first access on one machine, stop another one there; False if there is no access."""
         block, ended = self._first_access()
         if ended is not None:
             self._always = Run((), judge(ended, bytes(self._output.data)))
-            return
+            return False
         self._output.data.clear()
         machine, self._recording = self._open()
         self._machine, tracer = machine, self._recording.tracer
@@ -188,29 +272,33 @@ class MachineRecovery:
         machine.boot()
         self._drive(machine, self._recording, until=reached)
         tracer.stop_at_block(0)
+        tracer.on_stop = default
         self._block = tracer.blocks - 1
-        tracer.on_stop = lambda why: self._stop(why, default)
-        tracer.on_unknown_read = self._unknown_read
-        self._recording.on_label_read = self._read_labels
-        self._recording.on_label_write = self._know_labels
-        self._printed = bytes(self._output.data)
-        self._devices: dict[str, SavedState] = {name: device.save() for name, device in machine.devices.items()}
-        self._snapshot = Snapshot(machine.cpu)
-        self._areas = [
-            (start, mapping.view[offset : offset + size])
-            for number, dimm in enumerate(machine.nvdimms)
-            for mapping, labels in ((dimm.backend.mapping, dimm.device.label_size),)
-            for start, offset, size in (
-                (dimm.device.gpa, 0, dimm.device.size),
-                (label_address(number, 0), mapping.size - labels, labels),
-            )
-        ]
-        of_nvdimms = [dimm.backend for dimm in machine.nvdimms]
-        for backend in machine.backends:
-            if backend not in of_nvdimms:
-                trace.freeze(backend.mapping.address, backend.mapping.size)
-        if self._record:
-            self._check = MemoryCheck(machine, self._config, tracer)
+        return True
+
+    def _at_snapshot(self) -> bool:
+        """Boot Linux, unwatched and so at full speed, to where init asks what to do; False if it does not come."""
+        talk = Talk(self._output, Role.RECOVERY)
+        machine = self._machine = talk.machine = board.build(self._config, talk.outputs, patience=_PATIENCE)
+        machine.boot()
+        reached = talk.await_message(Message.SNAPSHOT, Role.RECOVERY)
+        ended: Exit | None = None
+        with self.interruption.ends(machine):
+            while not reached and ended is None:
+                ended = machine.step()
+        if ended is not None:
+            machine.close()
+            self._machine = None
+            if ended.reason == INTERRUPTED:
+                raise Interrupted
+            self._always = Run((), judge(ended, bytes(self._output.data)))
+            return False
+        talk.play(Role.RECOVERY)
+        self._recording = recorder.Recording(machine)
+        self._recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
+        machine.cpu.invalidate(0, 1)
+        self._block = 0
+        return True
 
     def _first_access(self) -> tuple[int, Exit | None]:
         machine, recording = self._open()
@@ -238,70 +326,87 @@ class MachineRecovery:
     def _go_back(self) -> None:
         machine, tracer = self._machine, self._recording.tracer
         assert machine is not None
-        for backend in machine.backends:
-            kernel.advise(backend.mapping.address, backend.mapping.size, kernel.Advice.DONTNEED, what="guest memory")
-        machine.rewind(self._devices)
+        assert self._spins is not None
+        assert self._snapshot is not None
+        assert self._undo is not None
+        if self._linux:
+            self._forget_code()
+        self._undo.undo()
+        self._rewind()
         self._snapshot.rewind()
         tracer.restore_unknown()
         self._recording.clear()
         tracer.blocks = self._block
-        tracer.set_budget(self._block + self._budget)
+        self._spins.start(self._budget)
         self._output.data[:] = self._printed
-        self._reads = []
-        self._positions = []
         self._labels_known.clear()
         self._caveat = ""
+
+    def _forget_code(self) -> None:
+        """What was translated from pages that are put back is of another run: a kernel changes code, loads programs."""
+        machine, undo = self._machine, self._undo
+        assert machine is not None
+        assert undo is not None
+        for backend in machine.backends:
+            for first, count in undo.stored(backend):
+                machine.cpu.restored(backend.mapping.address + first * PAGE, count * PAGE)
 
     def _stop(self, why: int, default: recorder.OnStop) -> None:
         if why == trace.CODE:
             self._caveat = _EXECUTES
-        else:
+        elif why != trace.BUDGET or self._spins is None or not self._spins.before_block():
             default(why)
 
-    def _unknown_read(self, address: int, size: int) -> None:
-        end = address + size
-        for unit in range(address & -UNIT, end, UNIT):
-            bits = (1 << min(end - unit, UNIT)) - (1 << max(address - unit, 0))
-            unknown = self._recording.tracer.learn(unit, bits)
-            if unknown:
-                self._ask(unit, _MASKS[unknown])
+    def _unknown_read(self, unit: int, bytes_of_unit: int) -> None:
+        assert self._spins is not None
+        if self._spins.proven:
+            self._spins.note_read(unit, bytes_of_unit)
+        else:
+            mask = _MASKS[bytes_of_unit]
+            self._poke(unit, mask, self._answer(unit, mask))
 
     def _read_labels(self, dimm: int, offset: int, length: int) -> None:
         for unit, mask in units_of(label_address(dimm, offset), length):
             unknown = mask & ~self._labels_known.get(unit, 0)
             if unknown and self._tracked is not None and unit in self._tracked:
-                self._ask(unit, unknown)
+                value = self._answer(unit, unknown)
+                self._poke(unit, unknown, value)
+                self._recording.tracer.note_read(unit, unknown, value)
         self._know_labels(dimm, offset, length)
 
     def _know_labels(self, dimm: int, offset: int, length: int) -> None:
         for unit, mask in units_of(label_address(dimm, offset), length):
             self._labels_known[unit] = self._labels_known.get(unit, 0) | mask
 
-    def _ask(self, unit: int, mask: int) -> None:
-        """Put the bytes of ``unit`` under ``mask`` into memory, as they are in the crash state that is being tried."""
-        value = self._answer(unit, mask)
-        self._poke(unit, mask, value)
-        self._reads.append((unit, mask, value))
-        self._positions.append(self._recording.tracer.count)
-
-    def _given(self) -> dict[int, tuple[int, int]]:
-        """All that ``_ask`` put into memory."""
-        given: dict[int, tuple[int, int]] = {}
-        for unit, mask, value in self._reads:
-            before = given.get(unit, (0, 0))
-            given[unit] = before[0] | mask, before[1] | value
-        return given
+    def _place(self, unit: int) -> tuple[Backend, int] | None:
+        """The backend that holds ``unit``, and the offset in it."""
+        for start, size, offset, backend in self._areas:
+            if 0 <= unit - start < size:
+                return backend, offset + unit - start
+        return None
 
     def _poke(self, unit: int, mask: int, value: int) -> None:
-        for start, view in self._areas:
-            if 0 <= (at := unit - start) < len(view):
-                before = int.from_bytes(view[at : at + 8], "little")
-                view[at : at + 8] = (before & ~mask | value).to_bytes(8, "little")
+        """Put the bytes of ``unit`` under ``mask`` into memory."""
+        place = self._place(unit)
+        if place is not None:
+            backend, at = place
+            view = backend.mapping.view
+            (before,) = _WHOLE.unpack_from(view, at)
+            _WHOLE.pack_into(view, at, before & ~mask | value)
 
-    def _events(self) -> Iterable[tuple[int, Event]]:
-        """The run's events, each with the number of reads before it."""
+    def _events(self, positions: Sequence[int]) -> Iterable[tuple[int, Event]]:
+        """The run's events, each with the number of reads before it. ``positions``: log entries before each read."""
         reads = 0
         for entry, event in self._recording.numbered_events():
-            while reads < len(self._positions) and self._positions[reads] <= entry:
+            while reads < len(positions) and positions[reads] <= entry:
                 reads += 1
             yield reads, event
+
+
+def _contents(reads: Iterable[Read]) -> dict[int, tuple[int, int]]:
+    """What reads tell of each unit: ``(mask, value)``."""
+    contents: dict[int, tuple[int, int]] = {}
+    for unit, mask, value in reads:
+        before = contents.get(unit, (0, 0))
+        contents[unit] = before[0] | mask, before[1] | value
+    return contents

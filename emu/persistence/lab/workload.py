@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from emu import board
 from emu.config import MachineConfig
 from emu.cpu.engine import trace
-from emu.cpu.sites import describe_instruction
+from emu.cpu.engine.trace import SiteLike
 from emu.devices.contract import ExitRequest
-from emu.errors import Status, UsageError
+from emu.errors import Status
+from emu.linux.protocol import Role
 from emu.machine import Exit, Machine
 from emu.memory import Backend, open_backend
 from emu.persistence.lab import recorder
+from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
+from emu.persistence.lab.linux import CodePages, Scene, Talk, begin, is_user
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import Output, private
 from emu.persistence.model.events import Event, label_address
+from emu.persistence.model.operations import Mark
 from emu.units import MIB
 
 POWER_FAILURE = "power-failure"
 """Reason of the ``Exit`` of a run that was stopped by a power failure."""
 
 _INSTRUCTIONS_KEPT = 10_000
-_X86_LONGEST = 15
 _LOOKED_AT = 64 * MIB
 
 
@@ -54,7 +58,9 @@ class Dimm:
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``doubts`` are what
-    it did that the trace cannot show. ``pc`` is where the CPU stood at the end.
+    it did that the trace cannot show. ``pc`` is where the CPU stood at the end. ``marks`` are what it said about its
+    operations. Of a Linux program, ``pages`` are the contents of the pages of code that were executed, by address, and
+    ``began_with`` has files with what the NVDIMMs held when its command began.
     """
 
     events: tuple[Event, ...]
@@ -65,6 +71,9 @@ class Workload:
     instructions: dict[int, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     pc: int = 0
+    marks: tuple[Mark, ...] = ()
+    pages: Mapping[int, frozenset[bytes]] = field(default_factory=dict)
+    began_with: MachineConfig | None = None
 
     def label(self, address: int) -> tuple[Dimm, int] | None:
         """The NVDIMM and the offset in its label area that ``address`` of the model means; None if it means none."""
@@ -82,32 +91,50 @@ def record(
     upto: int | None = None,
     outputs: board.Outputs | None = None,
     interruption: Interruption | None = None,
+    scene: Scene | None = None,
+    by_hooks: bool = False,
 ) -> Workload:
-    """Boot ``config`` and record it to its end, for at most ``timeout`` seconds and ``event_limit`` log entries.
+    """Boot ``config`` and record it to its end, for at most ``timeout`` seconds and ``event_limit`` log entries. With a
+    ``scene`` only its command is recorded, not the kernel's boot, the setup and the mount.
 
     With ``upto`` power fails just before that event: the run ends there with the reason ``POWER_FAILURE``, and the
-    trace has exactly ``upto`` events. The files of ``config`` are not changed.
+    trace has exactly ``upto`` events. The files of ``config`` are not changed. For ``by_hooks`` see ``Recording``.
 
     UnexplainedMemory when the guest's NVDIMMs do not hold what the trace says.
     """
     output, own = Output(), private(config)
-    with board.build(own, outputs or board.Outputs(serial=output)) as machine:
+
+    def on_mark(kind: str, operation: int) -> None:
+        recording.marked(kind, operation)
+
+    interruption = interruption or Interruption()
+    talk = None if scene is None else Talk(output, Role.WORKLOAD)
+    if outputs is None:
+        outputs = board.Outputs(serial=output, on_mark=on_mark) if talk is None else talk.outputs
+    with board.build(own, outputs) as machine:
+        pages, ended = CodePages(), None
+        if scene is not None and talk is not None:
+            own, ended = begin(machine, scene, talk, partial(_drive, machine, interruption))
         recording = Recording(machine, log_limit=event_limit if upto is None else upto)
         tracer, check = recording.tracer, None
         try:
             check = MemoryCheck(machine, own, tracer)
             if upto is not None:
                 _fail_before(machine, recording, upto, event_limit)
-            tracer.record()
-            with (interruption or Interruption()).ends(machine):
-                ended = machine.run(timeout)
+            recording.start(by_hooks=by_hooks)
+            if scene is not None:
+                _keep_code(machine, recording, pages)
+            if ended is None:
+                with interruption.ends(machine):
+                    ended = machine.run(timeout)
             failure = tracer.take_failure()
             if failure is not None:
                 raise failure
             # What the guest did until it had stopped is in the log too, or the log would not explain the memory.
-            numbered = list(recording.numbered_events())
+            numbered = recording.all_numbered_events()
             check.verify(event for _, event in numbered)
             events = tuple(event for entry, event in numbered if upto is not None or entry < event_limit)
+            marks = recording.marks([entry for entry, _ in numbered])
             if upto is not None and len(events) >= upto:
                 request = _power_failure(upto)
                 events, ended = events[:upto], Exit(request.reason, request.status, None, request.detail)
@@ -127,15 +154,45 @@ def record(
                     for item in (dimm.describe(),)
                 ),
                 ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL, INTERRUPTED) else "",
-                _instructions(machine, [machine.cpu.registers()["rip"], *(event.pc for event in events)]),
+                _instructions(machine, pages, [machine.cpu.registers()["rip"], *(event.pc for event in events)]),
                 tuple(recording.doubts()),
                 machine.cpu.registers()["rip"],
+                tuple(mark for mark in marks if mark.event <= len(events)),
+                {page: frozenset(contents) for page, contents in pages.pages.items()},
+                None if scene is None else own,
             )
         finally:
             if check is not None:
                 check.close()
             machine.cpu.close()
             tracer.close()
+
+
+def _drive(machine: Machine, interruption: Interruption, until: list[int]) -> Exit | None:
+    """Run the machine to its end, or until something is in ``until``."""
+    with interruption.ends(machine):
+        while not until:
+            ended = machine.step()
+            if ended is not None:
+                return ended
+    return None
+
+
+def _keep_code(machine: Machine, recording: Recording, pages: CodePages) -> None:
+    """Keep the code of programs, whose memory is gone when they have ended. The machine has run unrecorded before."""
+    look, find = recording.tracer.on_new_block, recording.tracer.find_site
+
+    def look_and_keep(address: int, size: int) -> None:
+        pages.see(address, size, machine.cpu.read_linear)
+        look(address, size)
+
+    def find_and_keep(pc: int) -> SiteLike | None:
+        pages.see(pc, 1, machine.cpu.read_linear)
+        return find(pc)
+
+    recording.tracer.on_new_block = look_and_keep
+    recording.tracer.find_site = find_and_keep
+    machine.cpu.invalidate(0, 1)
 
 
 def _fail_before(machine: Machine, recording: Recording, event: int, most: int) -> None:
@@ -164,19 +221,15 @@ def _power_failure(event: int) -> ExitRequest:
     return ExitRequest(POWER_FAILURE, Status.OK, None, f"power failed before event {event}")
 
 
-def _instructions(machine: Machine, addresses: Iterable[int]) -> dict[int, str]:
+def _instructions(machine: Machine, pages: CodePages, addresses: Iterable[int]) -> dict[int, str]:
     """The text of the instruction at each address, as far as its code can still be read."""
     found: dict[int, str] = {}
     for pc in dict.fromkeys(addresses):
         if len(found) == _INSTRUCTIONS_KEPT:
             break
-        for length in (_X86_LONGEST, 1):
-            try:
-                code = machine.cpu.read_linear(pc, length)
-            except UsageError:
-                continue
-            found[pc] = describe_instruction(code, pc, machine.cpu.mode)
-            break
+        text = pages.instruction(pc) if is_user(pc) and pages.pages else instruction_at(machine.cpu, pc)
+        if text:
+            found[pc] = text
     return found
 
 

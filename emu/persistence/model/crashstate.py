@@ -22,6 +22,15 @@ Read = tuple[int, int, int]
 """``(unit, mask, value)`` of one read of bytes that nothing in this run had read or stored before."""
 
 
+FULL = (1 << 8 * UNIT) - 1
+
+
+def content_of(unit: int, content: Content, initial: Initial) -> int:
+    """The 8 bytes of a unit, of which ``content`` was stored."""
+    mask, value = content
+    return value if mask == FULL else initial(unit) & ~mask | value
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One power failure: the trace that it ended, and where."""
@@ -130,6 +139,21 @@ class CrashState:
             for below, result in self._read_layer(number - 1, above, unit, mask & ~covered):
                 yield value | below, result
 
+    def losses(self, unit: int) -> tuple[bool, bool]:
+        """Of the cell of ``unit`` at the last crash: whether something is known to be lost that had been stored before,
+        and whether something that was pending is known to have persisted.
+        """
+        layer = self.layers[-1]
+        number, rules = len(self.layers) - 1, layer.timeline.rules
+        alternatives = [
+            known[number] if number < len(known) else _NOTHING_KNOWN
+            for known in self.known.get(rules.cell(unit), ((),))
+        ]
+        return (
+            not any(_may_be_whole(layer, known) for known in alternatives),
+            not any(_may_be_empty(known) for known in alternatives),
+        )
+
     def value(self, unit: int, mask: int) -> int | None:
         """The value of the bytes if they can have only one."""
         values = self.read(unit, mask)
@@ -185,6 +209,26 @@ def _read_one(layer: Layer, known: Known, unit: int, mask: int) -> Iterator[tupl
         yield seen, learned
 
 
+def _may_be_whole(layer: Layer, known: Known) -> bool:
+    """Whether everything may have persisted of what a cell had pending."""
+    if any(lost for _, lost in known.lost):
+        return False
+    for key, cuts in known.cuts:
+        component = layer.timeline.component(key, layer.point)
+        if component is not None and cuts[-1][1] < component.length:
+            return False
+    for unit, numbers in known.parts:
+        component = layer.timeline.component(layer.timeline.rules.component(unit), layer.point)
+        if component is not None and numbers[-1][1] < component.units[unit].length:
+            return False
+    return True
+
+
+def _may_be_empty(known: Known) -> bool:
+    """Whether nothing may have persisted of what a cell had pending."""
+    return all(ranges[0][0] == 0 for _, ranges in (*known.cuts, *known.parts))
+
+
 def _numbers(lows: list[int], highs: list[int], cuts: Ranges, allowed: Ranges) -> Ranges:
     """The numbers of persisted parts, among ``allowed``, that at least one of ``cuts`` allows."""
     ranges = ((bisect_left(highs, low), bisect_right(lows, high) - 1) for low, high in cuts)
@@ -205,9 +249,6 @@ def possible_values(
         else:
             unit, mask = wanted[len(values)]
             stack.extend(((*values, value), after) for value, after in reversed(here.read(unit, mask)))
-
-
-FULL = (1 << 8 * UNIT) - 1
 
 
 def memories(state: CrashState) -> Iterator[dict[int, int]]:

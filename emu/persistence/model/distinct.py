@@ -1,20 +1,30 @@
 """Counts the different memories over all crash points without listing them.
 
 At one crash point the cells (see ``Rules``) are independent, so its memories are a product. A memory counts once even
-if several crash points allow it. The cells are taken one after the other: contents of a cell that the same crash
-points allow are interchangeable, so only their number matters for the cells that follow.
+if several crash points allow it.
+
+Most cells never hold again what they held before: each of their contents is allowed by crash points that follow each
+other without a gap. So is what all these cells hold together, and how many of their contents are allowed from point a
+to point b, and by no other points, follows from products: those allowed at a and at b, less those that are allowed
+before a or after b too. Only a few pairs (a, b) that lie close together have any. For each such pair the other cells,
+whose contents come and go, are taken one after the other: contents that the same points allow are interchangeable, so
+only their number matters for the cells that follow.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 
 from emu.persistence.model.crashstate import FULL, CrashState, Initial, possible_values
 from emu.persistence.model.timeline import Timeline
 
 _MOST_CONTENTS = 1 << 16
 _MOST_CLASSES = 1 << 18
+
+Contents = frozenset[tuple[int, ...]]
+"""What a cell can hold at one crash point."""
 
 
 class _TooMany(Exception):
@@ -23,46 +33,128 @@ class _TooMany(Exception):
 
 def count_distinct(timeline: Timeline, initial: Initial, *, seconds: float = 10.0) -> int | None:
     """The number of different memories; None when finding it would take too long."""
-    deadline = time.monotonic() + seconds
-    cells: dict[int, list[int]] = {}
-    for unit in sorted(timeline.units):
-        cells.setdefault(timeline.rules.cell(unit), []).append(unit)
-    # Classes of crash points that have allowed the same contents so far -> number of contents.
-    classes: dict[int, int] = {(1 << len(timeline.points)) - 1: 1}
     try:
-        for units in cells.values():
-            by_points = _allowed(timeline, initial, units, deadline)
+        return _Count(timeline, initial, time.monotonic() + seconds).total()
+    except _TooMany:
+        return None
+
+
+class _Count:
+    def __init__(self, timeline: Timeline, initial: Initial, deadline: float) -> None:
+        self._timeline = timeline
+        self._initial = initial
+        self._deadline = deadline
+        self._now: list[Contents] = []  # of each cell, at the crash point that is being looked at
+        self._changes: list[dict[int, Contents]] = [{} for _ in timeline.points]
+        self._returning: set[int] = set()  # cells of which a content is allowed again after it was not
+        cells: dict[int, list[int]] = {}
+        for unit in sorted(timeline.units):
+            cells.setdefault(timeline.rules.cell(unit), []).append(unit)
+        for number, units in enumerate(cells.values()):
+            self._look_at(number, units)
+
+    def _look_at(self, number: int, units: Sequence[int]) -> None:
+        gone: set[tuple[int, ...]] = set()
+        before: Contents | None = None
+        for point in self._timeline.changes_of(units):
+            contents = self._contents(units, point)
+            if before is None:
+                self._now.append(contents)
+            elif contents != before:
+                self._changes[point][number] = contents
+                gone |= before - contents
+                if not gone.isdisjoint(contents):
+                    self._returning.add(number)
+            before = contents
+
+    def _contents(self, units: Sequence[int], point: int) -> Contents:
+        if any(self._timeline.pending_parts(unit, point) > _MOST_CONTENTS for unit in units):
+            raise _TooMany
+        found = set()
+        state = CrashState.at(self._timeline, point, self._initial)
+        self._check()
+        for values, _ in possible_values(state, [(unit, FULL) for unit in units]):
+            found.add(values)
+            if len(found) > _MOST_CONTENTS:
+                raise _TooMany
+            if len(found) % 256 == 0:
+                self._check()
+        return frozenset(found)
+
+    def _check(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise _TooMany
+
+    def total(self) -> int:
+        steady, returning = 1, 1  # contents of all cells of either kind, at the crash point that is being looked at
+        for cell, contents in enumerate(self._now):
+            if cell in self._returning:
+                returning *= len(contents)
+            else:
+                steady *= len(contents)
+        total, before = 0, dict[int, int]()
+        for first, changes in enumerate(self._changes):
+            for cell, contents in changes.items():
+                if cell in self._returning:
+                    returning = returning // len(self._now[cell]) * len(contents)
+                else:
+                    steady = steady // len(self._now[cell]) * len(contents)
+                self._now[cell] = contents
+            shared = dict(self._shared(first, steady))
+            for last, count in shared.items():
+                only = count - before.get(last, 0) - shared.get(last + 1, 0) + before.get(last + 1, 0)
+                if only:
+                    total += only * self._others(first, last, returning)
+            before = shared
+        return total
+
+    def _shared(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """For each crash point from ``first`` on, how many contents of the cells that never return are allowed from
+        there to it, until there are none. ``count`` are allowed at ``first``.
+        """
+        left: dict[int, int] = {}
+        yield first, count
+        for last in range(first + 1, len(self._changes)):
+            for cell, contents in self._changes[last].items():
+                if cell not in self._returning:
+                    both = len(self._now[cell] & contents)
+                    count = count // left.get(cell, len(self._now[cell])) * both
+                    left[cell] = both
+                    if not count:
+                        return
+            self._check()
+            yield last, count
+
+    def _others(self, first: int, last: int, count: int) -> int:
+        """How many contents of the cells that return are allowed by some crash point from ``first`` to ``last``.
+        ``count`` are allowed at ``first``.
+        """
+        changed = {cell for at in range(first + 1, last + 1) for cell in self._changes[at] if cell in self._returning}
+        same = count // prod(len(self._now[cell]) for cell in changed)
+        # Classes of crash points that have allowed the same contents so far -> number of contents.
+        classes: dict[int, int] = {(1 << last - first + 1) - 1: 1}
+        for cell in changed:
+            by_points = self._by_points(cell, first, last)
             merged: dict[int, int] = {}
             for before, count in classes.items():
                 for points, contents in by_points.items():
-                    both = before & points
-                    if both:
+                    if both := before & points:
                         merged[both] = merged.get(both, 0) + count * contents
-                if len(merged) > _MOST_CLASSES or time.monotonic() > deadline:
-                    raise _TooMany
-            classes = merged
-    except _TooMany:
-        return None
-    return sum(classes.values())
-
-
-def _allowed(timeline: Timeline, initial: Initial, units: Sequence[int], deadline: float) -> dict[int, int]:
-    """For each set of crash points (bit set), how many contents of the cell exactly these points allow."""
-    contents: dict[tuple[int, ...], int] = {}
-    versions: dict[tuple[object, ...], int] = {}
-    for point in timeline.points:
-        version = timeline.version(units, point.number)
-        versions[version] = versions.get(version, 0) | 1 << point.number
-    for points in versions.values():
-        first = (points & -points).bit_length() - 1
-        state = CrashState.at(timeline, first, initial)
-        if any(timeline.pending_parts(unit, first) > _MOST_CONTENTS for unit in units):
-            raise _TooMany
-        for values, _ in possible_values(state, [(unit, FULL) for unit in units]):
-            contents[values] = contents.get(values, 0) | points
-            if len(contents) > _MOST_CONTENTS or (len(contents) % 256 == 0 and time.monotonic() > deadline):
+            if len(merged) > _MOST_CLASSES:
                 raise _TooMany
-    result: dict[int, int] = {}
-    for points in contents.values():
-        result[points] = result.get(points, 0) + 1
-    return result
+            self._check()
+            classes = merged
+        return same * sum(classes.values())
+
+    def _by_points(self, cell: int, first: int, last: int) -> Mapping[int, int]:
+        """For each set of crash points (bit 0 for ``first``), how many contents of the cell exactly these allow."""
+        allowed: dict[tuple[int, ...], int] = {}
+        now = self._now[cell]
+        for point in range(first, last + 1):
+            now = self._changes[point].get(cell, now) if point > first else now
+            for content in now:
+                allowed[content] = allowed.get(content, 0) | 1 << point - first
+        result: dict[int, int] = {}
+        for points in allowed.values():
+            result[points] = result.get(points, 0) + 1
+        return result

@@ -107,6 +107,11 @@ class Editor:
         edits = {number: self._make_durable([number]) for number in self._like(stores, crash)}
         return self._repair(self._inserted(edits, crash), crash)
 
+    def removed(self, stores: Iterable[int], crash: int) -> Repair:
+        """``stores`` do not reach the persistent memory at all."""
+        gone = set(self._like(stores, crash))
+        return self._repair([step for step in self._steps(0, crash) if step[0] not in gone], crash)
+
     def moved(self, store: int, behind: Sequence[int], crash: int) -> Repair:
         """``store`` is made only after those ``behind`` which it goes are durable."""
         last = max(behind)

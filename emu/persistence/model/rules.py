@@ -37,12 +37,19 @@ class FailedCas(enum.StrEnum):
 class Rules:
     """The rules in force. Stores that share a *component* are ordered with each other; components that share a *cell*
     are lost or kept together by the medium. Both are named by the address they start at (0 for all of memory).
+
+    Stores by code at ``trusted_from`` and above (a kernel's) count as durable at once, and so does what waits in their
+    cache lines: power fails between them only where a program's own stores are at stake.
     """
 
     domain: PersistenceDomain = PersistenceDomain.ADR
     order: Order = Order.LINE
     media: Media = Media.DAX_SYNC
     failed_cas: FailedCas = FailedCas.BARRIER
+    trusted_from: int | None = None
+
+    def trusts(self, pc: int) -> bool:
+        return self.trusted_from is not None and pc >= self.trusted_from
 
     def component(self, unit: int) -> int:
         if self.media is Media.PAGE_CACHE:
@@ -57,9 +64,25 @@ class Rules:
         return page_of(unit)
 
     @property
+    def lost_together(self) -> str:
+        """What a cell is, in a word."""
+        if self.media is Media.PAGE_CACHE:
+            return "page"
+        if self.domain is PersistenceDomain.EADR:
+            return "memory"
+        if self.media is Media.DAX:
+            return "page"
+        return "cache line" if self.order is Order.LINE else "8-byte unit"
+
+    @property
     def flushes_count(self) -> bool:
         """Whether flushes and fences make anything durable; in a page cache only the host's write-back does."""
         return self.media is not Media.PAGE_CACHE
+
+    @property
+    def flushes_needed(self) -> bool:
+        """Whether a store waits for a flush of its line; under eADR a fence is enough."""
+        return self.domain is PersistenceDomain.ADR
 
     @property
     def pages_can_be_lost(self) -> bool:

@@ -58,6 +58,7 @@ class PersistState:
         self.components: dict[int, Component] = {}
         self.events = 0
         self.pages: set[int] = set()
+        self.new_pages: list[int] = []
         self.changed_components: set[int] = set()
         self.changed_units: set[int] = set()
         self._marked: dict[int, int] = {}
@@ -90,7 +91,9 @@ class PersistState:
         if not self.rules.flushes_count:
             return False
         if isinstance(event, Store):
-            return self._is_durable_at_once(event)
+            return self._is_durable_at_once(event) or (
+                self.rules.trusts(event.pc) and any(key in self.components for key in self._components_of(event))
+            )
         if isinstance(event, WriteBack):
             return bool(self.components)
         if isinstance(event, Flush):
@@ -117,11 +120,20 @@ class PersistState:
                 component = self.components[key] = Component()
             component.add(unit, Part(self.events, mask, value, nt), self.durable.get(unit, NOTHING))
             self.changed_components.add(key)
-            self.pages.add(page_of(unit))
+            page = page_of(unit)
+            if page not in self.pages:
+                self.pages.add(page)
+                self.new_pages.append(page)
             if nt:
                 self._with_nt.add(key)
         if self._is_durable_at_once(store):
             self._commit(0, through=self.events, nt=False)
+        if self.rules.trusts(store.pc):
+            for key in self._components_of(store):
+                self._commit(key, through=self.events, nt=True)
+
+    def _components_of(self, store: Store) -> Iterable[int]:
+        return dict.fromkeys(self.rules.component(unit) for unit, _, _ in split(store.address, store.data))
 
     def _flush_reach(self, flush: Flush) -> list[tuple[int, int]]:
         """``(component, through)`` of the pending regular stores that the flush covers."""
@@ -188,6 +200,13 @@ class CrashPoint:
     eager: int
 
 
+Spans = tuple[list[int], list[Content | None]]
+"""Crash points in order, and what is so from each of them on."""
+
+_UNTOUCHED: Spans = ([0], [NOTHING])
+_UNKNOWN: Spans = ([0], [None])
+
+
 @dataclass(slots=True)
 class Timeline:
     """The crash points of one trace and what is pending at each. Built by ``build``, then only read."""
@@ -198,6 +217,8 @@ class Timeline:
     _durable: dict[int, tuple[list[int], list[Content]]] = field(default_factory=dict)
     _pages: dict[int, int] = field(default_factory=dict)
     _units: dict[int, int] = field(default_factory=dict)
+    _settled: dict[int, Spans] = field(default_factory=dict)
+    _changes: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
     def units(self) -> Iterable[int]:
@@ -234,18 +255,28 @@ class Timeline:
         at = bisect_right(history[0], point) if history else 0
         return history[1][at - 1] if history and at else NOTHING
 
+    def settled(self, unit: int) -> Spans:
+        """What a unit holds where it can hold one thing only: from each of some crash points on, the first of all among
+        them, the bytes that are durable while no store to it is pending, else None.
+        """
+        return _UNKNOWN if self.rules.pages_can_be_lost else self._settled.get(unit, _UNTOUCHED)
+
+    def changed(self, first: int, last: int) -> Iterable[int]:
+        """The units of which something else is settled, or nothing is, at one crash point than at the other."""
+        low, high = min(first, last), max(first, last)
+        return dict.fromkeys(unit for units in self._changes[low + 1 : high + 1] for unit in units)
+
     def page_stored(self, page: int, point: int) -> bool:
         return self._pages.get(page, point + 1) <= point
 
-    def version(self, units: Iterable[int], point: int) -> tuple[object, ...]:
-        """Equal for two crash points between which nothing changed for these units."""
-        keys = dict.fromkeys(self.rules.component(unit) for unit in units)
-        histories = [self._components.get(key) for key in keys]
-        return (
-            *(bisect_right(history[0], point) if history else 0 for history in histories),
-            *(bisect_right(self._durable[unit][0], point) for unit in units if unit in self._durable),
-            *(self.page_stored(page, point) for page in dict.fromkeys(page_of(unit) for unit in units)),
-        )
+    def changes_of(self, units: Iterable[int]) -> list[int]:
+        """The first crash point, and every other one at which these units can hold something else than before."""
+        found = {0}
+        for unit in units:
+            for history in (self._components.get(self.rules.component(unit)), self._durable.get(unit)):
+                found.update(history[0] if history else ())
+            found.add(self._pages.get(page_of(unit), 0))
+        return sorted(found)
 
 
 class TimelineBuilder:
@@ -267,6 +298,7 @@ class TimelineBuilder:
         """Freeze the state as it is now."""
         state, timeline = self.state, self.timeline
         number = len(timeline.points)
+        changes = set(state.changed_units)
         for unit in state.changed_units:
             when, what = timeline._durable.setdefault(unit, ([], []))
             when.append(number)
@@ -275,6 +307,8 @@ class TimelineBuilder:
             component = state.components.get(key)
             frozen = component.freeze() if component else None
             versions, views = timeline._components.setdefault(key, ([], []))
+            before = views[-1] if views else None
+            changes |= (before.units.keys() if before else set()) ^ (frozen.units.keys() if frozen else set())
             versions.append(number)
             views.append(frozen)
             for unit in frozen.units if frozen else ():
@@ -282,8 +316,19 @@ class TimelineBuilder:
             self._count(key, frozen.possible if frozen else 1)
         for unit in state.changed_units:
             timeline._units.setdefault(unit, number)
-        for page in state.pages - timeline._pages.keys():
+        for unit in changes:
+            component = state.components.get(state.rules.component(unit))
+            pending = component is not None and unit in component.units
+            since, contents = timeline._settled.setdefault(unit, ([0], [NOTHING]))
+            if since[-1] == number:  # the first crash point, where nothing had been said yet
+                since.pop()
+                contents.pop()
+            since.append(number)
+            contents.append(None if pending else state.durable.get(unit, NOTHING))
+        timeline._changes.append(tuple(changes))
+        for page in state.new_pages:
             timeline._pages[page] = number
+        state.new_pages.clear()
         state.changed_units.clear()
         state.changed_components.clear()
         point = CrashPoint(number, state.events, self._product << self._lost_pages())
@@ -298,10 +343,16 @@ class TimelineBuilder:
         return len(self.state.pages) if self.state.rules.pages_can_be_lost else 0
 
 
-def build(events: Iterable[Event], rules: Rules) -> Timeline:
-    """The timeline of a whole trace, the end included as its last crash point."""
+def build(events: Iterable[Event], rules: Rules, first: int = 0) -> Timeline:
+    """The timeline of a whole trace, the end included as its last crash point; without crashes before event ``first``.
+
+    What is pending there stays pending: the crash points that are left are those of the whole timeline.
+    """
     builder = TimelineBuilder(rules)
-    for event in events:
-        builder.add(event)
+    for number, event in enumerate(events):
+        if number < first:
+            builder.state.apply(event)
+        else:
+            builder.add(event)
     builder.crash_point()
     return builder.timeline

@@ -80,6 +80,13 @@ def conclude(answer: Answer, symbols: Symbols) -> Judgement:
     if answer.failed and conclusion is not Conclusion.FAILED:
         count = len(answer.failures)
         why.append(f"some crash states do not recover ({words.causes_found(count)})")
+    if answer.question.scope == "program":
+        why.append("only the program's own stores could be lost; the kernel's count as durable at once")
+    if not answer.whole:
+        why.append(
+            f"power failed from event {answer.window.first} to event {answer.window.last} only; "
+            f"the rest of the {len(answer.workload.events)} events was not judged"
+        )
     return Judgement(conclusion, tuple(why))
 
 

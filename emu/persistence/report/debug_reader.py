@@ -33,7 +33,7 @@ class _TooLong(BaseException):
 
 def functions(elf: Any) -> Iterator[tuple[int, int, str]]:
     """(address, size, name) of each symbol that may be code."""
-    table = elf.get_section_by_name(".symtab")
+    table = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
     for symbol in table.iter_symbols() if table is not None else ():
         named = symbol["st_info"]["type"] in ("STT_FUNC", "STT_NOTYPE") and symbol["st_shndx"] != "SHN_UNDEF"
         if named and symbol.name and symbol["st_value"] <= U64_MAX:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from emu.persistence.lab.explore import Verdict
+from emu.persistence.lab.explore import Spin, Verdict
 from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, line_of
+from emu.persistence.model.operations import in_flight
 from emu.persistence.report import numbers
 from emu.persistence.report.conclusion import conclude, place_of_end
-from emu.persistence.report.symbols import Symbols
+from emu.persistence.report.excerpts import Sources
+from emu.persistence.report.ignored import fingerprint
+from emu.persistence.report.symbols import Symbols, load_symbols
 from emu.units import CACHE_LINE
 
 SCHEMA = "emu.crash/1"
@@ -22,7 +27,11 @@ class Describer:
 
     def __init__(self, answer: Answer, symbols: Symbols) -> None:
         self._answer = answer
-        self._symbols = symbols
+        self.symbols = symbols
+
+    @cached_property
+    def _sources(self) -> Sources:
+        return Sources.of(self._answer.question.program)
 
     def event(self, number: int) -> dict[str, Any]:
         """One event of the workload's trace."""
@@ -30,9 +39,17 @@ class Describer:
         return {"event": number, **self._what(event), **self.place(event.pc)}
 
     def place(self, pc: int) -> dict[str, Any]:
-        found = self._symbols.find(pc)
+        found = self.symbols.find(pc)
         text = self._answer.workload.instructions.get(pc, "")
-        return {"pc": pc, "instruction": text, "symbol": found.symbol, "source": found.source}
+        path, line = self._sources.line(found.source) if found.source else (None, None)
+        return {
+            "pc": pc,
+            "instruction": text,
+            "symbol": found.symbol,
+            "source": found.source,
+            "source_path": path,
+            "source_text": line,
+        }
 
     def _what(self, event: Event) -> dict[str, Any]:
         match event:
@@ -70,8 +87,34 @@ class Describer:
                 return address - dimm.gpa
         return None
 
-    def failure(self, failure: Failure, exported: dict[str, Any] | None) -> dict[str, Any]:
+    def spin(self, spin: Spin | None) -> dict[str, Any] | None:
+        """The loop of recovery that never ends."""
+        if spin is None:
+            return None
+        found = self._of_recovery.find(spin.pc)
+        reads = [
+            {"address": address, "offset": self.offset(address), "size": len(data), "data": data.hex()}
+            for address, data in spin.reads
+        ]
         return {
+            "pc": spin.pc,
+            "instruction": spin.instruction,
+            "symbol": found.symbol,
+            "source": found.source,
+            "reads": reads,
+        }
+
+    @cached_property
+    def _of_recovery(self) -> Symbols:
+        """The symbols of the image that recovers."""
+        question = self._answer.question
+        same = question.linux is not None or question.recovery.image == question.workload.image
+        return self.symbols if same else load_symbols(question.recovery.image)
+
+    def failure(self, number: int, failure: Failure, exported: dict[str, Any] | None) -> dict[str, Any]:
+        """A cause; ``number`` counts from 1."""
+        described = {
+            "number": number,
             "kind": failure.kind,
             "names": list(failure.names),
             "explanation": failure.explanation,
@@ -79,13 +122,33 @@ class Describer:
             "crash_points": sorted(failure.events),
             "next_event": self.event(failure.event) if failure.event < len(self._answer.workload.events) else None,
             "verdict": ending(failure.verdict),
+            "spin": self.spin(failure.verdict.spin),
             "lost": [self.event(number) for number in failure.lost],
             "forced": [self.event(number) for number in failure.forced],
+            "also_lost": [self.event(number) for number in failure.also],
+            "gave_up": failure.gave_up,
             "lost_pages": [{"address": page, "offset": self.offset(page)} for page in failure.lost_pages],
             "persisted": None if failure.persisted is None else self.event(failure.persisted),
             "cross_failure_race": [{"address": unit, "offset": self.offset(unit)} for unit in failure.uncertain_reads],
             "reproduce": exported,
+            "operations": in_flight(self._answer.operations, failure.event),
+            "promise": failure.promise,
         }
+        return {**described, "fingerprint": fingerprint(described)}
+
+    def waste(self) -> list[dict[str, Any]]:
+        """The waste of the workload, counted for each source line, or instruction where the line is not known."""
+        found: dict[tuple[str, object], dict[str, Any]] = {}
+        for item in self._answer.waste:
+            place = self.place(item.pc)
+            entry = found.setdefault(
+                (item.kind, place["source"] or item.pc),
+                {"kind": item.kind, "count": 0, "first_event": item.first_event, **place},
+            )
+            entry["count"] += item.count
+            if item.first_event < entry["first_event"]:
+                entry.update(first_event=item.first_event, **place)
+        return list(found.values())
 
 
 def ending(verdict: Verdict) -> dict[str, Any]:
@@ -98,36 +161,50 @@ def ending(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def _place_of_end(answer: Answer, describe: Describer) -> dict[str, Any] | None:
+    place = place_of_end(answer.workload, describe.symbols)
+    return None if place is None else describe.place(place["pc"])
+
+
+def _covered(answer: Answer) -> dict[str, Any] | None:
+    lost = answer.exploration.covered
+    if lost is None:
+        return None
+    return {"lost": lost, "unit": answer.question.rules.lost_together, "crash_points": len(answer.timeline.points)}
+
+
 def document(
     answer: Answer,
     symbols: Symbols,
     *,
     exported: dict[int, dict[str, Any]] | None = None,
     warnings: bool = False,
+    about: Mapping[str, Any] | None = None,
+    matrix: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The document. ``exported`` says for the number of a failure where its memory was written and how to boot it."""
+    """The document. ``exported`` says for the number of a failure where its memory was written and how to boot it;
+    ``about`` is how it came about (``about.about``), ``matrix`` are the rows of ``matrix.matrix``.
+    """
     describe = Describer(answer, symbols)
     question, events = answer.question, answer.workload.events
     rules = question.rules
     judgement = conclude(answer, symbols)
     notes = [symbols.note] if symbols.note and answer.failures else []
     notes += [answer.unexplained] if answer.unexplained else []
-    waste = [
-        {"kind": item.kind, "count": item.count, "first_event": item.first_event, **describe.place(item.pc)}
-        for item in answer.waste
-    ]
     return {
         "schema": SCHEMA,
         "verdict": str(judgement.conclusion),
         "status": int(judgement.status),
         "headline": judgement.headline,
         "why": list(judgement.why),
+        "about": about,
         "model": {
             "domain": rules.domain.platform,
             "order": str(rules.order),
             "media": str(rules.media),
             "failed_cas": str(rules.failed_cas),
             "depth": question.limits.depth,
+            **({"scope": question.scope} if question.linux is not None else {}),
         },
         "image": question.workload.image,
         "recover": question.recovery.image,
@@ -140,9 +217,13 @@ def document(
             "code": answer.workload.ended.code,
             "detail": answer.workload.ended.detail,
             "ok": not answer.workload_failed,
-            "ended_at": place_of_end(answer.workload, symbols),
+            "ended_at": _place_of_end(answer, describe),
             "output": answer.workload.output,
         },
+        "window": {"from": answer.window.first, "to": answer.window.last, "whole": answer.whole},
+        "operations": [
+            {"id": one.id, "begin": one.begin, "done": one.done} for one in answer.operations[:_MOST_EVENTS]
+        ],
         "events": answer.counts,
         "crash_points": len(answer.timeline.points),
         "eager": numbers.exact(answer.eager),
@@ -152,6 +233,7 @@ def document(
         "executed": answer.exploration.executed,
         "complete": answer.complete,
         "incomplete_because": list(answer.incomplete_because),
+        "covered": _covered(answer),
         "outcomes": [
             {
                 "observed": [data.hex() for data in outcome.observed],
@@ -163,9 +245,12 @@ def document(
         ],
         "unexplained": answer.unexplained or None,
         "failures": [
-            describe.failure(failure, (exported or {}).get(number)) for number, failure in enumerate(answer.failures)
+            describe.failure(number + 1, failure, (exported or {}).get(number))
+            for number, failure in enumerate(answer.failures)
         ],
-        "warnings": (waste if warnings else []) + [{"kind": "note", "text": note} for note in notes],
+        "ignored": None,
+        "matrix": None if matrix is None else list(matrix),
+        "warnings": (describe.waste() if warnings else []) + [{"kind": "note", "text": note} for note in notes],
         "timeline": {
             "events": [describe.event(number) for number in range(min(len(events), _MOST_EVENTS))],
             "points": [

@@ -33,7 +33,7 @@ class Sources:
 
     _folders: tuple[Path, ...]
     _paths: dict[str, list[PurePosixPath]] = field(default_factory=dict)
-    _texts: dict[str, list[str] | None] = field(default_factory=dict)
+    _texts: dict[str, tuple[str, list[str]] | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, image: str | None) -> Sources:
@@ -46,19 +46,37 @@ class Sources:
 
     def excerpt(self, source: str) -> Excerpt | None:
         """The lines around ``NAME:LINE``; None when the file is not to be had."""
+        found = self._find(source)
+        if found is None:
+            return None
+        name, _, text, marked = found
+        first = max(1, marked - _CONTEXT)
+        lines = enumerate(text[first - 1 : marked + _CONTEXT], first)
+        return Excerpt(name, marked, tuple((at, line[:_LONGEST_LINE].expandtabs(4)) for at, line in lines))
+
+    def line(self, source: str) -> tuple[str | None, str | None]:
+        """The path of the file in ``NAME:LINE``, relative to the working directory if it is below it, and the line's
+        text; None where they are not to be had.
+        """
+        found = self._find(source)
+        if found is None:
+            return None, None
+        _, path, text, marked = found
+        return path, text[marked - 1].strip()[:_LONGEST_LINE]
+
+    def _find(self, source: str) -> tuple[str, str, list[str], int] | None:
+        """(name, path, lines, number of the line) of ``NAME:LINE``."""
         name, _, number = source.rpartition(":")
         if not number.isascii() or not number.isdigit() or len(number) > 7:
             return None
         if name not in self._texts:
             self._texts[name] = self._read(name)
-        text, marked = self._texts[name], int(number)
-        if text is None or not 0 < marked <= len(text):
+        file, marked = self._texts[name], int(number)
+        if file is None or not 0 < marked <= len(file[1]):
             return None
-        first = max(1, marked - _CONTEXT)
-        lines = enumerate(text[first - 1 : marked + _CONTEXT], first)
-        return Excerpt(name, marked, tuple((at, line[:_LONGEST_LINE].expandtabs(4)) for at, line in lines))
+        return name, *file, marked
 
-    def _read(self, name: str) -> list[str] | None:
+    def _read(self, name: str) -> tuple[str, list[str]] | None:
         for path in self._paths.get(name, [])[:_PARENTS]:
             for folder in self._folders:
                 try:
@@ -66,7 +84,9 @@ class Sources:
                     if not full.is_relative_to(folder) or full.suffix.lower() not in _SUFFIXES or not full.is_file():
                         continue
                     if full.stat().st_size <= _LARGEST:
-                        return full.read_text("utf-8", "replace").splitlines()
+                        here = Path.cwd()
+                        shown = full.relative_to(here) if full.is_relative_to(here) else full
+                        return str(shown), full.read_text("utf-8", "replace").splitlines()
                 except (OSError, ValueError):  # ValueError: a NUL in the name
                     continue
         return None

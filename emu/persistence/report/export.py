@@ -67,6 +67,8 @@ def command(config: MachineConfig, files: Sequence[str]) -> list[str]:
             words += ["-device", f"isa-debug-exit,iobase={first:#x},iosize={count}"]
     for dimm, file in zip(config.nvdimms, files, strict=True):
         words += ["--nvdimm", ",".join(f"{key}={value}" for key, value in _keys(dimm, file))]
+    if isinstance(config.initrd, str):
+        words += ["-initrd", config.initrd]
     if config.cmdline:
         words += ["-append", config.cmdline]
     return words

@@ -10,7 +10,7 @@ from emu.persistence.report import numbers, words
 from emu.persistence.report.document import Describer
 from emu.persistence.report.excerpts import Sources
 from emu.persistence.report.lanes import MOST_LINES, draw
-from emu.persistence.report.markup import Html, embedded_json, tag
+from emu.persistence.report.markup import Html, embedded_json, join, tag
 from emu.persistence.report.page_causes import causes
 from emu.persistence.report.page_context import Page, fails, roles, scene_of
 from emu.persistence.report.page_states import SHOWN, states
@@ -35,13 +35,13 @@ def report_html(result: Mapping[str, Any], answer: Answer, symbols: Symbols) -> 
     """
     seen = roles(answer)
     picture = draw(answer.workload.events, answer.question.rules, [*seen, *(f.event for f in answer.failures)])
-    sources = Sources.of(answer.question.workload.image)
+    sources = Sources.of(answer.question.program)
     page = Page(result, answer, Describer(answer, symbols), picture, sources, answer.initial)
     scene = scene_of(page, seen)
     body = [
         patterns(),
         tag("main", _header(page), causes(page, scene), _timeline(page, scene), _states(page), _observed(page),
-            _warnings(page), _colophon(page)),
+            _matrix(page), _warnings(page), _ignored(page), _colophon(page)),
     ]  # fmt: skip
     head = tag(
         "head",
@@ -68,15 +68,16 @@ def _verdict(page: Page) -> tuple[str, str, str]:
     total = f"{len(results)} crash state{'' if len(results) == 1 else 's'} that recovery can tell apart"
     sentence = f"All {total} end well."
     if bad:
-        count = len(page.answer.failures)
-        found = words.causes_found(count) if count else "the cause was not found"
+        count = len(page.result["failures"])
+        known = page.result["ignored"] is not None and len(page.result["ignored"]["failures"])
+        found = words.causes_found(count) if count else "all causes are known" if known else "the cause was not found"
         sentence = f"{bad} of the {total} fail; {found}."
     elif not page.answer.complete:
         sentence = f"{total} were seen."
     result = page.result
     reasons = [f"{why[:1].upper()}{why[1:]}." for why in result["why"]]
     kind = {"ok": "ok", "failed": "failed", "workload failed": "failed"}.get(result["verdict"], "open")
-    return "failed" if bad else kind, result["headline"], " ".join([*reasons, sentence])
+    return "failed" if bad and kind != "ok" else kind, result["headline"], " ".join([*reasons, sentence])
 
 
 _ICONS = {"failed": "M10 10 L30 30 M30 10 L10 30", "ok": "M8 21 L17 30 L33 11", "open": "M20 8 L20 23 M20 31 L20 31.5"}
@@ -181,15 +182,60 @@ def _warnings(page: Page) -> Html | None:
     return tag("section", tag("h2", "Warnings"), tag("ul", list(_warning_items(warnings))))
 
 
+def _matrix(page: Page) -> Html | None:
+    rows = page.result["matrix"]
+    if rows is None:
+        return None
+    titles = ("medium", "platform", "order", "verdict", "causes", "crash points", "recoveries", "complete")
+    body = []
+    for row in rows:
+        medium, platform, order, verdict, causes = words.matrix_row(row)
+        kind = {"ok": "ok", "failed": "failed", "workload failed": "failed"}.get(verdict, "open")
+        numbers = (f"{row['crash_points']:,}", f"{row['executed']:,}", "yes" if row["complete"] else "no")
+        cells = [medium, platform, order, tag("span", verdict, class_=f"chip {kind}"), causes, *numbers]
+        body.append(tag("tr", [tag("td", cell) for cell in cells], class_="asked" if row["asked"] else None))
+    head = tag("thead", tag("tr", [tag("th", title, scope="col") for title in titles]))
+    return tag(
+        "section",
+        tag("h2", "Under other rules"),
+        tag("p", "The same recording, judged under every platform and medium; the marked row is this report's. Under "
+            "eADR all stores persist in order, in a page cache flushes mean nothing."),
+        tag("div", tag("table", head, tag("tbody", body)), class_="wide matrix", tabindex=0),
+    )  # fmt: skip
+
+
+def _ignored(page: Page) -> Html | None:
+    ignored = page.result["ignored"]
+    if ignored is None:
+        return None
+    unused = [[tag("code", rule["rule"]), " "] for rule in ignored["rules"] if not rule["matched"]]
+    causes_known = [tag("li", words.ignored_cause(item)) for item in ignored["failures"]]
+    count = words.counted(len(causes_known), "cause")
+    return tag(
+        "section",
+        tag("h2", "Known, and ignored"),
+        tag("p", f"{count} and {words.counted(ignored['warnings'], 'warning')}, by the suppressions or the baseline."),
+        tag("ul", causes_known) if causes_known else None,
+        tag("p", "Rules that fitted nothing: ", unused) if unused else None,
+    )
+
+
 def _warning_items(warnings: list[Mapping[str, Any]]) -> Iterator[Html]:
     for item in warnings[:_MOST_OUTCOMES]:
         if item["kind"] == "note":
             yield tag("li", item["text"])
         else:
-            times = "once" if item["count"] == 1 else f"{item['count']} times"
-            yield tag(
-                "li", tag("b", item["kind"]), f": {words.place(item)}, {times}, first as event {item['first_event']}"
-            )
+            fix = words.WASTE_FIXES[item["kind"]]
+            where = f": {words.place(item)}, {words.times(item['count'])}, first as event {item['first_event']}. "
+            yield tag("li", tag("b", item["kind"]), where, tag("small", fix[:1].upper(), fix[1:]))
+
+
+def _about(page: Page) -> Html | None:
+    about = page.result["about"]
+    if about is None:
+        return None
+    command = about["command"] and [tag("pre", tag("code", about["command"]), class_="card")]
+    return join([command, tag("p", f"emu {about['version']}, {about['date'].replace('T', ' ').replace('Z', ' UTC')}.")])
 
 
 def _colophon(page: Page) -> Html:
@@ -199,6 +245,7 @@ def _colophon(page: Page) -> Html:
     return tag(
         "footer",
         tag("h2", "About this run"),
+        _about(page),
         tag("p", f"The recorded run ended with {workload['reason']}, status {workload['status']}. {'; '.join(dimms)}."),
         tag("details", tag("summary", "What the program printed"), tag("pre", printed, class_="card")),
         tag("p", "For machines, this page carries the document ", tag("code", page.result["schema"]),

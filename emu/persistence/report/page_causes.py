@@ -26,17 +26,17 @@ _GAP = 14
 
 def causes(page: Page, scene: Scene) -> Html | None:
     """The section, or nothing when no cause was found."""
-    failures = page.answer.failures
+    failures = page.result["failures"]
     if not failures:
         return None
-    cards = [_cause(page, scene, number, failure) for number, failure in enumerate(failures[:_MOST_CAUSES])]
+    cards = [_cause(page, scene, number, item) for number, item in enumerate(failures[:_MOST_CAUSES])]
     more = len(failures) - len(cards)
     note = tag("p", f"{more} more causes are in the document at the end of this page.") if more else None
     return tag("section", tag("h2", "Why it fails"), cards, note)
 
 
-def _cause(page: Page, scene: Scene, number: int, failure: Failure) -> Html:
-    item = page.result["failures"][number]
+def _cause(page: Page, scene: Scene, number: int, item: Mapping[str, Any]) -> Html:
+    failure = page.answer.failures[item["number"] - 1]
     fix = words.FIXES.get(failure.kind)
     others = [name for name in failure.names if name != failure.kind]
     seen = roles_of(failure, page.answer.workload.events)

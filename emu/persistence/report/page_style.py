@@ -88,6 +88,7 @@ table {border-collapse: collapse; width: 100%; font-size: .9rem}
 th, td {text-align: left; padding: .3rem .7rem; border-bottom: 1px solid var(--rule); vertical-align: top}
 th {font-size: .78rem; color: var(--muted); font-weight: 600; white-space: nowrap}
 tr:last-child td {border-bottom: 0} tr.fails td:last-child {color: var(--bad); font-weight: 600}
+tr.asked td {background: var(--soft); font-weight: 600} tr.asked td:first-child {box-shadow: inset 4px 0 var(--link)}
 td {overflow-wrap: anywhere} .bytes {white-space: nowrap; overflow-wrap: normal}
 .bytes i {font-style: normal; color: var(--muted)} .bytes b.gone {color: var(--bad); background: var(--bad-soft)}
 .bytes b.want {color: var(--good); background: var(--good-soft)}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from emu.persistence.lab.findings import Failure
+from emu.persistence.lab.promised import NOT_DURABLE
+from emu.persistence.lab.workload import Workload
 from emu.persistence.report import words
 from emu.persistence.report.numbers import readable
+from emu.persistence.report.symbols import Symbols
 
 _SHOWN = 10
 
@@ -20,9 +24,11 @@ def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}"
     yield f"trace: {words.trace(result)}"
     yield f"eager {eager} / distinct {distinct} / executed {result['executed']} / complete {complete}"
+    if result["covered"] is not None:
+        yield f"covered: {words.covered(result['covered'])}"
     for number, failure in enumerate(result["failures"], 1):
         yield ""
-        yield from _failure(number, failure)
+        yield from failure_lines(number, failure)
     if any(outcome["observed"] for outcome in result["outcomes"]):
         yield ""
         yield f"{words.OBSERVED[:1].lower()}{words.OBSERVED[1:]}:"
@@ -30,12 +36,40 @@ def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
             points = outcome["crash_points"]
             verdict = outcome["verdict"] or words.NOT_TRIED
             yield f"  {' '.join(outcome['observed'])}  {verdict}, crash points {words.some(points, _SHOWN)}"
+    if result["matrix"] is not None:
+        yield from _matrix(result["matrix"])
+    if result["ignored"] is not None:
+        yield from _ignored(result["ignored"])
     for warning in result["warnings"]:
         if warning["kind"] == "note":
             yield ""
             yield f"note: {warning['text']}"
         else:
-            yield f"warning: {warning['kind']} at {words.place(warning)}, {warning['count']} times"
+            yield f"warning: {warning['kind']} at {words.place(warning)}, {words.times(warning['count'])}"
+
+
+def _matrix(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    head = ("medium", "platform", "order", "verdict", "causes", "executed", "complete")
+    said = [(*words.matrix_row(row), str(row["executed"]), "yes" if row["complete"] else "no") for row in rows]
+    table = [head, *said]
+    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+    yield ""
+    yield "the same recording under other rules (* as above):"
+    for number, line in enumerate(table):
+        mark = "*" if number and rows[number - 1]["asked"] else " "
+        yield f"{mark} " + "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+
+
+def _ignored(ignored: Mapping[str, Any]) -> Iterator[str]:
+    """What suppressions and the baseline took away, and which rules are of no use."""
+    yield ""
+    count = words.counted(len(ignored["failures"]), "cause")
+    yield f"ignored: {count}, {words.counted(ignored['warnings'], 'warning')}"
+    for item in ignored["failures"]:
+        yield f"  {words.ignored_cause(item)}"
+    for rule in ignored["rules"]:
+        if not rule["matched"]:
+            yield f"  line {rule['line']} of the suppressions matched nothing: {rule['rule']}"
 
 
 def _verdict(result: Mapping[str, Any]) -> Iterator[str]:
@@ -52,21 +86,45 @@ def _verdict(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {why}"
 
 
-def _failure(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
+def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
+    """One cause, in lines."""
     yield f"{number}. {failure['kind']}: {failure['explanation']}"
     for store in failure["lost"]:
         missing = store["event"] >= failure["crash_point"]
         yield f"   {'not made' if missing else 'lost    '}   {_event(store)}"
     for page in failure["lost_pages"]:
         yield f"   lost page  at offset {page['offset']:#x}"
+    for store in failure.get("also_lost", [])[:_SHOWN]:
+        yield f"   also lost  {_event(store)}"
     if failure["persisted"]:
         yield f"   persisted  {_event(failure['persisted'])}"
-    yield f"   power fails before event {failure['crash_point']}, or {words.some(failure['crash_points'], _SHOWN)}"
     verdict = failure["verdict"]
-    last = verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]]
-    yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last[0] else ''}{last[0]}"
+    others = [point for point in failure["crash_points"] if point != failure["crash_point"]]
+    also = f", or {words.some(others, _SHOWN)}" if others else ""
+    yield f"   power fails before event {failure['crash_point']}{also}"
+    if failure.get("operations") and verdict["reason"] != NOT_DURABLE:
+        yield f"   in flight  {words.in_flight(failure['operations'], _SHOWN)}"
+    last = (verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]])[0]
+    if verdict["reason"] != NOT_DURABLE:
+        yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last else ''}{last}"
+    if failure.get("promise") is not None:
+        yield f"   promised   operation {failure['promise']} was done, yet what it stored can be lost"
+    if failure.get("spin"):
+        yield f"   spins at   {words.spin(failure['spin'])}"
     if failure["reproduce"]:
         yield f"   boot it    {failure['reproduce']['command']}"
+
+
+def found_line(failure: Failure, workload: Workload, symbols: Symbols) -> str:
+    """A cause that was found just now, in one line."""
+    number = next(iter((*failure.lost, *((failure.persisted,) if failure.persisted is not None else ()))), None)
+    where = ""
+    if number is not None:
+        pc = workload.events[number].pc
+        place = symbols.find(pc)
+        what = {"pc": pc, "symbol": place.symbol, "source": place.source}
+        where = f": event {number}, {words.place({**what, 'instruction': workload.instructions.get(pc, '')})}"
+    return f"found: {failure.kind}{where} (power fails before event {failure.event})"
 
 
 def _event(event: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from emu.config import PersistenceDomain
 from emu.persistence.lab import findings
+from emu.persistence.model import waste
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 
 _DOMAIN = {
@@ -38,9 +39,21 @@ FIXES = {
     "aligned 8-byte store.",
     findings.TORN: "write the record beside the old one, make it durable, and switch to it with one aligned 8-byte "
     "store.",
+    findings.PERSISTED_LOCK: "keep locks in memory that a power failure clears, or set them free when the persistent "
+    "memory is opened, before anybody waits for them.",
     findings.RECOVERY_LOGIC: "look at recovery: it meets a memory that the program itself can leave.",
     findings.MISSING_MAP_SYNC: "map the file with MAP_SYNC (sync=on), or keep on one page what must appear together.",
 }  # fmt: skip
+
+WASTE_FIXES = {
+    waste.NOT_FLUSHED: "flush the line after the store, then fence; a power failure after the run can lose it.",
+    waste.NOT_FENCED: "put an SFENCE behind it; a power failure after the run can lose it.",
+    waste.NOT_WRITTEN_BACK: "in a page cache only msync, or the host in its own time, makes it durable.",
+    waste.OVERWRITTEN: "make the first value durable before it is replaced, or do not store it.",
+    waste.REDUNDANT_FLUSH: "leave the second flush out: nothing was stored to the line between the two.",
+    waste.CLEAN_FLUSH: "leave the flush out, or look which line was meant: nothing was stored to this one.",
+    waste.REDUNDANT_FENCE: "leave the fence out: no flush and no non-temporal store waits for it.",
+}
 
 
 def model(rules: Rules) -> str:
@@ -119,8 +132,55 @@ def some(numbers: Sequence[int], most: int) -> str:
     return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
 
 
+def spin(item: Mapping[str, Any]) -> str:
+    """Where a loop that never ends is, and the word that it reads there."""
+    reads = [f"reading {data['data']} ({size(data)}) at {where(data)}" for data in item["reads"][:1]]
+    return ", ".join((place(item), *reads))
+
+
+def covered(item: Mapping[str, Any]) -> str:
+    """What an exploration tried for certain that did not try everything."""
+    where = f"at all {item['crash_points']} crash points"
+    if item["lost"] < 0:
+        return f"no kind of memory was tried {where}"
+    if item["lost"] == 0:
+        return f"all memories in which no store is lost, {where}"
+    return f"all memories in which stores to at most {counted(item['lost'], item['unit'])} are lost, {where}"
+
+
+def in_flight(numbers: Sequence[int], most: int) -> str:
+    """The operations that were under way."""
+    return f"operation{'' if len(numbers) == 1 else 's'} {some(numbers, most)}"
+
+
+PLATFORMS = {"adr": "ADR", "eadr": "eADR", None: "any"}
+MEDIA = {"dax-sync": "DAX with MAP_SYNC", "dax": "DAX without MAP_SYNC", "page-cache": "page cache"}
+
+
+def matrix_row(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Medium, platform, order, verdict and causes of a row of the document's ``matrix``."""
+    causes = ", ".join(item["kind"] + (f" ({item['count']})" if item["count"] > 1 else "") for item in row["causes"])
+    return MEDIA[row["media"]], PLATFORMS[row["domain"]], row["order"] or "-", row["verdict"], causes or "-"
+
+
+def ignored_cause(item: Mapping[str, Any]) -> str:
+    """An entry of ``ignored.failures`` in one line."""
+    failure = item["failure"]
+    store = (failure["lost"] or [failure["persisted"]])[0]
+    by = "in the baseline" if item["by"] == "baseline" else f"suppressed by: {item['rule']}"
+    return f"{failure['kind']}{f' at {place(store)}' if store else ''} ({by})"
+
+
+def times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def causes_found(count: int) -> str:
-    return f"{count} cause{'' if count == 1 else 's'} found"
+    return f"{counted(count, 'cause')} found"
 
 
 def trace(result: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,29 @@ def test_options_reach_the_laboratory(dimms: list[emu.Nvdimm]) -> None:
         assert (saved.ok, saved.document["model"]["domain"]) == (True, "eadr")
     with emu.crash("commit-noflush", nvdimms=dimms, domain="eadr", recover="hello", recover_append="x") as other:
         assert other.document["recover"].endswith("hello.elf")
+
+
+def test_what_is_known_does_not_fail_and_reports_are_written(dimms: list[emu.Nvdimm], tmp_path: Path) -> None:
+    rules = tmp_path / "known.txt"
+    rules.write_text("kind=missing flush\n")
+    with emu.crash("commit-noflush", nvdimms=dimms) as before:
+        before.write_sarif(tmp_path / "a.sarif")
+        before.write_junit(tmp_path / "a.xml")
+    assert json.loads((tmp_path / "a.sarif").read_text())["runs"][0]["results"][0]["ruleId"] == "missing-flush"
+    assert '<failure message="the line' in (tmp_path / "a.xml").read_text()
+    (tmp_path / "old.json").write_text(json.dumps(before.document))
+    for known in ({"suppress": rules}, {"baseline": before.document}, {"baseline": tmp_path / "old.json"}):
+        with emu.crash("commit-noflush", nvdimms=dimms, **known) as answer:
+            assert (answer.ok, answer.failures, len(answer.document["ignored"]["failures"])) == (True, [], 1)
+            answer.write_html(tmp_path / "a.html")
+            answer.export(tmp_path / "failures")
+            assert answer.document["ignored"]["failures"][0]["failure"]["reproduce"]
+        page = (tmp_path / "a.html").read_text("utf-8")
+        assert "No new failure" in page
+        assert "Known, and ignored" in page
+        assert "Why it fails" not in page
+    with pytest.raises(emu.HostError):
+        emu.crash("commit-noflush", nvdimms=dimms, suppress=tmp_path / "none.txt")
 
 
 def test_the_files_are_not_changed_and_not_written_over(dimms: list[emu.Nvdimm], tmp_path: Path) -> None:

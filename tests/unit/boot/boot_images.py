@@ -62,3 +62,26 @@ def elf(
     else:
         rest = struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, entry + virtual, 52, 0, 0, 52, 32, count, 0, 0, 0)
     return ident + rest + headers + body
+
+
+def bzimage(
+    code: bytes = b"\xf4", *, protocol: int = 0x20F, flags: int = 1, load: int = 0x1000000, memory: int = 0x100000,
+    release: bytes = b"6.1.0-test (someone) #1", payload: bytes = b"", setup_sectors: int = 4,
+    initrd_max: int = 0x7FFFFFFF,
+) -> bytes:  # fmt: skip
+    """A Linux kernel: ``code`` is at the 64-bit entry, ``payload`` the compressed kernel behind it."""
+    setup = bytearray((setup_sectors + 1) * 512)
+    kernel = (bytes(0x200) + code + payload).ljust(0x400, b"\0")
+    kernel += bytes(-len(kernel) % 16)
+    setup[0x1F1] = setup_sectors
+    struct.pack_into("<I", setup, 0x1F4, len(kernel) // 16)
+    setup[0x200:0x206] = b"\xeb\x66HdrS"
+    struct.pack_into("<H", setup, 0x206, protocol)
+    struct.pack_into("<H", setup, 0x20E, 0x300)  # plus 200h: where the release is
+    setup[0x500 : 0x500 + len(release)] = release
+    struct.pack_into("<I", setup, 0x22C, initrd_max)
+    struct.pack_into("<H", setup, 0x236, flags)
+    struct.pack_into("<I", setup, 0x238, 2047)
+    struct.pack_into("<II", setup, 0x248, 0x200 + len(code), len(payload))
+    struct.pack_into("<QI", setup, 0x258, load, memory)
+    return bytes(setup) + kernel

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import documents
 import pytest
 
 from emu.cli.main import main
@@ -49,7 +50,7 @@ class Command:
         document: dict[str, Any] = json.loads(self.out)
         assert next(iter(document)) == "schema"
         assert document["schema"] == "emu.label/1"
-        return document
+        return documents.check(document)
 
 
 @pytest.fixture

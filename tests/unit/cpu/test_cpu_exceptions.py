@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import pytest
 from cpu_harness import (
@@ -23,6 +24,15 @@ from cpu_harness import (
 )
 
 from emu.cpu import StopKind
+
+
+@pytest.fixture(params=[True, False], ids=["in C", "in Python"])
+def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """Every rule holds whoever delivers."""
+    machine = Guest(native_delivery=request.param)
+    yield machine
+    machine.close()
+
 
 START = CODE + 8  # behind LIDT
 NOT_THERE = 0x70000000

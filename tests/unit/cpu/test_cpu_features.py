@@ -184,6 +184,11 @@ def test_osxsave_and_ospke_follow_cr4(guest: Guest) -> None:
         ("c7f800000000", 6),  # xbegin
         ("c6f800", 6),  # xabort
         ("f2c5f858c1", 6),  # a prefix before VEX
+        ("f00f09", 6),  # lock wbinvd
+        ("f0890f", 6),  # lock mov [rdi], ecx
+        ("f001c8", 6),  # lock add eax, ecx
+        ("f00fa30f", 6),  # lock bt [rdi], ecx
+        ("f04084c9", 6),  # lock test cl, cl
         ("0f33", 6),  # rdpmc, as under QEMU: no counters are offered
     ],
 )

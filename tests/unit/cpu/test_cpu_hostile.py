@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from cpu_harness import HANDLERS, HLT, LTR, TSS, Guest
+from fuzzing import times
 
 from emu.cpu import StopKind
 
@@ -40,7 +41,8 @@ def program(random: Random) -> bytes:
     return code
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(times(30)))
 def test_random_programs_do_no_harm_and_can_be_moved(guest: Guest, seed: int) -> None:
     random = Random(seed)
     for vector in range(256):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 from cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
+from fuzzing import times
 from test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
 
 from emu.cpu import StopKind
@@ -262,6 +264,75 @@ def test_a_stop_request_does_not_halt_a_guest_that_has_halted_before(guest: Gues
 # Requests from another thread
 
 
+@pytest.fixture
+def before_uc_emu_start() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Has a function called each time when the engine is about to be entered, behind our own last look at requests."""
+    start = library.function("uc_emu_start")
+    arguments = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t)
+    signature = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)
+    replaced: list[tuple[Any, object]] = []
+
+    def install(function: Callable[[], None]) -> None:
+        def begin(*words: int) -> int:
+            function()
+            result: int = signature(start)(*words)
+            return result
+
+        callback = signature(begin)
+        address = ctypes.cast(callback, ctypes.c_void_p).value
+        for area in writable_memory_of("_hooks.abi3.so"):
+            while (at := bytes(area).find(struct.pack("<Q", start))) >= 0:
+                pointer = ctypes.c_uint64.from_buffer(area, at)
+                pointer.value = address or 0
+                replaced.append((pointer, callback))
+        assert replaced
+
+    yield install
+    for pointer, _ in replaced:
+        pointer.value = start
+
+
+def writable_memory_of(library_name: str) -> list[Any]:
+    """Arrays over the memory of a loaded library's own variables: its mapped data and the zeros that follow it."""
+    areas, ours = [], False
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, access, _, _, _, *name = line.split(maxsplit=5)
+        ours = name[0].endswith(library_name) if name else ours
+        if ours and access.startswith("rw"):
+            begin, end = (int(text, 16) for text in span.split("-"))
+            areas.append((ctypes.c_ubyte * (end - begin)).from_address(begin))
+        if not name:
+            ours = False
+    return areas
+
+
+@pytest.mark.parametrize("clock", [False, True])
+def test_a_request_that_comes_while_the_engine_is_entered_is_not_lost(
+    guest: Guest, before_uc_emu_start: Callable[[Callable[[], None]], None], clock: bool
+) -> None:
+    """Unicorn forgets, when it begins, what was asked of it before."""
+    guest.long(b"\xeb\xfe")  # again: jmp again
+    if clock:
+        guest.cpu.set_deadline(1 << 62)
+    guest.cpu.request_stop()
+    guest.cpu.run()  # the callbacks of a clock are installed
+    late: list[bool] = []
+
+    def in_another_thread(function: Callable[[], None]) -> None:
+        thread = threading.Thread(target=function)
+        thread.start()
+        thread.join()
+
+    before_uc_emu_start(lambda: in_another_thread(guest.cpu.request_stop))
+    rescue = threading.Timer(10, lambda: (late.append(True), guest.cpu.request_stop()))
+    rescue.start()
+    try:
+        assert guest.cpu.run().kind is StopKind.REQUESTED
+    finally:
+        rescue.cancel()
+    assert not late
+
+
 @pytest.mark.parametrize("clock", [False, True])
 def test_a_loop_of_one_block_is_charged_right_whenever_another_thread_stops_it(guest: Guest, clock: bool) -> None:
     guest.long(b"\xb9\x80\x84\x1e\x00" + b"\xff\xc3\xff\xc9\x75\xfa" + HLT)  # 2,000,000 turns of 6 bytes
@@ -342,7 +413,8 @@ def outcome(prepare: Callable[[Guest, Random], None], seed: int) -> tuple[Any, .
 
 
 @pytest.mark.parametrize("prepare", [hostile, orderly])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(times(40)))
 def test_random_programs_are_the_same_with_a_stop_in_every_block(
     monkeypatch: pytest.MonkeyPatch, seed: int, prepare: Callable[[Guest, Random], None]
 ) -> None:

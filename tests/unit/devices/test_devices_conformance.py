@@ -16,6 +16,7 @@ from emu.devices.bus import PortBus
 from emu.devices.contract import ExitRequest
 from emu.devices.debugcon import DebugConsole
 from emu.devices.debugexit import DebugExit
+from emu.devices.initport import InitPorts
 from emu.devices.kbdreset import KeyboardReset
 from emu.devices.pic import PicPair
 from emu.devices.pit import Pit
@@ -71,10 +72,22 @@ def _pic(world: World) -> PicPair:
     return pic
 
 
+class Nobody:
+    """Listens to init and says nothing."""
+
+    def said(self, message: int, argument: int) -> None:
+        assert 0 <= message <= 0xFF
+        assert 0 <= argument < 1 << 24
+
+    def role(self) -> int:
+        return ord("x")
+
+
 DEVICES: dict[str, tuple[Callable[[World], Any], tuple[int, ...]]] = {
     "uart16550": (_single(0x3F8, 8, lambda w: Uart16550(w.line.append, w.output.append)), (0x3F8,) * 2),
     "debugcon": (_single(0xE9, 1, lambda w: DebugConsole(w.output.append)), (0xE9,)),
     "debugexit": (_single(0xF4, 4, lambda w: DebugExit(w.ended.append)), (0xF4,)),
+    "initport": (_windowed(at.INIT, lambda w: InitPorts(w.output.append, Nobody())), (0xEA, 0xEC)),
     "pvpanic": (_single(0x505, 1, lambda w: PanicPort(w.ended.append)), (0x505,)),
     "kbdreset": (_windowed(at.KEYBOARD, lambda w: KeyboardReset(w.count_reset)), (0x60, 0x64)),
     "pic": (_windowed(at.PIC, _pic), (0x20, 0xA0, 0x4D0)),

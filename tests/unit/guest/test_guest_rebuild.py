@@ -42,8 +42,17 @@ def test_rebuilding_gives_the_committed_bytes(tmp_path: Path) -> None:
         pytest.skip(f"the images were built by gcc {built[0]} and as {built[1]}, here are {here[0]} and {here[1]}")
     images = tmp_path / "images"
     images.mkdir()
-    command = ["make", "--silent", "-C", str(FOLDER), f"BUILD={tmp_path / 'build'}", f"IMAGES={images}"]
+    command = [
+        "make",
+        "--silent",
+        "-C",
+        str(FOLDER),
+        f"BUILD={tmp_path / 'build'}",
+        f"IMAGES={images}",
+        f"SDK={tmp_path / 'libguest.a'}",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     different = [image.name for image in guest.images() if (images / image.file).read_bytes() != image.read()]
     assert different == []
+    assert (tmp_path / "libguest.a").read_bytes() == (FOLDER / "lib" / "libguest.a").read_bytes()
     assert {path.name for path in images.iterdir()} == {image.file for image in guest.images()}

@@ -43,6 +43,31 @@ def run_python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
 # -- dirty pages ----------------------------------------------------------------------------------------------
 
 
+def test_what_was_stored_is_put_back_again_and_again(memory: tuple[int, memoryview]) -> None:
+    address, view = memory
+    rng = random.Random("undo")
+    view[:] = rng.randbytes(len(view))
+    before = bytes(view)
+    copies = kernel.map_memory(len(view), what="copies", reserve=False)
+    log = DirtyLog(address, len(view))
+    log.start()
+    log.keep(copies)
+    assert log.peek() == []
+    for number in range(300):
+        # The first rounds store everywhere, then pages rest for long and are stored to again.
+        stored = {rng.randrange(64) for _ in range(rng.randrange(5))} if number < 40 or number > 200 else {7}
+        for page in stored:
+            at = page * PAGE + rng.randrange(PAGE)
+            view[at] = view[at] ^ 1
+        assert stored <= pages(log.peek())
+        if number == 200:
+            assert pages(log.peek()) == {7}  # what was unchanged for long is no longer looked at
+        log.undo()
+        assert view == before
+    log.stop()
+    kernel.unmap_memory(copies, len(view))
+
+
 def test_stores_of_our_own_are_seen_as_runs(memory: tuple[int, memoryview]) -> None:
     address, view = memory
     view[:] = b"\1" * len(view)

@@ -8,6 +8,7 @@ import time
 from random import Random
 
 import pytest
+from fuzzing import times
 from monitor_fakes import FakeMachine, FakeMigration
 
 from emu.errors import HostError, UsageError
@@ -228,10 +229,11 @@ def test_an_answer_that_fails_inside_is_an_error_and_no_end(connect, control, mo
     assert client.ask("query-version")
 
 
+@pytest.mark.fuzz
 def test_random_bytes_and_hang_ups_do_no_harm(running, connect):
     random = Random(7)
     words = [b'{"execute":"query-status"}', b'{"execute":"qmp_capabilities"}', b"{", b"[" * 200, b"\xff", b'"', b"\n"]
-    for _ in range(60):
+    for _ in range(times(60)):
         client = connect(negotiate=False)
         for _ in range(random.randrange(4)):
             client.send(random.choice(words) if random.random() < 0.5 else random.randbytes(random.randrange(300)))

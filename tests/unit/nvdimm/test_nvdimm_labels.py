@@ -10,6 +10,7 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
+from fuzzing import times
 from nvdimm_doubles import LABEL_SIZE, PowerCut, ShuffledLabels, TornLabels
 
 from emu.devices.nvdimm import labels
@@ -415,6 +416,7 @@ def test_a_power_cut_while_replacing(deleted: bool) -> None:
     assert seen == [outcome(old.content), None, outcome(new.content)]
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("version", Version)
 def test_a_power_cut_that_keeps_any_of_the_eight_byte_words(version: Version) -> None:
     """With a MAP_SYNC mapping the words of one write may reach the medium in any order."""
@@ -423,7 +425,7 @@ def test_a_power_cut_that_keeps_any_of_the_eight_byte_words(version: Version) ->
     allowed = [old, ((IDENTITY, 0), (OTHER, LabelFlags.UPDATING)), ((OTHER, 0), (IDENTITY, 0))]
     chance = random.Random(3)
     for cut in range(4):
-        for _ in range(100):
+        for _ in range(times(100)):
             storage = ShuffledLabels(before, cut, chance)
             with pytest.raises(PowerCut):
                 LabelArea(storage).create(SECOND, 0)

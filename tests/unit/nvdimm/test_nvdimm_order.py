@@ -9,6 +9,7 @@ import string
 from collections.abc import Callable
 
 import pytest
+from fuzzing import times
 
 from emu.devices.nvdimm.order import nfit_order, string_hash, table_order
 
@@ -47,10 +48,11 @@ def test_string_hash() -> None:
     assert string_hash("\u00e9") == ((5381 * 33 + 0xC3 - 256) * 33 + 0xA9 - 256) & 0xFFFFFFFF
 
 
+@pytest.mark.fuzz
 def test_like_glib() -> None:
     real = glib_order()
     chance = random.Random(7)
-    for _ in range(400):
+    for _ in range(times(400)):
         count = chance.choice((1, 2, 7, 8, 9, 15, 16, 17, 40, 256))
         words = ("".join(chance.choices(_LETTERS, k=chance.randint(1, 6))) for _ in range(count))
         names = list(dict.fromkeys(words))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,15 @@ def test_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_the_edit_can_be_made_and_its_tests_are_there(mutant: Mutant) -> None:
+def test_the_edit_can_be_made(mutant: Mutant) -> None:
     assert misplaced(mutant) is None
-    for test in mutant.tests:
-        file, _, function = test.partition("::")
-        assert f"def {function.partition('[')[0]}(" in (ROOT / file).read_text()
+
+
+def test_the_tests_are_there() -> None:
+    names = sorted({test for mutant in MUTANTS for test in mutant.tests})
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *names]
+    done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, [line for line in done.stdout.splitlines() if line.startswith("ERROR")]
 
 
 def test_an_edit_that_cannot_be_made_is_said() -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
+from fuzzing import times
 from test_persistence_explore import RULES, Memory, Toy, clean
 
 from emu.config import PersistenceDomain
@@ -160,9 +161,10 @@ def random_body(seed: int, events: Sequence[Event]) -> Callable[[Memory], int]:
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_the_repair_that_is_named_repairs(rules: Rules) -> None:
     rng, seen = random.Random(f"causes {rules}"), Counter[str]()
-    for _ in range(150):
+    for _ in range(times(150)):
         events = random_events(rng)
         body = random_body(rng.randint(0, 10**9), events)
         failures, failing = explained(events, rules, body)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import pickle
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from fuzzing import times
 
 from emu.config import PersistenceDomain
-from emu.persistence.lab.explore import Answer, Exploration, Limits, LocalWorker, Run, Verdict, explore
-from emu.persistence.model.crashstate import FULL, CrashState, memories
+from emu.persistence.lab.explore import (
+    Answer,
+    Exploration,
+    Job,
+    Limits,
+    LocalWorker,
+    Nondeterministic,
+    Run,
+    Settled,
+    Verdict,
+    execute,
+    explore,
+)
+from emu.persistence.lab.growth import End, Growth
+from emu.persistence.model.crashstate import FULL, CrashState, Read, memories
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Media, Order, Rules
 from emu.persistence.model.timeline import Timeline, build
@@ -64,7 +79,9 @@ class Toy:
         self.initial = initial
         self.runs = 0
 
-    def run(self, tracked: frozenset[int], answer: Answer) -> Run:
+    def run(
+        self, tracked: frozenset[int], answer: Answer, settled: Settled | None = None, given: Sequence[Read] = ()
+    ) -> Run:
         self.runs += 1
         memory = Memory(tracked, answer, self.initial)
         status = self.body(memory)
@@ -132,9 +149,10 @@ def found(exploration: Exploration) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_finds_every_verdict_that_brute_force_finds(rules: Rules) -> None:
     rng = random.Random(f"explore {rules}")
-    for _ in range(60):
+    for _ in range(times(60)):
         timeline = build(random_events(rng), rules)
         initial = random_content(rng)
         toy = Toy(random_body(rng.randint(0, 10**9), stores=False), initial)
@@ -144,9 +162,10 @@ def test_finds_every_verdict_that_brute_force_finds(rules: Rules) -> None:
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_finds_every_verdict_of_crashes_during_recovery(rules: Rules) -> None:
     rng = random.Random(f"nested {rules}")
-    for _ in range(25):
+    for _ in range(times(25)):
         timeline = build(random_events(rng), rules)
         initial = random_content(rng)
         toy = Toy(random_body(rng.randint(0, 10**9), stores=True), initial)
@@ -216,3 +235,175 @@ def test_observed_bytes_split_the_outcomes_before_recovery() -> None:
     verdicts = {result.observed: result.leaf.verdict.ok for result in exploration.results}
     assert verdicts == {(0, 0): True, (0, 1): True, (1, 0): False, (1, 1): True}
     assert exploration.executed == 3
+
+
+def unflushed(lines: int) -> Timeline:
+    """One crash point at which every one of ``lines`` lines may have lost its store."""
+    return build([Store(64 * line, b"\1" * 8) for line in range(lines)], Rules())
+
+
+def count_lost(lines: int) -> Callable[[Memory], int]:
+    """A recovery that reads all lines and ends with the number of those that lack their store."""
+    return lambda memory: sum(not memory.load(64 * line) for line in range(lines))
+
+
+def test_the_fewest_losses_are_tried_first() -> None:
+    timeline, tried = unflushed(5), list[int]()
+
+    def body(memory: Memory) -> int:
+        tried.append(count_lost(5)(memory))
+        return tried[-1]
+
+    toy = Toy(body)
+    exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean))
+    assert exploration.executed == 32
+    assert exploration.covered is None
+    assert tried[0] == 0
+    nothing_persisted = tried.index(5)
+    first = tried[: nothing_persisted + 1]
+    # On the way to where nothing persisted, each loss is followed by the run in which everything after it persisted.
+    assert first == sorted(first)
+    rest = tried[nothing_persisted + 1 :]
+    in_order = [lost for lost in rest if lost <= 2]
+    assert rest[: len(in_order)] == sorted(in_order)
+
+
+@pytest.mark.parametrize("executions", [1, 3, 7, 12, 20, 31])
+def test_what_was_covered_when_it_was_stopped_is_true(executions: int) -> None:
+    rng = random.Random(f"covered {executions}")
+    events: list[Event] = []
+    for number in range(1, 7):
+        events += [Store(64 * rng.randrange(6), bytes([number]) * 8), Store(64 * rng.randrange(6), bytes([number]) * 8)]
+        if number % 3 == 0:
+            events += [Flush(64 * rng.randrange(6), FlushKind.CLWB), Fence(FenceKind.SFENCE)]
+    timeline = build(events, Rules())
+    toy = Toy(lambda memory: sum(memory.load(64 * line) for line in range(6)) % 3)
+    exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean), limits=Limits(executions=executions))
+    assert exploration.incomplete_because
+    assert exploration.covered is not None
+    fewest = None
+    for point in timeline.points:
+        newest = {unit: CrashState.at(timeline, point.number, clean).read(unit, FULL)[-1][0] for unit in timeline.units}
+        for memory in memories(CrashState.at(timeline, point.number, clean)):
+            leaf = exploration.tree.find(lookup(memory))
+            if leaf is None:
+                lost = sum(memory[unit] != newest[unit] for unit in memory)
+                fewest = lost if fewest is None else min(fewest, lost)
+    assert fewest is not None
+    assert exploration.covered < fewest
+
+
+@pytest.mark.parametrize(("executions", "covered"), [(1, 0), (7, 0), (8, 1), (12, 1), (13, 2), (15, 2), (16, None)])
+def test_what_was_covered_is_all_that_can_be_said(executions: int, covered: int | None) -> None:
+    """Of four lines: 5 runs for all, nothing and what lies between, 3 for one loss, 5 for two, 3 for three."""
+    timeline = unflushed(4)
+    worker = LocalWorker(Toy(count_lost(4)), timeline, clean)
+    assert explore(timeline, clean, worker, limits=Limits(executions=executions)).covered == covered
+
+
+def test_failures_are_told_when_they_are_found() -> None:
+    timeline, told = unflushed(4), list[tuple[int, int]]()
+    toy = Toy(count_lost(4))
+    exploration = explore(
+        timeline,
+        clean,
+        LocalWorker(toy, timeline, clean),
+        on_failure=lambda result: told.append((toy.runs, result.leaf.verdict.status)),
+    )
+    failing = [result.leaf.verdict.status for result in exploration.results if not result.leaf.verdict.ok]
+    assert sorted(status for _, status in told) == sorted(failing)
+    assert told[0] == (2, 1)  # the first loss of all, as soon as it was run
+    assert [runs for runs, _ in told] == sorted(runs for runs, _ in told)
+
+
+def test_a_recovery_that_does_not_do_the_same_again_is_refused() -> None:
+    timeline = unflushed(2)
+    toy = Toy(lambda memory: memory.load(0 if toy.runs == 1 else 64))
+    with pytest.raises(Nondeterministic, match="this time it did something else"):
+        explore(timeline, clean, LocalWorker(toy, timeline, clean))
+
+
+@pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+def test_what_is_settled_can_be_nothing_else(rules: Rules) -> None:
+    rng = random.Random(f"settled {rules}")
+    for _ in range(60):
+        timeline, initial = build(random_events(rng), rules), random_content(rng)
+        now: dict[int, int | None] = {}
+        before = None
+        for point in rng.choices(range(len(timeline.points)), k=8):
+            here = Settled(timeline, initial, point)
+            now.update(here.since(before))
+            assert now == dict(here.since(None))
+            state = CrashState.at(timeline, point, initial)
+            for unit, value in now.items():
+                options = [seen for seen, _ in state.read(unit, FULL)]
+                assert value is None or options == [value]
+                assert (
+                    value is not None or len(options) > 1 or rules.pages_can_be_lost or pending(timeline, unit, point)
+                )
+            before = here
+
+
+def pending(timeline: Timeline, unit: int, point: int) -> bool:
+    return timeline.pending_parts(unit, point) > 0
+
+
+class Elsewhere(LocalWorker):
+    """Grows each end as another process would, the last one first, and puts all back in their order."""
+
+    def grow(self, growth: Growth, ends: Sequence[End], tracked: frozenset[int]) -> Iterator[None]:
+        def run(job: Job) -> Run:
+            return execute(job, self.recovery, tracked, self.timeline, self.initial)
+
+        taken = [pickle.loads(pickle.dumps(growth.take(end))) for end in ends]
+        done = [
+            run(work) if isinstance(work, Job) else Growth.elsewhere(work, self.timeline, self.initial, run)
+            for work in reversed(taken)
+        ]
+        for end, result in zip(ends, reversed(done), strict=True):
+            growth.put(end.node, pickle.loads(pickle.dumps(result)))
+            yield
+
+
+def everything(exploration: Exploration) -> tuple[object, ...]:
+    """All that an exploration says, but for the tree and what walkers know."""
+    results = [
+        (result.observed, result.leaf.path(), result.leaf.verdict, result.points, result.direct,
+         *(part for walker in (result.latest, result.shortest)
+           for part in (walker.key, walker.given, dict(walker.state.known), walker.lost, walker.kept)))
+        for result in exploration.results
+    ]  # fmt: skip
+    return results, exploration.executed, exploration.incomplete_because, exploration.covered
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+def test_branches_that_grow_elsewhere_change_nothing(rules: Rules, depth: int) -> None:
+    rng = random.Random(f"elsewhere {rules} {depth}")
+    for _ in range(15):
+        timeline, initial = build(random_events(rng), rules), random_content(rng)
+        body = random_body(rng.randint(0, 10**9), stores=depth > 1)
+        limits = Limits(executions=rng.choice((2, 5, 100_000)), depth=depth)
+        observe = rng.choice(([], [(64, 0xFF)]))
+        here, there = (
+            everything(
+                explore(timeline, initial, kind(Toy(body, initial), timeline, initial), limits=limits, observe=observe)
+            )
+            for kind in (LocalWorker, Elsewhere)
+        )
+        assert here == there
+
+
+@pytest.mark.parametrize("executions", [1, 50, 200, 100_000])
+def test_a_wide_tree_grows_the_same_elsewhere(executions: int) -> None:
+    timeline, told = unflushed(9), list[list[int]]()
+    answers = []
+    for kind in (LocalWorker, Elsewhere):
+        told.append([])
+        answers.append(everything(explore(
+            timeline, clean, kind(Toy(count_lost(9)), timeline, clean), limits=Limits(executions),
+            on_failure=lambda result: told[-1].append(result.leaf.verdict.status),
+        )))  # fmt: skip
+    assert answers[0] == answers[1]
+    assert sorted(told[0]) == sorted(told[1])
+    assert answers[0][1] == min(executions, 512)

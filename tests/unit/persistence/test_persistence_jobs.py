@@ -29,3 +29,26 @@ def test_a_pool_is_left_while_its_workers_write_results(tmp_path: Path) -> None:
     script.write_text(LEAVE)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
+
+
+INTERRUPTED_WHILE_STARTING = """\
+import os, signal, time
+from emu.persistence.lab.jobs import process_pool
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: None)
+    with process_pool(1) as pool:
+        future = pool.submit(len, "ten things")
+        while not future.done():
+            os.killpg(0, signal.SIGINT)
+            time.sleep(0.005)
+        print(future.result())
+"""
+
+
+def test_ctrl_c_does_not_end_a_worker_that_starts(tmp_path: Path) -> None:
+    """The terminal sends it to all; what it means is for the process that the user started to say."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED_WHILE_STARTING)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, start_new_session=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "10\n", "")

@@ -5,11 +5,23 @@ from __future__ import annotations
 import random
 
 import pytest
+from fuzzing import times
 
 from emu.config import PersistenceDomain
 from emu.persistence.model.crashstate import CrashState, memories
 from emu.persistence.model.distinct import count_distinct
-from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, split, units_of
+from emu.persistence.model.events import (
+    Event,
+    Fence,
+    FenceKind,
+    Flush,
+    FlushKind,
+    Store,
+    WriteBack,
+    WriteBackKind,
+    split,
+    units_of,
+)
 from emu.persistence.model.image import Image, PartId, candidates, example
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.model.timeline import Timeline, build
@@ -102,9 +114,10 @@ def random_events(rng: random.Random) -> list[Event]:
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_distinct_counts_each_memory_once(rules: Rules) -> None:
     rng = random.Random(f"distinct {rules}")
-    for _ in range(150):
+    for _ in range(times(150)):
         timeline = build(random_events(rng), rules)
         # A unit that was not yet stored to at a crash point is 0 there.
         whole = {tuple(item for item in memory if item[1]) for point in everything(timeline) for memory in point}
@@ -124,9 +137,10 @@ def test_eager_multiplies_lines() -> None:
 
 
 @pytest.mark.parametrize("rules", RULES[::2], ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
 def test_images_are_possible_memories_and_examples_find_their_roots(rules: Rules) -> None:
     rng = random.Random(f"images {rules}")
-    for _ in range(60):
+    for _ in range(times(60)):
         timeline = build(random_events(rng), rules)
         for point, possible in zip(timeline.points, everything(timeline), strict=True):
             units = list(timeline.units_at(point.number))
@@ -145,12 +159,37 @@ def test_losing_a_store_loses_what_must_not_persist_before_it() -> None:
     assert image.contents() == {0: 0, 8: 0, 64: 1}
 
 
+def wasted(events: list[Event], rules: Rules = Rules()) -> list[tuple[str, int, int]]:  # noqa: B008 - frozen
+    return [(item.kind, item.count, item.first_event) for item in find_waste(events, build(events, rules))]
+
+
 def test_waste() -> None:
     events = [store(0), clwb(0), clwb(0), SF, SF, store(8), store(8), clwb(64), SF, Fence(FenceKind.LOCKED)]
-    assert [(item.kind, item.first_event) for item in find_waste(events)] == [
-        ("flush of clean line", 7),
-        ("overwrite before persist", 6),
-        ("redundant fence", 4),
-        ("redundant flush", 2),
+    assert wasted(events) == [
+        ("store not flushed at the end", 2, 5),
+        ("overwrite before persist", 1, 6),
+        ("redundant flush", 1, 2),
+        ("flush of clean line", 1, 7),
+        ("redundant fence", 1, 4),
     ]
-    assert find_waste([store(0, nt=True), SF, store(0), Flush(0, FlushKind.CLFLUSH), SF]) == []
+    assert wasted([store(0, nt=True), SF, store(0), Flush(0, FlushKind.CLFLUSH), SF]) == []
+
+
+@pytest.mark.parametrize(
+    ("events", "rules", "expected"),
+    [
+        ([store(0)], Rules(), [("store not flushed at the end", 1, 0)]),
+        ([store(0), clwb(0)], Rules(), [("store not fenced at the end", 1, 0)]),
+        ([store(0), clwb(0), SF], Rules(), []),
+        ([store(0), Flush(0, FlushKind.CLFLUSH)], Rules(), []),
+        ([store(0), WriteBack(WriteBackKind.WBINVD)], Rules(), []),
+        ([clwb(0), store(0), SF], Rules(), [("store not flushed at the end", 1, 1), ("flush of clean line", 1, 0)]),
+        ([Store(60, b"12345678"), clwb(0), SF], Rules(), [("store not flushed at the end", 1, 0)]),
+        ([store(0, nt=True)], Rules(), [("store not fenced at the end", 1, 0)]),
+        ([store(0), store(64)], Rules(PersistenceDomain.EADR), [("store not fenced at the end", 2, 0)]),
+        ([store(0), SF, SF], Rules(PersistenceDomain.EADR), [("redundant fence", 1, 2)]),
+        ([store(0), clwb(0), SF], Rules(media=Media.PAGE_CACHE), [("store not written back at the end", 1, 0)]),
+    ],
+)
+def test_what_a_run_leaves_behind(events: list[Event], rules: Rules, expected: list[tuple[str, int, int]]) -> None:
+    assert wasted(events, rules) == expected

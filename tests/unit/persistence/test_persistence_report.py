@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import documents
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +45,7 @@ def investigated(guest: str, rules: Rules = Rules()) -> Answer:  # noqa: B008 - 
 
 def page_of(answer: Answer, *, warnings: bool = True) -> str:
     symbols = load_symbols(answer.question.workload.image)
-    return report_html(document(answer, symbols, warnings=warnings), answer, symbols)
+    return report_html(documents.check(document(answer, symbols, warnings=warnings)), answer, symbols)
 
 
 class Reader(html.parser.HTMLParser):

@@ -9,10 +9,13 @@ import random
 import struct
 from collections.abc import Callable
 
-from emu.units import GIB
+from emu.units import GIB, MIB, PAGE
 
 BASE = 4 * GIB
 SIZE = 2 << 20
+TABLES = SIZE
+"""Offset of the page tables in an NVDIMM that has some, behind what random programs store to."""
+PRESENT, LARGE = 3, 0x80
 # rdi and r13: the NVDIMM; rsi: data in RAM; rsp: whatever the program does with it. XSAVE must be switched on.
 _START = (
     b"\x48\xbf" + struct.pack("<Q", BASE)
@@ -151,3 +154,27 @@ class Programs:
         """What stores nothing: fences, the whole cache, conditions."""
         return self._dice.choice((b"\x0f\xae\xf8", b"\x0f\xae\xf0", b"\x0f\xae\xe8", b"\x0f\x09", b"\xf3\x0f\x09",
                                   b"\x0f\xae\xfa", b"\x31\xc0", b"\x0f\x1c\x07", b"\xf9", b"\xeb\x00"))  # fmt: skip
+
+
+def scattered(dice: random.Random) -> bytes:
+    """An NVDIMM with page tables that map the linear addresses of its first half page by page to pages of it and of
+    RAM in random order, and 0-1 GiB and the tables themselves as they are.
+    """
+    content = bytearray(2 * SIZE)
+    places = [BASE + at for at in range(0, SIZE, PAGE)] + [8 * MIB + at for at in range(0, SIZE, PAGE)]
+    dice.shuffle(places)
+
+    def put(table: int, entries: dict[int, int]) -> None:
+        for number, entry in entries.items():
+            struct.pack_into("<Q", content, TABLES + table * PAGE + 8 * number, entry)
+
+    def table(number: int) -> int:
+        return BASE + TABLES + number * PAGE | PRESENT
+
+    put(0, {0: table(1)})
+    put(1, {0: table(2), 3: table(5), 4: table(3)})
+    put(2, {number: number << 21 | PRESENT | LARGE for number in range(512)})
+    put(3, {0: table(4), 1: BASE + (1 << 21) | PRESENT | LARGE})
+    put(4, {number: places[number] | PRESENT for number in range(512)})
+    put(5, {511: BASE | PRESENT | LARGE})  # programs that store just below the first page
+    return bytes(content)

@@ -1,0 +1,85 @@
+"""Everything that a Linux machine needs, made ready before anything is written: kernel, initial RAM disk, NVDIMMs."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.config import MachineConfig
+from emu.errors import UsageError
+from emu.linux import initramfs, kernel
+from emu.linux.initramfs import Input, Plan
+from emu.linux.namespaces import FileSystem, Planner, Step
+from emu.linux.programs import Command, command, find_shell
+from emu.linux.protocol import Role
+
+if TYPE_CHECKING:
+    from emu.machine import Machine
+
+NAME = "linux"
+"""What stands in the place of an image."""
+COMMAND_LINE = "console=ttyS0 quiet panic=-1 oops=panic nokaslr mitigations=off cryptomgr.notests noapic nolapic nosmp"
+"""A panic ends the run and an oops is one; the kernel lies where its symbols say; what a machine of one CPU without
+secrets needs no time for is left away."""
+
+
+class Request(NamedTuple):
+    """What a user asks for. ``commands`` are command lines by role, none of EXEC for a shell."""
+
+    kernel: str | None = None
+    file_system: FileSystem | None = None
+    added: Sequence[str] = ()
+    commands: Mapping[Role, str] = {}
+    input: Input = Input.NONE
+
+
+class Prepared(NamedTuple):
+    """``config`` boots the kernel; ``steps`` are what is still missing on its NVDIMMs, in their order."""
+
+    config: MachineConfig
+    kernel: kernel.Kernel
+    steps: tuple[Step, ...]
+
+    def format(self, machine: Machine) -> None:
+        """Write what is missing to the NVDIMMs of ``machine``, which was built and has not run.
+
+        Durable when it returns. UsageError when they do not lie as init expects them; then nothing was written.
+        """
+        places = [dimm.device.gpa for dimm in machine.nvdimms]
+        if places != sorted(places):
+            raise UsageError("the NVDIMMs do not lie in the order that they are given in", "order them by addr=")
+        for step, dimm in zip(self.steps, machine.nvdimms, strict=True):
+            if step.writes:
+                device = dimm.device
+                step.carry_out(dimm.backend.mapping, device.label_size, device.gpa, device.slot)
+
+
+_OPTIONS = {Role.EXEC: "--exec", Role.SETUP: "--setup", Role.RECOVERY: "--recover"}
+
+
+def prepare(
+    request: Request,
+    config: MachineConfig,
+    scratch: contextlib.ExitStack,
+    identity: Callable[[], uuid.UUID] = uuid.uuid4,
+) -> Prepared:
+    """Find the kernel, look at the NVDIMMs of ``config``, make new file systems in scratch files that live as long as
+    ``scratch``, and build the initial RAM disk. ``identity`` gives new namespaces and file systems their UUIDs.
+
+    UsageError or HostError, one for each thing that can be missing; no file of the user's is written.
+    """
+    found = kernel.find(request.kernel)
+    commands = {role: command(text, _OPTIONS[role]) for role, text in request.commands.items()}
+    if Role.EXEC not in commands:
+        shell = find_shell()
+        words = (shell, "sh") if shell.endswith("/busybox") else (shell,)
+        commands[Role.EXEC] = Command(words, (shell,))
+    planner = Planner(request.file_system, scratch, identity)
+    steps = tuple(planner.examine(dimm) for dimm in config.nvdimms)
+    plan = Plan([step.use for step in steps], commands, request.added, request.input)
+    disk = initramfs.build(plan, kernel.Modules(found))
+    cmdline = f"{COMMAND_LINE} {config.cmdline}".rstrip()
+    return Prepared(replace(config, image=found.path, initrd=disk, cmdline=cmdline), found, steps)

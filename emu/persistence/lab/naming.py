@@ -1,0 +1,346 @@
+"""Names causes: which store was lost, why it could be, and what repairs it.
+
+A cause is named by the repair that it needs, and only after that repair was put into the trace and made the failure
+impossible (``repairs``). Small repairs are tried first: a fence, a flush and a fence, a store that cannot tear, another
+order, stores that take effect together. The names are those of the field (pmemcheck, Agamotto, XFDetector, Witcher).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from emu.persistence.lab.explore import Verdict
+from emu.persistence.lab.memories import Memories
+from emu.persistence.model.crashstate import CrashState, Initial, Read
+from emu.persistence.model.events import UNIT, Event, Fence, LabelWrite, Store, WriteBack, split
+from emu.persistence.model.image import Image
+from emu.persistence.model.repairs import Editor, Repair, reaches
+from emu.persistence.model.timeline import Timeline
+from emu.units import CACHE_LINE
+
+MISSING_FLUSH = "missing flush"
+MISSING_FENCE = "missing fence"
+ORDERING = "persistence ordering"
+ATOMICITY = "persistence atomicity"
+TORN = "torn write"
+PERSISTED_LOCK = "persisted lock"
+RECOVERY_LOGIC = "recovery logic bug"
+MISSING_MAP_SYNC = "missing MAP_SYNC"
+UNEXPLAINED = "unexplained"
+
+
+_LOOK_BACK = 64
+_POINTS_BACK = 256
+
+End = Callable[[dict[int, int]], tuple[Verdict, tuple[Read, ...]]]
+"""How recovery ends on a memory, and what it reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """``repair`` makes the failure impossible; None where no repair was found. ``word`` is what recovery waits for."""
+
+    kind: str
+    why: str
+    lost: tuple[int, ...] = ()
+    persisted: int | None = None
+    repair: Repair | None = None
+    word: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One failing memory: recovery reads ``path`` from it. ``lost`` are the stores that it lacks; where none of those
+    made is lost, those yet to be made that would end the failure. Crash points up to event ``after`` do not allow it.
+    """
+
+    image: Image
+    crash: int
+    after: int
+    path: tuple[Read, ...]
+    made: bool
+    lost: tuple[int, ...]
+
+    @property
+    def units(self) -> set[int]:
+        """What recovery reads."""
+        return {unit for unit, _, _ in self.path}
+
+
+class Namer:
+    """Names the causes of failing memories of one trace. Power failed from event ``first`` on."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        events: Sequence[Event],
+        initial: Initial,
+        memories: Memories,
+        end: End,
+        *,
+        first: int = 0,
+    ) -> None:
+        self._timeline = timeline
+        self._events = events
+        self._initial = initial
+        self._memories = memories
+        self._end = end
+        self.editor = Editor(events, timeline.rules, initial)
+        self._before = first - 1
+
+    def repair_of(self, cause: Cause) -> Callable[[int], Repair | None] | None:
+        """The flush or fence that ``cause`` lacks, as a repair up to any crash point's event."""
+        if cause.kind == MISSING_FENCE:
+            return lambda crash: self.editor.fenced(cause.lost, crash)
+        if cause.kind == MISSING_FLUSH:
+            return lambda crash: self.editor.durable(cause.lost, crash)
+        return None
+
+    def begin(self, path: tuple[Read, ...], point: int) -> int:
+        """The event of the last crash point before ``point`` that does not allow ``path``; the one before all crashes
+        if all do.
+
+        What fails in the same way behind such a point is the same failure; before it, it is another one.
+        """
+        for earlier in range(point - 1, max(-1, point - _POINTS_BACK), -1):
+            if not reaches(CrashState.at(self._timeline, earlier, self._initial), path):
+                return self._timeline.points[earlier].event
+        return self._before if point < _POINTS_BACK else self._timeline.points[point - _POINTS_BACK].event
+
+    def name(self, image: Image, crash: int, path: tuple[Read, ...]) -> Cause:
+        roots = sorted(image.roots)
+        lost = tuple(dict.fromkeys(root.event for root in roots))
+        made = bool(lost) or bool(image.lost_pages)
+        if not made:
+            lost = self._awaited(crash, path)
+        scene = Scene(image, crash, self.begin(path, image.point), path, made, lost)
+        cause = self._lock(scene)
+        if cause is not None:
+            return cause
+        if image.lost_pages:
+            repair = self.editor.journalled(crash)
+            if repair.rules_out(path, scene.after):
+                why = (
+                    "the file system had not journalled the blocks of a page that was stored to, so the page came back "
+                    "as it was; a mapping made with MAP_SYNC journals them before the first store"
+                )
+                return Cause(MISSING_MAP_SYNC, why, (), None, repair)
+        if not lost and not self._end(self._memories.after(len(self._events)))[0].ok:
+            why = "nothing was lost and nothing was left to do, yet recovery fails"
+            if crash < len(self._events):
+                why = "recovery fails when everything persisted up to here, and also when the whole run did"
+            return Cause(RECOVERY_LOGIC, why)
+        if not lost:
+            return Cause(UNEXPLAINED, f"everything persisted, and the next {_LOOK_BACK} stores do not end the failure")
+        for attempt in (self._late, self._torn, self._order, self._together):
+            cause = attempt(scene)
+            if cause is not None:
+                return cause
+        accepted = self._accepted(range(min(scene.crash, *scene.lost), -1, -1), scene)
+        if accepted is None and not self._end(self._memories.after(0))[0].ok:
+            return Cause(RECOVERY_LOGIC, "recovery fails already on what was there before the first store")
+        why = "no fence or flush more, no other order and no grouping of these stores was found to make this impossible"
+        return Cause(UNEXPLAINED, why, lost)
+
+    def _awaited(self, crash: int, path: tuple[Read, ...]) -> tuple[int, ...]:
+        """The stores from event ``crash`` on that end the failure, once they are made; empty if none do."""
+        units, made = {unit for unit, _, _ in path}, list[int]()
+        for number in range(crash, len(self._events)):
+            if not self.touches(number, units):
+                continue
+            made.append(number)
+            verdict, read = self._end(self._memories.after(number + 1))
+            units = {unit for unit, _, _ in read}
+            if verdict.ok:
+                needed = [n for n in made if not self._end(self._memories.after(number + 1, without={n}))[0].ok]
+                return tuple(needed or made)
+            if len(made) == _LOOK_BACK:
+                break
+        return ()
+
+    def _lock(self, scene: Scene) -> Cause | None:
+        """Recovery waits for ever for a word that the program would have put back: it holds a lock that nobody has."""
+        contents = scene.image.contents()
+        spin = self._end(contents)[0].spin
+        for address, _ in spin.reads if spin is not None else ():
+            unit = address & -UNIT
+            taken = self._last_store(scene, unit)
+            if taken is None:
+                continue
+            free = self._memories.after(taken)[unit]
+            given = next((n for n in range(taken + 1, len(self._events)) if self.touches(n, {unit})), None)
+            if given is None or self._memories.after(given + 1)[unit] != free:
+                continue
+            if self._end({**contents, unit: free})[0].ok:
+                stores = [number for number in range(scene.crash) if self.touches(number, {unit})]
+                repair = self.editor.removed(stores, scene.crash)
+                if repair.rules_out(scene.path, scene.after):
+                    why = (
+                        "the word that recovery waits for was stored before the power failed, and nobody is left who "
+                        "would put it back"
+                    )
+                    return Cause(PERSISTED_LOCK, why, (), taken, repair, unit)
+        return None
+
+    def _last_store(self, scene: Scene, unit: int) -> int | None:
+        """The last store to ``unit`` that persisted whole."""
+        gone = {(part.event, part.unit) for part in scene.image.lost()}
+        return next(
+            (n for n in range(scene.crash - 1, -1, -1) if self.touches(n, {unit}) and (n, unit) not in gone), None
+        )
+
+    def _late(self, scene: Scene) -> Cause | None:
+        """The stores were made and could be lost because nothing made them durable in time."""
+        if not scene.made:
+            return None
+        rules = self._timeline.rules
+        if not rules.flushes_count:
+            repair = self.editor.durable(scene.lost, scene.crash)
+            why = "nothing makes the store persist before a later one, which did"
+            return self._if_repaired(ORDERING, why, scene, repair)
+        fenced = self.editor.fenced(scene.lost, scene.crash)
+        if fenced is not None:
+            cause = self._if_repaired(MISSING_FENCE, self._why_no_fence(scene), scene, fenced)
+            if cause is not None:
+                return cause
+        if not self.editor.flushes_help(scene.lost):
+            return None
+        repair = self.editor.durable(scene.lost, scene.crash)
+        return self._if_repaired(MISSING_FLUSH, self._why_no_flush(scene), scene, repair)
+
+    def _if_repaired(self, kind: str, why: str, scene: Scene, repair: Repair) -> Cause | None:
+        if not repair.rules_out(scene.path, scene.after):
+            return None
+        return Cause(kind, why, scene.lost, self._later(scene), repair)
+
+    def _why_no_fence(self, scene: Scene) -> str:
+        number, store = next((n, event) for n in scene.lost if isinstance(event := self._events[n], Store))
+        if store.nt:
+            later = any(isinstance(event, Fence | WriteBack) for event in self._events[number + 1 :])
+            when = "only after a later store" if later else "never"
+            return f"a fence follows the non-temporal store {when}, so it can wait in a write-combining buffer"
+        if not self.editor.flushes_help(scene.lost):
+            return "no fence waits for the store to leave the store buffer before what came to the medium past it"
+        return "the line was flushed, but no fence waits for the flush before a later store"
+
+    def _why_no_flush(self, scene: Scene) -> str:
+        root = min(scene.image.roots)
+        line = root.unit & -CACHE_LINE
+        if self.editor.flush_after(root.event, line) is None:
+            early = self.editor.flushed_before(root.event, line)
+            hint = "; its line was flushed before the store, which is too early" if early else ""
+            return f"the line of the store is never flushed after it{hint}"
+        return "the line of the store is flushed only after a later store, which persisted without it"
+
+    def _torn(self, scene: Scene) -> Cause | None:
+        """A part of a store persisted without the others."""
+        gone = {(part.event, part.unit) for part in scene.image.lost()}
+        for number in scene.lost if scene.image.roots else ():
+            store = self._events[number]
+            assert isinstance(store, Store)
+            units = [unit for unit, _, _ in split(store.address, store.data)]
+            if len(units) > 1 and not all((number, unit) in gone for unit in units):
+                repair = self.editor.together([number], scene.crash)
+                if repair.rules_out(scene.path, scene.after):
+                    size = len(store.data)
+                    why = f"the {size} bytes of the store are not one aligned 8-byte unit: one part persisted alone"
+                    return Cause(TORN, why, (number,), None, repair)
+        return None
+
+    def _order(self, scene: Scene) -> Cause | None:
+        """An earlier store persisted, and would do no harm had it come after the lost ones."""
+        earlier = self._culprit(scene)
+        if earlier is None or not self._end(self._memories.after(max(scene.lost) + 1, without={earlier}))[0].ok:
+            return None
+        repair = self.editor.moved(earlier, scene.lost, scene.crash)
+        if not repair.rules_out(scene.path, scene.after):
+            return None
+        why = "the program makes the stores in the wrong order: this one must persist before an earlier one"
+        return Cause(ORDERING, why, scene.lost, earlier, repair)
+
+    def _together(self, scene: Scene) -> Cause | None:
+        """Some stores took effect and others did not, and nothing but all or none of them is right."""
+        earlier = self._culprit(scene)
+        group = {*scene.lost, earlier} if earlier is not None else self._transaction(scene)
+        if not group:
+            return None
+        repair = self.editor.together(group, scene.crash)
+        if not repair.rules_out(scene.path, scene.after):
+            return None
+        why = (
+            "recovery cannot cope with a state in which some stores were made and this one was not; "
+            "they must take effect together"
+        )
+        persisted = max((number for number in group if number < min(scene.lost)), default=None)
+        lost = {*scene.lost, *(number for number in group if number >= scene.crash)}
+        return Cause(ATOMICITY, why, tuple(sorted(lost)), persisted, repair)
+
+    def _transaction(self, scene: Scene) -> set[int]:
+        """The stores between the last memory before the lost ones and the first one after them that recovery accepts,
+        each taken as if nothing had been lost; without those that need not be in it. Empty if there is no such memory.
+        """
+        first = self._accepted(range(min(scene.crash, *scene.lost), -1, -1), scene)
+        last = self._accepted(range(max(scene.lost) + 1, len(self._events) + 1), scene)
+        if first is None or last is None:
+            return set()
+        group = {*scene.lost, *(number for number in range(first, last) if self.touches(number, scene.units))}
+        if self.editor.together(group, scene.crash).rules_out(scene.path, scene.after):
+            for number in sorted(group - set(scene.lost)):
+                if self.editor.together(group - {number}, scene.crash).rules_out(scene.path, scene.after):
+                    group.remove(number)
+        return group
+
+    def _accepted(self, ends: range, scene: Scene) -> int | None:
+        """The first of ``ends`` such that recovery accepts the memory of all stores before it."""
+        units, tried = scene.units, 0
+        for end in ends:
+            # A store that recovery does not read changes nothing for it; what it reads changes on the way.
+            changed = end - 1 if ends.step > 0 else end
+            if end != ends[0] and not self.touches(changed, units):
+                continue
+            verdict, read = self._end(self._memories.after(end))
+            if verdict.ok:
+                return end
+            units |= {unit for unit, _, _ in read}
+            tried += 1
+            if tried == _LOOK_BACK:
+                break
+        return None
+
+    def _survivors(self, scene: Scene, numbers: Iterable[int]) -> Iterator[int]:
+        """The stores among ``numbers`` that persisted, at least in part, and that recovery reads."""
+        gone = {(part.event, part.unit) for part in scene.image.lost()}
+        units = scene.units
+        for number in numbers:
+            if any(unit in units and (number, unit) not in gone for unit in self._units(number)):
+                yield number
+
+    def _end_without(self, scene: Scene, stores: set[int]) -> tuple[Verdict, tuple[Read, ...]]:
+        """How recovery ends when the failing memory lacks ``stores`` too."""
+        lost = {(part.event, part.unit) for part in scene.image.lost()}
+        return self._end(self._memories.after(scene.crash, stores, lost, scene.image.lost_pages))
+
+    def _later(self, scene: Scene) -> int | None:
+        """A store after the lost one that persisted: if possible one without which recovery succeeds."""
+        later = range(scene.lost[0] + 1, scene.crash)
+        read = list(islice(self._survivors(scene, later), _LOOK_BACK))
+        harmful = (number for number in read if self._end_without(scene, {number})[0].ok)
+        return next(harmful, read[0] if read else None)
+
+    def _culprit(self, scene: Scene) -> int | None:
+        """The last store before the lost ones that persisted and without which recovery succeeds."""
+        earlier = range(min(scene.crash, *scene.lost) - 1, -1, -1)
+        near = islice(self._survivors(scene, earlier), _LOOK_BACK)
+        return next((number for number in near if self._end_without(scene, {number})[0].ok), None)
+
+    def touches(self, number: int, units: set[int]) -> bool:
+        return not units.isdisjoint(self._units(number))
+
+    def _units(self, number: int) -> list[int]:
+        """What event ``number`` stores to."""
+        event = self._events[number]
+        return (
+            [unit for unit, _, _ in split(event.address, event.data)] if isinstance(event, Store | LabelWrite) else []
+        )

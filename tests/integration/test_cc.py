@@ -1,0 +1,135 @@
+"""Programs of users become guests: ``emu cc``, judged by the host's own compiler, C library and QEMU's verdicts."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from integration.run_emu import emu
+
+PROGRAMS = Path(__file__).parents[1] / "programs"
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc (on Debian: apt-get install gcc)")
+needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ (on Debian: apt-get install g++)")
+pytestmark = needs_gcc
+
+
+def built(tmp_path: Path, *words: str | Path) -> Path:
+    image = tmp_path / "guest.elf"
+    result = emu("cc", *words, "-o", image)
+    assert result.status == 0, result.errors
+    assert result.errors == ()
+    return image
+
+
+def natively(tmp_path: Path, compiler: str, source: Path, *arguments: str) -> str:
+    """What the program prints on the host."""
+    program = tmp_path / "native"
+    subprocess.run([compiler, "-w", "-O1", str(source), "-o", str(program)], check=True)
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+@pytest.mark.parametrize("level", ["-O0", "-O2"])
+def test_the_c_library_does_what_the_hosts_does(tmp_path: Path, level: str) -> None:
+    source = PROGRAMS / "library.c"
+    result = emu("run", built(tmp_path, "-w", level, source), "--append", "one two", "--timeout", "60")
+    assert result.status == 0
+    assert result.out.splitlines() == natively(tmp_path, "gcc", source, "one", "two").splitlines()
+
+
+@needs_gxx
+def test_cplusplus_objects_and_containers(tmp_path: Path) -> None:
+    source = PROGRAMS / "objects.cpp"
+    result = emu("run", built(tmp_path, "-O1", "-Wall", source), "--timeout", "60")
+    assert result.status == 0
+    assert result.out.splitlines() == natively(tmp_path, "g++", source).splitlines()
+
+
+def test_a_log_over_libpmem_is_judged(tmp_path: Path) -> None:
+    dimm = f"file={tmp_path / 'log.img'},size=2M"
+    right = built(tmp_path, "-O2", "-Wall", "-Werror", PROGRAMS / "log.c")
+    assert emu("run", right, "--nvdimm", dimm, "--append", "three").status == 0
+    again = emu("run", right, "--nvdimm", dimm)
+    assert again.status == 0
+    assert again.out == "1 entries: three\n"
+    for name, status in (("", 0), ("-DNO_PERSIST", 3)):
+        image = built(tmp_path, "-O2", *([name] if name else []), PROGRAMS / "log.c")
+        fresh = f"file={tmp_path / 'fresh.img'},size=2M"
+        result = emu("crash", image, "--nvdimm", fresh, "--append", "three", "--json")
+        assert result.status == status, result
+        document = result.document
+        assert document["complete"] is True
+        assert (document["failures"] == []) == (status == 0)
+        if status:
+            lost = document["failures"][0]["lost"]
+            assert "log.c" in lost[0]["source"], lost
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "says"),
+    [
+        ("return 3;", 7, ""),
+        ("exit(2);", 5, ""),
+        ("abort();", 11, "panic: aborted"),
+        ("assert(argc == 5);", 11, "assertion 'argc == 5' failed"),
+        ("free(malloc(8)); char *p = malloc(8); free(p); free(p);", 11, "is free already"),
+        ("pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER; pthread_mutex_lock(&m); pthread_mutex_lock(&m);", 11, "mutex"),
+        ("*(volatile int *)0 = 1;", 11, "#PF"),
+    ],
+)
+def test_ends_of_programs(tmp_path: Path, code: str, status: int, says: str) -> None:
+    source = tmp_path / "ends.c"
+    source.write_text(
+        "#include <assert.h>\n#include <pthread.h>\n#include <stdlib.h>\n"
+        f"int main(int argc, char **argv) {{ (void)argc, (void)argv; {code} }}\n"
+    )
+    result = emu("run", built(tmp_path, "-w", source), "--timeout", "30")
+    assert result.status == status
+    assert says in result.out
+
+
+def test_input_reaches_the_program(tmp_path: Path) -> None:
+    source = tmp_path / "input.c"
+    source.write_text(
+        "#include <stdio.h>\nint main(void) { char line[80]; int n = 0;\n"
+        'while (fgets(line, sizeof line, stdin)) printf("%d: %s", ++n, line); return 0; }\n'
+    )
+    result = emu("run", built(tmp_path, source), "--timeout", "30", stdin=b"one\ntwo\n\x04")
+    assert result.status == 0
+    assert result.out == "1: one\n2: two\n"
+
+
+def test_flags_for_make(tmp_path: Path) -> None:
+    source, thing, image = PROGRAMS / "log.c", tmp_path / "log.o", tmp_path / "log.elf"
+    flags, libs = emu("cc", "--cflags").out, emu("cc", "--libs").out
+    command = f"gcc {flags.strip()} -O1 -c {source} -o {thing} && gcc {thing} {libs.strip()} -o {image}"
+    subprocess.run(["sh", "-c", command], check=True)
+    assert emu("run", image, "--nvdimm", f"file={tmp_path / 'p.img'},size=2M", "--append", "x").status == 0
+
+
+def test_assembly_and_objects(tmp_path: Path) -> None:
+    part, thing = tmp_path / "part.S", tmp_path / "part.o"
+    part.write_text('.globl answer\nanswer: movl $21, %eax\n ret\n.section .note.GNU-stack, "", @progbits\n')
+    assert emu("cc", "-c", part, "-o", thing).status == 0
+    main = tmp_path / "main.c"
+    main.write_text("int answer(void);\nint main(void) { return answer(); }\n")
+    assert emu("run", built(tmp_path, main, thing)).status == 43
+
+
+def test_refusals_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert emu("cc").status == 2
+    wrong = tmp_path / "wrong.c"
+    wrong.write_text("#include <sys/mman.h>\nint main(void) { return 0; }\n")
+    image = tmp_path / "wrong.elf"
+    result = emu("cc", wrong, "-o", image)
+    assert result.status == 2
+    assert "sys/mman.h" in "\n".join(result.errors)
+    assert result.errors[-2] == "emu: gcc refuses (status 1)"
+    assert not image.exists()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = emu("cc", wrong, "-o", image)
+    assert missing.status == 4
+    assert "apt-get install gcc" in missing.errors[1]
+    monkeypatch.setenv("CC", "nope")
+    assert emu("cc", wrong, "-o", image).status == 2

@@ -1,0 +1,186 @@
+"""What the laboratory makes of a Linux guest's words, and of whose stores count."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from emu import guest
+from emu.api.crashes import linux_request
+from emu.errors import Status, UsageError
+from emu.linux.cpio import Tree, files
+from emu.linux.protocol import KILLED, Message, Role, Stage
+from emu.persistence.lab.linux import CodePages, Talk
+from emu.persistence.model.events import Fence, FenceKind, Flush, FlushKind, Store
+from emu.persistence.model.rules import Rules
+from emu.persistence.model.timeline import build
+from emu.persistence.report.programs import ProgramSymbols
+from emu.persistence.report.symbols import load_symbols
+from emu.units import PAGE
+
+KERNEL, PROGRAM = 0xFFFFFFFF81000000, 0x401000
+LINE = 0x1_0000_0000
+
+
+class Machine:
+    """Takes down how it is ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[object, ...]] = []
+        self.stops = 0
+        self.cpu = SimpleNamespace(request_stop=self._stop)
+
+    def _stop(self) -> None:
+        self.stops += 1
+
+    def end(self, request: tuple[object, ...]) -> None:
+        self.ends.append(tuple(request))
+
+
+def talk(role: Role = Role.RECOVERY) -> tuple[Talk, Machine, bytearray]:
+    printed = bytearray()
+    made, machine = Talk(printed.extend, role), Machine()
+    made.machine = machine  # type: ignore[assignment] # as far as the talk goes
+    return made, machine, printed
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason", "status", "code"),
+    [
+        (0, "exit-status", 0, 0),
+        (3, "exit-status", 7, 3),
+        (128, "exit-status", 1, 128),
+        (KILLED | signal.SIGSEGV, "signal", Status.GUEST_CRASHED, signal.SIGSEGV),
+    ],
+)
+def test_a_command_ends_the_machine(argument: int, reason: str, status: int, code: int) -> None:
+    made, machine, _ = talk()
+    made.said(Message.ENDED, argument)
+    ((said, how, value, detail, _),) = machine.ends
+    assert (said, how, value) == (reason, status, code)
+    assert ("SIGSEGV" in str(detail)) == (reason == "signal")
+
+
+def test_a_status_that_is_not_zero_never_becomes_one_that_is() -> None:
+    for status in range(1, 256):
+        made, machine, _ = talk()
+        made.said(Message.ENDED, status)
+        assert machine.ends[0][1] != 0
+
+
+def test_a_mount_that_fails_is_named() -> None:
+    made, machine, _ = talk()
+    made.said(Message.FAILED, ord(Stage.MOUNT) | 117 << 8)
+    assert machine.ends[0][:3] == ("mount-failed", Status.GUEST_CRASHED, 117)
+
+
+def test_an_oops_is_no_end_of_the_command() -> None:
+    made, machine, printed = talk()
+    made.outputs.serial(b"[    1.25] BUG: kernel NULL pointer dereference, address: 0\r\n")
+    assert machine.ends[0][0] == "oops"
+    assert "NULL pointer dereference" in str(machine.ends[0][3])
+    assert b"BUG" in printed
+
+
+def test_a_setup_that_has_ended_still_unmounts() -> None:
+    made, machine, _ = talk(Role.SETUP)
+    made.said(Message.ENDED, 0)
+    assert not machine.ends
+
+
+def test_the_message_that_is_awaited_stops_the_machine() -> None:
+    made, machine, _ = talk()
+    reached = made.await_message(Message.SNAPSHOT, Role.WORKLOAD)
+    made.said(Message.MOUNTED, 0)
+    assert not reached
+    made.said(Message.SNAPSHOT, 0)
+    assert reached
+    assert machine.stops == 1
+    assert made.role() == Role.WORKLOAD
+
+
+@pytest.mark.parametrize(("execute", "recover"), [(None, "true"), ("true", None)])
+def test_both_commands_are_needed(execute: str | None, recover: str | None) -> None:
+    with pytest.raises(UsageError, match="needs --exec" if execute is None else "needs --recover"):
+        linux_request(execute=execute, recover=recover, setup=None, kernel=None, file_system=None, added=())
+
+
+# Whose stores can be lost
+
+
+def one(pc: int, at: int, value: int) -> Store:
+    return Store(LINE + at, bytes([value]) * 8, False, False, pc)
+
+
+def eager(events: list[Store | Flush | Fence], rules: Rules) -> list[int]:
+    return [point.eager for point in build(events, rules).points]
+
+
+def test_with_scope_program_the_kernels_stores_are_never_lost() -> None:
+    fence = Fence(FenceKind.SFENCE, False, PROGRAM)
+    flushes = [Flush(LINE, FlushKind.CLWB, PROGRAM), Flush(LINE + 64, FlushKind.CLWB, KERNEL)]
+    events = [one(PROGRAM, 0, 1), one(KERNEL, 64, 2), *flushes, fence]
+    assert eager(events, Rules())[0] == 4
+    assert eager(events, Rules(trusted_from=1 << 47))[0] == 2
+
+
+def test_a_store_by_the_kernel_takes_along_what_waits_in_its_line() -> None:
+    events = [one(PROGRAM, 0, 1), one(KERNEL, 8, 2)]
+    points = build(events, Rules(trusted_from=1 << 47)).points
+    assert [(point.event, point.eager) for point in points] == [(1, 2), (2, 1)]
+
+
+def test_the_kernels_own_stores_make_no_crash_points() -> None:
+    events = [one(KERNEL, 64 * n, 1) for n in range(20)]
+    assert [point.event for point in build(events, Rules(trusted_from=1 << 47)).points] == [20]
+
+
+# Names
+
+
+def test_names_come_from_the_file_that_a_page_of_code_is_of() -> None:
+    image = guest.find("commit-noflush")
+    assert image is not None
+    path = Path(image.path)
+    data = path.read_bytes()
+    symbols = load_symbols(str(path))
+    start, _, name = next(entry for entry in symbols._functions if entry[2] == "main")
+    tree = Tree()
+    tree.file(str(path), data, executable=True)
+    offset = data.find(_code_at(data, start))
+    content = data[offset & -PAGE :][:PAGE].ljust(PAGE, b"\0")
+    loaded = 0x7F00_0000_0000
+    found = ProgramSymbols({loaded: frozenset([content])}, tree.archive(), None)
+    place = found.find(loaded + offset % PAGE)
+    assert place == symbols.find(start)
+    assert place.symbol == name
+    assert found.find(loaded + PAGE).symbol == ""
+
+
+def _code_at(data: bytes, address: int) -> bytes:
+    from emu.persistence.report.programs import _segments
+
+    for segment in _segments(data):
+        if segment.kind == 1 and 0 <= address - segment.address < segment.size:
+            return data[segment.offset + address - segment.address :][:64]
+    raise AssertionError("the function lies in no segment")
+
+
+def test_files_of_an_archive() -> None:
+    tree = Tree()
+    tree.file("/a/b", b"12345", executable=True)
+    tree.link("/c", "/a/b")
+    assert list(files(tree.archive())) == [("/a/b", b"12345")]
+
+
+def test_code_is_kept_as_it_was_and_the_kernels_is_not() -> None:
+    pages = CodePages()
+    pages.see(PROGRAM + 0xFFE, 4, lambda address, size: b"\x90" * size)
+    pages.see(KERNEL, 4, lambda address, size: b"\x90" * size)
+    assert sorted(pages.pages) == [PROGRAM, PROGRAM + PAGE]
+    assert pages.instruction(PROGRAM + 8) == "nop"
+    pages.see(PROGRAM, 1, lambda address, size: b"\xcc" * size)
+    assert pages.instruction(PROGRAM + 8) == ""
