@@ -111,6 +111,7 @@ def configuration(
         device=[],
         numa=[],
         smp=None,
+        initrd=None,
     )
     return options.machine_config(described, None if image is None else image_path(image))
 
