@@ -67,7 +67,7 @@ LOOPS = (
         1_500, 50_000, "4",
     ),
     # r10 = rbx
-    # 1: twelve times 16 instructions that hash a table in RAM, with two stores there; 8 stores to [r10]; clwb [r10]; sfence
+    # 1: 12 times 16 instructions that hash a table in RAM, two stores there; 8 stores to [r10]; clwb [r10]; sfence
     #    r10 goes round in 1 MiB; dec rcx; jnz 1b; hlt. 202 instructions in a round.
     Loop(
         "8 stores, CLWB and SFENCE among 202 instructions",

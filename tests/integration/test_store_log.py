@@ -167,7 +167,7 @@ def test_rep_twice(tmp_path: Path) -> None:
 
 
 def test_rep_that_faults(tmp_path: Path) -> None:
-    """REP STOSQ runs into an absent page; the handler maps it, without a word to the NVDIMM, and it goes on: two stores."""
+    """REP STOSQ runs into an absent page; the handler maps it and it goes on: two stores, no word to the NVDIMM."""
     tables, idt, pointers, handler = 8 * MIB, 9 * MIB, 0x900000 + 0x1000, 0x900000 + 0x2000
     directory, second = tables + 0x3000, tables + 0x4008
     gate = struct.pack("<HHBBHII", handler & 0xFFFF, 8, 0, 0x8E, handler >> 16, 0, 0)
