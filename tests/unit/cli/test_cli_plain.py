@@ -68,7 +68,16 @@ def test_defaults_are_not_shared() -> None:
     assert (first["nvdimm"], second["nvdimm"]) == (["a"], ["b"])
 
 
-@pytest.mark.parametrize("how", [{"choices": ["a"]}, {"nargs": "*"}, {"action": "count"}])
+def test_a_value_that_is_no_choice_is_left_to_argparse() -> None:
+    parser = PlainWords()
+    parser.add_argument("--fs", choices=("ext4", "xfs"))
+    taken = parser.parse(["--fs", "xfs"])
+    assert taken is not None
+    assert taken.fs == "xfs"
+    assert parser.parse(["--fs", "fat"]) is None
+
+
+@pytest.mark.parametrize("how", [{"const": "a"}, {"nargs": "*"}, {"action": "count"}])
 def test_a_declaration_that_it_does_not_know_is_an_error(how: dict[str, Any]) -> None:
     declare: Any = PlainWords().add_argument
     with pytest.raises(TypeError):
