@@ -72,6 +72,7 @@ lint: $(VENV)/.examine
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(PY) -m pytest -q tests/unit/cli/test_cli_docs.py
 
 litmus: $(READY)
 	$(PY) -m pytest tests/integration/test_crash_litmus.py

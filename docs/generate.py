@@ -71,7 +71,17 @@ def cpu_features_page() -> str:
     return "\n".join(parts)
 
 
+def architecture_page() -> str:
+    """docs/architecture.md with its drawing of the imports as they are."""
+    from imports import drawing  # beside this file
+
+    before, begin, rest = (PAGES / "architecture.md").read_text("utf-8").partition("<!-- imports -->\n")
+    _, end, after = rest.partition("<!-- /imports -->\n")
+    return f"{before}{begin}{drawing()}\n{end}{after}"
+
+
 def main() -> None:
+    (PAGES / "architecture.md").write_text(architecture_page())
     (PAGES / "reference" / "options.md").write_text(options_page())
     (PAGES / "reference" / "commands.md").write_text(commands_page())
     (PAGES / "reference" / "cpu-features.md").write_text(cpu_features_page())

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Any, ClassVar, NamedTuple, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 from emu.errors import UsageError
-from emu.record import Record
+from emu.record import NamedTuple, Record
 from emu.units import GIB, MIB, U32_MAX, U64_MAX
 
 

@@ -5,7 +5,7 @@ Two rooms that must not know each other share these: ``emu.boot`` makes them, ``
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from emu.record import NamedTuple
 
 
 class Protected32(NamedTuple):

@@ -20,7 +20,7 @@ import enum
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from emu.config import Clock, MachineConfig, NvdimmConfig
 from emu.cpu import Stop, StopKind
@@ -30,6 +30,7 @@ from emu.errors import EmuError, Status, UsageError
 from emu.host import faults
 from emu.memory import Backend
 from emu.parts import Parts, PluggedNvdimm
+from emu.record import NamedTuple
 from emu.state import Saveable, SavedState, parse_all
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from emu.cpu import Cpu
 from emu.devices.bus import PortBus
@@ -12,6 +12,7 @@ from emu.devices.nvdimm.device import NvdimmDevice
 from emu.devices.pic import PicPair
 from emu.host import faults
 from emu.memory import Backend, GuestMemory
+from emu.record import NamedTuple
 
 
 class PluggedNvdimm(NamedTuple):

@@ -1,15 +1,66 @@
-"""Frozen values with named fields, declared like dataclasses and checked as such by a type checker.
+"""Frozen values with named fields, and tuples with named fields, at a small part of the usual price of a class.
 
-``dataclasses`` compiles six functions for each class and takes ``inspect`` and ``ast`` along: all that a guest run uses
-together a sixth of its time. Its functions ``replace``, ``fields`` and ``asdict`` take records too.
+A ``Record`` is declared like a dataclass and checked as such by a type checker. ``dataclasses`` compiles six functions
+for each class and takes ``inspect`` and ``ast`` along: all that a guest run uses together a sixth of its time. Its
+functions ``replace``, ``fields`` and ``asdict`` take records too.
+
+``NamedTuple`` is ``typing``'s to a type checker and to who uses it. That one compiles every annotation and a function
+for each class; this one's instances take a little longer to make.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 if TYPE_CHECKING:
     from dataclasses import Field
+    from typing import NamedTuple as NamedTuple
+else:
+
+    class _NamedTupleType(type):
+        def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
+            if bases != (tuple,) and bases[0] is NamedTuple:
+                fields = tuple(body.get("__annotations__", ()))
+                defaults = {field: body[field] for field in fields if field in body}
+                getters = {field: property(itemgetter(place)) for place, field in enumerate(fields)}
+                own = {"_fields": fields, "_field_defaults": defaults, "__match_args__": fields, "__slots__": ()}
+                body = {**body, **getters, **own}
+            return super().__new__(cls, name, bases, body)
+
+    class NamedTuple(tuple, metaclass=_NamedTupleType):
+        """A tuple whose items have names: the annotated ones of the class, in their order, with their defaults."""
+
+        __slots__ = ()
+
+        def __new__(cls, *values: Any, **named: Any) -> Self:
+            given = len(values)
+            if given < len(cls._fields):
+                filled = cls._field_defaults | named
+                try:
+                    values += tuple([filled[field] for field in cls._fields[given:]])
+                except KeyError as missing:
+                    raise TypeError(f"{cls.__name__}: no value for {missing}") from None
+            if len(values) > len(cls._fields) or (named and not named.keys() <= set(cls._fields[given:])):
+                raise TypeError(f"{cls.__name__}: an unknown field, or one given twice")
+            return tuple.__new__(cls, values)
+
+        def __getnewargs__(self) -> tuple[Any, ...]:
+            return tuple(self)
+
+        def __repr__(self) -> str:
+            return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._asdict().items())})"
+
+        def _replace(self, **changes: Any) -> Self:
+            return type(self)(**self._asdict() | changes)
+
+        def _asdict(self) -> dict[str, Any]:
+            return dict(zip(self._fields, self, strict=True))
+
+        @classmethod
+        def _make(cls, values: Iterable[Any]) -> Self:
+            return cls(*values)
 
 
 class _DataclassFields:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from emu.errors import UsageError
-from emu.record import Record
+from emu.record import NamedTuple, Record
 
 if TYPE_CHECKING:
     from uuid import UUID

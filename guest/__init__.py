@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
+
+from emu.record import NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path

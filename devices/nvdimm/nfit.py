@@ -7,7 +7,6 @@ machine names its persistence domain.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from emu.acpi import system_table
 from emu.acpi.structures import (
@@ -26,6 +25,7 @@ from emu.acpi.structures import (
 )
 from emu.config import PersistenceDomain
 from emu.devices.nvdimm.order import nfit_order
+from emu.record import NamedTuple
 from emu.structure import LayoutError, Structure
 
 VENDOR_ID = 0x8086

@@ -5,11 +5,10 @@ Sources: QEMU's documentation of memory hotplug, and the tables of a running QEM
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from emu.config import MachineConfig, NvdimmConfig
 from emu.devices.nvdimm import options
 from emu.errors import UsageError
+from emu.record import NamedTuple
 from emu.units import GIB, align_up
 
 FOUR_GIB = 4 * GIB

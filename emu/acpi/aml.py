@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import re
 import struct
+from functools import cache
 
 Operand = bytes | int | str
 
@@ -77,6 +78,7 @@ def _package(opcode: bytes, body: bytes) -> bytes:
     return opcode + pkg_length(len(body)) + body
 
 
+@cache  # a few names, used again and again
 def path(text: str) -> bytes:
     """NameString of ``text``: optional root ``\\`` or parents ``^``, dotted segments of up to four characters."""
     rest = text.lstrip("^") if not text.startswith("\\") else text[1:]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from emu.acpi import hardware as hw
 from emu.acpi import system_table
 from emu.acpi.structures import Boot, Facs, Fadt, Feature, GenericAddress, Revised
+from emu.record import NamedTuple
 
 FACS_ALIGNMENT = 64
 _SYSTEM_IO = 1

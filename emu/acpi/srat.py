@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from emu.acpi import system_table
 from emu.acpi.structures import ApicAffinity, MemoryAffinityEntry, Srat
+from emu.record import NamedTuple
 
 _ENABLED, _HOT_PLUGGABLE, _NON_VOLATILE = 1 << 0, 1 << 1, 1 << 2
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import NamedTuple
 
+from emu.record import NamedTuple
 from emu.structure import (
     DECIMAL,
     FLAGS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from emu.acpi import fadt, root
 from emu.acpi.dsdt import dsdt
@@ -12,6 +11,7 @@ from emu.acpi.madt import madt
 from emu.acpi.srat import MemoryAffinity, srat
 from emu.acpi.structures import Rsdp
 from emu.errors import UsageError
+from emu.record import NamedTuple
 from emu.units import PAGE, align_up
 
 _ALIGNMENT = 16

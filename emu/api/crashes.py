@@ -24,6 +24,7 @@ from emu.persistence.lab.explore import Limits, Progress
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
 from emu.persistence.lab.linux import KERNEL_CODE
+from emu.persistence.lab.resume import KeptRuns
 from emu.persistence.model.operations import parse_place
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.report import ignored
@@ -70,6 +71,8 @@ def crash(
     start: int | str | None = None,
     stop: int | str | None = None,
     durable_when_done: bool = False,
+    first_failure: bool = False,
+    resume: Path | None = None,
     exec: str | None = None,  # noqa: A002 - the option's name
     setup: str | None = None,
     kernel: Path | None = None,
@@ -130,15 +133,20 @@ def crash(
         start=start,
         stop=stop,
         durable_when_done=durable_when_done,
+        first_failure=first_failure,
         linux=linux,
         scope=scope,
     )
     known = _known(suppress, baseline)
+    target = None if resume is None else claims_of_question(asked).writes(os.fsdecode(resume), "--resume")
     interruption = Interruption()
     done: list[Investigated] = []
 
     def investigate() -> None:
-        found = investigated(asked, matrix=matrix, executor=executor, progress=progress, interruption=interruption)
+        tell = None if progress is None else lambda done, waiting, share: progress(done, waiting)
+        found = investigated(
+            asked, matrix=matrix, executor=executor, progress=tell, interruption=interruption, resume=target
+        )
         done.append(found)
 
     try:
@@ -165,10 +173,21 @@ def investigated(
     executor: Executor | None = None,
     progress: Progress | None = None,
     interruption: Interruption | None = None,
+    on_cause: investigation.OnCause | None = None,
+    resume: Target | None = None,
 ) -> Investigated:
-    """``investigation.investigate``, also under all other rules with ``matrix``."""
-    answer = investigation.investigate(asked, executor=executor, progress=progress, interruption=interruption)
+    """``investigation.investigate``, also under all other rules with ``matrix``. The file ``resume`` has the runs that
+    were done before, and then all of them; UsageError with several workers, or where it is damaged or of another run.
+    """
+    if resume is not None and (asked.jobs > 1 or executor is not None):
+        raise UsageError("--resume: recoveries are kept by one process only", "leave out --jobs, or --resume")
+    kept = None if resume is None else KeptRuns(resume.name)
+    answer = investigation.investigate(
+        asked, executor=executor, progress=progress, interruption=interruption, on_cause=on_cause, kept=kept
+    )
     try:
+        if resume is not None and kept is not None:
+            resume.write(kept.content())
         symbols = _symbols(answer)
         rows = None
         if matrix:
@@ -247,6 +266,7 @@ def question(
     start: int | str | None = None,
     stop: int | str | None = None,
     durable_when_done: bool = False,
+    first_failure: bool = False,
     linux: Request | None = None,
     scope: str = "all",
 ) -> Question:
@@ -290,7 +310,7 @@ def question(
         recovery,
         rules,
         tuple(observe),
-        Limits(max_executions, time_limit, depth),
+        Limits(max_executions, time_limit, depth, first_failure),
         workload_timeout=timeout,
         event_limit=max_events,
         budget=recovery_blocks,

@@ -7,7 +7,6 @@ from 4 GiB), the ACPI tables in 0xE0000-0xFFFFF, the device window with the NVDI
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 from emu import boot
 from emu.board import map as at
@@ -33,6 +32,7 @@ from emu.errors import UsageError
 from emu.machine import Machine, Requests
 from emu.memory import GuestMemory, Region, open_backend
 from emu.parts import Parts
+from emu.record import NamedTuple
 
 # 2000-01-01 00:00:00 UTC
 _VIRTUAL_EPOCH = 946_684_800

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from emu.boot.plan import LoadSegment
 from emu.errors import UsageError
+from emu.record import NamedTuple
 from emu.units import KIB
 
 MAGIC = b"\x7fELF"

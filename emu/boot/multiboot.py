@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from emu.boot import elf
 from emu.boot.plan import (
@@ -22,6 +21,7 @@ from emu.boot.plan import (
 )
 from emu.entry import Protected32
 from emu.errors import UsageError
+from emu.record import NamedTuple
 from emu.units import KIB, MIB
 
 HEADER_MAGIC, BOOT_MAGIC = 0x1BADB002, 0x2BADB002

@@ -6,10 +6,10 @@ import enum
 import itertools
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from emu.entry import Entry
 from emu.errors import UsageError
+from emu.record import NamedTuple
 from emu.units import PAGE, align_down, align_up, human_size
 
 LOW_START, LOW_END = 0x1000, 0x9F000

@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
@@ -71,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what an operation has stored must be durable when it says that it is done")  # fmt: skip
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
+    add("--first-failure", action="store_true", help="stop when a crash state has failed, the simplest that does")
+    add("--resume", metavar="FILE",
+        help="keep the recoveries that were run in FILE, and do not run again those that are there")  # fmt: skip
     add("--time-limit", type=float, default=300.0, metavar="SECONDS", help="stop exploring after this much real time")
     add("--timeout", type=float, metavar="SECONDS",
         help="end the recorded run after this much real time (default 60, Linux 600)")  # fmt: skip
@@ -110,11 +112,22 @@ def run(options: argparse.Namespace) -> int:
     from emu.persistence.report.document import document
     from emu.persistence.report.export import export
 
-    progress = None if options.json else ProgressLine.wanted(sys.stderr)
-    show = partial(_show, progress) if progress else None
+    progress = on_cause = None
+    if not options.json and sys.stderr.isatty():
+        from emu.cli.crash_progress import CrashProgress
+
+        progress = shown = CrashProgress(sys.stderr)
+        on_cause = lambda workload, failure: shown.cause(failure, workload, question.workload.image)  # noqa: E731
     try:
         found = _interruptible(
-            lambda stop: investigated(question, matrix=options.matrix, progress=show, interruption=stop)
+            lambda stop: investigated(
+                question,
+                matrix=options.matrix,
+                progress=progress,
+                interruption=stop,
+                on_cause=on_cause,
+                resume=outputs.get("resume"),
+            )
         )
     finally:
         if progress is not None:
@@ -209,6 +222,7 @@ def _question(options: argparse.Namespace) -> Question:
         start=options.start,
         stop=options.stop,
         durable_when_done=options.durable_when_done,
+        first_failure=options.first_failure,
         linux=linux,
         scope=options.scope,
     )
@@ -284,7 +298,7 @@ def _outputs(options: argparse.Namespace, question: Question) -> dict[str, Targe
     claims.writes_standard_streams()
     if options.export:
         claims.writes_family(options.export, FILES, "--export")
-    names = [name for name in ("html", "sarif", "junit") if getattr(options, name)]
+    names = [name for name in ("html", "sarif", "junit", "resume") if getattr(options, name)]
     return {name: claims.writes(getattr(options, name), f"--{name}") for name in names}
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
+
+from emu.record import NamedTuple
 
 
 class _Option(NamedTuple):

@@ -6,7 +6,7 @@ start-up pays for one verb.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from emu.record import NamedTuple
 
 
 class Verb(NamedTuple):

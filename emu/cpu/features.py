@@ -8,7 +8,7 @@ CPUID.)
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from emu.record import NamedTuple
 
 
 class Feature(NamedTuple):

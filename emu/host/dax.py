@@ -6,9 +6,10 @@ Source: Linux drivers/dax/bus.c (attributes of a dax device and of its region); 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.errors import HostError
+from emu.record import NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,11 +13,11 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
-from typing import NamedTuple
 
 from emu.errors import HostError
 from emu.host import kernel
 from emu.host._kernel import ffi, lib
+from emu.record import NamedTuple
 
 _RUNS = 4096
 # Pages that are put back unchanged this often in a row are protected again. A fault costs as much as comparing some

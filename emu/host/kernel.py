@@ -12,10 +12,11 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from emu.errors import HostError
 from emu.host._kernel import ffi, lib
+from emu.record import NamedTuple
 
 if TYPE_CHECKING:
     from typing import Any

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Run:
-    """One process that ended well: wall seconds and peak resident memory in KiB."""
+    """One process that ended well: wall seconds, seconds of processors, and peak resident memory in KiB."""
 
     wall: float
+    cpu: float
     peak: int
 
 
@@ -27,7 +28,7 @@ def run(command: Sequence[str]) -> Run:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"status {process.returncode}: {' '.join(command)}")
-    return Run(wall, usage.ru_maxrss)
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 
 
 def interleaved(makers: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -333,7 +333,9 @@ def test_what_failed_before_the_interruption_is_shown_and_explained(tmp_path: Pa
     for executions in range(1, 9):
         interruption = Interruption()
 
-        def ask(done: int, _left: int, *, at: int = executions, asked: Interruption = interruption) -> None:
+        def ask(
+            done: int, _left: int, _share: float, *, at: int = executions, asked: Interruption = interruption
+        ) -> None:
             if done == at:
                 asked.ask()
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import NamedTuple
 
 from emu.cpu.engine import hooks, in_place, interposed, library, offsets, stops
 from emu.cpu.engine.whole_blocks import find as find_whole_blocks
@@ -27,6 +26,7 @@ from emu.cpu.registers import (
     SEGMENTS,
 )
 from emu.errors import HostError
+from emu.record import NamedTuple
 
 SEGMENT_SIZE = 24
 """Selector (32 bits at 0), base (64 bits at 8), limit (32 bits at 16), descriptor flags (32 bits at 20)."""
@@ -194,21 +194,22 @@ def _static_places(engine: hooks.Engine, observe: Callable[[], bytes]) -> tuple[
     for number, register in enumerate(list(SEGMENTS.values())[:4]):
         engine.write(register, 0x7AB0 + number)
     state = observe()
+    first, *others = (struct.pack("<I", 0x7AB0 + number) for number in range(4))
     segments = [
         at
-        for at in range(144, 1024, 8)
-        if all(struct.unpack_from("<I", state, at + SEGMENT_SIZE * n)[0] == 0x7AB0 + n for n in range(4))
+        for at in _places(state, first, 8)
+        if 144 <= at < 1024 and all(state.startswith(other, at + SEGMENT_SIZE * n) for n, other in enumerate(others, 1))
     ]
     before = observe()
     cr0 = engine.read(CR0)
     engine.write(CR0, cr0 | CR0_TS)
     after = observe()
     engine.write(CR0, cr0)
+    words = (struct.unpack_from("<220I", data, 144) for data in (before, after))
     hflags = [
-        at
-        for at in range(144, 1024, 4)
-        if struct.unpack_from("<I", before, at)[0] ^ struct.unpack_from("<I", after, at)[0] == _HF_TS
-        and struct.unpack_from("<I", before, at)[0] & _HF_LONG == _HF_LONG
+        144 + 4 * n
+        for n, (old, new) in enumerate(zip(*words, strict=True))
+        if old != new and old ^ new == _HF_TS and old & _HF_LONG == _HF_LONG
     ]
     if engine.read(RFLAGS) | 2 != struct.unpack_from("<Q", before, RFLAGS_OFFSET)[0] | 2:
         raise _unknown("the flags")
@@ -265,7 +266,16 @@ def _exception_places(
 
 def _fitting(*observations: tuple[bytes, int]) -> list[int]:
     """Offsets of the 32-bit words that have the given value in each observation."""
-    columns = [struct.unpack(f"<{_STATE // 4}i", state) for state, _ in observations]
-    wanted = tuple(value for _, value in observations)
-    (first, value), *others = zip(columns, wanted, strict=True)
-    return [4 * n for n, word in enumerate(first) if word == value and all(c[n] == w for c, w in others)]
+    patterns = [(state, struct.pack("<i", value)) for state, value in observations]
+    # The last value is the rarest: -1 and 0 are everywhere.
+    *others, (state, pattern) = sorted(patterns, key=lambda item: item[1] not in (bytes(4), b"\xff" * 4))
+    return [at for at in _places(state, pattern, 4) if all(other.startswith(value, at) for other, value in others)]
+
+
+def _places(state: bytes, pattern: bytes, step: int) -> Iterator[int]:
+    """Where ``pattern`` is, at multiples of ``step``."""
+    at = state.find(pattern)
+    while at >= 0:
+        if at % step == 0:
+            yield at
+        at = state.find(pattern, at + 1)

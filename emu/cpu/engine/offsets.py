@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 from emu.cpu.engine import hooks
 from emu.cpu.features import WORDS
@@ -27,6 +26,7 @@ from emu.cpu.registers import (
     RIP,
 )
 from emu.errors import HostError
+from emu.record import NamedTuple
 
 # Instructions that store EAX, or the low half of it, in the word looked for; ECX and EDX are 0.
 _XSETBV, _WRPKRU, _MOV_CR8 = b"\x0f\x01\xd1", b"\x0f\x01\xef", b"\x44\x0f\x22\xc0"

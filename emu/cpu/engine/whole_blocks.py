@@ -14,7 +14,6 @@ welcome side effect.
 from __future__ import annotations
 
 import mmap
-import re
 
 from emu.cpu.engine import hooks
 from emu.cpu.registers import GENERAL, RIP
@@ -23,6 +22,7 @@ from emu.errors import HostError
 # out 80h, al; mov al, [rbx]; inc ecx; jmp +0; hlt. The stop asked for in OUT must be taken at HLT, with RCX = 1.
 _PROGRAM = b"\xe6\x80\x8a\x03\xff\xc1\xeb\x00\xf4"
 _START = 0x1000
+_CANDIDATES = (b"\0\0\0\1\0\0\0\0", b"\0\1\0\1\0\0\0\0")
 _END = _START + len(_PROGRAM) - 1
 
 
@@ -43,8 +43,8 @@ def find(engine: hooks.Engine, memory: mmap.mmap) -> int:
 
 def _candidates(structure: bytes) -> list[int]:
     """Third of four booleans in an aligned word: two that are off or on, the flag, off, and "initialised", on."""
-    found = re.finditer(b"(?=\0[\0\1]\0\1\0\0\0\0)", structure, re.DOTALL)
-    return [match.start() + 2 for match in found if match.start() % 8 == 0]
+    words = (structure[at : at + 8] for at in range(0, len(structure) - 7, 8))
+    return [8 * number + 2 for number, word in enumerate(words) if word in _CANDIDATES]
 
 
 def _is_flag(engine: hooks.Engine, place: int) -> bool:

@@ -157,6 +157,20 @@ class Analyst:
             )
         return self._joined()
 
+    def look_at(self, result: Result) -> Failure | None:
+        """The cause of one failing result, if it is a new one; None too where it takes too long to say."""
+        if not result.direct or result.leaf.path() in self._explained:
+            return None
+        known = list(self._found.values())
+        try:
+            self._reduce(result)
+        except (_OutOfTime, Interrupted):
+            return None
+        new = [found for found in self._found.values() if found not in known]
+        if not new or any(found.repairs(new[0]) or found.shares(new[0]) for found in known):
+            return None
+        return new[0].failure
+
     def _joined(self) -> list[Failure]:
         """One failure for each bug."""
         failures = []

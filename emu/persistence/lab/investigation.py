@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
+from emu import __version__
 from emu.config import MachineConfig
 from emu.errors import HostError, UsageError
 from emu.linux.prepare import Request, prepare
 from emu.linux.programs import command
 from emu.linux.protocol import Role
+from emu.persistence.lab import resume
 from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
 from emu.persistence.lab.findings import Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
 from emu.persistence.lab.linux import Scene
+from emu.persistence.lab.live import LiveCauses
 from emu.persistence.lab.promised import unkept
 from emu.persistence.lab.recorder import TRACE_FULL
 from emu.persistence.lab.recovery import judge
+from emu.persistence.lab.resume import KeptRuns
 from emu.persistence.lab.workload import Contents, Workload, record
 from emu.persistence.model.distinct import count_distinct
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, units_of
@@ -174,6 +179,9 @@ def count_events(events: Sequence[Event]) -> dict[str, int]:
     }
 
 
+OnCause = Callable[[Workload, Failure], None]
+
+
 def investigate(
     question: Question,
     *,
@@ -181,9 +189,13 @@ def investigate(
     progress: Progress | None = None,
     interruption: Interruption | None = None,
     workload: Workload | None = None,
+    on_cause: OnCause | None = None,
+    kept: KeptRuns | None = None,
 ) -> Answer:
     """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
-    A ``workload`` is one that was recorded before, of the same question but for its rules.
+    A ``workload`` is one that was recorded before, of the same question but for its rules. ``on_cause`` is told of
+    causes with the run that they are in, while the exploration goes on. Runs that are ``kept`` are not done again;
+    that is for one job and no executor.
 
     UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
     ``interruption``: what was found until then. Close the answer.
@@ -193,7 +205,7 @@ def investigate(
         scene = None
         if question.linux is not None:
             question, scene = _scene(question, question.linux, scratch)
-        return _answer(question, scene, workload, executor, progress, interruption)
+        return _answer(question, scene, workload, executor, progress, interruption, on_cause, kept)
 
 
 def _scene(question: Question, asked: Request, scratch: ExitStack) -> tuple[Question, Scene]:
@@ -211,6 +223,8 @@ def _answer(
     executor: Executor | None,
     progress: Progress | None,
     interruption: Interruption,
+    on_cause: OnCause | None,
+    kept: resume.KeptRuns | None,
 ) -> Answer:
     workload = workload or record(
         question.workload,
@@ -229,8 +243,14 @@ def _answer(
                 question.workload_timeout, question.limits.depth > 1, part.first, scene is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, interruption)
+    live = None
+    if on_cause is not None:
+        tell = partial(on_cause, workload)
+        live = LiveCauses(timeline, workload.events, initial, session.recovery, tell, first=part.first)
     try:
-        with _workers(question, task, session, executor, interruption) as workers:
+        if kept is not None:
+            kept.serve(_made_with(question, workload, part, initial))
+        with _workers(question, task, session, executor, interruption, kept) as workers:
             found = explore(
                 timeline,
                 initial,
@@ -239,6 +259,7 @@ def _answer(
                 observe=observe,
                 progress=progress,
                 interruption=interruption,
+                on_failure=live,
             )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
         patience = _PATIENCE_S if interruption.asked else ANALYSIS_S
@@ -248,7 +269,7 @@ def _answer(
             found, timeline, workload.events, initial, session.recovery, seconds=patience, first=part.first
         )
         failures = analyst.explain()
-        if question.durable_when_done:
+        if question.durable_when_done and question.rules.flushes_count:
             broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
             failures = with_promises(failures, broken, workload.events)
         because = list(found.incomplete_because)
@@ -278,6 +299,26 @@ def _answer(
         session.close()
 
 
+def _made_with(question: Question, workload: Workload, part: Window, initial: Contents) -> dict[str, str]:
+    """Digests of all that decides what a recovery does and which are run; not of how long, and where."""
+
+    def bare(config: MachineConfig) -> MachineConfig:
+        dimms = tuple(replace(dimm, backend=replace(dimm.backend, path=None)) for dimm in config.nvdimms)
+        return replace(config, image=None, nvdimms=dimms)
+
+    return {
+        "release of emu": __version__,
+        "image": resume.digest_of_file(question.workload.image),
+        "image of recovery": resume.digest_of_file(question.recovery.image),
+        "content of an NVDIMM": resume.digest(*(initial.view(number) for number in range(len(workload.dimms)))),
+        "value of an option": resume.digest(
+            bare(question.workload), bare(question.recovery), question.rules, question.observe, question.limits.depth,
+            question.budget, question.workload_timeout, question.event_limit, part,
+        ),
+        "recorded run": resume.digest(workload.events),
+    }  # fmt: skip
+
+
 def _observed_units(question: Question, workload: Workload) -> list[tuple[int, int]]:
     first = workload.dimms[0]
     found = []
@@ -293,9 +334,16 @@ def _observed_units(question: Question, workload: Workload) -> list[tuple[int, i
 
 @contextmanager
 def _workers(
-    question: Question, task: Task, session: Session, executor: Executor | None, interruption: Interruption
+    question: Question,
+    task: Task,
+    session: Session,
+    executor: Executor | None,
+    interruption: Interruption,
+    kept: KeptRuns | None,
 ) -> Iterator[Workers]:
     home = session.local_worker()
+    if kept is not None:
+        home = replace(home, recovery=kept.recovery(home.recovery))
     if executor is not None:
         yield ExecutorWorkers(task, executor, question.jobs, home, interruption)
     elif question.jobs > 1:

@@ -1,7 +1,8 @@
-"""Recovery runs spread over the workers of any ``concurrent.futures.Executor``: processes here, or a cluster's.
+"""Exploration spread over the workers of any ``concurrent.futures.Executor``: processes here, or a cluster's.
 
 A worker is sent the whole task once and keeps it, with its booted machine, for as long as that investigation lasts;
-after that only small jobs travel. Image and NVDIMM files must be readable by every worker under the same paths.
+after that branches of the tree travel, which it owns until they have grown. Image and NVDIMM files must be readable by
+every worker under the same paths.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from functools import cached_property
 from typing import Any
 
 from emu.config import MachineConfig
-from emu.persistence.lab.explore import Interrupted, Job, LocalWorker, Run, execute
+from emu.persistence.lab.explore import LocalWorker
+from emu.persistence.lab.growth import Branch, End, Grown, Growth, Interrupted, Job, Run, execute
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.recovery import MachineRecovery
 from emu.persistence.lab.workload import Contents, Dimm
@@ -100,8 +102,10 @@ class _Kept(threading.local):
 _kept = _Kept()
 
 
-def run_batch(key: str, pickled: bytes | None, jobs: Sequence[Job], tracked: frozenset[int]) -> list[Run] | None:
-    """Do ``jobs`` in this thread; None when the task of that key is not kept here and did not come along."""
+def run_batch(
+    key: str, pickled: bytes | None, batch: Sequence[Branch | Job], tracked: frozenset[int]
+) -> list[Grown | Run] | None:
+    """Grow branches and do jobs in this thread; None when the task of that key is not here and did not come along."""
     session = _kept.session if _kept.key == key else None
     if session is None:
         if pickled is None:
@@ -111,7 +115,12 @@ def run_batch(key: str, pickled: bytes | None, jobs: Sequence[Job], tracked: fro
             _kept.session.close()
         _kept.session = session = Session(task)
         _kept.key = key
-    return [execute(job, session.recovery, tracked, session.timeline, session.initial) for job in jobs]
+    recovery, timeline, initial = session.recovery, session.timeline, session.initial
+
+    def run(job: Job) -> Run:
+        return execute(job, recovery, tracked, timeline, initial)
+
+    return [run(work) if isinstance(work, Job) else Growth.elsewhere(work, timeline, initial, run) for work in batch]
 
 
 @contextmanager
@@ -173,7 +182,7 @@ def _end_with_parent() -> None:
 
 
 class ExecutorWorkers:
-    """Spreads batches over ``workers`` workers of ``executor``; small rounds are done by ``home``."""
+    """Spreads branches over ``workers`` workers of ``executor``; small rounds are done by ``home``."""
 
     def __init__(
         self,
@@ -190,28 +199,33 @@ class ExecutorWorkers:
         self._interruption = interruption or Interruption()
         self._introduced = False
 
-    def execute(self, jobs: Sequence[Job], tracked: frozenset[int]) -> Iterator[Run]:
-        """The runs in the order of the jobs; ``Interrupted`` instead of waiting on when that was asked for."""
-        if len(jobs) < _WORTH_SENDING:
-            yield from self._home.execute(jobs, tracked)
+    def grow(self, growth: Growth, ends: Sequence[End], tracked: frozenset[int]) -> Iterator[None]:
+        """Grow the ends, one after the other; ``Interrupted`` instead of waiting on when that was asked for."""
+        if len(ends) < _WORTH_SENDING:
+            yield from self._home.grow(growth, ends, tracked)
             return
-        size = max(1, min(_LARGEST_BATCH, -(-len(jobs) // (4 * self._workers))))
-        batches = [jobs[at : at + size] for at in range(0, len(jobs), size)]
+        size = max(1, min(_LARGEST_BATCH, -(-len(ends) // (4 * self._workers))))
+        batches = [ends[at : at + size] for at in range(0, len(ends), size)]
+        taken = [[growth.take(end) for end in batch] for batch in batches]
         submitted = [self._submit(batch, tracked, introduce=not self._introduced and number < self._workers)
-                     for number, batch in enumerate(batches)]  # fmt: skip
+                     for number, batch in enumerate(taken)]  # fmt: skip
         self._introduced = True
-        for batch, future in zip(batches, submitted, strict=True):
-            runs = self._wait(future)
-            if runs is None:
-                runs = self._wait(self._submit(batch, tracked, introduce=True))
-                assert runs is not None
-            yield from runs
+        for batch, work, future in zip(batches, taken, submitted, strict=True):
+            done = self._wait(future)
+            if done is None:
+                done = self._wait(self._submit(work, tracked, introduce=True))
+                assert done is not None
+            for end, result in zip(batch, done, strict=True):
+                growth.put(end.node, result)
+                yield
 
-    def _submit(self, batch: Sequence[Job], tracked: frozenset[int], *, introduce: bool) -> Future[list[Run] | None]:
+    def _submit(
+        self, batch: Sequence[Branch | Job], tracked: frozenset[int], *, introduce: bool
+    ) -> Future[list[Grown | Run] | None]:
         pickled = self._task.pickled if introduce else None
         return self._executor.submit(run_batch, self._task.key, pickled, batch, tracked)
 
-    def _wait(self, future: Future[list[Run] | None]) -> list[Run] | None:
+    def _wait(self, future: Future[list[Grown | Run] | None]) -> list[Grown | Run] | None:
         while not self._interruption.asked:
             try:
                 return future.result(_POLL_S)

@@ -19,7 +19,7 @@ from emu.persistence.model.events import Event
 from emu.persistence.model.timeline import Timeline
 
 if TYPE_CHECKING:
-    from emu.persistence.lab.explore import Verdict, Walker
+    from emu.persistence.lab.growth import Verdict, Walker
 
 _READ = struct.Struct("<QQQ")
 # About one unit in 33 ends a chunk, and no chunk is longer than this.
@@ -160,7 +160,8 @@ class Tree:
         self.root = new_node()
         self._chunks: dict[bytes, Chunk] = {}
 
-    def _chunk(self, data: bytes) -> Chunk:
+    def chunk(self, data: bytes) -> Chunk:
+        """The one chunk of these reads."""
         found = self._chunks.get(data)
         if found is None:
             found = self._chunks[data] = Chunk(data)
@@ -168,7 +169,7 @@ class Tree:
 
     def grow(self, node: Node, reads: Iterable[Read], verdict: Verdict) -> None:
         """A run came by the open ``node``, read ``reads`` behind it and ended with ``verdict``."""
-        node.chunks = [self._chunk(data) for data in Reads.of(reads).pieces()]
+        node.chunks = [self.chunk(data) for data in Reads.of(reads).pieces()]
         node.verdict = verdict
 
     def split(self, node: Node, chunk: int, at: int) -> Node:
@@ -180,12 +181,12 @@ class Tree:
         upper = new_node(node.parent, node.came_by, node.depth)
         upper.read = unit, mask
         upper.children[value] = node
-        upper.chunks = node.chunks[:chunk] + [self._chunk(data) for data in (reads[:at].data,) if data]
+        upper.chunks = node.chunks[:chunk] + [self.chunk(data) for data in (reads[:at].data,) if data]
         if node.parent is None or node.came_by is None:
             self.root = upper
         else:
             node.parent.children[node.came_by[2]] = upper
-        node.chunks = [self._chunk(data) for data in (reads[at + 1 :].data,) if data] + node.chunks[chunk + 1 :]
+        node.chunks = [self.chunk(data) for data in (reads[at + 1 :].data,) if data] + node.chunks[chunk + 1 :]
         forks_at = upper.depth + sum(map(len, upper.chunks))
         node.parent, node.came_by, node.depth = upper, (unit, mask, value), forks_at + 1
         upper.crashes = [crash for crash in node.crashes if crash[0] <= forks_at]

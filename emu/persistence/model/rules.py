@@ -64,6 +64,17 @@ class Rules:
         return page_of(unit)
 
     @property
+    def lost_together(self) -> str:
+        """What a cell is, in a word."""
+        if self.media is Media.PAGE_CACHE:
+            return "page"
+        if self.domain is PersistenceDomain.EADR:
+            return "memory"
+        if self.media is Media.DAX:
+            return "page"
+        return "cache line" if self.order is Order.LINE else "8-byte unit"
+
+    @property
     def flushes_count(self) -> bool:
         """Whether flushes and fences make anything durable; in a page cache only the host's write-back does."""
         return self.media is not Media.PAGE_CACHE

@@ -166,6 +166,13 @@ def _place_of_end(answer: Answer, describe: Describer) -> dict[str, Any] | None:
     return None if place is None else describe.place(place["pc"])
 
 
+def _covered(answer: Answer) -> dict[str, Any] | None:
+    lost = answer.exploration.covered
+    if lost is None:
+        return None
+    return {"lost": lost, "unit": answer.question.rules.lost_together, "crash_points": len(answer.timeline.points)}
+
+
 def document(
     answer: Answer,
     symbols: Symbols,
@@ -226,6 +233,7 @@ def document(
         "executed": answer.exploration.executed,
         "complete": answer.complete,
         "incomplete_because": list(answer.incomplete_because),
+        "covered": _covered(answer),
         "outcomes": [
             {
                 "observed": [data.hex() for data in outcome.observed],

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.promised import NOT_DURABLE
+from emu.persistence.lab.workload import Workload
 from emu.persistence.report import words
 from emu.persistence.report.numbers import readable
+from emu.persistence.report.symbols import Symbols
 
 _SHOWN = 10
 
@@ -21,6 +24,8 @@ def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"model: {model['domain']}, order by {model['order']}, {model['media']}, depth {model['depth']}"
     yield f"trace: {words.trace(result)}"
     yield f"eager {eager} / distinct {distinct} / executed {result['executed']} / complete {complete}"
+    if result["covered"] is not None:
+        yield f"covered: {words.covered(result['covered'])}"
     for number, failure in enumerate(result["failures"], 1):
         yield ""
         yield from failure_lines(number, failure)
@@ -89,7 +94,7 @@ def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
         yield f"   {'not made' if missing else 'lost    '}   {_event(store)}"
     for page in failure["lost_pages"]:
         yield f"   lost page  at offset {page['offset']:#x}"
-    for store in failure["also_lost"][:_SHOWN]:
+    for store in failure.get("also_lost", [])[:_SHOWN]:
         yield f"   also lost  {_event(store)}"
     if failure["persisted"]:
         yield f"   persisted  {_event(failure['persisted'])}"
@@ -97,17 +102,29 @@ def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
     others = [point for point in failure["crash_points"] if point != failure["crash_point"]]
     also = f", or {words.some(others, _SHOWN)}" if others else ""
     yield f"   power fails before event {failure['crash_point']}{also}"
-    if failure["operations"] and verdict["reason"] != NOT_DURABLE:
+    if failure.get("operations") and verdict["reason"] != NOT_DURABLE:
         yield f"   in flight  {words.in_flight(failure['operations'], _SHOWN)}"
     last = (verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]])[0]
     if verdict["reason"] != NOT_DURABLE:
         yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last else ''}{last}"
-    if failure["promise"] is not None:
+    if failure.get("promise") is not None:
         yield f"   promised   operation {failure['promise']} was done, yet what it stored can be lost"
-    if failure["spin"]:
+    if failure.get("spin"):
         yield f"   spins at   {words.spin(failure['spin'])}"
     if failure["reproduce"]:
         yield f"   boot it    {failure['reproduce']['command']}"
+
+
+def found_line(failure: Failure, workload: Workload, symbols: Symbols) -> str:
+    """A cause that was found just now, in one line."""
+    number = next(iter((*failure.lost, *((failure.persisted,) if failure.persisted is not None else ()))), None)
+    where = ""
+    if number is not None:
+        pc = workload.events[number].pc
+        place = symbols.find(pc)
+        what = {"pc": pc, "symbol": place.symbol, "source": place.source}
+        where = f": event {number}, {words.place({**what, 'instruction': workload.instructions.get(pc, '')})}"
+    return f"found: {failure.kind}{where} (power fails before event {failure.event})"
 
 
 def _event(event: Mapping[str, Any]) -> str:

@@ -138,6 +138,16 @@ def spin(item: Mapping[str, Any]) -> str:
     return ", ".join((place(item), *reads))
 
 
+def covered(item: Mapping[str, Any]) -> str:
+    """What an exploration tried for certain that did not try everything."""
+    where = f"at all {item['crash_points']} crash points"
+    if item["lost"] < 0:
+        return f"no kind of memory was tried {where}"
+    if item["lost"] == 0:
+        return f"all memories in which no store is lost, {where}"
+    return f"all memories in which stores to at most {counted(item['lost'], item['unit'])} are lost, {where}"
+
+
 def in_flight(numbers: Sequence[int], most: int) -> str:
     """The operations that were under way."""
     return f"operation{'' if len(numbers) == 1 else 's'} {some(numbers, most)}"

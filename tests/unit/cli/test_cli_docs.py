@@ -1,6 +1,8 @@
 """The reference pages are what the code says."""
 
 import runpy
+from graphlib import CycleError
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,17 @@ def test_reference_page_is_up_to_date(page: str) -> None:
     generate = runpy.run_path(str(DOCS / "generate.py"))
     written = (DOCS / "reference" / f"{page}.md").read_text()
     assert written == generate[f"{page.replace('-', '_')}_page"](), "run: python docs/generate.py"
+
+
+def test_drawing_of_the_imports_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    generate = runpy.run_path(str(DOCS / "generate.py"))
+    assert (DOCS / "architecture.md").read_text() == generate["architecture_page"](), "run: python docs/generate.py"
+
+
+def test_a_circle_of_imports_cannot_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    imports = import_module("imports")
+    monkeypatch.setattr(imports, "rooms", lambda: {"cli": {"machine"}, "machine": {"cli"}})
+    with pytest.raises(CycleError):
+        imports.drawing()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import typing
 from typing import Any, ClassVar
 
 import pytest
 
-from emu.record import Record
+from emu.record import NamedTuple, Record
 
 
 class Point(Record):
@@ -86,3 +87,52 @@ def test_functions_of_dataclasses_take_it() -> None:
 
 def test_it_goes_to_another_process_and_back() -> None:
     assert pickle.loads(pickle.dumps(Named(name="a", size=3))) == Named(name="a", size=3)
+
+
+class Cheap(NamedTuple):
+    x: int
+    y: int = 2
+
+    @property
+    def total(self) -> int:
+        return self.x + self.y
+
+
+class Usual(typing.NamedTuple):
+    x: int
+    y: int = 2
+
+
+@pytest.mark.parametrize("values", [(), (1,), (1, 3), (1, 3, 5)])
+@pytest.mark.parametrize("named", [{}, {"x": 7}, {"y": 8}, {"x": 7, "y": 8}, {"z": 9}, {"x": 1, "z": 9}])
+def test_a_named_tuple_takes_arguments_as_typings_does(values: tuple[int, ...], named: dict[str, Any]) -> None:
+    def made(kind: Any) -> Any:
+        try:
+            return tuple(kind(*values, **named))
+        except TypeError:
+            return TypeError
+
+    assert made(Cheap) == made(Usual)
+
+
+def test_a_named_tuple_is_a_tuple_with_names() -> None:
+    one = Cheap(1)
+    x, y = one
+    assert (x, y) == one == (1, 2)
+    assert (one.x, one.y, one.total, one[1]) == (1, 2, 3, 2)
+    assert repr(one) == "Cheap(x=1, y=2)"
+    assert one._replace(y=5) == Cheap(1, 5) == Cheap._make((1, 5))
+    assert one._asdict() == {"x": 1, "y": 2}
+    assert (Cheap._fields, Cheap._field_defaults) == (Usual._fields, Usual._field_defaults)
+    again = pickle.loads(pickle.dumps(one))
+    assert again == one
+    assert type(again) is Cheap
+    assert not hasattr(one, "__dict__")
+    match one:
+        case Cheap(a, b):
+            assert (a, b) == (1, 2)
+    changed: Any = one
+    with pytest.raises(AttributeError):
+        changed.x = 3
+    with pytest.raises(TypeError):
+        changed._replace(z=1)

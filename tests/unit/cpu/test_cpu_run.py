@@ -48,6 +48,14 @@ def test_long_entry(guest: Guest) -> None:
     assert guest.cpu.run().kind is StopKind.HALT
 
 
+def test_long_entry_of_linux_has_its_selectors_and_rsi(guest: Guest) -> None:
+    guest.put(CODE, HLT)
+    guest.cpu.enter(Long64(CODE, STACK, 0, TABLES, rsi=0x9000, code=0x10))
+    assert guest.cpu.registers()["rsi"] == 0x9000
+    assert [guest.cpu.segment(name).selector for name in ("cs", "ds", "es", "ss")] == [0x10, 0x18, 0x18, 0x18]
+    assert guest.cpu.run().kind is StopKind.HALT
+
+
 LONG_SWITCH = (
     b"\x0f\x20\xe0\x83\xc8\x20\x0f\x22\xe0"  # cr4 |= PAE
     b"\xb8" + struct.pack("<I", TABLES) + b"\x0f\x22\xd8"  # cr3

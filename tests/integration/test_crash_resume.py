@@ -1,0 +1,143 @@
+"""``emu crash --resume``: an interrupted exploration goes on, and a file of another one is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from pathlib import Path
+
+import pytest
+from run_emu import Result, emu
+
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.persistence.lab import recovery
+from emu.persistence.lab.explore import Limits
+from emu.persistence.lab.investigation import Answer, Question, investigate
+from emu.persistence.lab.resume import KeptRuns
+
+POOL = ("--nvdimm", "file=none.img,size=2M")
+
+
+def crash(*words: str | Path) -> Result:
+    return emu("crash", *words, *POOL)
+
+
+def found(*words: str | Path) -> dict:
+    document = crash(*words, "--json").document
+    del document["about"]
+    return document
+
+
+@pytest.mark.parametrize(
+    "words", [("list-broken",), ("undo-broken", "--depth", "2"), ("alloc-broken", "--observe", "0")]
+)
+def test_going_on_gives_what_an_uninterrupted_exploration_gives(tmp_path: Path, words: tuple[str, ...]) -> None:
+    whole, state = found(*words), tmp_path / "state"
+    for executions in range(1, whole["executed"] + 2, 3):
+        limited = ("--max-executions", str(executions))
+        assert found(*words, *limited, "--resume", state) == found(*words, *limited)
+    assert found(*words, "--resume", state) == whole
+    assert found(*words, "--resume", state) == whole
+
+
+def test_what_is_kept_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from emu import guest
+
+    image = guest.find("list-fixed")
+    assert image is not None
+    backend = BackendConfig(id="m", kind=BackendKind.RAM, size=2 << 20)
+    config = MachineConfig(image=str(image.path), slots=1, nvdimms=(NvdimmConfig(backend=backend),))
+    run, runs = recovery.MachineRecovery.run, []
+    monkeypatch.setattr(recovery.MachineRecovery, "run", lambda *words: runs.append(1) or run(*words))
+    state = tmp_path / "state"
+
+    def explored(limit: int) -> Answer:
+        kept = KeptRuns(str(state))
+        with investigate(Question(config, config, limits=Limits(limit)), kept=kept) as answer:
+            state.write_bytes(kept.content())
+            return answer
+
+    assert explored(4).exploration.executed == len(runs) == 4
+    answer = explored(100)
+    assert answer.complete
+    assert answer.exploration.executed == len(runs) > 4, "each was run once"
+    assert explored(100).exploration.executed == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("list-broken", *POOL), "image"),
+        (("list-fixed", "--recover", "commit-fixed", *POOL), "image of recovery"),
+        (("list-fixed", "--nvdimm", "file={pool}"), "content of an NVDIMM"),
+        (("list-fixed", "--nvdimm", "file=none.img,size=4M"), "content of an NVDIMM"),
+        (("list-fixed", "--domain", "eadr", *POOL), "value of an option"),
+        (("list-fixed", "--depth", "2", *POOL), "value of an option"),
+        (("list-fixed", "--to", "9", *POOL), "value of an option"),
+        (("list-fixed", "--recover-append", "x", *POOL), "value of an option"),
+    ],
+)
+def test_a_file_of_another_exploration_is_refused(tmp_path: Path, words: tuple[str, ...], what: str) -> None:
+    state, pool = tmp_path / "state", tmp_path / "pool.img"
+    pool.write_bytes(bytes(1 << 20) + b"x" + bytes((1 << 20) - 1))
+    assert crash("list-fixed", "--resume", state, "--max-executions", "2").status == 10
+    before = state.read_bytes()
+    refused = emu("crash", *(word.format(pool=pool) for word in words), "--resume", state)
+    assert (refused.status, refused.out, len(refused.errors)) == (2, "", 2)
+    assert refused.errors[0] == f"emu: {state}: made by another exploration: the {what} was different"
+    assert state.read_bytes() == before
+
+
+def test_limits_and_first_failure_may_differ(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    assert crash("list-fixed", "--resume", state, "--first-failure", "--time-limit", "50").status == 0
+    assert crash("list-fixed", "--resume", state, "--max-executions", "5000").status == 0
+
+
+def packed(kept: object) -> bytes:
+    data = zlib.compress(json.dumps(kept).encode())
+    return f"emu.crash-resume/1 {hashlib.sha256(data).hexdigest()}\n".encode() + data
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda good: b"",
+        lambda good: good[:-1],
+        lambda good: good[:200] + bytes([good[200] ^ 1]) + good[201:],
+        lambda good: good.replace(b"resume/1", b"resume/2"),
+        lambda good: packed([]),
+        lambda good: packed({"made_with": {}, "sets": {}, "chunks": ["%"]}),
+        lambda good: packed({"made_with": {}, "sets": {"a": [{"reads": [7]}]}, "chunks": []}),
+        lambda good: packed({"made_with": {}, "sets": {"a": [{"reads": [0]}]}, "chunks": ["AAAA"]}),
+        lambda good: b"emu.crash-resume/1 " + hashlib.sha256(b"x").hexdigest().encode() + b"\nx",
+    ],
+)
+def test_a_damaged_file_is_refused_and_stays(tmp_path: Path, damage: object) -> None:
+    state = tmp_path / "state"
+    assert crash("list-fixed", "--resume", state).status == 0
+    bad = damage(state.read_bytes())  # type: ignore[operator]
+    state.write_bytes(bad)
+    refused = crash("list-fixed", "--resume", state)
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.errors == (
+        f"emu: {state}: damaged, or not written by --resume",
+        "     remove it to begin anew",
+    )
+    assert state.read_bytes() == bad
+
+
+def test_no_file_is_overwritten_that_is_read(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.img"
+    pool.write_bytes(bytes(2 << 20))
+    refused = emu("crash", "list-fixed", "--nvdimm", f"file={pool}", "--resume", pool)
+    assert refused.status == 2
+    assert pool.read_bytes() == bytes(2 << 20)
+
+
+def test_several_jobs_are_refused(tmp_path: Path) -> None:
+    refused = crash("list-fixed", "--resume", tmp_path / "state", "--jobs", "2")
+    assert refused.status == 2
+    assert "--resume" in refused.errors[0]
+    assert not (tmp_path / "state").exists()

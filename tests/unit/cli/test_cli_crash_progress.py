@@ -1,0 +1,48 @@
+"""The line that ``emu crash`` shows while it works."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from emu.cli.crash_progress import CrashProgress, progress_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ((0, 3, 0.0, 9.0, 120), "[....................]   0% of the crash points, 0 recoveries, 3 waiting"),
+        ((7, 0, 1.0, 9.0, 120),
+         "[####################] 100% of the crash points, 7 recoveries, 0 waiting, about 0 s left"),
+        ((7, 2, 0.5, 9.0, 120),
+         "[##########..........]  50% of the crash points, 7 recoveries, 2 waiting, about 9 s left"),
+        ((7, 2, 0.25, 60.0, 120),
+         "[#####...............]  25% of the crash points, 7 recoveries, 2 waiting, about 3 min 0 s left"),
+        ((7, 2, 0.02, 300.0, 120),
+         "[....................]   2% of the crash points, 7 recoveries, 2 waiting, about 4 h 5 min left"),
+    ],
+)  # fmt: skip
+def test_line(arguments: tuple[int, int, float, float, int], line: str) -> None:
+    assert progress_line(*arguments) == line
+
+
+def test_line_leaves_the_last_column_free() -> None:
+    whole = progress_line(123456, 789, 0.5, 1e5, 1000)
+    for columns in range(len(whole) + 2):
+        assert progress_line(123456, 789, 0.5, 1e5, columns) == whole[: max(columns - 1, 0)]
+
+
+def test_line_goes_away() -> None:
+    out = io.StringIO()
+    progress = CrashProgress(out)
+    progress(1, 2, 0.5)
+    progress.clear()
+    assert "50% of the crash points" in out.getvalue()
+    assert out.getvalue().endswith("\r\x1b[K")
+
+
+def test_nothing_shown_nothing_taken_away() -> None:
+    out = io.StringIO()
+    CrashProgress(out).clear()
+    assert out.getvalue() == ""
