@@ -1,0 +1,68 @@
+"""A boot of Linux is the same every time, and whoever delivers its exceptions and system calls."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+
+from emu import board
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.cpu import Cpu
+from emu.errors import UsageError
+from emu.linux import kernel
+from emu.linux.prepare import Request, prepare
+from emu.linux.protocol import Message, Role
+from emu.persistence.lab.linux import Talk
+from emu.units import MIB
+
+
+def _has_kernel() -> bool:
+    try:
+        kernel.find(None)
+    except UsageError:
+        return False
+    return True
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not _has_kernel(), reason="there is no kernel to run: apt-get install linux-image-amd64"),
+]
+
+
+def boot() -> dict[str, object]:
+    """What a machine is where init has loaded its modules: time, registers, console, digest of the memory."""
+    dimm = NvdimmConfig(backend=BackendConfig(id="m", kind=BackendKind.RAM, size=32 * MIB))
+    config = MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, no_reboot=True, nvdimms=(dimm,))
+    printed = bytearray()
+    talk = Talk(printed.extend, Role.EXEC)
+    with ExitStack() as scratch:
+        prepared = prepare(Request(None, None, (), {Role.EXEC: "/bin/true"}), config, scratch)
+        with board.build(prepared.config, talk.outputs) as machine:
+            talk.machine = machine
+            machine.boot()
+            reached = talk.await_message(Message.SNAPSHOT, Role.EXEC)
+            while not reached:
+                assert machine.step() is None, printed.decode(errors="replace")[-500:]
+            memory = hashlib.sha256()
+            for region in machine.memory.regions:
+                if region.kind == "ram":
+                    memory.update(region.mapping.view)
+            return {
+                "time": machine.cpu.now(),
+                "registers": machine.cpu.registers(),
+                "printed": bytes(printed),
+                "memory": memory.hexdigest(),
+            }
+
+
+def test_two_boots_and_one_with_delivery_in_python_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = boot(), boot()
+    assert first == second
+    monkeypatch.setattr(importlib.import_module("emu.board.build"), "Cpu", partial(Cpu, native_delivery=False))
+    assert boot() == first
