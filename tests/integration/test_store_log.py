@@ -162,6 +162,17 @@ def test_a_store_that_comes_from_below(tmp_path: Path) -> None:
     assert stores(image) == [(0x10, bytes(16)), (0, bytes(8)), (0, bytes(8))]
 
 
+def test_compare_and_swap_across_pages(tmp_path: Path) -> None:
+    """Whether it fails is seen by the pages that follow each other for the guest, not in memory."""
+    tables = 8 * MIB
+    small = {0: BASE + 0x1000 | PRESENT, 1: BASE | PRESENT}
+    body = mov(RBX, (1 << 30) + 0xFFF) + mov(RAX, 0x44332211) + b"\x89\x03"  # mov [rbx], eax
+    body += mov(RCX, 0x88776655) + b"\xf0\x0f\xb1\x0b"  # lock cmpxchg [rbx], ecx
+    image = tmp_path / "guest.bin"
+    image.write_bytes(in_pages({1: {1: tables + 0x3000 | PRESENT}, 3: {0: tables + 0x4000 | PRESENT}, 4: small}, body))
+    assert stores(image)[2:] == [(0, b"\x66\x77\x88"), (0x1FFF, b"\x55")]
+
+
 def test_rep_twice(tmp_path: Path) -> None:
     """Executed twice at the same place, it is two stores, although the second goes on where the first ended."""
     image = tmp_path / "guest.bin"

@@ -232,7 +232,7 @@ static uint64_t operand(emu_trace *t, int id, int slot)
     return slot < 0 ? reg(t, id) : t->general[slot];
 }
 
-static bool effective_address(const emu_trace_site *s, uint64_t *physical)
+static uint64_t linear_address(const emu_trace_site *s)
 {
     uint64_t address = (uint64_t)s->displacement;
     if (s->base)
@@ -242,7 +242,12 @@ static bool effective_address(const emu_trace_site *s, uint64_t *physical)
     address &= s->address_mask;
     if (s->segment)
         address += *s->trace->segment_bases[s->segment - 1];
-    return translate(s->trace, address & s->linear_mask, physical);
+    return address & s->linear_mask;
+}
+
+static bool effective_address(const emu_trace_site *s, uint64_t *physical)
+{
+    return translate(s->trace, linear_address(s), physical);
 }
 
 static bool add_chunk(emu_trace *t)
@@ -400,16 +405,30 @@ static void look_for_tables(emu_trace *t)
         log_marks(t);
 }
 
-/* Whether a compare-and-swap is about to fail, its memory operand being at `physical`. */
-static bool cas_fails(emu_trace *t, const emu_trace_site *s, uint64_t physical)
+/* At most 8 bytes at a linear address; the next page may be anywhere. Where nothing is mapped, the guest will fault. */
+static uint64_t read_linear(emu_trace *t, uint64_t linear, unsigned size)
 {
+    unsigned first = PAGE - (unsigned)(linear % PAGE);
+    uint64_t low = 0, high = 0, physical;
+    first = first < size ? first : size;
+    if (translate(t, linear, &physical))
+        low = entry_at(t, physical, first);
+    if (first < size && translate(t, linear + first, &physical))
+        high = entry_at(t, physical, size - first) << 8 * first;
+    return low | high;
+}
+
+/* Whether a compare-and-swap is about to fail. */
+static bool cas_fails(emu_trace *t, const emu_trace_site *s)
+{
+    uint64_t linear = linear_address(s);
     uint64_t found[2] = {0, 0}, expected[2] = {reg(t, REG_RAX), reg(t, REG_RDX)};
     unsigned half = s->site & EMU_SITE_CAS_PAIR ? s->size / 2u : s->size;
     uint64_t mask = half < 8 ? ((uint64_t)1 << 8 * half) - 1 : UINT64_MAX;
-    found[0] = entry_at(t, physical, half);
+    found[0] = read_linear(t, linear, half);
     if (((found[0] ^ expected[0]) & mask) || !(s->site & EMU_SITE_CAS_PAIR))
         return (found[0] ^ expected[0]) & mask;
-    found[1] = entry_at(t, physical + half, half);
+    found[1] = read_linear(t, linear + half, half);
     return (found[1] ^ expected[1]) & mask;
 }
 
@@ -444,8 +463,8 @@ static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
         e = append(t, EMU_TRACE_SPECIAL, s->pc);
     } else if (s->site & (EMU_SITE_FENCE | EMU_SITE_LOCKED)) {
         bool failed = false;
-        if (s->site & (EMU_SITE_CAS | EMU_SITE_CAS_PAIR) && effective_address(s, &physical))
-            failed = cas_fails(t, s, physical);
+        if (s->site & (EMU_SITE_CAS | EMU_SITE_CAS_PAIR))
+            failed = cas_fails(t, s);
         if ((e = append(t, EMU_TRACE_FENCE, s->pc)))
             e->value = failed;
     }

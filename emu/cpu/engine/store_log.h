@@ -108,7 +108,7 @@ static emu_trace_entry *append(emu_trace *t, uint8_t kind, uint64_t pc);
 static const uint8_t *host_of(emu_trace *t, uint64_t linear);
 static const region *region_of(const emu_trace *t, uint64_t gpa);
 static bool effective_address(const emu_trace_site *s, uint64_t *physical);
-static bool cas_fails(emu_trace *t, const emu_trace_site *s, uint64_t physical);
+static bool cas_fails(emu_trace *t, const emu_trace_site *s);
 
 /* ---- Room ---- */
 
@@ -351,14 +351,13 @@ static void at_site(void *uc, uint64_t pc, uint32_t size, void *user)
     const emu_trace_site *s = user;
     store_log *log = s->trace->log;
     uint64_t physical = 0, result = 0, offset = 0;
-    bool found = effective_address(s, &physical);
     (void)uc, (void)pc, (void)size;
     if (s->site & EMU_SITE_FLUSH) {
-        if (!found || physical - s->trace->base >= s->trace->units * 8)
+        if (!effective_address(s, &physical) || physical - s->trace->base >= s->trace->units * 8)
             return;
         offset = physical - s->trace->base;
     } else if (s->site & (EMU_SITE_CAS | EMU_SITE_CAS_PAIR))
-        result = found && cas_fails(s->trace, s, physical);
+        result = cas_fails(s->trace, s);
     put(log, result, offset, 1, false, origin_of(log, s->pc, s, AT_SITE, 0, false));
 }
 
