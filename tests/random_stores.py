@@ -75,8 +75,9 @@ _FREE = (0, 1, 2, 3, 5)
 class Programs:
     """Random programs by seed; every one is the same on every run."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, pushes_flags: bool = True) -> None:
         self._dice = random.Random(seed)
+        self._pushes_flags = pushes_flags
 
     def program(self, length: int, *, cr3: int | None = None) -> bytes:
         """``length`` random steps and HLT; with ``cr3`` under these page tables."""
@@ -148,7 +149,10 @@ class Programs:
         pushes = (b"\x50", b"\x66\x50", b"\x68\x01\x02\x03\x04", b"\x6a\x80", b"\x9c", b"\x66\x9c", b"\x0f\xa0",
                   b"\xff\xb7\x40\x00\x00\x00", b"\xe8\x00\x00\x00\x00", b"\xc8\x20\x00\x00\xc9", b"\xc8\x10\x00\x03",
                   b"\xff\x37", b"\x66\xc8\x20\x00\x02")  # fmt: skip
-        return there + b"".join(dice.choice(pushes) for _ in range(dice.randrange(1, 4)))
+        chosen = [dice.choice(pushes) for _ in range(dice.randrange(1, 4))]
+        if not self._pushes_flags:  # FS in their place
+            chosen = [b"\x0f\xa0" if push.endswith(b"\x9c") else push for push in chosen]
+        return there + b"".join(chosen)
 
     def _other(self) -> bytes:
         """What stores nothing: fences, the whole cache, conditions."""
