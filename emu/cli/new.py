@@ -60,7 +60,8 @@ def _make(folder: Path, sources: list[Path], words: dict[str, str]) -> None:
     """The whole folder or nothing of it."""
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
         for source in sources:
-            for file in sorted(path for path in source.rglob("*") if path.is_file()):
+            files = (path for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc")
+            for file in sorted(files):
                 target = Path(made, "project", _filled(str(file.relative_to(source)), words))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(_filled(file.read_text(encoding="utf-8"), words), encoding="utf-8")

@@ -2,7 +2,14 @@
 
 from emu.native import FFI, Pointer
 
-class emu_delivery_layout: ...
+class emu_delivery_layout:
+    eflags: int
+    hflags: int
+    segments: int
+    control: int
+    latch: int
+    error_code: int
+    is_software: int
 
 class emu_delivery_record:
     vector: int

@@ -12,6 +12,11 @@ class emu_trace_entry:
     site: int
     detail: int
 
+class emu_trace_read:
+    unit: int
+    mask: int
+    value: int
+
 class emu_trace:
     owner: Pointer
     count: int
