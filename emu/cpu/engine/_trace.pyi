@@ -26,7 +26,7 @@ class emu_trace:
     stop_block: int
     first_access: int
     starved: int
-    reads: Pointer
+    reads: emu_trace_read
     read_entries: Pointer
     read_count: int
 

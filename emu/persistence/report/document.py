@@ -117,7 +117,7 @@ class Describer:
             found = self._of_recovery.find(made.pc)
             text = self._answer.workload.instructions.get(made.pc, "") if self._recovers_itself else ""
             place = {"pc": made.pc, "instruction": text, "symbol": found.symbol, "source": found.source}
-            return {"event": number, **self._what(made), **place}
+            return {"event": number, **self._what(made), **place, "source_path": None, "source_text": None}
 
         return {
             "crash_point": where.crash,

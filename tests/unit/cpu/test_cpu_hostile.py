@@ -65,9 +65,9 @@ def test_random_programs_do_no_harm_and_can_be_moved(guest: Guest, seed: int) ->
 
 
 def test_stops_at_any_moment_do_not_change_what_the_guest_computes(guest: Guest) -> None:
-    # Stores and loads in the middle of blocks: 200000 turns of a sum over a small ring.
+    # Stores and loads in the middle of blocks: 2,000,000 turns of a sum over a small ring.
     code = (
-        b"\x31\xc0\x31\xdb\xb9\x40\x0d\x03\x00\xbe\x00\x00\x12\x00"
+        b"\x31\xc0\x31\xdb\xb9\x80\x84\x1e\x00\xbe\x00\x00\x12\x00"
         b"\x89\xda\x83\xe2\x3f\x03\x04\x96\xff\xc0\x89\x04\x96\x48\xff\xc3\x03\x04\x96\xff\xc9\x75\xeb"
     ) + HLT
     guest.long(code)
