@@ -205,8 +205,12 @@ def test_crash_during_recovery_is_found_at_depth_2_only(tmp_path: Path) -> None:
     assert crash(*words)[0] == 0
     status, result = crash(*words, "--depth", "2")
     assert status == 3
-    assert result["failures"][0]["kind"] == "recovery logic bug"
-    assert "during recovery" in result["failures"][0]["explanation"]
+    failure = result["failures"][0]
+    assert failure["kind"] == "persistence atomicity"
+    assert "during recovery" in failure["explanation"]
+    # What is to be repaired is in recovery: its two stores must take effect together.
+    assert [store["data"] for store in failure["in_recovery"]["lost"]] == ["0100000000000000"]
+    assert failure["in_recovery"]["persisted"]["data"] == "0200000000000000"
 
 
 def test_warnings_are_off_by_default(tmp_path: Path) -> None:
