@@ -324,7 +324,7 @@ def test_the_command_ends_with_status_8(
 @pytest.mark.parametrize("by_hooks", [False, True])
 @pytest.mark.parametrize("reload", [True, False])
 def test_page_tables_that_are_linked_without_a_load_of_cr3(tmp_path: Path, reload: bool, by_hooks: bool) -> None:
-    """A limit of hooks that the docs name: they look for tables when CR3 is loaded. What is missed ends in no verdict."""
+    """A limit of hooks that the docs name: they look for tables when CR3 is loaded. What they miss ends in status 8."""
     tables = 0x400000  # in RAM: PML4, its PDPT, that one's page directory
 
     def put(address: int, value: int) -> bytes:
