@@ -28,7 +28,7 @@ for make and CMake:
 
 examples:
   emu cc log.c -o log.elf
-  emu cc -O2 -DNO_FLUSH log.c pool.c -o broken.elf
+  emu cc -O2 -DNO_PERSIST log.c -o broken.elf
   gcc $(emu cc --cflags) -c log.c && gcc log.o $(emu cc --libs) -o log.elf
 """
 

@@ -18,7 +18,7 @@ from emu.errors import HostError, UsageError
 
 EPILOG = """\
 examples:
-  emu new ledger && cd ledger && make test
+  emu new ledger && cd ledger && make
   emu new flag --asm
 """
 

@@ -6,7 +6,7 @@
 #include "pmem.h"
 #include "serial.h"
 
-enum { MULTIBOOT_LOADED = 0x2BADB002, MULTIBOOT_HAS_CMDLINE = 1 << 2, MULTIBOOT_HAS_MAP = 1 << 6, USABLE = 1, MOST_ARGUMENTS = 8, LONGEST_CMDLINE = 1024 };
+enum { MULTIBOOT_LOADED = 0x2BADB002, MULTIBOOT_HAS_CMDLINE = 1 << 2, MULTIBOOT_HAS_MAP = 1 << 6, USABLE = 1, PRESENT = 1, MOST_ARGUMENTS = 8, LONGEST_CMDLINE = 1024 };
 #define PVH_MAGIC 0x336EC578u
 
 /* Multiboot specification 0.6.96, 3.3: only what is read here. */
@@ -35,6 +35,7 @@ struct pvh_range {
 
 extern u32 boot_magic, boot_pointer;
 extern char image_end[];
+extern u64 page_pt[];
 extern void (*const init_array_begin[])(void), (*const init_array_end[])(void);
 
 struct memory_range ram_behind_image;
@@ -98,8 +99,12 @@ static void find_ram(void) {
     } else {
         const struct pvh_info *info = (const void *)(u64)boot_pointer;
         const struct pvh_range *range = (const void *)info->map;
+        /* QEMU puts the map into page 0, which start.S leaves out. */
+        page_pt[0] = PRESENT;
         for (u32 i = 0; info->version && i < info->map_entries; i++)
             take_range(range[i].base, range[i].length, range[i].type);
+        page_pt[0] = 0;
+        __asm__ volatile("invlpg 0" ::: "memory");
     }
 }
 

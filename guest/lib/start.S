@@ -142,7 +142,7 @@ boot_pointer:
 
         .section .bss
         .balign 4096
-        .globl  page_pml4, page_pdpt, page_pd
+        .globl  page_pml4, page_pdpt, page_pd, page_pt
 page_pml4:      .skip 4096
 page_pdpt:      .skip 4096
 page_pd:        .skip 4096

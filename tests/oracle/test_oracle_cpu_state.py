@@ -14,6 +14,7 @@ from qemu_run import Nvdimm, machine_options, run_emu, run_qemu
 from requirements import require
 
 from emu import guest
+from emu.guest.toolchain import Compiler
 
 SOURCES = Path(__file__).parent / "cpu_state"
 LIBRARY = Path(guest.__file__).parent / "lib"
@@ -32,9 +33,9 @@ def built(name: str, folder: Path) -> Path:
     """The guest of that name, with the library of the bundled ones."""
     compiler = require("gcc", "gcc")
     image = folder / f"{name}.elf"
-    sources = [LIBRARY / "start.S", SOURCES / f"{name}.c", *sorted(LIBRARY.glob("*.c")), LIBRARY / "idt.S"]
-    command = [compiler, *_FLAGS, f"-I{LIBRARY}", f"-Wl,-T,{LIBRARY / 'link.ld'}", "-o", str(image)]
-    subprocess.run([*command, *map(str, sources)], check=True, timeout=_TIMEOUT_S)
+    headers = [word for word in Compiler(compiler).c_flags() if not word.startswith("-f")]
+    command = [compiler, *headers, *_FLAGS, f"-I{LIBRARY}", f"-Wl,-T,{LIBRARY / 'link.ld'}", "-o", str(image)]
+    subprocess.run([*command, str(SOURCES / f"{name}.c"), str(LIBRARY / "libguest.a")], check=True, timeout=_TIMEOUT_S)
     return image
 
 

@@ -26,6 +26,7 @@ PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "README.md", *(RO
 NOT_HERE = {
     r"make (demo|test)\b": ".ci/run runs it",
     r"emu run IMAGE ": "the form of a command",
+    r".*\./(log|writer) ": "a program of the reader for Linux; tests/oracle/test_oracle_linux.py runs its like",
     r"apt-get install ": "changes the machine; .ci/run installs the same packages",
     r"\. \.venv/bin/activate": "the tests run inside of it",
     r"python3 -m venv |venv/bin/|pip wheel ": "tests/integration/test_packaging_install.py does the same",
@@ -109,6 +110,7 @@ def test_shown_commands_work_in_order(lines: list[str], tmp_path: Path) -> None:
             missing(program, remedy)
     # What the reader of a page has: a clone's guests, and an image of their own.
     (tmp_path / "guest").symlink_to(ROOT / "guest")
+    shutil.copy(ROOT / "tests" / "programs" / "log.c", tmp_path)
     _shell(
         "as -o first.o guest/flat/first.S && "
         "ld -Ttext=0x100000 --oformat=binary -e 0x100000 -o guest.bin first.o && rm first.o && "
