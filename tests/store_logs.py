@@ -30,7 +30,16 @@ def compare(config: MachineConfig, event_limit: int = 1 << 18) -> Workload:
     assert ours.ended == theirs.ended
     assert ours.output == theirs.output
     assert ours.doubts == theirs.doubts
-    assert _comparable(ours) == _comparable(theirs)
+    events, others = _comparable(ours), _comparable(theirs)
+    assert len(events) == len(others)
+    for event, other in zip(events, others, strict=True):
+        # A hook can leave other flags than the plain run has, where instructions leave them undefined. The memory, by
+        # which every recording is checked, says that the log of the translated code is right.
+        if ours.instructions.get(event.pc, "").removeprefix("lock ").startswith(("adc ", "sbb ")):
+            assert isinstance(event, Store)
+            assert isinstance(other, Store)
+            event, other = event._replace(data=b""), other._replace(data=b"")
+        assert event == other
     assert _last_marks(ours) == _last_marks(theirs)
     return ours
 
