@@ -35,7 +35,7 @@ def compare(config: MachineConfig, event_limit: int = 1 << 18) -> Workload:
     for event, other in zip(events, others, strict=True):
         # A hook can leave other flags than the plain run has, where instructions leave them undefined. The memory, by
         # which every recording is checked, says that the log of the translated code is right.
-        if ours.instructions.get(event.pc, "").removeprefix("lock ").startswith(("adc ", "sbb ")):
+        if theirs.instructions.get(event.pc, "").removeprefix("lock ").startswith(("adc ", "sbb ")):
             assert isinstance(event, Store)
             assert isinstance(other, Store)
             event, other = event._replace(data=b""), other._replace(data=b"")

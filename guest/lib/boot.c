@@ -110,11 +110,11 @@ static void find_ram(void) {
 
 _Noreturn void guest_start(void) {
     map_physical(0, 1ull << 32);
+    find_ram();
     serial_init();
     idt_init();
     pmem_init();
     int count = split_arguments();
-    find_ram();
     for (void (*const *constructor)(void) = init_array_begin; constructor < init_array_end; constructor++)
         (*constructor)();
     exit(main(count, arguments));
