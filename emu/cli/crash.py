@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
-from emu.cli.progress import ProgressLine
 from emu.config import PersistenceDomain
 from emu.errors import Status, UsageError
 from emu.persistence.model.rules import FailedCas, Media, Order
@@ -155,10 +154,6 @@ def run(options: argparse.Namespace) -> int:
             if options.timeline:
                 _print_timeline(answer)
     return int(result["status"])
-
-
-def _show(line: ProgressLine, done: int, left: int) -> None:
-    line.show(done / max(done + left, 1), f"{done} recoveries, {left} waiting")
 
 
 def _interruptible(work: Callable[[Interruption], Investigated]) -> Investigated:
