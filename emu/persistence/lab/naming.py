@@ -16,7 +16,7 @@ from emu.persistence.lab.memories import Memories
 from emu.persistence.model.crashstate import CrashState, Initial, Read
 from emu.persistence.model.events import UNIT, Event, Fence, LabelWrite, Store, WriteBack, split
 from emu.persistence.model.image import Image
-from emu.persistence.model.repairs import Editor, Repair, reaches
+from emu.persistence.model.repairs import Editor, Repair
 from emu.persistence.model.timeline import Timeline
 from emu.units import CACHE_LINE
 
@@ -105,7 +105,7 @@ class Namer:
         What fails in the same way behind such a point is the same failure; before it, it is another one.
         """
         for earlier in range(point - 1, max(-1, point - _POINTS_BACK), -1):
-            if not reaches(CrashState.at(self._timeline, earlier, self._initial), path):
+            if CrashState.at(self._timeline, earlier, self._initial).after(path) is None:
                 return self._timeline.points[earlier].event
         return self._before if point < _POINTS_BACK else self._timeline.points[point - _POINTS_BACK].event
 

@@ -65,7 +65,7 @@ def second_failure(
     cut = walker.crashes[-1].events
     unnamed = Second(tuple(run.reads[: run.trace[len(cut)][0]] if len(cut) < len(run.trace) else run.reads))
     timeline = build(cut, walker.state.layers[-1].timeline.rules)
-    state = _reading(CrashState.at(timeline, timeline.points[-1].number, content), path)
+    state = CrashState.at(timeline, timeline.points[-1].number, content).after(path)
     if events[: len(cut)] != cut or state is None:
         return unnamed
     memories = Memories(exploration, events, content, recovery)
@@ -88,16 +88,6 @@ def _before_the_last(state: CrashState) -> CrashState:
         for cell, alternatives in state.known.items()
     }
     return CrashState(state.initial, layers, known)
-
-
-def _reading(state: CrashState, path: tuple[Read, ...]) -> CrashState | None:
-    """The memories of ``state`` from which ``path`` can be read; None if there is none."""
-    for unit, mask, value in path:
-        found = next((left for seen, left in state.read(unit, mask) if seen == value), None)
-        if found is None:
-            return None
-        state = found
-    return state
 
 
 def _least(image: Image, end: End) -> Image:

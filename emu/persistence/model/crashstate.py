@@ -120,6 +120,16 @@ class CrashState:
             for value, known in values.items()
         ]
 
+    def after(self, path: Iterable[Read]) -> CrashState | None:
+        """The memories from which recovery can read ``path``; None if there is none."""
+        state = self
+        for unit, mask, value in path:
+            found = next((left for seen, left in state.read(unit, mask) if seen == value), None)
+            if found is None:
+                return None
+            state = found
+        return state
+
     def _certain(self, unit: int) -> int | None:
         """The content of a unit that can hold only one, where that is quickly seen: most reads are of such units."""
         timeline, point = self.layers[0].timeline, self.layers[0].point

@@ -42,16 +42,6 @@ class _View:
     points: tuple[tuple[int, int], ...]
 
 
-def reaches(state: CrashState, path: Iterable[Read]) -> bool:
-    """Whether recovery can read ``path`` from a memory of ``state``."""
-    for unit, mask, value in path:
-        found = next((left for seen, left in state.read(unit, mask) if seen == value), None)
-        if found is None:
-            return False
-        state = found
-    return True
-
-
 class Repair:
     """An edited trace. Recoveries are given by the ``path`` of what they read."""
 
@@ -61,7 +51,7 @@ class Repair:
     def rules_out(self, path: Sequence[Read], after: int) -> bool:
         """Whether no crash behind the original event ``after`` lets recovery read ``path``."""
         return not any(
-            event > after and reaches(CrashState.at(view.timeline, number, view.initial), path)
+            event > after and CrashState.at(view.timeline, number, view.initial).after(path) is not None
             for view in self._views
             for number, event in view.points
         )
