@@ -76,10 +76,8 @@ def _row(answer: Answer, symbols: Symbols, *, asked: bool) -> dict[str, Any]:
         "verdict": str(conclude(answer, symbols).conclusion),
         "causes": [{"kind": kind, "count": count} for kind, count in kinds.items()],
         "crash_points": len(answer.timeline.points),
-        "eager": numbers.exact(answer.eager),
-        "eager_log10": numbers.log10(answer.eager),
-        "distinct": numbers.exact(answer.distinct),
-        "distinct_log10": numbers.log10(answer.distinct),
+        **numbers.both("eager", answer.eager),
+        **numbers.both("distinct", answer.distinct),
         "executed": answer.exploration.executed,
         "complete": answer.complete,
     }

@@ -20,6 +20,11 @@ def log10(number: int | None) -> float | None:
     return round(math.log10(number), 3) if number else None
 
 
+def both(name: str, number: int | None) -> dict[str, int | float | None]:
+    """The two fields of a document that hold ``number`` under ``name``."""
+    return {name: exact(number), f"{name}_log10": log10(number)}
+
+
 def readable(number: int | None, logarithm: float | None, *, separator: str = "") -> str:
     """The number, from what the document carries of it: all digits, or its order of magnitude."""
     if number is not None and number < 10**_MOST_DIGITS:
