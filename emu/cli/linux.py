@@ -36,7 +36,9 @@ _LAST_LINES = 80
 
 
 def run(
-    options: argparse.Namespace, drive: Callable[[Machine, float | None], Exit], announce: Callable[[Machine], None]
+    options: argparse.Namespace,
+    drive: Callable[[Machine, float | None], tuple[Exit, EmuError | None]],
+    announce: Callable[[Machine], None],
 ) -> int:
     """Run ``--exec``'s command, or a shell; its exit status as emu's. ``drive`` and ``announce`` are those of
     ``emu run``."""
@@ -68,13 +70,7 @@ def run(
         offer(stack, machine, qmp=options.qmp, outputs=[], quiet=options.quiet or options.json)
         run.take_input(stack, machine, stdin)
         stack.callback(signals.put_away)
-        failure: EmuError | None = None
-        try:
-            ended = drive(machine, options.timeout)
-        except EmuError as error:
-            if machine.exit is None:
-                raise
-            ended, failure = machine.exit, error
+        ended, failure = drive(machine, options.timeout)
         nvdimms = [dimm.describe() for dimm in machine.nvdimms]
     run.conclude(ended, nvdimms, time.monotonic() - began)
     if failure is not None:

@@ -150,12 +150,7 @@ def run(options: argparse.Namespace) -> int:
 
                 type_standard_input(stack, machine, escapes=options.serial != "stdio")
             stack.callback(signals.put_away)
-            try:
-                ended = drive(machine, options.timeout)
-            except EmuError as error:
-                if machine.exit is None:
-                    raise
-                ended, failure = machine.exit, error
+            ended, failure = drive(machine, options.timeout)
             nvdimms = [dimm.describe() for dimm in machine.nvdimms]
         for writer in writers if ended.reason != "migration-failed" else ():
             writer.open()  # a guest that printed nothing
@@ -274,7 +269,19 @@ def configuration(options: argparse.Namespace) -> MachineConfig:
     )
 
 
-def drive(machine: Machine, timeout: float | None) -> Exit:
+def drive(machine: Machine, timeout: float | None) -> tuple[Exit, EmuError | None]:
+    """How the run ended, and the error that ended it: it is to be raised when what the guest left has been said.
+    EmuError where there was no end.
+    """
+    try:
+        return _drive(machine, timeout), None
+    except EmuError as error:
+        if machine.exit is None:
+            raise
+        return machine.exit, error
+
+
+def _drive(machine: Machine, timeout: float | None) -> Exit:
     """Run the machine in a thread of its own, so that this one can take signals meanwhile.
 
     Python runs signal handlers between byte codes of the main thread only, and the CPU may run guest code for hours.
