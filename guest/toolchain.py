@@ -57,11 +57,11 @@ class Compiler:
 
     def c_flags(self) -> list[str]:
         """What compiles a file of C or assembly."""
-        return [*_CODE, "-nostdinc", *self._headers()]
+        return [*_CODE, *self.header_flags()]
 
     def cplusplus_flags(self) -> list[str]:
         """What compiles a file of C++: as C, with the compiler's own templates in front."""
-        return [*_CODE, *_CODE_CPLUSPLUS, "-nostdinc", *_isystem(self._templates()), *self._headers()]
+        return [*_CODE, *_CODE_CPLUSPLUS, *_isystem(self._templates()), *self.header_flags()]
 
     def link_flags(self) -> list[str]:
         """What links objects to a guest; stands behind them."""
@@ -75,9 +75,10 @@ class Compiler:
         link = [] if any(word in _NOT_LINKED for word in words) else self.link_flags()
         return [self.command, *flags, *words, *link]
 
-    def _headers(self) -> list[str]:
+    def header_flags(self) -> list[str]:
+        """Which headers there are: the guest library's and the compiler's own."""
         own = self._ask("-print-file-name=include")
-        return _isystem([str(HEADERS), own])
+        return ["-nostdinc", *_isystem([str(HEADERS), own])]
 
     def _templates(self) -> list[str]:
         """The folders in which the compiler looks for C++ headers that are its own."""

@@ -7,10 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from linux_kernel import needs_kernel
 from run_emu import emu
-
-from emu.errors import UsageError
-from emu.linux import kernel
 
 # Appends records to a file on DAX; with LACKS_FLUSH a record may come behind the count that tells of it.
 LOG = r"""
@@ -56,19 +54,11 @@ int main(int argc, char **argv)
 """
 
 
-def _has_kernel() -> bool:
-    try:
-        kernel.find(None)
-    except UsageError:
-        return False
-    return True
-
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed: apt-get install gcc"),
-    pytest.mark.skipif(not _has_kernel(), reason="there is no kernel to run: apt-get install linux-image-amd64"),
+    needs_kernel,
 ]
 
 

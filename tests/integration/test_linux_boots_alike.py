@@ -8,30 +8,20 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
+from linux_kernel import needs_kernel
 
 from emu import board
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.cpu import Cpu
-from emu.errors import UsageError
-from emu.linux import kernel
 from emu.linux.prepare import Request, prepare
 from emu.linux.protocol import Message, Role
 from emu.persistence.lab.linux import Talk
 from emu.units import MIB
 
-
-def _has_kernel() -> bool:
-    try:
-        kernel.find(None)
-    except UsageError:
-        return False
-    return True
-
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(not _has_kernel(), reason="there is no kernel to run: apt-get install linux-image-amd64"),
+    needs_kernel,
 ]
 
 

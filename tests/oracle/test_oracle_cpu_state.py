@@ -33,7 +33,7 @@ def built(name: str, folder: Path) -> Path:
     """The guest of that name, with the library of the bundled ones."""
     compiler = require("gcc", "gcc")
     image = folder / f"{name}.elf"
-    headers = [word for word in Compiler(compiler).c_flags() if not word.startswith("-f")]
+    headers = Compiler(compiler).header_flags()
     command = [compiler, *headers, *_FLAGS, f"-I{LIBRARY}", f"-Wl,-T,{LIBRARY / 'link.ld'}", "-o", str(image)]
     subprocess.run([*command, str(SOURCES / f"{name}.c"), str(LIBRARY / "libguest.a")], check=True, timeout=_TIMEOUT_S)
     return image
