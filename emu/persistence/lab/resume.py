@@ -31,7 +31,7 @@ from emu.persistence.model.events import (
     WriteBackKind,
 )
 
-_SCHEMA = "emu crash-resume 1"
+_SCHEMA = "emu.crash-resume/1"
 _LARGEST = 1 << 30
 
 
