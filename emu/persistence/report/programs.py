@@ -108,11 +108,11 @@ class ProgramSymbols(Symbols):
     def find(self, address: int) -> Place:
         if address >= _KERNEL_START:
             return self._of_kernel.find(address)
-        for content in self._pages.get(address & -PAGE, ()):
-            code = self._index.get(content)
-            if code is not None:
-                return self._in(code.path).find(code.address + address % PAGE)
-        return Place()
+        # Programs can have been at one address, one after the other: known when only one has a name for it.
+        codes = [code for content in self._pages.get(address & -PAGE, ()) if (code := self._index.get(content))]
+        places = {self._in(code.path).find(code.address + address % PAGE) for code in codes}
+        named = [place for place in places if place.symbol]
+        return named[0] if len(named) == 1 else Place()
 
     def _in(self, path: str) -> Symbols:
         if path not in self._modules:

@@ -17,7 +17,7 @@ from emu.persistence.lab.linux import CodePages, Talk
 from emu.persistence.model.events import Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import build
-from emu.persistence.report.programs import ProgramSymbols
+from emu.persistence.report.programs import ProgramSymbols, _segments
 from emu.persistence.report.symbols import load_symbols
 from emu.units import PAGE
 
@@ -160,9 +160,28 @@ def test_names_come_from_the_file_that_a_page_of_code_is_of() -> None:
     assert found.find(loaded + PAGE).symbol == ""
 
 
-def _code_at(data: bytes, address: int) -> bytes:
-    from emu.persistence.report.programs import _segments
+def test_programs_at_one_address_are_told_apart_or_not_named() -> None:
+    tree, first_pages = Tree(), {}
+    for name in ("commit-noflush.elf", "linux-init", "list-broken.elf"):
+        path = Path(guest.__file__).with_name("images") / name
+        data = path.read_bytes()
+        tree.file(str(path), data, executable=True)
+        first = next(segment for segment in _segments(data) if segment.kind == 1 and segment.flags & 1)
+        # A page of functions: the first of an image is what starts it.
+        first_pages[name] = data[first.offset + PAGE :][:PAGE].ljust(PAGE, b"\0")
+    named, without, other = first_pages.values()
 
+    def name_at(*contents: bytes) -> str:
+        return ProgramSymbols({PROGRAM: frozenset(contents)}, tree.archive(), None).find(PROGRAM + 0x20).symbol
+
+    assert name_at(named)
+    assert name_at(without) == ""
+    assert name_at(named, without) == name_at(named)
+    assert name_at(other) not in ("", name_at(named))
+    assert name_at(named, other) == ""
+
+
+def _code_at(data: bytes, address: int) -> bytes:
     for segment in _segments(data):
         if segment.kind == 1 and 0 <= address - segment.address < segment.size:
             return data[segment.offset + address - segment.address :][:64]
