@@ -140,7 +140,7 @@ def test_stop_and_cont_over_qmp_change_nothing(tmp_path: Path) -> None:
     for number in range(4):
         folder = tmp_path / str(number)
         folder.mkdir()
-        (folder / "guest.bin").write_bytes(program(10_000))
+        (folder / "guest.bin").write_bytes(program(40_000))
         words = (str(folder / "guest.bin"), "-m", "16M", "--nvdimm", f"file={folder}/pmem,size=2M", "-S")
         with Emu(folder, *words) as emu:
             client = emu.client()
