@@ -306,7 +306,13 @@ def test_pause_before_switchover_waits_and_goes_on(pair: Pair) -> None:
     import threading
 
     def later(side: Any, interrupt: Any) -> None:
-        threading.Timer(0.3, side.switch_over).start()
+        def work() -> None:
+            while side._progress.status is not Status.PRE_SWITCHOVER:
+                time.sleep(0.01)
+            time.sleep(0.3)  # counted from there on, however long the way there took
+            side.switch_over()
+
+        threading.Thread(target=work, daemon=True).start()
 
     result = migrate(
         source, destination, capabilities=Capabilities(pause_before_switchover=True), on_source=later, stall=1.0
