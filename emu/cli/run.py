@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from emu.cli import characters, output, signals
+from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
 from emu.config import MachineConfig
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
         "-incoming", "--incoming", metavar="URI", help="wait for a migration: unix:, tcp:, fd: or file:"
     )
     parser.add_argument("-S", dest="start_paused", action="store_true", help="do not start the guest until 'cont'")
+    debugger.add_arguments(parser)
     parser.add_argument("-no-reboot", "--no-reboot", action="store_true", help="end at the first reset")
     parser.add_argument(
         "--power-fail-at",
@@ -142,6 +143,7 @@ def run(options: argparse.Namespace) -> int:
             ended = power.ended
         else:
             offer(stack, machine, qmp=options.qmp, outputs=into, quiet=options.quiet or options.json)
+            debugger.offer(stack, machine, options, quiet=options.quiet or options.json)
             _accept_marked(options, config)
             for writer in writers if config.incoming is None else ():
                 writer.open()
@@ -224,10 +226,11 @@ def _power_cut(options: argparse.Namespace, config: MachineConfig) -> PowerCut |
 
     if not config.nvdimms:
         raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
-    if options.qmp or config.incoming is not None or config.start_paused or _asks_for_input(options):
+    attended = options.qmp or debugger.asked(options) or config.incoming is not None or config.start_paused
+    if attended or _asks_for_input(options):
         raise UsageError(
             "--power-fail-at needs a guest that runs on its own",
-            "leave -qmp, --incoming, -S and -serial stdio away",
+            "leave -qmp, --gdb, --incoming, -S and -serial stdio away",
         )
     return parse_power_cut(options.power_fail_at, options.power_fail_state or "none")
 
