@@ -45,8 +45,8 @@ class Commands:
         return "\n".join(f"monitor {command.usage:{wide}}  {command.summary}" for command in self._commands.values())
 
     def _reset(self, words: list[str]) -> str:
-        self._target.machine.reset()
-        return "the machine resets when it goes on"
+        self._target.reset()
+        return f"the guest stands at its first instruction again; {STALE}"
 
     def _nvdimm(self, words: list[str]) -> str:
         return "\n".join(self._target.call(self._describe)) or "this machine has no NVDIMM"
@@ -54,17 +54,19 @@ class Commands:
     def _describe(self) -> list[str]:
         lines = []
         for dimm in self._target.machine.nvdimms:
-            facts = dimm.describe()
+            facts, slot = dimm.describe(), dimm.device.slot
             first, last = facts["gpa"], facts["gpa"] + facts["size"] - 1
             survives = [words for key, words in SURVIVES.items() if facts["survives"][key]] or ["nothing"]
             lines.append(
-                f"{facts['id'] or 'nvdimm%d' % facts['slot']}: {human_size(facts['size'])} at physical "
+                f"{facts['id'] or f'nvdimm{slot}'}: {human_size(facts['size'])} at physical "
                 f"{first:#x} to {last:#x}, {facts['file'] or 'memory of the host, no file'}"
             )
             lines.append(f"  sync={'on' if facts['sync']['effective'] else 'off'}: {facts['sync']['why']}")
             lines.append(f"  survives {', '.join(survives)}")
         return lines
 
+
+STALE = "'maintenance flush register-cache' shows it to gdb"
 
 SURVIVES = {
     "guest_crash": "a guest crash",

@@ -30,7 +30,7 @@ class Signal(enum.Enum):
     """A packet that is longer than was agreed."""
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | bytearray) -> int:
     return sum(data) & 0xFF
 
 
@@ -42,7 +42,7 @@ def encode(data: bytes) -> bytes:
             escaped += bytes((_ESCAPE, byte ^ _ESCAPE_XOR))
         else:
             escaped.append(byte)
-    return b"$%b#%02x" % (escaped, checksum(escaped))
+    return b"$%b#%02x" % (bytes(escaped), checksum(escaped))
 
 
 def unescape(data: bytes) -> bytes:

@@ -300,7 +300,8 @@ class Session:
             action = rest[5:6]
             if action not in (b"c", b"C", b"s", b"S"):
                 raise _Malformed
-            return self._resume(b"", step=action in (b"s", b"S"))
+            self._resume(b"", step=action in (b"s", b"S"))
+            return None
         if rest.startswith(b"Kill"):
             self._kill()
             return OK

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from emu.cpu.debugging import READ, WRITE, Watch
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, Status, UsageError
-from emu.gdb import registers
+from emu.gdb.registers import Register, Values
+from emu.gdb.registers import write as write_registers
 from emu.machine import Machine, RunState
 from emu.memory import GuestMemoryError
 from emu.units import PAGE
 
 T = TypeVar("T")
 
+# QEMU's word for a reset that a debugger or monitor asks for.
+_OUR_RESET = "host-qmp-system-reset"
+_RESET_S = 10.0
 _LINEAR_END = 1 << 64
 
 
@@ -52,18 +57,25 @@ class Target:
         self.points: set[Point] = set()
         self.physical = False
         self.debugging = machine.call(machine.debug)
+        self._reset_done = threading.Event()
+        machine.observers.append(self)
+
+    def machine_event(self, name: str, data: Mapping[str, Any]) -> None:
+        """Called by the machine, in its thread."""
+        if name in ("RESET", "SHUTDOWN"):
+            self._reset_done.set()
 
     def call(self, function: Callable[[], T]) -> T:
         return self.machine.call(function)
 
     # -- registers and memory -------------------------------------------------------------------------------------
 
-    def registers(self) -> registers.Values:
-        return registers.Values(self.machine.cpu)
+    def registers(self) -> Values:
+        return Values(self.machine.cpu)
 
-    def write_registers(self, values: list[tuple[registers.Register, bytes]]) -> None:
+    def write_registers(self, values: list[tuple[Register, bytes]]) -> None:
         """All of them, or by UsageError none."""
-        registers.write(self.machine.cpu, values)
+        write_registers(self.machine.cpu, values)
 
     def read(self, address: int, size: int) -> bytes:
         """Up to ``size`` bytes from ``address``: as many as there are in one run, perhaps none."""
@@ -140,6 +152,12 @@ class Target:
         """Make the guest stand still, if it does not."""
         if not self.machine.paused:
             self.machine.pause()
+
+    def reset(self) -> None:
+        """Press the reset button; not in the machine's thread. The guest stands at its first instruction then."""
+        self._reset_done.clear()
+        self.machine.reset(_OUR_RESET)
+        self._reset_done.wait(_RESET_S)
 
     def end(self) -> None:
         self.machine.end(ExitRequest("quit", Status.OK, None, ""))

@@ -254,24 +254,6 @@ class Engine:
         return found
 
     @property
-    def instructions(self) -> int:
-        """How many have begun; one that faults and is tried again counts twice, REP once for each turn."""
-        return lib.emu_engine_instructions(self._e)
-
-    def hold(self, held: bool) -> None:
-        """After BREAKPOINT or STEP: the next instruction begins before deadline, interrupt or breakpoint are looked at.
-
-        They were looked at when it was announced.
-        """
-        lib.emu_engine_hold(self._e, held)
-
-    def take_debug_reason(self) -> int:
-        """BREAKPOINT, STEP or WATCH, once; 0 for none of them."""
-        found = self._e.reason & (BREAKPOINT | STEP | WATCH)
-        self._e.reason &= ~found
-        return found
-
-    @property
     def announced(self) -> bool:
         """The instruction at RIP was announced, and has not begun."""
         return bool(lib.emu_engine_announced(self._e))
@@ -286,7 +268,11 @@ class Engine:
         and to say that it begins again.
         """
         met, restarts = ffi.addressof(lib, "emu_engine_watch_met"), ffi.addressof(lib, "emu_engine_restarts")
-        return int(ffi.cast("uintptr_t", met)), int(ffi.cast("uintptr_t", restarts)), int(ffi.cast("uintptr_t", self._e))
+        return (
+            int(ffi.cast("uintptr_t", met)),
+            int(ffi.cast("uintptr_t", restarts)),
+            int(ffi.cast("uintptr_t", self._e)),
+        )
 
     # Clock
 

@@ -1,4 +1,4 @@
-"""Breakpoints, steps and watched memory: each stop is exact, none is lost or comes twice, and the guest sees nothing."""
+"""Breakpoints, steps and watched memory: each stop is exact, none is lost or comes twice; the guest sees nothing."""
 
 from __future__ import annotations
 
