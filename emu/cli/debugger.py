@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 from typing import TYPE_CHECKING
 
 from emu.cli import output
 from emu.errors import UsageError
 
 if TYPE_CHECKING:
+    import argparse
+    import contextlib
+
     from emu.cli.plain import PlainWords
     from emu.machine import Machine
 

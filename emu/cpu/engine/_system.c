@@ -1028,9 +1028,11 @@ void emu_system_debug_on(emu_system *s)
     library.forget_addresses(s->cpu);
 }
 
-/* The watches have changed, while the engine stands still. */
-void emu_system_watches_changed(emu_system *s)
+/* Watch these and no others; at most EMU_WATCHES, while the engine stands still. */
+void emu_system_set_watches(emu_system *s, const emu_watch *watches, uint32_t count)
 {
+    memcpy(s->watches, watches, count * sizeof *watches);
+    s->watch_count = count;
     library.forget_addresses(s->cpu);
 }
 
@@ -1385,50 +1387,53 @@ void emu_system_detach(emu_system *s)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 32), // char const *()(void *, void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 43), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 37), // char const *()(void *, void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 46), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 39), // int()(emu_system *, void *, size_t)
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 34), // emu_system *
+/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 42), // int()(emu_system *, void *, size_t)
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 39), // emu_system *
 /*  6 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // void()(emu_system *)
+/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *)
 /* 10 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // void()(emu_system *, uint64_t, uint64_t, uint32_t)
+/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, emu_watch const *, uint32_t)
 /* 13 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // void()(emu_system *, void *, size_t)
-/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 14 */ _CFFI_OP(_CFFI_OP_POINTER, 41), // emu_watch const *
+/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, uint64_t, uint64_t, uint32_t)
+/* 18 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
 /* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // void()(emu_system *, void *, void *, void *)
+/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, void *, size_t)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 27 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // void()(emu_system_layout const *)
-/* 30 */ _CFFI_OP(_CFFI_OP_POINTER, 35), // emu_system_layout const *
-/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 32 */ _CFFI_OP(_CFFI_OP_POINTER, 33), // char const *
-/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 34 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
-/* 35 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_layout
-/* 36 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_watch
-/* 37 */ _CFFI_OP(_CFFI_OP_ARRAY, 36), // emu_watch[_cffi_array_len(((emu_system *)0)->watches)]
-/* 38 */ (_cffi_opcode_t)(_cffi_array_len(((emu_system *)0)->watches)),
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 40 */ _CFFI_OP(_CFFI_OP_POINTER, 41), // uint8_t *
-/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, void *, void *, void *)
+/* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 31 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 32 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system_layout const *)
+/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 40), // emu_system_layout const *
+/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // char const *
+/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 39 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
+/* 40 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_layout
+/* 41 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_watch
+/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 43 */ _CFFI_OP(_CFFI_OP_POINTER, 44), // uint8_t *
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1442,8 +1447,6 @@ static void _cffi_checkfld_typedef_emu_system(emu_system *p)
   (void)((p->random) | 0);  /* check that 'emu_system.random' is an integer */
   (void)((p->cr4_bits) | 0);  /* check that 'emu_system.cr4_bits' is an integer */
   (void)((p->instruction_blocks) | 0);  /* check that 'emu_system.instruction_blocks' is an integer */
-  { emu_watch *tmp = &p->watches[0]; (void)tmp; }
-  (void)((p->watch_count) | 0);  /* check that 'emu_system.watch_count' is an integer */
   (void)((p->met) | 0);  /* check that 'emu_system.met' is an integer */
   (void)((p->restarts) | 0);  /* check that 'emu_system.restarts' is an integer */
   (void)((p->argument) | 0);  /* check that 'emu_system.argument' is an integer */
@@ -1653,7 +1656,7 @@ _cffi_f_emu_system_bind(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(32));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(37));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1898,10 +1901,10 @@ _cffi_f_emu_system_know(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg0, (char **)&x0);
+      _cffi_type(35), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1921,17 +1924,25 @@ _cffi_f_emu_system_know(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_system_know _cffi_d_emu_system_know
 #endif
 
-static void _cffi_d_emu_system_watches_changed(emu_system * x0)
+static void _cffi_d_emu_system_set_watches(emu_system * x0, emu_watch const * x1, uint32_t x2)
 {
-  emu_system_watches_changed(x0);
+  emu_system_set_watches(x0, x1, x2);
 }
 #ifndef PYPY_VERSION
 static PyObject *
-_cffi_f_emu_system_watches_changed(PyObject *self, PyObject *arg0)
+_cffi_f_emu_system_set_watches(PyObject *self, PyObject *args)
 {
   emu_system * x0;
+  emu_watch const * x1;
+  uint32_t x2;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_system_set_watches", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
       _cffi_type(5), arg0, (char **)&x0);
@@ -1942,9 +1953,22 @@ _cffi_f_emu_system_watches_changed(PyObject *self, PyObject *arg0)
       return NULL;
   }
 
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(14), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (emu_watch const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(14), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x2 = _cffi_to_c_int(arg2, uint32_t);
+  if (x2 == (uint32_t)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { emu_system_watches_changed(x0); }
+  { emu_system_set_watches(x0, x1, x2); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -1954,7 +1978,7 @@ _cffi_f_emu_system_watches_changed(PyObject *self, PyObject *arg0)
   return Py_None;
 }
 #else
-#  define _cffi_f_emu_system_watches_changed _cffi_d_emu_system_watches_changed
+#  define _cffi_f_emu_system_set_watches _cffi_d_emu_system_set_watches
 #endif
 
 static int _cffi_const_EMU_WATCHES(unsigned long long *o)
@@ -1966,16 +1990,16 @@ static int _cffi_const_EMU_WATCHES(unsigned long long *o)
 
 static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_WATCHES", (void *)_cffi_const_EMU_WATCHES, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_system_accessed", (void *)_cffi_f_emu_system_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 12), (void *)_cffi_d_emu_system_accessed },
-  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_system_attach },
+  { "emu_system_accessed", (void *)_cffi_f_emu_system_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 17), (void *)_cffi_d_emu_system_accessed },
+  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_system_attach },
   { "emu_system_bind", (void *)_cffi_f_emu_system_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_system_bind },
   { "emu_system_debug_off", (void *)_cffi_f_emu_system_debug_off, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_debug_off },
   { "emu_system_debug_on", (void *)_cffi_f_emu_system_debug_on, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_debug_on },
   { "emu_system_detach", (void *)_cffi_f_emu_system_detach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_detach },
   { "emu_system_has_code", (void *)_cffi_f_emu_system_has_code, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 4), (void *)_cffi_d_emu_system_has_code },
-  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_system_host_wrote },
-  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 29), (void *)_cffi_d_emu_system_know },
-  { "emu_system_watches_changed", (void *)_cffi_f_emu_system_watches_changed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_watches_changed },
+  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_system_host_wrote },
+  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 34), (void *)_cffi_d_emu_system_know },
+  { "emu_system_set_watches", (void *)_cffi_f_emu_system_set_watches, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 12), (void *)_cffi_d_emu_system_set_watches },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -1987,79 +2011,73 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "env", offsetof(emu_system, env),
            sizeof(((emu_system *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 40) },
+           _CFFI_OP(_CFFI_OP_NOOP, 43) },
   { "random", offsetof(emu_system, random),
               sizeof(((emu_system *)0)->random),
-              _CFFI_OP(_CFFI_OP_NOOP, 14) },
+              _CFFI_OP(_CFFI_OP_NOOP, 19) },
   { "cr4_bits", offsetof(emu_system, cr4_bits),
                 sizeof(((emu_system *)0)->cr4_bits),
-                _CFFI_OP(_CFFI_OP_NOOP, 16) },
+                _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "instruction_blocks", offsetof(emu_system, instruction_blocks),
                           sizeof(((emu_system *)0)->instruction_blocks),
-                          _CFFI_OP(_CFFI_OP_NOOP, 16) },
-  { "watches", offsetof(emu_system, watches),
-               sizeof(((emu_system *)0)->watches),
-               _CFFI_OP(_CFFI_OP_NOOP, 37) },
-  { "watch_count", offsetof(emu_system, watch_count),
-                   sizeof(((emu_system *)0)->watch_count),
-                   _CFFI_OP(_CFFI_OP_NOOP, 16) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "met", offsetof(emu_system, met),
            sizeof(((emu_system *)0)->met),
-           _CFFI_OP(_CFFI_OP_NOOP, 42) },
+           _CFFI_OP(_CFFI_OP_NOOP, 45) },
   { "restarts", offsetof(emu_system, restarts),
                 sizeof(((emu_system *)0)->restarts),
-                _CFFI_OP(_CFFI_OP_NOOP, 42) },
+                _CFFI_OP(_CFFI_OP_NOOP, 45) },
   { "argument", offsetof(emu_system, argument),
                 sizeof(((emu_system *)0)->argument),
-                _CFFI_OP(_CFFI_OP_NOOP, 42) },
+                _CFFI_OP(_CFFI_OP_NOOP, 45) },
   { "met_address", offsetof(emu_system, met_address),
                    sizeof(((emu_system *)0)->met_address),
-                   _CFFI_OP(_CFFI_OP_NOOP, 14) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 19) },
   { "met_access", offsetof(emu_system, met_access),
                   sizeof(((emu_system *)0)->met_access),
-                  _CFFI_OP(_CFFI_OP_NOOP, 16) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "eflags", offsetof(emu_system_layout, eflags),
               sizeof(((emu_system_layout *)0)->eflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 16) },
+              _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "hflags", offsetof(emu_system_layout, hflags),
               sizeof(((emu_system_layout *)0)->hflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 16) },
+              _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "task_register", offsetof(emu_system_layout, task_register),
                      sizeof(((emu_system_layout *)0)->task_register),
-                     _CFFI_OP(_CFFI_OP_NOOP, 16) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "control", offsetof(emu_system_layout, control),
                sizeof(((emu_system_layout *)0)->control),
-               _CFFI_OP(_CFFI_OP_NOOP, 16) },
+               _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "debug", offsetof(emu_system_layout, debug),
              sizeof(((emu_system_layout *)0)->debug),
-             _CFFI_OP(_CFFI_OP_NOOP, 16) },
+             _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "task_priority", offsetof(emu_system_layout, task_priority),
                      sizeof(((emu_system_layout *)0)->task_priority),
-                     _CFFI_OP(_CFFI_OP_NOOP, 16) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "address", offsetof(emu_watch, address),
                sizeof(((emu_watch *)0)->address),
-               _CFFI_OP(_CFFI_OP_NOOP, 14) },
+               _CFFI_OP(_CFFI_OP_NOOP, 19) },
   { "size", offsetof(emu_watch, size),
             sizeof(((emu_watch *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 14) },
+            _CFFI_OP(_CFFI_OP_NOOP, 19) },
   { "access", offsetof(emu_watch, access),
               sizeof(((emu_watch *)0)->access),
-              _CFFI_OP(_CFFI_OP_NOOP, 16) },
+              _CFFI_OP(_CFFI_OP_NOOP, 15) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_system", 34, 0,
-    sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 13 },
-  { "$emu_system_layout", 35, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 13, 6 },
-  { "$emu_watch", 36, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_watch), offsetof(struct _cffi_align_typedef_emu_watch, y), 19, 3 },
+  { "$emu_system", 39, 0,
+    sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 11 },
+  { "$emu_system_layout", 40, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 11, 6 },
+  { "$emu_watch", 41, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_watch), offsetof(struct _cffi_align_typedef_emu_watch, y), 17, 3 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_system", 34 },
-  { "emu_system_layout", 35 },
-  { "emu_watch", 36 },
+  { "emu_system", 39 },
+  { "emu_system_layout", 40 },
+  { "emu_watch", 41 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2074,7 +2092,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  44,  /* num_types */
+  47,  /* num_types */
   0,  /* flags */
 };
 

@@ -448,9 +448,11 @@ void emu_system_debug_on(emu_system *s)
     library.forget_addresses(s->cpu);
 }
 
-/* The watches have changed, while the engine stands still. */
-void emu_system_watches_changed(emu_system *s)
+/* Watch these and no others; at most EMU_WATCHES, while the engine stands still. */
+void emu_system_set_watches(emu_system *s, const emu_watch *watches, uint32_t count)
 {
+    memcpy(s->watches, watches, count * sizeof *watches);
+    s->watch_count = count;
     library.forget_addresses(s->cpu);
 }
 

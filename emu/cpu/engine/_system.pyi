@@ -22,8 +22,6 @@ class emu_system:
     random: int
     cr4_bits: int
     instruction_blocks: int
-    watches: list[emu_watch]
-    watch_count: int
     met: int
     restarts: int
     argument: int
@@ -46,7 +44,7 @@ class _Lib:
     @staticmethod
     def emu_system_debug_on(s: emu_system, /) -> None: ...
     @staticmethod
-    def emu_system_watches_changed(s: emu_system, /) -> None: ...
+    def emu_system_set_watches(s: emu_system, watches: emu_watch, count: int, /) -> None: ...
     @staticmethod
     def emu_system_accessed(s: emu_system, address: int, size: int, access: int, /) -> None: ...
     @staticmethod

@@ -80,11 +80,7 @@ class System:
         """Watch these and no others: linear address, size, and READ, WRITE or both. UsageError for too many."""
         if len(watches) > lib.EMU_WATCHES:
             raise UsageError(f"{len(watches)} watchpoints are too many", f"use at most {lib.EMU_WATCHES}")
-        for number, (address, size, access) in enumerate(watches):
-            watch = self._s.watches[number]
-            watch.address, watch.size, watch.access = address, size, access
-        self._s.watch_count = len(watches)
-        lib.emu_system_watches_changed(self._s)
+        lib.emu_system_set_watches(self._s, ffi.new("emu_watch[]", list(watches)), len(watches))
 
     def accessed(self, address: int, size: int, access: int) -> None:
         """The processor itself has read or stored there, in no instruction's code."""
