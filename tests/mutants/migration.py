@@ -79,9 +79,9 @@ MUTANTS = (
     Mutant(
         "differing-pages-forgotten",
         "a page that did not arrive as it is at the source, and that the guest did not store to, is not handed over",
-        _SOURCE,
-        "        self._doubts.settle(found)\n",
-        "",
+        "emu/migration/doubts.py",
+        "            if pages:\n",
+        "            if not pages and dirty:\n",
         (f"{_REFERENCES}::test_a_file_that_somebody_else_changes_under_the_copy_is_not_handed_over",),
     ),
     Mutant(
@@ -106,7 +106,7 @@ MUTANTS = (
         _DESTINATION,
         "            self._clear_pages(block, _joined(run.first, copied.zero))\n",
         "",
-        (f"{_PHASES}::test_everything_arrives_and_is_durable_before_the_mark_goes",),
+        (f"{_REFERENCES}::test_zero_pages_replace_what_the_destination_held",),
     ),
     Mutant(
         "chains-put-together-wrongly",

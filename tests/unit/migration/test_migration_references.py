@@ -155,6 +155,16 @@ def test_zero_pages_are_found_by_the_destination_and_stay_holes_there(tmp_path: 
     destination.close()
 
 
+def test_zero_pages_replace_what_the_destination_held(pair: Pair) -> None:
+    source, destination = pair
+    assert source.pmem is not None
+    assert destination.pmem is not None
+    source.pmem.view[40 * PAGE : 44 * PAGE] = bytes(4 * PAGE)
+    destination.pmem.view[:] = b"\xff" * PMEM
+    assert migrate(source, destination).source is None
+    assert destination.pmem.view == source.pmem.view
+
+
 def test_answers_of_another_length_are_no_answers(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     source, destination = pair
     assert destination.pmem is not None
