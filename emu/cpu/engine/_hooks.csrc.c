@@ -106,6 +106,8 @@ typedef struct {
     uint64_t tests;
     uint32_t last_size;
     bool deferred;
+    void (*on_block)(void *); /* told of each block that begins: quicker than a second hook of the library */
+    void *on_block_argument;
     /*
      * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
      * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
@@ -417,15 +419,17 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    if (__builtin_expect(e->attention.any != 0, 0)) {
+    if (__builtin_expect(e->attention.any != 0, 0))
         announce(e, address, size);
-        return;
+    else {
+        e->last_block = address;
+        e->last_size = size;
+        e->time += size;
+        if (__builtin_expect(e->time >= e->deadline, 0))
+            leave_before_block(e, EMU_TIMER);
     }
-    e->last_block = address;
-    e->last_size = size;
-    e->time += size;
-    if (__builtin_expect(e->time >= e->deadline, 0))
-        leave_before_block(e, EMU_TIMER);
+    if (e->on_block && !e->attention.again)
+        e->on_block(e->on_block_argument);
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -691,6 +695,13 @@ void emu_engine_watch_blocks(emu_engine *e, int testing)
 {
     e->wants_hook = 1;
     e->attention.testing |= (uint8_t)testing;
+}
+
+/* Tell a function of each block that begins. The block hook must be there; 0 for nobody. */
+void emu_engine_tell_blocks(emu_engine *e, uintptr_t function, uintptr_t argument)
+{
+    e->on_block = (void (*)(void *))function;
+    e->on_block_argument = (void *)argument;
 }
 
 void emu_engine_set_real_time(emu_engine *e)

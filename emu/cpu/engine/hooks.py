@@ -236,6 +236,10 @@ class Engine:
         lib.emu_engine_watch_blocks(self._e, testing)
         _check(lib.emu_engine_prepare(self._e), "watch blocks")
 
+    def tell_blocks(self, function: int, argument: int) -> None:
+        """Call the C function at this address, with this argument, for each block that begins; after ``watch_blocks``."""
+        lib.emu_engine_tell_blocks(self._e, function, argument)
+
     def now(self) -> int:
         return lib.emu_engine_now(self._e)
 
