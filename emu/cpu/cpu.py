@@ -433,10 +433,12 @@ class Cpu:
         """Put the CPU's own block hook before those of others, so that they see each block once."""
         self._engine.watch_blocks()
 
-    def tell_blocks(self, function: int, argument: int) -> None:
-        """Call the C function at this address, with this argument, for each block: quicker than one more hook."""
+    def count_blocks(self, counter: tuple[int, int, int, int]) -> None:
+        """Count the blocks that begin, quicker than by one more hook: addresses of the count, of the number from which
+        on a C function is called for each, of that function and of its argument.
+        """
         self._engine.watch_blocks()
-        self._engine.tell_blocks(function, argument)
+        self._engine.count_blocks(*counter)
 
     @property
     def rip(self) -> int:

@@ -686,8 +686,11 @@ typedef struct {
     uint64_t tests;
     uint32_t last_size;
     bool deferred;
-    void (*on_block)(void *); /* told of each block that begins: quicker than a second hook of the library */
-    void *on_block_argument;
+    /* Somebody counts the blocks that begin, and is told of each from `block_limit` on: quicker than a second hook. */
+    uint64_t *block_count;
+    const uint64_t *block_limit;
+    void (*on_limit)(void *);
+    void *on_limit_argument;
     /*
      * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
      * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
@@ -1008,8 +1011,8 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
         if (__builtin_expect(e->time >= e->deadline, 0))
             leave_before_block(e, EMU_TIMER);
     }
-    if (e->on_block && !e->attention.again)
-        e->on_block(e->on_block_argument);
+    if (e->block_count && !e->attention.again && ++*e->block_count >= *e->block_limit)
+        e->on_limit(e->on_limit_argument);
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -1277,11 +1280,13 @@ void emu_engine_watch_blocks(emu_engine *e, int testing)
     e->attention.testing |= (uint8_t)testing;
 }
 
-/* Tell a function of each block that begins. The block hook must be there; 0 for nobody. */
-void emu_engine_tell_blocks(emu_engine *e, uintptr_t function, uintptr_t argument)
+/* Count each block that begins in `count`, and call a function from `limit` on. The block hook must be there. */
+void emu_engine_count_blocks(emu_engine *e, uintptr_t count, uintptr_t limit, uintptr_t function, uintptr_t argument)
 {
-    e->on_block = (void (*)(void *))function;
-    e->on_block_argument = (void *)argument;
+    e->block_count = (uint64_t *)count;
+    e->block_limit = (const uint64_t *)limit;
+    e->on_limit = (void (*)(void *))function;
+    e->on_limit_argument = (void *)argument;
 }
 
 void emu_engine_set_real_time(emu_engine *e)
@@ -1431,15 +1436,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 129), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 136), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 132), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1453,7 +1458,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1510,63 +1515,70 @@ static void *_cffi_types[] = {
 /* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_delivery_layout const *, int)
-/* 84 */ _CFFI_OP(_CFFI_OP_POINTER, 130), // emu_delivery_layout const *
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // void()(emu_delivery_layout const *, int)
+/* 84 */ _CFFI_OP(_CFFI_OP_POINTER, 137), // emu_delivery_layout const *
 /* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *)
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // void()(emu_engine *)
 /* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, int)
+/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // void()(emu_engine *, int)
 /* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // void()(emu_engine *, int, uint64_t, int, uint64_t)
 /* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // void()(emu_engine *, uint64_t, uint64_t, void *)
 /* 102 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 105 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // void()(emu_engine *, uintptr_t, uintptr_t)
 /* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, uintptr_t, void *)
+/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
 /* 113 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(emu_engine *, void *, void *, void *)
-/* 118 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 120 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 121 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // void()(void *, uint32_t, int, uint32_t)
-/* 124 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 130 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 131 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 132 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 134 */ _CFFI_OP(_CFFI_OP_POINTER, 70), // uint32_t volatile const *
-/* 135 */ _CFFI_OP(_CFFI_OP_POINTER, 68), // uint32_t(*)(void *, uint32_t, int)
-/* 136 */ _CFFI_OP(_CFFI_OP_POINTER, 137), // uint8_t *
-/* 137 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 138 */ _CFFI_OP(_CFFI_OP_POINTER, 123), // void(*)(void *, uint32_t, int, uint32_t)
-/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // void()(emu_engine *, uintptr_t, void *)
+/* 120 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 121 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // void()(emu_engine *, void *, void *, void *)
+/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 126 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 128 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // void()(void *, uint32_t, int, uint32_t)
+/* 131 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 132 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 135 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 137 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 138 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 139 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 141 */ _CFFI_OP(_CFFI_OP_POINTER, 70), // uint32_t volatile const *
+/* 142 */ _CFFI_OP(_CFFI_OP_POINTER, 68), // uint32_t(*)(void *, uint32_t, int)
+/* 143 */ _CFFI_OP(_CFFI_OP_POINTER, 144), // uint8_t *
+/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 145 */ _CFFI_OP(_CFFI_OP_POINTER, 130), // void(*)(void *, uint32_t, int, uint32_t)
+/* 146 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -2054,6 +2066,70 @@ _cffi_f_emu_engine_close(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_close _cffi_d_emu_engine_close
+#endif
+
+static void _cffi_d_emu_engine_count_blocks(emu_engine * x0, uintptr_t x1, uintptr_t x2, uintptr_t x3, uintptr_t x4)
+{
+  emu_engine_count_blocks(x0, x1, x2, x3, x4);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_count_blocks(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uintptr_t x1;
+  uintptr_t x2;
+  uintptr_t x3;
+  uintptr_t x4;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_count_blocks", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uintptr_t);
+  if (x1 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uintptr_t);
+  if (x2 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, uintptr_t);
+  if (x3 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x4 = _cffi_to_c_int(arg4, uintptr_t);
+  if (x4 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_count_blocks(x0, x1, x2, x3, x4); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_count_blocks _cffi_d_emu_engine_count_blocks
 #endif
 
 static int _cffi_d_emu_engine_delete_hook(emu_engine * x0, uintptr_t x1)
@@ -3104,58 +3180,6 @@ _cffi_f_emu_engine_take_stop(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_take_stop _cffi_d_emu_engine_take_stop
 #endif
 
-static void _cffi_d_emu_engine_tell_blocks(emu_engine * x0, uintptr_t x1, uintptr_t x2)
-{
-  emu_engine_tell_blocks(x0, x1, x2);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_engine_tell_blocks(PyObject *self, PyObject *args)
-{
-  emu_engine * x0;
-  uintptr_t x1;
-  uintptr_t x2;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  PyObject *arg0;
-  PyObject *arg1;
-  PyObject *arg2;
-
-  if (!PyArg_UnpackTuple(args, "emu_engine_tell_blocks", 3, 3, &arg0, &arg1, &arg2))
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x1 = _cffi_to_c_int(arg1, uintptr_t);
-  if (x1 == (uintptr_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x2 = _cffi_to_c_int(arg2, uintptr_t);
-  if (x2 == (uintptr_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { emu_engine_tell_blocks(x0, x1, x2); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  Py_INCREF(Py_None);
-  return Py_None;
-}
-#else
-#  define _cffi_f_emu_engine_tell_blocks _cffi_d_emu_engine_tell_blocks
-#endif
-
 static void _cffi_d_emu_engine_watch_blocks(emu_engine * x0, int x1)
 {
   emu_engine_watch_blocks(x0, x1);
@@ -3677,8 +3701,9 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_engine_add_hook },
   { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 117), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 124), (void *)_cffi_d_emu_engine_attach },
   { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 112), (void *)_cffi_d_emu_engine_count_blocks },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 52), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_engine_deliver_interrupt },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
@@ -3696,13 +3721,12 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
   { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_service },
   { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 112), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 119), (void *)_cffi_d_emu_engine_set_code_check },
   { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_set_interrupt_pending },
   { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_set_real_time },
   { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_start_clock },
   { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_tell_blocks", (void *)_cffi_f_emu_engine_tell_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 107), (void *)_cffi_d_emu_engine_tell_blocks },
   { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_watch_blocks },
   { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 107), (void *)_cffi_d_emu_engine_watch_faults },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
@@ -3711,8 +3735,8 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
   { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 135), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_port_write },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 142), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 145), (void *)emu_port_write },
   { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_show_library },
   { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_symbol },
 };
@@ -3741,7 +3765,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 133) },
+              _CFFI_OP(_CFFI_OP_NOOP, 140) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
                 _CFFI_OP(_CFFI_OP_NOOP, 70) },
@@ -3771,7 +3795,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 136) },
+           _CFFI_OP(_CFFI_OP_NOOP, 143) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 70) },
@@ -3780,7 +3804,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                      _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 134) },
+              _CFFI_OP(_CFFI_OP_NOOP, 141) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -3801,22 +3825,22 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 131) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 138) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 130, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 137, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 131, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 138, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 132, 0,
+  { "$emu_engine", 139, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 130 },
-  { "emu_delivery_record", 131 },
-  { "emu_engine", 132 },
+  { "emu_delivery_layout", 137 },
+  { "emu_delivery_record", 138 },
+  { "emu_engine", 139 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3831,7 +3855,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  140,  /* num_types */
+  147,  /* num_types */
   1,  /* flags */
 };
 

@@ -106,8 +106,11 @@ typedef struct {
     uint64_t tests;
     uint32_t last_size;
     bool deferred;
-    void (*on_block)(void *); /* told of each block that begins: quicker than a second hook of the library */
-    void *on_block_argument;
+    /* Somebody counts the blocks that begin, and is told of each from `block_limit` on: quicker than a second hook. */
+    uint64_t *block_count;
+    const uint64_t *block_limit;
+    void (*on_limit)(void *);
+    void *on_limit_argument;
     /*
      * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
      * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
@@ -428,8 +431,8 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
         if (__builtin_expect(e->time >= e->deadline, 0))
             leave_before_block(e, EMU_TIMER);
     }
-    if (e->on_block && !e->attention.again)
-        e->on_block(e->on_block_argument);
+    if (e->block_count && !e->attention.again && ++*e->block_count >= *e->block_limit)
+        e->on_limit(e->on_limit_argument);
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -697,11 +700,13 @@ void emu_engine_watch_blocks(emu_engine *e, int testing)
     e->attention.testing |= (uint8_t)testing;
 }
 
-/* Tell a function of each block that begins. The block hook must be there; 0 for nobody. */
-void emu_engine_tell_blocks(emu_engine *e, uintptr_t function, uintptr_t argument)
+/* Count each block that begins in `count`, and call a function from `limit` on. The block hook must be there. */
+void emu_engine_count_blocks(emu_engine *e, uintptr_t count, uintptr_t limit, uintptr_t function, uintptr_t argument)
 {
-    e->on_block = (void (*)(void *))function;
-    e->on_block_argument = (void *)argument;
+    e->block_count = (uint64_t *)count;
+    e->block_limit = (const uint64_t *)limit;
+    e->on_limit = (void (*)(void *))function;
+    e->on_limit_argument = (void *)argument;
 }
 
 void emu_engine_set_real_time(emu_engine *e)

@@ -1247,10 +1247,10 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
     count_block(t);
 }
 
-/* A basic block is about to execute: as on_block, for an engine that sees by itself to code that changed. */
-void emu_trace_block(void *trace)
+/* As many blocks as the budget allows have begun. */
+void emu_trace_at_budget(void *trace)
 {
-    count_block(trace);
+    emu_trace_stop(((emu_trace *)trace)->owner, EMU_TRACE_BUDGET);
 }
 
 static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *user)
@@ -2050,6 +2050,42 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_at _cffi_d_emu_trace_at
 #endif
 
+static void _cffi_d_emu_trace_at_budget(void * x0)
+{
+  emu_trace_at_budget(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_at_budget(PyObject *self, PyObject *arg0)
+{
+  void * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_at_budget(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_at_budget _cffi_d_emu_trace_at_budget
+#endif
+
 static char const * _cffi_d_emu_trace_bind(void * x0)
 {
   return emu_trace_bind(x0);
@@ -2086,42 +2122,6 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_trace_bind _cffi_d_emu_trace_bind
-#endif
-
-static void _cffi_d_emu_trace_block(void * x0)
-{
-  emu_trace_block(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_trace_block(PyObject *self, PyObject *arg0)
-{
-  void * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(1), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { emu_trace_block(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  Py_INCREF(Py_None);
-  return Py_None;
-}
-#else
-#  define _cffi_f_emu_trace_block _cffi_d_emu_trace_block
 #endif
 
 static void _cffi_d_emu_trace_clear(emu_trace * x0)
@@ -3530,8 +3530,8 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_trace_add_region },
   { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 92), (void *)_cffi_d_emu_trace_ask },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
+  { "emu_trace_at_budget", (void *)_cffi_f_emu_trace_at_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 119), (void *)_cffi_d_emu_trace_at_budget },
   { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
-  { "emu_trace_block", (void *)_cffi_f_emu_trace_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 119), (void *)_cffi_d_emu_trace_block },
   { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_trace_clear },
   { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_trace_close },
   { "emu_trace_executes", (void *)_cffi_f_emu_trace_executes, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 59), (void *)_cffi_d_emu_trace_executes },

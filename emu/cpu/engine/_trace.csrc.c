@@ -667,10 +667,10 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
     count_block(t);
 }
 
-/* A basic block is about to execute: as on_block, for an engine that sees by itself to code that changed. */
-void emu_trace_block(void *trace)
+/* As many blocks as the budget allows have begun. */
+void emu_trace_at_budget(void *trace)
 {
-    count_block(trace);
+    emu_trace_stop(((emu_trace *)trace)->owner, EMU_TRACE_BUDGET);
 }
 
 static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *user)

@@ -226,10 +226,12 @@ class Tracer:
         return bool(lib.emu_trace_executes(self._t))
 
     @property
-    def block_function(self) -> tuple[int, int]:
-        """Addresses of a C function and its argument that must be called for each basic block, where no hook is."""
-        function = ffi.cast("uintptr_t", ffi.addressof(lib, "emu_trace_block"))
-        return int(function), int(ffi.cast("uintptr_t", self._t))
+    def counter(self) -> tuple[int, int, int, int]:
+        """For ``Cpu.count_blocks``, which must count where no hook does: what is done at the budget."""
+        count, limit = ffi.addressof(self._t, "blocks"), ffi.addressof(self._t, "budget")
+        places = (count, limit, ffi.addressof(lib, "emu_trace_at_budget"), self._t)
+        first, second, third, fourth = (int(ffi.cast("uintptr_t", place)) for place in places)
+        return first, second, third, fourth
 
     # Code
 

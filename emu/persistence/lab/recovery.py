@@ -301,7 +301,7 @@ class MachineRecovery:
         if self._record or not tracer.watch_pages():
             tracer.watch_reads(recorder.spans(machine), record=self._record)
         else:
-            machine.cpu.tell_blocks(*tracer.block_function)
+            machine.cpu.count_blocks(tracer.counter)
         machine.cpu.invalidate(0, 1)
         self._block = 0
         return True
