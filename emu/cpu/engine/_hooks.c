@@ -689,6 +689,11 @@ typedef struct {
     uint64_t tests;
     uint32_t last_size;
     bool deferred;
+    /* Somebody counts the blocks that begin, and is told of each from `block_limit` on: quicker than a second hook. */
+    uint64_t *block_count;
+    const uint64_t *block_limit;
+    void (*on_limit)(void *);
+    void *on_limit_argument;
     /*
      * For a debugger, which has each instruction be a block: how many were announced, how many may begin, where to
      * stop (in rising order), and that the one where it stopped begins now, whatever else is due.
@@ -1054,15 +1059,17 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    if (__builtin_expect(e->attention.any != 0, 0)) {
+    if (__builtin_expect(e->attention.any != 0, 0))
         announce(e, address, size);
-        return;
+    else {
+        e->last_block = address;
+        e->last_size = size;
+        e->time += size;
+        if (__builtin_expect(e->time >= e->deadline, 0))
+            leave_before_block(e, EMU_TIMER);
     }
-    e->last_block = address;
-    e->last_size = size;
-    e->time += size;
-    if (__builtin_expect(e->time >= e->deadline, 0))
-        leave_before_block(e, EMU_TIMER);
+    if (e->block_count && !e->attention.again && ++*e->block_count >= *e->block_limit)
+        e->on_limit(e->on_limit_argument);
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -1380,6 +1387,15 @@ void emu_engine_watch_met(void *engine)
     leave_behind_block(engine, EMU_WATCH);
 }
 
+/* Count each block that begins in `count`, and call a function from `limit` on. The block hook must be there. */
+void emu_engine_count_blocks(emu_engine *e, uintptr_t count, uintptr_t limit, uintptr_t function, uintptr_t argument)
+{
+    e->block_count = (uint64_t *)count;
+    e->block_limit = (const uint64_t *)limit;
+    e->on_limit = (void (*)(void *))function;
+    e->on_limit_argument = (void *)argument;
+}
+
 void emu_engine_set_real_time(emu_engine *e)
 {
     e->attention.real_time = 1;
@@ -1527,15 +1543,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 152), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 159), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 142), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 149), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 152), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1549,7 +1565,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 152), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 159), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1606,76 +1622,83 @@ static void *_cffi_types[] = {
 /* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(emu_delivery_layout const *, int)
-/* 84 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // emu_delivery_layout const *
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_delivery_layout const *, int)
+/* 84 */ _CFFI_OP(_CFFI_OP_POINTER, 150), // emu_delivery_layout const *
 /* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(emu_engine *)
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *)
 /* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(emu_engine *, int)
+/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, int)
 /* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, int, uint64_t, int, uint64_t)
 /* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(emu_engine *, uint64_t const *, size_t)
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uint64_t const *, size_t)
 /* 102 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 103 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint64_t const *
 /* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(emu_engine *, uint64_t, uint64_t)
+/* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uint64_t, uint64_t)
 /* 107 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uint64_t, uint64_t, void *)
 /* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uintptr_t, uintptr_t)
 /* 118 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(emu_engine *, uintptr_t, void *)
+/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
 /* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 127 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(emu_engine *, void *, void *, void *)
-/* 128 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 129 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 131 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(void *)
-/* 134 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 135 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION, 152), // void()(void *, uint32_t, int, uint32_t)
+/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uintptr_t, void *)
+/* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 131 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, void *, void *, void *)
+/* 135 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 137 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 138 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 141 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 142 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 143 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 144 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 145 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 146 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 147 */ _CFFI_OP(_CFFI_OP_POINTER, 70), // uint32_t volatile const *
-/* 148 */ _CFFI_OP(_CFFI_OP_POINTER, 68), // uint32_t(*)(void *, uint32_t, int)
-/* 149 */ _CFFI_OP(_CFFI_OP_POINTER, 150), // uint8_t *
-/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 151 */ _CFFI_OP(_CFFI_OP_POINTER, 136), // void(*)(void *, uint32_t, int, uint32_t)
-/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 139 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 140 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(void *)
+/* 141 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(void *, uint32_t, int, uint32_t)
+/* 144 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 145 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 146 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 147 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 148 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 150 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 151 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 152 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 153 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 154 */ _CFFI_OP(_CFFI_OP_POINTER, 70), // uint32_t volatile const *
+/* 155 */ _CFFI_OP(_CFFI_OP_POINTER, 68), // uint32_t(*)(void *, uint32_t, int)
+/* 156 */ _CFFI_OP(_CFFI_OP_POINTER, 157), // uint8_t *
+/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 158 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // void(*)(void *, uint32_t, int, uint32_t)
+/* 159 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -2163,6 +2186,70 @@ _cffi_f_emu_engine_close(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_close _cffi_d_emu_engine_close
+#endif
+
+static void _cffi_d_emu_engine_count_blocks(emu_engine * x0, uintptr_t x1, uintptr_t x2, uintptr_t x3, uintptr_t x4)
+{
+  emu_engine_count_blocks(x0, x1, x2, x3, x4);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_count_blocks(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uintptr_t x1;
+  uintptr_t x2;
+  uintptr_t x3;
+  uintptr_t x4;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_count_blocks", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uintptr_t);
+  if (x1 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uintptr_t);
+  if (x2 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, uintptr_t);
+  if (x3 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x4 = _cffi_to_c_int(arg4, uintptr_t);
+  if (x4 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_count_blocks(x0, x1, x2, x3, x4); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_count_blocks _cffi_d_emu_engine_count_blocks
 #endif
 
 static void _cffi_d_emu_engine_debug(emu_engine * x0, uint64_t x1, uint64_t x2)
@@ -4061,8 +4148,9 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_engine_add_hook },
   { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 111), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 127), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 134), (void *)_cffi_d_emu_engine_attach },
   { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 122), (void *)_cffi_d_emu_engine_count_blocks },
   { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 106), (void *)_cffi_d_emu_engine_debug },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 52), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_engine_deliver_interrupt },
@@ -4080,13 +4168,13 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
   { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 133), (void *)_cffi_d_emu_engine_restarts },
+  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 140), (void *)_cffi_d_emu_engine_restarts },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
   { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_service },
   { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_engine_set_breakpoints },
   { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 122), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 129), (void *)_cffi_d_emu_engine_set_code_check },
   { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_set_interrupt_pending },
   { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_set_real_time },
   { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_start_clock },
@@ -4094,15 +4182,15 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
   { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_watch_blocks },
   { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 117), (void *)_cffi_d_emu_engine_watch_faults },
-  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 133), (void *)_cffi_d_emu_engine_watch_met },
+  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 140), (void *)_cffi_d_emu_engine_watch_met },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
   { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 148), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 151), (void *)emu_port_write },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 155), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 158), (void *)emu_port_write },
   { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_show_library },
   { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_symbol },
 };
@@ -4131,7 +4219,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 146) },
+              _CFFI_OP(_CFFI_OP_NOOP, 153) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
                 _CFFI_OP(_CFFI_OP_NOOP, 70) },
@@ -4161,7 +4249,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 149) },
+           _CFFI_OP(_CFFI_OP_NOOP, 156) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 70) },
@@ -4170,7 +4258,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                      _CFFI_OP(_CFFI_OP_NOOP, 70) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 147) },
+              _CFFI_OP(_CFFI_OP_NOOP, 154) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4191,22 +4279,22 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 144) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 151) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 143, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 150, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 144, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 151, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 145, 0,
+  { "$emu_engine", 152, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 143 },
-  { "emu_delivery_record", 144 },
-  { "emu_engine", 145 },
+  { "emu_delivery_layout", 150 },
+  { "emu_delivery_record", 151 },
+  { "emu_engine", 152 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -4216,12 +4304,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  62,  /* num_globals */
+  63,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  153,  /* num_types */
+  160,  /* num_types */
   1,  /* flags */
 };
 
