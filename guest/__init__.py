@@ -31,7 +31,7 @@ class GuestImage(NamedTuple):
     The guests of the group ``crash`` teach the crash laboratory: on an empty NVDIMM they format a pool and work on it,
     on a pool they recover and check it. ``planted`` names the bug that the laboratory finds when it explores under
     ``--media`` ``media`` (None in the versions marked ``fixed``, where it finds nothing); ``eadr`` says whether the bug
-    shows under ``--domain eadr`` too.
+    shows under ``--domain eadr`` too, ``feed_printed`` whether ``--feed-printed`` is needed.
     """
 
     name: str
@@ -45,6 +45,7 @@ class GuestImage(NamedTuple):
     fixed: bool | None = None
     media: str | None = None
     eadr: bool | None = None
+    feed_printed: bool = False
 
     @property
     def place(self) -> str:

@@ -67,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--to", dest="stop", metavar="PLACE", help="and up to there")
     add("--durable-when-done", action="store_true",
         help="what an operation has stored must be durable when it says that it is done")  # fmt: skip
+    add("--feed-printed", action="store_true",
+        help="recovery reads on its standard input what the workload had printed when the power failed")  # fmt: skip
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
     add("--first-failure", action="store_true", help="stop when a crash state has failed, the simplest that does")
@@ -218,6 +220,7 @@ def _question(options: argparse.Namespace) -> Question:
         start=options.start,
         stop=options.stop,
         durable_when_done=options.durable_when_done,
+        feed_printed=options.feed_printed,
         first_failure=options.first_failure,
         linux=linux,
         scope=options.scope,

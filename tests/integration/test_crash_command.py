@@ -87,6 +87,7 @@ def test_bundled_guest_shows_exactly_its_planted_bug(image: guest.GuestImage, tm
         machine(image.path, tmp_path / "pool.img"),
         machine(image.path, tmp_path / "pool.img"),
         Rules(media=Media(image.media or "dax-sync")),
+        feed_printed=image.feed_printed,
     )
     answer = investigate(question)
     assert answer.complete
