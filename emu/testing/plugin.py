@@ -259,10 +259,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     for result in place.results[-_SHOWN:]:
         if result is not said:
             _add(report, result.command, result.report)
-        report.user_properties.append(("emu command", result.command))
+        item.user_properties.append(("emu command", result.command))
         page = getattr(result, "page", None)
         if page is not None:
-            report.user_properties.append(("emu report page", str(page)))
+            item.user_properties.append(("emu report page", str(page)))
     if place.files:
         _add(report, "NVDIMM files, kept", "\n".join(map(str, place.files)))
 
