@@ -3,8 +3,8 @@
 Unicorn's library calls its internals through global symbols, so definitions of the same names in a library that was
 loaded before, and is visible, are used instead: nothing is patched. Five modules have such definitions: ``_x87`` and
 ``_sse`` execute instructions on the host's own units, ``_translate`` sits between the translator and its code
-generator, ``_system`` has what Unicorn leaves out, ``_accesses`` tells of accesses to watched pages. What they need to
-know about the library is looked up and measured when it is loaded, in well under a millisecond.
+generator, ``_system`` has what Unicorn leaves out, and ``_accesses`` tells of accesses to watched pages. What they need
+to know about the library is looked up and measured when it is loaded, in well under a millisecond.
 """
 
 from __future__ import annotations
