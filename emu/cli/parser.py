@@ -32,6 +32,16 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_terminal_width() - 2)
 
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return help_text(action)
+
+
+def help_text(action: argparse.Action) -> str:
+    """An option's help with its default, where it has one that the help does not tell."""
+    told = action.help or ""
+    shows = action.option_strings and action.nargs != 0 and action.default not in (None, [], argparse.SUPPRESS, "")
+    return f"{told} (default {action.default})" if shows and told and "default" not in told else told
+
 
 def _terminal_width() -> int:
     """Columns of the terminal: ``COLUMNS`` when it is a number above 0, else what the terminal says, else 80."""
