@@ -188,7 +188,7 @@ def _output(target: Target | None, *, binary: bool) -> Iterator[Any]:
             raise UsageError("a dump is no text for a terminal", "give -o FILE, or -j or -u to see the labels")
         yield sys.stdout.buffer.write
         return
-    with target.begin() as writing:
+    with target.begin(mode=0o600) as writing:  # as the NVDIMM's own file
         yield writing.write
 
 

@@ -812,7 +812,8 @@ static void emu_flush(const void *address, size_t size, int instruction) {
  * no store is lost.
  */
 
-enum { RANGES = 128, FREE = 0, GUARD = 1, DIRTY = 2 };
+/* 256 NVDIMMs and RAM, each guarded and tracked, twice over: a process may hold both sides of a migration. */
+enum { RANGES = 1040, FREE = 0, GUARD = 1, DIRTY = 2 };
 
 typedef struct {
     _Atomic int kind; /* written last when a slot is filled, first when it is emptied */
@@ -832,6 +833,7 @@ typedef struct {
 } range;
 
 static range ranges[RANGES];
+static _Atomic int slots; /* so many, from the first, have ever been filled: nobody needs to look further */
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic int handlers_running;
 static struct sigaction earlier[2]; /* SIGSEGV, SIGBUS */
@@ -845,7 +847,7 @@ THREAD_LOCAL uintptr_t stop_argument;
 THREAD_LOCAL int stopped;
 
 static range *find(uintptr_t at, int kind) {
-    for (int n = 0; n < RANGES; n++)
+    for (int n = 0; n < atomic_load(&slots); n++)
         if (atomic_load(&ranges[n].kind) == kind && at >= ranges[n].start && at < ranges[n].end)
             return &ranges[n];
     return NULL;
@@ -903,7 +905,7 @@ static int is_stale(uintptr_t at) {
 
 /* The protection that keeps a dirty log over the range complete: what it tracks must fault before it is stored to. */
 static int protection(const range *r) {
-    for (int n = 0; n < RANGES; n++)
+    for (int n = 0; n < atomic_load(&slots); n++)
         if (atomic_load(&ranges[n].kind) == DIRTY && ranges[n].start < r->end && r->start < ranges[n].end)
             return PROT_READ;
     return PROT_READ | PROT_WRITE;
@@ -940,7 +942,7 @@ static int survive_lost_page(uintptr_t at, int code, int store) {
         repeat = r->fd >= 0;
         cut_off(r);
         int group = atomic_load(&r->group);
-        for (int n = 0; group && n < RANGES; n++)
+        for (int n = 0; group && n < atomic_load(&slots); n++)
             if (atomic_load(&ranges[n].kind) == GUARD && atomic_load(&ranges[n].group) == group)
                 cut_off(&ranges[n]);
     }
@@ -1028,6 +1030,8 @@ static int add_range(uintptr_t address, size_t size, size_t page, int kind, _Ato
     }
     slot = error ? error : slot;
     if (slot >= 0) {
+        if (slot >= atomic_load(&slots))
+            atomic_store(&slots, slot + 1);
         range *r = &ranges[slot];
         r->start = address;
         r->end = address + round_up(size, page);

@@ -58,7 +58,7 @@ class Guard:
         if slot < 0:
             _release(-1, own)
             raise kernel.host_error(
-                "cannot guard a mapping", -slot, "use fewer memory backends in one process (64 work)"
+                "cannot guard a mapping", -slot, "use fewer machines in one process (two of 256 NVDIMMs work)"
             )
         self._slot: int = slot
         self._close = weakref.finalize(self, _release, slot, own)

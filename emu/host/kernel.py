@@ -106,7 +106,8 @@ def _check(result: int, what: str, remedy: str = "") -> int:
 
 
 def open_file(path: str | os.PathLike[str], *, write: bool, create: bool = False) -> int:
-    """A descriptor of ``path``, never left open across exec. ``create`` makes a new file (mode 0644), never opens one.
+    """A descriptor of ``path``, never left open across exec. ``create`` makes a new file (mode 0600 less the umask: a
+    guest's memory is nobody else's business), never opens one.
 
     The open does not wait (a FIFO without a peer) and does not take a controlling terminal.
     """
@@ -118,7 +119,7 @@ def open_file(path: str | os.PathLike[str], *, write: bool, create: bool = False
         raise HostError(
             f"cannot open {os.fspath(path)!r}: not a file name", "give the path of a file", errno=errno.EINVAL
         )
-    result = lib.emu_open(raw, flags, 0o644)
+    result = lib.emu_open(raw, flags, 0o600)
     remedy = "change the file's permissions" if result == -errno.EACCES and not write else ""
     return _check(result, f"cannot {'create' if create else 'open'} {os.fspath(path)}", remedy)
 

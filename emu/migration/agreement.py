@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from emu.migration import codec
-from emu.migration.channel import Channel
+from emu.migration.channel import MOST_FILES, Channel
 from emu.migration.errors import Refused, StreamError
 from emu.migration.facts import MachineFacts, decode_facts
 from emu.migration.guest import Block, FileLock
@@ -113,7 +113,7 @@ def _send(channel: Channel, preamble: dict[str, Any], copied: Sequence[Block]) -
     files: list[int] = []
     with contextlib.ExitStack() as stack:
         for block in copied:
-            if block.file is not None and channel.passes_files:
+            if block.file is not None and channel.passes_files and len(files) < MOST_FILES:
                 offered.append({"block": block.name, "offset": block.file.offset})
                 files.append(block.file.open_readonly())
                 stack.callback(os.close, files[-1])

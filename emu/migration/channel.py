@@ -22,9 +22,10 @@ from emu.migration.stream import Decoder, Encoder, Frame, FrameType
 from emu.units import MIB
 
 _MOST_BUFFERS = 512
-_MOST_FILES = 64
+MOST_FILES = 253
+"""That Linux takes in one message (SCM_MAX_FD, unix(7))."""
 _FIFO_S = 1.0
-_RIGHTS = socket.CMSG_SPACE(_MOST_FILES * array.array("i").itemsize)
+_RIGHTS = socket.CMSG_SPACE(MOST_FILES * array.array("i").itemsize)
 
 
 class Interrupt:
@@ -213,8 +214,8 @@ class SocketChannel:
                 got = array.array("i")
                 got.frombytes(data[: len(data) - len(data) % got.itemsize])
                 self.files.extend(got)
-        if len(self.files) > _MOST_FILES:
-            raise StreamError("migration stream: more open files came with it than a machine has blocks")
+        if len(self.files) > MOST_FILES:
+            raise StreamError("migration stream: more open files came with it than one message takes")
 
     def close(self) -> None:
         self._socket.close()

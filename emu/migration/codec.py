@@ -13,7 +13,8 @@ from emu.migration.errors import StreamError
 from emu.state import SavedState, Value
 from emu.units import U64_MAX
 
-MAX_BLOCKS = 64
+MAX_BLOCKS = 264
+"""256 NVDIMMs, and RAM."""
 MAX_COMPONENTS = 256
 MAX_FIELDS = 512
 MAX_TEXT = 4096

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -155,6 +156,7 @@ def process_pool(workers: int) -> Iterator[Executor]:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    _start_tracker()
     pool = Pool(workers, mp_context=Context(), initializer=_follow_parent)
     try:
         yield pool
@@ -166,6 +168,20 @@ def process_pool(workers: int) -> Iterator[Executor]:
             # for ever while anybody can write: we are the last who could.
             queue._writer.close()
         pool.shutdown(cancel_futures=True)
+
+
+def _start_tracker() -> None:
+    """Multiprocessing's helper that removes what a process leaves which was ended: it shares our standard error, and
+    need not say there what it has to remove.
+    """
+    from multiprocessing import resource_tracker
+
+    before = sys.warnoptions[:]
+    sys.warnoptions.append(f"ignore:::{resource_tracker.__name__}")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions[:] = before
 
 
 def _follow_parent() -> None:

@@ -108,7 +108,7 @@ def write_memory(path: Path, base: memoryview, units: Mapping[int, int]) -> None
     by_page: dict[int, list[int]] = {}
     for offset in units:
         by_page.setdefault(offset // PAGE, []).append(offset)
-    with examine(str(path)).begin() as writing:
+    with examine(str(path)).begin(mode=0o600) as writing:  # as the NVDIMM's own file
         for at in range(0, len(base), PAGE):
             page = bytearray(base[at : at + PAGE])
             for offset in by_page.get(at // PAGE, ()):

@@ -59,7 +59,7 @@ def test_a_missing_file_is_created_with_the_size_and_keeps_what_is_stored(tmp_pa
         backend = open_backend(config(path))
     finally:
         os.umask(old)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.stat().st_size == backend.mapping.size == SIZE
     backend.mapping.view[100:105] = b"words"
     backend.mapping.persist(100, 5)

@@ -271,13 +271,19 @@ def test_facts_have_exactly_their_fields(place: tuple[Any, ...]) -> None:
         (replace(FACTS, blocks=(BlockFacts("pc.ram", 4095),)), "not a number of pages"),
         (replace(FACTS, blocks=(BlockFacts("pc.ram", 0),)), "not a number of pages"),
         (replace(FACTS, blocks=(BlockFacts("pc.ram", 1 << 44),)), "not a number of pages"),
-        (replace(FACTS, blocks=tuple(BlockFacts(str(n), 4096) for n in range(65))), "not a list of at most 64"),
+        (replace(FACTS, blocks=tuple(BlockFacts(str(n), 4096) for n in range(265))), "not a list of at most 264"),
         (replace(FACTS, nvdimms=(replace(FACTS.nvdimms[0], granularity="line"),)), "unknown granularity 'line'"),
     ],
 )
 def test_facts_that_cannot_be(changed: MachineFacts, says: str) -> None:
     with pytest.raises(StreamError, match=says):
         decode_facts(sent(changed))
+
+
+def test_facts_of_a_machine_with_every_slot_filled() -> None:
+    names = ("pc.ram", *(f"n{n}-backend" for n in range(256)))
+    full = replace(FACTS, blocks=tuple(BlockFacts(name, 4096) for name in names))
+    assert decode_facts(sent(full)) == full
 
 
 def test_deeply_nested_and_absurdly_long_json_is_an_error() -> None:

@@ -52,3 +52,22 @@ def test_ctrl_c_does_not_end_a_worker_that_starts(tmp_path: Path) -> None:
     script.write_text(INTERRUPTED_WHILE_STARTING)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, start_new_session=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "10\n", "")
+
+
+KILLED = """\
+import os, signal
+from emu.persistence.lab.jobs import process_pool
+
+if __name__ == "__main__":
+    with process_pool(2) as pool:
+        pool.submit(len, "ten things").result()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_pool_that_is_killed_says_nothing(tmp_path: Path) -> None:
+    """What multiprocessing has to tidy up then is nothing that a user could do anything about."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (-9, "", "")
