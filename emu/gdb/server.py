@@ -12,8 +12,10 @@ from typing import Any
 
 from emu.errors import EmuError, UsageError
 from emu.gdb.commands import Commands
+from emu.gdb.power import Power
 from emu.gdb.session import Session
 from emu.gdb.target import Target
+from emu.gdb.travel import Travel
 from emu.host import sockets
 from emu.machine import Machine
 
@@ -49,6 +51,10 @@ class Server:
         self.address = self._listener.address
         self._target = Target(machine)
         self._commands = Commands(self._target)
+        self._power = Power(self._target, self._commands) if machine.nvdimms else None
+        self.travel = Travel(self._target, self._power)
+        if self._power is not None:
+            self._power.travel = self.travel
         self._wake_out, self._wake_in = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
@@ -63,12 +69,15 @@ class Server:
             self._wake()
 
     def finish(self) -> None:
-        """Tell the debugger of the end, stop to listen and remove the socket file."""
+        """After the run: tell the debugger of the end, stop to listen and remove the socket file. Closes the CPU."""
         self._finishing = True
         self._wake()
         self._thread.join(_LAST_WORDS_S)
         self._machine.observers.remove(self)
         self._listener.close()
+        self.travel.close()
+        if self._power is not None:
+            self._power.close()
 
     def _wake(self) -> None:
         # A full buffer means that the thread is awake anyhow; a closed one, that there is nobody to wake.
@@ -112,7 +121,7 @@ class Server:
         """Until the debugger leaves, or the machine ends. What it asked to stop at goes with it."""
         connection.settimeout(_LAST_WORDS_S)
         try:
-            session = Session(self._target, self._commands)
+            session = Session(self._target, self.travel, self._commands)
         except EmuError:
             return  # there is no guest to debug yet
         with selectors.DefaultSelector() as waiting, contextlib.suppress(OSError):
@@ -133,3 +142,4 @@ class Server:
                 if self._finishing:
                     break
         self._target.call(self._target.clear)
+        self._target.call(self.travel.close)

@@ -268,7 +268,7 @@ class Engine:
 
     @property
     def passed(self) -> tuple[int, int]:
-        """Where it would have stopped last since it began to pass by: instructions begun before, and the reason or 0."""
+        """Where it would have stopped last since it began to pass by: instructions begun before; the reason or 0."""
         reason = lib.emu_engine_passed(self._e, self._scratch)
         return int(self._scratch[0]), int(reason)
 
