@@ -163,7 +163,7 @@ class Power:
         return shown if length <= 16 else f"{shown} ..."
 
     def _waits(self, pending: Pending) -> list[str]:
-        lines = [f"  stored by {self._place(pending.pc)}, event {pending.event}", f"  waits for {pending.wait.value}"]
+        lines = [f"  event {pending.event}: stored by {self._place(pending.pc)}", f"  waits for {pending.wait.value}"]
         if pending.wait is Wait.FENCE and pending.flush_pc is not None:
             lines.append(f"  flushed by {self._place(pending.flush_pc)}")
         elif pending.wait is Wait.FLUSH and pending.flush_pc is not None:
@@ -194,7 +194,7 @@ class Power:
         """Leave in memory, and in the files, what is durable."""
         self._catch_up()
         state, lost = self._ledger.state, self._ledger.lost()
-        lines = [f"the power failed before event {self._ledger.events}: {len(lost) or 'no'} stores are lost"]
+        lines = [f"the power failed before event {self._ledger.events}: {_count(lost)} lost"]
         lines += [f"  event {event}: {self._place(pc)}" for event, pc in lost[:_NAMED]]
         lines += [f"  and {len(lost) - _NAMED} more"] if len(lost) > _NAMED else []
         for component in state.components.values():
@@ -216,3 +216,7 @@ class Power:
             part.power_on()
         if self.travel is not None:
             self.travel.begin()
+
+
+def _count(lost: list[tuple[int, int]]) -> str:
+    return "no store is" if not lost else "1 store is" if len(lost) == 1 else f"{len(lost)} stores are"

@@ -106,7 +106,8 @@ class Target:
 
     def locate(self, address: int) -> int | None:
         """The guest-physical address of ``address``; None where nothing is mapped."""
-        return address if self.physical else self.machine.cpu.translate(address)
+        direct = self.physical or not self.machine.cpu.paging_enabled
+        return address if direct else self.machine.cpu.translate(address)
 
     # -- stops ----------------------------------------------------------------------------------------------------
 
