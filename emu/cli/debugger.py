@@ -55,11 +55,12 @@ def offer(
     server = Server(machine, address(where))
     stack.callback(server.finish)
     gate.seen = lambda: server.travel.seen
+    server.start()
     if not quiet:
-        waits = ", and waits for it" if machine.paused else ""
-        output.note(f"emu: gdb can connect{waits}: target remote {_gdb_words(str(server.address))}")
+        output.note(invitation(str(server.address), machine.config.image))
 
 
-def _gdb_words(address: str) -> str:
-    """As gdb's 'target remote' takes it."""
-    return address.removeprefix("unix:").replace("tcp:127.0.0.1:", "localhost:").removeprefix("tcp:")
+def invitation(address: str, image: str | None) -> str:
+    """Where gdb connects: the words to type."""
+    place = address.removeprefix("unix:").replace("tcp:127.0.0.1:", "localhost:").removeprefix("tcp:")
+    return f"emu: debug it: gdb {image or ''} -ex 'target remote {place}'"

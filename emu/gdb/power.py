@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-from emu.cpu.engine.trace import FULL
 from emu.errors import UsageError
 from emu.gdb.commands import STALE, Command, Commands
 from emu.gdb.ledger import Ledger, Pending, Wait
@@ -90,12 +89,12 @@ class Power:
 
     # -- the log ------------------------------------------------------------------------------------------------------
 
-    def _log_is_long(self, why: int) -> None:
-        if why == FULL:
-            tracer = self._recording.tracer
-            tracer.log_limit = 2 * tracer.log_limit
-            if self.travel is not None:
-                self.travel.hurry()
+    def _log_is_long(self, _why: int) -> None:
+        """In a callback; the limit of the log is the only one that is set."""
+        tracer = self._recording.tracer
+        tracer.log_limit = 2 * tracer.log_limit
+        if self.travel is not None:
+            self.travel.hurry()
 
     def _catch_up(self) -> None:
         """Bring the ledger up to date, and begin a new log."""
@@ -111,6 +110,11 @@ class Power:
         ledger = self._ledger.copy()
         ledger.apply(self._recording.events())
         return ledger
+
+    @property
+    def events(self) -> int:
+        """How many stores, flushes, fences and label writes there were since power-on."""
+        return self._ledger.events + sum(1 for _ in self._recording.events())
 
     def save(self) -> Callable[[], None]:
         """See ``travel.Keeper``."""

@@ -51,16 +51,19 @@ class Server:
         self.address = self._listener.address
         self._target = Target(machine)
         self._commands = Commands(self._target)
-        self._power = Power(self._target, self._commands) if machine.nvdimms else None
-        self.travel = Travel(self._target, self._power)
-        if self._power is not None:
-            self._power.travel = self.travel
+        self.power = Power(self._target, self._commands) if machine.nvdimms else None
+        self.travel = Travel(self._target, self.power)
+        if self.power is not None:
+            self.power.travel = self.travel
         self._wake_out, self._wake_in = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
         self._finishing = False
         machine.observers.append(self)
         self._thread = threading.Thread(target=self._serve, name="gdb", daemon=True)
+
+    def start(self) -> None:
+        """Let a debugger in; whoever connected before has waited."""
         self._thread.start()
 
     def machine_event(self, name: str, data: Mapping[str, Any]) -> None:
@@ -72,12 +75,13 @@ class Server:
         """After the run: tell the debugger of the end, stop to listen and remove the socket file. Closes the CPU."""
         self._finishing = True
         self._wake()
-        self._thread.join(_LAST_WORDS_S)
+        if self._thread.is_alive():
+            self._thread.join(_LAST_WORDS_S)
         self._machine.observers.remove(self)
         self._listener.close()
         self.travel.close()
-        if self._power is not None:
-            self._power.close()
+        if self.power is not None:
+            self.power.close()
 
     def _wake(self) -> None:
         # A full buffer means that the thread is awake anyhow; a closed one, that there is nobody to wake.

@@ -78,7 +78,8 @@ class Session:
     def _begin(self) -> None:
         self._target.boot()
         self._target.stop()
-        self._travel.begin()
+        if not self._travel.followed:
+            self._travel.begin()
 
     # -- the stream -----------------------------------------------------------------------------------------------
 
@@ -235,7 +236,7 @@ class Session:
             rip = int(rest, 16).to_bytes(8, "little")
             self._target.call(lambda: self._target.write_registers([(REGISTERS[RIP], rip)]))
         self._running = True
-        self._target.call(lambda: self._travel.go(step=step))
+        self._target.call(lambda: self._travel.go(1 if step else None))
         self.look()
 
     def _go_back(self, *, step: bool) -> bytes | None:
@@ -248,6 +249,7 @@ class Session:
     def _detach(self) -> bytes:
         self.closed = True
         self._target.call(self._target.clear)
+        self._target.call(self._travel.close)
         self._target.call(self._target.machine.resume)
         return OK
 

@@ -91,7 +91,7 @@ class Travel:
     def close(self) -> None:
         """Nobody follows the guest any more. Before the machine's CPU and memory go away; ``begin`` may come again."""
         self._followed = False
-        self._doing = _Doing.FORWARD
+        self._doing, self._goal = _Doing.FORWARD, None
         self._debugging.pass_by(False)
         self._debugging.stop_at(None)
         self._drop()
@@ -126,6 +126,11 @@ class Travel:
         """While the guest runs: keep a moment soon, since what the keeper holds grows large."""
         if self._doing is _Doing.FORWARD:
             self._debugging.stop_at(self._debugging.instructions + 1)
+
+    @property
+    def followed(self) -> bool:
+        """Whether there is a past."""
+        return self._followed
 
     @property
     def seen(self) -> bool:
@@ -186,15 +191,15 @@ class Travel:
 
     # -- where to -----------------------------------------------------------------------------------------------------
 
-    def go(self, *, step: bool) -> None:
-        """Forward, for one instruction or until something stops the guest."""
+    def go(self, instructions: int | None) -> None:
+        """Forward, for so many instructions or, with None, until something stops the guest."""
         self._refresh()
         self.at_beginning = False
         self._doing = _Doing.FORWARD
         self._debugging.pass_by(False)
         now = self._debugging.instructions
         self._drop(self._index(now) + 1)
-        self._goal = now + 1 if step else None
+        self._goal = None if instructions is None else now + instructions
         self._set_stop()
         self._machine.resume()
 
@@ -218,6 +223,12 @@ class Travel:
             self._look_back(self._index(now - 1), now)
         self._machine.resume()
         return True
+
+    def go_to(self, place: int) -> None:
+        """To where so many instructions had begun, in the past."""
+        self._seen = max(self._seen, self._debugging.instructions)
+        self._seek(place, None)
+        self._machine.resume()
 
     def _set_stop(self) -> None:
         now = self._debugging.instructions

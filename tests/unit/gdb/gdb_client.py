@@ -103,6 +103,7 @@ def debugged(folder: Path, code: bytes, *, paused: bool = True) -> Iterator[Debu
     with board.build(config, gate.around(board.Outputs(serial=output.extend))) as machine:
         server = Server(machine, UnixAddress(str(folder / "gdb.sock")))
         gate.seen = lambda: server.travel.seen
+        server.start()
         thread = threading.Thread(target=lambda: ends.append(machine.run(PATIENCE_S)))
         thread.start()
         try:
