@@ -53,6 +53,7 @@ class Uart16550:
         self._sink = sink
         self._fetch: Callable[[], bytes] | None = None
         self._supply: Callable[[], bytes] | None = None
+        self.on_input: Callable[[], None] = lambda: None  # hears of what comes from outside, whoever runs a guest again
         self._power_on()
 
     def _power_on(self) -> None:
@@ -81,6 +82,7 @@ class Uart16550:
         They wait outside the FIFO until there is room in it, as if the other side heeded flow control, and until the
         guest first looks for input: what was typed ahead is not lost to a driver that begins by clearing the FIFO.
         """
+        self.on_input()
         taken = data[: BACKLOG - len(self._waiting)]
         self._waiting.extend(taken)
         self._fill()
@@ -93,6 +95,7 @@ class Uart16550:
         It is called once, when everything before has been read and the guest reads on, or waits for an interrupt. Until
         then the line status already says that there is data. A guest that never reads takes nothing.
         """
+        self.on_input()
         self._fetch = fetch
         if self._ier & IER_RX:
             self._pull()
@@ -114,6 +117,7 @@ class Uart16550:
     def _pull(self) -> None:
         if self._fetch is None or self._fifo or self._waiting or self._mcr & MCR_LOOP:
             return
+        self.on_input()
         fetch, self._fetch = self._fetch, None
         self._waiting.extend(fetch())
         self._fill()

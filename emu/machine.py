@@ -159,6 +159,7 @@ class Machine:
         self.observers: list[Observer] = []
         self.state = RunState.PRELAUNCH
         self.debug_stop: Stop | None = None
+        self.on_debug_stop: Callable[[Stop], Stop | None] = lambda stop: stop
         self._debugging: Debugging | None = None
         self._died: Stop | None = None
         self._parts = parts
@@ -239,6 +240,7 @@ class Machine:
         """What debugs the guest's CPU, from the first call on. Use it between slices (``call``).
 
         At a stop that it asks for, the machine is paused as ``RunState.DEBUG`` and ``debug_stop`` says why.
+        ``on_debug_stop`` may change that stop, or go on by itself with None; in the machine's thread.
         """
         if self._debugging is None:
             from emu.cpu.debugging import Debugging
@@ -387,7 +389,10 @@ class Machine:
             case StopKind.REQUESTED | StopKind.TIMER:
                 pass
 
-    def _stop_for_debugger(self, stop: Stop) -> None:
+    def _stop_for_debugger(self, found: Stop) -> None:
+        stop = self.on_debug_stop(found)
+        if stop is None:
+            return
         self.debug_stop = stop
         self._paused_as = self.state = RunState.DEBUG
         self._tell("STOP", {})

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     import argparse
     import contextlib
 
+    from emu.board import Outputs
     from emu.cli.plain import PlainWords
+    from emu.gdb.gate import Gate
     from emu.machine import Machine
 
 QEMU_SPEC = "tcp::1234"
@@ -29,10 +31,22 @@ def asked(options: argparse.Namespace) -> str | None:
     return QEMU_SPEC if options.gdb_as_qemu else None
 
 
-def offer(stack: contextlib.ExitStack, machine: Machine, options: argparse.Namespace, *, quiet: bool) -> None:
+def gate(options: argparse.Namespace, outputs: Outputs) -> tuple[Outputs, Gate | None]:
+    """What the machine is to be built with; without a debugger ``outputs`` themselves."""
+    if asked(options) is None:
+        return outputs, None
+    from emu.gdb.gate import Gate
+
+    made = Gate()
+    return made.around(outputs), made
+
+
+def offer(
+    stack: contextlib.ExitStack, machine: Machine, options: argparse.Namespace, gate: Gate | None, *, quiet: bool
+) -> None:
     """Listen for gdb, if that was asked for, until ``stack`` closes; before the machine runs."""
     where = asked(options)
-    if where is None:
+    if where is None or gate is None:
         return
     if machine.config.incoming is not None:
         raise UsageError("--gdb debugs a guest from its start", "leave --incoming away")
@@ -40,11 +54,13 @@ def offer(stack: contextlib.ExitStack, machine: Machine, options: argparse.Names
 
     server = Server(machine, address(where))
     stack.callback(server.finish)
+    gate.seen = lambda: server.travel.seen
+    server.start()
     if not quiet:
-        waits = ", and waits for it" if machine.paused else ""
-        output.note(f"emu: gdb can connect{waits}: target remote {gdb_words(str(server.address))}")
+        output.note(invitation(str(server.address), machine.config.image))
 
 
-def gdb_words(address: str) -> str:
-    """As gdb's 'target remote' takes it."""
-    return address.removeprefix("unix:").replace("tcp:127.0.0.1:", "localhost:").removeprefix("tcp:")
+def invitation(address: str, image: str | None) -> str:
+    """Where gdb connects: the words to type."""
+    place = address.removeprefix("unix:").replace("tcp:127.0.0.1:", "localhost:").removeprefix("tcp:")
+    return f"emu: debug it: gdb {image or ''} -ex 'target remote {place}'"

@@ -60,15 +60,16 @@ def run(
         with contextlib.ExitStack() as scratch:
             prepared = prepare(request, config, scratch)
             run = _Run(options, prepared, stack)
+            outputs, gate = debugger.gate(options, run.outputs)
             machine = stack.enter_context(
-                board.build(prepared.config, run.outputs, accept_incomplete=options.accept_incomplete)
+                board.build(prepared.config, outputs, accept_incomplete=options.accept_incomplete)
             )
             machine.boot()
             prepared.format(machine)
         if not options.quiet and not options.json:
             announce(machine)
         offer(stack, machine, qmp=options.qmp, outputs=[], quiet=options.quiet or options.json)
-        debugger.offer(stack, machine, options, quiet=options.quiet or options.json)
+        debugger.offer(stack, machine, options, gate, quiet=options.quiet or options.json)
         run.take_input(stack, machine, stdin)
         stack.callback(signals.put_away)
         ended, failure = drive(machine, options.timeout)

@@ -121,6 +121,7 @@ def run(options: argparse.Namespace) -> int:
             debugcon=characters.make_sink(written, targets[1], "-debugcon", claims, standard=None),
         )
         writers = [sink for sink in (outputs.serial, outputs.debugcon) if isinstance(sink, characters.Writer)]
+        outputs, gate = debugger.gate(options, outputs)
         paths = [dimm.backend.path for dimm in config.nvdimms if cut is not None and dimm.backend.path]
         made = [path for path in paths if not os.path.exists(path)]
         machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
@@ -146,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
             ended = power.ended
         else:
             offer(stack, machine, qmp=options.qmp, outputs=into, quiet=options.quiet or options.json)
-            debugger.offer(stack, machine, options, quiet=options.quiet or options.json)
+            debugger.offer(stack, machine, options, gate, quiet=options.quiet or options.json)
             _accept_marked(options, config)
             for writer in writers if config.incoming is None else ():
                 writer.open()

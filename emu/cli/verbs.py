@@ -20,6 +20,7 @@ VERBS = {
     "run": Verb("emu.cli.run", "boot a guest on a machine with NVDIMMs"),
     "crash": Verb("emu.cli.crash", "cut the power at every point and show what the machine could wake up with"),
     "crash diff": Verb("emu.cli.crash_diff", "compare what two runs of 'emu crash' found"),
+    "debug": Verb("emu.cli.debug", "gdb in the recovery at a crash state, or before the store that was lost"),
     "probe": Verb("emu.cli.probe", "say what a file or directory can promise as an NVDIMM"),
     "label": Verb("emu.cli.label", "read, check and write namespace label areas"),
     "acpi": Verb("emu.cli.acpi", "show or dump the ACPI tables of a machine"),

@@ -65,6 +65,20 @@ class Debugging:
         """``run`` returns WATCH behind each instruction that accesses one of these. UsageError for too many."""
         self._system.set_watches(watches)
 
+    def pass_by(self, passing: bool) -> None:
+        """Begin, or end, to run past breakpoints and watches; ``stop_at`` still stops."""
+        self._engine.pass_by(passing)
+
+    @property
+    def passed(self) -> tuple[int, StopKind] | None:
+        """The last of them that was run past since it began: how many instructions had begun before the one that was at
+        a breakpoint, or made the access; None when there was none.
+        """
+        instructions, reason = self._engine.passed
+        if not reason:
+            return None
+        return instructions, StopKind.WATCH if reason == hooks.WATCH else StopKind.BREAKPOINT
+
     @property
     def watch_met(self) -> tuple[int, int]:
         """The linear address that led to the last WATCH, and whether by READ or WRITE."""

@@ -51,6 +51,7 @@ def _registers() -> tuple[Register, ...]:
 
 REGISTERS = _registers()
 """By number."""
+RIP = next(number for number, register in enumerate(REGISTERS) if register.name == "rip")
 
 _TYPES = {
     "org.gnu.gdb.i386.core": (

@@ -12,8 +12,10 @@ from typing import Any
 
 from emu.errors import EmuError, UsageError
 from emu.gdb.commands import Commands
+from emu.gdb.power import Power
 from emu.gdb.session import Session
 from emu.gdb.target import Target
+from emu.gdb.travel import Travel
 from emu.host import sockets
 from emu.machine import Machine
 
@@ -49,12 +51,19 @@ class Server:
         self.address = self._listener.address
         self._target = Target(machine)
         self._commands = Commands(self._target)
+        self.power = Power(self._target, self._commands) if machine.nvdimms else None
+        self.travel = Travel(self._target, self.power)
+        if self.power is not None:
+            self.power.travel = self.travel
         self._wake_out, self._wake_in = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
         self._finishing = False
         machine.observers.append(self)
         self._thread = threading.Thread(target=self._serve, name="gdb", daemon=True)
+
+    def start(self) -> None:
+        """Let a debugger in; whoever connected before has waited."""
         self._thread.start()
 
     def machine_event(self, name: str, data: Mapping[str, Any]) -> None:
@@ -63,12 +72,16 @@ class Server:
             self._wake()
 
     def finish(self) -> None:
-        """Tell the debugger of the end, stop to listen and remove the socket file."""
+        """After the run: tell the debugger of the end, stop to listen and remove the socket file. Closes the CPU."""
         self._finishing = True
         self._wake()
-        self._thread.join(_LAST_WORDS_S)
+        if self._thread.is_alive():
+            self._thread.join(_LAST_WORDS_S)
         self._machine.observers.remove(self)
         self._listener.close()
+        self.travel.close()
+        if self.power is not None:
+            self.power.close()
 
     def _wake(self) -> None:
         # A full buffer means that the thread is awake anyhow; a closed one, that there is nobody to wake.
@@ -112,7 +125,7 @@ class Server:
         """Until the debugger leaves, or the machine ends. What it asked to stop at goes with it."""
         connection.settimeout(_LAST_WORDS_S)
         try:
-            session = Session(self._target, self._commands)
+            session = Session(self._target, self.travel, self._commands)
         except EmuError:
             return  # there is no guest to debug yet
         with selectors.DefaultSelector() as waiting, contextlib.suppress(OSError):
@@ -133,3 +146,4 @@ class Server:
                 if self._finishing:
                     break
         self._target.call(self._target.clear)
+        self._target.call(self.travel.close)

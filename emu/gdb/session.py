@@ -10,8 +10,9 @@ from emu.errors import EmuError
 from emu.gdb import packets
 from emu.gdb.commands import Commands
 from emu.gdb.packets import LONGEST, Signal, unescape
-from emu.gdb.registers import REGISTERS, description
+from emu.gdb.registers import REGISTERS, RIP, description
 from emu.gdb.target import Point, PointKind, Target
+from emu.gdb.travel import Travel
 
 OK, UNKNOWN, FAILED = b"OK", b"", b"E01"
 _SIGINT, _SIGTRAP, _SIGSEGV = 2, 5, 11
@@ -20,7 +21,10 @@ _DESCRIPTION = description()
 _MOST_ADDRESS = (1 << 64) - 1
 _POINT = re.compile(rb"([0-4]),([0-9a-fA-F]{1,16}),([0-9a-fA-F]{1,8})(;.*)?\Z", re.DOTALL)
 _SPAN = re.compile(rb"([0-9a-fA-F]{1,16}),([0-9a-fA-F]{1,8})")
-_FEATURES = b"PacketSize=%x;qXfer:features:read+;QStartNoAckMode+;swbreak+;hwbreak+;vContSupported+" % LONGEST
+_FEATURES = (
+    b"PacketSize=%x;qXfer:features:read+;QStartNoAckMode+;swbreak+;hwbreak+;ReverseStep+;ReverseContinue+;vContSupported+"
+    % LONGEST
+)
 
 
 class _Malformed(Exception):
@@ -33,10 +37,11 @@ class Session:
     While the guest runs, ``look`` is to be called when the machine may have stopped.
     """
 
-    def __init__(self, target: Target, commands: Commands) -> None:
+    def __init__(self, target: Target, travel: Travel, commands: Commands) -> None:
         self.outgoing = bytearray()
         self.closed = False
         self._target = target
+        self._travel = travel
         self._commands = commands
         self._reader = packets.Reader()
         self._acknowledges = True
@@ -58,6 +63,8 @@ class Session:
             b"s": lambda rest: self._resume(rest, step=True),
             b"C": lambda rest: self._resume(rest[2:].lstrip(b";"), step=False),
             b"S": lambda rest: self._resume(rest[2:].lstrip(b";"), step=True),
+            b"bs": lambda rest: self._go_back(step=True),
+            b"bc": lambda rest: self._go_back(step=False),
             b"H": lambda rest: OK,
             b"T": lambda rest: OK,
             b"D": lambda rest: self._detach(),
@@ -71,6 +78,8 @@ class Session:
     def _begin(self) -> None:
         self._target.boot()
         self._target.stop()
+        if not self._travel.followed:
+            self._travel.begin()
 
     # -- the stream -----------------------------------------------------------------------------------------------
 
@@ -101,9 +110,10 @@ class Session:
         self.outgoing += self._last
 
     def _answer(self, packet: bytes) -> None:
-        handler = self._handlers.get(packet[:1])
+        letters = packet if packet in self._handlers else packet[:1]
+        handler = self._handlers.get(letters)
         try:
-            reply = UNKNOWN if handler is None else handler(packet[1:])
+            reply = UNKNOWN if handler is None else handler(packet[len(letters) :])
         except (EmuError, _Malformed, ValueError):
             reply = FAILED
         if reply is not None:
@@ -132,6 +142,8 @@ class Session:
     def _why(self) -> bytes:
         stop = self._target.machine.debug_stop
         interrupted, self._interrupted = self._interrupted, False
+        if self._travel.at_beginning:
+            return b"T%02xreplaylog:begin;thread:01;" % _SIGTRAP
         if stop is None:
             return b"T%02xthread:01;" % (_SIGINT if interrupted else _SIGTRAP)
         if stop.kind in (StopKind.TRIPLE_FAULT, StopKind.BAD_STATE):
@@ -144,7 +156,7 @@ class Session:
         return b"T%02x%sthread:01;" % (_SIGTRAP, detail)
 
     def _watch_met(self) -> bytes:
-        address, access = self._target.debugging.watch_met
+        address, access = self._travel.met
         point = self._target.watch_at(address, access)
         if point is None:
             return b""
@@ -221,15 +233,23 @@ class Session:
 
     def _resume(self, rest: bytes, *, step: bool) -> None:
         if rest:  # from another place
-            rip = int(rest, 16)
-            self._target.call(lambda: self._target.machine.cpu.set_register("rip", rip))
+            rip = int(rest, 16).to_bytes(8, "little")
+            self._target.call(lambda: self._target.write_registers([(REGISTERS[RIP], rip)]))
         self._running = True
-        self._target.call(lambda: self._target.go(step=step))
+        self._target.call(lambda: self._travel.go(1 if step else None))
         self.look()
+
+    def _go_back(self, *, step: bool) -> bytes | None:
+        self._running = self._target.call(lambda: self._travel.go_back(step=step))
+        if not self._running:
+            return self._target.call(self._why)
+        self.look()
+        return None
 
     def _detach(self) -> bytes:
         self.closed = True
         self._target.call(self._target.clear)
+        self._target.call(self._travel.close)
         self._target.call(self._target.machine.resume)
         return OK
 

@@ -56,6 +56,7 @@ class Target:
         self.machine = machine
         self.points: set[Point] = set()
         self.physical = False
+        self.on_change: Callable[[], None] = lambda: None  # hears before registers are set
         self.debugging = machine.call(machine.debug)
         self._reset_done = threading.Event()
         machine.observers.append(self)
@@ -75,6 +76,7 @@ class Target:
 
     def write_registers(self, values: list[tuple[Register, bytes]]) -> None:
         """All of them, or by UsageError none."""
+        self.on_change()
         write_registers(self.machine.cpu, values)
 
     def read(self, address: int, size: int) -> bytes:
@@ -104,7 +106,8 @@ class Target:
 
     def locate(self, address: int) -> int | None:
         """The guest-physical address of ``address``; None where nothing is mapped."""
-        return address if self.physical else self.machine.cpu.translate(address)
+        direct = self.physical or not self.machine.cpu.paging_enabled
+        return address if direct else self.machine.cpu.translate(address)
 
     # -- stops ----------------------------------------------------------------------------------------------------
 
@@ -117,7 +120,6 @@ class Target:
 
     def clear(self) -> None:
         self._set(set())
-        self.debugging.stop_at(None)
 
     def _set(self, points: set[Point]) -> None:
         places = {point.address for point in points if point.kind in _BREAKPOINTS}
@@ -142,11 +144,6 @@ class Target:
         )
 
     # -- running --------------------------------------------------------------------------------------------------
-
-    def go(self, *, step: bool) -> None:
-        """Let the guest run, for one instruction or until something stops it."""
-        self.debugging.stop_at(self.debugging.instructions + 1 if step else None)
-        self.machine.resume()
 
     def stop(self) -> None:
         """Make the guest stand still, if it does not."""

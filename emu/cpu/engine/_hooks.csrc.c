@@ -122,6 +122,10 @@ typedef struct {
     const uint64_t *breakpoints;
     size_t breakpoint_count;
     bool held;
+    /* Pass by what would stop, except for `until`, and remember the last such place, and which bits it would stop with. */
+    bool passing;
+    uint64_t passed;
+    uint32_t passed_reason;
     /*
      * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
      * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
@@ -416,14 +420,25 @@ static bool is_breakpoint(const emu_engine *e, uint64_t address)
     return low < e->breakpoint_count && e->breakpoints[low] == address;
 }
 
-/* Why a debugger stops before the instruction that is announced; 0 when it does not. */
-static uint32_t debug_stop(const emu_engine *e, uint64_t address)
+/* Remember the instruction that was announced last. */
+static void pass_by(emu_engine *e, uint32_t reason)
 {
+    e->passed = e->instructions - 1;
+    e->passed_reason = reason;
+}
+
+/* Why a debugger stops before the instruction that is announced; 0 when it does not. */
+static uint32_t debug_stop(emu_engine *e, uint64_t address)
+{
+    bool reached = e->instructions > e->until;
     if (!e->attention.debugging)
         return 0;
-    if (is_breakpoint(e, address))
+    if ((e->passing && reached) || !is_breakpoint(e, address))
+        return reached ? EMU_STEP : 0;
+    if (!e->passing)
         return EMU_BREAKPOINT;
-    return e->instructions > e->until ? EMU_STEP : 0;
+    pass_by(e, EMU_BREAKPOINT);
+    return 0;
 }
 
 /*
@@ -804,7 +819,25 @@ void emu_engine_restarts(void *engine)
 /* From within an instruction: it has met what a debugger watches, and is the last one before the stop. */
 void emu_engine_watch_met(void *engine)
 {
-    leave_behind_block(engine, EMU_WATCH);
+    emu_engine *e = engine;
+    if (e->passing)
+        pass_by(e, EMU_WATCH);
+    else
+        leave_behind_block(e, EMU_WATCH);
+}
+
+/* Begin, or end, to pass by what would stop; then emu_engine_passed says what was the last, 0 for nothing. */
+void emu_engine_pass(emu_engine *e, int passing)
+{
+    e->passing = passing;
+    if (passing)
+        e->passed_reason = 0;
+}
+
+uint32_t emu_engine_passed(emu_engine *e, uint64_t *instructions)
+{
+    *instructions = e->passed;
+    return e->passed_reason;
 }
 
 /* Count each block that begins in `count`, and call a function from `limit` on. The block hook must be there. */
@@ -838,6 +871,7 @@ void emu_engine_set_clock(emu_engine *e, int counting, uint64_t time, int announ
     e->wants_hook |= counting;
     e->time = time;
     e->attention.idle = e->hooked && !counting;
+    e->instructions += (uint64_t)announced - e->attention.again;
     e->attention.again = (uint8_t)announced;
     e->last_block = last_block;
     e->last_size = 0;

@@ -262,6 +262,16 @@ class Engine:
     def held(self) -> bool:
         return bool(lib.emu_engine_held(self._e))
 
+    def pass_by(self, passing: bool) -> None:
+        """Begin, or end, to go on where BREAKPOINT or WATCH would stop; not so for STEP."""
+        lib.emu_engine_pass(self._e, passing)
+
+    @property
+    def passed(self) -> tuple[int, int]:
+        """Where it would have stopped last since it began to pass by: instructions begun before; the reason or 0."""
+        reason = lib.emu_engine_passed(self._e, self._scratch)
+        return int(self._scratch[0]), int(reason)
+
     @property
     def debug_functions(self) -> tuple[int, int, int]:
         """Addresses of two C functions and their argument: to stop with WATCH behind the instruction that is executed,

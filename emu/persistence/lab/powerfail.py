@@ -71,6 +71,19 @@ def _number_or_seed(text: str, what: str) -> tuple[int | None, int]:
     return parse_number(text, what=what, high=_MOST_ENTRIES), 0
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a power cut leaves: ``chosen`` has the content of each 8-byte unit that was stored to, ``number`` and
+    ``contents`` as for ``Cut``.
+    """
+
+    workload: Workload
+    failed: bool
+    chosen: dict[int, int]
+    number: int | None
+    contents: Mapping[int, int]
+
+
 def run_with_power_cut(
     config: MachineConfig, cut: PowerCut, outputs: board.Outputs, *, timeout: float | None = None
 ) -> Cut:
@@ -80,6 +93,15 @@ def run_with_power_cut(
     there is no memory of that number; the files are then as they were.
     Durable when: it returns, by the strongest means of each file's mapping.
     """
+    left = memory_after(config, cut, outputs, timeout=timeout)
+    _write(config, left.workload, left.chosen)
+    return Cut(left.workload.ended, left.failed, len(left.workload.events), left.number, left.contents)
+
+
+def memory_after(
+    config: MachineConfig, cut: PowerCut, outputs: board.Outputs | None = None, *, timeout: float | None = None
+) -> Memory:
+    """As ``run_with_power_cut``, but the files are left alone."""
     event = cut.event
     if event is None:
         whole = record(config, timeout=timeout, event_limit=_MOST_ENTRIES)
@@ -98,9 +120,7 @@ def run_with_power_cut(
             chosen, number, open_units = Image(timeline, initial, timeline.points[-1].number).contents(), None, []
     finally:
         initial.close()
-    _write(config, workload, chosen)
-    contents = {unit: chosen[unit] for unit in open_units}
-    return Cut(workload.ended, failed, len(workload.events), number, contents)
+    return Memory(workload, failed, chosen, number, {unit: chosen[unit] for unit in open_units})
 
 
 def _choose(timeline: Timeline, initial: Contents, state: CrashState, cut: PowerCut) -> dict[int, int]:

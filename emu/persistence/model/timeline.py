@@ -106,6 +106,10 @@ class PersistState:
             self.rules.domain is PersistenceDomain.EADR and bool(self.components)
         )
 
+    def flushed_through(self, component: int) -> int | None:
+        """The event up to which a flush that waits for its fence covers the stores of ``component``; None for none."""
+        return self._marked.get(component)
+
     def _is_plain_load(self, fence: Fence) -> bool:
         return fence.failed and self.rules.failed_cas == "load"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from emu import board
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.devices.contract import ExitRequest
+from emu.gdb.gate import Gate
 from emu.gdb.packets import Reader, Signal, encode
 from emu.gdb.server import Server
 from emu.host.sockets import UnixAddress
@@ -98,13 +99,16 @@ def debugged(folder: Path, code: bytes, *, paused: bool = True) -> Iterator[Debu
         image=str(image), ram_size=16 * MIB, nvdimms=(nvdimm,), slots=1, max_memory=256 * MIB, start_paused=paused
     )
     ends: list[Exit] = []
-    with board.build(config, board.Outputs(serial=output.extend)) as machine:
+    gate = Gate()
+    with board.build(config, gate.around(board.Outputs(serial=output.extend))) as machine:
         server = Server(machine, UnixAddress(str(folder / "gdb.sock")))
+        gate.seen = lambda: server.travel.seen
+        server.start()
         thread = threading.Thread(target=lambda: ends.append(machine.run(PATIENCE_S)))
         thread.start()
         try:
             yield Debugged(machine, folder / "gdb.sock", thread, ends, output)
         finally:
-            server.finish()
             machine.end(ExitRequest("quit", 0))
             thread.join()
+            server.finish()

@@ -163,6 +163,8 @@ def test_kill_ends_the_run_and_detach_lets_it_go_on(start: Start, tmp_path: Path
 
 def test_after_a_detach_the_guest_goes_on_past_breakpoints(start: Start) -> None:
     machine, gdb = start(SAY_3)
+    gdb.ask(b"s")
+    gdb.ask(b"bs")
     gdb.ask(b"Z0,%x,1" % (CODE + 2))
     assert gdb.ask(b"D") == b"OK"
     assert machine.ended().status == 7
