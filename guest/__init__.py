@@ -1,7 +1,8 @@
 """The bundled guests: small x86-64 images that boot under emu and, all but the flat ones, unmodified under QEMU.
 
-Their sources are in ``guest/lib``, ``guest/examples``, ``guest/crash`` and ``guest/flat``; ``make -C guest`` builds
-them into ``guest/images``, where they are committed together with ``manifest.json``, which describes them.
+Their sources are in ``guest/lib``, ``guest/libc``, ``guest/examples``, ``guest/crash`` and ``guest/flat``;
+``make -C guest`` builds them into ``guest/images``, where they are committed together with
+``manifest.json``, which describes them.
 """
 
 from __future__ import annotations

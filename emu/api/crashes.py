@@ -290,7 +290,9 @@ def question(
     if not 0 < timeout <= 1e6 or not 0 < time_limit <= 1e6:
         raise UsageError("--timeout and --time-limit are seconds, more than 0", "give another number")
     if not config.nvdimms:
-        raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
+        raise UsageError(
+            "there is no NVDIMM to lose anything", "give an empty one, --nvdimm size=2M, or a file: --nvdimm file=PATH"
+        )
     recovery = config
     if recover is not None and linux is None:
         recovery = replace(recovery, image=image_path(recover))

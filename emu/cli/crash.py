@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  emu crash commit-noflush --nvdimm file=pool.img,size=2M          find the missing flush
+  emu crash commit-noflush --nvdimm size=2M                        find the missing flush, on an empty NVDIMM
+  emu crash commit-noflush --nvdimm file=pool.img,size=2M          the same on what a file holds
   emu crash ./guest.bin --nvdimm file=p.img,size=2M --observe 0:8 --observe 64:8 --json
   emu crash level-broken --nvdimm file=p.img,size=2M --export out  and boot what failed: emu run ... (it says how)
   emu crash mapsync-broken --nvdimm file=p.img,size=2M --media dax
@@ -195,9 +196,10 @@ def _question(options: argparse.Namespace) -> Question:
     linux = None
     if options.image == "linux" and not os.path.exists("linux"):  # noqa: PTH110 - as for any image
         linux = _linux(options)
-        config = linux_machine(machine_options.machine_config(options, None), default_memory=options.memory is None)
+        config = machine_options.machine_config(options, None, files_needed=False)
+        config = linux_machine(config, default_memory=options.memory is None)
     else:
-        config = machine_options.machine_config(options, _image(options))
+        config = machine_options.machine_config(options, _image(options), files_needed=False)
     timeout = options.timeout
     if timeout is None:
         timeout = _TIMEOUT_S if linux is None else LINUX_TIMEOUT_S

@@ -197,6 +197,8 @@ class MachineRecovery:
             self._check.verify((event for _, event in events), _contents(reads))
         if self._recording.tracer.has_tables:
             self._caveat = _WALKS
+        if self._recording.tracer.executes:
+            self._caveat = _EXECUTES
         verdict = replace(judge(ended, bytes(self._output.data)), spin=self._spins.spin)
         return Run(reads, verdict, events, self._caveat)
 
@@ -328,7 +330,11 @@ class MachineRecovery:
             return False
         talk.play(Role.RECOVERY)
         self._recording = recorder.Recording(machine)
-        self._recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
+        tracer = self._recording.tracer
+        if self._record or not tracer.watch_pages():
+            tracer.watch_reads(recorder.spans(machine), record=self._record)
+        else:
+            machine.cpu.count_blocks(tracer.counter)
         machine.cpu.invalidate(0, 1)
         self._block = 0
         return True

@@ -2,8 +2,8 @@
 
 A machine that comes back to the same instruction with the same registers, memory and devices does the same again, for
 ever, since nothing comes from outside. (Virtual time is part of the state from the first moment that anybody asks for
-it.) From time to time, rarer the longer the guest runs, it is watched for some basic blocks. Of memory the pages that
-the run has stored to are compared.
+it: then nothing is watched any more.) From time to time, rarer the longer the guest runs, it is watched for some basic
+blocks. Of memory the pages that the run has stored to are compared.
 """
 
 from __future__ import annotations
@@ -83,6 +83,9 @@ class SpinWatch:
         blocks = self._tracer.blocks
         if blocks >= self._limit and not self.proven:
             return False
+        if self._machine.cpu.time_passes:  # which is part of the state: it cannot be the same again
+            self._tracer.set_budget(self._limit)
+            return True
         if blocks > self._until and not self.proven:
             self._next_look(4 * self._after)
             return True
