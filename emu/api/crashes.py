@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -72,6 +72,7 @@ def crash(
     stop: int | str | None = None,
     durable_when_done: bool = False,
     feed_printed: bool = False,
+    check: Collection[str] = (),
     first_failure: bool = False,
     resume: Path | None = None,
     exec: str | None = None,  # noqa: A002 - the option's name
@@ -135,6 +136,7 @@ def crash(
         stop=stop,
         durable_when_done=durable_when_done,
         feed_printed=feed_printed,
+        check=check,
         first_failure=first_failure,
         linux=linux,
         scope=scope,
@@ -269,6 +271,7 @@ def question(
     stop: int | str | None = None,
     durable_when_done: bool = False,
     feed_printed: bool = False,
+    check: Collection[str] = (),
     first_failure: bool = False,
     linux: Request | None = None,
     scope: str = "all",
@@ -304,6 +307,11 @@ def question(
     )
     if linux is not None and recover_append is not None:
         raise UsageError("--recover-append does not go with the image 'linux'", "put the words into --recover")
+    for name in check:
+        if name not in investigation.CHECKS:
+            raise UsageError(
+                f"--check {name}: there is no such check", f"give one of {', '.join(investigation.CHECKS)}"
+            )
     if linux is not None and feed_printed:
         raise UsageError("--feed-printed does not go with the image 'linux'", "leave --feed-printed away")
     if durable_when_done and not rules.flushes_count:
@@ -326,6 +334,7 @@ def question(
         stop=_place(stop, "--to"),
         durable_when_done=durable_when_done,
         feed_printed=feed_printed,
+        checks=frozenset(check),
         linux=linux,
     )
 

@@ -70,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what an operation has stored must be durable when it says that it is done")  # fmt: skip
     add("--feed-printed", action="store_true",
         help="recovery reads on its standard input what the workload had printed when the power failed")  # fmt: skip
+    add("--check", action="append", default=[], choices=("states", "robust"),
+        help="states: recovery must print what it prints between two operations; robust: and see no store without "
+        "those before it")  # fmt: skip
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
     add("--first-failure", action="store_true", help="stop when a crash state has failed, the simplest that does")
@@ -223,6 +226,7 @@ def _question(options: argparse.Namespace) -> Question:
         stop=options.stop,
         durable_when_done=options.durable_when_done,
         feed_printed=options.feed_printed,
+        check=options.check,
         first_failure=options.first_failure,
         linux=linux,
         scope=options.scope,

@@ -83,7 +83,7 @@ def test_a_promise_that_is_made_too_early_is_named_with_the_store(tmp_path: Path
     said = emu("crash", "promise-broken", *words, "--feed-printed", "--timeline", "--html", page)
     assert "persisted  event " in said.out
     assert ': printed "kept 0\\n"' in said.out
-    assert "o printed" in said.out
+    assert "o told somebody" in said.out
     assert "fence told" in page.read_text()
 
 

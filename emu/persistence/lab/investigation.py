@@ -19,7 +19,7 @@ from emu.linux.programs import command
 from emu.linux.protocol import Role
 from emu.persistence.lab import resume
 from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
-from emu.persistence.lab.findings import Analyst, Failure, with_promises
+from emu.persistence.lab.findings import ROBUSTNESS, Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
 from emu.persistence.lab.linux import Scene
@@ -28,7 +28,9 @@ from emu.persistence.lab.promised import unkept
 from emu.persistence.lab.recorder import TRACE_FULL
 from emu.persistence.lab.recovery import judge
 from emu.persistence.lab.resume import KeptRuns
-from emu.persistence.lab.told import with_prints
+from emu.persistence.lab.robust import violations
+from emu.persistence.lab.states import States, states_of
+from emu.persistence.lab.told import tell
 from emu.persistence.lab.workload import Contents, Workload, record
 from emu.persistence.model.distinct import count_distinct
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, units_of
@@ -37,6 +39,9 @@ from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import Timeline, build
 from emu.persistence.model.waste import Waste, find_waste
 
+STATES, ROBUST = "states", "robust"
+"""Checks: see ``lab.states`` and ``lab.robust``."""
+CHECKS = (STATES, ROBUST)
 _LONGEST_OBSERVED = 4096
 ANALYSIS_S = 20.0
 COUNTING_S = 10.0
@@ -52,7 +57,7 @@ class Question:
 
     Power fails from ``start`` to ``stop`` only (see ``model.operations.window``). With ``durable_when_done`` what a
     finished operation stored must be durable when it says that it is done. With ``feed_printed`` recovery reads on its
-    standard input what the workload had printed.
+    standard input what the workload had printed. ``checks`` are more ways to judge than how recovery ends: ``CHECKS``.
 
     With ``linux`` both machines get its kernel, and its commands are workload and recovery.
     """
@@ -70,6 +75,7 @@ class Question:
     stop: str | None = None
     durable_when_done: bool = False
     feed_printed: bool = False
+    checks: frozenset[str] = frozenset()
     linux: Request | None = None
 
     @property
@@ -100,7 +106,7 @@ class Answer:
     """All that an investigation found; ``distinct`` is None when counting would have taken too long.
 
     It owns ``initial``, what the NVDIMMs held before the workload: a context manager. ``unexplained`` says why failing
-    states were left without a cause; empty when each has one.
+    states were left without a cause; empty when each has one. ``states`` are those of ``--check states``.
     """
 
     question: Question
@@ -117,6 +123,7 @@ class Answer:
     waste: tuple[Waste, ...]
     incomplete_because: tuple[str, ...]
     interrupted: bool = False
+    states: States | None = None
 
     def close(self) -> None:
         self.initial.close()
@@ -147,10 +154,15 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        """Whether some memory does not recover, or lacks what was promised."""
-        return any(outcome.verdict is False for outcome in self.outcomes) or any(
-            failure.promise is not None for failure in self.failures
+        """Whether some memory does not recover, lacks what was promised, or fails another check."""
+        return not self.recovers or any(
+            failure.promise is not None or failure.kind == ROBUSTNESS for failure in self.failures
         )
+
+    @property
+    def recovers(self) -> bool:
+        """Whether recovery failed on none of the memories that it was run on."""
+        return all(outcome.verdict is not False for outcome in self.outcomes)
 
     @property
     def operations(self) -> list[Operation]:
@@ -237,8 +249,7 @@ def _answer(
             interruption=interruption,
             scene=scene,
         )
-        if question.feed_printed:
-            workload = with_prints(workload)
+        workload = tell(workload, prints=question.feed_printed, boundaries=STATES in question.checks)
     if workload.began_with is not None:
         question = replace(question, workload=workload.began_with, recovery=workload.began_with)
     observe = _observed_units(question, workload)
@@ -247,14 +258,18 @@ def _answer(
     timeline = build(happened, question.rules, part.first)
     task = Task(question.recovery, workload.dimms, happened, question.rules, question.budget,
                 question.workload_timeout, question.limits.depth > 1, part.first, scene is not None,
-                question.feed_printed)  # fmt: skip
+                question.feed_printed, () if STATES in question.checks else None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, interruption)
-    live = None
+    states = live = None
     if on_cause is not None:
-        tell = partial(on_cause, workload)
-        live = LiveCauses(timeline, workload.events, initial, session.recovery, tell, first=part.first)
+        found_one = partial(on_cause, workload)
+        live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first)
     try:
+        if STATES in question.checks:
+            states = states_of(happened, initial, frozenset(timeline.units), session.machine)
+            task = replace(task, legal=states.legal)
+            session.judge(states.legal)
         if kept is not None:
             kept.serve(_made_with(question, workload, part, initial))
         with _workers(question, task, session, executor, interruption, kept) as workers:
@@ -271,7 +286,7 @@ def _answer(
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
         patience = _PATIENCE_S if interruption.asked else ANALYSIS_S
         if interruption.asked:
-            session.recovery.interruption = Interruption()
+            session.machine.interruption = Interruption()
         analyst = Analyst(
             found, timeline, workload.events, initial, session.recovery, seconds=patience, first=part.first
         )
@@ -279,6 +294,8 @@ def _answer(
         if question.durable_when_done and question.rules.flushes_count:
             broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
             failures = with_promises(failures, broken, workload.events)
+        if ROBUST in question.checks:
+            failures += violations(found, timeline, happened, initial, failures)
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
@@ -298,6 +315,7 @@ def _answer(
             tuple(find_waste(workload.events, timeline)),
             tuple(dict.fromkeys(because)),
             interruption.asked,
+            states,
         )
     except BaseException:
         initial.close()
@@ -321,6 +339,7 @@ def _made_with(question: Question, workload: Workload, part: Window, initial: Co
         "value of an option": resume.digest(
             bare(question.workload), bare(question.recovery), question.rules, question.observe, question.limits.depth,
             question.budget, question.workload_timeout, question.event_limit, part, question.feed_printed,
+            sorted(question.checks),
         ),
         "recorded run": resume.digest(workload.events),
     }  # fmt: skip

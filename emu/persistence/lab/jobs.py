@@ -22,10 +22,11 @@ from functools import cached_property
 from typing import Any
 
 from emu.config import MachineConfig
-from emu.persistence.lab.explore import LocalWorker
+from emu.persistence.lab.explore import LocalWorker, Recovery
 from emu.persistence.lab.growth import Branch, End, Grown, Growth, Interrupted, Job, Run, execute
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.lab.states import Judging, Legal
 from emu.persistence.lab.told import pieces
 from emu.persistence.lab.workload import Contents, Dimm
 from emu.persistence.model.events import Event
@@ -42,6 +43,7 @@ _POLL_S = 0.2
 class Task:
     """All that a worker must know: the machine that recovers, the workload's trace and the rules; power fails from
     event ``first`` on. ``linux``: recovery is a Linux machine's command. ``feed_printed``: it gets what was printed.
+    ``legal``: what it shows is judged, too.
 
     ``key`` names the investigation. What a worker keeps belongs to that one: the next may find the same paths with
     other bytes behind them.
@@ -57,6 +59,7 @@ class Task:
     first: int = 0
     linux: bool = False
     feed_printed: bool = False
+    legal: Legal | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @cached_property
@@ -77,7 +80,7 @@ class Session:
         self.timeline = timeline or build(task.events, task.rules, task.first)
         self._own = initial is None
         self.initial = Contents(task.recovery, task.dimms) if initial is None else initial
-        self.recovery = MachineRecovery(
+        self.machine = MachineRecovery(
             task.recovery,
             budget=task.budget,
             timeout=task.timeout,
@@ -85,13 +88,19 @@ class Session:
             interruption=interruption,
             linux=task.linux,
             printed=pieces(task.events) if task.feed_printed else None,
+            keep_shown=task.legal is not None,
         )
+        self.judge(task.legal)
+
+    def judge(self, legal: Legal | None) -> None:
+        """Let what recovery shows be judged, where there is something ``legal``."""
+        self.recovery: Recovery = self.machine if legal is None else Judging(self.machine, legal)
 
     def local_worker(self) -> LocalWorker:
         return LocalWorker(self.recovery, self.timeline, self.initial)
 
     def close(self) -> None:
-        self.recovery.close()
+        self.machine.close()
         if self._own:
             self.initial.close()
 

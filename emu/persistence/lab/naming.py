@@ -29,6 +29,7 @@ TORN = "torn write"
 PERSISTED_LOCK = "persisted lock"
 RECOVERY_LOGIC = "recovery logic bug"
 MISSING_MAP_SYNC = "missing MAP_SYNC"
+ROBUSTNESS = "robustness violation"
 UNEXPLAINED = "unexplained"
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from emu.persistence.model.crashstate import Read
 
 _OUTPUT_KEPT = 2000
+_SHOWN_KEPT = 1 << 20
 # Events of devices that a wait in HLT may last: seconds or minutes of recovery's time, a tenth of a second of ours.
 _PATIENCE = 10_000
 # For each set of bytes of a unit, as bits, the bytes themselves.
@@ -79,15 +80,16 @@ def judge(ended: Exit, output: bytes) -> Verdict:
 
 
 class Output:
-    """Keeps the end of what a guest prints."""
+    """Keeps the end of what a guest prints: at least so many bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = _OUTPUT_KEPT) -> None:
         self.data = bytearray()
+        self._kept = kept
 
     def __call__(self, data: bytes) -> None:
         self.data += data
-        if len(self.data) > 2 * _OUTPUT_KEPT:
-            del self.data[:-_OUTPUT_KEPT]
+        if len(self.data) > 2 * self._kept:
+            del self.data[: -self._kept]
 
 
 class MachineRecovery:
@@ -96,7 +98,7 @@ class MachineRecovery:
     run begins when the file systems are about to be mounted.
 
     ``printed``: what recovery can read on its standard input (COM1), as far as the words of the model say that it is
-    out.
+    out. ``keep_shown``: ``shown`` is asked for.
 
     An ``interruption`` ends a run with ``Interrupted``. Close it: it holds a machine.
     """
@@ -111,7 +113,9 @@ class MachineRecovery:
         interruption: Interruption | None = None,
         linux: bool = False,
         printed: list[bytes] | None = None,
+        keep_shown: bool = False,
     ) -> None:
+        self._shown = Output(_SHOWN_KEPT) if keep_shown else None
         self._input = None if printed is None else Input(printed, self._ask_told)
         self._config = private(config)
         self._linux = linux
@@ -132,6 +136,17 @@ class MachineRecovery:
         self._spins: SpinWatch | None = None
         self._labels_known: dict[int, int] = {}
         self._always: Run | None = None
+
+    @property
+    def shown(self) -> bytes:
+        """What the last run wrote to its standard output (COM1; of Linux, that of the command): a MiB at least."""
+        assert self._shown is not None
+        return bytes(self._shown.data)
+
+    def _show(self, data: bytes) -> None:
+        self._output(data)
+        if self._shown is not None:
+            self._shown(data)
 
     def close(self) -> None:
         self._watchdog.close()
@@ -204,7 +219,7 @@ class MachineRecovery:
         self._settled = settled
 
     def _open(self) -> tuple[Machine, recorder.Recording]:
-        machine = board.build(self._config, board.Outputs(serial=self._output), patience=_PATIENCE)
+        machine = board.build(self._config, board.Outputs(serial=self._show), patience=_PATIENCE)
         try:
             recording = recorder.Recording(machine)
             recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
@@ -249,6 +264,7 @@ class MachineRecovery:
         self._recording.on_label_read = self._read_labels
         self._recording.on_label_write = self._know_labels
         self._printed = bytes(self._output.data)
+        self._shown_before = b"" if self._shown is None else self.shown
         self._rewind = machine.rewinder({name: device.save() for name, device in machine.devices.items()})
         self._snapshot = Snapshot(machine.cpu)
         self._areas = [
@@ -272,6 +288,8 @@ class MachineRecovery:
             self._always = Run((), judge(ended, bytes(self._output.data)))
             return False
         self._output.data.clear()
+        if self._shown is not None:
+            self._shown.data.clear()
         machine, self._recording = self._open()
         self._machine, tracer = machine, self._recording.tracer
         reached: list[int] = []
@@ -294,7 +312,9 @@ class MachineRecovery:
     def _at_snapshot(self) -> bool:
         """Boot Linux, unwatched and so at full speed, to where init asks what to do; False if it does not come."""
         talk = Talk(self._output, Role.RECOVERY)
-        machine = self._machine = talk.machine = board.build(self._config, talk.outputs, patience=_PATIENCE)
+        machine = self._machine = talk.machine = board.build(
+            self._config, talk.outputs._replace(debugcon=self._show), patience=_PATIENCE
+        )
         machine.boot()
         reached = talk.await_message(Message.SNAPSHOT, Role.RECOVERY)
         ended: Exit | None = None
@@ -358,6 +378,8 @@ class MachineRecovery:
         tracer.blocks = self._block
         self._spins.start(self._budget)
         self._output.data[:] = self._printed
+        if self._shown is not None:
+            self._shown.data[:] = self._shown_before
         self._labels_known.clear()
         self._caveat = ""
         if self._input is not None:

@@ -1,36 +1,67 @@
 """What the workload has told somebody outside when the power fails, as events of its trace.
 
-A verdict that depends on what was told depends on a read like any other: each piece that was printed has a word among
-the addresses of the model that says whether it is out, and a recovery that looks for the piece reads that word.
+A verdict that depends on what was told depends on reads like any other. Each piece that was printed has a word among
+the addresses of the model that says whether it is out, and a recovery that looks for the piece reads that word. One
+more word counts the boundaries of operations that were passed: what may be seen after a crash depends on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from emu.persistence.lab.workload import Workload
-from emu.persistence.model.events import UNIT, Event, Told, printed_address
-from emu.persistence.model.operations import Mark, Print
-
-_OUT = (1).to_bytes(UNIT, "little")
+from emu.persistence.model.events import BOUNDARIES, UNIT, Event, Told, printed_address
+from emu.persistence.model.operations import BEGIN, Mark, Print
 
 
-def with_prints(workload: Workload) -> Workload:
-    """``workload`` with an event for each piece that it printed; events and marks behind are numbered anew."""
+def tell(workload: Workload, *, prints: bool, boundaries: bool) -> Workload:
+    """``workload`` with an event for each piece that it printed, and for each boundary of its operations; events and
+    marks behind are numbered anew.
+    """
+    passed = dict(_boundaries(workload.said)) if boundaries else {}
     events: list[Event] = []
     said: list[Mark | Print] = []
-    taken = printed = 0
-    for one in workload.said:
+    taken = printed = counted = 0
+    for number, one in enumerate(workload.said):
         events += workload.events[taken : one.event]
         taken = one.event
         said.append(one._replace(event=len(events)))
-        if isinstance(one, Print):
-            events.append(Told(printed_address(printed), _OUT, one.text))
+        if prints and isinstance(one, Print):
+            events.append(Told(printed_address(printed), _word(1), one.text))
             printed += 1
+        if number in passed:
+            counted += 1
+            events.append(Told(BOUNDARIES, _word(counted), passed[number]))
     return replace(workload, events=(*events, *workload.events[taken:]), said=tuple(said))
+
+
+def _word(value: int) -> bytes:
+    return value.to_bytes(UNIT, "little")
+
+
+def _boundaries(said: Iterable[Mark | Print]) -> Iterator[tuple[int, bytes]]:
+    """The places where no operation is under way, by their numbers in ``said``, and what was said there: the begin and
+    the end of each operation that is in no other one; where there are no marks, the end of each printed line.
+    """
+    said = list(said)
+    if not any(isinstance(one, Mark) for one in said):
+        yield from ((n, one.text) for n, one in enumerate(said) if isinstance(one, Print) and one.text.endswith(b"\n"))
+        return
+    under_way: list[int] = []
+    for number, one in enumerate(said):
+        if not isinstance(one, Mark):
+            continue
+        if one.kind == BEGIN:
+            under_way.append(one.id)
+            if len(under_way) == 1:
+                yield number, f"operation {one.id} begins".encode()
+        elif one.id in under_way:
+            under_way.remove(one.id)
+            if not under_way:
+                yield number, f"operation {one.id} is done".encode()
 
 
 def pieces(events: Iterable[Event]) -> list[bytes]:
     """All that was printed, as far as it is among ``events``."""
-    return [event.text for event in events if isinstance(event, Told)]
+    return [event.text for event in events if isinstance(event, Told) and event.address != BOUNDARIES]

@@ -85,8 +85,9 @@ class LabelWrite(NamedTuple):
 
 
 class Told(NamedTuple):
-    """The program has told somebody outside: it printed ``text``. That cannot be taken back, so it is as a write to
-    ``address`` (see ``printed_address``) that is durable at once and orders nothing.
+    """The program has told somebody outside: it printed ``text``, or passed a boundary of its operations. That cannot
+    be taken back, so it is as a write to ``address`` (``printed_address`` or ``BOUNDARIES``) that is durable at once
+    and orders nothing.
     """
 
     address: int
@@ -100,6 +101,8 @@ Event = Store | Flush | Fence | WriteBack | LabelWrite | Told
 _LABELS = 1 << 60
 _LABELS_OF_ONE = 1 << 40
 _TOLD = 1 << 61
+BOUNDARIES = 1 << 62
+"""The unit among the addresses of the model that says how many boundaries of operations were passed."""
 
 
 def label_address(dimm: int, offset: int) -> int:

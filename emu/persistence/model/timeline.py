@@ -14,8 +14,10 @@ Intel SDM volume 1 section 11.4.4.1, volume 3 section 9.2):
 * WBINVD and WBNOINVD make everything durable that was stored before: they write all lines back, and they are
   serialising, which also drains the buffers of non-temporal stores (Intel SDM volume 2; volume 3, sections 9.3 and
   12.3.1).
-* A label write is durable when the device answers. It orders nothing among the CPU's stores. The same is true of what
-  the program tells somebody outside.
+* A label write is durable when the device answers. It orders nothing among the CPU's stores.
+* What the program tells somebody outside is told at once. Nobody hears it before the regular stores that precede it are
+  visible (x86 keeps stores in order, and I/O instructions wait for them; Intel SDM volume 3, section 9.2), which is
+  durable under eADR and says nothing about the medium otherwise.
 * eADR: visible is durable, so all regular stores persist in program order. What has not left the store buffer at the
   crash is lost: fences and CLFLUSH, which are ordered with all stores, empty it. Non-temporal stores still need a
   fence.
@@ -77,6 +79,8 @@ class PersistState:
             self._store(event)
         elif isinstance(event, LabelWrite | Told):
             self._write_at_once(event)
+            if isinstance(event, Told) and self.rules.domain is PersistenceDomain.EADR and self.rules.flushes_count:
+                self._commit(0, through=self.events, nt=False)
         elif self.rules.flushes_count:
             if isinstance(event, Flush):
                 self._flush(event)

@@ -42,12 +42,18 @@ _HEADLINES = {
 }
 
 
+_ONLY_CHECKS_FAIL = "Every crash state recovers, but what was to be checked besides does not hold"
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """``conclusion`` is what counts, ``why`` what else must be said of it, one sentence each."""
+    """``conclusion`` is what counts, ``why`` what else must be said of it, one sentence each. ``recovers``: it failed,
+    though recovery never does.
+    """
 
     conclusion: Conclusion
     why: tuple[str, ...] = ()
+    recovers: bool = False
 
     @property
     def status(self) -> Status:
@@ -56,7 +62,7 @@ class Judgement:
 
     @property
     def headline(self) -> str:
-        return _HEADLINES[self.conclusion]
+        return _ONLY_CHECKS_FAIL if self.recovers else _HEADLINES[self.conclusion]
 
 
 def conclude(answer: Answer, symbols: Symbols) -> Judgement:
@@ -87,7 +93,7 @@ def conclude(answer: Answer, symbols: Symbols) -> Judgement:
             f"power failed from event {answer.window.first} to event {answer.window.last} only; "
             f"the rest of the {len(answer.workload.events)} events was not judged"
         )
-    return Judgement(conclusion, tuple(why))
+    return Judgement(conclusion, tuple(why), conclusion is Conclusion.FAILED and answer.recovers)
 
 
 def _how_it_ended(answer: Answer, symbols: Symbols) -> str:

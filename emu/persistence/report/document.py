@@ -10,7 +10,8 @@ from emu.persistence.lab.explore import Spin, Verdict
 from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.lab.nested import InRecovery
-from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, Told, WriteBack, line_of
+from emu.persistence.lab.states import ILLEGAL_STATE
+from emu.persistence.model.events import BOUNDARIES, Event, Fence, Flush, LabelWrite, Store, Told, WriteBack, line_of
 from emu.persistence.model.operations import in_flight
 from emu.persistence.report import numbers
 from emu.persistence.report.conclusion import conclude, place_of_end
@@ -73,7 +74,8 @@ class Describer:
             case WriteBack():
                 return {"kind": str(event.kind)}
             case Told():
-                return {"kind": "print", "text": event.text.decode("utf-8", "replace")}
+                kind = "operation" if event.address == BOUNDARIES else "print"
+                return {"kind": kind, "text": event.text.decode("utf-8", "replace")}
             case LabelWrite():
                 label = self._answer.workload.label(event.address)
                 assert label is not None, "the recorder logs no other label write"
@@ -160,8 +162,18 @@ class Describer:
             "operations": in_flight(self._answer.operations, failure.event),
             "promise": failure.promise,
             "in_recovery": self.in_recovery(failure.in_recovery),
+            "state": self._state(failure),
         }
         return {**described, "fingerprint": fingerprint(described)}
+
+    def _state(self, failure: Failure) -> dict[str, Any] | None:
+        """What recovery shows and may not show, with ``--check states``."""
+        states = self._answer.states
+        segment = states.at(failure.event) if states is not None and failure.verdict.reason == ILLEGAL_STATE else None
+        if segment is None:
+            return None
+        between = [segment.begin, segment.end]
+        return {"between": between, "shown": failure.verdict.output, "before": segment.before, "after": segment.after}
 
     def waste(self) -> list[dict[str, Any]]:
         """The waste of the workload, counted for each source line, or instruction where the line is not known."""
@@ -259,6 +271,7 @@ def document(
         "operations": [
             {"id": one.id, "begin": one.begin, "done": one.done} for one in answer.operations[:_MOST_EVENTS]
         ],
+        "checks": sorted(question.checks),
         "events": answer.counts,
         "crash_points": len(answer.timeline.points),
         **numbers.both("eager", answer.eager),

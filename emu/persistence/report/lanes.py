@@ -12,7 +12,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from emu.config import PersistenceDomain
-from emu.persistence.model.events import UNIT, Event, Fence, Flush, FlushKind, LabelWrite, Store, WriteBack, line_of
+from emu.persistence.model.events import (
+    UNIT,
+    Event,
+    Fence,
+    Flush,
+    FlushKind,
+    LabelWrite,
+    Store,
+    Told,
+    WriteBack,
+    line_of,
+)
 from emu.persistence.model.rules import FailedCas, Media, Rules
 from emu.persistence.model.timeline import PersistState
 from emu.units import CACHE_LINE
@@ -163,9 +174,11 @@ def _replay(events: Sequence[Event], rules: Rules, shown: Sequence[int], windows
 def _commits_others(event: Event, rules: Rules) -> bool:
     if isinstance(event, Fence):
         return not (event.failed and rules.failed_cas is FailedCas.LOAD)
-    if rules.domain is not PersistenceDomain.EADR or not isinstance(event, Store | Flush):
+    if rules.domain is not PersistenceDomain.EADR or not isinstance(event, Store | Flush | Told):
         return False
-    # Under eADR both drain the store buffer: what becomes durable takes everything stored before it along.
+    # Under eADR these drain the store buffer: what becomes durable takes everything stored before it along.
+    if isinstance(event, Told):
+        return True
     return event.locked if isinstance(event, Store) else event.kind is FlushKind.CLFLUSH
 
 

@@ -54,6 +54,7 @@ def _cause(page: Page, scene: Scene, number: int, item: Mapping[str, Any]) -> Ht
         tag("p", _sentence(failure.explanation), class_="story"),
         tag("p", f"Power fails {page.when(failure.event)}. Then recovery says:"),
         tag("pre", said(failure.verdict)[-_MOST_OUTPUT:], class_="said"),
+        _state(item["state"]) if item["state"] else None,
         tag("p", tag("b", "What to do: "), fix, class_="fix") if fix else None,
         tag("ul", pages) if pages else None,
         tag("div", stores, class_="pair") if stores else None,
@@ -68,13 +69,21 @@ def _cause(page: Page, scene: Scene, number: int, item: Mapping[str, Any]) -> Ht
     )  # fmt: skip
 
 
+def _state(item: Mapping[str, Any]) -> Html:
+    """What recovery shows and may not show."""
+    begin, end = (json.dumps(name) for name in item["between"])
+    lines = [tag("li", f"{name}: {text}") for name, text in words.state(item)]
+    return tag("div", tag("p", f"Between {begin} and {end} it may show the state before or the one after:"),
+               tag("ul", lines), class_="state")  # fmt: skip
+
+
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
 def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
     """One store of a finding: what it wrote, where in the program, and the source around it."""
-    if item["kind"] == "print":
+    if item["kind"] in words.TOLD:
         return tag("div", tag("b", _sentence(role)[:-1], class_="kept"), f": {words.event(item)}", class_="store")
     facts = [
         ("event", str(item["event"])),

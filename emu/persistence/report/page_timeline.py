@@ -64,7 +64,10 @@ def legend() -> Html:
         (_mark("strong", 9, 9), "CLFLUSH"),
         (_mark("label", 9, 9), "label write: durable when the device answers"),
         (tag("line", x1=9, x2=9, y1=1, y2=17, class_="fence"), "fence, WBINVD or WBNOINVD, across all lines"),
-        (tag("line", x1=9, x2=9, y1=1, y2=17, class_="fence told"), "something was printed, which recovery reads"),
+        (
+            tag("line", x1=9, x2=9, y1=1, y2=17, class_="fence told"),
+            "the program told somebody what counts",
+        ),
         (_band("dirty", 0, 4, 18, 10), "dirty: only in the CPU cache"),
         (_band("pending", 0, 4, 18, 10), "flush pending: waits for a fence"),
         (_band("durable", 0, 4, 18, 10), "durable"),

@@ -93,6 +93,8 @@ def _cause(result: Mapping[str, Any], failure: Mapping[str, Any], *, known: bool
     ends = f"says: {last[0]}" if last else f"ends with {failure['verdict']['reason']}"
     text = f"{failure['kind']}: {failure['explanation']}. "
     text += f"Power fails before event {failure['crash_point']}; then recovery {ends}"
+    if failure.get("state"):
+        text += ". " + "; ".join(f"{name}: {line}" for name, line in words.state(failure["state"]))
     found: dict[str, Any] = {
         "ruleId": _rule_id(failure["kind"]),
         "level": "error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -117,6 +118,9 @@ def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
     last = (verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]])[0]
     if verdict["reason"] != NOT_DURABLE:
         yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last else ''}{last}"
+    if failure.get("state"):
+        yield f"   state      between {' and '.join(json.dumps(name) for name in failure['state']['between'])}"
+        yield from (f"   {name.ljust(10)} {text}" for name, text in words.state(failure["state"]))
     if failure.get("promise") is not None:
         yield f"   promised   operation {failure['promise']} was done, yet what it stored can be lost"
     if failure.get("in_recovery"):
@@ -146,7 +150,7 @@ def found_line(failure: Failure, workload: Workload, symbols: Symbols) -> str:
 
 
 def _event(event: Mapping[str, Any]) -> str:
-    if event["kind"] == "print":
+    if event["kind"] in words.TOLD:
         return words.event(event)
     if "size" in event:
         text = f" = {words.value(event)}" if event.get("text") else ""

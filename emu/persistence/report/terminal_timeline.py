@@ -19,7 +19,7 @@ LEGEND = (
     "  ! power fails before this event and a crash state fails   . power fails here and all states recover",
     "  = dirty   ~ flush pending, waits for a fence   - durable",
 )
-_LEGEND_OF_RARE = "  W WBINVD or WBNOINVD, across all lines   l label write   o printed, across all lines"
+_LEGEND_OF_RARE = "  W WBINVD or WBNOINVD, across all lines   l label write   o told somebody, across all lines"
 _STATES = {LineState.DIRTY: "=", LineState.WAITING: "~", LineState.DURABLE: "-", LineState.UNTOUCHED: " "}
 _COLOURS = {"=": "33", "~": "36", "-": "32", "L": "1;31", "P": "1;35", "!": "1;31", "|": "2", ".": "2"}
 _LEAST_COLUMNS, _MOST_COLUMNS = 20, 200

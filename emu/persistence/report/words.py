@@ -43,8 +43,13 @@ FIXES = {
     findings.PERSISTED_LOCK: "keep locks in memory that a power failure clears, or set them free when the persistent "
     "memory is opened, before anybody waits for them.",
     findings.RECOVERY_LOGIC: "look at recovery: it meets a memory that the program itself can leave.",
+    findings.ROBUSTNESS: "make the lost store durable (flush, then fence) before the other one is made, or see to it "
+    "that recovery does not depend on which of them is there.",
     findings.MISSING_MAP_SYNC: "map the file with MAP_SYNC (sync=on), or keep on one page what must appear together.",
 }  # fmt: skip
+
+TOLD = ("print", "operation")
+"""Kinds of events that are no access to memory."""
 
 WASTE_FIXES = {
     waste.NOT_FLUSHED: "flush the line after the store, then fence; a power failure after the run can lose it.",
@@ -96,8 +101,8 @@ def bands(rules: Rules) -> str:
 
 def place(item: Mapping[str, Any]) -> str:
     """Symbol, source line and instruction of an event's description, as far as they are known."""
-    if item.get("kind") == "print":
-        return "what the program printed"
+    if item.get("kind") in TOLD:
+        return "what the program told"
     names = [item["symbol"] or f"{item['pc']:#x}", item["source"], item["instruction"]]
     return ", ".join(name for name in names if name)
 
@@ -126,6 +131,8 @@ def event(item: Mapping[str, Any]) -> str:
     """An event's description (``document.Describer.event``) in one line."""
     if item["kind"] == "print":
         return f"event {item['event']}: printed {json.dumps(item['text'])}"
+    if item["kind"] == "operation":
+        return f"event {item['event']}: {item['text'].strip()}"
     what = str(item["kind"]).upper() if "size" not in item else str(item["kind"])
     if "size" in item:
         what += f" of {size(item)} at {where(item)} = {value(item)}"
@@ -148,6 +155,23 @@ def spin(item: Mapping[str, Any]) -> str:
     """Where a loop that never ends is, and the word that it reads there."""
     reads = [f"reading {data['data']} ({size(data)}) at {where(data)}" for data in item["reads"][:1]]
     return ", ".join((place(item), *reads))
+
+
+def state(item: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How what a recovery shows differs from each of the two states that it may show: the first line that does."""
+    shown, found = item["shown"].splitlines(), []
+    for name in ("before", "after"):
+        if item[name] is not None:
+            other = item[name].splitlines()
+            at = _same(shown, other)
+            has, wants = (json.dumps(text[at]) if at < len(text) else "nothing more" for text in (shown, other))
+            found.append((f"not {name}", f"it shows {has}, that state {wants}"))
+    return found
+
+
+def _same(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many lines are the same at the beginning."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def covered(item: Mapping[str, Any]) -> str:
