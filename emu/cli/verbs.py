@@ -26,6 +26,7 @@ VERBS = {
     "migrate": Verb("emu.cli.migrate", "move a running machine to another emu, or to a file"),
     "demo": Verb("emu.cli.demo", "watch it work"),
     "guests": Verb("emu.cli.guests", "list the bundled guests"),
+    "learn": Verb("emu.cli.learn", "short lessons on persistent memory, in the terminal"),
     "cc": Verb("emu.cli.cc", "compile C, C++ or assembly to a guest"),
     "new": Verb("emu.cli.new", "begin a project: a program on persistent memory and its crash test"),
 }
