@@ -21,6 +21,7 @@ help:
 	@echo "make litmus        92 small programs, each with its exact set of memories after a crash"
 	@echo "make bench         speed and memory, as ratios against peers in the same run"
 	@echo "make lint          ruff, mypy --strict, import-linter, generated files"
+	@echo "make docs          the documentation as a site, in build/docs"
 	@echo "make demo-migrate  a counting guest moves from one emu to another"
 	@echo "make guests        rebuild the bundled guest images (gcc, ld)"
 
@@ -74,6 +75,14 @@ lint: $(VENV)/.examine
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(PY) -m pytest -q tests/unit/cli/test_cli_docs.py
+
+$(VENV)/.docs: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs
+	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 litmus: $(READY)
 	$(PY) -m pytest tests/integration/test_crash_litmus.py

@@ -60,6 +60,17 @@ class GuestImage(NamedTuple):
 
         return Path(self.place)
 
+    @property
+    def source(self) -> Path:
+        """Its own source file; versions of one program in the group ``crash`` share theirs."""
+        from pathlib import Path
+
+        folder, stem, ending = {
+            "flat": ("flat", self.name, ".S"),
+            "crash": ("crash", self.name.partition("-")[0], ".c"),
+        }.get(self.group, ("examples", self.name, ".c"))
+        return Path(_FOLDER).parent / folder / f"{stem}{ending}"
+
     def read(self) -> bytes:
         """The image's bytes."""
         return self.path.read_bytes()

@@ -27,6 +27,7 @@ VERBS = {
     "migrate": Verb("emu.cli.migrate", "move a running machine to another emu, or to a file"),
     "demo": Verb("emu.cli.demo", "watch it work"),
     "guests": Verb("emu.cli.guests", "list the bundled guests"),
+    "learn": Verb("emu.cli.learn", "short lessons on persistent memory, in the terminal"),
     "cc": Verb("emu.cli.cc", "compile C, C++ or assembly to a guest"),
     "help": Verb("emu.cli.help", "explain a verb, as VERB --help does"),
     "completion": Verb("emu.cli.completion", "print what makes a shell complete emu's words"),

@@ -21,13 +21,21 @@ from requirements import missing
 from emu.errors import Status
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
+LESSONS = ROOT / "docs" / "tutorial" / "lessons"
+"""Pages whose commands are run, and their output compared, by tests/integration/test_learn_lessons.py."""
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+    if page.parent != LESSONS
+)
 
 NOT_HERE = {
     r"make (demo|test)\b": ".ci/run runs it",
     r"emu run IMAGE ": "the form of a command",
     r".*\./(log|writer) ": "a program of the reader for Linux; tests/oracle/test_oracle_linux.py runs its like",
     r".*\bsmall-kernel\b": "builds a kernel from the distribution's source, for many minutes",
+    r".*--lessons my-lessons": "tests/integration/test_learn_command.py makes the folder",
+    r"emu learn find-the-bug --check": "there is no file of a student's; the same test has one",
     r"apt-get install ": "changes the machine; .ci/run installs the same packages",
     r"\. \.venv/bin/activate": "the tests run inside of it",
     r"python3 -m venv |venv/bin/|pip wheel ": "tests/integration/test_packaging_install.py does the same",
