@@ -7,6 +7,7 @@ temporary name and renamed when it is complete and durable, so a snapshot file e
 from __future__ import annotations
 
 import array
+import errno
 import os
 import select
 import socket
@@ -88,6 +89,7 @@ class Channel(Protocol):
         meta: bytes = b"",
         data: Sequence[memoryview | bytes] = (),
         *,
+        digest: int | None = None,
         files: Sequence[int] = (),
         patience: float | None = None,
     ) -> None: ...
@@ -111,8 +113,9 @@ class SocketChannel:
 
     def __init__(self, sock: socket.socket, decoder: Decoder, interrupt: Interrupt, *, stall_timeout: float) -> None:
         sock.setblocking(False)
-        # Room for more than one frame, so that the two sides need not take turns.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
+        # Room for a frame, so that the two sides need not take turns. (TCP finds out by itself how much is good.)
+        if sock.family == socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
         self._socket = sock
         self._decoder = decoder
         self._interrupt = interrupt
@@ -129,15 +132,18 @@ class SocketChannel:
         meta: bytes = b"",
         data: Sequence[memoryview | bytes] = (),
         *,
+        digest: int | None = None,
         files: Sequence[int] = (),
         patience: float | None = None,
     ) -> None:
         """Send one frame; the data may change again when this returns. ``sent`` counts the bytes the kernel took.
 
+        ``digest`` is the CRC of the data, where the caller has it already.
+
         ConnectionLost when the other side takes no byte for ``patience`` seconds (default: the stall timeout).
         """
         limit = self._stall if patience is None else patience
-        head = self._encoder.frame(kind, meta, data)
+        head = self._encoder.frame(kind, meta, data, digest)
         if not self._opened:
             head = self._encoder.opening + head
             self._opened = True
@@ -188,6 +194,8 @@ class SocketChannel:
             except BlockingIOError:
                 return None
             except OSError as error:
+                if error.errno == errno.EFAULT:  # memory whose file was cut short: a store would have met SIGBUS
+                    raise HostError("no storage is left for received pages", "make room and migrate again") from None
                 raise ConnectionLost(f"the connection broke: {error.strerror}") from None
             if rights:
                 self._take_files(rights)
@@ -248,11 +256,12 @@ class FileWriter:
         meta: bytes = b"",
         data: Sequence[memoryview | bytes] = (),
         *,
+        digest: int | None = None,
         files: Sequence[int] = (),
         patience: float | None = None,
     ) -> None:
         self._interrupt.check()
-        self._write([self._encoder.frame(kind, meta, data), *data])
+        self._write([self._encoder.frame(kind, meta, data, digest), *data])
 
     def _write(self, parts: Sequence[memoryview | bytes]) -> None:
         buffers = [memoryview(part) for part in parts]
@@ -309,6 +318,7 @@ class FileReader:
         meta: bytes = b"",
         data: Sequence[memoryview | bytes] = (),
         *,
+        digest: int | None = None,
         files: Sequence[int] = (),
         patience: float | None = None,
     ) -> None:

@@ -81,6 +81,9 @@ class BackingFile(Protocol):
     def store(self, offset: int, data: memoryview) -> None:
         """Store all of ``data`` at ``offset`` of the block; HostError when it does not fit on the medium."""
 
+    def load(self, offset: int, target: memoryview) -> None:
+        """Fill ``target`` with the bytes at ``offset`` of the block; HostError when they are not there."""
+
     def open_readonly(self) -> int:
         """A descriptor for a peer on this host that may read the file; the caller closes it."""
 
@@ -92,7 +95,10 @@ class BackingFile(Protocol):
 
     def populate(self, offset: int, length: int) -> None:
         """Give the pages of a range which has data their place in this process's page tables, where that can be done
-        without changing the file: storing to them is then cheap. Pages in use by others do not change."""
+        without changing the file: storing to them is then cheap."""
+
+    def is_populated(self, offset: int, length: int) -> bool:
+        """Whether ``populate`` has done so for all of the range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,17 @@ class Block:
             self.view[offset : offset + len(data)] = data
         else:
             self.file.store(offset, data)
+
+    def load(self, offset: int, target: memoryview) -> None:
+        """A copy of the bytes at ``offset``, as many as ``target`` holds."""
+        if self.file is None:
+            target[:] = self.view[offset : offset + len(target)]
+        else:
+            self.file.load(offset, target)
+
+    def takes_stores(self, offset: int, length: int) -> bool:
+        """Whether bytes may be received straight into ``view`` there; else ``store`` is the better way."""
+        return self.file is None or self.file.is_populated(offset, length)
 
     def next_data(self, offset: int) -> int:
         """The first offset from ``offset`` on that may hold anything but zeros; the size when there is none."""

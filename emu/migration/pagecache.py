@@ -11,7 +11,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from emu.errors import EmuError
+from emu.errors import EmuError, HostError
 from emu.host import kernel, pages
 from emu.host.pages import Copied
 from emu.memory import Backend
@@ -43,6 +43,17 @@ class PageCacheFile:
                 raise kernel.host_error(f"{self._path}: cannot store received pages", error.errno or 0) from None
             data, at = data[count:], at + count
 
+    def load(self, offset: int, target: memoryview) -> None:
+        at = self.offset + offset
+        while target:
+            try:
+                count = os.preadv(self._backend.fd, [target], at)
+            except OSError as error:
+                raise kernel.host_error(f"{self._path}: cannot read pages", error.errno or 0) from None
+            if not count:
+                raise HostError(f"{self._path}: the file was cut short at offset {at:#x}", "restore its size")
+            target, at = target[count:], at + count
+
     def open_readonly(self) -> int:
         try:
             return os.open(f"/proc/self/fd/{self._backend.fd}", os.O_RDONLY | os.O_CLOEXEC)
@@ -50,10 +61,10 @@ class PageCacheFile:
             raise kernel.host_error(f"cannot open {self._path} again", error.errno or 0) from None
 
     def copy_from(self, descriptor: int, start: int, offset: int, count: int) -> Copied:
-        end = offset + count * PAGE
-        if self._is_populated(offset, end):
+        if self.is_populated(offset, count * PAGE):
             # No page is left out: they all have their memory already.
-            return Copied(pages.read(descriptor, start, self._backend.mapping.view[offset:end], what=_SOURCE), [])
+            target = self._backend.mapping.view[offset : offset + count * PAGE]
+            return Copied(pages.read(descriptor, start, target, what=_SOURCE), [])
         to, at = self._backend.fd, self.offset + offset
         return pages.copy(descriptor, start, to, at, count, what=_SOURCE, to_what=self._path)
 
@@ -72,9 +83,9 @@ class PageCacheFile:
             self._ends.append(offset + length)
             self._starts.append(offset)
 
-    def _is_populated(self, start: int, end: int) -> bool:
-        found = bisect_right(self._starts, start) - 1
-        return found >= 0 and end <= self._ends[found]
+    def is_populated(self, offset: int, length: int) -> bool:
+        found = bisect_right(self._starts, offset) - 1
+        return found >= 0 and offset + length <= self._ends[found]
 
 
 class Populator:

@@ -35,9 +35,9 @@ _RUN = struct.Struct("<II")
 
 MAX_RUNS = 256
 MAX_META = _RUNS.size + MAX_RUNS * _RUN.size
-MAX_PAGES_DATA = 1 * MIB
-MAX_COPY = 4 * MIB // PAGE
-"""Pages in one COPY: few enough to be in the processor's cache still when the source sums them, after the copy."""
+MAX_PAGES_DATA = 4 * MIB
+MAX_COPY = 16 * MIB // PAGE
+"""Pages in one COPY: enough to make the frame's cost vanish, few enough to be done in some milliseconds."""
 
 
 class FrameType(enum.IntEnum):
@@ -141,12 +141,22 @@ class Encoder:
         self._sequence = 0
         self.opening = head + struct.pack("<I", self._chain)
 
-    def frame(self, kind: FrameType, meta: bytes = b"", data: Sequence[memoryview | bytes] = ()) -> bytes:
-        """Header and meta of the next frame, whose data are the buffers ``data`` in order; they may not change now."""
-        length, digest = 0, 0
-        for part in data:
-            length += len(part)
-            digest = crc32c(part, digest)
+    def frame(
+        self,
+        kind: FrameType,
+        meta: bytes = b"",
+        data: Sequence[memoryview | bytes] = (),
+        digest: int | None = None,
+    ) -> bytes:
+        """Header and meta of the next frame, whose data are the buffers ``data`` in order; they may not change now.
+
+        ``digest`` is the CRC of the data, where the caller has it already.
+        """
+        length = sum(map(len, data))
+        if digest is None:
+            digest = 0
+            for part in data:
+                digest = crc32c(part, digest)
         if len(meta) > MAX_META or length > _DATA_LIMIT.get(kind, 0):
             raise StreamError(f"migration stream: {length} bytes do not fit into a {kind.name} frame")
         sealed = _SEALED.pack(kind, len(meta), length, self._sequence, digest)
@@ -178,7 +188,8 @@ class Decoder:
         self._meta = b""
         self._scratch = bytearray(_STREAM.size)
         self._targets = [memoryview(self._scratch)]
-        self._filled = self._targets
+        self._in_data = False
+        self._digest = 0
         self._next = self._opening
 
     def buffers(self) -> list[memoryview]:
@@ -195,6 +206,8 @@ class Decoder:
         targets = list(self._targets)
         while count:
             taken = min(count, len(targets[0]))
+            if self._in_data:  # summed as it comes, while it is in the processor's cache
+                self._digest = crc32c(targets[0][:taken], self._digest)
             targets[0] = targets[0][taken:]
             count -= taken
             if not targets[0]:
@@ -209,7 +222,7 @@ class Decoder:
         self._await([memoryview(self._scratch)], then)
 
     def _await(self, targets: list[memoryview], then: Callable[[], Frame | None]) -> None:
-        self._targets = self._filled = targets
+        self._targets = targets
         self._next = then
 
     def _opening(self) -> Frame | None:
@@ -256,6 +269,7 @@ class Decoder:
             if self._kind is FrameType.PAGES:
                 raise StreamError("migration stream: a page frame without data")
             return self._complete(b"")
+        self._in_data, self._digest = True, 0
         if self._kind is FrameType.PAGES and self._place is not None:
             targets = self._place(meta, self._data_length)
             if sum(map(len, targets)) != self._data_length or not all(map(len, targets)):
@@ -266,10 +280,8 @@ class Decoder:
         return None
 
     def _data_complete(self) -> Frame | None:
-        digest = 0
-        for part in self._filled:
-            digest = crc32c(part, digest)
-        if digest != self._data_crc:
+        self._in_data = False
+        if self._digest != self._data_crc:
             raise StreamError(f"migration stream: the data of frame {self._sequence - 1} is corrupted")
         placed = self._kind is FrameType.PAGES and self._place is not None
         return self._complete(b"" if placed else bytes(self._scratch))

@@ -46,6 +46,7 @@ class Memory:
         self.view = kernel.memory_view(self.address, size)
         self.guard = Guard(self.address, size)
         self.copied = 0
+        self.populated = False
         self.persisted: list[tuple[int, int]] = []
         self.fail_persist: Exception | None = None
         self.lock = None
@@ -75,7 +76,13 @@ class Memory:
     def sums(self, offset: int, count: int) -> bytes:
         return pages.sums_in(self.fd, offset, count, what="test")
 
+    def load(self, offset: int, target: memoryview) -> None:
+        target[:] = os.pread(self.fd, len(target), offset)
+
     def populate(self, offset: int, length: int) -> None: ...
+
+    def is_populated(self, offset: int, length: int) -> bool:
+        return self.populated
 
     def lost(self) -> int | None:
         page = self.guard.lost()
