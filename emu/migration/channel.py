@@ -17,13 +17,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from emu.errors import HostError
+from emu.host import pages
 from emu.host.files import Target
 from emu.migration.errors import Cancelled, ConnectionLost, StreamError
 from emu.migration.stream import Decoder, Encoder, Frame, FrameType
-from emu.units import MIB
+from emu.units import KIB, MIB
 
 _MOST_BUFFERS = 512
 _MOST_FILES = 64
+_SMALL = 64 * KIB  # below this several buffers are better filled at once
 _FIFO_S = 1.0
 _RIGHTS = socket.CMSG_SPACE(_MOST_FILES * array.array("i").itemsize)
 
@@ -113,9 +115,8 @@ class SocketChannel:
 
     def __init__(self, sock: socket.socket, decoder: Decoder, interrupt: Interrupt, *, stall_timeout: float) -> None:
         sock.setblocking(False)
-        # Room for a frame, so that the two sides need not take turns. (TCP finds out by itself how much is good.)
-        if sock.family == socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
+        # Room for a frame, so that the two sides need not take turns.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
         self._socket = sock
         self._decoder = decoder
         self._interrupt = interrupt
@@ -189,8 +190,13 @@ class SocketChannel:
         """The next frame if all of it is here already, else None. ConnectionLost when the other side has gone."""
         while True:
             try:
+                digest: int | None = None
+                rights: list[tuple[int, int, bytes]] = []
                 buffers = self._decoder.buffers()[:_MOST_BUFFERS]
-                count, rights, _, _ = self._socket.recvmsg_into(buffers, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
+                if self._decoder.in_data and len(buffers[0]) > _SMALL:
+                    count, digest = pages.receive(self._socket.fileno(), buffers[0], self._decoder.digest)
+                else:
+                    count, rights, _, _ = self._socket.recvmsg_into(buffers, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return None
             except OSError as error:
@@ -201,7 +207,7 @@ class SocketChannel:
                 self._take_files(rights)
             if not count:
                 raise ConnectionLost("the other side closed the connection")
-            frame = self._decoder.advance(count)
+            frame = self._decoder.advance(count, digest)
             if frame is not None:
                 return frame
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from emu.errors import EmuError
-from emu.host.pages import is_zero
+from emu.host.pages import buffer, is_zero
 from emu.memory import incomplete
 from emu.migration import codec
 from emu.migration.agreement import decode_preamble
@@ -73,7 +73,7 @@ class Destination:
         self._runs_on = False
         self._landing: PageRuns | None = None
         self._in_place = False
-        self._buffer = memoryview(bytearray(MAX_PAGES_DATA))
+        self._buffer = buffer(MAX_PAGES_DATA)
         self._persister: Persister | None = None
         self._populator = Populator(list(self._here.values()))
 

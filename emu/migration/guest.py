@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from emu.host.pages import Copied
+from emu.host import pages
+from emu.host.pages import Copied, Taken
 from emu.migration.facts import MachineFacts
 from emu.state import SavedState
 from emu.units import PAGE
@@ -81,8 +82,8 @@ class BackingFile(Protocol):
     def store(self, offset: int, data: memoryview) -> None:
         """Store all of ``data`` at ``offset`` of the block; HostError when it does not fit on the medium."""
 
-    def load(self, offset: int, target: memoryview) -> None:
-        """Fill ``target`` with the bytes at ``offset`` of the block; HostError when they are not there."""
+    def take(self, offset: int, target: memoryview, running: int) -> Taken:
+        """Copy the pages at ``offset`` of the block to ``target``; see ``emu.host.pages.take``."""
 
     def open_readonly(self) -> int:
         """A descriptor for a peer on this host that may read the file; the caller closes it."""
@@ -127,12 +128,11 @@ class Block:
         else:
             self.file.store(offset, data)
 
-    def load(self, offset: int, target: memoryview) -> None:
-        """A copy of the bytes at ``offset``, as many as ``target`` holds."""
+    def take(self, offset: int, target: memoryview, running: int) -> Taken:
+        """Copy the pages at ``offset`` to ``target``, as many as it holds; see ``emu.host.pages.take``."""
         if self.file is None:
-            target[:] = self.view[offset : offset + len(target)]
-        else:
-            self.file.load(offset, target)
+            return pages.take(self.view, offset, target, running, what=self.name)
+        return self.file.take(offset, target, running)
 
     def takes_stores(self, offset: int, length: int) -> bool:
         """Whether bytes may be received straight into ``view`` there; else ``store`` is the better way."""

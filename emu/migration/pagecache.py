@@ -11,9 +11,9 @@ import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from emu.errors import EmuError, HostError
+from emu.errors import EmuError
 from emu.host import kernel, pages
-from emu.host.pages import Copied
+from emu.host.pages import Copied, Taken
 from emu.memory import Backend
 from emu.migration.guest import Block
 from emu.units import MIB, PAGE
@@ -43,16 +43,8 @@ class PageCacheFile:
                 raise kernel.host_error(f"{self._path}: cannot store received pages", error.errno or 0) from None
             data, at = data[count:], at + count
 
-    def load(self, offset: int, target: memoryview) -> None:
-        at = self.offset + offset
-        while target:
-            try:
-                count = os.preadv(self._backend.fd, [target], at)
-            except OSError as error:
-                raise kernel.host_error(f"{self._path}: cannot read pages", error.errno or 0) from None
-            if not count:
-                raise HostError(f"{self._path}: the file was cut short at offset {at:#x}", "restore its size")
-            target, at = target[count:], at + count
+    def take(self, offset: int, target: memoryview, running: int) -> Taken:
+        return pages.take(self._backend.fd, self.offset + offset, target, running, what=self._path)
 
     def open_readonly(self) -> int:
         try:

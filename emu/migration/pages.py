@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from emu.host.pages import SUM, crc32c, is_zero, sums_of
+from emu.host.pages import SUM, Taken, buffer, sums_of
 from emu.migration.channel import Channel, Pacer
 from emu.migration.errors import StreamError
 from emu.migration.guest import BackingFile, Block
@@ -15,8 +15,6 @@ from emu.migration.stream import MAX_COPY, MAX_PAGES_DATA, MAX_RUNS, Frame, Fram
 from emu.units import PAGE
 
 _BATCH = MAX_PAGES_DATA // PAGE
-_PIECE = 64
-"""Pages that are copied, looked at and summed while they are in the processor's cache."""
 _MOST_UNDER_WAY = 3
 """COPY frames without an answer: one whose answer is looked at, one that is carried out, and the next."""
 _ZERO_SUM = int.from_bytes(sums_of(bytes(PAGE)), sys.byteorder)  # as a cast to "I" shows it
@@ -43,7 +41,7 @@ class PageSender:
         self._progress = progress
         self._pacer = pacer
         self._limit = limit
-        self._copy = memoryview(bytearray(MAX_PAGES_DATA))
+        self._copy = buffer(MAX_PAGES_DATA)
         self.normal = 0
         self.zeros = 0
 
@@ -53,13 +51,13 @@ class PageSender:
         most = max(1, min(_BATCH, self._limit() // (10 * PAGE))) if self._limit() else _BATCH
         empty: list[Run] = []
         filling = _Filling()
-        for (run,) in _batches(runs, min(most, _PIECE), most_runs=1):
-            if filling.pages + run.count > most or len(filling.runs) + run.count > MAX_RUNS:
+        for (run,) in _batches(runs, most, most_runs=1):
+            # Zero pages in between may cut a run into half as many as it has pages.
+            if filling.pages + run.count > most or len(filling.runs) + run.count // 2 + 1 > MAX_RUNS:
                 self._flush(number, filling)
                 filling = _Filling()
             copy = self._copy[filling.pages * PAGE : (filling.pages + run.count) * PAGE]
-            block.load(run.first * PAGE, copy)
-            filling.add(run, copy, empty)
+            filling.add(run, block.take(run.first * PAGE, copy, filling.digest), empty)
             if len(empty) >= MAX_RUNS:
                 self.send_zeros(number, empty)
                 empty = []
@@ -140,18 +138,17 @@ class _Filling:
         self.spans: list[tuple[int, int]] = []
         self.pages = self.digest = 0
 
-    def add(self, run: Run, copy: memoryview, zeros: list[Run]) -> None:
-        """Add ``run``, whose bytes are ``copy``, behind what is there; its zero pages go to ``zeros`` instead."""
+    def add(self, run: Run, taken: Taken, zeros: list[Run]) -> None:
+        """Add ``run``, whose pages were ``taken`` behind those that are there; zero pages go to ``zeros`` instead."""
         start = 0
-        for zero in (*_zero_pages(copy), run.count):
+        for zero in (*taken.zero, run.count):
             if zero > start:
                 self._add(Run(run.first + start, zero - start), self.pages + start)
-                self.digest = crc32c(copy[start * PAGE : zero * PAGE], self.digest)
             if zero < run.count:
                 _append(zeros, Run(run.first + zero, 1))
             start = zero + 1
-        if self.runs:
-            self.pages += run.count
+        self.pages += run.count
+        self.digest = taken.crc
 
     def _add(self, run: Run, at: int) -> None:
         count = len(self.runs)
@@ -189,18 +186,6 @@ def _append(runs: list[Run], run: Run) -> None:
         runs[-1] = Run(runs[-1].first, runs[-1].count + run.count)
     else:
         runs.append(run)
-
-
-def _zero_pages(data: memoryview) -> list[int]:
-    """Page numbers within ``data`` that are all zero; one strided look at the first bytes rules most pages out."""
-    firsts = bytes(data[::PAGE])
-    found: list[int] = []
-    page = firsts.find(0)
-    while page >= 0:
-        if is_zero(data[page * PAGE : (page + 1) * PAGE]):
-            found.append(page)
-        page = firsts.find(0, page + 1)
-    return found
 
 
 def split_holes(block: Block) -> tuple[list[Run], list[Run]]:

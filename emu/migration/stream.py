@@ -35,7 +35,7 @@ _RUN = struct.Struct("<II")
 
 MAX_RUNS = 256
 MAX_META = _RUNS.size + MAX_RUNS * _RUN.size
-MAX_PAGES_DATA = 4 * MIB
+MAX_PAGES_DATA = 1 * MIB
 MAX_COPY = 16 * MIB // PAGE
 """Pages in one COPY: enough to make the frame's cost vanish, few enough to be done in some milliseconds."""
 
@@ -174,7 +174,7 @@ class Decoder:
     ``buffers()`` says where the next bytes belong; after receiving n of them ``advance(n)`` gives the frame they
     completed, or None. ``accepts`` are the frame types this side may receive at all. ``place(meta, length)`` gives
     the buffers for the data of a PAGES frame, ``length`` bytes in all, or raises StreamError; without it the frame
-    carries its data.
+    carries its data. While ``in_data`` the buffers are for a frame's data, and ``digest`` is the CRC of what has come.
     """
 
     def __init__(self, accepts: frozenset[FrameType], place: Place | None = None) -> None:
@@ -188,8 +188,8 @@ class Decoder:
         self._meta = b""
         self._scratch = bytearray(_STREAM.size)
         self._targets = [memoryview(self._scratch)]
-        self._in_data = False
-        self._digest = 0
+        self.in_data = False
+        self.digest = 0
         self._next = self._opening
 
     def buffers(self) -> list[memoryview]:
@@ -201,17 +201,22 @@ class Decoder:
         """Whether the stream could end here without cutting a frame."""
         return self._next == self._header and len(self._targets[0]) == _FRAME.size
 
-    def advance(self, count: int) -> Frame | None:
-        """Take note that ``count`` bytes were put into ``buffers()``; the frame that is now complete, or None."""
+    def advance(self, count: int, digest: int | None = None) -> Frame | None:
+        """Take note that ``count`` bytes were put into ``buffers()``; the frame that is now complete, or None.
+
+        ``digest`` is what has become of ``self.digest`` by these bytes, where the caller knows.
+        """
         targets = list(self._targets)
         while count:
             taken = min(count, len(targets[0]))
-            if self._in_data:  # summed as it comes, while it is in the processor's cache
-                self._digest = crc32c(targets[0][:taken], self._digest)
+            if self.in_data and digest is None:
+                self.digest = crc32c(targets[0][:taken], self.digest)
             targets[0] = targets[0][taken:]
             count -= taken
             if not targets[0]:
                 targets.pop(0)
+        if digest is not None:
+            self.digest = digest
         if targets:
             self._targets = targets
             return None
@@ -269,7 +274,7 @@ class Decoder:
             if self._kind is FrameType.PAGES:
                 raise StreamError("migration stream: a page frame without data")
             return self._complete(b"")
-        self._in_data, self._digest = True, 0
+        self.in_data, self.digest = True, 0
         if self._kind is FrameType.PAGES and self._place is not None:
             targets = self._place(meta, self._data_length)
             if sum(map(len, targets)) != self._data_length or not all(map(len, targets)):
@@ -280,8 +285,8 @@ class Decoder:
         return None
 
     def _data_complete(self) -> Frame | None:
-        self._in_data = False
-        if self._digest != self._data_crc:
+        self.in_data = False
+        if self.digest != self._data_crc:
             raise StreamError(f"migration stream: the data of frame {self._sequence - 1} is corrupted")
         placed = self._kind is FrameType.PAGES and self._place is not None
         return self._complete(b"" if placed else bytes(self._scratch))

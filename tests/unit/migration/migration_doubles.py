@@ -14,7 +14,7 @@ from typing import Any
 from emu.errors import HostError, StateError
 from emu.host import kernel, pages
 from emu.host.faults import DirtyLog, Guard
-from emu.host.pages import Copied
+from emu.host.pages import Copied, Taken
 from emu.memory.lock import FileLock
 from emu.migration.channel import Interrupt, SocketChannel
 from emu.migration.destination import Destination
@@ -76,8 +76,8 @@ class Memory:
     def sums(self, offset: int, count: int) -> bytes:
         return pages.sums_in(self.fd, offset, count, what="test")
 
-    def load(self, offset: int, target: memoryview) -> None:
-        target[:] = os.pread(self.fd, len(target), offset)
+    def take(self, offset: int, target: memoryview, running: int) -> Taken:
+        return pages.take(self.fd, offset, target, running, what="test")
 
     def populate(self, offset: int, length: int) -> None: ...
 
