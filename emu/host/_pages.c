@@ -588,6 +588,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -598,7 +599,9 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 #define X86 0
 #endif
 
-enum { PAGE = 4096, PIECE = 64 * PAGE }; /* a piece stays in the second-level cache between its copy and its sum */
+/* A piece stays in the second-level cache between its copy and its sum. Buffers begin where pages do: a copy between
+ * addresses that differ a little in their last twelve bits takes four times as long. */
+enum { PAGE = 4096, PIECE = 16 * PAGE };
 
 /* ------------------------------------------------------------------------------------------------- checksums */
 
@@ -746,9 +749,50 @@ static int emu_pages_read(int fd, int64_t offset, void *to, size_t pages, uint32
     return 0;
 }
 
+/* Copy pages of the file `fd`, or of `memory`, to `to`; note in `zero` which are zero, and go on in *crc with the others.
+ * The places of zero pages in `to` may keep what they held. */
+static int emu_pages_take(int fd, int64_t offset, const char *memory, size_t pages, char *to, uint8_t *zero,
+                          uint32_t *crc, int hardware) {
+    for (size_t at = 0; at < pages; at += PIECE / PAGE) {
+        size_t count = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;
+        int error = memory ? 0 : read_all(fd, to + at * PAGE, count * PAGE, offset + at * PAGE);
+        if (error)
+            return error;
+        for (size_t n = at; n < at + count; n++) {
+            char *copy = to + n * PAGE;
+            zero[n] = (uint8_t)emu_is_zero(memory ? memory + n * PAGE : copy, PAGE);
+            if (zero[n])
+                continue;
+            if (memory) /* copied before it is summed: others may store there now */
+                memcpy(copy, memory + n * PAGE, PAGE);
+            *crc = emu_crc32c(*crc, copy, PAGE, hardware);
+        }
+    }
+    return 0;
+}
+
+/* Receive what has come, at most `size` bytes, and go on in *crc with it. The number of bytes, 0 at the end of the stream;
+ * -EAGAIN when nothing has come. */
+static ssize_t emu_pages_receive(int fd, char *to, size_t size, uint32_t *crc, int hardware) {
+    size_t done = 0;
+    while (done < size) {
+        size_t piece = size - done < PIECE ? size - done : PIECE;
+        ssize_t count = recv(fd, to + done, piece, MSG_DONTWAIT);
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count < 0)
+            return done ? (ssize_t)done : -errno;
+        if (!count)
+            break;
+        *crc = emu_crc32c(*crc, to + done, count, hardware);
+        done += count;
+    }
+    return done;
+}
+
 /* Sum pages of a file. */
 static int emu_pages_look(int fd, int64_t offset, size_t pages, uint32_t *sums, int hardware) {
-    char *buffer = malloc(PIECE);
+    char *buffer = aligned_alloc(PAGE, PIECE);
     int error = buffer ? 0 : -ENOMEM;
     for (size_t at = 0; at < pages && !error; at += PIECE / PAGE) {
         size_t piece = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;
@@ -776,7 +820,7 @@ static int write_data(int fd, const char *buffer, int64_t offset, size_t pages, 
  * which of the two an error is of. */
 static int emu_pages_copy(int from, int64_t offset, int to, int64_t to_offset, size_t pages, uint32_t *sums,
                           uint8_t *zero, int *reading, int hardware) {
-    char *buffer = malloc(PIECE);
+    char *buffer = aligned_alloc(PAGE, PIECE);
     int error = buffer ? 0 : -ENOMEM;
     for (size_t at = 0; at < pages && !error; at += PIECE / PAGE) {
         size_t piece = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;
@@ -795,52 +839,71 @@ static int emu_pages_copy(int from, int64_t offset, int to, int64_t to_offset, s
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, int, int64_t, size_t, uint32_t *, uint8_t *, int *, int)
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, char const *, size_t, char *, uint8_t *, uint32_t *, int)
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/*  3 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 33), // uint32_t *
-/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 44), // uint8_t *
-/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
-/*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, size_t, uint32_t *, int)
-/* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void *, size_t, uint32_t *, int)
+/*  3 */ _CFFI_OP(_CFFI_OP_POINTER, 61), // char const *
+/*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 61), // char *
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // uint8_t *
+/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 50), // uint32_t *
+/*  8 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, int, int64_t, size_t, uint32_t *, uint8_t *, int *, int)
+/* 11 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 17 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 18 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
 /* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 21 */ _CFFI_OP(_CFFI_OP_POINTER, 45), // void *
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 23 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
-/* 27 */ _CFFI_OP(_CFFI_OP_POINTER, 45), // void const *
-/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 30 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
-/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 33), // uint32_t()(uint32_t, void const *, size_t, int)
-/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 34 */ _CFFI_OP(_CFFI_OP_NOOP, 27),
-/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 45), // void()(void const *, size_t, uint32_t *, int)
-/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 27),
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 41 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, size_t, uint32_t *, int)
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void *, size_t, uint32_t *, int)
+/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 31 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // void *
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
+/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // void const *
+/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 40 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
+/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 62), // ssize_t()(int, char *, size_t, uint32_t *, int)
+/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 50), // uint32_t()(uint32_t, void const *, size_t, int)
+/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 37),
+/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 53 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION, 64), // void()(void const *, size_t, uint32_t *, int)
+/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 37),
+/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 29), // ssize_t
+/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static uint32_t _cffi_d_emu_crc32c(uint32_t x0, void const * x1, size_t x2, int x3)
@@ -872,10 +935,10 @@ _cffi_f_emu_crc32c(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(27), arg1, (char **)&x1);
+      _cffi_type(37), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(27), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(37), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -950,10 +1013,10 @@ _cffi_f_emu_is_zero(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(27), arg0, (char **)&x0);
+      _cffi_type(37), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(27), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(37), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1032,28 +1095,28 @@ _cffi_f_emu_pages_copy(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg5, (char **)&x5);
+      _cffi_type(7), arg5, (char **)&x5);
   if (datasize != 0) {
     x5 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg5, (char **)&x5,
+    if (_cffi_convert_array_argument(_cffi_type(7), arg5, (char **)&x5,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(7), arg6, (char **)&x6);
+      _cffi_type(6), arg6, (char **)&x6);
   if (datasize != 0) {
     x6 = ((size_t)datasize) <= 640 ? (uint8_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(7), arg6, (char **)&x6,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg6, (char **)&x6,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(8), arg7, (char **)&x7);
+      _cffi_type(18), arg7, (char **)&x7);
   if (datasize != 0) {
     x7 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(8), arg7, (char **)&x7,
+    if (_cffi_convert_array_argument(_cffi_type(18), arg7, (char **)&x7,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1116,10 +1179,10 @@ _cffi_f_emu_pages_look(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg3, (char **)&x3);
+      _cffi_type(7), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(7), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1180,10 +1243,10 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(21), arg2, (char **)&x2);
+      _cffi_type(31), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(21), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(31), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1193,10 +1256,10 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg4, (char **)&x4);
+      _cffi_type(7), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(7), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1218,6 +1281,77 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_pages_read _cffi_d_emu_pages_read
+#endif
+
+static ssize_t _cffi_d_emu_pages_receive(int x0, char * x1, size_t x2, uint32_t * x3, int x4)
+{
+  return emu_pages_receive(x0, x1, x2, x3, x4);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_pages_receive(PyObject *self, PyObject *args)
+{
+  int x0;
+  char * x1;
+  size_t x2;
+  uint32_t * x3;
+  int x4;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  ssize_t result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+
+  if (!PyArg_UnpackTuple(args, "emu_pages_receive", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
+    return NULL;
+
+  x0 = _cffi_to_c_int(arg0, int);
+  if (x0 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (char *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x2 = _cffi_to_c_int(arg2, size_t);
+  if (x2 == (size_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(7), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(7), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x4 = _cffi_to_c_int(arg4, int);
+  if (x4 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_pages_receive(x0, x1, x2, x3, x4); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, ssize_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_pages_receive _cffi_d_emu_pages_receive
 #endif
 
 static void _cffi_d_emu_pages_sum(void const * x0, size_t x1, uint32_t * x2, int x3)
@@ -1243,10 +1377,10 @@ _cffi_f_emu_pages_sum(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(27), arg0, (char **)&x0);
+      _cffi_type(37), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(27), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(37), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1256,10 +1390,10 @@ _cffi_f_emu_pages_sum(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg2, (char **)&x2);
+      _cffi_type(7), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(7), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1283,14 +1417,115 @@ _cffi_f_emu_pages_sum(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_pages_sum _cffi_d_emu_pages_sum
 #endif
 
+static int _cffi_d_emu_pages_take(int x0, int64_t x1, char const * x2, size_t x3, char * x4, uint8_t * x5, uint32_t * x6, int x7)
+{
+  return emu_pages_take(x0, x1, x2, x3, x4, x5, x6, x7);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_pages_take(PyObject *self, PyObject *args)
+{
+  int x0;
+  int64_t x1;
+  char const * x2;
+  size_t x3;
+  char * x4;
+  uint8_t * x5;
+  uint32_t * x6;
+  int x7;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+  PyObject *arg5;
+  PyObject *arg6;
+  PyObject *arg7;
+
+  if (!PyArg_UnpackTuple(args, "emu_pages_take", 8, 8, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5, &arg6, &arg7))
+    return NULL;
+
+  x0 = _cffi_to_c_int(arg0, int);
+  if (x0 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  x1 = _cffi_to_c_int(arg1, int64_t);
+  if (x1 == (int64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(3), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(3), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x3 = _cffi_to_c_int(arg3, size_t);
+  if (x3 == (size_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg4, (char **)&x4);
+  if (datasize != 0) {
+    x4 = ((size_t)datasize) <= 640 ? (char *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg4, (char **)&x4,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(6), arg5, (char **)&x5);
+  if (datasize != 0) {
+    x5 = ((size_t)datasize) <= 640 ? (uint8_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(6), arg5, (char **)&x5,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(7), arg6, (char **)&x6);
+  if (datasize != 0) {
+    x6 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(7), arg6, (char **)&x6,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x7 = _cffi_to_c_int(arg7, int);
+  if (x7 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_pages_take(x0, x1, x2, x3, x4, x5, x6, x7); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_pages_take _cffi_d_emu_pages_take
+#endif
+
 static const struct _cffi_global_s _cffi_globals[] = {
-  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_crc32c },
-  { "emu_has_crc32c", (void *)_cffi_f_emu_has_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 30), (void *)_cffi_d_emu_has_crc32c },
-  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_is_zero },
-  { "emu_pages_copy", (void *)_cffi_f_emu_pages_copy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_pages_copy },
-  { "emu_pages_look", (void *)_cffi_f_emu_pages_look, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_pages_look },
-  { "emu_pages_read", (void *)_cffi_f_emu_pages_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_pages_read },
-  { "emu_pages_sum", (void *)_cffi_f_emu_pages_sum, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_pages_sum },
+  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_crc32c },
+  { "emu_has_crc32c", (void *)_cffi_f_emu_has_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 40), (void *)_cffi_d_emu_has_crc32c },
+  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_is_zero },
+  { "emu_pages_copy", (void *)_cffi_f_emu_pages_copy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_pages_copy },
+  { "emu_pages_look", (void *)_cffi_f_emu_pages_look, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_pages_look },
+  { "emu_pages_read", (void *)_cffi_f_emu_pages_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_pages_read },
+  { "emu_pages_receive", (void *)_cffi_f_emu_pages_receive, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_pages_receive },
+  { "emu_pages_sum", (void *)_cffi_f_emu_pages_sum, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_emu_pages_sum },
+  { "emu_pages_take", (void *)_cffi_f_emu_pages_take, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_pages_take },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1300,12 +1535,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   NULL,  /* no struct_unions */
   NULL,  /* no enums */
   NULL,  /* no typenames */
-  7,  /* num_globals */
+  9,  /* num_globals */
   0,  /* num_struct_unions */
   0,  /* num_enums */
   0,  /* num_typenames */
   NULL,  /* no includes */
-  46,  /* num_types */
+  65,  /* num_types */
   0,  /* flags */
 };
 

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -18,7 +19,9 @@
 #define X86 0
 #endif
 
-enum { PAGE = 4096, PIECE = 64 * PAGE }; /* a piece stays in the second-level cache between its copy and its sum */
+/* A piece stays in the second-level cache between its copy and its sum. Buffers begin where pages do: a copy between
+ * addresses that differ a little in their last twelve bits takes four times as long. */
+enum { PAGE = 4096, PIECE = 16 * PAGE };
 
 /* ------------------------------------------------------------------------------------------------- checksums */
 
@@ -166,9 +169,50 @@ static int emu_pages_read(int fd, int64_t offset, void *to, size_t pages, uint32
     return 0;
 }
 
+/* Copy pages of the file `fd`, or of `memory`, to `to`; note in `zero` which are zero, and go on in *crc with the others.
+ * The places of zero pages in `to` may keep what they held. */
+static int emu_pages_take(int fd, int64_t offset, const char *memory, size_t pages, char *to, uint8_t *zero,
+                          uint32_t *crc, int hardware) {
+    for (size_t at = 0; at < pages; at += PIECE / PAGE) {
+        size_t count = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;
+        int error = memory ? 0 : read_all(fd, to + at * PAGE, count * PAGE, offset + at * PAGE);
+        if (error)
+            return error;
+        for (size_t n = at; n < at + count; n++) {
+            char *copy = to + n * PAGE;
+            zero[n] = (uint8_t)emu_is_zero(memory ? memory + n * PAGE : copy, PAGE);
+            if (zero[n])
+                continue;
+            if (memory) /* copied before it is summed: others may store there now */
+                memcpy(copy, memory + n * PAGE, PAGE);
+            *crc = emu_crc32c(*crc, copy, PAGE, hardware);
+        }
+    }
+    return 0;
+}
+
+/* Receive what has come, at most `size` bytes, and go on in *crc with it. The number of bytes, 0 at the end of the stream;
+ * -EAGAIN when nothing has come. */
+static ssize_t emu_pages_receive(int fd, char *to, size_t size, uint32_t *crc, int hardware) {
+    size_t done = 0;
+    while (done < size) {
+        size_t piece = size - done < PIECE ? size - done : PIECE;
+        ssize_t count = recv(fd, to + done, piece, MSG_DONTWAIT);
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count < 0)
+            return done ? (ssize_t)done : -errno;
+        if (!count)
+            break;
+        *crc = emu_crc32c(*crc, to + done, count, hardware);
+        done += count;
+    }
+    return done;
+}
+
 /* Sum pages of a file. */
 static int emu_pages_look(int fd, int64_t offset, size_t pages, uint32_t *sums, int hardware) {
-    char *buffer = malloc(PIECE);
+    char *buffer = aligned_alloc(PAGE, PIECE);
     int error = buffer ? 0 : -ENOMEM;
     for (size_t at = 0; at < pages && !error; at += PIECE / PAGE) {
         size_t piece = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;
@@ -196,7 +240,7 @@ static int write_data(int fd, const char *buffer, int64_t offset, size_t pages, 
  * which of the two an error is of. */
 static int emu_pages_copy(int from, int64_t offset, int to, int64_t to_offset, size_t pages, uint32_t *sums,
                           uint8_t *zero, int *reading, int hardware) {
-    char *buffer = malloc(PIECE);
+    char *buffer = aligned_alloc(PAGE, PIECE);
     int error = buffer ? 0 : -ENOMEM;
     for (size_t at = 0; at < pages && !error; at += PIECE / PAGE) {
         size_t piece = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;

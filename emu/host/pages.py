@@ -7,6 +7,8 @@ Sources: RFC 3720 B.4 for the CRC; Intel SDM volume 2 for the instruction CRC32;
 from __future__ import annotations
 
 import errno
+import mmap
+import os
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -25,12 +27,24 @@ SUM = 4
 """Bytes of one sum: an unsigned number, little-endian."""
 
 
+def buffer(size: int) -> memoryview:
+    """Memory that begins where a page does. Copies of pages from and to other memory take four times as long."""
+    return memoryview(mmap.mmap(-1, size))
+
+
 class Copied(NamedTuple):
     """What became of a copy: the ``sums`` of its pages, one after the other, and the numbers of those left out because
     they are ``zero``."""
 
     sums: bytes
     zero: list[int]
+
+
+class Taken(NamedTuple):
+    """What was copied: the numbers of the pages that are ``zero``, and the ``crc`` over the others."""
+
+    zero: list[int]
+    crc: int
 
 
 @cache
@@ -80,6 +94,36 @@ def read(fd: int, offset: int, target: Buffer, *, what: str) -> bytes:
     return bytes(ffi.buffer(sums))
 
 
+def take(source: int | Buffer, offset: int, target: Buffer, running: int, *, what: str) -> Taken:
+    """Copy pages from ``offset`` of ``source``, a file or memory, to ``target``, as many as that holds.
+
+    The places of zero pages there are undefined; the CRC of the others goes on from ``running``. HostError when a file
+    cannot be read. Memory may be stored to meanwhile: what is summed is the copy.
+    """
+    to = ffi.from_buffer(target, require_writable=True)
+    count = len(to) // PAGE
+    zero, crc = ffi.new("uint8_t[]", count), ffi.new("uint32_t *", running)
+    if isinstance(source, int):
+        fd, memory = source, ffi.NULL
+    else:
+        fd, memory = -1, ffi.from_buffer(source[offset : offset + count * PAGE])
+    _check_read(lib.emu_pages_take(fd, offset, memory, count, to, zero, crc, _hardware()), what)
+    return Taken(_set_bytes(zero), crc[0])
+
+
+def receive(fd: int, target: Buffer, running: int) -> tuple[int, int]:
+    """Receive from the stream socket ``fd`` what has come, at most as much as ``target`` holds.
+
+    (Bytes, the CRC with them); 0 bytes at the end of the stream. OSError as of recv(2): EAGAIN when nothing has come,
+    EFAULT when the memory has no storage.
+    """
+    to, crc = ffi.from_buffer(target, require_writable=True), ffi.new("uint32_t *", running)
+    result = lib.emu_pages_receive(fd, to, len(to), crc, _hardware())
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result, crc[0]
+
+
 def copy(fd: int, offset: int, to: int, to_offset: int, count: int, *, what: str, to_what: str) -> Copied:
     """Copy ``count`` pages of the file ``fd`` to the file ``to``, except those that are zero.
 
@@ -91,13 +135,18 @@ def copy(fd: int, offset: int, to: int, to_offset: int, count: int, *, what: str
         _check_read(result, what)
     elif result < 0:
         raise kernel.host_error(f"cannot store pages in {to_what}", -result)
-    flags = bytes(ffi.buffer(zero))
+    return Copied(bytes(ffi.buffer(sums)), _set_bytes(zero))
+
+
+def _set_bytes(array: Any) -> list[int]:
+    """Where the C array of bytes has a 1."""
+    flags = bytes(ffi.buffer(array))
     found = []
-    page = flags.find(1)
-    while page >= 0:
-        found.append(page)
-        page = flags.find(1, page + 1)
-    return Copied(bytes(ffi.buffer(sums)), found)
+    at = flags.find(1)
+    while at >= 0:
+        found.append(at)
+        at = flags.find(1, at + 1)
+    return found
 
 
 def _check_read(result: int, what: str) -> None:

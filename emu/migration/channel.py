@@ -7,6 +7,7 @@ temporary name and renamed when it is complete and durable, so a snapshot file e
 from __future__ import annotations
 
 import array
+import errno
 import os
 import select
 import socket
@@ -16,14 +17,16 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from emu.errors import HostError
+from emu.host import pages
 from emu.host.files import Target
 from emu.migration.errors import Cancelled, ConnectionLost, StreamError
 from emu.migration.stream import Decoder, Encoder, Frame, FrameType
-from emu.units import MIB
+from emu.units import KIB, MIB
 
 _MOST_BUFFERS = 512
 MOST_FILES = 253
 """That Linux takes in one message (SCM_MAX_FD, unix(7))."""
+_SMALL = 64 * KIB  # below this several buffers are better filled at once
 _FIFO_S = 1.0
 _RIGHTS = socket.CMSG_SPACE(MOST_FILES * array.array("i").itemsize)
 
@@ -89,6 +92,7 @@ class Channel(Protocol):
         meta: bytes = b"",
         data: Sequence[memoryview | bytes] = (),
         *,
+        digest: int | None = None,
         files: Sequence[int] = (),
         patience: float | None = None,
     ) -> None: ...
@@ -112,7 +116,7 @@ class SocketChannel:
 
     def __init__(self, sock: socket.socket, decoder: Decoder, interrupt: Interrupt, *, stall_timeout: float) -> None:
         sock.setblocking(False)
-        # Room for more than one frame, so that the two sides need not take turns.
+        # Room for a frame, so that the two sides need not take turns.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
         self._socket = sock
         self._decoder = decoder
@@ -130,15 +134,18 @@ class SocketChannel:
         meta: bytes = b"",
         data: Sequence[memoryview | bytes] = (),
         *,
+        digest: int | None = None,
         files: Sequence[int] = (),
         patience: float | None = None,
     ) -> None:
         """Send one frame; the data may change again when this returns. ``sent`` counts the bytes the kernel took.
 
+        ``digest`` is the CRC of the data, where the caller has it already.
+
         ConnectionLost when the other side takes no byte for ``patience`` seconds (default: the stall timeout).
         """
         limit = self._stall if patience is None else patience
-        head = self._encoder.frame(kind, meta, data)
+        head = self._encoder.frame(kind, meta, data, digest)
         if not self._opened:
             head = self._encoder.opening + head
             self._opened = True
@@ -184,17 +191,24 @@ class SocketChannel:
         """The next frame if all of it is here already, else None. ConnectionLost when the other side has gone."""
         while True:
             try:
+                digest: int | None = None
+                rights: list[tuple[int, int, bytes]] = []
                 buffers = self._decoder.buffers()[:_MOST_BUFFERS]
-                count, rights, _, _ = self._socket.recvmsg_into(buffers, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
+                if self._decoder.in_data and len(buffers[0]) > _SMALL:
+                    count, digest = pages.receive(self._socket.fileno(), buffers[0], self._decoder.digest)
+                else:
+                    count, rights, _, _ = self._socket.recvmsg_into(buffers, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return None
             except OSError as error:
+                if error.errno == errno.EFAULT:  # memory whose file was cut short: a store would have met SIGBUS
+                    raise HostError("no storage is left for received pages", "make room and migrate again") from None
                 raise ConnectionLost(f"the connection broke: {error.strerror}") from None
             if rights:
                 self._take_files(rights)
             if not count:
                 raise ConnectionLost("the other side closed the connection")
-            frame = self._decoder.advance(count)
+            frame = self._decoder.advance(count, digest)
             if frame is not None:
                 return frame
 
@@ -249,11 +263,12 @@ class FileWriter:
         meta: bytes = b"",
         data: Sequence[memoryview | bytes] = (),
         *,
+        digest: int | None = None,
         files: Sequence[int] = (),
         patience: float | None = None,
     ) -> None:
         self._interrupt.check()
-        self._write([self._encoder.frame(kind, meta, data), *data])
+        self._write([self._encoder.frame(kind, meta, data, digest), *data])
 
     def _write(self, parts: Sequence[memoryview | bytes]) -> None:
         buffers = [memoryview(part) for part in parts]
@@ -310,6 +325,7 @@ class FileReader:
         meta: bytes = b"",
         data: Sequence[memoryview | bytes] = (),
         *,
+        digest: int | None = None,
         files: Sequence[int] = (),
         patience: float | None = None,
     ) -> None:

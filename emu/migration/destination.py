@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from emu.errors import EmuError
-from emu.host.pages import is_zero
+from emu.host.pages import buffer, is_zero
 from emu.memory import incomplete
 from emu.migration import codec
 from emu.migration.agreement import decode_preamble
@@ -31,11 +31,11 @@ from emu.migration.persister import Persister
 from emu.migration.policy import Terms, compare
 from emu.migration.progress import Progress, Status
 from emu.migration.stream import MAX_COPY, MAX_PAGES_DATA, Frame, FrameType, PageRuns, Run, decode_runs
-from emu.units import PAGE
+from emu.units import MIB, PAGE
 from emu.words import printable
 
 _OWN_FILE = "give the destination a file of its own, or set x-ignore-shared if both are to use this one"
-_ZEROS = memoryview(bytes(MAX_PAGES_DATA))
+_ZEROS = memoryview(bytes(MIB))
 
 
 class Phase(enum.Enum):
@@ -72,15 +72,17 @@ class Destination:
         self._rounds = self._normal = self._zeros = 0
         self._runs_on = False
         self._landing: PageRuns | None = None
-        self._buffer = memoryview(bytearray(MAX_PAGES_DATA))
+        self._in_place = False
+        self._buffer = buffer(MAX_PAGES_DATA)
         self._persister: Persister | None = None
         self._populator = Populator(list(self._here.values()))
 
     # -- the decoder asks where pages go ------------------------------------------------------------------------------
 
     def place(self, meta: bytes, length: int) -> list[memoryview]:
-        """Where the data of a PAGES frame goes: into a buffer of ours, to be checked before any of it is stored.
+        """Where the data of a PAGES frame goes: into memory that takes stores, or into a buffer of ours to be stored.
 
+        It is checked before anything else happens. What was wrong may be in memory then, which never becomes a machine.
         StreamError unless the pages it names are inside of announced, copied blocks.
         """
         if self.phase is not Phase.PAGES:
@@ -89,6 +91,11 @@ class Destination:
         if runs.pages * PAGE != length:
             raise StreamError(f"migration stream: {length} bytes for {runs.pages} pages")
         self._landing = runs
+        block = self._blocks[runs.block]
+        spans = [(run.first * PAGE, run.count * PAGE) for run in runs.runs]
+        self._in_place = all(block.takes_stores(start, size) for start, size in spans)
+        if self._in_place:
+            return [block.view[start : start + size] for start, size in spans]
         return [self._buffer[:length]]
 
     def _runs(self, meta: bytes) -> PageRuns:
@@ -232,7 +239,8 @@ class Destination:
         match frame.kind:
             case FrameType.PAGES:
                 assert self._landing is not None
-                self._store_pages(self._landing)
+                if not self._in_place:
+                    self._store_pages(self._landing)
                 self._landed(self._landing, zeros=False)
             case FrameType.ZEROS:
                 runs = self._runs(frame.meta)
@@ -295,7 +303,7 @@ class Destination:
         for run in runs:
             at, end = run.first * PAGE, (run.first + run.count) * PAGE
             while (at := block.next_data(at)) < end:
-                piece = block.view[at : min(at + MAX_PAGES_DATA, end)]
+                piece = block.view[at : min(at + len(_ZEROS), end)]
                 if not is_zero(piece):
                     block.store(at, _ZEROS[: len(piece)])
                 at += len(piece)

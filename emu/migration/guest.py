@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from emu.host.pages import Copied
+from emu.host import pages
+from emu.host.pages import Copied, Taken
 from emu.migration.facts import MachineFacts
 from emu.state import SavedState
 from emu.units import PAGE
@@ -81,6 +82,9 @@ class BackingFile(Protocol):
     def store(self, offset: int, data: memoryview) -> None:
         """Store all of ``data`` at ``offset`` of the block; HostError when it does not fit on the medium."""
 
+    def take(self, offset: int, target: memoryview, running: int) -> Taken:
+        """Copy the pages at ``offset`` of the block to ``target``; see ``emu.host.pages.take``."""
+
     def open_readonly(self) -> int:
         """A descriptor for a peer on this host that may read the file; the caller closes it."""
 
@@ -92,7 +96,10 @@ class BackingFile(Protocol):
 
     def populate(self, offset: int, length: int) -> None:
         """Give the pages of a range which has data their place in this process's page tables, where that can be done
-        without changing the file: storing to them is then cheap. Pages in use by others do not change."""
+        without changing the file: storing to them is then cheap."""
+
+    def is_populated(self, offset: int, length: int) -> bool:
+        """Whether ``populate`` has done so for all of the range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,16 @@ class Block:
             self.view[offset : offset + len(data)] = data
         else:
             self.file.store(offset, data)
+
+    def take(self, offset: int, target: memoryview, running: int) -> Taken:
+        """Copy the pages at ``offset`` to ``target``, as many as it holds; see ``emu.host.pages.take``."""
+        if self.file is None:
+            return pages.take(self.view, offset, target, running, what=self.name)
+        return self.file.take(offset, target, running)
+
+    def takes_stores(self, offset: int, length: int) -> bool:
+        """Whether bytes may be received straight into ``view`` there; else ``store`` is the better way."""
+        return self.file is None or self.file.is_populated(offset, length)
 
     def next_data(self, offset: int) -> int:
         """The first offset from ``offset`` on that may hold anything but zeros; the size when there is none."""

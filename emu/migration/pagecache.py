@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from emu.errors import EmuError
 from emu.host import kernel, pages
-from emu.host.pages import Copied
+from emu.host.pages import Copied, Taken
 from emu.memory import Backend
 from emu.migration.guest import Block
 from emu.units import MIB, PAGE
@@ -43,6 +43,9 @@ class PageCacheFile:
                 raise kernel.host_error(f"{self._path}: cannot store received pages", error.errno or 0) from None
             data, at = data[count:], at + count
 
+    def take(self, offset: int, target: memoryview, running: int) -> Taken:
+        return pages.take(self._backend.fd, self.offset + offset, target, running, what=self._path)
+
     def open_readonly(self) -> int:
         try:
             return os.open(f"/proc/self/fd/{self._backend.fd}", os.O_RDONLY | os.O_CLOEXEC)
@@ -50,10 +53,10 @@ class PageCacheFile:
             raise kernel.host_error(f"cannot open {self._path} again", error.errno or 0) from None
 
     def copy_from(self, descriptor: int, start: int, offset: int, count: int) -> Copied:
-        end = offset + count * PAGE
-        if self._is_populated(offset, end):
+        if self.is_populated(offset, count * PAGE):
             # No page is left out: they all have their memory already.
-            return Copied(pages.read(descriptor, start, self._backend.mapping.view[offset:end], what=_SOURCE), [])
+            target = self._backend.mapping.view[offset : offset + count * PAGE]
+            return Copied(pages.read(descriptor, start, target, what=_SOURCE), [])
         to, at = self._backend.fd, self.offset + offset
         return pages.copy(descriptor, start, to, at, count, what=_SOURCE, to_what=self._path)
 
@@ -72,9 +75,9 @@ class PageCacheFile:
             self._ends.append(offset + length)
             self._starts.append(offset)
 
-    def _is_populated(self, start: int, end: int) -> bool:
-        found = bisect_right(self._starts, start) - 1
-        return found >= 0 and end <= self._ends[found]
+    def is_populated(self, offset: int, length: int) -> bool:
+        found = bisect_right(self._starts, offset) - 1
+        return found >= 0 and offset + length <= self._ends[found]
 
 
 class Populator:

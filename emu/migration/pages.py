@@ -1,4 +1,4 @@
-"""Turns pages of a block into frames: a stable copy, zero pages left out, at most 1 MiB in one frame."""
+"""Turns pages of a block into frames: a stable copy, zero pages left out; or a word to who can copy them itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from emu.host.pages import SUM, is_zero, sums_of
+from emu.host.pages import SUM, Taken, buffer, sums_of
 from emu.migration.channel import Channel, Pacer
 from emu.migration.errors import StreamError
 from emu.migration.guest import BackingFile, Block
@@ -41,36 +41,27 @@ class PageSender:
         self._progress = progress
         self._pacer = pacer
         self._limit = limit
-        self._copy = memoryview(bytearray(MAX_PAGES_DATA))
+        self._copy = buffer(MAX_PAGES_DATA)
         self.normal = 0
         self.zeros = 0
 
-    def send(self, number: int, view: memoryview, runs: Sequence[Run]) -> None:
-        """Send ``runs`` of the block with index ``number`` whose bytes are ``view``. The runs must not overlap."""
-        empty: list[Run] = []
-        batch: list[Run] = []
-        filled = 0
+    def send(self, number: int, block: Block, runs: Sequence[Run]) -> None:
+        """Send ``runs`` of ``block``, which has the index ``number``. The runs must not overlap."""
         # Under a tight limit small frames keep the stream moving: one frame should take a tenth of a second.
         most = max(1, min(_BATCH, self._limit() // (10 * PAGE))) if self._limit() else _BATCH
-        for run in runs:
-            at, left = run.first, run.count
-            while left:
-                count = min(left, most - filled)
-                piece = view[at * PAGE : (at + count) * PAGE]
-                if piece[0] == 0 and is_zero(piece):
-                    _append(empty, Run(at, count))
-                else:
-                    self._copy[filled * PAGE : (filled + count) * PAGE] = piece
-                    batch.append(Run(at, count))
-                    filled += count
-                at, left = at + count, left - count
-                if filled == most or len(batch) == MAX_RUNS:
-                    self._flush(number, batch, empty)
-                    batch, filled = [], 0
-                if len(empty) >= MAX_RUNS:
-                    self.send_zeros(number, empty)
-                    empty = []
-        self._flush(number, batch, empty)
+        empty: list[Run] = []
+        filling = _Filling()
+        for (run,) in _batches(runs, most, most_runs=1):
+            # Zero pages in between may cut a run into half as many as it has pages.
+            if filling.pages + run.count > most or len(filling.runs) + run.count // 2 + 1 > MAX_RUNS:
+                self._flush(number, filling)
+                filling = _Filling()
+            copy = self._copy[filling.pages * PAGE : (filling.pages + run.count) * PAGE]
+            filling.add(run, block.take(run.first * PAGE, copy, filling.digest), empty)
+            if len(empty) >= MAX_RUNS:
+                self.send_zeros(number, empty)
+                empty = []
+        self._flush(number, filling)
         self.send_zeros(number, empty)
 
     def send_references(self, number: int, file: BackingFile, runs: Sequence[Run]) -> list[int]:
@@ -111,30 +102,21 @@ class PageSender:
             if there[at : at + SUM] != here[at : at + SUM]
         ]
 
-    def _flush(self, number: int, batch: Sequence[Run], empty: list[Run]) -> None:
-        """Send the copied pages of ``batch``, except zero pages, which are added to ``empty``."""
-        runs: list[Run] = []
-        data: list[memoryview] = []
-        base = 0
-        for run in batch:
-            copied = self._copy[base * PAGE : (base + run.count) * PAGE]
-            base += run.count
-            for part in _part(run, copied, runs, empty):
-                start = part.first - run.first
-                data.append(copied[start * PAGE : (start + part.count) * PAGE])
-        # Zero pages can cut a batch into more runs than one frame holds.
-        for index in range(0, len(runs), MAX_RUNS):
-            pieces = data[index : index + MAX_RUNS]
-            self._send(FrameType.PAGES, PageRuns(number, tuple(runs[index : index + MAX_RUNS])), pieces)
+    def _flush(self, number: int, filling: _Filling) -> None:
+        if filling.runs:
+            data = [self._copy[start * PAGE : end * PAGE] for start, end in filling.spans]
+            self._send(FrameType.PAGES, PageRuns(number, tuple(filling.runs)), data, filling.digest)
 
     def send_zeros(self, number: int, empty: Sequence[Run]) -> None:
         """Say of pages that they are all zero, without looking at them."""
         for index in range(0, len(empty), MAX_RUNS):
             self._send(FrameType.ZEROS, PageRuns(number, tuple(sorted(empty[index : index + MAX_RUNS], key=_first))))
 
-    def _send(self, kind: FrameType, runs: PageRuns, data: Sequence[memoryview] = ()) -> None:
+    def _send(
+        self, kind: FrameType, runs: PageRuns, data: Sequence[memoryview] = (), digest: int | None = None
+    ) -> None:
         before = self._channel.sent
-        self._channel.send(kind, encode_runs(runs), data)
+        self._channel.send(kind, encode_runs(runs), data, digest=digest)
         moved = self._channel.sent - before
         zeros = runs.pages if kind is FrameType.ZEROS else 0
         self.zeros += zeros
@@ -147,8 +129,38 @@ class PageSender:
         self._pacer.spend(moved, self._limit())
 
 
-def _batches(runs: Sequence[Run], most: int) -> Iterator[tuple[Run, ...]]:
-    """``runs`` in pieces of at most ``most`` pages and MAX_RUNS runs."""
+class _Filling:
+    """A PAGES frame in the making: its ``runs``, where their pages are in the buffer (``spans``, in pages), and the CRC
+    of these. ``pages`` of the buffer are used, zero pages among them."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.spans: list[tuple[int, int]] = []
+        self.pages = self.digest = 0
+
+    def add(self, run: Run, taken: Taken, zeros: list[Run]) -> None:
+        """Add ``run``, whose pages were ``taken`` behind those that are there; zero pages go to ``zeros`` instead."""
+        start = 0
+        for zero in (*taken.zero, run.count):
+            if zero > start:
+                self._add(Run(run.first + start, zero - start), self.pages + start)
+            if zero < run.count:
+                _append(zeros, Run(run.first + zero, 1))
+            start = zero + 1
+        self.pages += run.count
+        self.digest = taken.crc
+
+    def _add(self, run: Run, at: int) -> None:
+        count = len(self.runs)
+        _append(self.runs, run)
+        if count == len(self.runs) and self.spans[-1][1] == at:
+            self.spans[-1] = (self.spans[-1][0], at + run.count)
+        else:
+            self.spans.append((at, at + run.count))
+
+
+def _batches(runs: Sequence[Run], most: int, most_runs: int = MAX_RUNS) -> Iterator[tuple[Run, ...]]:
+    """``runs`` in pieces of at most ``most`` pages and ``most_runs`` runs."""
     batch: list[Run] = []
     filled = 0
     for run in runs:
@@ -157,7 +169,7 @@ def _batches(runs: Sequence[Run], most: int) -> Iterator[tuple[Run, ...]]:
             count = min(left, most - filled)
             batch.append(Run(at, count))
             filled, at, left = filled + count, at + count, left - count
-            if filled == most or len(batch) == MAX_RUNS:
+            if filled == most or len(batch) == most_runs:
                 yield tuple(batch)
                 batch, filled = [], 0
     if batch:
@@ -174,33 +186,6 @@ def _append(runs: list[Run], run: Run) -> None:
         runs[-1] = Run(runs[-1].first, runs[-1].count + run.count)
     else:
         runs.append(run)
-
-
-def _part(run: Run, content: memoryview, data: list[Run], zeros: list[Run]) -> list[Run]:
-    """Divide ``run``, whose bytes are ``content``, into runs with data, added to ``data`` and returned, and zeros."""
-    found: list[Run] = []
-    start = 0
-    for zero in _zero_pages(content):
-        if zero > start:
-            found.append(Run(run.first + start, zero - start))
-        _append(zeros, Run(run.first + zero, 1))
-        start = zero + 1
-    if run.count > start:
-        found.append(Run(run.first + start, run.count - start))
-    data.extend(found)
-    return found
-
-
-def _zero_pages(data: memoryview) -> list[int]:
-    """Page numbers within ``data`` that are all zero; one strided look at the first bytes rules most pages out."""
-    firsts = bytes(data[::PAGE])
-    found: list[int] = []
-    page = firsts.find(0)
-    while page >= 0:
-        if is_zero(data[page * PAGE : (page + 1) * PAGE]):
-            found.append(page)
-        page = firsts.find(0, page + 1)
-    return found
 
 
 def split_holes(block: Block) -> tuple[list[Run], list[Run]]:

@@ -196,7 +196,7 @@ class Source:
         if block.file is not None and block.name in self._by_reference:
             self._doubts.add(number, self._sender.send_references(number, block.file, runs))
         else:
-            self._sender.send(number, block.view, runs)
+            self._sender.send(number, block, runs)
         self._check_storage(block)
 
     def _collect(self) -> Mapping[int, Sequence[Run]]:

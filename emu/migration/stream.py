@@ -36,8 +36,8 @@ _RUN = struct.Struct("<II")
 MAX_RUNS = 256
 MAX_META = _RUNS.size + MAX_RUNS * _RUN.size
 MAX_PAGES_DATA = 1 * MIB
-MAX_COPY = 4 * MIB // PAGE
-"""Pages in one COPY: few enough to be in the processor's cache still when the source sums them, after the copy."""
+MAX_COPY = 16 * MIB // PAGE
+"""Pages in one COPY: enough to make the frame's cost vanish, few enough to be done in some milliseconds."""
 
 
 class FrameType(enum.IntEnum):
@@ -141,12 +141,22 @@ class Encoder:
         self._sequence = 0
         self.opening = head + struct.pack("<I", self._chain)
 
-    def frame(self, kind: FrameType, meta: bytes = b"", data: Sequence[memoryview | bytes] = ()) -> bytes:
-        """Header and meta of the next frame, whose data are the buffers ``data`` in order; they may not change now."""
-        length, digest = 0, 0
-        for part in data:
-            length += len(part)
-            digest = crc32c(part, digest)
+    def frame(
+        self,
+        kind: FrameType,
+        meta: bytes = b"",
+        data: Sequence[memoryview | bytes] = (),
+        digest: int | None = None,
+    ) -> bytes:
+        """Header and meta of the next frame, whose data are the buffers ``data`` in order; they may not change now.
+
+        ``digest`` is the CRC of the data, where the caller has it already.
+        """
+        length = sum(map(len, data))
+        if digest is None:
+            digest = 0
+            for part in data:
+                digest = crc32c(part, digest)
         if len(meta) > MAX_META or length > _DATA_LIMIT.get(kind, 0):
             raise StreamError(f"migration stream: {length} bytes do not fit into a {kind.name} frame")
         sealed = _SEALED.pack(kind, len(meta), length, self._sequence, digest)
@@ -164,7 +174,7 @@ class Decoder:
     ``buffers()`` says where the next bytes belong; after receiving n of them ``advance(n)`` gives the frame they
     completed, or None. ``accepts`` are the frame types this side may receive at all. ``place(meta, length)`` gives
     the buffers for the data of a PAGES frame, ``length`` bytes in all, or raises StreamError; without it the frame
-    carries its data.
+    carries its data. While ``in_data`` the buffers are for a frame's data, and ``digest`` is the CRC of what has come.
     """
 
     def __init__(self, accepts: frozenset[FrameType], place: Place | None = None) -> None:
@@ -178,7 +188,8 @@ class Decoder:
         self._meta = b""
         self._scratch = bytearray(_STREAM.size)
         self._targets = [memoryview(self._scratch)]
-        self._filled = self._targets
+        self.in_data = False
+        self.digest = 0
         self._next = self._opening
 
     def buffers(self) -> list[memoryview]:
@@ -190,15 +201,22 @@ class Decoder:
         """Whether the stream could end here without cutting a frame."""
         return self._next == self._header and len(self._targets[0]) == _FRAME.size
 
-    def advance(self, count: int) -> Frame | None:
-        """Take note that ``count`` bytes were put into ``buffers()``; the frame that is now complete, or None."""
+    def advance(self, count: int, digest: int | None = None) -> Frame | None:
+        """Take note that ``count`` bytes were put into ``buffers()``; the frame that is now complete, or None.
+
+        ``digest`` is what has become of ``self.digest`` by these bytes, where the caller knows.
+        """
         targets = list(self._targets)
         while count:
             taken = min(count, len(targets[0]))
+            if self.in_data and digest is None:
+                self.digest = crc32c(targets[0][:taken], self.digest)
             targets[0] = targets[0][taken:]
             count -= taken
             if not targets[0]:
                 targets.pop(0)
+        if digest is not None:
+            self.digest = digest
         if targets:
             self._targets = targets
             return None
@@ -209,7 +227,7 @@ class Decoder:
         self._await([memoryview(self._scratch)], then)
 
     def _await(self, targets: list[memoryview], then: Callable[[], Frame | None]) -> None:
-        self._targets = self._filled = targets
+        self._targets = targets
         self._next = then
 
     def _opening(self) -> Frame | None:
@@ -256,6 +274,7 @@ class Decoder:
             if self._kind is FrameType.PAGES:
                 raise StreamError("migration stream: a page frame without data")
             return self._complete(b"")
+        self.in_data, self.digest = True, 0
         if self._kind is FrameType.PAGES and self._place is not None:
             targets = self._place(meta, self._data_length)
             if sum(map(len, targets)) != self._data_length or not all(map(len, targets)):
@@ -266,10 +285,8 @@ class Decoder:
         return None
 
     def _data_complete(self) -> Frame | None:
-        digest = 0
-        for part in self._filled:
-            digest = crc32c(part, digest)
-        if digest != self._data_crc:
+        self.in_data = False
+        if self.digest != self._data_crc:
             raise StreamError(f"migration stream: the data of frame {self._sequence - 1} is corrupted")
         placed = self._kind is FrameType.PAGES and self._place is not None
         return self._complete(b"" if placed else bytes(self._scratch))

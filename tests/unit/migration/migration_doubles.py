@@ -14,7 +14,7 @@ from typing import Any
 from emu.errors import HostError, StateError
 from emu.host import kernel, pages
 from emu.host.faults import DirtyLog, Guard
-from emu.host.pages import Copied
+from emu.host.pages import Copied, Taken
 from emu.memory.lock import FileLock
 from emu.migration.channel import Interrupt, SocketChannel
 from emu.migration.destination import Destination
@@ -46,6 +46,7 @@ class Memory:
         self.view = kernel.memory_view(self.address, size)
         self.guard = Guard(self.address, size)
         self.copied = 0
+        self.populated = False
         self.persisted: list[tuple[int, int]] = []
         self.fail_persist: Exception | None = None
         self.lock = None
@@ -75,7 +76,13 @@ class Memory:
     def sums(self, offset: int, count: int) -> bytes:
         return pages.sums_in(self.fd, offset, count, what="test")
 
+    def take(self, offset: int, target: memoryview, running: int) -> Taken:
+        return pages.take(self.fd, offset, target, running, what="test")
+
     def populate(self, offset: int, length: int) -> None: ...
+
+    def is_populated(self, offset: int, length: int) -> bool:
+        return self.populated
 
     def lost(self) -> int | None:
         page = self.guard.lost()

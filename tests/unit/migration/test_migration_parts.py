@@ -152,7 +152,7 @@ def test_every_page_goes_once_and_zero_pages_go_without_data(filled: list[bool])
     frames, interrupt = Frames(), Interrupt()
     sender = PageSender(frames, Progress(), Pacer(interrupt), lambda: 0, lambda: None)  # type: ignore[arg-type]
     runs = [Run(first, min(5, len(filled) - first)) for first in range(0, len(filled), 5)]
-    sender.send(0, content, runs)
+    sender.send(0, Block("b", content, True, True, True, "page", None), runs)  # type: ignore[arg-type]
     assert sorted(frames.pages) == list(range(len(filled)))
     for page, full in enumerate(filled):
         assert frames.pages[page] == (b"\0\1" * 2048 if full else bytes(4096))
