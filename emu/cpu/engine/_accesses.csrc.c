@@ -8,7 +8,7 @@
  */
 #include "accesses.h"
 
-enum { MEM_READ = 1, MEM_WRITE = 2, LONGEST = 8 };
+enum { MEM_READ = 1, MEM_WRITE = 2, LONGEST = 8, PAGE = 4096 };
 
 static struct {
     void (*set_page)(void *cpu, uint64_t linear, uint64_t physical, uint32_t attributes, int rights, int mmu, uint64_t size);
@@ -18,18 +18,14 @@ static struct {
     uint64_t (*load2)(environment *, uint64_t, uint32_t, uintptr_t), (*load4)(environment *, uint64_t, uint32_t, uintptr_t),
         (*load8)(environment *, uint64_t, uint32_t, uintptr_t), (*swapped2)(environment *, uint64_t, uint32_t, uintptr_t),
         (*swapped4)(environment *, uint64_t, uint32_t, uintptr_t), (*swapped8)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint32_t (*for_function2)(environment *, uint64_t, int, uintptr_t), (*for_function4)(environment *, uint64_t, int, uintptr_t);
+    uint64_t (*for_function8)(environment *, uint64_t, int, uintptr_t);
 } library;
 
 /* At most one in the process: set and cleared by who watches, while its engine stands still. */
 emu_watcher *emu_watched;
 
-/* The page that is being mapped, and the access that is under way, which the library may tell of in parts. */
-static __thread struct {
-    uint64_t physical;
-    uint64_t address;
-    unsigned size;
-    uintptr_t caller;
-} now;
+static __thread uint64_t mapped; /* the physical page that is getting an entry in the TLB */
 
 static emu_watcher *watcher_of(const void *cpu)
 {
@@ -40,7 +36,7 @@ static emu_watcher *watcher_of(const void *cpu)
 void NAME(tlb_set_page_with_attrs)(void *cpu, uint64_t linear, uint64_t physical, uint32_t attributes, int rights,
                                    int mmu, uint64_t size)
 {
-    now.physical = physical;
+    mapped = physical;
     library.set_page(cpu, linear, physical, attributes, rights, mmu, size);
 }
 
@@ -49,7 +45,25 @@ int NAME(cpu_watchpoint_address_matches)(void *cpu, uint64_t address, uint64_t s
 {
     emu_watcher *w = watcher_of(cpu);
     int found = library.matches(cpu, address, size);
-    return w && w->mapping(w->owner, address, now.physical) ? found | MEM_READ | MEM_WRITE : found;
+    return w && w->mapping(w->owner, address, mapped) ? found | MEM_READ | MEM_WRITE : found;
+}
+
+/*
+ * What is read when this aligned part of a load is announced: all of the load with its first part, unless it goes on in
+ * another page, and nothing with the second.
+ */
+static void whole_load(const emu_watcher *w, uint64_t *first, uint64_t *end, uintptr_t caller)
+{
+    uint64_t start = w->load.address, stop = start + w->load.size;
+    if (!w->load.size || w->load.caller != caller || start >= *end || stop <= *first)
+        return;
+    if (start / PAGE != (stop - 1) / PAGE) {
+        *first = start > *first ? start : *first;
+        *end = stop < *end ? stop : *end;
+    } else {
+        *end = *first <= start ? stop : start;
+        *first = start;
+    }
 }
 
 /*
@@ -62,34 +76,49 @@ void NAME(cpu_check_watchpoint)(void *cpu, uint64_t address, uint64_t size, uint
     emu_watcher *w = watcher_of(cpu);
     if (w && size && size <= LONGEST && !(size & (size - 1)) && !(address & (size - 1))) {
         uint64_t first = address, end = address + size;
-        if (!(access & MEM_WRITE) && now.size && now.caller == caller && now.address < end &&
-            now.address + now.size > first) {
-            first = now.address > first ? now.address : first;
-            end = now.address + now.size < end ? now.address + now.size : end;
-        }
-        w->accessed(w->owner, first, (unsigned)(end - first), access & MEM_WRITE, caller);
+        if (!(access & MEM_WRITE))
+            whole_load(w, &first, &end, caller);
+        if (end > first)
+            w->accessed(w->owner, first, (unsigned)(end - first), access & MEM_WRITE, caller);
     }
     library.check(cpu, address, size, attributes, access, caller);
 }
 
-#define LOAD(original, bytes, name)                                                                                   \
-    uint64_t NAME(name)(environment *env, uint64_t address, uint32_t access, uintptr_t caller)                        \
+/*
+ * Translated code loads, or a function of the library for it; or the library the parts of what these load, from further
+ * down the stack. Whether it is the whole of a load: then it is over when the load returns.
+ */
+static bool begin_load(emu_watcher *w, uint64_t address, unsigned size, uintptr_t caller, uintptr_t frame)
+{
+    if (!w || (w->load.size && frame < w->load.frame))
+        return false;
+    w->load.address = address;
+    w->load.size = address & (size - 1) ? size : 0;
+    w->load.caller = caller;
+    w->load.frame = frame;
+    return true;
+}
+
+#define LOAD(original, type, bytes, kind, name)                                                                       \
+    type NAME(name)(environment *env, uint64_t address, kind how, uintptr_t caller)                                   \
     {                                                                                                                 \
-        uint64_t data;                                                                                                \
-        now.address = address;                                                                                        \
-        now.size = address & (bytes - 1) ? bytes : 0;                                                                 \
-        now.caller = caller;                                                                                          \
-        data = library.original(env, address, access, caller);                                                        \
-        now.size = 0;                                                                                                 \
+        emu_watcher *w = emu_watched;                                                                                 \
+        bool whole = begin_load(w, address, bytes, caller, (uintptr_t)__builtin_frame_address(0));                    \
+        type data = library.original(env, address, how, caller);                                                      \
+        if (whole)                                                                                                    \
+            w->load.size = 0;                                                                                         \
         return data;                                                                                                  \
     }
 
-LOAD(load2, 2, helper_le_lduw_mmu)
-LOAD(load4, 4, helper_le_ldul_mmu)
-LOAD(load8, 8, helper_le_ldq_mmu)
-LOAD(swapped2, 2, helper_be_lduw_mmu)
-LOAD(swapped4, 4, helper_be_ldul_mmu)
-LOAD(swapped8, 8, helper_be_ldq_mmu)
+LOAD(load2, uint64_t, 2, uint32_t, helper_le_lduw_mmu)
+LOAD(load4, uint64_t, 4, uint32_t, helper_le_ldul_mmu)
+LOAD(load8, uint64_t, 8, uint32_t, helper_le_ldq_mmu)
+LOAD(swapped2, uint64_t, 2, uint32_t, helper_be_lduw_mmu)
+LOAD(swapped4, uint64_t, 4, uint32_t, helper_be_ldul_mmu)
+LOAD(swapped8, uint64_t, 8, uint32_t, helper_be_ldq_mmu)
+LOAD(for_function2, uint32_t, 2, int, cpu_lduw_mmuidx_ra)
+LOAD(for_function4, uint32_t, 4, int, cpu_ldl_mmuidx_ra)
+LOAD(for_function8, uint64_t, 8, int, cpu_ldq_mmuidx_ra)
 
 void NAME(tlb_protect_code)(void *uc, uint64_t ram)
 {
@@ -115,7 +144,14 @@ const char *emu_accesses_bind(void *handle, void *system, void *translation)
         {"helper_be_ldul_mmu", &library.swapped4},
         {"helper_be_ldq_mmu", &library.swapped8},
     };
-    const char *missing = LOOK_UP(system, in_system);
+    static const struct wanted in_library[] = {
+        {"cpu_lduw_mmuidx_ra", &library.for_function2},
+        {"cpu_ldl_mmuidx_ra", &library.for_function4},
+        {"cpu_ldq_mmuidx_ra", &library.for_function8},
+    };
+    const char *missing = LOOK_UP(handle, in_library);
+    if (!missing)
+        missing = LOOK_UP(system, in_system);
     if (!missing && LOOK_UP(translation, in_translation)) /* on some hosts it has none */
         missing = LOOK_UP(handle, in_translation);
     return missing;

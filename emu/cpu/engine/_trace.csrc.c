@@ -1004,6 +1004,8 @@ int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
 /* A run begins: nothing was read or stored to yet, and nothing given. */
 void emu_trace_restore_unknown(emu_trace *t)
 {
+    if (t->watch)
+        begin_watch(t->watch);
     while (t->touches) {
         uint64_t at = t->touched[--t->touches];
         t->unknown[at] = t->initial[at];

@@ -17,6 +17,8 @@ typedef struct {
     void (*accessed)(void *owner, uint64_t linear, unsigned size, bool stores, uintptr_t caller);
     /* A page of RAM, in the engine's own numbering, has code from now on. */
     void (*has_code)(void *owner, uint64_t ram);
+    /* The unaligned load that is under way; one that faulted is left here. */
+    struct { uint64_t address; unsigned size; uintptr_t caller, frame; } load;
 } emu_watcher;
 
 #endif

@@ -9,7 +9,7 @@
  */
 #include "accesses.h"
 
-enum { PLACES = 1 << 12, MOST_CODE_AREAS = MOST_REGIONS };
+enum { PLACES = 1 << 12 };
 
 typedef struct { uint64_t page, physical; } place;
 
@@ -21,7 +21,7 @@ typedef struct watch {
     emu_watcher **watched;
     emu_trace *trace;
     environment *env;
-    ram_area areas[MOST_CODE_AREAS];
+    ram_area areas[MOST_REGIONS];
     unsigned area_count;
     bool executes;
     place places[PLACES];
@@ -117,7 +117,8 @@ int emu_trace_watch(emu_trace *t, void *cpu, void *env, void *watched)
         return -EBUSY;
     if (!(w = calloc(1, sizeof *w)))
         return -ENOMEM;
-    w->watcher = (emu_watcher){cpu, t->uc, w, on_watch_mapping, on_watched_access, on_code};
+    w->watcher = (emu_watcher){.cpu = cpu, .uc = t->uc, .owner = w, .mapping = on_watch_mapping,
+                               .accessed = on_watched_access, .has_code = on_code};
     w->watched = slot;
     w->trace = t;
     w->env = env;
@@ -145,6 +146,12 @@ static void close_watch(watch *w)
 static void watch_again(watch *w)
 {
     generator.forget_addresses(w->watcher.cpu);
+}
+
+/* A run begins: what the one before had under way is over. */
+static void begin_watch(watch *w)
+{
+    w->watcher.load.size = 0;
 }
 
 /* Whether the guest has executed code in logged memory since it is watched. */

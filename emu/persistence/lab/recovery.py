@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from emu import board
 from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig, OnOffAuto
+from emu.cpu import read_watch
 from emu.cpu.engine import trace
 from emu.cpu.snapshot import Snapshot
 from emu.devices.uart16550 import Uart16550
@@ -331,7 +332,7 @@ class MachineRecovery:
         talk.play(Role.RECOVERY)
         self._recording = recorder.Recording(machine)
         tracer = self._recording.tracer
-        if self._record or not tracer.watch_pages():
+        if self._record or not read_watch.is_available() or not tracer.watch_pages():
             tracer.watch_reads(recorder.spans(machine), record=self._record)
         else:
             machine.cpu.count_blocks(tracer.counter)
