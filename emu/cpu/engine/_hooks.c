@@ -702,6 +702,10 @@ typedef struct {
     const uint64_t *breakpoints;
     size_t breakpoint_count;
     bool held;
+    /* Pass by what would stop, except for `until`, and remember the last such place, and which bits it would stop with. */
+    bool passing;
+    uint64_t passed;
+    uint32_t passed_reason;
     /*
      * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
      * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
@@ -996,14 +1000,25 @@ static bool is_breakpoint(const emu_engine *e, uint64_t address)
     return low < e->breakpoint_count && e->breakpoints[low] == address;
 }
 
-/* Why a debugger stops before the instruction that is announced; 0 when it does not. */
-static uint32_t debug_stop(const emu_engine *e, uint64_t address)
+/* Remember the instruction that was announced last. */
+static void pass_by(emu_engine *e, uint32_t reason)
 {
+    e->passed = e->instructions - 1;
+    e->passed_reason = reason;
+}
+
+/* Why a debugger stops before the instruction that is announced; 0 when it does not. */
+static uint32_t debug_stop(emu_engine *e, uint64_t address)
+{
+    bool reached = e->instructions > e->until;
     if (!e->attention.debugging)
         return 0;
-    if (is_breakpoint(e, address))
+    if ((e->passing && reached) || !is_breakpoint(e, address))
+        return reached ? EMU_STEP : 0;
+    if (!e->passing)
         return EMU_BREAKPOINT;
-    return e->instructions > e->until ? EMU_STEP : 0;
+    pass_by(e, EMU_BREAKPOINT);
+    return 0;
 }
 
 /*
@@ -1384,7 +1399,25 @@ void emu_engine_restarts(void *engine)
 /* From within an instruction: it has met what a debugger watches, and is the last one before the stop. */
 void emu_engine_watch_met(void *engine)
 {
-    leave_behind_block(engine, EMU_WATCH);
+    emu_engine *e = engine;
+    if (e->passing)
+        pass_by(e, EMU_WATCH);
+    else
+        leave_behind_block(e, EMU_WATCH);
+}
+
+/* Begin, or end, to pass by what would stop; then emu_engine_passed says what was the last, 0 for nothing. */
+void emu_engine_pass(emu_engine *e, int passing)
+{
+    e->passing = passing;
+    if (passing)
+        e->passed_reason = 0;
+}
+
+uint32_t emu_engine_passed(emu_engine *e, uint64_t *instructions)
+{
+    *instructions = e->passed;
+    return e->passed_reason;
 }
 
 /* Count each block that begins in `count`, and call a function from `limit` on. The block hook must be there. */
@@ -1418,6 +1451,7 @@ void emu_engine_set_clock(emu_engine *e, int counting, uint64_t time, int announ
     e->wants_hook |= counting;
     e->time = time;
     e->attention.idle = e->hooked && !counting;
+    e->instructions += (uint64_t)announced - e->attention.again;
     e->attention.again = (uint8_t)announced;
     e->last_block = last_block;
     e->last_size = 0;
@@ -1543,15 +1577,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 159), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 149), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 153), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 152), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 156), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1565,7 +1599,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 159), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1607,98 +1641,102 @@ static void *_cffi_types[] = {
 /* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION, 63), // size_t()(void *)
 /* 66 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 70), // uint32_t()(void *, uint32_t, int)
-/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint64_t()(emu_engine *)
-/* 74 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
-/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
-/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
-/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 74), // uint32_t()(emu_engine *, uint64_t *)
+/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 70 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint64_t *
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION, 74), // uint32_t()(void *, uint32_t, int)
+/* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint64_t()(emu_engine *)
+/* 78 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
 /* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_delivery_layout const *, int)
-/* 84 */ _CFFI_OP(_CFFI_OP_POINTER, 150), // emu_delivery_layout const *
-/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
+/* 84 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *)
-/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, int)
-/* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_delivery_layout const *, int)
+/* 88 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // emu_delivery_layout const *
+/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *)
+/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, int)
 /* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uint64_t const *, size_t)
-/* 102 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 103 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint64_t const *
-/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uint64_t, uint64_t)
-/* 107 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uint64_t, uint64_t, void *)
-/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 99 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t const *, size_t)
+/* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint64_t const *
+/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t, uint64_t)
+/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uintptr_t, uintptr_t)
-/* 118 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
-/* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, uintptr_t, void *)
-/* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 130 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 131 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(emu_engine *, void *, void *, void *)
-/* 135 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, void *)
+/* 134 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 137 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 139 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 140 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(void *)
+/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, void *, void *, void *)
+/* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 140 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 141 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(void *, uint32_t, int, uint32_t)
-/* 144 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 145 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 146 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 147 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 148 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 150 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 151 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 152 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 153 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 154 */ _CFFI_OP(_CFFI_OP_POINTER, 70), // uint32_t volatile const *
-/* 155 */ _CFFI_OP(_CFFI_OP_POINTER, 68), // uint32_t(*)(void *, uint32_t, int)
-/* 156 */ _CFFI_OP(_CFFI_OP_POINTER, 157), // uint8_t *
-/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 158 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // void(*)(void *, uint32_t, int, uint32_t)
-/* 159 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 142 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 144 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(void *)
+/* 145 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 147 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(void *, uint32_t, int, uint32_t)
+/* 148 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 151 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 152 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 153 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 154 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 155 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 156 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 158 */ _CFFI_OP(_CFFI_OP_POINTER, 74), // uint32_t volatile const *
+/* 159 */ _CFFI_OP(_CFFI_OP_POINTER, 72), // uint32_t(*)(void *, uint32_t, int)
+/* 160 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // uint8_t *
+/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 162 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // void(*)(void *, uint32_t, int, uint32_t)
+/* 163 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1838,10 +1876,10 @@ _cffi_f_emu_delivery_know(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(84), arg0, (char **)&x0);
+      _cffi_type(88), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_delivery_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(84), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(88), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2868,6 +2906,105 @@ _cffi_f_emu_engine_open(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_open _cffi_d_emu_engine_open
 #endif
 
+static void _cffi_d_emu_engine_pass(emu_engine * x0, int x1)
+{
+  emu_engine_pass(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_pass(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  int x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_pass", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, int);
+  if (x1 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_pass(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_pass _cffi_d_emu_engine_pass
+#endif
+
+static uint32_t _cffi_d_emu_engine_passed(emu_engine * x0, uint64_t * x1)
+{
+  return emu_engine_passed(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_passed(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t * x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  uint32_t result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_passed", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(70), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(70), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_passed(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, uint32_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_passed _cffi_d_emu_engine_passed
+#endif
+
 static int _cffi_d_emu_engine_prepare(emu_engine * x0)
 {
   return emu_engine_prepare(x0);
@@ -3227,10 +3364,10 @@ _cffi_f_emu_engine_set_breakpoints(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(103), arg1, (char **)&x1);
+      _cffi_type(107), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(103), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(107), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -4143,89 +4280,91 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_WATCH", (void *)_cffi_const_EMU_WATCH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 65), (void *)_cffi_d_emu_allocation_size },
-  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 83), (void *)_cffi_d_emu_delivery_know },
+  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 87), (void *)_cffi_d_emu_delivery_know },
   { "emu_describe", (void *)_cffi_f_emu_describe, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_describe },
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 111), (void *)_cffi_d_emu_engine_add_ram },
+  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 115), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 134), (void *)_cffi_d_emu_engine_attach },
-  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_close },
-  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 122), (void *)_cffi_d_emu_engine_count_blocks },
-  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 106), (void *)_cffi_d_emu_engine_debug },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 138), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_count_blocks },
+  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_debug },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 52), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_engine_deliver_interrupt },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
   { "emu_engine_held", (void *)_cffi_f_emu_engine_held, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_held },
-  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_hold },
-  { "emu_engine_instructions", (void *)_cffi_f_emu_engine_instructions, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 73), (void *)_cffi_d_emu_engine_instructions },
-  { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 73), (void *)_cffi_d_emu_engine_look_at_clock },
+  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_hold },
+  { "emu_engine_instructions", (void *)_cffi_f_emu_engine_instructions, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_instructions },
+  { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_look_at_clock },
   { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map },
   { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_nothing },
   { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map_rom },
-  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 73), (void *)_cffi_d_emu_engine_now },
+  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_engine_open },
+  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_pass },
+  { "emu_engine_passed", (void *)_cffi_f_emu_engine_passed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_engine_passed },
   { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_prepare },
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
-  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 140), (void *)_cffi_d_emu_engine_restarts },
+  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 144), (void *)_cffi_d_emu_engine_restarts },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
-  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_service },
-  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_engine_set_breakpoints },
-  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 129), (void *)_cffi_d_emu_engine_set_code_check },
-  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_set_interrupt_pending },
-  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_set_real_time },
-  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_start_clock },
-  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_stop_before_block },
+  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_set_breakpoints },
+  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 98), (void *)_cffi_d_emu_engine_set_clock },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 133), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_set_interrupt_pending },
+  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_set_real_time },
+  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_watch_blocks },
-  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 117), (void *)_cffi_d_emu_engine_watch_faults },
-  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 140), (void *)_cffi_d_emu_engine_watch_met },
+  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_watch_blocks },
+  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_watch_faults },
+  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 144), (void *)_cffi_d_emu_engine_watch_met },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
-  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_load_library },
+  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 80), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 155), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 158), (void *)emu_port_write },
-  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_show_library },
-  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_symbol },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 159), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 162), (void *)emu_port_write },
+  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 80), (void *)_cffi_d_emu_show_library },
+  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 83), (void *)_cffi_d_emu_symbol },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "eflags", offsetof(emu_delivery_layout, eflags),
               sizeof(((emu_delivery_layout *)0)->eflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 70) },
+              _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "hflags", offsetof(emu_delivery_layout, hflags),
               sizeof(((emu_delivery_layout *)0)->hflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 70) },
+              _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "segments", offsetof(emu_delivery_layout, segments),
                 sizeof(((emu_delivery_layout *)0)->segments),
-                _CFFI_OP(_CFFI_OP_NOOP, 70) },
+                _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "control", offsetof(emu_delivery_layout, control),
                sizeof(((emu_delivery_layout *)0)->control),
-               _CFFI_OP(_CFFI_OP_NOOP, 70) },
+               _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "latch", offsetof(emu_delivery_layout, latch),
              sizeof(((emu_delivery_layout *)0)->latch),
-             _CFFI_OP(_CFFI_OP_NOOP, 70) },
+             _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "error_code", offsetof(emu_delivery_layout, error_code),
                   sizeof(((emu_delivery_layout *)0)->error_code),
-                  _CFFI_OP(_CFFI_OP_NOOP, 70) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "is_software", offsetof(emu_delivery_layout, is_software),
                    sizeof(((emu_delivery_layout *)0)->is_software),
-                   _CFFI_OP(_CFFI_OP_NOOP, 70) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 153) },
+              _CFFI_OP(_CFFI_OP_NOOP, 157) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
-                _CFFI_OP(_CFFI_OP_NOOP, 70) },
+                _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "has_address", offsetof(emu_delivery_record, has_address),
                    sizeof(((emu_delivery_record *)0)->has_address),
-                   _CFFI_OP(_CFFI_OP_NOOP, 70) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "rip", offsetof(emu_delivery_record, rip),
            sizeof(((emu_delivery_record *)0)->rip),
            _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4243,22 +4382,22 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "reason", offsetof(emu_engine, reason),
               sizeof(((emu_engine *)0)->reason),
-              _CFFI_OP(_CFFI_OP_NOOP, 70) },
+              _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "vector", offsetof(emu_engine, vector),
               sizeof(((emu_engine *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 70) },
+              _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 156) },
+           _CFFI_OP(_CFFI_OP_NOOP, 160) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 70) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "hflags_offset", offsetof(emu_engine, hflags_offset),
                      sizeof(((emu_engine *)0)->hflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 70) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 154) },
+              _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4273,28 +4412,28 @@ static const struct _cffi_field_s _cffi_fields[] = {
                 _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "trap_flag", offsetof(emu_engine, trap_flag),
                  sizeof(((emu_engine *)0)->trap_flag),
-                 _CFFI_OP(_CFFI_OP_NOOP, 70) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "cpu", offsetof(emu_engine, cpu),
            sizeof(((emu_engine *)0)->cpu),
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 151) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 155) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 150, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 154, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 151, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 155, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 152, 0,
+  { "$emu_engine", 156, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 150 },
-  { "emu_delivery_record", 151 },
-  { "emu_engine", 152 },
+  { "emu_delivery_layout", 154 },
+  { "emu_delivery_record", 155 },
+  { "emu_engine", 156 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -4304,12 +4443,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  63,  /* num_globals */
+  65,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  160,  /* num_types */
+  164,  /* num_types */
   1,  /* flags */
 };
 
