@@ -90,7 +90,7 @@ NATIVE := emu/host/_kernel $(addprefix emu/cpu/engine/_,hooks trace system x87 s
 native: $(NATIVE:=.abi3.so)
 
 $(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h
-emu/cpu/engine/_hooks.abi3.so: emu/cpu/engine/delivery.h
+emu/cpu/engine/_hooks.abi3.so: emu/cpu/engine/delivery.h emu/cpu/engine/known_ports.h
 emu/cpu/engine/_translate.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/observer.h
 emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/store_log.h
 %.abi3.so: %.cdef.txt %.csrc.c

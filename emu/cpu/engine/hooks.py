@@ -190,6 +190,34 @@ class Engine:
         """Whether a stop was requested since the last call."""
         return bool(lib.emu_engine_take_stop(self._e))
 
+    @property
+    def stop_asked(self) -> bool:
+        """Whether ``take_stop`` would say so."""
+        return bool(lib.emu_engine_stop_asked(self._e))
+
+    # Port accesses whose answers are known, so that ``ports`` need not be asked
+
+    def begin_known(self) -> None:
+        """A run begins at the moment at which all such runs begin, with no port accessed."""
+        if lib.emu_engine_begin_known(self._e):
+            raise HostError("not enough memory for what devices answer", "close other programs")
+
+    def end_known(self) -> None:
+        """Ask ``ports`` from now on, until ``begin_known``."""
+        lib.emu_engine_end_known(self._e)
+
+    def learn_access(self, port: int, size: int, *, writes: bool, value: int, ends: bool) -> bool:
+        """From now on, this access behind the run's accesses so far is known, and asks for a stop if it ``ends`` the
+        run; it is the last one now. False when there is no room for it. Not after ``end_known``.
+        """
+        return bool(lib.emu_engine_learn_access(self._e, port, size, writes, value, ends))
+
+    @property
+    def known_at(self) -> int | None:
+        """The number of the run's last access, 0 for none; they count up from there. None after ``end_known``."""
+        at = lib.emu_engine_known_at(self._e)
+        return None if at == lib.EMU_KNOWN_NOWHERE else at
+
     def service(self) -> None:
         """From a callback: leave ``run`` with SERVICE, behind the present block."""
         lib.emu_engine_service(self._e)

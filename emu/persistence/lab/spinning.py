@@ -67,7 +67,7 @@ class SpinWatch:
     def _next_look(self, blocks: int) -> None:
         self._head: tuple[int, dict[str, int]] | None = None
         self._before: _State | None = None
-        self._wants_look = self._resumed = self.proven = False
+        self.wants_look = self._resumed = self.proven = False
         self._words.clear()
         self._after = blocks
         self._until = self._begun + blocks + max(_SHORTEST_LOOK, blocks // 256)
@@ -85,15 +85,15 @@ class SpinWatch:
         if self._resumed:  # behind a look: the block that was announced then
             self._resumed = False
         elif self._head is None or self._head == (self._machine.cpu.rip, self._machine.cpu.registers()):
-            self._wants_look = True
+            self.wants_look = True
             self._machine.cpu.stop_before_block()
         return True
 
     def look(self, tracked: Collection[int]) -> None:
         """The machine has stopped. ``tracked``: the units among which is what the guest waits for, if it does."""
-        if not self._wants_look:
+        if not self.wants_look:
             return
-        self._wants_look, self._resumed = False, True
+        self.wants_look, self._resumed = False, True
         self._tracer.blocks -= 1
         if self._head is None:
             self._head = self._machine.cpu.rip, self._machine.cpu.registers()
