@@ -623,6 +623,7 @@ enum { HF_LMA = 1 << 14, HF_CS64 = 1 << 15 };
 
 #define EMU_TRACE_NOWHERE UINT64_MAX
 #define SEGMENTS 6
+#define GENERAL 16
 
 #define PAGE 4096u
 #define BUCKETS (1u << 14)
@@ -698,6 +699,8 @@ typedef struct {
     uint64_t first_access;
 
     void *uc;
+    uint64_t block; /* where the last one begins that was announced */
+    uint64_t awaited, awaited_until, awaited_general[GENERAL]; /* see emu_trace_await */
     uint64_t chunk_count;
     uint32_t instance, marks, rep_instance;
     uint64_t site_pc;
@@ -1200,17 +1203,43 @@ static bool is_new(emu_trace *t, uint64_t address, uint32_t size)
     return true;
 }
 
-static void count_block(emu_trace *t)
+/* Whether somebody waits for the guest to come back to a block, and it does not yet. */
+static bool is_awaiting(const emu_trace *t)
+{
+    return t->awaited != EMU_TRACE_NOWHERE && t->blocks < t->awaited_until &&
+           (t->block != t->awaited || memcmp(t->general, t->awaited_general, sizeof t->awaited_general));
+}
+
+static void count_block(emu_trace *t, uint64_t address)
 {
     t->blocks++;
+    t->block = address;
     if (t->full) {
         t->full = 0;
         emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
     }
-    if (t->blocks >= t->budget)
+    if (t->blocks >= t->budget && !is_awaiting(t))
         emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
     else if (t->blocks == t->stop_block)
         emu_trace_stop(t->owner, EMU_TRACE_BLOCK);
+}
+
+/* Blocks from here on use up the budget. */
+void emu_trace_set_budget(emu_trace *t, uint64_t blocks)
+{
+    t->budget = blocks;
+    t->awaited = EMU_TRACE_NOWHERE;
+}
+
+/*
+ * The budget is used up, and the guest stands before a block: nobody wants to know of the next ones, until it comes back
+ * to this one with the general registers as they are, or so many blocks were executed.
+ */
+void emu_trace_await(emu_trace *t, uint64_t until)
+{
+    t->awaited = t->block;
+    t->awaited_until = until;
+    memcpy(t->awaited_general, t->general, sizeof t->awaited_general);
 }
 
 /* From a block callback: drop the block's translation, which lacks new hooks or is of old code, and enter it again. */
@@ -1227,7 +1256,7 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
     finish_stores(user);
     if (is_new(user, address, size))
         emu_trace_translate_again(user, address, size);
-    count_block(user);
+    count_block(user, address);
 }
 
 /* As on_block, and shows new code to Python, which puts hooks on the instructions that matter. */
@@ -1240,7 +1269,7 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
         look_for_tables(t);
     if (is_new(t, address, size))
         emu_trace_new_block(t->owner, address, size);
-    count_block(t);
+    count_block(t, address);
 }
 
 static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *user)
@@ -1323,6 +1352,20 @@ void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t va
     }
     t->read_entries[t->read_count] = t->count;
     t->reads[t->read_count++] = (emu_trace_read){unit, mask, value & mask};
+}
+
+/*
+ * Where to cut reads into pieces: behind each whose unit is among so many of `among`, and before a piece has more than
+ * `longest`. Their ends are put in `cuts`, which has room for `count` of them; how many there are.
+ */
+size_t emu_trace_cut(const emu_trace_read *reads, size_t count, uint64_t ends, uint64_t among, size_t longest,
+                     uint64_t *cuts)
+{
+    size_t number = 0, begin = 0;
+    for (size_t n = 1; n <= count; n++)
+        if (n == count || n - begin == longest || reads[n - 1].unit % among < ends)
+            cuts[number++] = begin = n;
+    return number;
 }
 
 /* The bytes of `unit` that an access touches, as bits. */
@@ -1422,7 +1465,7 @@ int emu_trace_open(emu_trace *t, void *uc)
     memset(t, 0, sizeof *t);
     t->owner = owner;
     t->uc = uc;
-    t->budget = UINT64_MAX;
+    emu_trace_set_budget(t, UINT64_MAX);
     t->look_for_tables = 1;
     t->blocks_seen = calloc(BUCKETS, sizeof *t->blocks_seen);
     return t->blocks_seen ? 0 : -ENOMEM;
@@ -1569,11 +1612,11 @@ void emu_trace_restore_unknown(emu_trace *t)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 125), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 133), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 148), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 128), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 136), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 135), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 41), // emu_trace_site *()(void *, uint64_t)
@@ -1581,7 +1624,7 @@ static void *_cffi_types[] = {
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // emu_trace *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 135), // emu_trace *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t const *, size_t)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1602,7 +1645,7 @@ static void *_cffi_types[] = {
 /* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // void const *
+/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 148), // void const *
 /* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
@@ -1610,7 +1653,7 @@ static void *_cffi_types[] = {
 /* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // uintptr_t *
 /* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 133), // emu_trace_site *
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // emu_trace_site *
 /* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1632,85 +1675,92 @@ static void *_cffi_types[] = {
 /* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 61 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
 /* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
-/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 17), // size_t()(emu_trace_read const *, size_t, uint64_t, uint64_t, size_t, uint64_t *)
+/* 64 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // emu_trace_read const *
+/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *)
-/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 69 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
 /* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
-/* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
+/* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, int, void const *)
-/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t)
-/* 86 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, int)
-/* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
-/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, uint8_t)
-/* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, void const *)
-/* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, void const *, void const *, void const *)
-/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 113 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 114 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(void *, int)
-/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(void *, uint64_t, uint32_t)
-/* 121 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 125 */ _CFFI_OP(_CFFI_OP_POINTER, 126), // char const *
-/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 127 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 128 */ _CFFI_OP(_CFFI_OP_POINTER, 129), // emu_trace_entry const *
-/* 129 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 130 */ _CFFI_OP(_CFFI_OP_POINTER, 131), // emu_trace_read *
-/* 131 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
-/* 132 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
-/* 133 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
-/* 137 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
-/* 138 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 139 */ _CFFI_OP(_CFFI_OP_POINTER, 116), // void(*)(void *, int)
-/* 140 */ _CFFI_OP(_CFFI_OP_POINTER, 120), // void(*)(void *, uint64_t, uint32_t)
-/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(emu_trace *)
+/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(emu_trace *, int, void const *)
+/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(emu_trace *, uint64_t)
+/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(emu_trace *, uint64_t, int)
+/* 98 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
+/* 103 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(emu_trace *, uint64_t, uint8_t)
+/* 109 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(emu_trace *, uint64_t, void const *)
+/* 114 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(emu_trace *, void const *, void const *, void const *)
+/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 120 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 121 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(void *, int)
+/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 127 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION, 148), // void()(void *, uint64_t, uint32_t)
+/* 129 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 130 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 131 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 133 */ _CFFI_OP(_CFFI_OP_POINTER, 134), // char const *
+/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 135 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 136 */ _CFFI_OP(_CFFI_OP_POINTER, 137), // emu_trace_entry const *
+/* 137 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 138 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // emu_trace_read *
+/* 139 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
+/* 140 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
+/* 141 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 142 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 143 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
+/* 145 */ _CFFI_OP(_CFFI_OP_POINTER, 71), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 146 */ _CFFI_OP(_CFFI_OP_POINTER, 124), // void(*)(void *, int)
+/* 147 */ _CFFI_OP(_CFFI_OP_POINTER, 128), // void(*)(void *, uint64_t, uint32_t)
+/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1722,7 +1772,6 @@ static void _cffi_checkfld_typedef_emu_trace(emu_trace *p)
   (void)((p->count) | 0);  /* check that 'emu_trace.count' is an integer */
   (void)((p->limit) | 0);  /* check that 'emu_trace.limit' is an integer */
   (void)((p->blocks) | 0);  /* check that 'emu_trace.blocks' is an integer */
-  (void)((p->budget) | 0);  /* check that 'emu_trace.budget' is an integer */
   (void)((p->stop_block) | 0);  /* check that 'emu_trace.stop_block' is an integer */
   (void)((p->first_access) | 0);  /* check that 'emu_trace.first_access' is an integer */
   (void)((p->starved) | 0);  /* check that 'emu_trace.starved' is an integer */
@@ -2009,12 +2058,58 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(128));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(136));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
 #else
 #  define _cffi_f_emu_trace_at _cffi_d_emu_trace_at
+#endif
+
+static void _cffi_d_emu_trace_await(emu_trace * x0, uint64_t x1)
+{
+  emu_trace_await(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_await(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_await", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_await(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_await _cffi_d_emu_trace_await
 #endif
 
 static char const * _cffi_d_emu_trace_bind(void * x0)
@@ -2047,7 +2142,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(125));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(133));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2125,6 +2220,83 @@ _cffi_f_emu_trace_close(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_trace_close _cffi_d_emu_trace_close
+#endif
+
+static size_t _cffi_d_emu_trace_cut(emu_trace_read const * x0, size_t x1, uint64_t x2, uint64_t x3, size_t x4, uint64_t * x5)
+{
+  return emu_trace_cut(x0, x1, x2, x3, x4, x5);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_cut(PyObject *self, PyObject *args)
+{
+  emu_trace_read const * x0;
+  size_t x1;
+  uint64_t x2;
+  uint64_t x3;
+  size_t x4;
+  uint64_t * x5;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  size_t result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+  PyObject *arg5;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_cut", 6, 6, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(64), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace_read const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(64), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, size_t);
+  if (x1 == (size_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, uint64_t);
+  if (x3 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x4 = _cffi_to_c_int(arg4, size_t);
+  if (x4 == (size_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(69), arg5, (char **)&x5);
+  if (datasize != 0) {
+    x5 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(69), arg5, (char **)&x5,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_cut(x0, x1, x2, x3, x4, x5); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, size_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_cut _cffi_d_emu_trace_cut
 #endif
 
 static void _cffi_d_emu_trace_finish(emu_trace * x0)
@@ -2697,6 +2869,52 @@ _cffi_f_emu_trace_retract(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_retract _cffi_d_emu_trace_retract
+#endif
+
+static void _cffi_d_emu_trace_set_budget(emu_trace * x0, uint64_t x1)
+{
+  emu_trace_set_budget(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_set_budget(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_set_budget", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_set_budget(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_set_budget _cffi_d_emu_trace_set_budget
 #endif
 
 static void _cffi_d_emu_trace_set_initial(emu_trace * x0, uint64_t x1, void const * x2)
@@ -3346,35 +3564,38 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_trace_add_region },
-  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 89), (void *)_cffi_d_emu_trace_ask },
+  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 97), (void *)_cffi_d_emu_trace_ask },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
+  { "emu_trace_await", (void *)_cffi_f_emu_trace_await, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_await },
   { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_finish },
-  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 100), (void *)_cffi_d_emu_trace_give },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_cut", (void *)_cffi_f_emu_trace_cut, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 63), (void *)_cffi_d_emu_trace_cut },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 108), (void *)_cffi_d_emu_trace_give },
   { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_trace_has_tables },
   { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_trace_hook },
   { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_trace_learn_generator },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 140), (void *)emu_trace_new_block },
-  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 132), (void *)emu_trace_new_instruction },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 71), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_note_access },
-  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_trace_note_read },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 147), (void *)emu_trace_new_block },
+  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 140), (void *)emu_trace_new_instruction },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 145), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 102), (void *)_cffi_d_emu_trace_note_read },
   { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 85), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 80), (void *)_cffi_d_emu_trace_set_segment },
-  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_trace_set_state },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_budget", (void *)_cffi_f_emu_trace_set_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_set_budget },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 113), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 88), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 118), (void *)_cffi_d_emu_trace_set_state },
   { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_set_unknown },
   { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_start_log },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 139), (void *)emu_trace_stop },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 146), (void *)emu_trace_stop },
   { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_trace_track },
   { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_translate_again },
   { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 140), (void *)emu_trace_unknown_read },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 147), (void *)emu_trace_unknown_read },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -3390,9 +3611,6 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "blocks", offsetof(emu_trace, blocks),
               sizeof(((emu_trace *)0)->blocks),
               _CFFI_OP(_CFFI_OP_NOOP, 5) },
-  { "budget", offsetof(emu_trace, budget),
-              sizeof(((emu_trace *)0)->budget),
-              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "stop_block", offsetof(emu_trace, stop_block),
                   sizeof(((emu_trace *)0)->stop_block),
                   _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3404,10 +3622,10 @@ static const struct _cffi_field_s _cffi_fields[] = {
                _CFFI_OP(_CFFI_OP_NOOP, 34) },
   { "reads", offsetof(emu_trace, reads),
              sizeof(((emu_trace *)0)->reads),
-             _CFFI_OP(_CFFI_OP_NOOP, 130) },
+             _CFFI_OP(_CFFI_OP_NOOP, 138) },
   { "read_entries", offsetof(emu_trace, read_entries),
                     sizeof(((emu_trace *)0)->read_entries),
-                    _CFFI_OP(_CFFI_OP_NOOP, 137) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 69) },
   { "read_count", offsetof(emu_trace, read_count),
                   sizeof(((emu_trace *)0)->read_count),
                   _CFFI_OP(_CFFI_OP_NOOP, 17) },
@@ -3425,16 +3643,16 @@ static const struct _cffi_field_s _cffi_fields[] = {
                 _CFFI_OP(_CFFI_OP_NOOP, 22) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 103) },
+            _CFFI_OP(_CFFI_OP_NOOP, 111) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 103) },
+            _CFFI_OP(_CFFI_OP_NOOP, 111) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 103) },
+            _CFFI_OP(_CFFI_OP_NOOP, 111) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 103) },
+              _CFFI_OP(_CFFI_OP_NOOP, 111) },
   { "unit", offsetof(emu_trace_read, unit),
             sizeof(((emu_trace_read *)0)->unit),
             _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3452,7 +3670,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 135) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 143) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3461,49 +3679,49 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 134) },
+            _CFFI_OP(_CFFI_OP_NOOP, 142) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 134) },
+             _CFFI_OP(_CFFI_OP_NOOP, 142) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 134) },
+               _CFFI_OP(_CFFI_OP_NOOP, 142) },
   { "base_slot", offsetof(emu_trace_site, base_slot),
                  sizeof(((emu_trace_site *)0)->base_slot),
-                 _CFFI_OP(_CFFI_OP_NOOP, 136) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 144) },
   { "index_slot", offsetof(emu_trace_site, index_slot),
                   sizeof(((emu_trace_site *)0)->index_slot),
-                  _CFFI_OP(_CFFI_OP_NOOP, 136) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 144) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 103) },
+             _CFFI_OP(_CFFI_OP_NOOP, 111) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 103) },
+            _CFFI_OP(_CFFI_OP_NOOP, 111) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 103) },
+            _CFFI_OP(_CFFI_OP_NOOP, 111) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 103) },
+              _CFFI_OP(_CFFI_OP_NOOP, 111) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 127, 0,
-    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
-  { "$emu_trace_entry", 129, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
-  { "$emu_trace_read", 131, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
-  { "$emu_trace_site", 133, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 14 },
+  { "$emu_trace", 135, 0,
+    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 10 },
+  { "$emu_trace_entry", 137, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 10, 8 },
+  { "$emu_trace_read", 139, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 18, 3 },
+  { "$emu_trace_site", 141, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 21, 14 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 127 },
-  { "emu_trace_entry", 129 },
-  { "emu_trace_read", 131 },
-  { "emu_trace_site", 133 },
+  { "emu_trace", 135 },
+  { "emu_trace_entry", 137 },
+  { "emu_trace_read", 139 },
+  { "emu_trace_site", 141 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3513,12 +3731,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  51,  /* num_globals */
+  54,  /* num_globals */
   4,  /* num_struct_unions */
   0,  /* num_enums */
   4,  /* num_typenames */
   NULL,  /* no includes */
-  142,  /* num_types */
+  149,  /* num_types */
   1,  /* flags */
 };
 

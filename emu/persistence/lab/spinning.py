@@ -18,7 +18,7 @@ from emu.errors import Status, UsageError
 from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explore import Spin
 from emu.persistence.model.events import UNIT
-from emu.units import PAGE
+from emu.units import PAGE, U64_MAX
 
 if TYPE_CHECKING:
     from emu.machine import Machine
@@ -81,7 +81,6 @@ class SpinWatch:
         if blocks > self._until and not self.proven:
             self._next_look(4 * self._after)
             return True
-        self._tracer.set_budget(blocks + 1)
         if self._resumed:  # behind a look: the block that was announced then
             self._resumed = False
         elif self._head is None or self._head == (self._machine.cpu.rip, self._machine.cpu.registers()):
@@ -97,15 +96,17 @@ class SpinWatch:
         self._tracer.blocks -= 1
         if self._head is None:
             self._head = self._machine.cpu.rip, self._machine.cpu.registers()
+            self._tracer.await_block(min(self._until + 1, self._limit))
         elif self.proven:
             self._end()
         else:
             before, self._before = self._before, self._state()
             if self._before is None:
-                self._until = 0
+                self._next_look(4 * self._after)
             elif before == self._before:
                 # Once more round, to see what it reads: all tracked bytes are unknown again.
                 self.proven = True
+                self._tracer.await_block(U64_MAX)
                 self.reads = self._tracer.reads(), self._tracer.read_entries()
                 self._tracer.set_unknown(tracked)
 
