@@ -134,7 +134,10 @@ class Engine:
     @last_exception.setter
     def last_exception(self, value: tuple[int, int, int | None, int | None] | None) -> None:
         e = self._e.last_exception
-        e.vector, e.rip, code, address = (-1, 0, None, None) if value is None else value
+        if value is None:  # what there is before every recovery
+            e.vector = -1
+            return
+        e.vector, e.rip, code, address = value
         e.has_code, e.code = code is not None, code or 0
         e.has_address, e.address = address is not None, address or 0
 
