@@ -99,7 +99,7 @@ NATIVE := emu/host/_kernel emu/host/_pages $(addprefix emu/cpu/engine/_,hooks tr
 native: $(NATIVE:=.abi3.so)
 
 $(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h
-emu/cpu/engine/_hooks.abi3.so: emu/cpu/engine/delivery.h
+emu/cpu/engine/_hooks.abi3.so: emu/cpu/engine/delivery.h emu/cpu/engine/known_ports.h
 emu/cpu/engine/_translate.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/observer.h
 emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/store_log.h emu/cpu/engine/watched.h
 emu/cpu/engine/_accesses.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/accesses.h

@@ -321,6 +321,25 @@ class Machine:
             self._slice()
         return self.exit
 
+    @property
+    def is_quiet(self) -> bool:
+        """No interrupt waits, and no device has anything to do before the guest next accesses one."""
+        return not self.pic.pending() and self._next_event() is None
+
+    def run_quiet(self) -> Stop:
+        """Where nothing but the guest's doings can happen: let it run until something needs the caller, which may be
+        ``step``. To start with, it was quiet, and ``be_quiet`` was called since devices were put back.
+        """
+        self._used = True
+        stop = self.cpu.run()
+        self._check_backends()
+        return stop
+
+    def be_quiet(self) -> None:
+        """Let the CPU know that it is quiet."""
+        self.cpu.set_interrupt_pending(False)
+        self.cpu.set_deadline(None)
+
     def go_on(self) -> None:
         """Forget that the run was ended from outside, between two slices. A reset that was asked for is still due."""
         with self._changed:

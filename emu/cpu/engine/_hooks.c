@@ -591,6 +591,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 #define RIP_OFFSET 128
 #include "delivery.h"
+#include "known_ports.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -622,6 +623,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_BREAKPOINT 256
 #define EMU_STEP 512
 #define EMU_WATCH 1024
+#define EMU_KNOWN_NOWHERE KNOWN_NOWHERE
 
 #define FLAG_TF 0x100u
 #define FLAG_IF 0x200u
@@ -672,6 +674,7 @@ typedef struct {
     uint32_t trap_flag;
     emu_delivery delivery;
     emu_delivery_record last_exception;
+    known_ports known;
 
     int cpu_model;
     void *cpu;
@@ -926,18 +929,53 @@ static void on_sysenter(void *uc, void *user)
     leave(e);
 }
 
+/* Answer a port access as it was answered before. Where time passes, answers may depend on it. */
+static bool answer_known(emu_engine *e, uint32_t port, int size, bool writes, uint32_t *value)
+{
+    const known_access *access = e->counting ? NULL : follow(&e->known, port, size, writes, value);
+    if (access && access->ends) {
+        atomic_store(&e->stop_requested, 1);
+        leave_behind_block(e, 0);
+    }
+    return access;
+}
+
 static uint32_t on_in(void *uc, uint32_t port, int size, void *user)
 {
     emu_engine *e = user;
+    uint32_t value;
     (void)uc;
-    return emu_port_read(e->owner, port, size);
+    return answer_known(e, port, size, false, &value) ? value : emu_port_read(e->owner, port, size);
 }
 
 static void on_out(void *uc, uint32_t port, int size, uint32_t value, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    emu_port_write(e->owner, port, size, value);
+    if (!answer_known(e, port, size, true, &value))
+        emu_port_write(e->owner, port, size, value);
+}
+
+/* A run begins, with no port accessed: at the moment of all runs before, or of none. */
+int emu_engine_begin_known(emu_engine *e)
+{
+    return begin_known(&e->known) ? 0 : -ENOMEM;
+}
+
+int emu_engine_learn_access(emu_engine *e, uint32_t port, int size, int writes, uint32_t value, int ends)
+{
+    return learn_access(&e->known, port, size, writes, value, ends);
+}
+
+void emu_engine_end_known(emu_engine *e)
+{
+    e->known.at = KNOWN_NOWHERE;
+}
+
+/* The number of the last access of this run, 0 for none; EMU_KNOWN_NOWHERE where devices are asked. */
+uint32_t emu_engine_known_at(emu_engine *e)
+{
+    return e->known.at;
 }
 
 /* Let virtual time pass, from the next block that is announced. */
@@ -1176,6 +1214,7 @@ int emu_engine_open(emu_engine *e, int cpu_model)
     memset(e, 0, sizeof *e);
     e->cpu_model = cpu_model;
     e->last_exception.vector = -1;
+    forget_accesses(&e->known);
     e->deadline = e->until = UINT64_MAX;
     pthread_mutex_init(&e->lock, NULL);
     return open_engine(e);
@@ -1185,6 +1224,7 @@ void emu_engine_close(emu_engine *e)
 {
     pthread_mutex_lock(&e->lock);
     close_engine(e);
+    forget_accesses(&e->known);
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -1462,6 +1502,11 @@ int emu_engine_take_stop(emu_engine *e)
     return atomic_exchange(&e->stop_requested, 0);
 }
 
+int emu_engine_stop_asked(emu_engine *e)
+{
+    return atomic_load(&e->stop_requested);
+}
+
 int emu_engine_running(emu_engine *e)
 {
     return atomic_load(&e->running);
@@ -1577,15 +1622,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 174), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 153), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 164), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 156), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1599,144 +1644,155 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 174), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t)
+/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint32_t, int, int, uint32_t, int)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t, uint64_t)
-/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t, uint64_t, void *)
-/* 38 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 41 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t *, int, uintptr_t, uintptr_t, uint64_t, uint64_t)
-/* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 45 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // uintptr_t *
-/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t)
-/* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, unsigned int)
-/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 58 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
+/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t)
+/* 37 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 40 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t, uint64_t)
+/* 41 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t, uint64_t, void *)
+/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 49 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t *, int, uintptr_t, uintptr_t, uint64_t, uint64_t)
+/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 53 */ _CFFI_OP(_CFFI_OP_POINTER, 55), // uintptr_t *
+/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 58 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION, 63), // size_t()(uint64_t, void *, size_t)
-/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION, 63), // size_t()(void *)
-/* 66 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t)
+/* 61 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, unsigned int)
+/* 65 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
 /* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 74), // uint32_t()(emu_engine *, uint64_t *)
-/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 70 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint64_t *
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION, 74), // uint32_t()(void *, uint32_t, int)
-/* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint64_t()(emu_engine *)
-/* 78 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
-/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
+/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 71), // size_t()(uint64_t, void *, size_t)
+/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 70 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION, 71), // size_t()(void *)
+/* 74 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(emu_engine *)
+/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(emu_engine *, uint64_t *)
+/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 81 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t *
 /* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(void *, uint32_t, int)
 /* 84 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
-/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_delivery_layout const *, int)
-/* 88 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // emu_delivery_layout const *
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(emu_engine *)
+/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *)
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
+/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, int)
-/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
+/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 96 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, int, uint64_t, int, uint64_t)
-/* 99 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_delivery_layout const *, int)
+/* 99 */ _CFFI_OP(_CFFI_OP_POINTER, 165), // emu_delivery_layout const *
 /* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *)
+/* 103 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t const *, size_t)
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, int)
 /* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint64_t const *
-/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t, uint64_t)
-/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 110 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t, uint64_t, void *)
-/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uint64_t const *, size_t)
+/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 118 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t const *
+/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uint64_t, uint64_t)
 /* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uint64_t, uint64_t, void *)
 /* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 130 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 131 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, void *)
-/* 134 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 133 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, void *, void *, void *)
-/* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 140 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 141 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 142 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 142 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 144 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(void *)
-/* 145 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 147 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(void *, uint32_t, int, uint32_t)
-/* 148 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 151 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 152 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 153 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 154 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 155 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 156 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 158 */ _CFFI_OP(_CFFI_OP_POINTER, 74), // uint32_t volatile const *
-/* 159 */ _CFFI_OP(_CFFI_OP_POINTER, 72), // uint32_t(*)(void *, uint32_t, int)
-/* 160 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // uint8_t *
-/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 162 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // void(*)(void *, uint32_t, int, uint32_t)
-/* 163 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 144 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uintptr_t, void *)
+/* 145 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 146 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 148 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 149 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, void *, void *, void *)
+/* 150 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 151 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 152 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 153 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 154 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 155 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(void *)
+/* 156 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 157 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 158 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(void *, uint32_t, int, uint32_t)
+/* 159 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 162 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 163 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 164 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 165 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 166 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 167 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 168 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 169 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
+/* 170 */ _CFFI_OP(_CFFI_OP_POINTER, 83), // uint32_t(*)(void *, uint32_t, int)
+/* 171 */ _CFFI_OP(_CFFI_OP_POINTER, 172), // uint8_t *
+/* 172 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 173 */ _CFFI_OP(_CFFI_OP_POINTER, 158), // void(*)(void *, uint32_t, int, uint32_t)
+/* 174 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1876,10 +1932,10 @@ _cffi_f_emu_delivery_know(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(88), arg0, (char **)&x0);
+      _cffi_type(99), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_delivery_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(88), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(99), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1973,10 +2029,10 @@ _cffi_f_emu_engine_add_hook(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(45), arg1, (char **)&x1);
+      _cffi_type(53), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(45), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(53), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2188,6 +2244,44 @@ _cffi_f_emu_engine_attach(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_engine_attach _cffi_d_emu_engine_attach
+#endif
+
+static int _cffi_d_emu_engine_begin_known(emu_engine * x0)
+{
+  return emu_engine_begin_known(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_begin_known(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_begin_known(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_begin_known _cffi_d_emu_engine_begin_known
 #endif
 
 static void _cffi_d_emu_engine_close(emu_engine * x0)
@@ -2438,6 +2532,42 @@ _cffi_f_emu_engine_deliver_interrupt(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_deliver_interrupt _cffi_d_emu_engine_deliver_interrupt
 #endif
 
+static void _cffi_d_emu_engine_end_known(emu_engine * x0)
+{
+  emu_engine_end_known(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_end_known(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_end_known(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_end_known _cffi_d_emu_engine_end_known
+#endif
+
 static int _cffi_d_emu_engine_flush(emu_engine * x0)
 {
   return emu_engine_flush(x0);
@@ -2596,6 +2726,116 @@ _cffi_f_emu_engine_instructions(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_instructions _cffi_d_emu_engine_instructions
+#endif
+
+static uint32_t _cffi_d_emu_engine_known_at(emu_engine * x0)
+{
+  return emu_engine_known_at(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_known_at(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  uint32_t result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_known_at(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, uint32_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_known_at _cffi_d_emu_engine_known_at
+#endif
+
+static int _cffi_d_emu_engine_learn_access(emu_engine * x0, uint32_t x1, int x2, int x3, uint32_t x4, int x5)
+{
+  return emu_engine_learn_access(x0, x1, x2, x3, x4, x5);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_learn_access(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint32_t x1;
+  int x2;
+  int x3;
+  uint32_t x4;
+  int x5;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+  PyObject *arg5;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_learn_access", 6, 6, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint32_t);
+  if (x1 == (uint32_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, int);
+  if (x2 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, int);
+  if (x3 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  x4 = _cffi_to_c_int(arg4, uint32_t);
+  if (x4 == (uint32_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x5 = _cffi_to_c_int(arg5, int);
+  if (x5 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_learn_access(x0, x1, x2, x3, x4, x5); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_learn_access _cffi_d_emu_engine_learn_access
 #endif
 
 static uint64_t _cffi_d_emu_engine_look_at_clock(emu_engine * x0)
@@ -2982,10 +3222,10 @@ _cffi_f_emu_engine_passed(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(70), arg1, (char **)&x1);
+      _cffi_type(81), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(70), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(81), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3364,10 +3604,10 @@ _cffi_f_emu_engine_set_breakpoints(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(107), arg1, (char **)&x1);
+      _cffi_type(118), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(107), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(118), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3628,6 +3868,44 @@ _cffi_f_emu_engine_start_clock(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_start_clock _cffi_d_emu_engine_start_clock
+#endif
+
+static int _cffi_d_emu_engine_stop_asked(emu_engine * x0)
+{
+  return emu_engine_stop_asked(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_stop_asked(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_stop_asked(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_stop_asked _cffi_d_emu_engine_stop_asked
 #endif
 
 static void _cffi_d_emu_engine_stop_before_block(emu_engine * x0)
@@ -4217,6 +4495,13 @@ static int _cffi_const_EMU_INVALID_OPCODE(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_EMU_KNOWN_NOWHERE(unsigned long long *o)
+{
+  int n = (EMU_KNOWN_NOWHERE) <= 0;
+  *o = (unsigned long long)((EMU_KNOWN_NOWHERE) | 0);  /* check that EMU_KNOWN_NOWHERE is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_SERVICE(unsigned long long *o)
 {
   int n = (EMU_SERVICE) <= 0;
@@ -4272,6 +4557,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_EXCEPTION", (void *)_cffi_const_EMU_EXCEPTION, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_HALT", (void *)_cffi_const_EMU_HALT, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_INVALID_OPCODE", (void *)_cffi_const_EMU_INVALID_OPCODE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_KNOWN_NOWHERE", (void *)_cffi_const_EMU_KNOWN_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SERVICE", (void *)_cffi_const_EMU_SERVICE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_STEP", (void *)_cffi_const_EMU_STEP, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SYSCALL", (void *)_cffi_const_EMU_SYSCALL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -4279,101 +4565,106 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TIMER", (void *)_cffi_const_EMU_TIMER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WATCH", (void *)_cffi_const_EMU_WATCH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 65), (void *)_cffi_d_emu_allocation_size },
-  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 87), (void *)_cffi_d_emu_delivery_know },
+  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 73), (void *)_cffi_d_emu_allocation_size },
+  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 98), (void *)_cffi_d_emu_delivery_know },
   { "emu_describe", (void *)_cffi_f_emu_describe, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_describe },
-  { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 115), (void *)_cffi_d_emu_engine_add_ram },
+  { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_engine_add_hook },
+  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 138), (void *)_cffi_d_emu_engine_attach },
-  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_close },
-  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_count_blocks },
-  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_debug },
-  { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 52), (void *)_cffi_d_emu_engine_delete_hook },
-  { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_engine_deliver_interrupt },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 149), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_begin_known", (void *)_cffi_f_emu_engine_begin_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_begin_known },
+  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 137), (void *)_cffi_d_emu_engine_count_blocks },
+  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_debug },
+  { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_engine_delete_hook },
+  { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 64), (void *)_cffi_d_emu_engine_deliver_interrupt },
+  { "emu_engine_end_known", (void *)_cffi_f_emu_engine_end_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_end_known },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
   { "emu_engine_held", (void *)_cffi_f_emu_engine_held, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_held },
-  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_hold },
-  { "emu_engine_instructions", (void *)_cffi_f_emu_engine_instructions, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_instructions },
-  { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_look_at_clock },
-  { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map },
-  { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_nothing },
-  { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map_rom },
-  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_now },
+  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_hold },
+  { "emu_engine_instructions", (void *)_cffi_f_emu_engine_instructions, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 88), (void *)_cffi_d_emu_engine_instructions },
+  { "emu_engine_known_at", (void *)_cffi_f_emu_engine_known_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_engine_known_at },
+  { "emu_engine_learn_access", (void *)_cffi_f_emu_engine_learn_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_learn_access },
+  { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 88), (void *)_cffi_d_emu_engine_look_at_clock },
+  { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_engine_map },
+  { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 40), (void *)_cffi_d_emu_engine_map_nothing },
+  { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_engine_map_rom },
+  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 88), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_engine_open },
-  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_pass },
-  { "emu_engine_passed", (void *)_cffi_f_emu_engine_passed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_engine_passed },
+  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_pass },
+  { "emu_engine_passed", (void *)_cffi_f_emu_engine_passed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_engine_passed },
   { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_prepare },
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
-  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 144), (void *)_cffi_d_emu_engine_restarts },
-  { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_run },
+  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 155), (void *)_cffi_d_emu_engine_restarts },
+  { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
-  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_service },
-  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_set_breakpoints },
-  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 98), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 133), (void *)_cffi_d_emu_engine_set_code_check },
-  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_set_interrupt_pending },
-  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_set_real_time },
-  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_start_clock },
-  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_stop_before_block },
+  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 116), (void *)_cffi_d_emu_engine_set_breakpoints },
+  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_engine_set_clock },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 144), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_set_interrupt_pending },
+  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_set_real_time },
+  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_stop_asked", (void *)_cffi_f_emu_engine_stop_asked, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_stop_asked },
+  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_watch_blocks },
-  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_watch_faults },
-  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 144), (void *)_cffi_d_emu_engine_watch_met },
+  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_watch_blocks },
+  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 132), (void *)_cffi_d_emu_engine_watch_faults },
+  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 155), (void *)_cffi_d_emu_engine_watch_met },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
-  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 80), (void *)_cffi_d_emu_load_library },
-  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 159), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 162), (void *)emu_port_write },
-  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 80), (void *)_cffi_d_emu_show_library },
-  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 83), (void *)_cffi_d_emu_symbol },
+  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_load_library },
+  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_peek },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 170), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 173), (void *)emu_port_write },
+  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_show_library },
+  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_symbol },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "eflags", offsetof(emu_delivery_layout, eflags),
               sizeof(((emu_delivery_layout *)0)->eflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 74) },
+              _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "hflags", offsetof(emu_delivery_layout, hflags),
               sizeof(((emu_delivery_layout *)0)->hflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 74) },
+              _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "segments", offsetof(emu_delivery_layout, segments),
                 sizeof(((emu_delivery_layout *)0)->segments),
-                _CFFI_OP(_CFFI_OP_NOOP, 74) },
+                _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "control", offsetof(emu_delivery_layout, control),
                sizeof(((emu_delivery_layout *)0)->control),
-               _CFFI_OP(_CFFI_OP_NOOP, 74) },
+               _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "latch", offsetof(emu_delivery_layout, latch),
              sizeof(((emu_delivery_layout *)0)->latch),
-             _CFFI_OP(_CFFI_OP_NOOP, 74) },
+             _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "error_code", offsetof(emu_delivery_layout, error_code),
                   sizeof(((emu_delivery_layout *)0)->error_code),
-                  _CFFI_OP(_CFFI_OP_NOOP, 74) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "is_software", offsetof(emu_delivery_layout, is_software),
                    sizeof(((emu_delivery_layout *)0)->is_software),
-                   _CFFI_OP(_CFFI_OP_NOOP, 74) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 157) },
+              _CFFI_OP(_CFFI_OP_NOOP, 168) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
-                _CFFI_OP(_CFFI_OP_NOOP, 74) },
+                _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "has_address", offsetof(emu_delivery_record, has_address),
                    sizeof(((emu_delivery_record *)0)->has_address),
-                   _CFFI_OP(_CFFI_OP_NOOP, 74) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "rip", offsetof(emu_delivery_record, rip),
            sizeof(((emu_delivery_record *)0)->rip),
-           _CFFI_OP(_CFFI_OP_NOOP, 30) },
+           _CFFI_OP(_CFFI_OP_NOOP, 38) },
   { "code", offsetof(emu_delivery_record, code),
             sizeof(((emu_delivery_record *)0)->code),
-            _CFFI_OP(_CFFI_OP_NOOP, 30) },
+            _CFFI_OP(_CFFI_OP_NOOP, 38) },
   { "address", offsetof(emu_delivery_record, address),
                sizeof(((emu_delivery_record *)0)->address),
-               _CFFI_OP(_CFFI_OP_NOOP, 30) },
+               _CFFI_OP(_CFFI_OP_NOOP, 38) },
   { "uc", offsetof(emu_engine, uc),
           sizeof(((emu_engine *)0)->uc),
           _CFFI_OP(_CFFI_OP_NOOP, 4) },
@@ -4382,58 +4673,58 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "reason", offsetof(emu_engine, reason),
               sizeof(((emu_engine *)0)->reason),
-              _CFFI_OP(_CFFI_OP_NOOP, 74) },
+              _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "vector", offsetof(emu_engine, vector),
               sizeof(((emu_engine *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 74) },
+              _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 160) },
+           _CFFI_OP(_CFFI_OP_NOOP, 171) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 74) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "hflags_offset", offsetof(emu_engine, hflags_offset),
                      sizeof(((emu_engine *)0)->hflags_offset),
-                     _CFFI_OP(_CFFI_OP_NOOP, 74) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 158) },
+              _CFFI_OP(_CFFI_OP_NOOP, 169) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
-            _CFFI_OP(_CFFI_OP_NOOP, 30) },
+            _CFFI_OP(_CFFI_OP_NOOP, 38) },
   { "deadline", offsetof(emu_engine, deadline),
                 sizeof(((emu_engine *)0)->deadline),
-                _CFFI_OP(_CFFI_OP_NOOP, 30) },
+                _CFFI_OP(_CFFI_OP_NOOP, 38) },
   { "last_block", offsetof(emu_engine, last_block),
                   sizeof(((emu_engine *)0)->last_block),
-                  _CFFI_OP(_CFFI_OP_NOOP, 30) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 38) },
   { "counting", offsetof(emu_engine, counting),
                 sizeof(((emu_engine *)0)->counting),
                 _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "trap_flag", offsetof(emu_engine, trap_flag),
                  sizeof(((emu_engine *)0)->trap_flag),
-                 _CFFI_OP(_CFFI_OP_NOOP, 74) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "cpu", offsetof(emu_engine, cpu),
            sizeof(((emu_engine *)0)->cpu),
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 155) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 166) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 154, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 165, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 155, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 166, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 156, 0,
+  { "$emu_engine", 167, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 154 },
-  { "emu_delivery_record", 155 },
-  { "emu_engine", 156 },
+  { "emu_delivery_layout", 165 },
+  { "emu_delivery_record", 166 },
+  { "emu_engine", 167 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -4443,12 +4734,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  65,  /* num_globals */
+  71,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  164,  /* num_types */
+  175,  /* num_types */
   1,  /* flags */
 };
 

@@ -11,6 +11,7 @@
 
 #define RIP_OFFSET 128
 #include "delivery.h"
+#include "known_ports.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -42,6 +43,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_BREAKPOINT 256
 #define EMU_STEP 512
 #define EMU_WATCH 1024
+#define EMU_KNOWN_NOWHERE KNOWN_NOWHERE
 
 #define FLAG_TF 0x100u
 #define FLAG_IF 0x200u
@@ -92,6 +94,7 @@ typedef struct {
     uint32_t trap_flag;
     emu_delivery delivery;
     emu_delivery_record last_exception;
+    known_ports known;
 
     int cpu_model;
     void *cpu;
@@ -346,18 +349,53 @@ static void on_sysenter(void *uc, void *user)
     leave(e);
 }
 
+/* Answer a port access as it was answered before. Where time passes, answers may depend on it. */
+static bool answer_known(emu_engine *e, uint32_t port, int size, bool writes, uint32_t *value)
+{
+    const known_access *access = e->counting ? NULL : follow(&e->known, port, size, writes, value);
+    if (access && access->ends) {
+        atomic_store(&e->stop_requested, 1);
+        leave_behind_block(e, 0);
+    }
+    return access;
+}
+
 static uint32_t on_in(void *uc, uint32_t port, int size, void *user)
 {
     emu_engine *e = user;
+    uint32_t value;
     (void)uc;
-    return emu_port_read(e->owner, port, size);
+    return answer_known(e, port, size, false, &value) ? value : emu_port_read(e->owner, port, size);
 }
 
 static void on_out(void *uc, uint32_t port, int size, uint32_t value, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    emu_port_write(e->owner, port, size, value);
+    if (!answer_known(e, port, size, true, &value))
+        emu_port_write(e->owner, port, size, value);
+}
+
+/* A run begins, with no port accessed: at the moment of all runs before, or of none. */
+int emu_engine_begin_known(emu_engine *e)
+{
+    return begin_known(&e->known) ? 0 : -ENOMEM;
+}
+
+int emu_engine_learn_access(emu_engine *e, uint32_t port, int size, int writes, uint32_t value, int ends)
+{
+    return learn_access(&e->known, port, size, writes, value, ends);
+}
+
+void emu_engine_end_known(emu_engine *e)
+{
+    e->known.at = KNOWN_NOWHERE;
+}
+
+/* The number of the last access of this run, 0 for none; EMU_KNOWN_NOWHERE where devices are asked. */
+uint32_t emu_engine_known_at(emu_engine *e)
+{
+    return e->known.at;
 }
 
 /* Let virtual time pass, from the next block that is announced. */
@@ -596,6 +634,7 @@ int emu_engine_open(emu_engine *e, int cpu_model)
     memset(e, 0, sizeof *e);
     e->cpu_model = cpu_model;
     e->last_exception.vector = -1;
+    forget_accesses(&e->known);
     e->deadline = e->until = UINT64_MAX;
     pthread_mutex_init(&e->lock, NULL);
     return open_engine(e);
@@ -605,6 +644,7 @@ void emu_engine_close(emu_engine *e)
 {
     pthread_mutex_lock(&e->lock);
     close_engine(e);
+    forget_accesses(&e->known);
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -880,6 +920,11 @@ void emu_engine_set_clock(emu_engine *e, int counting, uint64_t time, int announ
 int emu_engine_take_stop(emu_engine *e)
 {
     return atomic_exchange(&e->stop_requested, 0);
+}
+
+int emu_engine_stop_asked(emu_engine *e)
+{
+    return atomic_load(&e->stop_requested);
 }
 
 int emu_engine_running(emu_engine *e)

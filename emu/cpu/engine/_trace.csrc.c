@@ -43,6 +43,7 @@ enum { HF_LMA = 1 << 14, HF_CS64 = 1 << 15 };
 
 #define EMU_TRACE_NOWHERE UINT64_MAX
 #define SEGMENTS 6
+#define GENERAL 16
 
 #define PAGE 4096u
 #define BUCKETS (1u << 14)
@@ -118,6 +119,8 @@ typedef struct {
     uint64_t first_access;
 
     void *uc;
+    uint64_t block; /* where the last one begins that was announced */
+    uint64_t awaited, awaited_until, awaited_general[GENERAL]; /* see emu_trace_await */
     uint64_t chunk_count;
     uint32_t instance, marks, rep_instance;
     uint64_t site_pc;
@@ -624,17 +627,43 @@ static bool is_new(emu_trace *t, uint64_t address, uint32_t size)
     return true;
 }
 
-static void count_block(emu_trace *t)
+/* Whether somebody waits for the guest to come back to a block, and it does not yet. */
+static bool is_awaiting(const emu_trace *t)
+{
+    return t->awaited != EMU_TRACE_NOWHERE && t->blocks < t->awaited_until &&
+           (t->block != t->awaited || memcmp(t->general, t->awaited_general, sizeof t->awaited_general));
+}
+
+static void count_block(emu_trace *t, uint64_t address)
 {
     t->blocks++;
+    t->block = address;
     if (t->full) {
         t->full = 0;
         emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
     }
-    if (t->blocks >= t->budget)
+    if (t->blocks >= t->budget && !is_awaiting(t))
         emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
     else if (t->blocks == t->stop_block)
         emu_trace_stop(t->owner, EMU_TRACE_BLOCK);
+}
+
+/* Blocks from here on use up the budget. */
+void emu_trace_set_budget(emu_trace *t, uint64_t blocks)
+{
+    t->budget = blocks;
+    t->awaited = EMU_TRACE_NOWHERE;
+}
+
+/*
+ * The budget is used up, and the guest stands before a block: nobody wants to know of the next ones, until it comes back
+ * to this one with the general registers as they are, or so many blocks were executed.
+ */
+void emu_trace_await(emu_trace *t, uint64_t until)
+{
+    t->awaited = t->block;
+    t->awaited_until = until;
+    memcpy(t->awaited_general, t->general, sizeof t->awaited_general);
 }
 
 /* From a block callback: drop the block's translation, which lacks new hooks or is of old code, and enter it again. */
@@ -651,7 +680,7 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
     finish_stores(user);
     if (is_new(user, address, size))
         emu_trace_translate_again(user, address, size);
-    count_block(user);
+    count_block(user, address);
 }
 
 /* As on_block, and shows new code to Python, which puts hooks on the instructions that matter. */
@@ -664,7 +693,7 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
         look_for_tables(t);
     if (is_new(t, address, size))
         emu_trace_new_block(t->owner, address, size);
-    count_block(t);
+    count_block(t, address);
 }
 
 /* As many blocks as the budget allows have begun. */
@@ -753,6 +782,20 @@ void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t va
     }
     t->read_entries[t->read_count] = t->count;
     t->reads[t->read_count++] = (emu_trace_read){unit, mask, value & mask};
+}
+
+/*
+ * Where to cut reads into pieces: behind each whose unit is among so many of `among`, and before a piece has more than
+ * `longest`. Their ends are put in `cuts`, which has room for `count` of them; how many there are.
+ */
+size_t emu_trace_cut(const emu_trace_read *reads, size_t count, uint64_t ends, uint64_t among, size_t longest,
+                     uint64_t *cuts)
+{
+    size_t number = 0, begin = 0;
+    for (size_t n = 1; n <= count; n++)
+        if (n == count || n - begin == longest || reads[n - 1].unit % among < ends)
+            cuts[number++] = begin = n;
+    return number;
 }
 
 /* The bytes of `unit` that an access touches, as bits. */
@@ -865,7 +908,7 @@ int emu_trace_open(emu_trace *t, void *uc)
     memset(t, 0, sizeof *t);
     t->owner = owner;
     t->uc = uc;
-    t->budget = UINT64_MAX;
+    emu_trace_set_budget(t, UINT64_MAX);
     t->look_for_tables = 1;
     t->blocks_seen = calloc(BUCKETS, sizeof *t->blocks_seen);
     return t->blocks_seen ? 0 : -ENOMEM;

@@ -22,7 +22,6 @@ class emu_trace:
     count: int
     limit: int
     blocks: int
-    budget: int
     stop_block: int
     first_access: int
     starved: int
@@ -74,6 +73,14 @@ class _Lib:
     def emu_trace_open(t: emu_trace, uc: Pointer, /) -> int: ...
     @staticmethod
     def emu_trace_close(t: emu_trace, /) -> None: ...
+    @staticmethod
+    def emu_trace_cut(
+        reads: emu_trace_read, count: int, ends: int, among: int, longest: int, cuts: Pointer, /
+    ) -> int: ...
+    @staticmethod
+    def emu_trace_set_budget(t: emu_trace, blocks: int, /) -> None: ...
+    @staticmethod
+    def emu_trace_await(t: emu_trace, until: int, /) -> None: ...
     @staticmethod
     def emu_trace_clear(t: emu_trace, /) -> None: ...
     @staticmethod

@@ -138,7 +138,10 @@ class Engine:
     @last_exception.setter
     def last_exception(self, value: tuple[int, int, int | None, int | None] | None) -> None:
         e = self._e.last_exception
-        e.vector, e.rip, code, address = (-1, 0, None, None) if value is None else value
+        if value is None:  # what there is before every recovery
+            e.vector = -1
+            return
+        e.vector, e.rip, code, address = value
         e.has_code, e.code = code is not None, code or 0
         e.has_address, e.address = address is not None, address or 0
 
@@ -193,6 +196,34 @@ class Engine:
     def take_stop(self) -> bool:
         """Whether a stop was requested since the last call."""
         return bool(lib.emu_engine_take_stop(self._e))
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether ``take_stop`` would say so."""
+        return bool(lib.emu_engine_stop_asked(self._e))
+
+    # Port accesses whose answers are known, so that ``ports`` need not be asked
+
+    def begin_known(self) -> None:
+        """A run begins at the moment at which all such runs begin, with no port accessed."""
+        if lib.emu_engine_begin_known(self._e):
+            raise HostError("not enough memory for what devices answer", "close other programs")
+
+    def end_known(self) -> None:
+        """Ask ``ports`` from now on, until ``begin_known``."""
+        lib.emu_engine_end_known(self._e)
+
+    def learn_access(self, port: int, size: int, *, writes: bool, value: int, ends: bool) -> bool:
+        """From now on, this access behind the run's accesses so far is known, and asks for a stop if it ``ends`` the
+        run; it is the last one now. False when there is no room for it. Not after ``end_known``.
+        """
+        return bool(lib.emu_engine_learn_access(self._e, port, size, writes, value, ends))
+
+    @property
+    def known_at(self) -> int | None:
+        """The number of the run's last access, 0 for none; they count up from there. None after ``end_known``."""
+        at = lib.emu_engine_known_at(self._e)
+        return None if at == lib.EMU_KNOWN_NOWHERE else at
 
     def service(self) -> None:
         """From a callback: leave ``run`` with SERVICE, behind the present block."""

@@ -15,7 +15,7 @@ Unicorn's register numbers come with the instructions to watch (``emu.cpu.sites`
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from emu.cpu.engine import _accesses, _translate, library, loader
@@ -351,7 +351,13 @@ class Tracer:
 
     def set_budget(self, blocks: int) -> None:
         """``on_stop(BUDGET)`` at this many blocks, and at each one after it."""
-        self._t.budget = blocks
+        lib.emu_trace_set_budget(self._t, blocks)
+
+    def await_block(self, until: int) -> None:
+        """The budget is used up and the guest stands before a block: ``on_stop(BUDGET)`` only when it comes back there
+        with the same general registers, or has executed ``until`` blocks.
+        """
+        lib.emu_trace_await(self._t, until)
 
     def stop_at_block(self, block: int) -> None:
         """``on_stop(BLOCK)`` when this block begins; 0 for never."""
@@ -412,6 +418,16 @@ class Tracer:
         """What a callback raised, once."""
         failure, self._failure = self._failure, None
         return failure
+
+
+def cut(reads: bytes, *, ends: int, among: int, longest: int) -> Sequence[int]:
+    """The places, in bytes, where to cut what ``Tracer.reads`` gave into pieces, the end included: behind each
+    read whose unit is, modulo ``among``, less than ``ends``, and behind ``longest`` reads.
+    """
+    count = len(reads) // _READ
+    cuts = ffi.new("uint64_t[]", count)
+    found = lib.emu_trace_cut(ffi.cast("void *", ffi.from_buffer(reads)), count, ends, among, longest, cuts)
+    return [_READ * end for end in memoryview(ffi.buffer(cuts)).cast("Q")[:found]] if found else ()
 
 
 def _between(module: str, name: str) -> int:

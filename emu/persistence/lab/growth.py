@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -374,9 +374,16 @@ class Growth:
     def _leaves(self, walker: Walker, node: Node) -> tuple[int, int] | None:
         """Where in the chunks of ``node`` the walker's memories do not all go on as before; None if they all do."""
         state, point = walker.state, walker.point
+        one = len(state.layers) == 1
         for number, chunk in enumerate(node.chunks):
-            one = len(state.layers) == 1
-            for at, unit, mask, value in chunk.doubtful(self._timeline, point, self._initial) if one else chunk.all():
+            reads: Iterable[tuple[int, int, int, int]]
+            if not one:
+                reads = chunk.all()
+            elif chunk.first <= point < chunk.last:  # most of them, so this is to cost little
+                reads = chunk.doubtful
+            else:
+                reads = chunk.look_at(self._timeline, point, self._initial)
+            for at, unit, mask, value in reads:
                 options = state.read(unit, mask)
                 if len(options) > 1 or options[0][0] != value:
                     return number, at

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu import board
+from emu.board.map import DSM
 from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig, OnOffAuto
-from emu.cpu import read_watch
+from emu.cpu import StopKind, read_watch
 from emu.cpu.engine import trace
+from emu.cpu.known_ports import KnownPorts
 from emu.cpu.snapshot import Snapshot
 from emu.devices.uart16550 import Uart16550
 from emu.linux.protocol import Message, Role
@@ -51,6 +53,7 @@ _PATIENCE = 10_000
 _MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for bits in range(1 << UNIT)]
 _BITS = {mask: bits for bits, mask in enumerate(_MASKS)}
 _WHOLE = struct.Struct("<Q")
+_ENDED_BY_DEVICES = ("power-off", "exit-port", "panic")
 _EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
 _WALKS = "recovery has page tables in the NVDIMM: what page walks read there is not followed"
 
@@ -135,6 +138,9 @@ class MachineRecovery:
         self._areas: list[tuple[int, int, int, Backend]] = []
         self._check: MemoryCheck | None = None
         self._spins: SpinWatch | None = None
+        self._ports: KnownPorts | None = None
+        # By the run's last access to a port, why the CPU stopped then, and whether it would have taken an interrupt.
+        self._verdicts: dict[tuple[int | None, StopKind, bool], Verdict] = {}
         self._labels_known: dict[int, int] = {}
         self._always: Run | None = None
 
@@ -181,17 +187,58 @@ class MachineRecovery:
         for unit, mask, value in given:
             self._poke(unit, mask, value)
             self._recording.tracer.give(unit, _BITS[mask])
-        ended = self._drive(self._machine, self._recording)
-        assert ended is not None
+        verdict = self._verdict()
         if self._spins.proven:
             # What it went round for once more is no read of its own, and all was asked for again.
             self._tracked = None
-            return self._run_of(ended, *self._spins.reads)
-        return self._run_of(ended, self._recording.tracer.reads(), self._recording.tracer.read_entries())
+            return self._run_of(verdict, *self._spins.reads)
+        tracer = self._recording.tracer
+        return self._run_of(verdict, tracer.reads(), tracer.read_entries() if self._record else ())
 
-    def _run_of(self, ended: Exit, data: bytes, positions: Sequence[int]) -> Run:
-        """What came of it: ``data`` are its reads, ``positions`` the numbers of log entries before them."""
+    def _verdict(self) -> Verdict:
+        """Let recovery run to its end. Its accesses to ports are known, mostly, and so is what came of them."""
+        machine, ports, spins = self._machine, self._ports, self._spins
+        assert machine is not None
+        assert spins is not None
+        if ports is None:
+            ended = self._drive(machine, self._recording)
+            assert ended is not None
+            return self._judge(ended)
+        with self.interruption.ends(machine), self._watchdog.watches(machine):
+            stop = machine.run_quiet()
+            self._raise_failure(self._recording.tracer)
+            end = ports.last, stop.kind, stop.interrupts_enabled
+            if machine.exit is None and not spins.wants_look and (known := self._verdicts.get(end)) is not None:
+                return known
+            ports.release()
+            at_once = self._ended_by_device()
+            if machine.exit is None:
+                spins.look(self._tracked or ())
+        ended = self._drive(machine, self._recording)
+        assert ended is not None
+        verdict = self._judge(ended)
+        halted = stop.kind is StopKind.HALT and not stop.interrupts_enabled and ended.reason == "halt"
+        if end[0] is not None and (at_once or halted):
+            self._verdicts[end] = verdict
+        return verdict
+
+    def _ended_by_device(self) -> bool:
+        """Whether what the guest did to a device has ended the run."""
+        assert self._machine is not None
+        return self._machine.exit is not None and self._machine.exit.reason in _ENDED_BY_DEVICES
+
+    def _judge(self, ended: Exit) -> Verdict:
         assert self._spins is not None
+        return replace(judge(ended, bytes(self._output.data)), spin=self._spins.spin)
+
+    @staticmethod
+    def _raise_failure(tracer: Tracer) -> None:
+        failure = tracer.take_failure()
+        if failure is not None:
+            raise failure
+
+    def _run_of(self, verdict: Verdict, data: bytes, positions: Sequence[int]) -> Run:
+        """What came of it: ``data`` are its reads, ``positions`` the numbers of log entries before them."""
         reads = Reads(data)
         events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
@@ -200,13 +247,13 @@ class MachineRecovery:
             self._caveat = _WALKS
         if self._recording.tracer.executes:
             self._caveat = _EXECUTES
-        verdict = replace(judge(ended, bytes(self._output.data)), spin=self._spins.spin)
         return Run(reads, verdict, events, self._caveat)
 
     def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
         """Let the settled content be in memory, and only the other tracked units be asked for."""
         tracer = self._recording.tracer
-        if tracked != self._tracked or (settled is None and self._settled is not None):
+        same = tracked is self._tracked or tracked == self._tracked
+        if not same or (settled is None and self._settled is not None):
             tracer.set_unknown(tracked)
             self._tracked, self._settled = tracked, None
         if settled is not None and settled != self._settled:
@@ -244,9 +291,7 @@ class MachineRecovery:
                 ended = machine.step()
                 if ended is None and self._spins is not None:
                     self._spins.look(self._tracked or ())
-                failure = recording.tracer.take_failure()
-                if failure is not None:
-                    raise failure
+                self._raise_failure(recording.tracer)
                 if ended is not None and ended.reason == INTERRUPTED:
                     raise Interrupted
                 if ended is not None:
@@ -281,6 +326,10 @@ class MachineRecovery:
         if self._record:
             self._check = MemoryCheck(machine, self._config, tracer, self._undo)
         self._spins = SpinWatch(machine, tracer, self._undo, self._taken)
+        if machine.is_quiet and not self._linux and self._input is None and self._shown is None:
+            # What the NVDIMMs' _DSM answers is in memory. What is printed or typed in a run is asked of the devices.
+            self._ports = KnownPorts(machine.cpu, DSM, self._ended_by_device)
+            machine.be_quiet()
 
     def _at_first_access(self) -> bool:
         """Find the block of the first access on one machine, stop another one there; False if there is no access."""
@@ -358,7 +407,8 @@ class MachineRecovery:
             tracer.set_budget(self._budget)
             machine.boot()
             ended = self._drive(machine, recording, until=accessed)
-            return tracer.first_access, ended
+            # The block that reads first may also be the one that ends the run.
+            return tracer.first_access, None if accessed else ended
         finally:
             machine.close()
             tracer.close()
@@ -372,15 +422,19 @@ class MachineRecovery:
         if self._linux:
             self._forget_code()
         self._undo.undo()
-        self._rewind()
+        if self._ports is None or self._ports.devices_know:
+            self._rewind()
+            machine.be_quiet()
+            self._output.data[:] = self._printed
+            if self._shown is not None:
+                self._shown.data[:] = self._shown_before
         self._snapshot.rewind()
+        if self._ports is not None:
+            self._ports.begin()
         tracer.restore_unknown()
         self._recording.clear()
         tracer.blocks = self._block
         self._spins.start(self._budget)
-        self._output.data[:] = self._printed
-        if self._shown is not None:
-            self._shown.data[:] = self._shown_before
         self._labels_known.clear()
         self._caveat = ""
         if self._input is not None:

@@ -18,7 +18,7 @@ from emu.errors import Status, UsageError
 from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explore import Spin
 from emu.persistence.model.events import UNIT
-from emu.units import PAGE
+from emu.units import PAGE, U64_MAX
 
 if TYPE_CHECKING:
     from emu.machine import Machine
@@ -72,7 +72,7 @@ class SpinWatch:
     def _next_look(self, blocks: int) -> None:
         self._head: tuple[int, dict[str, int]] | None = None
         self._before: _State | None = None
-        self._wants_look = self._resumed = self.proven = False
+        self.wants_look = self._resumed = self.proven = False
         self._words.clear()
         self._after = blocks
         self._until = self._begun + blocks + max(_SHORTEST_LOOK, blocks // 256)
@@ -89,31 +89,32 @@ class SpinWatch:
         if blocks > self._until and not self.proven:
             self._next_look(4 * self._after)
             return True
-        self._tracer.set_budget(blocks + 1)
         if self._resumed:  # behind a look: the block that was announced then
             self._resumed = False
         elif self._head is None or self._head == (self._machine.cpu.rip, self._machine.cpu.registers()):
-            self._wants_look = True
+            self.wants_look = True
             self._machine.cpu.stop_before_block()
         return True
 
     def look(self, tracked: Collection[int]) -> None:
         """The machine has stopped. ``tracked``: the units among which is what the guest waits for, if it does."""
-        if not self._wants_look:
+        if not self.wants_look:
             return
-        self._wants_look, self._resumed = False, True
+        self.wants_look, self._resumed = False, True
         self._tracer.blocks -= 1
         if self._head is None:
             self._head = self._machine.cpu.rip, self._machine.cpu.registers()
+            self._tracer.await_block(min(self._until + 1, self._limit))
         elif self.proven:
             self._end()
         else:
             before, self._before = self._before, self._state()
             if self._before is None:
-                self._until = 0
+                self._next_look(4 * self._after)
             elif before == self._before:
                 # Once more round, to see what it reads: all tracked bytes are unknown again.
                 self.proven = True
+                self._tracer.await_block(U64_MAX)
                 self.reads = self._tracer.reads(), self._tracer.read_entries()
                 self._tracer.set_unknown(tracked)
 

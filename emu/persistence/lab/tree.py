@@ -8,12 +8,12 @@ lies before it, and so two runs that go different ways for a moment fall into st
 from __future__ import annotations
 
 import struct
-from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
+from emu.cpu.engine.trace import cut
 from emu.persistence.model.crashstate import Initial, Read, content_of
 from emu.persistence.model.events import Event
 from emu.persistence.model.timeline import Timeline
@@ -59,27 +59,23 @@ class Reads(Sequence[Read]):
 
     def pieces(self) -> Iterator[bytes]:
         """The reads in chunks, which end after certain units and not at certain places."""
-        units = array("Q", self.data)[::3]
-        ends = [number for number, unit in enumerate(units, 1) if unit % _AMONG < _ENDS]
         begin = 0
-        for end in (*ends, len(units)):
-            while begin < end:
-                stop = min(end, begin + _LONGEST)
-                yield self.data[begin * _READ.size : stop * _READ.size]
-                begin = stop
+        for end in cut(self.data, ends=_ENDS, among=_AMONG, longest=_LONGEST):
+            yield self.data[begin:end]
+            begin = end
 
 
 class Chunk:
-    """Some reads that follow each other. It remembers, for the crash points it was last asked about, which of them can
-    turn out otherwise there.
+    """Some reads that follow each other. From crash point ``first`` on and before ``last``, only the ``doubtful`` ones,
+    each behind its position, can turn out otherwise; that is remembered for the crash points last asked about.
     """
 
-    __slots__ = ("_doubtful", "_first", "_last", "data")
+    __slots__ = ("data", "doubtful", "first", "last")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self._first, self._last = 0, 0
-        self._doubtful: tuple[tuple[int, int, int, int], ...] = ()
+        self.first, self.last = 0, 0
+        self.doubtful: tuple[tuple[int, int, int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.data) // _READ.size
@@ -88,20 +84,19 @@ class Chunk:
         """Each read behind its position."""
         return ((at, *read) for at, read in enumerate(Reads(self.data)))
 
-    def doubtful(self, timeline: Timeline, point: int, initial: Initial) -> tuple[tuple[int, int, int, int], ...]:
-        """The reads, behind their positions, that need not give these values in a memory of ``point``."""
-        if not self._first <= point < self._last:
-            first, last, doubtful = 0, len(timeline.points), []
-            for number, (unit, mask, value) in enumerate(Reads(self.data)):
-                since, contents = timeline.settled(unit)
-                at = bisect_right(since, point)
-                first = max(first, since[at - 1])
-                last = min(last, since[at]) if at < len(since) else last
-                content = contents[at - 1]
-                if content is None or content_of(unit, content, initial) & mask != value:
-                    doubtful.append((number, unit, mask, value))
-            self._first, self._last, self._doubtful = first, last, tuple(doubtful)
-        return self._doubtful
+    def look_at(self, timeline: Timeline, point: int, initial: Initial) -> tuple[tuple[int, int, int, int], ...]:
+        """Find out which reads are ``doubtful``: those that need not give these values in a memory of ``point``."""
+        first, last, doubtful = 0, len(timeline.points), []
+        for number, (unit, mask, value) in enumerate(Reads(self.data)):
+            since, contents = timeline.settled(unit)
+            at = bisect_right(since, point)
+            first = max(first, since[at - 1])
+            last = min(last, since[at]) if at < len(since) else last
+            content = contents[at - 1]
+            if content is None or content_of(unit, content, initial) & mask != value:
+                doubtful.append((number, unit, mask, value))
+        self.first, self.last, self.doubtful = first, last, tuple(doubtful)
+        return self.doubtful
 
 
 @dataclass(slots=True, eq=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from emu.devices.contract import ExitRequest
 from emu.errors import Status
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from emu.machine import Machine
 
 _LOOKS_EVERY_S = 0.1
@@ -27,19 +27,24 @@ class Watchdog:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def watches(self, machine: Machine) -> Iterator[None]:
-        """End ``machine`` if this lasts longer than it may, with the reason ``timeout``."""
+    def watches(self, machine: Machine) -> Watchdog:
+        """Until the end of a ``with`` statement, end ``machine`` if this lasts longer than it may, with the reason
+        ``timeout``. One machine at a time.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
             self._thread.start()
         with self._lock:
             self._watched = machine, time.monotonic() + self._seconds
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._watched = None
+        return self
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._watched = None
 
     def close(self) -> None:
         self._closed.set()

@@ -7,7 +7,7 @@ what the program has told somebody (``--feed-printed``), that is an event too.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from emu.units import CACHE_LINE, PAGE
@@ -128,8 +128,19 @@ def byte_mask(first: int, count: int) -> int:
     return ((1 << 8 * count) - 1) << 8 * first
 
 
-def split(address: int, data: bytes) -> Iterator[tuple[int, int, int]]:
+# By offset in a unit and number of bytes.
+_MASKS = [[byte_mask(first, count) for count in range(UNIT - first + 1)] for first in range(UNIT)]
+
+
+def split(address: int, data: bytes) -> Iterable[tuple[int, int, int]]:
     """``(unit, mask, value)`` of each aligned 8-byte unit that ``data`` at ``address`` touches, lowest first."""
+    first = address & UNIT - 1
+    if data and first + len(data) <= UNIT:  # most stores
+        return ((address - first, _MASKS[first][len(data)], int.from_bytes(data, "little") << 8 * first),)
+    return _split(address, data)
+
+
+def _split(address: int, data: bytes) -> Iterator[tuple[int, int, int]]:
     at, end = address, address + len(data)
     while at < end:
         unit = at & -UNIT

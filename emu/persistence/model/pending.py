@@ -34,6 +34,7 @@ Content = tuple[int, int]
 """``(mask, value)``: the bytes of a unit that are known, and what they are."""
 
 NOTHING: Content = (0, 0)
+_WHOLE = (1 << 64) - 1
 
 
 def overlay(below: Content, above: Content) -> Content:
@@ -99,7 +100,7 @@ class Component:
         self.nt_parts = 0
         self.mixed: set[int] = set()  # units with both kinds of parts
         self._chain: list[int] = []
-        self._sizes: dict[int, int] = {}  # parts pending of each store in the chain
+        self._sizes: list[int] = []  # parts pending of each store in the chain
         self._subsets = 1  # possible sets of the chain alone
         self._nt_choices = 1  # possible sets of the units that have only non-temporal parts
 
@@ -122,7 +123,8 @@ class Component:
         else:
             self._account(unit, entry, part)
         parts.append(part)
-        entry.contents.append(overlay(entry.contents[-1], (part.mask, part.value)))
+        _, mask, value, _ = part
+        entry.contents.append((mask, value) if mask == _WHOLE else overlay(entry.contents[-1], (mask, value)))
 
     def _account(self, unit: int, entry: _Unit, part: Part) -> None:
         if part.nt:
@@ -133,12 +135,15 @@ class Component:
             if not entry.regular and entry.parts:
                 self._nt_choices //= len(entry.parts) + 1
             entry.regular += 1
-            size = self._sizes.get(part.event, 0)
-            if not size:
+            # Stores come in their order, so its other parts are those of the last one.
+            if self._chain and self._chain[-1] == part.event:
+                self._subsets += 1 << self._sizes[-1]
+                self._sizes[-1] += 1
+            else:
                 self._chain.append(part.event)
-            self._subsets += 1 << size
-            self._sizes[part.event] = size + 1
-        if 0 < entry.regular <= len(entry.parts):
+                self._sizes.append(1)
+                self._subsets += 1
+        if entry.regular <= len(entry.parts) and entry.regular:
             self.mixed.add(unit)
 
     def commit(self, *, through: int, nt: bool) -> dict[int, Content]:
@@ -187,7 +192,7 @@ class Component:
         """Possible sets of the chain and the units that mix both kinds: for each cut the choices of all units, less
         those that complete the next store (they belong to the next cut).
         """
-        plain = dict(self._sizes)
+        plain = dict(zip(self._chain, self._sizes, strict=True))
         mixed = []
         for unit in self.mixed:
             parts = self.units[unit].parts

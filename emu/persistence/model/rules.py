@@ -6,7 +6,8 @@ import enum
 from dataclasses import dataclass
 
 from emu.config import PersistenceDomain
-from emu.persistence.model.events import line_of, page_of
+from emu.persistence.model.events import UNIT, page_of
+from emu.units import CACHE_LINE, PAGE
 
 
 class Order(enum.StrEnum):
@@ -51,12 +52,17 @@ class Rules:
     def trusts(self, pc: int) -> bool:
         return self.trusted_from is not None and pc >= self.trusted_from
 
-    def component(self, unit: int) -> int:
+    @property
+    def component_mask(self) -> int:
+        """The bits of a unit's address that name its component."""
         if self.media is Media.PAGE_CACHE:
-            return page_of(unit)
+            return -PAGE
         if self.domain is PersistenceDomain.EADR:
             return 0
-        return line_of(unit) if self.order is Order.LINE else unit
+        return -CACHE_LINE if self.order is Order.LINE else -UNIT
+
+    def component(self, unit: int) -> int:
+        return unit & self.component_mask
 
     def cell(self, unit: int) -> int:
         if self.media is Media.DAX_SYNC or self.domain is PersistenceDomain.EADR:

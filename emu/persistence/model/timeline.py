@@ -48,9 +48,11 @@ from emu.persistence.model.events import (
 )
 from emu.persistence.model.pending import NOTHING, Component, Content, FrozenComponent, Part, overlay
 from emu.persistence.model.rules import Order, Rules
-from emu.units import CACHE_LINE
+from emu.units import CACHE_LINE, PAGE
 
 _EVERYTHING = 1 << 62
+# A named tuple's own constructor takes twice as long, and this makes a part of each store.
+_new_part = tuple.__new__
 
 
 class PersistState:
@@ -65,6 +67,8 @@ class PersistState:
         self.new_pages: list[int] = []
         self.changed_components: set[int] = set()
         self.changed_units: set[int] = set()
+        # Asked for with each store.
+        self._component_mask, self._flushes_count = rules.component_mask, rules.flushes_count
         self._marked: dict[int, int] = {}
         self._with_nt: set[int] = set()
 
@@ -97,8 +101,10 @@ class PersistState:
         if not self.rules.flushes_count:
             return False
         if isinstance(event, Store):
-            return self._is_durable_at_once(event) or (
-                self.rules.trusts(event.pc) and any(key in self.components for key in self._components_of(event))
+            return (event.locked and self._is_durable_at_once(event)) or (
+                self.rules.trusted_from is not None
+                and self.rules.trusts(event.pc)
+                and any(key in self.components for key in self._components_of(event))
             )
         if isinstance(event, WriteBack):
             return bool(self.components)
@@ -122,23 +128,24 @@ class PersistState:
         return store.locked and self.rules.domain is PersistenceDomain.EADR and self.rules.flushes_count
 
     def _store(self, store: Store) -> None:
-        nt = store.nt and self.rules.flushes_count
-        for unit, mask, value in split(store.address, store.data):
-            key = self.rules.component(unit)
+        address, data, nt, locked, pc = store
+        nt = nt and self._flushes_count
+        for unit, mask, value in split(address, data):
+            key = unit & self._component_mask
             component = self.components.get(key)
             if component is None:
                 component = self.components[key] = Component()
-            component.add(unit, Part(self.events, mask, value, nt), self.durable.get(unit, NOTHING))
+            component.add(unit, _new_part(Part, (self.events, mask, value, nt)), self.durable.get(unit, NOTHING))
             self.changed_components.add(key)
-            page = page_of(unit)
+            page = unit & -PAGE
             if page not in self.pages:
                 self.pages.add(page)
                 self.new_pages.append(page)
             if nt:
                 self._with_nt.add(key)
-        if self._is_durable_at_once(store):
+        if locked and self._is_durable_at_once(store):
             self._commit(0, through=self.events, nt=False)
-        if self.rules.trusts(store.pc):
+        if self.rules.trusted_from is not None and self.rules.trusts(pc):
             for key in self._components_of(store):
                 self._commit(key, through=self.events, nt=True)
 

@@ -11,7 +11,7 @@ import pytest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.persistence.lab.explore import Verdict
 from emu.persistence.lab.recovery import MachineRecovery
-from emu.persistence.lab.spinning import ENDLESS
+from emu.persistence.lab.spinning import ENDLESS, SpinWatch
 from emu.units import GIB
 
 BASE, CODE, LOCK = 4 * GIB, 0x100000, 4 * GIB + 0x40
@@ -102,3 +102,21 @@ def test_the_budget_still_ends_what_does_not_repeat(tmp_path: Path) -> None:
     with recovery(tmp_path, "48ffc0ebfb", budget=300_000) as made:  # again: inc rax; jmp again
         verdict = verdict_of(made, 0)
         assert (verdict.ok, verdict.reason, verdict.spin) == (False, "instruction-budget", None)
+
+
+def test_blocks_of_a_long_loop_are_looked_at_in_python_only_where_they_may_repeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A register makes each round of 60,000 another one; looking at all registers of 512 of them took milliseconds."""
+    asked = 0
+    before_block = SpinWatch.before_block
+
+    def count(watch: SpinWatch) -> bool:
+        nonlocal asked
+        asked += 1
+        return before_block(watch)
+
+    monkeypatch.setattr(SpinWatch, "before_block", count)
+    with recovery(tmp_path, FINITE_LOOPS["a register counts"]) as made:
+        assert verdict_of(made, 1).ok
+    assert 0 < asked < 20
