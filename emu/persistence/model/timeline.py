@@ -114,13 +114,15 @@ class PersistState:
         return store.locked and self.rules.domain is PersistenceDomain.EADR and self.rules.flushes_count
 
     def _store(self, store: Store) -> None:
-        nt = store.nt and self.rules.flushes_count
+        piece = self.rules.piece(self.events)
+        nt = store.nt and self.rules.flushes_count and piece is None
+        event = self.events if piece is None else piece
         for unit, mask, value in split(store.address, store.data):
             key = self.rules.component(unit)
             component = self.components.get(key)
             if component is None:
-                component = self.components[key] = Component()
-            component.add(unit, Part(self.events, mask, value, nt), self.durable.get(unit, NOTHING))
+                component = self.components[key] = Component(whole=piece is not None)
+            component.add(unit, Part(event, mask, value, nt), self.durable.get(unit, NOTHING))
             self.changed_components.add(key)
             page = page_of(unit)
             if page not in self.pages:
@@ -128,6 +130,8 @@ class PersistState:
                 self.new_pages.append(page)
             if nt:
                 self._with_nt.add(key)
+            elif piece is not None:  # durable after the next fence, as any non-temporal store
+                self._marked[key] = event
         if self._is_durable_at_once(store):
             self._commit(0, through=self.events, nt=False)
         if self.rules.trusts(store.pc):
