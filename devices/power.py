@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from emu.acpi.hardware import GPE0_LENGTH, S5_TYPE
 from emu.devices.contract import End, ExitRequest, Line, Now, Output, Reset, Window, take_bits
+from emu.devices.pcihost import PciHost
 from emu.state import Apply, Fields, SavedState
 
-_RESET_CONTROL = 1  # offset in the PCI configuration window
+_PCI_ADDRESS, _RESET_CONTROL, _PCI_DATA = 0, 1, 4  # offsets in the PCI configuration window
 
 TIMER_HZ = 3_579_545
 TIMER_BITS = 24
@@ -49,8 +50,7 @@ class Power:
             Window(2, self._read_control, self._write_control),
             Window(4, self._read_timer, _ignore),
             Window(1, self._read_gpe, self._write_gpe),
-            # There is no PCI bus, but the whole configuration window is ours: only a byte access is the reset register,
-            # and a 32-bit write to the configuration address must not be taken for one.
+            # Only a byte access is the reset register: the address that it lies in is written in 32 bits.
             Window(4, self._read_pci, self._write_pci),
         )
         self._power_on()
@@ -60,6 +60,7 @@ class Power:
         self._control = SCI_EN
         self._gpe = bytearray(GPE0_LENGTH)
         self._reset_control = 0
+        self._pci = PciHost()
         self._flip = self._next_flip(self._now())
 
     def reset(self) -> None:
@@ -148,10 +149,15 @@ class Power:
         self._update()
 
     def _read_pci(self, offset: int, size: int) -> int:
-        is_reset = offset == _RESET_CONTROL and size == 1
-        return self._reset_control if is_reset else 0xFFFF_FFFF
+        if offset == _RESET_CONTROL and size == 1:
+            return self._reset_control
+        if offset >= _PCI_DATA:
+            return self._pci.read(offset - _PCI_DATA, size)
+        return self._pci.address if size == 4 else 0xFFFF_FFFF
 
     def _write_pci(self, offset: int, size: int, value: int) -> None:
+        if offset == _PCI_ADDRESS and size == 4:
+            self._pci.select(value)
         if offset != _RESET_CONTROL or size != 1:
             return
         self._reset_control = value & _RESET_STORED
@@ -163,24 +169,26 @@ class Power:
     def save(self) -> SavedState:
         return SavedState(
             "power",
-            1,
+            2,
             {
                 "pm1_status": self._status,
                 "pm1_enable": self._enable,
                 "pm1_control": self._control,
                 "gpe0": bytes(self._gpe),
                 "reset_control": self._reset_control,
+                "pci_address": self._pci.address,
                 "timer_flip": self._flip,
             },
         )
 
     def parse(self, state: SavedState) -> Apply:
-        take = Fields(state, kind="power", version=1)
+        take = Fields(state, kind="power", version=2)
         status = take_bits(take, "pm1_status", PM1_STATUS_BITS)
         enable = take_bits(take, "pm1_enable", PM1_ENABLE_BITS)
         control = take_bits(take, "pm1_control", _CONTROL_BITS)
         gpe = take.octets("gpe0", exactly=GPE0_LENGTH)
         reset_control = take_bits(take, "reset_control", _RESET_STORED)
+        pci_address = take_bits(take, "pci_address", PciHost.WRITABLE)
         flip = take.integer("timer_flip", high=1 << 51)
         take.finish()
 
@@ -188,6 +196,7 @@ class Power:
             self._status, self._enable, self._control = status, enable, control | SCI_EN
             self._gpe = bytearray(gpe)
             self._reset_control = reset_control
+            self._pci.select(pci_address)
             self._flip = flip
             self._sci.force(self._wants_sci())
 
@@ -199,6 +208,7 @@ class Power:
             "pm1_status": self._status,
             "pm1_enable": self._enable,
             "pm1_control": self._control,
+            "pci_address": self._pci.address,
             "gpe0_status": self._gpe[:half].hex(),
             "gpe0_enable": self._gpe[half:].hex(),
             "timer": self._ticks() & ((1 << TIMER_BITS) - 1),

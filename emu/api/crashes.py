@@ -25,6 +25,7 @@ from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
 from emu.persistence.lab.linux import KERNEL_CODE
 from emu.persistence.lab.resume import KeptRuns
+from emu.persistence.model.blocks import Tears
 from emu.persistence.model.operations import parse_place
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.report import ignored
@@ -42,6 +43,9 @@ _SHOWN = 8
 LINUX_RAM = 256 * MIB
 """Without another size: a distribution's kernel and its modules need more than other guests."""
 LINUX_TIMEOUT_S = 600.0
+TEARS = 2
+"""Places where a block write is torn with ``--granularity block``."""
+_MOST_TEARS = 64
 LINUX_BLOCKS = 300_000_000
 """Of a recovery in Linux, which mounts a file system and loads programs."""
 
@@ -81,6 +85,9 @@ def crash(
     fs: Literal["ext4", "xfs", "devdax", "none"] | None = None,
     add: Sequence[str] = (),
     scope: Literal["all", "program"] = "all",
+    granularity: Literal["exact", "block"] = "exact",
+    tears: int = TEARS,
+    seed: int = 0,
     executor: Executor | None = None,
     warnings: bool = False,
     matrix: bool = False,
@@ -140,6 +147,9 @@ def crash(
         first_failure=first_failure,
         linux=linux,
         scope=scope,
+        granularity=granularity,
+        tears=tears,
+        seed=seed,
     )
     known = _known(suppress, baseline)
     target = None if resume is None else claims_of_question(asked).writes(os.fsdecode(resume), "--resume")
@@ -275,6 +285,9 @@ def question(
     first_failure: bool = False,
     linux: Request | None = None,
     scope: str = "all",
+    granularity: str = "exact",
+    tears: int = TEARS,
+    seed: int = 0,
 ) -> Question:
     """The Question that the options of ``emu crash`` mean for the machine ``config``; UsageError for a wrong one."""
     counts = {
@@ -305,6 +318,19 @@ def question(
         choice(FailedCas, failed_cas, "--failed-cas"),
         KERNEL_CODE if scope == "program" else None,
     )
+    torn = None
+    if granularity != "exact":
+        if linux is None:
+            raise UsageError("--granularity is for a Linux guest", "write emu crash linux ...")
+        if replace(rules, failed_cas=FailedCas.BARRIER) != Rules() or depth > 1:
+            raise UsageError(
+                "--granularity block goes with power failures of the workload, and with the default --domain, --order, "
+                "--media and --scope only",
+                "leave the other option away, or look exactly",
+            )
+        if not 0 <= tears <= _MOST_TEARS:
+            raise UsageError(f"--tears must be from 0 to {_MOST_TEARS}", "give another number")
+        torn = Tears(tears, seed)
     if linux is not None and recover_append is not None:
         raise UsageError("--recover-append does not go with the image 'linux'", "put the words into --recover")
     for name in check:
@@ -336,6 +362,7 @@ def question(
         feed_printed=feed_printed,
         checks=frozenset(check),
         linux=linux,
+        tears=torn,
     )
 
 

@@ -105,6 +105,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="put a file or folder of the host into the guest; repeatable")  # fmt: skip
     linux.add_argument("--scope", choices=("all", "program"), default="all",
                        help="whose stores can be lost: the kernel's too, or only the program's own")  # fmt: skip
+    linux.add_argument("--granularity", choices=("exact", "block"), default="exact",
+                       help="how 4 KiB that the kernel copies at once persist: in all ways, or whole, not at all or "
+                       "torn at some places; then not every state is tried")  # fmt: skip
+    linux.add_argument("--tears", type=int, default=2, metavar="N",
+                       help="with --granularity block: torn at so many places (default 2)")  # fmt: skip
+    linux.add_argument("--seed", type=int, default=0, metavar="N",
+                       help="which these places are (default 0)")  # fmt: skip
     machine_options.add_arguments(parser)
 
 
@@ -230,6 +237,9 @@ def _question(options: argparse.Namespace) -> Question:
         first_failure=options.first_failure,
         linux=linux,
         scope=options.scope,
+        granularity=options.granularity,
+        tears=options.tears,
+        seed=options.seed,
     )
 
 

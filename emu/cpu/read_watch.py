@@ -1,7 +1,7 @@
 """Whether reads of unknown bytes can be watched by pages with the Unicorn that is installed: found out by trying.
 
-It depends on Unicorn's asking for data breakpoints whenever it caches where a page is (``engine/watched.h``). So a small
-guest that loads in all the ways there are is run once on a scratch CPU; what it reads is known.
+It depends on Unicorn's asking for data breakpoints whenever it caches where a page is (``engine/watched.h``). So a
+small guest that loads in all the ways there are is run once on a scratch CPU; what it reads is known.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def _bytes(first: int, count: int) -> int:
 
 
 _READS = {
-    0x8000: _bytes(1, 4), 0x8010: _bytes(3, 4), 0x8FF8: _bytes(5, 3), 0x9000: _bytes(0, 5), 0x9FF8: _bytes(5, 3), 0x8040: _bytes(0, 4),
+    0x8000: _bytes(1, 4), 0x8010: _bytes(3, 4), 0x8FF8: _bytes(5, 3), 0x9000: _bytes(0, 5), 0x9FF8: _bytes(5, 3),
+    0x8040: _bytes(0, 4),
     0x8050: _bytes(4, 4), 0x8058: _WHOLE, 0x8060: _bytes(0, 4), 0x8070: _WHOLE, 0x8080: _WHOLE, 0x8190: _WHOLE,
     0x8200: _WHOLE, 0x8208: _WHOLE, 0x83F8: _bytes(6, 2), 0x8400: _bytes(0, 1),
 }  # fmt: skip

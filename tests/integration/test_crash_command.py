@@ -233,6 +233,7 @@ def test_warnings_are_off_by_default(tmp_path: Path) -> None:
         (["--observe", "x"], "not a size"),
         (["--depth", "0"], "--depth must be at least 1"),
         (["--timeout", "0"], "seconds, more than 0"),
+        (["--granularity", "block"], "for a Linux guest"),
     ],
 )
 def test_usage_errors(tmp_path: Path, words: list[str], says: str) -> None:

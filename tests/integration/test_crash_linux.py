@@ -87,3 +87,18 @@ def test_a_missing_flush_is_found_in_its_function_and_line(tmp_path: Path, lacki
     line = 1 + LOG.splitlines().index("    log->records[log->count] = 1000 + log->count; /* the record */")
     assert lost["source"] == f"log.c:{line}"
     assert failure["verdict"]["code"] == 4
+
+
+def test_a_file_system_is_judged_by_whole_blocks(tmp_path: Path) -> None:
+    """A rename on ext4: its journal's blocks persist or not, and every memory has the file under one of the names."""
+    pool = tmp_path / "pool.img"
+    commands = ["--setup", "echo old > /pmem/a; sync", "--exec", "mv /pmem/a /pmem/b; sync",
+                "--recover", "cat /pmem/a /pmem/b | grep -q old"]  # fmt: skip
+    words = ["--granularity", "block", "--tears", "0", "--json"]
+    found = emu("crash", "linux", "--nvdimm", f"file={pool},size=32M", *commands, *words, timeout=1500).document
+    assert found["failures"] == []
+    assert found["executed"] > 4
+    assert not found["complete"]
+    (why,) = found["incomplete_because"]
+    assert "were tried whole, not at all, and torn at 0 places each" in why
+    assert (found["model"]["granularity"], found["model"]["tears"], found["model"]["seed"]) == ("block", 0, 0)

@@ -1348,6 +1348,8 @@ static uint64_t mask_of(uint8_t bytes)
 
 void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t value)
 {
+    if (t->log)
+        decode(t->log); /* how long the log is now */
     if (t->read_count == t->read_room) {
         size_t room = t->read_room ? 2 * t->read_room : 256;
         emu_trace_read *reads = realloc(t->reads, room * sizeof *reads);

@@ -22,7 +22,7 @@ from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, 
 from emu.persistence.lab.findings import ROBUSTNESS, Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
-from emu.persistence.lab.linux import Scene
+from emu.persistence.lab.linux import KERNEL_CODE, Scene
 from emu.persistence.lab.live import LiveCauses
 from emu.persistence.lab.promised import unkept
 from emu.persistence.lab.recorder import TRACE_FULL
@@ -32,6 +32,7 @@ from emu.persistence.lab.robust import violations
 from emu.persistence.lab.states import States, states_of
 from emu.persistence.lab.told import tell
 from emu.persistence.lab.workload import Contents, Workload, record
+from emu.persistence.model.blocks import Tears, find_blocks
 from emu.persistence.model.distinct import count_distinct
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, units_of
 from emu.persistence.model.operations import Operation, Window, operations, window
@@ -59,7 +60,8 @@ class Question:
     finished operation stored must be durable when it says that it is done. With ``feed_printed`` recovery reads on its
     standard input what the workload had printed. ``checks`` are more ways to judge than how recovery ends: ``CHECKS``.
 
-    With ``linux`` both machines get its kernel, and its commands are workload and recovery.
+    With ``linux`` both machines get its kernel, and its commands are workload and recovery. With ``tears`` its block
+    writes are not looked at exactly.
     """
 
     workload: MachineConfig
@@ -77,6 +79,7 @@ class Question:
     feed_printed: bool = False
     checks: frozenset[str] = frozenset()
     linux: Request | None = None
+    tears: Tears | None = None
 
     @property
     def program(self) -> str | None:
@@ -252,6 +255,9 @@ def _answer(
         workload = tell(workload, prints=question.feed_printed, boundaries=STATES in question.checks)
     if workload.began_with is not None:
         question = replace(question, workload=workload.began_with, recovery=workload.began_with)
+    if question.tears is not None:
+        blocks = find_blocks(workload.events, KERNEL_CODE, question.tears)
+        question = replace(question, rules=replace(question.rules, blocks=blocks))
     observe = _observed_units(question, workload)
     part = window(question.start, question.stop, workload.marks, len(workload.events))
     happened = workload.events[: part.last]
@@ -300,6 +306,7 @@ def _answer(
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
         because += workload.doubts
+        because += _inexact(question)
         return Answer(
             question,
             workload,
@@ -322,6 +329,16 @@ def _answer(
         raise
     finally:
         session.close()
+
+
+def _inexact(question: Question) -> list[str]:
+    """That block writes were not looked at exactly, if there were any."""
+    if question.tears is None or question.rules.blocks is None or not question.rules.blocks.pages:
+        return []
+    pages, tears = len(question.rules.blocks.pages), question.tears
+    what = "1 block" if pages == 1 else f"{pages} blocks"
+    how = f"torn at {tears.places} places each (--granularity block, seed {tears.seed})"
+    return [f"the kernel's writes of {what} of 4 KiB were tried whole, not at all, and {how}"]
 
 
 def _made_with(question: Question, workload: Workload, part: Window, initial: Contents) -> dict[str, str]:

@@ -381,9 +381,9 @@ class MachineRecovery:
         talk.play(Role.RECOVERY)
         self._recording = recorder.Recording(machine)
         tracer = self._recording.tracer
-        if self._record or not read_watch.is_available() or not tracer.watch_pages():
+        if not read_watch.is_available() or not tracer.watch_pages():
             tracer.watch_reads(recorder.spans(machine), record=self._record)
-        else:
+        elif not self._record or self._recording.start():
             machine.cpu.count_blocks(tracer.counter)
         machine.cpu.invalidate(0, 1)
         self._block = 0

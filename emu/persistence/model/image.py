@@ -87,7 +87,7 @@ def _kept(component: FrozenComponent, roots: Iterable[PartId]) -> dict[int, int]
         changed = False
         for unit, entry in component.units.items():
             for position, part in enumerate(entry.parts[: kept[unit]]):
-                if first is not None and not part.nt and part.event > first:
+                if first is not None and not part.nt and part.event > first - component.whole:
                     kept[unit], changed = position, True
                     break
         if not changed:

@@ -60,20 +60,21 @@ class FrozenUnit(NamedTuple):
             else:
                 rank = chain.rank(part.event)
                 highs += [rank] * (len(lows) - len(highs))
-                lows.append(rank)
+                lows.append(rank + chain.whole)
         highs += [chain.length] * (len(lows) - len(highs))
         return lows, highs
 
 
 class FrozenComponent(NamedTuple):
     """A component at one crash point: the first ``length`` stores of its ``chain``, its units, and the possible sets'
-    number.
+    number. The parts of a store persist together where it is ``whole``.
     """
 
     chain: list[int]
     length: int
     units: dict[int, FrozenUnit]
     possible: int
+    whole: bool = False
 
     def rank(self, event: int) -> int:
         """The position of store ``event`` in the chain."""
@@ -88,11 +89,14 @@ class _Unit:
 
 
 class Component:
-    """The pending parts of one component, by unit, in program order. Units build on what is durable beneath."""
+    """The pending parts of one component, by unit, in program order. Units build on what is durable beneath. The parts
+    of a store persist together where stores are ``whole``.
+    """
 
-    __slots__ = ("_chain", "_nt_choices", "_sizes", "_subsets", "mixed", "nt_parts", "units")
+    __slots__ = ("_chain", "_nt_choices", "_sizes", "_subsets", "_whole", "mixed", "nt_parts", "units")
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = False) -> None:
+        self._whole = whole
         self._clear()
 
     def _clear(self) -> None:
@@ -137,7 +141,7 @@ class Component:
             entry.regular += 1
             # Stores come in their order, so its other parts are those of the last one.
             if self._chain and self._chain[-1] == part.event:
-                self._subsets += 1 << self._sizes[-1]
+                self._subsets += 0 if self._whole else 1 << self._sizes[-1]
                 self._sizes[-1] += 1
             else:
                 self._chain.append(part.event)
@@ -185,7 +189,8 @@ class Component:
 
     def freeze(self) -> FrozenComponent:
         units = {unit: FrozenUnit(entry.parts, entry.contents, len(entry.parts)) for unit, entry in self.units.items()}
-        frozen = FrozenComponent(self._chain, len(self._chain), units, self._subsets * self._nt_choices)
+        possible = self._subsets * self._nt_choices
+        frozen = FrozenComponent(self._chain, len(self._chain), units, possible, self._whole)
         return frozen._replace(possible=self._count_mixed(frozen) * self._nt_choices) if self.mixed else frozen
 
     def _count_mixed(self, frozen: FrozenComponent) -> int:

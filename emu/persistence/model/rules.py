@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from emu.config import PersistenceDomain
+from emu.persistence.model.blocks import Blocks
 from emu.persistence.model.events import UNIT, page_of
 from emu.units import CACHE_LINE, PAGE
 
@@ -41,6 +42,9 @@ class Rules:
 
     Stores by code at ``trusted_from`` and above (a kernel's) count as durable at once, and so does what waits in their
     cache lines: power fails between them only where a program's own stores are at stake.
+
+    ``blocks`` are block writes that are not looked at exactly; of one trace, and with the default domain, order and
+    media.
     """
 
     domain: PersistenceDomain = PersistenceDomain.ADR
@@ -48,13 +52,22 @@ class Rules:
     media: Media = Media.DAX_SYNC
     failed_cas: FailedCas = FailedCas.BARRIER
     trusted_from: int | None = None
+    blocks: Blocks | None = None
+
+    def piece(self, event: int) -> int | None:
+        """The event that stands for all that persists together with this store of a block write; None for another."""
+        return None if self.blocks is None else self.blocks.pieces.get(event)
+
+    def is_block(self, unit: int) -> bool:
+        """Whether only block writes store to the unit's page."""
+        return self.blocks is not None and page_of(unit) in self.blocks.pages
 
     def trusts(self, pc: int) -> bool:
         return self.trusted_from is not None and pc >= self.trusted_from
 
     @property
     def component_mask(self) -> int:
-        """The bits of a unit's address that name its component."""
+        """The bits of a unit's address that name its component, unless it is a block's."""
         if self.media is Media.PAGE_CACHE:
             return -PAGE
         if self.domain is PersistenceDomain.EADR:
@@ -62,7 +75,7 @@ class Rules:
         return -CACHE_LINE if self.order is Order.LINE else -UNIT
 
     def component(self, unit: int) -> int:
-        return unit & self.component_mask
+        return page_of(unit) if self.is_block(unit) else unit & self.component_mask
 
     def cell(self, unit: int) -> int:
         if self.media is Media.DAX_SYNC or self.domain is PersistenceDomain.EADR:

@@ -129,13 +129,15 @@ class PersistState:
 
     def _store(self, store: Store) -> None:
         address, data, nt, locked, pc = store
-        nt = nt and self._flushes_count
+        piece = None if self.rules.blocks is None else self.rules.piece(self.events)
+        nt = nt and self._flushes_count and piece is None
+        number = self.events if piece is None else piece
         for unit, mask, value in split(address, data):
-            key = unit & self._component_mask
+            key = unit & self._component_mask if self.rules.blocks is None else self.rules.component(unit)
             component = self.components.get(key)
             if component is None:
-                component = self.components[key] = Component()
-            component.add(unit, _new_part(Part, (self.events, mask, value, nt)), self.durable.get(unit, NOTHING))
+                component = self.components[key] = Component(whole=piece is not None)
+            component.add(unit, _new_part(Part, (number, mask, value, nt)), self.durable.get(unit, NOTHING))
             self.changed_components.add(key)
             page = unit & -PAGE
             if page not in self.pages:
@@ -143,6 +145,8 @@ class PersistState:
                 self.new_pages.append(page)
             if nt:
                 self._with_nt.add(key)
+            elif piece is not None:  # durable after the next fence, as any non-temporal store
+                self._marked[key] = piece
         if locked and self._is_durable_at_once(store):
             self._commit(0, through=self.events, nt=False)
         if self.rules.trusted_from is not None and self.rules.trusts(pc):

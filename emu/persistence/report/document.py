@@ -8,7 +8,7 @@ from typing import Any
 
 from emu.persistence.lab.explore import Spin, Verdict
 from emu.persistence.lab.findings import Failure
-from emu.persistence.lab.investigation import Answer
+from emu.persistence.lab.investigation import Answer, Question
 from emu.persistence.lab.nested import InRecovery
 from emu.persistence.lab.states import ILLEGAL_STATE
 from emu.persistence.model.events import BOUNDARIES, Event, Fence, Flush, LabelWrite, Store, Told, WriteBack, line_of
@@ -220,6 +220,14 @@ def _covered(answer: Answer) -> dict[str, Any] | None:
     return {"lost": lost, "unit": answer.question.rules.lost_together, "crash_points": len(answer.timeline.points)}
 
 
+def _granularity(question: Question) -> dict[str, Any]:
+    if question.linux is None:
+        return {}
+    if question.tears is None:
+        return {"granularity": "exact"}
+    return {"granularity": "block", "tears": question.tears.places, "seed": question.tears.seed}
+
+
 def document(
     answer: Answer,
     symbols: Symbols,
@@ -252,6 +260,7 @@ def document(
             "failed_cas": str(rules.failed_cas),
             "depth": question.limits.depth,
             **({"scope": question.scope} if question.linux is not None else {}),
+            **_granularity(question),
         },
         "image": question.workload.image,
         "recover": question.recovery.image,

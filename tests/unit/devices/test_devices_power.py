@@ -127,9 +127,25 @@ def test_reset_control_resets_with_bit_2(pc: Wired, value: int) -> None:
     assert pc.resets == 1
 
 
-def test_probing_for_pci_resets_nothing_and_finds_nothing(pc: Wired) -> None:
+def test_probing_for_pci_resets_nothing_and_finds_the_host_bridge_alone(pc: Wired) -> None:
     pc.bus.write(0xCF8, 4, 0x8000_FFFC)
     pc.bus.write(0xCF8, 2, 0x0600)
     assert pc.resets == 0
-    assert pc.bus.read(0xCF8, 4) == 0xFFFF_FFFF
+    assert pc.bus.read(0xCF8, 4) == 0x8000_FFFC
     assert pc.bus.read(0xCFC, 4) == 0xFFFF_FFFF
+    pc.bus.write(0xCF8, 4, 0x8000_0008)
+    assert pc.bus.read(0xCFC, 4) == 0x0600_0000
+    assert pc.bus.read(0xCFE, 2) == 0x0600
+    for device in range(1, 256):
+        pc.bus.write(0xCF8, 4, 0x8000_0000 | device << 8)
+        assert pc.bus.read(0xCFC, 4) == 0xFFFF_FFFF
+    pc.bus.write(0xCF8, 4, 0x0000_0000)
+    assert pc.bus.read(0xCFC, 4) == 0xFFFF_FFFF
+
+
+@pytest.mark.parametrize(
+    ("register", "size", "value"), [(0, 2, 0x8086), (2, 2, 0x29C0), (0x2E, 2, 0x1100), (0x10, 4, 0)]
+)
+def test_the_host_bridge_is_that_of_qemus_q35(pc: Wired, register: int, size: int, value: int) -> None:
+    pc.bus.write(0xCF8, 4, 0x8000_0000 | register & ~3)
+    assert pc.bus.read(0xCFC + register % 4, size) == value
