@@ -248,6 +248,7 @@ def _answer(
             event_limit=question.event_limit,
             interruption=interruption,
             scene=scene,
+            hear_prints=question.feed_printed or STATES in question.checks,
         )
         workload = tell(workload, prints=question.feed_printed, boundaries=STATES in question.checks)
     if workload.began_with is not None:

@@ -28,7 +28,7 @@ def tell(workload: Workload, *, prints: bool, boundaries: bool) -> Workload:
         taken = one.event
         said.append(one._replace(event=len(events)))
         if prints and isinstance(one, Print):
-            events.append(Told(printed_address(printed), _word(1), one.text))
+            events.append(Told(printed_address(printed), _word(1), one.text, one.pc))
             printed += 1
         if number in passed:
             counted += 1

@@ -99,12 +99,14 @@ def record(
     interruption: Interruption | None = None,
     scene: Scene | None = None,
     by_hooks: bool = False,
+    hear_prints: bool = False,
 ) -> Workload:
     """Boot ``config`` and record it to its end, for at most ``timeout`` seconds and ``event_limit`` log entries. With a
     ``scene`` only its command is recorded, not the kernel's boot, the setup and the mount.
 
     With ``upto`` power fails just before that event: the run ends there with the reason ``POWER_FAILURE``, and the
     trace has exactly ``upto`` events. The files of ``config`` are not changed. For ``by_hooks`` see ``Recording``.
+    ``hear_prints``: what it prints is in ``said``, too.
 
     UnexplainedMemory when the guest's NVDIMMs do not hold what the trace says.
     """
@@ -117,7 +119,7 @@ def record(
 
     def on_print(data: bytes) -> None:
         output(data)
-        if recording is not None:  # not so yet in the setup
+        if hear_prints and recording is not None:  # not so yet in the setup
             recording.printed(data)
 
     interruption = interruption or Interruption()
@@ -152,6 +154,8 @@ def record(
             if upto is not None and len(events) >= upto:
                 request = _power_failure(upto)
                 events, ended = events[:upto], Exit(request.reason, request.status, None, request.detail)
+            printed_at = (one.pc for one in said if isinstance(one, Print))
+            places = [machine.cpu.registers()["rip"], *(event.pc for event in events), *printed_at]
             return Workload(
                 events,
                 ended,
@@ -168,7 +172,7 @@ def record(
                     for item in (dimm.describe(),)
                 ),
                 ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL, INTERRUPTED) else "",
-                _instructions(machine, pages, [machine.cpu.registers()["rip"], *(event.pc for event in events)]),
+                _instructions(machine, pages, places),
                 tuple(recording.doubts()),
                 machine.cpu.registers()["rip"],
                 tuple(one for one in said if one.event <= len(events)),

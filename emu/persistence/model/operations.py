@@ -26,10 +26,11 @@ class Mark(NamedTuple):
 
 
 class Print(NamedTuple):
-    """The program printed ``text`` just before event number ``event``."""
+    """The program printed ``text`` just before event number ``event``; ``pc`` is the instruction that began to."""
 
     event: int
     text: bytes
+    pc: int = 0
 
 
 class Operation(NamedTuple):
