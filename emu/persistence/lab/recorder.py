@@ -169,7 +169,7 @@ class Recording:
             elif isinstance(last, Print) and last.event == event and not last.text.endswith(b"\n"):
                 found[-1] = last._replace(text=last.text + what)
             else:
-                found.append(Print(event, bytes(what), pc))
+                found.append(Print(event, bytes(what), pc, entries))
         return found
 
     def clear(self) -> None:

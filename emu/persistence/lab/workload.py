@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -59,9 +60,9 @@ class Dimm:
 class Workload:
     """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``doubts`` are what
     it did that the trace cannot show. ``pc`` is where the CPU stood at the end. ``said`` is what it printed (to its
-    standard output, of a Linux program) and what it said about its operations. Of a Linux program, ``pages`` are the
-    contents of the pages of code that were executed, by address, and ``began_with`` has files with what the NVDIMMs
-    held when its command began.
+    standard output, of a Linux program) and what it said about its operations. ``entries`` are
+    the numbers of log entries before each event. Of a Linux program, ``pages`` are the contents of the pages of code
+    that were executed, by address, and ``began_with`` has files with what the NVDIMMs held when its command began.
     """
 
     events: tuple[Event, ...]
@@ -73,6 +74,7 @@ class Workload:
     doubts: tuple[str, ...] = ()
     pc: int = 0
     said: tuple[Mark | Print, ...] = ()
+    entries: Sequence[int] = ()
     pages: Mapping[int, frozenset[bytes]] = field(default_factory=dict)
     began_with: MachineConfig | None = None
 
@@ -176,6 +178,7 @@ def record(
                 tuple(recording.doubts()),
                 machine.cpu.registers()["rip"],
                 tuple(one for one in said if one.event <= len(events)),
+                array("Q", (entry for entry, _ in numbered[: len(events)])),
                 {page: frozenset(contents) for page, contents in pages.pages.items()},
                 None if scene is None else own,
             )

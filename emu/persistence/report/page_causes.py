@@ -127,6 +127,7 @@ def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
             tag("b", _sentence(role)[:-1], class_="kept" if role == PERSISTED else "lost"),
             f": {words.place(item)}",
         ),
+        tag("div", "in ", words.stack(item), class_="mono") if words.stack(item) else None,
         tag(
             "dl", [[tag("dt", name), tag("dd", value, class_="mono")] for name, value in facts if value], class_="facts"
         ),
