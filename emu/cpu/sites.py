@@ -143,6 +143,11 @@ def _decode(code: bytes, address: int, bits: int) -> Iterator[tuple[int, int, st
             offset += length
 
 
+def port_write(code: bytes, address: int, bits: int = 64) -> int | None:
+    """The address of the first instruction in ``code`` that writes to a port."""
+    return next((address + at for at, _, name, _ in _decode(code, address, bits) if name.startswith("out")), None)
+
+
 def describe_instruction(code: bytes, address: int, bits: int = 64) -> str:
     """The text of the first instruction in ``code``; empty when it is none."""
     first = next(_decoder(bits, False).disasm_lite(code, address, 1), None)

@@ -58,6 +58,16 @@ def test_a_persisted_lock_is_one_cause_with_its_place_and_word(
     assert "spins at   0x10000a, mov rax, qword ptr [rdi], reading 0100000000000000 (8 bytes) at offset 0x0\n" in text
 
 
+def test_the_page_says_where_recovery_spins_and_what_was_in_flight(tmp_path: Path) -> None:
+    begin = b"\x66\xba\x10\x0e\xb8\x07\x00\x00\x00\xef"  # operation 7
+    image = program(tmp_path, "lock.bin", begin, TAKE, WORK, GIVE, HALT)
+    recover, page = program(tmp_path, "wait.bin", WAIT_WHILE_0_IS_SET), tmp_path / "page.html"
+    emu("crash", image, "--recover", recover, "--nvdimm", f"file={tmp_path}/none,size=2M", "--html", page)
+    text = page.read_text()
+    assert "<li>In flight: operation 7</li>" in text
+    assert "<li>Recovery spins for ever at 0x10000a, mov rax, qword ptr [rdi], reading 01000000" in text
+
+
 def test_a_wait_for_a_lost_store_is_no_lock(tmp_path: Path) -> None:
     words = [program(tmp_path, "work.bin", store(64, 1), store(0, 1), flush(0), FENCE, HALT),
              "--recover", program(tmp_path, "recover.bin", WAIT_FOR_64_WHERE_0_IS_SET),

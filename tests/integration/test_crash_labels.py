@@ -87,6 +87,7 @@ def test_a_label_write_is_an_event(tmp_path: Path) -> None:
     assert (number, written[:2]) == (6, (label_address(0, AT), b"\x07"))
     assert workload.label(written.address) == (workload.dimms[0], AT)
     assert workload.label(BASE) is None
+    assert workload.instructions[written.pc] == "out dx, eax"
 
 
 @pytest.mark.parametrize("domain", list(PersistenceDomain))

@@ -76,6 +76,7 @@ def test_a_promise_that_is_made_too_early_is_named_with_the_store(tmp_path: Path
     assert failure["kind"] == "missing fence"
     assert failure["persisted"]["kind"] == "print"
     assert failure["persisted"]["text"] == "kept 0\n"
+    assert (failure["persisted"]["instruction"], failure["persisted"]["symbol"][:10]) == ("out dx, al", "serial_put")
     assert failure["lost"][0]["source"].startswith("promise.c:")
     assert "value 0 was promised" in failure["verdict"]["output"]
     words = [word for word in POOL if word != "--json"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from run_emu import emu
 
 from emu import guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -99,3 +101,13 @@ def test_a_correct_hash_table_is_explored_whole() -> None:
         # One recovery for each memory that it can tell apart: each operation makes its bucket durable, then its count.
         assert answer.exploration.executed == 2 * 40 + 2
         assert answer.exploration.covered is None
+
+
+def test_a_recovery_that_ends_in_the_block_of_its_first_access_is_run_on_every_memory(tmp_path: Path) -> None:
+    """mov rdi, base; mov rax, [rdi]; out 0xf4, al"""
+    base = b"\x48\xbf" + (4 << 30).to_bytes(8, "little")
+    work, check = tmp_path / "work.bin", tmp_path / "check.bin"
+    work.write_bytes(base + b"\x48\xc7\x07\x01\x00\x00\x00\xf4")
+    check.write_bytes(base + b"\x48\x8b\x07\xe6\xf4\xf4")
+    done = emu("crash", work, "--recover", check, "--nvdimm", "size=2M", "--json")
+    assert (done.status, done.document["executed"]) == (3, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +29,7 @@ from emu.persistence.lab.recorder import TRACE_FULL
 from emu.persistence.lab.recovery import judge
 from emu.persistence.lab.resume import KeptRuns
 from emu.persistence.lab.robust import violations
+from emu.persistence.lab.stacks import Capture, capture
 from emu.persistence.lab.states import States, states_of
 from emu.persistence.lab.told import tell
 from emu.persistence.lab.workload import Contents, Workload, record
@@ -46,6 +47,8 @@ CHECKS = (STATES, ROBUST)
 _LONGEST_OBSERVED = 4096
 ANALYSIS_S = 20.0
 COUNTING_S = 10.0
+CAPTURE_S = 20.0
+_MOST_NAMED = 64
 _PATIENCE_S = 2.0
 
 
@@ -109,7 +112,8 @@ class Answer:
     """All that an investigation found; ``distinct`` is None when counting would have taken too long.
 
     It owns ``initial``, what the NVDIMMs held before the workload: a context manager. ``unexplained`` says why failing
-    states were left without a cause; empty when each has one. ``states`` are those of ``--check states``.
+    states were left without a cause; empty when each has one. ``states`` are those of ``--check states``;
+    ``captures`` the stacks at the events that failures name, where the workload was run again for them.
     """
 
     question: Question
@@ -127,6 +131,7 @@ class Answer:
     incomplete_because: tuple[str, ...]
     interrupted: bool = False
     states: States | None = None
+    captures: Mapping[int, Capture] = field(default_factory=dict)
 
     def close(self) -> None:
         self.initial.close()
@@ -244,6 +249,7 @@ def _answer(
     on_cause: OnCause | None,
     kept: resume.KeptRuns | None,
 ) -> Answer:
+    recorded = workload is None
     if workload is None:
         workload = record(
             question.workload,
@@ -251,6 +257,7 @@ def _answer(
             event_limit=question.event_limit,
             interruption=interruption,
             scene=scene,
+            hear_prints=question.feed_printed or STATES in question.checks,
         )
         workload = tell(workload, prints=question.feed_printed, boundaries=STATES in question.checks)
     if workload.began_with is not None:
@@ -302,6 +309,10 @@ def _answer(
             failures = with_promises(failures, broken, workload.events)
         if ROBUST in question.checks:
             failures += violations(found, timeline, happened, initial, failures)
+        captures: Mapping[int, Capture] = {}
+        if recorded and failures and scene is None and not interruption.asked:
+            captures = capture(question.workload, workload, named(failures, len(workload.events)), timeout=CAPTURE_S,
+                               interruption=interruption)  # fmt: skip
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
@@ -323,6 +334,7 @@ def _answer(
             tuple(dict.fromkeys(because)),
             interruption.asked,
             states,
+            captures,
         )
     except BaseException:
         initial.close()
@@ -339,6 +351,12 @@ def _inexact(question: Question) -> list[str]:
     what = "1 block" if pages == 1 else f"{pages} blocks"
     how = f"torn at {tears.places} places each (--granularity block, seed {tears.seed})"
     return [f"the kernel's writes of {what} of 4 KiB were tried whole, not at all, and {how}"]
+
+
+def named(failures: Iterable[Failure], events: int) -> list[int]:
+    """The events that ``failures`` name first, as far as there are such."""
+    found = (number for failure in failures for number in (*failure.lost[:4], failure.persisted))
+    return [number for number in dict.fromkeys(found) if number is not None and number < events][:_MOST_NAMED]
 
 
 def _made_with(question: Question, workload: Workload, part: Window, initial: Contents) -> dict[str, str]:

@@ -17,6 +17,7 @@ from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.machine import Machine
 from emu.memory import Region
+from emu.persistence.lab.code import writes_to_port
 from emu.persistence.model.events import (
     Event,
     Fence,
@@ -70,7 +71,8 @@ class Recording:
     def __init__(self, machine: Machine, *, log_limit: int = 1 << 22) -> None:
         self._machine = machine
         self._label_writes: list[LabelWrite] = []
-        self._said: list[tuple[int, tuple[str, int] | bytes]] = []
+        self._said: list[tuple[int, tuple[str, int] | bytearray, int]] = []
+        self._port_writes: dict[int, int] = {}
         self.on_label_read: OnLabels = lambda dimm, offset, length: None
         self.on_label_write: OnLabels = lambda dimm, offset, length: None
         cpu = machine.cpu
@@ -132,31 +134,42 @@ class Recording:
 
     def labels_written(self, dimm: int, offset: int, data: bytes) -> None:
         """The device has made ``data`` durable in the label storage area."""
-        pc = self._machine.cpu.rip
+        pc = self._port_write()
         self.tracer.note_device(len(self._label_writes), pc)
         self._label_writes.append(LabelWrite(label_address(dimm, offset), data, pc))
 
     def marked(self, kind: str, operation: int) -> None:
         """The guest has said that an operation begins or is done (``OnMark`` of ``emu.devices.operations``)."""
-        self._said.append((self.tracer.count, (kind, operation)))
+        self._said.append((self.tracer.count, (kind, operation), 0))
 
     def printed(self, data: bytes) -> None:
         """The guest has printed ``data``."""
-        self._said.append((self.tracer.count, data))
+        last = self._said[-1] if self._said else None
+        if last is not None and last[0] == self.tracer.count and isinstance(last[1], bytearray) and last[1][-1] != 10:
+            last[1].extend(data)
+        else:
+            self._said.append((self.tracer.count, bytearray(data), self._port_write()))
+
+    def _port_write(self) -> int:
+        """The instruction that writes to a port now."""
+        at = self._machine.cpu.rip
+        if at not in self._port_writes:
+            self._port_writes[at] = writes_to_port(self._machine.cpu)
+        return self._port_writes[at]
 
     def said(self, positions: Sequence[int]) -> list[Mark | Print]:
         """What the guest has said, in its order; ``positions`` are those of ``numbered_events``. What was printed
         without an event or a mark in between is one piece, but a line's end ends it.
         """
         found: list[Mark | Print] = []
-        for entries, what in self._said:
+        for entries, what, pc in self._said:
             event, last = bisect_left(positions, entries), found[-1] if found else None
             if isinstance(what, tuple):
                 found.append(Mark(event, *what))
             elif isinstance(last, Print) and last.event == event and not last.text.endswith(b"\n"):
-                found[-1] = Print(event, last.text + what)
+                found[-1] = last._replace(text=last.text + what)
             else:
-                found.append(Print(event, what))
+                found.append(Print(event, bytes(what), pc, entries))
         return found
 
     def clear(self) -> None:

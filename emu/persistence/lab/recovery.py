@@ -334,7 +334,8 @@ class MachineRecovery:
     def _at_first_access(self) -> bool:
         """Find the block of the first access on one machine, stop another one there; False if there is no access."""
         block, ended = self._first_access()
-        if ended is not None:
+        if not block:  # else it ended in the very block of its first access
+            assert ended is not None
             self._always = Run((), judge(ended, bytes(self._output.data)))
             return False
         self._output.data.clear()

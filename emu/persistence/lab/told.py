@@ -21,19 +21,25 @@ def tell(workload: Workload, *, prints: bool, boundaries: bool) -> Workload:
     """
     passed = dict(_boundaries(workload.said)) if boundaries else {}
     events: list[Event] = []
+    entries: list[int] = []
     said: list[Mark | Print] = []
     taken = printed = counted = 0
     for number, one in enumerate(workload.said):
         events += workload.events[taken : one.event]
+        entries += workload.entries[taken : one.event]
         taken = one.event
         said.append(one._replace(event=len(events)))
         if prints and isinstance(one, Print):
-            events.append(Told(printed_address(printed), _word(1), one.text))
+            events.append(Told(printed_address(printed), _word(1), one.text, one.pc))
             printed += 1
+            entries.append(one.entry)
         if number in passed:
             counted += 1
             events.append(Told(BOUNDARIES, _word(counted), passed[number]))
-    return replace(workload, events=(*events, *workload.events[taken:]), said=tuple(said))
+            entries.append(0)  # no instruction of its own is known
+    events += workload.events[taken:]
+    entries += workload.entries[taken:]
+    return replace(workload, events=tuple(events), said=tuple(said), entries=entries)
 
 
 def _word(value: int) -> bytes:

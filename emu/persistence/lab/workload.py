@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -59,9 +60,9 @@ class Dimm:
 class Workload:
     """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``doubts`` are what
     it did that the trace cannot show. ``pc`` is where the CPU stood at the end. ``said`` is what it printed (to its
-    standard output, of a Linux program) and what it said about its operations. Of a Linux program, ``pages`` are the
-    contents of the pages of code that were executed, by address, and ``began_with`` has files with what the NVDIMMs
-    held when its command began.
+    standard output, of a Linux program) and what it said about its operations. ``entries`` are
+    the numbers of log entries before each event. Of a Linux program, ``pages`` are the contents of the pages of code
+    that were executed, by address, and ``began_with`` has files with what the NVDIMMs held when its command began.
     """
 
     events: tuple[Event, ...]
@@ -73,6 +74,7 @@ class Workload:
     doubts: tuple[str, ...] = ()
     pc: int = 0
     said: tuple[Mark | Print, ...] = ()
+    entries: Sequence[int] = ()
     pages: Mapping[int, frozenset[bytes]] = field(default_factory=dict)
     began_with: MachineConfig | None = None
 
@@ -99,12 +101,14 @@ def record(
     interruption: Interruption | None = None,
     scene: Scene | None = None,
     by_hooks: bool = False,
+    hear_prints: bool = False,
 ) -> Workload:
     """Boot ``config`` and record it to its end, for at most ``timeout`` seconds and ``event_limit`` log entries. With a
     ``scene`` only its command is recorded, not the kernel's boot, the setup and the mount.
 
     With ``upto`` power fails just before that event: the run ends there with the reason ``POWER_FAILURE``, and the
     trace has exactly ``upto`` events. The files of ``config`` are not changed. For ``by_hooks`` see ``Recording``.
+    ``hear_prints``: what it prints is in ``said``, too.
 
     UnexplainedMemory when the guest's NVDIMMs do not hold what the trace says.
     """
@@ -117,7 +121,7 @@ def record(
 
     def on_print(data: bytes) -> None:
         output(data)
-        if recording is not None:  # not so yet in the setup
+        if hear_prints and recording is not None:  # not so yet in the setup
             recording.printed(data)
 
     interruption = interruption or Interruption()
@@ -152,6 +156,8 @@ def record(
             if upto is not None and len(events) >= upto:
                 request = _power_failure(upto)
                 events, ended = events[:upto], Exit(request.reason, request.status, None, request.detail)
+            printed_at = (one.pc for one in said if isinstance(one, Print))
+            places = [machine.cpu.registers()["rip"], *(event.pc for event in events), *printed_at]
             return Workload(
                 events,
                 ended,
@@ -168,10 +174,11 @@ def record(
                     for item in (dimm.describe(),)
                 ),
                 ended.detail if ended.reason in ("timeout", recorder.TRACE_FULL, INTERRUPTED) else "",
-                _instructions(machine, pages, [machine.cpu.registers()["rip"], *(event.pc for event in events)]),
+                _instructions(machine, pages, places),
                 tuple(recording.doubts()),
                 machine.cpu.registers()["rip"],
                 tuple(one for one in said if one.event <= len(events)),
+                array("Q", (entry for entry, _ in numbered[: len(events)])),
                 {page: frozenset(contents) for page, contents in pages.pages.items()},
                 None if scene is None else own,
             )

@@ -26,10 +26,14 @@ class Mark(NamedTuple):
 
 
 class Print(NamedTuple):
-    """The program printed ``text`` just before event number ``event``."""
+    """The program printed ``text`` just before event number ``event``; ``pc`` is the instruction that began to,
+    ``entry`` the number of log entries before.
+    """
 
     event: int
     text: bytes
+    pc: int = 0
+    entry: int = 0
 
 
 class Operation(NamedTuple):

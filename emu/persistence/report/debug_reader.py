@@ -52,19 +52,19 @@ def lines(elf: Any) -> Iterator[tuple[int, str]]:
             if state.end_sequence:
                 yield state.address, ""
             elif 0 <= state.file - base < len(files):
-                yield state.address, f"{printable(_text(files[state.file - base].name), _LONGEST_NAME)}:{state.line}"
+                yield state.address, f"{printable(text_of(files[state.file - base].name), _LONGEST_NAME)}:{state.line}"
 
 
 def paths(elf: Any) -> Iterator[tuple[str, str]]:
     """(name, path) of each source file in the line tables; one name may have several paths."""
     for unit, program in _programs(elf):
         attribute = unit.get_top_DIE().attributes.get("DW_AT_comp_dir")
-        home = _text(attribute.value) if attribute else "."
-        folders = [_text(folder) for folder in program["include_directory"]]
+        home = text_of(attribute.value) if attribute else "."
+        folders = [text_of(folder) for folder in program["include_directory"]]
         if program["version"] < 5:
             folders.insert(0, "")
         for entry in program["file_entry"]:
-            name = _text(entry.name)
+            name = text_of(entry.name)
             folder = folders[entry.dir_index] if entry.dir_index < len(folders) else ""
             path = str(Path(home) / folder / name)
             if len(path) <= _LONGEST_PATH:
@@ -82,7 +82,13 @@ def _programs(elf: Any) -> Iterator[tuple[Any, Any]]:
             yield unit, program
 
 
-def _text(name: object) -> str:
+def memory_limit() -> None:
+    """Let this process fail when it needs too much memory."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+
+
+def text_of(name: object) -> str:
+    """A name of DWARF as text."""
     raw = getattr(name, "name", name)
     return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
 
@@ -126,7 +132,7 @@ def _failed(part: str, why: str) -> str:
 
 def main() -> None:
     path, seconds = sys.argv[1], float(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    memory_limit()
     # What no signal handler interrupts, because it does not come back to the interpreter, ends here.
     most = int(seconds * (len(PARTS) + 1)) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (most, most))

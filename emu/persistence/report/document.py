@@ -17,6 +17,7 @@ from emu.persistence.report import numbers
 from emu.persistence.report.conclusion import conclude, place_of_end
 from emu.persistence.report.excerpts import Sources
 from emu.persistence.report.ignored import fingerprint
+from emu.persistence.report.stacks import Frame, unwind
 from emu.persistence.report.symbols import Symbols, load_symbols
 from emu.units import CACHE_LINE
 
@@ -40,6 +41,18 @@ class Describer:
         """One event of the workload's trace."""
         event = self._answer.workload.events[number]
         return {"event": number, **self._what(event), **self.place(event.pc)}
+
+    @cached_property
+    def _stacks(self) -> dict[int, list[Frame]]:
+        return unwind(self._answer.question.workload.image, self._answer.captures, self.symbols)
+
+    def named(self, number: int) -> dict[str, Any]:
+        """An event that a failure names, with the stack that it was made on, the innermost frame first."""
+        stack = [
+            {**frame._asdict(), "source_path": self._sources.line(frame.source)[0] if frame.source else None}
+            for frame in self._stacks.get(number, ())
+        ]
+        return {**self.event(number), "stack": stack}
 
     def place(self, pc: int) -> dict[str, Any]:
         found = self.symbols.find(pc)
@@ -151,12 +164,12 @@ class Describer:
             "next_event": self.event(failure.event) if failure.event < len(self._answer.workload.events) else None,
             "verdict": ending(failure.verdict),
             "spin": self.spin(failure.verdict.spin),
-            "lost": [self.event(number) for number in failure.lost],
+            "lost": [self.named(number) for number in failure.lost],
             "forced": [self.event(number) for number in failure.forced],
             "also_lost": [self.event(number) for number in failure.also],
             "gave_up": failure.gave_up,
             "lost_pages": [{"address": page, "offset": self.offset(page)} for page in failure.lost_pages],
-            "persisted": None if failure.persisted is None else self.event(failure.persisted),
+            "persisted": None if failure.persisted is None else self.named(failure.persisted),
             "cross_failure_race": [{"address": unit, "offset": self.offset(unit)} for unit in failure.uncertain_reads],
             "reproduce": exported,
             "operations": in_flight(self._answer.operations, failure.event),

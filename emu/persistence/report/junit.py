@@ -64,6 +64,7 @@ def _whole(result: Mapping[str, Any], name: str) -> ET.Element:
 def _case(name: str, number: int, failure: Mapping[str, Any]) -> ET.Element:
     """A cause. ``file`` and ``line`` are as pytest's; the line of the first lost store."""
     store = (failure["lost"] or [failure["persisted"]])[0]
+    store = store and words.author_place(store)
     source = store["source"] if store else ""
     title = f"{number}. {failure['kind']}" + (f" at {source}" if source else "")
     case = ET.Element("testcase", classname=visible(f"emu.crash.{name}"), name=visible(title), time="0")

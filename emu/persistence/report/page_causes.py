@@ -55,6 +55,7 @@ def _cause(page: Page, scene: Scene, number: int, item: Mapping[str, Any]) -> Ht
         tag("p", f"Power fails {page.when(failure.event)}. Then recovery says:"),
         tag("pre", said(failure.verdict)[-_MOST_OUTPUT:], class_="said"),
         _state(item["state"]) if item["state"] else None,
+        _circumstances(item),
         tag("p", tag("b", "What to do: "), fix, class_="fix") if fix else None,
         tag("ul", pages) if pages else None,
         tag("div", stores, class_="pair") if stores else None,
@@ -67,6 +68,23 @@ def _cause(page: Page, scene: Scene, number: int, item: Mapping[str, Any]) -> Ht
         class_="card cause",
         id=f"cause-{number + 1}",
     )  # fmt: skip
+
+
+def _circumstances(item: Mapping[str, Any]) -> Html | None:
+    """What else was so: the operations under way, the loop that never ends, the second power failure."""
+    rows: list[Html | str] = []
+    if item["operations"] and item["promise"] is None:
+        rows.append(f"In flight: {words.in_flight(item['operations'], _MOST_PLACES)}")
+    if item["promise"] is not None:
+        rows.append(f"Promised: operation {item['promise']} was done, yet what it stored can be lost")
+    if item["spin"]:
+        rows.append(f"Recovery spins for ever at {words.spin(item['spin'])}")
+    again = item["in_recovery"]
+    if again:
+        rows.append(f"Power fails again before event {again['crash_point']} of recovery")
+        rows += [f"Lost there: {words.event(store)}" for store in again["lost"]]
+        rows += [f"Persisted there: {words.event(again['persisted'])}"] if again["persisted"] else []
+    return tag("ul", [tag("li", row) for row in rows], class_="circumstances") if rows else None
 
 
 def _state(item: Mapping[str, Any]) -> Html:
@@ -109,6 +127,7 @@ def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
             tag("b", _sentence(role)[:-1], class_="kept" if role == PERSISTED else "lost"),
             f": {words.place(item)}",
         ),
+        tag("div", "in ", words.stack(item), class_="mono") if words.stack(item) else None,
         tag(
             "dl", [[tag("dt", name), tag("dd", value, class_="mono")] for name, value in facts if value], class_="facts"
         ),

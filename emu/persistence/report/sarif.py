@@ -99,17 +99,30 @@ def _cause(result: Mapping[str, Any], failure: Mapping[str, Any], *, known: bool
         "ruleId": _rule_id(failure["kind"]),
         "level": "error",
         "message": {"text": visible(text)},
-        "locations": [_location(result, stores[0] if stores else None)],
+        "locations": [_location(result, words.author_place(stores[0]) if stores else None)],
         "partialFingerprints": {"emuCause/v1": failure["fingerprint"]},
     }
     if known:
         found["baselineState"] = "unchanged"
+    stacks = [_stack(result, store) for store in stores if store.get("stack")]
+    if stacks:
+        found["stacks"] = stacks
     if len(stores) > 1:
         said = [f"{'lost' if store in failure['lost'] else 'persisted'}: {words.event(store)}" for store in stores]
-        steps = [_location(result, store, text) for store, text in zip(stores, said, strict=True)]
+        steps = [_location(result, words.author_place(store), text) for store, text in zip(stores, said, strict=True)]
         found["relatedLocations"] = [step | {"id": number} for number, step in enumerate(steps[1:], 1)]
         found["codeFlows"] = [{"threadFlows": [{"locations": [{"location": step} for step in steps]}]}]
     return found
+
+
+def _stack(result: Mapping[str, Any], store: Mapping[str, Any]) -> dict[str, Any]:
+    """The calls that lead to a store, the innermost first (SARIF 2.1.0, section 3.44)."""
+    frames = [
+        {"location": _location(result, {**store, "symbol": frame["function"], "source": frame["source"],
+                                        "source_path": frame["source_path"], "source_text": None})}
+        for frame in store["stack"]
+    ]  # fmt: skip
+    return {"message": {"text": visible(words.event(store))}, "frames": frames}
 
 
 def _warning(result: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,12 +103,14 @@ def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
     for store in failure["lost"]:
         missing = store["event"] >= failure["crash_point"]
         yield f"   {'not made' if missing else 'lost    '}   {_event(store)}"
+        yield from _stack(store)
     for page in failure["lost_pages"]:
         yield f"   lost page  at offset {page['offset']:#x}"
     for store in failure.get("also_lost", [])[:_SHOWN]:
         yield f"   also lost  {_event(store)}"
     if failure["persisted"]:
         yield f"   persisted  {_event(failure['persisted'])}"
+        yield from _stack(failure["persisted"])
     verdict = failure["verdict"]
     others = [point for point in failure["crash_points"] if point != failure["crash_point"]]
     also = f", or {words.some(others, _SHOWN)}" if others else ""
@@ -147,6 +149,11 @@ def found_line(failure: Failure, workload: Workload, symbols: Symbols) -> str:
         what = {"pc": pc, "symbol": place.symbol, "source": place.source}
         where = f": event {number}, {words.place({**what, 'instruction': workload.instructions.get(pc, '')})}"
     return f"found: {failure.kind}{where} (power fails before event {failure.event})"
+
+
+def _stack(event: Mapping[str, Any]) -> Iterator[str]:
+    if stack := words.stack(event):
+        yield f"      in      {stack}"
 
 
 def _event(event: Mapping[str, Any]) -> str:

@@ -51,6 +51,8 @@ FIXES = {
 TOLD = ("print", "operation")
 """Kinds of events that are no access to memory."""
 
+_FRAMES = 6
+
 WASTE_FIXES = {
     waste.NOT_FLUSHED: "flush the line after the store, then fence; a power failure after the run can lose it.",
     waste.NOT_FENCED: "put an SFENCE behind it; a power failure after the run can lose it.",
@@ -105,6 +107,32 @@ def place(item: Mapping[str, Any]) -> str:
         return "what the program told"
     names = [item["symbol"] or f"{item['pc']:#x}", item["source"], item["instruction"]]
     return ", ".join(name for name in names if name)
+
+
+def stack(item: Mapping[str, Any]) -> str:
+    """Who made an event, from the program's own innermost frame outwards; empty where the event's own place says it."""
+    own = own_frames(item)
+    if len(item.get("stack") or ()) < 2 or not own:
+        return ""
+    shown = [f"{frame['function']} ({frame['source']})" if frame["source"] else frame["function"] for frame in own]
+    return " < ".join(shown[:_FRAMES]) + (" < ..." if len(shown) > _FRAMES else "")
+
+
+def own_frames(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The frames of an event from the first that is not of a library to the last that is not."""
+    frames = item.get("stack") or []
+    own = [number for number, frame in enumerate(frames) if not frame["library"]]
+    return list(frames[own[0] : own[-1] + 1]) if own else []
+
+
+def author_place(item: Mapping[str, Any]) -> dict[str, Any]:
+    """``item`` with the place that its author wrote: that of the innermost frame outside of libraries."""
+    own = own_frames(item)
+    if not own or not own[0]["source"] or own[0]["source"] == item["source"]:
+        return dict(item)
+    frame = own[0]
+    place = {"symbol": frame["function"], "source": frame["source"], "source_path": frame["source_path"]}
+    return {**item, **place, "source_text": None}
 
 
 def where(item: Mapping[str, Any]) -> str:

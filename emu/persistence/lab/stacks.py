@@ -1,0 +1,135 @@
+"""The stack at chosen events of a run, by running the workload again: recording it pays nothing for that.
+
+The run is deterministic, so the same instruction makes the same event. It is watched at the instructions in question
+only, and what the unwinder needs is kept when the log has as many entries as it had before the event.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu import board
+from emu.config import MachineConfig
+from emu.devices.contract import ExitRequest
+from emu.errors import Status, UsageError
+from emu.persistence.lab.interruption import Interruption
+from emu.persistence.lab.recorder import Recording
+from emu.persistence.lab.recovery import private
+from emu.persistence.lab.workload import Workload
+from emu.persistence.model.events import Told
+from emu.units import PAGE
+
+if TYPE_CHECKING:
+    from emu.machine import Machine
+
+_HOOK_CODE = 4  # UC_HOOK_CODE
+_KEPT = 16 * 1024
+# Entries of the log that an instruction can make before the one that its event begins with: marks in page tables.
+_BEFORE = 8
+_SEEN = "stacks-seen"
+_Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
+
+
+class Capture(NamedTuple):
+    """The CPU before an instruction at ``pc``: its general ``registers`` by name, and the ``stack`` from RSP up."""
+
+    pc: int
+    registers: dict[str, int]
+    stack: bytes
+
+
+class _Wanted(NamedTuple):
+    """Event ``number``, which begins with entry ``entry`` of the log; ``told``: the event is no entry of it."""
+
+    number: int
+    entry: int
+    told: bool
+
+
+class _Seen(NamedTuple):
+    away: int
+    found: Capture
+
+
+def capture(
+    config: MachineConfig,
+    workload: Workload,
+    numbers: Iterable[int],
+    *,
+    timeout: float,
+    interruption: Interruption,
+) -> dict[int, Capture]:
+    """What was so before the events of these numbers, in a run of ``config`` like that of ``workload``; an event whose
+    instruction is not known, or that the run does not come to in ``timeout`` seconds, is left out.
+    """
+    wanted: dict[int, list[_Wanted]] = {}
+    for number in sorted(set(numbers)):
+        pc = workload.events[number].pc
+        if pc:
+            wanted.setdefault(pc, []).append(
+                _Wanted(number, workload.entries[number], isinstance(workload.events[number], Told))
+            )
+    if not wanted:
+        return {}
+    with board.build(private(config), board.Outputs()) as machine:
+        recording = Recording(machine, log_limit=max(one.entry for group in wanted.values() for one in group) + _KEPT)
+        watch = _Watch(machine, recording, wanted)
+        try:
+            recording.start()
+            watch.start()
+            with interruption.ends(machine):
+                machine.run(timeout)
+            made = dict(recording.numbered_events())
+            return {
+                one.number: watch.seen[one.number].found
+                for pc, group in wanted.items()
+                for one in group
+                # A run that went another way tells nothing. What was printed is no event of the log.
+                if one.number in watch.seen and (one.entry not in made or made[one.entry].pc == pc or one.told)
+            }
+        finally:
+            machine.cpu.close()
+            recording.tracer.close()
+
+
+class _Watch:
+    """Keeps what is ``wanted`` of one machine: by number of the event, how near it was and the capture."""
+
+    def __init__(self, machine: Machine, recording: Recording, wanted: dict[int, list[_Wanted]]) -> None:
+        self._machine = machine
+        self._recording = recording
+        self._wanted = wanted
+        self._last = max(one.entry for group in wanted.values() for one in group)
+        self._callback = _Callback(self._reached)
+        self.seen: dict[int, _Seen] = {}
+
+    def start(self) -> None:
+        function = ctypes.cast(self._callback, ctypes.c_void_p).value
+        assert function is not None
+        for pc in self._wanted:
+            self._machine.cpu.add_native_hook(_HOOK_CODE, function, 0, pc, pc)
+
+    def _reached(self, _engine: object, pc: int, _size: int, _data: object) -> None:
+        count = self._recording.tracer.count
+        for one in self._wanted.get(pc, ()):
+            # A flush or a fence may be in the log already.
+            away = one.entry - count if count <= one.entry else _BEFORE
+            if 0 <= away < _BEFORE or count == one.entry + 1:
+                known = self.seen.get(one.number)
+                if known is None or away <= known.away:
+                    self.seen[one.number] = _Seen(away, self._look(pc))
+        if count > self._last + 1:
+            self._machine.end(ExitRequest(_SEEN, Status.OK))
+
+    def _look(self, pc: int) -> Capture:
+        cpu = self._machine.cpu
+        registers = cpu.registers()
+        stack, at = b"", registers["rsp"]
+        while len(stack) < _KEPT:
+            try:
+                stack += cpu.read_linear(at + len(stack), PAGE - (at + len(stack)) % PAGE)
+            except UsageError:
+                break
+        return Capture(pc, registers, stack)

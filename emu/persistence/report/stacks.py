@@ -1,0 +1,72 @@
+"""Who called the instruction that made an event: frames with inlined functions, from the image's DWARF."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from emu.persistence.lab.stacks import Capture
+from emu.persistence.report.symbols import Symbols
+
+_READER = "emu.persistence.report.stack_reader"
+_SECONDS = 5.0  # of processor time; the clock on the wall may run faster on a busy host
+_WALL_S = 50.0
+# What a program stores, flushes and prints with, and what calls main: the author wrote what lies between.
+_LIBRARY = re.compile(
+    r"_*(pmem2?_\w*|w?mem(cpy|set|move)\w*|str(n?cpy|n?cat)\w*|_mm_\w+|clwb|clflush(opt)?|[slm]fence"
+    r"|out[bwl]|v?[dfs]?n?printf|f?puts|f?putc|putchar|fwrite|write|guest_start|__libc_start\w*|_start)"
+)
+_LIBRARY_FILES = frozenset(("format.c", "libpmem.c", "pmem.c", "pmem.h", "print.c", "serial.c", "stdio.c"))
+
+
+def _is_library(function: str, source: str) -> bool:
+    return _LIBRARY.fullmatch(function) is not None or source.rpartition(":")[0] in _LIBRARY_FILES
+
+
+class Frame(NamedTuple):
+    """``function`` at ``source`` (FILE:LINE, empty where not known); ``inlined`` into the next one. ``library``: it is
+    a means to store, flush or print, or the way to ``main``, not what the program's author wrote.
+    """
+
+    function: str
+    source: str
+    inlined: bool
+    library: bool
+
+
+def unwind(path: str | None, captures: Mapping[int, Capture], symbols: Symbols) -> dict[int, list[Frame]]:
+    """The stack of each capture, the innermost frame first. What cannot be read gives none, never an error."""
+    if path is None or not captures or importlib.util.find_spec("elftools") is None:
+        return {}
+    asked = json.dumps(
+        [{"pc": one.pc, "registers": one.registers, "stack": one.stack.hex()} for one in captures.values()]
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)}
+    command = [sys.executable, "-m", _READER, os.path.abspath(path), str(_SECONDS)]  # noqa: PTH100 - resolve() would follow links
+    try:
+        done = subprocess.run(
+            command, input=asked.encode(), capture_output=True, env=environment, timeout=_WALL_S, check=False
+        )
+        stacks = json.loads(done.stdout) if done.returncode == 0 else []
+    except (subprocess.TimeoutExpired, ValueError):
+        return {}
+    return {number: _frames(stack, symbols) for number, stack in zip(captures, stacks, strict=False)}
+
+
+def _frames(stack: list[Any], symbols: Symbols) -> list[Frame]:
+    frames = []
+    for pc, functions in stack:
+        place = symbols.find(pc)
+        source = place.source
+        names = functions or [[place.symbol.partition("+")[0], ""]]
+        for number, (name, call) in enumerate(names):
+            if name:
+                frames.append(Frame(name, source, number < len(names) - 1, _is_library(name, source)))
+            source = call
+    return frames
