@@ -8,6 +8,7 @@ import signal
 import stat
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import characters, debugger, output, signals
@@ -49,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document (schema emu.run/1) at the end")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end the run after this much real time")
     parser.add_argument("--quiet", action="store_true", help="leave out the lines about what the NVDIMMs guarantee")
+    parser.add_argument("--verbose", action="store_true",
+                        help="say more about the NVDIMMs: where they are, and why they promise that")  # fmt: skip
     parser.add_argument("-serial", "--serial", default=None, metavar="stdio|none|file:PATH", help="where COM1 goes")
     parser.add_argument("-debugcon", "--debugcon", default="none", metavar="stdio|none|file:PATH",
                         help="where the debug console (port 0xE9) goes")  # fmt: skip
@@ -97,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         from emu.cli import linux
 
         if linux.is_asked(options):
-            return linux.run(options, drive, _announce)
+            return linux.run(options, drive, partial(_announce, verbose=options.verbose))
     if options.exec is not None or options.add or options.fs is not None:
         raise UsageError("--exec, --add and --fs are for a Linux guest", "write emu run linux ...")
     from emu import board
@@ -127,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
         if config.incoming is None:
             machine.boot()  # now, so that an image that is refused leaves nothing behind
         if not options.quiet and not options.json:
-            _announce(machine)
+            _announce(machine, verbose=options.verbose)
         if cut is not None:
             from emu.persistence.lab.powerfail import run_with_power_cut
 
@@ -320,23 +323,30 @@ def _drive(machine: Machine, timeout: float | None) -> Exit:
     return result
 
 
-_CRASHES = {
-    "guest_crash": "a guest crash",
-    "emulator_kill": "kill -9 of emu",
-    "host_power_loss": "a host power loss",
-}
+_CRASHES = {"guest_crash": "guest crash", "emulator_kill": "kill -9", "host_power_loss": "host power loss"}
+_LINE = 99
 
 
-def _announce(machine: Machine) -> None:
-    """One line for each NVDIMM on stderr: where it is, how it is mapped, and which crashes its bytes survive."""
+def _announce(machine: Machine, *, verbose: bool) -> None:
+    """One line for each NVDIMM on stderr, shorter than 100 characters: which crashes its bytes survive. With
+    ``verbose`` also where it is, and what its mapping is like."""
     for dimm in machine.nvdimms:
         facts = dimm.describe()
         name = facts["id"] or f"nvdimm{facts['slot']}"
         kept = [words for key, words in _CRASHES.items() if facts["survives"][key]]
-        promise = f"survives {' and '.join(kept)}" if kept else "no guest store survives"
-        if kept and not facts["survives"]["host_power_loss"]:
-            promise += ", NOT a host power loss"
-        output.note(
-            f"emu: {name}: {human_size(facts['size'])} at {facts['gpa']:#x} on {facts['file'] or 'anonymous memory'}, "
-            f"{facts['sync']['why']}; {promise}"
-        )
+        lost = [words for words in _CRASHES.values() if words not in kept]
+        promise = f"survives {_listed(kept, 'and')}" if kept else "keeps no guest store: survives nothing"
+        if kept and lost:
+            promise += f", NOT {_listed(lost, 'or')}"
+        place = facts["file"] or "anonymous memory"
+        words = f"emu: {name}: {human_size(facts['size'])} on ", f" {promise}"
+        room = _LINE - sum(map(len, words))
+        if len(place) > room and not verbose:
+            place = f"...{place[-max(room - 3, 1) :]}"
+        output.note(place.join(words))
+        if verbose:
+            output.note(f"     at {facts['gpa']:#x}; {facts['sync']['why']}")
+
+
+def _listed(words: list[str], last: str) -> str:
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -320,6 +320,11 @@ class Cpu:
         """Nanoseconds since power-on. Asked from a callback, this starts the virtual clock."""
         return self._engine.look_at_clock()
 
+    @property
+    def time_passes(self) -> bool:
+        """Somebody has asked for the time: from then on it is never the same again."""
+        return self._engine.clock_started
+
     def set_deadline(self, deadline: int | None) -> None:
         """``run`` returns TIMER at the first basic block at or after ``deadline`` (absolute, ns); None for never."""
         self._deadline = deadline
@@ -451,6 +456,13 @@ class Cpu:
     def watch_blocks(self) -> None:
         """Put the CPU's own block hook before those of others, so that they see each block once."""
         self._engine.watch_blocks()
+
+    def count_blocks(self, counter: tuple[int, int, int, int]) -> None:
+        """Count the blocks that begin, quicker than by one more hook: addresses of the count, of the number from which
+        on a C function is called for each, of that function and of its argument.
+        """
+        self._engine.watch_blocks()
+        self._engine.count_blocks(*counter)
 
     @property
     def rip(self) -> int:

@@ -689,6 +689,11 @@ typedef struct {
     uint64_t tests;
     uint32_t last_size;
     bool deferred;
+    /* Somebody counts the blocks that begin, and is told of each from `block_limit` on: quicker than a second hook. */
+    uint64_t *block_count;
+    const uint64_t *block_limit;
+    void (*on_limit)(void *);
+    void *on_limit_argument;
     /*
      * For a debugger, which has each instruction be a block: how many were announced, how many may begin, where to
      * stop (in rising order), and that the one where it stopped begins now, whatever else is due.
@@ -1069,15 +1074,17 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    if (__builtin_expect(e->attention.any != 0, 0)) {
+    if (__builtin_expect(e->attention.any != 0, 0))
         announce(e, address, size);
-        return;
+    else {
+        e->last_block = address;
+        e->last_size = size;
+        e->time += size;
+        if (__builtin_expect(e->time >= e->deadline, 0))
+            leave_before_block(e, EMU_TIMER);
     }
-    e->last_block = address;
-    e->last_size = size;
-    e->time += size;
-    if (__builtin_expect(e->time >= e->deadline, 0))
-        leave_before_block(e, EMU_TIMER);
+    if (e->block_count && !e->attention.again && ++*e->block_count >= *e->block_limit)
+        e->on_limit(e->on_limit_argument);
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -1413,6 +1420,15 @@ uint32_t emu_engine_passed(emu_engine *e, uint64_t *instructions)
     return e->passed_reason;
 }
 
+/* Count each block that begins in `count`, and call a function from `limit` on. The block hook must be there. */
+void emu_engine_count_blocks(emu_engine *e, uintptr_t count, uintptr_t limit, uintptr_t function, uintptr_t argument)
+{
+    e->block_count = (uint64_t *)count;
+    e->block_limit = (const uint64_t *)limit;
+    e->on_limit = (void (*)(void *))function;
+    e->on_limit_argument = (void *)argument;
+}
+
 void emu_engine_set_real_time(emu_engine *e)
 {
     e->attention.real_time = 1;
@@ -1561,15 +1577,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 156), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 153), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 149), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 156), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1583,7 +1599,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 156), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1644,76 +1660,83 @@ static void *_cffi_types[] = {
 /* 84 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(emu_delivery_layout const *, int)
-/* 88 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // emu_delivery_layout const *
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_delivery_layout const *, int)
+/* 88 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // emu_delivery_layout const *
 /* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(emu_engine *)
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *)
 /* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(emu_engine *, int)
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, int)
 /* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, int, uint64_t, int, uint64_t)
 /* 99 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(emu_engine *, uint64_t const *, size_t)
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t const *, size_t)
 /* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint64_t const *
 /* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(emu_engine *, uint64_t, uint64_t)
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t, uint64_t)
 /* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t, uint64_t, void *)
 /* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, uintptr_t)
 /* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(emu_engine *, uintptr_t, void *)
+/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
 /* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 129 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(emu_engine *, void *, void *, void *)
-/* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 133 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 134 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 135 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(void *)
-/* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 139 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 140 */ _CFFI_OP(_CFFI_OP_FUNCTION, 156), // void()(void *, uint32_t, int, uint32_t)
+/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 130 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 131 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, void *)
+/* 134 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, void *, void *, void *)
+/* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 140 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 141 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 142 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 143 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 145 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 146 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 147 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 148 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 149 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 151 */ _CFFI_OP(_CFFI_OP_POINTER, 74), // uint32_t volatile const *
-/* 152 */ _CFFI_OP(_CFFI_OP_POINTER, 72), // uint32_t(*)(void *, uint32_t, int)
-/* 153 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // uint8_t *
-/* 154 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 155 */ _CFFI_OP(_CFFI_OP_POINTER, 140), // void(*)(void *, uint32_t, int, uint32_t)
-/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 142 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 144 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(void *)
+/* 145 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 147 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(void *, uint32_t, int, uint32_t)
+/* 148 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 151 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 152 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 153 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 154 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 155 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 156 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 158 */ _CFFI_OP(_CFFI_OP_POINTER, 74), // uint32_t volatile const *
+/* 159 */ _CFFI_OP(_CFFI_OP_POINTER, 72), // uint32_t(*)(void *, uint32_t, int)
+/* 160 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // uint8_t *
+/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 162 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // void(*)(void *, uint32_t, int, uint32_t)
+/* 163 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -2201,6 +2224,70 @@ _cffi_f_emu_engine_close(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_close _cffi_d_emu_engine_close
+#endif
+
+static void _cffi_d_emu_engine_count_blocks(emu_engine * x0, uintptr_t x1, uintptr_t x2, uintptr_t x3, uintptr_t x4)
+{
+  emu_engine_count_blocks(x0, x1, x2, x3, x4);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_count_blocks(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uintptr_t x1;
+  uintptr_t x2;
+  uintptr_t x3;
+  uintptr_t x4;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_count_blocks", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uintptr_t);
+  if (x1 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uintptr_t);
+  if (x2 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, uintptr_t);
+  if (x3 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x4 = _cffi_to_c_int(arg4, uintptr_t);
+  if (x4 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_count_blocks(x0, x1, x2, x3, x4); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_count_blocks _cffi_d_emu_engine_count_blocks
 #endif
 
 static void _cffi_d_emu_engine_debug(emu_engine * x0, uint64_t x1, uint64_t x2)
@@ -4198,8 +4285,9 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_engine_add_hook },
   { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 115), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 131), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 138), (void *)_cffi_d_emu_engine_attach },
   { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_count_blocks },
   { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_debug },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 52), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_engine_deliver_interrupt },
@@ -4219,13 +4307,13 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
   { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 137), (void *)_cffi_d_emu_engine_restarts },
+  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 144), (void *)_cffi_d_emu_engine_restarts },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
   { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_service },
   { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_set_breakpoints },
   { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 98), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 133), (void *)_cffi_d_emu_engine_set_code_check },
   { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_set_interrupt_pending },
   { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_set_real_time },
   { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_start_clock },
@@ -4233,15 +4321,15 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
   { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_watch_blocks },
   { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_watch_faults },
-  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 137), (void *)_cffi_d_emu_engine_watch_met },
+  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 144), (void *)_cffi_d_emu_engine_watch_met },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
   { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 80), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 152), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 155), (void *)emu_port_write },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 159), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 162), (void *)emu_port_write },
   { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 80), (void *)_cffi_d_emu_show_library },
   { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 83), (void *)_cffi_d_emu_symbol },
 };
@@ -4270,7 +4358,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 150) },
+              _CFFI_OP(_CFFI_OP_NOOP, 157) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
                 _CFFI_OP(_CFFI_OP_NOOP, 74) },
@@ -4300,7 +4388,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 153) },
+           _CFFI_OP(_CFFI_OP_NOOP, 160) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 74) },
@@ -4309,7 +4397,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                      _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 151) },
+              _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4330,22 +4418,22 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 148) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 155) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 147, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 154, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 148, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 155, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 149, 0,
+  { "$emu_engine", 156, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 147 },
-  { "emu_delivery_record", 148 },
-  { "emu_engine", 149 },
+  { "emu_delivery_layout", 154 },
+  { "emu_delivery_record", 155 },
+  { "emu_engine", 156 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -4355,12 +4443,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  64,  /* num_globals */
+  65,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  157,  /* num_types */
+  164,  /* num_types */
   1,  /* flags */
 };
 

@@ -304,6 +304,12 @@ class Engine:
         lib.emu_engine_watch_blocks(self._e, testing)
         _check(lib.emu_engine_prepare(self._e), "watch blocks")
 
+    def count_blocks(self, count: int, limit: int, function: int, argument: int) -> None:
+        """Count the blocks that begin, in a number at the first address. From the number at the second on, the C
+        function at the third is called for each, with the argument. After ``watch_blocks``.
+        """
+        lib.emu_engine_count_blocks(self._e, count, limit, function, argument)
+
     def now(self) -> int:
         return lib.emu_engine_now(self._e)
 
