@@ -27,7 +27,7 @@ from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
-from emu.memory import GuestMemory, Region
+from emu.memory import GuestMemory, Region, Registers
 from emu.state import Apply, Fields, SavedState
 from emu.units import PAGE, U64_MAX
 
@@ -73,6 +73,8 @@ class Cpu:
         self._engine = library.open_engine(MODELS[model], _Ports(self))
         library.require_mended()
         self._state = State(self._engine, layout())
+        self._engine.registers = _Registers(memory)
+        self._regions = memory
         self._memory = PhysicalMemory(self._engine, memory, self._state.system.host_wrote)
         self._delivery = Delivery(self._state, self._memory)
         self._native_delivery = native_delivery
@@ -118,9 +120,18 @@ class Cpu:
         self._reopen()
         self._deliver_in(region)
 
+    def region_removed(self, region: Region) -> None:
+        """Guest memory has ``region`` no more; EmuError when there are native hooks."""
+        if self._native_hooks:
+            raise EmuError("memory cannot be removed while native hooks are installed", "remove the hooks before")
+        self._engine.forget_ram()
+        self._reopen()
+        for other in self._regions.regions:
+            self._deliver_in(other)
+
     def _deliver_in(self, region: Region) -> None:
         """Let the engine deliver exceptions by itself where nobody else has to know of what it stores."""
-        if self._native_delivery and region.kind == "ram" and not region.readonly:
+        if self._native_delivery and region.kind == "ram" and not region.drops_stores:
             self._engine.add_ram(region.gpa, region.size, region.host_address)
 
     @property
@@ -528,3 +539,24 @@ class _Ports:
 
     def port_write(self, port: int, size: int, value: int) -> None:
         self._cpu.on_port_write(port, size, value)
+
+
+class _Registers:
+    """Forwards to the devices whose registers are in guest memory."""
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+
+    def register_read(self, gpa: int, size: int) -> int:
+        registers, offset = self._find(gpa)
+        return registers.read(offset, size)
+
+    def register_write(self, gpa: int, size: int, value: int) -> None:
+        registers, offset = self._find(gpa)
+        registers.write(offset, size, value)
+
+    def _find(self, gpa: int) -> tuple[Registers, int]:
+        region = self._memory.find(gpa)
+        assert region is not None
+        assert region.registers is not None
+        return region.registers, gpa - region.gpa

@@ -103,6 +103,10 @@ class Travel:
         """Memory was plugged, so its content is no part of the moments so far."""
         self._stale = bool(self._moments)
 
+    def region_removed(self, region: Region) -> None:
+        """As above."""
+        self._stale = bool(self._moments)
+
     def written(self, gpa: int, data: bytes) -> None:
         """The debugger or the monitor stored to memory: a new past begins."""
         self.forget()

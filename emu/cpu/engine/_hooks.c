@@ -604,6 +604,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 #include <unistd.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
+enum { ERR_RESOURCE = 20 };
 enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
 enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
@@ -635,6 +636,7 @@ enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
+enum { MOST_WINDOWS = 16 };
 #define BLOCKS_PER_CLOCK_READ 64
 /* The self-test asks for a stop in each of so many blocks, and afterwards, that long guests end, in one of so many. */
 #define TESTED_WHOLLY 50000
@@ -656,7 +658,7 @@ static struct {
     const char *(*describe)(int error);
 } library;
 
-typedef struct {
+typedef struct emu_engine {
     void *uc;
     void *owner;
     uint32_t reason;
@@ -672,6 +674,10 @@ typedef struct {
     uint32_t trap_flag;
     emu_delivery delivery;
     emu_delivery_record last_exception;
+
+    /* Registers in guest memory; the library says only how far from the start an access is. */
+    struct { struct emu_engine *engine; uint64_t gpa; } windows[MOST_WINDOWS];
+    unsigned window_count;
 
     int cpu_model;
     void *cpu;
@@ -720,6 +726,8 @@ typedef struct {
     } attention;
 } emu_engine;
 
+uint64_t emu_register_read(void *owner, uint64_t gpa, int size);
+void emu_register_write(void *owner, uint64_t gpa, int size, uint64_t value);
 uint32_t emu_port_read(void *owner, uint32_t port, int size);
 void emu_port_write(void *owner, uint32_t port, int size, uint32_t value);
 
@@ -1098,6 +1106,22 @@ static void nothing_write(void *uc, uint64_t offset, unsigned size, uint64_t val
     (void)uc, (void)offset, (void)size, (void)value, (void)user;
 }
 
+typedef struct { emu_engine *engine; uint64_t gpa; } window;
+
+static uint64_t register_read(void *uc, uint64_t offset, unsigned size, void *user)
+{
+    const window *w = user;
+    (void)uc;
+    return emu_register_read(w->engine->owner, w->gpa + offset, (int)size);
+}
+
+static void register_write(void *uc, uint64_t offset, unsigned size, uint64_t value, void *user)
+{
+    const window *w = user;
+    (void)uc;
+    emu_register_write(w->engine->owner, w->gpa + offset, (int)size, value);
+}
+
 /* Unicorn drops a store whose write-protection hook says "handled": just what a read-only memory does. */
 static bool on_rom_write(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
@@ -1123,6 +1147,7 @@ static void close_engine(emu_engine *e)
         library.close(e->uc);
     e->uc = NULL;
     e->cpu = NULL;
+    e->window_count = 0;
     e->env = NULL;
     e->hooked = 0;
 }
@@ -1216,6 +1241,17 @@ int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
     return library.add_hook(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
 }
 
+int emu_engine_map_registers(emu_engine *e, uint64_t gpa, uint64_t size)
+{
+    void *user;
+    if (e->window_count == MOST_WINDOWS)
+        return ERR_RESOURCE;
+    user = &e->windows[e->window_count];
+    e->windows[e->window_count].engine = e;
+    e->windows[e->window_count++].gpa = gpa;
+    return library.map_mmio(e->uc, gpa, size, register_read, user, register_write, user);
+}
+
 int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
 {
     return library.map_mmio(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
@@ -1280,6 +1316,11 @@ void emu_engine_add_ram(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
     d->ram[d->ram_count].gpa = gpa;
     d->ram[d->ram_count].size = size;
     d->ram[d->ram_count++].host = host;
+}
+
+void emu_engine_forget_ram(emu_engine *e)
+{
+    e->delivery.ram_count = 0;
 }
 
 void emu_engine_set_code_check(emu_engine *e, uintptr_t function, void *argument)
@@ -1577,15 +1618,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 176), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 153), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 164), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 156), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1599,7 +1640,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 176), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1653,90 +1694,103 @@ static void *_cffi_types[] = {
 /* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint64_t()(emu_engine *)
 /* 78 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
-/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
-/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
-/* 84 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
-/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_delivery_layout const *, int)
-/* 88 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // emu_delivery_layout const *
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *)
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, int)
-/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, int, uint64_t, int, uint64_t)
-/* 99 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t const *, size_t)
-/* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 107 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint64_t const *
-/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint64_t()(void *, uint64_t, int)
+/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
+/* 86 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
+/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_delivery_layout const *, int)
+/* 93 */ _CFFI_OP(_CFFI_OP_POINTER, 165), // emu_delivery_layout const *
+/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *)
+/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, int)
+/* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 104 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t, uint64_t)
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uint64_t const *, size_t)
 /* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 112 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint64_t const *
+/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uint64_t, uint64_t)
 /* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, uintptr_t)
-/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 121 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 124 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uintptr_t, uintptr_t)
 /* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 130 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 131 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, uintptr_t, void *)
-/* 134 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(emu_engine *, void *, void *, void *)
+/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uintptr_t, void *)
 /* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 140 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 141 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 142 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 144 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(void *)
+/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, void *, void *, void *)
+/* 144 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 145 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 147 */ _CFFI_OP(_CFFI_OP_FUNCTION, 163), // void()(void *, uint32_t, int, uint32_t)
-/* 148 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 151 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 152 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 153 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 154 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 155 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 156 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 158 */ _CFFI_OP(_CFFI_OP_POINTER, 74), // uint32_t volatile const *
-/* 159 */ _CFFI_OP(_CFFI_OP_POINTER, 72), // uint32_t(*)(void *, uint32_t, int)
-/* 160 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // uint8_t *
-/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 162 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // void(*)(void *, uint32_t, int, uint32_t)
-/* 163 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 146 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 148 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 149 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(void *)
+/* 150 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 151 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 152 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(void *, uint32_t, int, uint32_t)
+/* 153 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 154 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 155 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 157 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 158 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(void *, uint64_t, int, uint64_t)
+/* 159 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 162 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 163 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 164 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 165 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 166 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 167 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 168 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 169 */ _CFFI_OP(_CFFI_OP_POINTER, 74), // uint32_t volatile const *
+/* 170 */ _CFFI_OP(_CFFI_OP_POINTER, 72), // uint32_t(*)(void *, uint32_t, int)
+/* 171 */ _CFFI_OP(_CFFI_OP_POINTER, 80), // uint64_t(*)(void *, uint64_t, int)
+/* 172 */ _CFFI_OP(_CFFI_OP_POINTER, 173), // uint8_t *
+/* 173 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 174 */ _CFFI_OP(_CFFI_OP_POINTER, 152), // void(*)(void *, uint32_t, int, uint32_t)
+/* 175 */ _CFFI_OP(_CFFI_OP_POINTER, 158), // void(*)(void *, uint64_t, int, uint64_t)
+/* 176 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1819,6 +1873,34 @@ void emu_port_write(void * a0, uint32_t a1, int a2, uint32_t a3)
   _cffi_call_python(&_cffi_externpy__emu_port_write, p);
 }
 
+static struct _cffi_externpy_s _cffi_externpy__emu_register_read =
+  { "emu.cpu.engine._hooks.emu_register_read", (int)sizeof(uint64_t), 0, 0 };
+
+uint64_t emu_register_read(void * a0, uint64_t a1, int a2)
+{
+  char a[24];
+  char *p = a;
+  *(void * *)(p + 0) = a0;
+  *(uint64_t *)(p + 8) = a1;
+  *(int *)(p + 16) = a2;
+  _cffi_call_python(&_cffi_externpy__emu_register_read, p);
+  return *(uint64_t *)p;
+}
+
+static struct _cffi_externpy_s _cffi_externpy__emu_register_write =
+  { "emu.cpu.engine._hooks.emu_register_write", 0, 0, 0 };
+
+void emu_register_write(void * a0, uint64_t a1, int a2, uint64_t a3)
+{
+  char a[32];
+  char *p = a;
+  *(void * *)(p + 0) = a0;
+  *(uint64_t *)(p + 8) = a1;
+  *(int *)(p + 16) = a2;
+  *(uint64_t *)(p + 24) = a3;
+  _cffi_call_python(&_cffi_externpy__emu_register_write, p);
+}
+
 static size_t _cffi_d_emu_allocation_size(void * x0)
 {
   return emu_allocation_size(x0);
@@ -1876,10 +1958,10 @@ _cffi_f_emu_delivery_know(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(88), arg0, (char **)&x0);
+      _cffi_type(93), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_delivery_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(88), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(93), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2476,6 +2558,42 @@ _cffi_f_emu_engine_flush(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_flush _cffi_d_emu_engine_flush
 #endif
 
+static void _cffi_d_emu_engine_forget_ram(emu_engine * x0)
+{
+  emu_engine_forget_ram(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_forget_ram(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_forget_ram(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_forget_ram _cffi_d_emu_engine_forget_ram
+#endif
+
 static int _cffi_d_emu_engine_held(emu_engine * x0)
 {
   return emu_engine_held(x0);
@@ -2753,6 +2871,60 @@ _cffi_f_emu_engine_map_nothing(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_engine_map_nothing _cffi_d_emu_engine_map_nothing
+#endif
+
+static int _cffi_d_emu_engine_map_registers(emu_engine * x0, uint64_t x1, uint64_t x2)
+{
+  return emu_engine_map_registers(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_map_registers(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  uint64_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_map_registers", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_map_registers(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_map_registers _cffi_d_emu_engine_map_registers
 #endif
 
 static int _cffi_d_emu_engine_map_rom(emu_engine * x0, uint64_t x1, uint64_t x2, void * x3)
@@ -3364,10 +3536,10 @@ _cffi_f_emu_engine_set_breakpoints(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(107), arg1, (char **)&x1);
+      _cffi_type(112), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(107), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(112), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -4280,58 +4452,62 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_WATCH", (void *)_cffi_const_EMU_WATCH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 65), (void *)_cffi_d_emu_allocation_size },
-  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 87), (void *)_cffi_d_emu_delivery_know },
+  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 92), (void *)_cffi_d_emu_delivery_know },
   { "emu_describe", (void *)_cffi_f_emu_describe, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_describe },
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 115), (void *)_cffi_d_emu_engine_add_ram },
+  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 120), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 138), (void *)_cffi_d_emu_engine_attach },
-  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_close },
-  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_count_blocks },
-  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_debug },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 143), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 131), (void *)_cffi_d_emu_engine_count_blocks },
+  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 115), (void *)_cffi_d_emu_engine_debug },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 52), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_engine_deliver_interrupt },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
+  { "emu_engine_forget_ram", (void *)_cffi_f_emu_engine_forget_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_forget_ram },
   { "emu_engine_held", (void *)_cffi_f_emu_engine_held, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_held },
-  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_hold },
+  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 99), (void *)_cffi_d_emu_engine_hold },
   { "emu_engine_instructions", (void *)_cffi_f_emu_engine_instructions, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_instructions },
   { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_look_at_clock },
   { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map },
   { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_nothing },
+  { "emu_engine_map_registers", (void *)_cffi_f_emu_engine_map_registers, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_registers },
   { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map_rom },
   { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_engine_open },
-  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_pass },
+  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 99), (void *)_cffi_d_emu_engine_pass },
   { "emu_engine_passed", (void *)_cffi_f_emu_engine_passed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_engine_passed },
   { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_prepare },
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
-  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 144), (void *)_cffi_d_emu_engine_restarts },
+  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 149), (void *)_cffi_d_emu_engine_restarts },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
-  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_service },
-  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_set_breakpoints },
-  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 98), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 133), (void *)_cffi_d_emu_engine_set_code_check },
-  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_set_interrupt_pending },
-  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_set_real_time },
-  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_start_clock },
-  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_engine_stop_before_block },
+  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_set_breakpoints },
+  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 103), (void *)_cffi_d_emu_engine_set_clock },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 138), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 99), (void *)_cffi_d_emu_engine_set_interrupt_pending },
+  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_set_real_time },
+  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_engine_watch_blocks },
-  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_watch_faults },
-  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 144), (void *)_cffi_d_emu_engine_watch_met },
+  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 99), (void *)_cffi_d_emu_engine_watch_blocks },
+  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_watch_faults },
+  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 149), (void *)_cffi_d_emu_engine_watch_met },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
-  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 80), (void *)_cffi_d_emu_load_library },
+  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 85), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 159), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 162), (void *)emu_port_write },
-  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 80), (void *)_cffi_d_emu_show_library },
-  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 83), (void *)_cffi_d_emu_symbol },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 170), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 174), (void *)emu_port_write },
+  { "emu_register_read", (void *)&_cffi_externpy__emu_register_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 171), (void *)emu_register_read },
+  { "emu_register_write", (void *)&_cffi_externpy__emu_register_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 175), (void *)emu_register_write },
+  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 85), (void *)_cffi_d_emu_show_library },
+  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 88), (void *)_cffi_d_emu_symbol },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -4358,7 +4534,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 157) },
+              _CFFI_OP(_CFFI_OP_NOOP, 168) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
                 _CFFI_OP(_CFFI_OP_NOOP, 74) },
@@ -4388,7 +4564,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 160) },
+           _CFFI_OP(_CFFI_OP_NOOP, 172) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 74) },
@@ -4397,7 +4573,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                      _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 158) },
+              _CFFI_OP(_CFFI_OP_NOOP, 169) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4418,22 +4594,22 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 155) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 166) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 154, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 165, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 155, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 166, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 156, 0,
+  { "$emu_engine", 167, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 154 },
-  { "emu_delivery_record", 155 },
-  { "emu_engine", 156 },
+  { "emu_delivery_layout", 165 },
+  { "emu_delivery_record", 166 },
+  { "emu_engine", 167 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -4443,12 +4619,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  65,  /* num_globals */
+  69,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  164,  /* num_types */
+  177,  /* num_types */
   1,  /* flags */
 };
 

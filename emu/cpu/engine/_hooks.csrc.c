@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
+enum { ERR_RESOURCE = 20 };
 enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
 enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
@@ -55,6 +56,7 @@ enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
+enum { MOST_WINDOWS = 16 };
 #define BLOCKS_PER_CLOCK_READ 64
 /* The self-test asks for a stop in each of so many blocks, and afterwards, that long guests end, in one of so many. */
 #define TESTED_WHOLLY 50000
@@ -76,7 +78,7 @@ static struct {
     const char *(*describe)(int error);
 } library;
 
-typedef struct {
+typedef struct emu_engine {
     void *uc;
     void *owner;
     uint32_t reason;
@@ -92,6 +94,10 @@ typedef struct {
     uint32_t trap_flag;
     emu_delivery delivery;
     emu_delivery_record last_exception;
+
+    /* Registers in guest memory; the library says only how far from the start an access is. */
+    struct { struct emu_engine *engine; uint64_t gpa; } windows[MOST_WINDOWS];
+    unsigned window_count;
 
     int cpu_model;
     void *cpu;
@@ -140,6 +146,8 @@ typedef struct {
     } attention;
 } emu_engine;
 
+uint64_t emu_register_read(void *owner, uint64_t gpa, int size);
+void emu_register_write(void *owner, uint64_t gpa, int size, uint64_t value);
 uint32_t emu_port_read(void *owner, uint32_t port, int size);
 void emu_port_write(void *owner, uint32_t port, int size, uint32_t value);
 
@@ -518,6 +526,22 @@ static void nothing_write(void *uc, uint64_t offset, unsigned size, uint64_t val
     (void)uc, (void)offset, (void)size, (void)value, (void)user;
 }
 
+typedef struct { emu_engine *engine; uint64_t gpa; } window;
+
+static uint64_t register_read(void *uc, uint64_t offset, unsigned size, void *user)
+{
+    const window *w = user;
+    (void)uc;
+    return emu_register_read(w->engine->owner, w->gpa + offset, (int)size);
+}
+
+static void register_write(void *uc, uint64_t offset, unsigned size, uint64_t value, void *user)
+{
+    const window *w = user;
+    (void)uc;
+    emu_register_write(w->engine->owner, w->gpa + offset, (int)size, value);
+}
+
 /* Unicorn drops a store whose write-protection hook says "handled": just what a read-only memory does. */
 static bool on_rom_write(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
@@ -543,6 +567,7 @@ static void close_engine(emu_engine *e)
         library.close(e->uc);
     e->uc = NULL;
     e->cpu = NULL;
+    e->window_count = 0;
     e->env = NULL;
     e->hooked = 0;
 }
@@ -636,6 +661,17 @@ int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
     return library.add_hook(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
 }
 
+int emu_engine_map_registers(emu_engine *e, uint64_t gpa, uint64_t size)
+{
+    void *user;
+    if (e->window_count == MOST_WINDOWS)
+        return ERR_RESOURCE;
+    user = &e->windows[e->window_count];
+    e->windows[e->window_count].engine = e;
+    e->windows[e->window_count++].gpa = gpa;
+    return library.map_mmio(e->uc, gpa, size, register_read, user, register_write, user);
+}
+
 int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
 {
     return library.map_mmio(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
@@ -700,6 +736,11 @@ void emu_engine_add_ram(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
     d->ram[d->ram_count].gpa = gpa;
     d->ram[d->ram_count].size = size;
     d->ram[d->ram_count++].host = host;
+}
+
+void emu_engine_forget_ram(emu_engine *e)
+{
+    e->delivery.ram_count = 0;
 }
 
 void emu_engine_set_code_check(emu_engine *e, uintptr_t function, void *argument)
