@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from gdb_client import CODE, PMEM, Client, Debugged, debugged
+from debugged import Debugged, debugged
+from gdb_client import CODE, PMEM, Client
 
 # mov rbx, PMEM; mov eax, 7; mov [rbx], rax; clwb [rbx]; sfence; mov [rbx+64], rax; clwb [rbx+64];
 # movnti [rbx+128], rax; mov [rbx+192], rax; hlt

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from gdb_client import CODE, PMEM, RIP, Client, Debugged, debugged
+from debugged import Debugged, debugged
+from gdb_client import CODE, PMEM, RIP, Client
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from gdb_client import CODE, PMEM, Client, Debugged, debugged
+from debugged import Debugged, debugged
+from gdb_client import CODE, PMEM, Client
 
 from emu.gdb import travel
 from emu.gdb.registers import REGISTERS
