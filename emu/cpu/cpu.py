@@ -269,6 +269,9 @@ class Cpu:
     def _deliver(self, fault: Fault, source: Source) -> None:
         if source is Source.EXCEPTION:
             self.last_exception = ExceptionRecord(fault.vector, self._state.rip, fault.error_code, fault.cr2)
+        if self._delivery.on_push is not None and source is not Source.SOFTWARE and fault.vector != r.DB:
+            address = self._state.rip + self._state.segment(r.CS).base & U64_MAX
+            self._engine.interrupts(address, from_outside=source is Source.EXTERNAL)
         if self._engine.clock_started:
             self._engine.set_time(self._engine.now() + hooks.DELIVERY_NS)
         if source is Source.EXTERNAL and self._engine.deliver_interrupt(fault.vector):

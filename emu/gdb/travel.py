@@ -235,9 +235,13 @@ class Travel:
         self._machine.resume()
 
     def _set_stop(self) -> None:
-        now = self._debugging.instructions
-        due = self._moments[-1].instructions + max(_FIRST_INTERVAL, now // _PART)
-        self._debugging.stop_at(max(due, now + 1) if self._goal is None else min(self._goal, max(due, now + 1)))
+        due = max(self._due, self._debugging.instructions + 1)
+        self._debugging.stop_at(due if self._goal is None else min(self._goal, due))
+
+    @property
+    def _due(self) -> int:
+        """Where the next moment is to be kept."""
+        return self._moments[-1].instructions + max(_FIRST_INTERVAL, self._debugging.instructions // _PART)
 
     def _look_back(self, segment: int, end: int) -> None:
         self._doing, self._segment, self._end = _Doing.LOOK_BACK, segment, end
@@ -266,6 +270,8 @@ class Travel:
             return stop
         self.met = self._debugging.watch_met
         if stop.kind is not StopKind.STEP or self._debugging.instructions == self._goal:
+            if self._followed and not self._stale and self._debugging.instructions >= self._due and not self._in_rep():
+                self._keep()
             return stop
         if self._in_rep():
             self._debugging.stop_at(self._debugging.instructions + _POSTPONED)

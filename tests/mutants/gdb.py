@@ -25,7 +25,7 @@ MUTANTS = (
         _HOOKS,
         "    e->attention.again = 1;\n    e->held = true;\n",
         "    e->held = true;\n",
-        (f"{_STOPS}::test_random_programs_run_alike_whole_and_step_by_step",),
+        (f"{_STOPS}::test_an_instruction_that_overwrites_itself_begins_once",),
     ),
     Mutant(
         "interrupt-before-the-instruction",
@@ -58,7 +58,7 @@ MUTANTS = (
         _TRAVEL,
         "                    if known.get(page) == content:\n",
         "                    if page in known:\n",
-        (f"{_BACK}::test_each_step_back_is_where_the_guest_was",),
+        (f"{_BACK}::test_breakpoints_are_met_again_in_reverse",),
     ),
     Mutant(
         "past-of-another-run",

@@ -636,7 +636,7 @@ enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
-enum { MOST_WINDOWS = 16 };
+enum { MOST_WINDOWS = 16, MOST_RETURNS = 8 };
 #define BLOCKS_PER_CLOCK_READ 64
 /* The self-test asks for a stop in each of so many blocks, and afterwards, that long guests end, in one of so many. */
 #define TESTED_WHOLLY 50000
@@ -708,6 +708,12 @@ typedef struct emu_engine {
     const uint64_t *breakpoints;
     size_t breakpoint_count;
     bool held;
+    /*
+     * Instructions with a breakpoint that began and will go on: a fault or, between two turns of REP, an interrupt is
+     * delivered. The processor has RF for this, in the frame, where the guest would see it.
+     */
+    struct { uint64_t address, cr3, rsp; } returns[MOST_RETURNS];
+    unsigned next_return;
     /* Pass by what would stop, except for `until`, and remember the last such place, and which bits it would stop with. */
     bool passing;
     uint64_t passed;
@@ -1015,13 +1021,42 @@ static void pass_by(emu_engine *e, uint32_t reason)
     e->passed_reason = reason;
 }
 
+/* Whether a repeated string instruction is at this linear address. */
+static bool is_rep(emu_engine *e, uint64_t address)
+{
+    bool repeated = false;
+    for (unsigned n = 0; n < 15; n++) {
+        attempt a = {.d = &e->delivery, .env = e->env};
+        const uint8_t *code = linear_ram(&a, address + n, 1, false, false);
+        uint8_t byte = code ? *code : 0;
+        repeated |= byte == 0xf2 || byte == 0xf3;
+        if (byte == 0xf2 || byte == 0xf3 || byte == 0x66 || byte == 0x67 || byte == 0x2e || byte == 0x36 || byte == 0x3e ||
+            byte == 0x26 || byte == 0x64 || byte == 0x65 || ((byte & 0xf0) == 0x40 && in_code64(e->env)))
+            continue;
+        return repeated && ((byte >= 0xa4 && byte <= 0xaf && (byte & 0xfe) != 0xa8) || (byte >= 0x6c && byte <= 0x6f));
+    }
+    return false;
+}
+
+/* Whether an instruction with a breakpoint goes on here, having begun before; once for each time that it was left. */
+static bool goes_on_here(emu_engine *e, uint64_t address)
+{
+    for (unsigned n = 0; n < MOST_RETURNS; n++)
+        if (e->returns[n].address == address && e->returns[n].cr3 == CONTROL(e->env, 3) &&
+            e->returns[n].rsp == GENERAL(e->env, GENERAL_RSP) && e->returns[n].rsp) {
+            e->returns[n].rsp = 0;
+            return true;
+        }
+    return false;
+}
+
 /* Why a debugger stops before the instruction that is announced; 0 when it does not. */
-static uint32_t debug_stop(emu_engine *e, uint64_t address)
+static uint32_t debug_stop(emu_engine *e, uint64_t address, bool same)
 {
     bool reached = e->instructions > e->until;
     if (!e->attention.debugging)
         return 0;
-    if ((e->passing && reached) || !is_breakpoint(e, address))
+    if ((e->passing && reached) || !is_breakpoint(e, address) || (same && is_rep(e, address)) || goes_on_here(e, address))
         return reached ? EMU_STEP : 0;
     if (!e->passing)
         return EMU_BREAKPOINT;
@@ -1039,6 +1074,7 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
 {
     bool again = e->attention.again && address == e->last_block;
     bool within = !again && address - e->last_block < e->last_size;
+    bool same = !again && address == e->last_block;
     uint32_t stop;
     e->attention.again = 0;
     e->last_block = address;
@@ -1065,7 +1101,7 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
         leave_before_block(e, 0);
     else if (e->attention.asked && (!within || e->deferred))
         leave_before_block(e, 0);
-    else if ((stop = debug_stop(e, address)))
+    else if ((stop = debug_stop(e, address, same)))
         leave_before_block(e, stop);
     else {
         e->deferred = e->attention.asked;
@@ -1418,6 +1454,27 @@ uint64_t emu_engine_instructions(emu_engine *e)
     return e->instructions - e->attention.again;
 }
 
+/*
+ * Before an event is delivered: the instruction at linear `address`, which the handler returns to, has begun. An
+ * interrupt from outside comes between instructions, or between two turns of one.
+ */
+void emu_engine_interrupts(emu_engine *e, uint64_t address, int from_outside)
+{
+    if (!is_breakpoint(e, address) ||
+        (from_outside && (e->attention.again || e->last_block != address || !is_rep(e, address))))
+        return;
+    e->returns[e->next_return].address = address;
+    e->returns[e->next_return].cr3 = CONTROL(e->env, 3);
+    e->returns[e->next_return].rsp = GENERAL(e->env, GENERAL_RSP);
+    e->next_return = (e->next_return + 1) % MOST_RETURNS;
+}
+
+/* The guest was taken to another moment. */
+void emu_engine_forget_interrupted(emu_engine *e)
+{
+    memset(e->returns, 0, sizeof e->returns);
+}
+
 /* The next instruction was announced, and nothing else was due then: it begins before anybody is asked again. */
 void emu_engine_hold(emu_engine *e, int held)
 {
@@ -1618,15 +1675,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 176), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 181), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 164), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 169), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 172), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1640,7 +1697,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 176), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 181), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1706,91 +1763,96 @@ static void *_cffi_types[] = {
 /* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_delivery_layout const *, int)
-/* 93 */ _CFFI_OP(_CFFI_OP_POINTER, 165), // emu_delivery_layout const *
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_delivery_layout const *, int)
+/* 93 */ _CFFI_OP(_CFFI_OP_POINTER, 170), // emu_delivery_layout const *
 /* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *)
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *)
 /* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, int)
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *, int)
 /* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *, int, uint64_t, int, uint64_t)
 /* 104 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uint64_t const *, size_t)
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *, uint64_t const *, size_t)
 /* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 112 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint64_t const *
 /* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uint64_t, uint64_t)
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *, uint64_t, int)
 /* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *, uint64_t, uint64_t)
 /* 121 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 124 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uintptr_t, uintptr_t)
-/* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 126 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 129 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *, uintptr_t, uintptr_t)
 /* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, uintptr_t, void *)
-/* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 135 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 137 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 138 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 141 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(emu_engine *, void *, void *, void *)
+/* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *, uintptr_t, void *)
 /* 144 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 145 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 145 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 146 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 148 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 149 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(void *)
+/* 147 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 148 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(emu_engine *, void *, void *, void *)
+/* 149 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 150 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 151 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 152 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(void *, uint32_t, int, uint32_t)
-/* 153 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 154 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 155 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 157 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 158 */ _CFFI_OP(_CFFI_OP_FUNCTION, 176), // void()(void *, uint64_t, int, uint64_t)
-/* 159 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 162 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 163 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 164 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 165 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 166 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 167 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 168 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 169 */ _CFFI_OP(_CFFI_OP_POINTER, 74), // uint32_t volatile const *
-/* 170 */ _CFFI_OP(_CFFI_OP_POINTER, 72), // uint32_t(*)(void *, uint32_t, int)
-/* 171 */ _CFFI_OP(_CFFI_OP_POINTER, 80), // uint64_t(*)(void *, uint64_t, int)
-/* 172 */ _CFFI_OP(_CFFI_OP_POINTER, 173), // uint8_t *
-/* 173 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 174 */ _CFFI_OP(_CFFI_OP_POINTER, 152), // void(*)(void *, uint32_t, int, uint32_t)
-/* 175 */ _CFFI_OP(_CFFI_OP_POINTER, 158), // void(*)(void *, uint64_t, int, uint64_t)
-/* 176 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 151 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 152 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 153 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 154 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(void *)
+/* 155 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 156 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 157 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(void *, uint32_t, int, uint32_t)
+/* 158 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 159 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 162 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 163 */ _CFFI_OP(_CFFI_OP_FUNCTION, 181), // void()(void *, uint64_t, int, uint64_t)
+/* 164 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 165 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 166 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 167 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 168 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 169 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 170 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 171 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 172 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 173 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 174 */ _CFFI_OP(_CFFI_OP_POINTER, 74), // uint32_t volatile const *
+/* 175 */ _CFFI_OP(_CFFI_OP_POINTER, 72), // uint32_t(*)(void *, uint32_t, int)
+/* 176 */ _CFFI_OP(_CFFI_OP_POINTER, 80), // uint64_t(*)(void *, uint64_t, int)
+/* 177 */ _CFFI_OP(_CFFI_OP_POINTER, 178), // uint8_t *
+/* 178 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 179 */ _CFFI_OP(_CFFI_OP_POINTER, 157), // void(*)(void *, uint32_t, int, uint32_t)
+/* 180 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // void(*)(void *, uint64_t, int, uint64_t)
+/* 181 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -2558,6 +2620,42 @@ _cffi_f_emu_engine_flush(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_flush _cffi_d_emu_engine_flush
 #endif
 
+static void _cffi_d_emu_engine_forget_interrupted(emu_engine * x0)
+{
+  emu_engine_forget_interrupted(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_forget_interrupted(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_forget_interrupted(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_forget_interrupted _cffi_d_emu_engine_forget_interrupted
+#endif
+
 static void _cffi_d_emu_engine_forget_ram(emu_engine * x0)
 {
   emu_engine_forget_ram(x0);
@@ -2714,6 +2812,58 @@ _cffi_f_emu_engine_instructions(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_instructions _cffi_d_emu_engine_instructions
+#endif
+
+static void _cffi_d_emu_engine_interrupts(emu_engine * x0, uint64_t x1, int x2)
+{
+  emu_engine_interrupts(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_interrupts(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  int x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_interrupts", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, int);
+  if (x2 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_interrupts(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_interrupts _cffi_d_emu_engine_interrupts
 #endif
 
 static uint64_t _cffi_d_emu_engine_look_at_clock(emu_engine * x0)
@@ -4455,19 +4605,21 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 92), (void *)_cffi_d_emu_delivery_know },
   { "emu_describe", (void *)_cffi_f_emu_describe, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_describe },
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 120), (void *)_cffi_d_emu_engine_add_ram },
+  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 125), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 143), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 148), (void *)_cffi_d_emu_engine_attach },
   { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_close },
-  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 131), (void *)_cffi_d_emu_engine_count_blocks },
-  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 115), (void *)_cffi_d_emu_engine_debug },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 136), (void *)_cffi_d_emu_engine_count_blocks },
+  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 120), (void *)_cffi_d_emu_engine_debug },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 52), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 56), (void *)_cffi_d_emu_engine_deliver_interrupt },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
+  { "emu_engine_forget_interrupted", (void *)_cffi_f_emu_engine_forget_interrupted, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_forget_interrupted },
   { "emu_engine_forget_ram", (void *)_cffi_f_emu_engine_forget_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_forget_ram },
   { "emu_engine_held", (void *)_cffi_f_emu_engine_held, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_held },
   { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 99), (void *)_cffi_d_emu_engine_hold },
   { "emu_engine_instructions", (void *)_cffi_f_emu_engine_instructions, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_instructions },
+  { "emu_engine_interrupts", (void *)_cffi_f_emu_engine_interrupts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 115), (void *)_cffi_d_emu_engine_interrupts },
   { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_look_at_clock },
   { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map },
   { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_nothing },
@@ -4481,31 +4633,31 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
   { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 149), (void *)_cffi_d_emu_engine_restarts },
+  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 154), (void *)_cffi_d_emu_engine_restarts },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
   { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_service },
   { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_set_breakpoints },
   { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 103), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 138), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 143), (void *)_cffi_d_emu_engine_set_code_check },
   { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 99), (void *)_cffi_d_emu_engine_set_interrupt_pending },
   { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_set_real_time },
   { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_start_clock },
   { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
   { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 99), (void *)_cffi_d_emu_engine_watch_blocks },
-  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_watch_faults },
-  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 149), (void *)_cffi_d_emu_engine_watch_met },
+  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 131), (void *)_cffi_d_emu_engine_watch_faults },
+  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 154), (void *)_cffi_d_emu_engine_watch_met },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
   { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 85), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 170), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 174), (void *)emu_port_write },
-  { "emu_register_read", (void *)&_cffi_externpy__emu_register_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 171), (void *)emu_register_read },
-  { "emu_register_write", (void *)&_cffi_externpy__emu_register_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 175), (void *)emu_register_write },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 175), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 179), (void *)emu_port_write },
+  { "emu_register_read", (void *)&_cffi_externpy__emu_register_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 176), (void *)emu_register_read },
+  { "emu_register_write", (void *)&_cffi_externpy__emu_register_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 180), (void *)emu_register_write },
   { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 85), (void *)_cffi_d_emu_show_library },
   { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 88), (void *)_cffi_d_emu_symbol },
 };
@@ -4534,7 +4686,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 168) },
+              _CFFI_OP(_CFFI_OP_NOOP, 173) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
                 _CFFI_OP(_CFFI_OP_NOOP, 74) },
@@ -4564,7 +4716,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 172) },
+           _CFFI_OP(_CFFI_OP_NOOP, 177) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 74) },
@@ -4573,7 +4725,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                      _CFFI_OP(_CFFI_OP_NOOP, 74) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 169) },
+              _CFFI_OP(_CFFI_OP_NOOP, 174) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4594,22 +4746,22 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 166) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 171) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 165, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 170, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 166, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 171, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 167, 0,
+  { "$emu_engine", 172, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 165 },
-  { "emu_delivery_record", 166 },
-  { "emu_engine", 167 },
+  { "emu_delivery_layout", 170 },
+  { "emu_delivery_record", 171 },
+  { "emu_engine", 172 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -4619,12 +4771,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  69,  /* num_globals */
+  71,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  177,  /* num_types */
+  182,  /* num_types */
   1,  /* flags */
 };
 

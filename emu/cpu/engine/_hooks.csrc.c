@@ -56,7 +56,7 @@ enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
-enum { MOST_WINDOWS = 16 };
+enum { MOST_WINDOWS = 16, MOST_RETURNS = 8 };
 #define BLOCKS_PER_CLOCK_READ 64
 /* The self-test asks for a stop in each of so many blocks, and afterwards, that long guests end, in one of so many. */
 #define TESTED_WHOLLY 50000
@@ -128,6 +128,12 @@ typedef struct emu_engine {
     const uint64_t *breakpoints;
     size_t breakpoint_count;
     bool held;
+    /*
+     * Instructions with a breakpoint that began and will go on: a fault or, between two turns of REP, an interrupt is
+     * delivered. The processor has RF for this, in the frame, where the guest would see it.
+     */
+    struct { uint64_t address, cr3, rsp; } returns[MOST_RETURNS];
+    unsigned next_return;
     /* Pass by what would stop, except for `until`, and remember the last such place, and which bits it would stop with. */
     bool passing;
     uint64_t passed;
@@ -435,13 +441,42 @@ static void pass_by(emu_engine *e, uint32_t reason)
     e->passed_reason = reason;
 }
 
+/* Whether a repeated string instruction is at this linear address. */
+static bool is_rep(emu_engine *e, uint64_t address)
+{
+    bool repeated = false;
+    for (unsigned n = 0; n < 15; n++) {
+        attempt a = {.d = &e->delivery, .env = e->env};
+        const uint8_t *code = linear_ram(&a, address + n, 1, false, false);
+        uint8_t byte = code ? *code : 0;
+        repeated |= byte == 0xf2 || byte == 0xf3;
+        if (byte == 0xf2 || byte == 0xf3 || byte == 0x66 || byte == 0x67 || byte == 0x2e || byte == 0x36 || byte == 0x3e ||
+            byte == 0x26 || byte == 0x64 || byte == 0x65 || ((byte & 0xf0) == 0x40 && in_code64(e->env)))
+            continue;
+        return repeated && ((byte >= 0xa4 && byte <= 0xaf && (byte & 0xfe) != 0xa8) || (byte >= 0x6c && byte <= 0x6f));
+    }
+    return false;
+}
+
+/* Whether an instruction with a breakpoint goes on here, having begun before; once for each time that it was left. */
+static bool goes_on_here(emu_engine *e, uint64_t address)
+{
+    for (unsigned n = 0; n < MOST_RETURNS; n++)
+        if (e->returns[n].address == address && e->returns[n].cr3 == CONTROL(e->env, 3) &&
+            e->returns[n].rsp == GENERAL(e->env, GENERAL_RSP) && e->returns[n].rsp) {
+            e->returns[n].rsp = 0;
+            return true;
+        }
+    return false;
+}
+
 /* Why a debugger stops before the instruction that is announced; 0 when it does not. */
-static uint32_t debug_stop(emu_engine *e, uint64_t address)
+static uint32_t debug_stop(emu_engine *e, uint64_t address, bool same)
 {
     bool reached = e->instructions > e->until;
     if (!e->attention.debugging)
         return 0;
-    if ((e->passing && reached) || !is_breakpoint(e, address))
+    if ((e->passing && reached) || !is_breakpoint(e, address) || (same && is_rep(e, address)) || goes_on_here(e, address))
         return reached ? EMU_STEP : 0;
     if (!e->passing)
         return EMU_BREAKPOINT;
@@ -459,6 +494,7 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
 {
     bool again = e->attention.again && address == e->last_block;
     bool within = !again && address - e->last_block < e->last_size;
+    bool same = !again && address == e->last_block;
     uint32_t stop;
     e->attention.again = 0;
     e->last_block = address;
@@ -485,7 +521,7 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
         leave_before_block(e, 0);
     else if (e->attention.asked && (!within || e->deferred))
         leave_before_block(e, 0);
-    else if ((stop = debug_stop(e, address)))
+    else if ((stop = debug_stop(e, address, same)))
         leave_before_block(e, stop);
     else {
         e->deferred = e->attention.asked;
@@ -836,6 +872,27 @@ void emu_engine_set_breakpoints(emu_engine *e, const uint64_t *addresses, size_t
 uint64_t emu_engine_instructions(emu_engine *e)
 {
     return e->instructions - e->attention.again;
+}
+
+/*
+ * Before an event is delivered: the instruction at linear `address`, which the handler returns to, has begun. An
+ * interrupt from outside comes between instructions, or between two turns of one.
+ */
+void emu_engine_interrupts(emu_engine *e, uint64_t address, int from_outside)
+{
+    if (!is_breakpoint(e, address) ||
+        (from_outside && (e->attention.again || e->last_block != address || !is_rep(e, address))))
+        return;
+    e->returns[e->next_return].address = address;
+    e->returns[e->next_return].cr3 = CONTROL(e->env, 3);
+    e->returns[e->next_return].rsp = GENERAL(e->env, GENERAL_RSP);
+    e->next_return = (e->next_return + 1) % MOST_RETURNS;
+}
+
+/* The guest was taken to another moment. */
+void emu_engine_forget_interrupted(emu_engine *e)
+{
+    memset(e->returns, 0, sizeof e->returns);
 }
 
 /* The next instruction was announced, and nothing else was due then: it begins before anybody is asked again. */

@@ -257,6 +257,16 @@ class Engine:
         """How many have begun; one that faults and is tried again counts twice, REP once for each turn."""
         return lib.emu_engine_instructions(self._e)
 
+    def interrupts(self, address: int, *, from_outside: bool) -> None:
+        """Before an event is delivered: the instruction at linear ``address`` was begun, and is not met again as a
+        breakpoint when the handler returns to it. Of an interrupt that is true between two turns of REP only.
+        """
+        lib.emu_engine_interrupts(self._e, address, from_outside)
+
+    def forget_interrupted(self) -> None:
+        """The guest was taken to another moment."""
+        lib.emu_engine_forget_interrupted(self._e)
+
     def hold(self, held: bool) -> None:
         """After BREAKPOINT or STEP: the next instruction begins before deadline, interrupt or breakpoint are looked at.
 
