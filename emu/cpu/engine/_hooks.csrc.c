@@ -128,6 +128,8 @@ typedef struct emu_engine {
     const uint64_t *breakpoints;
     size_t breakpoint_count;
     bool held;
+    /* The block announced last is at the address of the one before. */
+    bool same;
     /*
      * Instructions with a breakpoint that began and will go on: a fault or, between two turns of REP, an interrupt is
      * delivered. The processor has RF for this, in the frame, where the guest would see it.
@@ -471,12 +473,12 @@ static bool goes_on_here(emu_engine *e, uint64_t address)
 }
 
 /* Why a debugger stops before the instruction that is announced; 0 when it does not. */
-static uint32_t debug_stop(emu_engine *e, uint64_t address, bool same)
+static uint32_t debug_stop(emu_engine *e, uint64_t address)
 {
     bool reached = e->instructions > e->until;
     if (!e->attention.debugging)
         return 0;
-    if ((e->passing && reached) || !is_breakpoint(e, address) || (same && is_rep(e, address)) || goes_on_here(e, address))
+    if ((e->passing && reached) || !is_breakpoint(e, address) || (e->same && is_rep(e, address)) || goes_on_here(e, address))
         return reached ? EMU_STEP : 0;
     if (!e->passing)
         return EMU_BREAKPOINT;
@@ -494,8 +496,9 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
 {
     bool again = e->attention.again && address == e->last_block;
     bool within = !again && address - e->last_block < e->last_size;
-    bool same = !again && address == e->last_block;
     uint32_t stop;
+    if (!again)
+        e->same = address == e->last_block;
     e->attention.again = 0;
     e->last_block = address;
     e->last_size = size;
@@ -521,7 +524,7 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
         leave_before_block(e, 0);
     else if (e->attention.asked && (!within || e->deferred))
         leave_before_block(e, 0);
-    else if ((stop = debug_stop(e, address, same)))
+    else if ((stop = debug_stop(e, address)))
         leave_before_block(e, stop);
     else {
         e->deferred = e->attention.asked;
@@ -881,7 +884,7 @@ uint64_t emu_engine_instructions(emu_engine *e)
 void emu_engine_interrupts(emu_engine *e, uint64_t address, int from_outside)
 {
     if (!is_breakpoint(e, address) ||
-        (from_outside && (e->attention.again || e->last_block != address || !is_rep(e, address))))
+        (from_outside && (e->last_block != address || (e->attention.again && !e->same) || !is_rep(e, address))))
         return;
     e->returns[e->next_return].address = address;
     e->returns[e->next_return].cr3 = CONTROL(e->env, 3);
