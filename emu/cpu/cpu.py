@@ -85,6 +85,7 @@ class Cpu:
         self._want_flush = False
         self._deadline: int | None = None
         self._native_hooks: set[int] = set()
+        self._watched = False
         self._self_test = os.environ.get(_SELF_TEST) == "1"
         self._self_tests = 0
         self.shows_self_test = False
@@ -114,20 +115,25 @@ class Cpu:
             self._memory.show(region)
             self._deliver_in(region)
             return
-        if self._native_hooks:
-            raise EmuError("memory cannot be added while native hooks are installed", "remove the hooks before")
+        self._must_not_be_watched("added")
         self._memory.check(region)
         self._reopen()
         self._deliver_in(region)
 
     def region_removed(self, region: Region) -> None:
         """Guest memory has ``region`` no more; EmuError when there are native hooks."""
-        if self._native_hooks:
-            raise EmuError("memory cannot be removed while native hooks are installed", "remove the hooks before")
+        self._must_not_be_watched("removed")
         self._engine.forget_ram()
         self._reopen()
         for other in self._regions.regions:
             self._deliver_in(other)
+
+    def _must_not_be_watched(self, what: str) -> None:
+        if self._native_hooks or self._watched:
+            raise EmuError(
+                f"memory cannot be {what} while native hooks are installed, or the guest is recorded or debugged",
+                "do it before, or without them",
+            )
 
     def _deliver_in(self, region: Region) -> None:
         """Let the engine deliver exceptions by itself where nobody else has to know of what it stores."""
@@ -510,6 +516,7 @@ class Cpu:
         told of RAM. ``native_on_fault``: addresses of a C function and of its first argument that do what ``on_fault``
         does; with it, delivery stays in C.
         """
+        self._watched = True
         self._engine.watch_faults(*native_on_fault)
         self._delivery.on_fault = on_fault
         self._memory.on_write = on_write

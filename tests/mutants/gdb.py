@@ -72,7 +72,7 @@ MUTANTS = (
         "durable-in-the-future",
         "what is durable goes back in time too",
         _TRAVEL,
-        "            moment.rest()\n",
+        "            moment.rest.restore()\n",
         "            pass\n",
         (f"{_POWER}::test_durability_goes_back_in_time_too",),
     ),

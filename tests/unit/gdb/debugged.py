@@ -46,7 +46,7 @@ def debugged(folder: Path, code: bytes, *, paused: bool = True) -> Iterator[Debu
     image.write_bytes(code)
     nvdimm = NvdimmConfig(backend=BackendConfig(id="m0", path=str(folder / "pmem.img"), size=2 * MIB, share=True))
     config = MachineConfig(
-        image=str(image), ram_size=16 * MIB, nvdimms=(nvdimm,), slots=1, max_memory=256 * MIB, start_paused=paused
+        image=str(image), ram_size=16 * MIB, nvdimms=(nvdimm,), slots=2, max_memory=256 * MIB, start_paused=paused
     )
     ends: list[Exit] = []
     gate = Gate()

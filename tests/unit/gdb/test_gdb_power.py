@@ -10,6 +10,11 @@ import pytest
 from debugged import Debugged, debugged
 from gdb_client import CODE, PMEM, Client
 
+from emu.config import BackendConfig, BackendKind, NvdimmConfig
+from emu.errors import EmuError
+from emu.gdb import power, travel
+from emu.memory import open_backend
+
 # mov rbx, PMEM; mov eax, 7; mov [rbx], rax; clwb [rbx]; sfence; mov [rbx+64], rax; clwb [rbx+64];
 # movnti [rbx+128], rax; mov [rbx+192], rax; hlt
 CODE_BYTES = bytes.fromhex(
@@ -105,3 +110,30 @@ def test_what_the_debugger_stores_is_not_durable(start: Start) -> None:
     _, gdb = start()
     gdb.ask(b"M%x,1:55" % (PMEM + 0x200))
     assert "NOT durable, 55" in gdb.monitor(f"durable {PMEM + 0x200:#x}")
+
+
+def test_of_too_many_events_the_oldest_are_kept_as_what_they_left(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The past is shorter then; what is durable stays right."""
+    monkeypatch.setattr(power, "_MOST_EVENTS", 2)
+    monkeypatch.setattr(travel, "_FIRST_INTERVAL", 1)
+    _, gdb = start()
+    assert "): durable, 07" in gdb.monitor(f"durable {PMEM:#x}")
+    assert "event 3: stored by" in gdb.monitor(f"durable {PMEM + 64:#x}")
+    assert gdb.ask(b"bs") == b"T05thread:01;"
+    assert "durable, 00" in gdb.monitor(f"durable {PMEM + 192:#x}")
+    while gdb.ask(b"bs") == b"T05thread:01;":
+        pass
+    assert gdb.rip > CODE  # not all the way
+    assert "): durable, 07" in gdb.monitor(f"durable {PMEM:#x}")
+    assert gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+    assert "the power failed before event 7: 3 stores are lost" in gdb.monitor("crash")
+
+
+def test_memory_is_not_plugged_under_a_debugger(start: Start) -> None:
+    machine, _ = start()
+    engine = machine.machine
+    more = NvdimmConfig(backend=BackendConfig(id="more", kind=BackendKind.RAM, size=2 << 20))
+    with open_backend(more.backend) as backend, pytest.raises(EmuError, match="recorded or debugged"):
+        engine.call(lambda: engine.slots.plug_backend(more, backend, hot=True))
