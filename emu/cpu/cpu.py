@@ -254,7 +254,14 @@ class Cpu:
         state.clear_latch()
         code = (state.error_code if known_to_engine else 0) if vector in r.WITH_ERROR_CODE and not software else None
         cr2 = self._engine.read(r.CR2) if vector == r.PF and not software else None
+        if cr2 is not None and cr2 == self._linear_rip and self._engine.meets_breakpoint(cr2):
+            self._debug_stop = self._stop(StopKind.BREAKPOINT)
+            return
         self._deliver(Fault(vector, code, cr2), Source.SOFTWARE if software else Source.EXCEPTION)
+
+    @property
+    def _linear_rip(self) -> int:
+        return self._state.rip + self._state.segment(r.CS).base & U64_MAX
 
     def _system_call(self, reason: int) -> None:
         """Enter the kernel; when single-stepping, the trap comes behind the entry, by the flags that it leaves."""
@@ -276,8 +283,7 @@ class Cpu:
         if source is Source.EXCEPTION:
             self.last_exception = ExceptionRecord(fault.vector, self._state.rip, fault.error_code, fault.cr2)
         if self._delivery.on_push is not None and source is not Source.SOFTWARE and fault.vector != r.DB:
-            address = self._state.rip + self._state.segment(r.CS).base & U64_MAX
-            self._engine.interrupts(address, from_outside=source is Source.EXTERNAL)
+            self._engine.interrupts(self._linear_rip, from_outside=source is Source.EXTERNAL)
         if self._engine.clock_started:
             self._engine.set_time(self._engine.now() + hooks.DELIVERY_NS)
         if source is Source.EXTERNAL and self._engine.deliver_interrupt(fault.vector):

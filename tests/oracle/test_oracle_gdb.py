@@ -132,6 +132,7 @@ def test_registers_are_the_64_bit_ones_from_the_first_instruction(gdb: str, tmp_
             "continue",
             "info registers efer cs",
             "bt",
+            "print ((int(*)(void))getpid)()",
             "kill",
         )  # fmt: skip
         assert emu.wait(PATIENCE_S) == 0
@@ -142,6 +143,7 @@ def test_registers_are_the_64_bit_ones_from_the_first_instruction(gdb: str, tmp_
     assert "main" in said[7]
     assert "0xd01" in said[8] or "0xd00" in said[8]  # LME, LMA and NXE
     assert "#0" in said[9]
+    assert "= 1" in said[10]  # a function of the guest, called by gdb
 
 
 def test_tcp_and_qemus_words(gdb: str, tmp_path: Path) -> None:

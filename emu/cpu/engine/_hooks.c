@@ -1451,6 +1451,14 @@ void emu_engine_set_breakpoints(emu_engine *e, const uint64_t *addresses, size_t
     e->breakpoint_count = count;
 }
 
+/* An instruction that cannot be fetched is never announced, but its breakpoint comes before that fault. */
+int emu_engine_meets_breakpoint(emu_engine *e, uint64_t address)
+{
+    bool held = e->held;
+    e->held = false;
+    return e->attention.debugging && !held && !e->passing && is_breakpoint(e, address);
+}
+
 /* How many instructions have begun; one that raised a fault and is tried again counts twice, REP once for each turn. */
 uint64_t emu_engine_instructions(emu_engine *e)
 {
@@ -3145,6 +3153,54 @@ _cffi_f_emu_engine_map_rom(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_map_rom _cffi_d_emu_engine_map_rom
 #endif
 
+static int _cffi_d_emu_engine_meets_breakpoint(emu_engine * x0, uint64_t x1)
+{
+  return emu_engine_meets_breakpoint(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_meets_breakpoint(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_meets_breakpoint", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_meets_breakpoint(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_meets_breakpoint _cffi_d_emu_engine_meets_breakpoint
+#endif
+
 static uint64_t _cffi_d_emu_engine_now(emu_engine * x0)
 {
   return emu_engine_now(x0);
@@ -4628,6 +4684,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_nothing },
   { "emu_engine_map_registers", (void *)_cffi_f_emu_engine_map_registers, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 32), (void *)_cffi_d_emu_engine_map_registers },
   { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_engine_map_rom },
+  { "emu_engine_meets_breakpoint", (void *)_cffi_f_emu_engine_meets_breakpoint, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_meets_breakpoint },
   { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 77), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_engine_open },
   { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 99), (void *)_cffi_d_emu_engine_pass },
@@ -4774,7 +4831,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  71,  /* num_globals */
+  72,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */

@@ -871,6 +871,14 @@ void emu_engine_set_breakpoints(emu_engine *e, const uint64_t *addresses, size_t
     e->breakpoint_count = count;
 }
 
+/* An instruction that cannot be fetched is never announced, but its breakpoint comes before that fault. */
+int emu_engine_meets_breakpoint(emu_engine *e, uint64_t address)
+{
+    bool held = e->held;
+    e->held = false;
+    return e->attention.debugging && !held && !e->passing && is_breakpoint(e, address);
+}
+
 /* How many instructions have begun; one that raised a fault and is tried again counts twice, REP once for each turn. */
 uint64_t emu_engine_instructions(emu_engine *e)
 {

@@ -252,6 +252,10 @@ class Engine:
         self._breakpoints = ffi.new("uint64_t[]", ordered)
         lib.emu_engine_set_breakpoints(self._e, self._breakpoints, len(ordered))
 
+    def meets_breakpoint(self, address: int) -> bool:
+        """Whether it would stop before an instruction at linear ``address`` that it cannot fetch."""
+        return bool(lib.emu_engine_meets_breakpoint(self._e, address))
+
     @property
     def instructions(self) -> int:
         """How many have begun; one that faults and is tried again counts twice, REP once for each turn."""

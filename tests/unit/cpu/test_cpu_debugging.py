@@ -110,6 +110,20 @@ def test_a_breakpoint_at_an_instruction_that_faults_is_met_once(guest: Guest) ->
     assert debugging.instructions == 3 + 3 + 2  # the store begins twice
 
 
+def test_a_breakpoint_where_nothing_can_be_fetched_comes_before_the_fault(guest: Guest) -> None:
+    """gdb calls functions of the guest with a return address on the stack, which is no code."""
+    guest.gate64(14, HANDLERS)
+    guest.put(HANDLERS, HLT)
+    guest.long(b"\xb8" + struct.pack("<I", ABSENT) + b"\xff\xe0")  # mov eax, ABSENT; jmp rax
+    debugging = debugged(guest)
+    debugging.set_breakpoints([ABSENT])
+    stop = run(guest)
+    assert (stop.kind, stop.rip) == (StopKind.BREAKPOINT, ABSENT)
+    debugging.go_on(stop)
+    assert run(guest).kind is StopKind.HALT
+    assert guest.cpu.rip == HANDLERS + 1
+
+
 def test_a_breakpoint_at_rep_is_met_once_and_one_at_a_jump_to_itself_each_time(guest: Guest) -> None:
     guest.long(INTO_DATA + b"\xb9\x03\x00\x00\x00" + b"\xf3\xaa" + b"\xeb\xfe")
     debugging = debugged(guest)

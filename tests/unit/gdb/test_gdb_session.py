@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from debugged import Debugged, debugged
-from gdb_client import CODE, PMEM, RIP, Client
+from gdb_client import CODE, PATIENCE_S, PMEM, RIP, Client
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emu.errors import UsageError
+from emu.gdb.packets import encode
 from emu.gdb.registers import REGISTERS, description
 from emu.gdb.server import address
 from emu.host.sockets import TcpAddress, UnixAddress
@@ -112,11 +114,14 @@ def test_a_register_is_written(start: Start, name: str) -> None:
     assert gdb.ask(b"g") == before
 
 
-def test_control_registers_are_shown_and_not_written(start: Start) -> None:
+def test_control_registers_are_shown_and_take_what_can_be(start: Start) -> None:
     _, gdb = start(STORES)
     number = next(n for n, register in enumerate(REGISTERS) if register.name == "cr0")
     assert int.from_bytes(bytes.fromhex(gdb.ask(b"p%x" % number).decode()), "little") & 0x80000001 == 0x80000001
     assert gdb.ask(b"P%x=%s" % (number, b"00" * 8)) == b"E01"
+    cr2 = number + 1
+    assert gdb.ask(b"P%x=%s" % (cr2, b"1234" + b"00" * 6)) == b"OK"
+    assert gdb.ask(b"p%x" % cr2) == b"1234" + b"00" * 6
 
 
 def test_ctrl_c_stops_a_guest_that_runs(start: Start) -> None:
@@ -188,6 +193,37 @@ def test_monitor_words(start: Start) -> None:
     gdb.ask(b"s")
     gdb.monitor("reset")
     assert gdb.rip == CODE
+
+
+def test_a_debugger_that_loses_patience_without_acknowledgements_gets_no_answer_twice(start: Start) -> None:
+    _, gdb = start(STORES)
+    assert gdb.ask(b"qC") == b"QC01"
+    gdb.socket.sendall(b"-")
+    assert gdb.ask(b"?") == b"T05thread:01;"
+
+
+def test_with_acknowledgements_a_lost_answer_is_sent_again(start: Start) -> None:
+    machine, gdb = start(STORES)
+    gdb.close()
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.settimeout(PATIENCE_S)
+        plain.connect(str(machine.path))
+        plain.sendall(encode(b"qC"))
+        answer = b"+" + encode(b"QC01")
+        assert take(plain, len(answer)) == answer
+        plain.sendall(b"-")
+        assert take(plain, len(answer) - 1) == answer[1:]
+        plain.sendall(b"$qC#00")
+        assert take(plain, 1) == b"-"
+
+
+def take(connection: socket.socket, size: int) -> bytes:
+    taken = b""
+    while len(taken) < size:
+        piece = connection.recv(size - len(taken))
+        assert piece
+        taken += piece
+    return taken
 
 
 _LETTERS = st.sampled_from([bytes([letter]) for letter in b"?gGpPmMXZzcsCSHTqQvR!"])
