@@ -56,7 +56,7 @@ enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
-enum { MOST_WINDOWS = 16, MOST_RETURNS = 8 };
+enum { MOST_WINDOWS = 16, MOST_RETURNS = 64 };
 #define BLOCKS_PER_CLOCK_READ 64
 /* The self-test asks for a stop in each of so many blocks, and afterwards, that long guests end, in one of so many. */
 #define TESTED_WHOLLY 50000
@@ -131,8 +131,9 @@ typedef struct emu_engine {
     /* The block announced last is at the address of the one before. */
     bool same;
     /*
-     * Instructions with a breakpoint that began and will go on: a fault or, between two turns of REP, an interrupt is
-     * delivered. The processor has RF for this, in the frame, where the guest would see it.
+     * Instructions that began and will go on: a fault or, between two turns of REP, an interrupt was delivered. They
+     * may have a breakpoint later that they had before: gdb takes it away for a step. The processor has RF for this, in
+     * the frame, where the guest would see it.
      */
     struct { uint64_t address, cr3, rsp; } returns[MOST_RETURNS];
     unsigned next_return;
@@ -460,7 +461,7 @@ static bool is_rep(emu_engine *e, uint64_t address)
     return false;
 }
 
-/* Whether an instruction with a breakpoint goes on here, having begun before; once for each time that it was left. */
+/* Whether an instruction goes on here, having begun before; once for each time that it was left. */
 static bool goes_on_here(emu_engine *e, uint64_t address)
 {
     for (unsigned n = 0; n < MOST_RETURNS; n++)
@@ -891,8 +892,7 @@ uint64_t emu_engine_instructions(emu_engine *e)
  */
 void emu_engine_interrupts(emu_engine *e, uint64_t address, int from_outside)
 {
-    if (!is_breakpoint(e, address) ||
-        (from_outside && (e->last_block != address || (e->attention.again && !e->same) || !is_rep(e, address))))
+    if (from_outside && (e->last_block != address || (e->attention.again && !e->same) || !is_rep(e, address)))
         return;
     e->returns[e->next_return].address = address;
     e->returns[e->next_return].cr3 = CONTROL(e->env, 3);

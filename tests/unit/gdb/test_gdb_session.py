@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -150,6 +151,31 @@ def test_a_guest_that_dies_can_be_looked_at_and_then_ends(start: Start) -> None:
     assert gdb.rip == CODE + 1
     assert gdb.ask(b"c") == b"W06"
     assert machine.ended().reason == "triple-fault"
+
+
+def test_a_breakpoint_that_is_stepped_over_into_a_fault_is_not_met_again_behind_the_handler(start: Start) -> None:
+    """gdb takes a breakpoint away, steps, and puts it back; the store faults, and is tried again."""
+    absent, handler, frame = 0x7000_0000_0000, CODE + 0x100, 0x300000
+    gate = struct.pack("<HHBBHII", handler & 0xFFFF, 0x8, 0, 0x8E, handler >> 16, 0, 0)
+    code = bytes.fromhex("48bb") + struct.pack("<Q", absent)  # mov rbx, absent
+    code += bytes.fromhex("0f011c25") + struct.pack("<I", frame)  # lidt [frame]
+    store = CODE + len(code)
+    code += bytes.fromhex("488903f4")  # mov [rbx], rax; hlt
+    fix = (
+        bytes.fromhex("4883c408bb") + struct.pack("<I", frame) + bytes.fromhex("48cf")
+    )  # add rsp, 8; mov ebx, frame; iretq
+    _, gdb = start(code.ljust(0x100, b"\x90") + fix)
+    gdb.ask(b"X%x,a:" % frame + struct.pack("<HQ", 0xFFF, frame + 0x1000))
+    gdb.ask(b"s")
+    selector = int.from_bytes(bytes.fromhex(gdb.ask(b"p12").decode()), "little")
+    gdb.ask(b"X%x,10:" % (frame + 0x1000 + 14 * 16) + gate[:2] + struct.pack("<H", selector) + gate[4:])
+    gdb.ask(b"Z0,%x,1" % store)
+    assert gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+    gdb.ask(b"z0,%x,1" % store)
+    assert gdb.ask(b"s") == b"T05thread:01;"
+    assert gdb.rip == handler
+    gdb.ask(b"Z0,%x,1" % store)
+    assert gdb.ask(b"c") == b"W00"
 
 
 def test_a_breakpoint_outlives_a_reset(start: Start) -> None:
