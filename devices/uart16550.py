@@ -111,7 +111,10 @@ class Uart16550:
 
     def _look(self) -> None:
         if self._supply is not None and not (self._fifo or self._waiting or self._mcr & MCR_LOOP):
-            self._waiting.extend(self._supply())
+            supplied = self._supply()
+            if supplied:
+                self.on_input()
+            self._waiting.extend(supplied)
             self._fill()
 
     def _pull(self) -> None:

@@ -1,6 +1,7 @@
 """Runs the commands that the pages show and puts their real output in: python docs/captures.py.
 
 A page asks for it in comments. `<!-- capture: COMMAND -->` is followed by a block that this script writes;
+`<!-- file: NAME -->` by one that its reader, and this script before the commands, puts in a file of that name;
 `<!-- figure: NAME.svg: COMMAND -->` draws the timeline of the report page that COMMAND writes as report.html. The
 commands of one page run in one empty directory, in order. A test fails when a page is behind.
 """
@@ -18,8 +19,11 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 PAGES = ("explanation/persistence-model.md", "explanation/compare.md", "how-to/find-a-missing-flush.md",
          "how-to/use-it-in-ci.md",          "tutorial/first-crash.md", "../README.md")  # fmt: skip
+DEBUGGER_PAGES = ("how-to/debug-with-gdb.md",)
+"""These need gdb, so it is an examiner's test that looks at them (tests/oracle/test_oracle_gdb.py)."""
 
 _CAPTURE = re.compile(r"(<!-- capture: (?P<command>.+?) -->\n)(```console\n.*?^```\n)?", re.M | re.S)
+_FILE = re.compile(r"<!-- file: (?P<name>[\w.-]+) -->\n```\w*\n(?P<content>.*?)^```\n", re.M | re.S)
 _FIGURE = re.compile(r"<!-- figure: (?P<name>[\w-]+\.svg): (?P<command>.+?) -->\n")
 
 
@@ -31,6 +35,8 @@ def build(page: str) -> Iterator[tuple[Path, str]]:
     """The files that ``page`` stands for: its figures, and last itself."""
     text = (DOCS / page).read_text("utf-8")
     with tempfile.TemporaryDirectory() as folder:
+        for match in _FILE.finditer(text):
+            (Path(folder) / match["name"]).write_text(match["content"], "utf-8")
 
         def block(match: re.Match[str]) -> str:
             command = match["command"]
@@ -68,7 +74,7 @@ def _figure(html: str) -> str:
 
 
 def main() -> None:
-    for page in PAGES:
+    for page in PAGES + DEBUGGER_PAGES:
         for path, text in build(page):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")

@@ -27,7 +27,7 @@ from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
-from emu.memory import GuestMemory, Region
+from emu.memory import GuestMemory, Region, Registers
 from emu.state import Apply, Fields, SavedState
 from emu.units import PAGE, U64_MAX
 
@@ -73,6 +73,8 @@ class Cpu:
         self._engine = library.open_engine(MODELS[model], _Ports(self))
         library.require_mended()
         self._state = State(self._engine, layout())
+        self._engine.registers = _Registers(memory)
+        self._regions = memory
         self._memory = PhysicalMemory(self._engine, memory, self._state.system.host_wrote)
         self._delivery = Delivery(self._state, self._memory)
         self._native_delivery = native_delivery
@@ -83,6 +85,7 @@ class Cpu:
         self._want_flush = False
         self._deadline: int | None = None
         self._native_hooks: set[int] = set()
+        self._watched = False
         self._self_test = os.environ.get(_SELF_TEST) == "1"
         self._self_tests = 0
         self.shows_self_test = False
@@ -112,15 +115,29 @@ class Cpu:
             self._memory.show(region)
             self._deliver_in(region)
             return
-        if self._native_hooks:
-            raise EmuError("memory cannot be added while native hooks are installed", "remove the hooks before")
+        self._must_not_be_watched("added")
         self._memory.check(region)
         self._reopen()
         self._deliver_in(region)
 
+    def region_removed(self, region: Region) -> None:
+        """Guest memory has ``region`` no more; EmuError when there are native hooks."""
+        self._must_not_be_watched("removed")
+        self._engine.forget_ram()
+        self._reopen()
+        for other in self._regions.regions:
+            self._deliver_in(other)
+
+    def _must_not_be_watched(self, what: str) -> None:
+        if self._native_hooks or self._watched:
+            raise EmuError(
+                f"memory cannot be {what} while native hooks are installed, or the guest is recorded or debugged",
+                "do it before, or without them",
+            )
+
     def _deliver_in(self, region: Region) -> None:
         """Let the engine deliver exceptions by itself where nobody else has to know of what it stores."""
-        if self._native_delivery and region.kind == "ram" and not region.readonly:
+        if self._native_delivery and region.kind == "ram" and not region.drops_stores:
             self._engine.add_ram(region.gpa, region.size, region.host_address)
 
     @property
@@ -237,7 +254,14 @@ class Cpu:
         state.clear_latch()
         code = (state.error_code if known_to_engine else 0) if vector in r.WITH_ERROR_CODE and not software else None
         cr2 = self._engine.read(r.CR2) if vector == r.PF and not software else None
+        if cr2 is not None and cr2 == self._linear_rip and self._engine.meets_breakpoint(cr2):
+            self._debug_stop = self._stop(StopKind.BREAKPOINT)
+            return
         self._deliver(Fault(vector, code, cr2), Source.SOFTWARE if software else Source.EXCEPTION)
+
+    @property
+    def _linear_rip(self) -> int:
+        return self._state.rip + self._state.segment(r.CS).base & U64_MAX
 
     def _system_call(self, reason: int) -> None:
         """Enter the kernel; when single-stepping, the trap comes behind the entry, by the flags that it leaves."""
@@ -258,6 +282,8 @@ class Cpu:
     def _deliver(self, fault: Fault, source: Source) -> None:
         if source is Source.EXCEPTION:
             self.last_exception = ExceptionRecord(fault.vector, self._state.rip, fault.error_code, fault.cr2)
+        if self._delivery.on_push is not None and source is not Source.SOFTWARE and fault.vector != r.DB:
+            self._engine.interrupts(self._linear_rip, from_outside=source is Source.EXTERNAL)
         if self._engine.clock_started:
             self._engine.set_time(self._engine.now() + hooks.DELIVERY_NS)
         if source is Source.EXTERNAL and self._engine.deliver_interrupt(fault.vector):
@@ -496,6 +522,7 @@ class Cpu:
         told of RAM. ``native_on_fault``: addresses of a C function and of its first argument that do what ``on_fault``
         does; with it, delivery stays in C.
         """
+        self._watched = True
         self._engine.watch_faults(*native_on_fault)
         self._delivery.on_fault = on_fault
         self._memory.on_write = on_write
@@ -528,3 +555,24 @@ class _Ports:
 
     def port_write(self, port: int, size: int, value: int) -> None:
         self._cpu.on_port_write(port, size, value)
+
+
+class _Registers:
+    """Forwards to the devices whose registers are in guest memory."""
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+
+    def register_read(self, gpa: int, size: int) -> int:
+        registers, offset = self._find(gpa)
+        return registers.read(offset, size)
+
+    def register_write(self, gpa: int, size: int, value: int) -> None:
+        registers, offset = self._find(gpa)
+        registers.write(offset, size, value)
+
+    def _find(self, gpa: int) -> tuple[Registers, int]:
+        region = self._memory.find(gpa)
+        assert region is not None
+        assert region.registers is not None
+        return region.registers, gpa - region.gpa

@@ -2,7 +2,8 @@
 
 Each instruction becomes a basic block of its own, which the CPU announces before it begins. So a place in the run has a
 number, the same on every run: how many instructions have begun. An instruction that raises a fault has begun, and
-begins again when the handler returns to it; REP begins once for each turn, as under the trap flag.
+begins again when the handler returns to it; REP begins once for each turn, as under the trap flag. A breakpoint at one
+of them is met once all the same.
 
 An interrupt or a deadline that is due comes before a breakpoint at the instruction where it is due, and after the
 instruction that accessed what is watched. Memory of the guest is not changed, nor can it see any of this.
@@ -50,6 +51,7 @@ class Debugging:
     @instructions.setter
     def instructions(self, value: int) -> None:
         """Count on from another moment, to which the caller has taken CPU and memory."""
+        self._engine.forget_interrupted()
         self._engine.debug(value, self._until)
 
     def stop_at(self, instructions: int | None) -> None:

@@ -35,17 +35,22 @@ class PhysicalMemory:
         UsageError when it is not whole pages or leaves the physical address space.
         """
         self.check(region)
-        show = self._engine.map_rom if region.readonly else self._engine.map
+        if region.mapping is None:
+            self._engine.map_registers(region.gpa, region.size)
+            return
+        show = self._engine.map_rom if region.drops_stores else self._engine.map
         show(region.gpa, region.size, region.host_address)
 
     def check(self, region: Region) -> None:
         """The rules of ``show``."""
         gpa, size = region.gpa, region.size
-        if (gpa | size | region.host_address) % PAGE or region.end > 1 << PHYSICAL_BITS:
+        host = region.host_address if region.mapping is not None else 0
+        if (gpa | size | host) % PAGE or region.end > 1 << PHYSICAL_BITS:
             raise UsageError(f"guest memory of {size:#x} bytes at {gpa:#x} is not whole pages", "align it to 4 KiB")
 
     def show_again(self) -> None:
         """Map everything into an engine that was opened again."""
+        self._last = None
         for region in self._memory.regions:
             self.show(region)
         self.holes_filled = False
@@ -70,7 +75,7 @@ class PhysicalMemory:
     def read(self, gpa: int, size: int) -> bytes:
         """``size`` bytes within one page."""
         region = self._find(gpa)
-        if region is None:
+        if region is None or region.mapping is None:
             return bytes(size)
         start = region.offset + gpa - region.gpa
         return bytes(region.mapping.view[start : start + size])
@@ -80,7 +85,7 @@ class PhysicalMemory:
         ``on_write`` hears of it afterwards.
         """
         region = self._find(gpa)
-        if region is not None and not region.readonly:
+        if region is not None and region.mapping is not None and not region.drops_stores:
             start = region.offset + gpa - region.gpa
             region.mapping.view[start : start + len(data)] = data
             self._wrote(region.mapping.address + start, len(data))
@@ -91,5 +96,5 @@ class PhysicalMemory:
         """(host address, size) of the parts of a range that are memory."""
         for region in self._memory.regions:
             start, end = max(gpa, region.gpa), min(gpa + size, region.end)
-            if start < end:
+            if start < end and region.mapping is not None:
                 yield region.host_address + start - region.gpa, end - start

@@ -5,8 +5,8 @@ The guest is recorded from its start, as by the crash laboratory, and judged by 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
+from typing import NamedTuple
 
 from emu.errors import UsageError
 from emu.gdb.commands import STALE, Command, Commands
@@ -15,12 +15,14 @@ from emu.gdb.target import Target
 from emu.gdb.travel import Travel
 from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.recorder import Recording
-from emu.persistence.model.events import UNIT, label_address
+from emu.persistence.model.events import UNIT, Event, label_address
 from emu.persistence.model.rules import Rules
 from emu.persistence.report.symbols import Symbols, load_symbols
 from emu.units import PAGE, parse_number
 
 _LOG_LIMIT = 1 << 20
+_MOST_EVENTS = 1 << 21
+"""That are kept, each in some 200 bytes."""
 _NAMED = 8
 """Lost stores that are named; of more, the number is said."""
 _MOST_BYTES = 4096
@@ -50,6 +52,60 @@ class _Part:
         return int.from_bytes(page[offset % PAGE : offset % PAGE + UNIT].ljust(UNIT, b"\0"), "little")
 
 
+class Past:
+    """The events since power-on, the oldest of them as the ledger that they left: there may be too many to keep."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.events: list[Event] = []
+        self._base = Ledger(rules)
+        self._ledger = Ledger(rules)
+
+    @property
+    def first(self) -> int:
+        """The event from which on they are kept."""
+        return self._base.events
+
+    @property
+    def count(self) -> int:
+        return self.first + len(self.events)
+
+    def ledger(self) -> Ledger:
+        """After all of them."""
+        self._ledger.apply(self.events[self._ledger.events - self.first :])
+        return self._ledger
+
+    def back_to(self, count: int) -> None:
+        """Forget all but the first ``count``, at least ``first``."""
+        del self.events[count - self.first :]
+        if self._ledger.events > count:
+            self._ledger = self._base.copy()
+
+    def shorten(self) -> None:
+        """Of too many, keep the later half."""
+        if len(self.events) > _MOST_EVENTS:
+            half = len(self.events) // 2
+            self._base.apply(self.events[:half])
+            del self.events[:half]
+            if self._ledger.events < self.first:
+                self._ledger = self._base.copy()
+
+
+class Kept(NamedTuple):
+    """A moment of it; see ``travel.Keeper``."""
+
+    events: int
+    past: Past
+    recording: Recording
+
+    @property
+    def valid(self) -> bool:
+        return self.events >= self.past.first
+
+    def restore(self) -> None:
+        self.recording.clear()
+        self.past.back_to(self.events)
+
+
 class Power:
     """Records ``target``'s machine from now on, before it runs, and adds its commands. The keeper of a ``Travel``."""
 
@@ -57,7 +113,7 @@ class Power:
         self._target = target
         self._machine = target.machine
         self._rules = Rules(self._machine.config.domain)
-        self._ledger = Ledger(self._rules)
+        self._past = Past(self._rules)
         self._parts = [part for number in range(len(self._machine.nvdimms)) for part in self._parts_of(number)]
         self._recording = Recording(self._machine, log_limit=_LOG_LIMIT)
         self._recording.tracer.on_stop = self._log_is_long
@@ -97,36 +153,33 @@ class Power:
             self.travel.hurry()
 
     def _catch_up(self) -> None:
-        """Bring the ledger up to date, and begin a new log."""
+        """Take over what was logged, and begin a new log."""
         failure = self._recording.tracer.take_failure()
         if failure is not None:
             raise failure
-        self._ledger.apply(self._recording.events())
+        self._past.events += self._recording.events()
         self._recording.clear()
         self._recording.tracer.log_limit = _LOG_LIMIT
 
     def _now(self) -> Ledger:
-        """The ledger as of now; the log goes on, perhaps in the middle of an instruction."""
-        ledger = self._ledger.copy()
+        """The ledger as of now. Where an instruction is between two turns its log goes on, in one store."""
+        if self.travel is None or not self.travel.between_turns():
+            self._catch_up()
+            return self._past.ledger()
+        ledger = self._past.ledger().copy()
         ledger.apply(self._recording.events())
         return ledger
 
     @property
     def events(self) -> int:
         """How many stores, flushes, fences and label writes there were since power-on."""
-        return self._ledger.events + sum(1 for _ in self._recording.events())
+        return self._past.count + sum(1 for _ in self._recording.events())
 
-    def save(self) -> Callable[[], None]:
+    def save(self) -> Kept:
         """See ``travel.Keeper``."""
         self._catch_up()
-        kept = self._ledger.copy()
-
-        def restore() -> None:
-            self._recording.clear()
-            self._recording.tracer.log_limit = _LOG_LIMIT
-            self._ledger = kept.copy()
-
-        return restore
+        self._past.shorten()
+        return Kept(self._past.count, self._past, self._recording)
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -197,8 +250,9 @@ class Power:
     def _cut(self) -> str:
         """Leave in memory, and in the files, what is durable."""
         self._catch_up()
-        state, lost = self._ledger.state, self._ledger.lost()
-        lines = [f"the power failed before event {self._ledger.events}: {_count(lost)} lost"]
+        ledger = self._past.ledger()
+        state, lost = ledger.state, ledger.lost()
+        lines = [f"the power failed before event {ledger.events}: {_count(lost)} lost"]
         lines += [f"  event {event}: {self._place(pc)}" for event, pc in lost[:_NAMED]]
         lines += [f"  and {len(lost) - _NAMED} more"] if len(lost) > _NAMED else []
         for component in state.components.values():
@@ -215,7 +269,7 @@ class Power:
     def _begin(self) -> None:
         """The power is back."""
         self._recording.clear()
-        self._ledger = Ledger(self._rules)
+        self._past = Past(self._rules)
         for part in self._parts:
             part.power_on()
         if self.travel is not None:

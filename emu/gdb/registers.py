@@ -156,7 +156,7 @@ def _write_one(cpu: Cpu, register: Register, value: bytes) -> None:
     else:
         change = _change(name, value, number)
         if change is None:
-            raise UsageError(f"register {name} cannot be set", "set a general, flag, x87 or SSE register")
+            raise UsageError(f"register {name} cannot be set", "set a general, flag, control, x87 or SSE register")
         state = cpu.save()
         field, changed = change(state.fields)
         cpu.parse(SavedState(state.kind, state.version, {**state.fields, field: changed}))()
@@ -166,16 +166,19 @@ def _change(name: str, value: bytes, number: int) -> Callable[[Mapping[str, Any]
     """What makes the saved state's field with its new value; None for what debuggers may not set."""
     if name == "mxcsr":
         return lambda fields: ("mxcsr", number & 0xFFFF)
+    if name in _CONTROL:
+        place = _CONTROL.index(name)  # in the order of the saved state
+        return lambda fields: ("control", _replaced(fields["control"], place, number))
     if name in _WORDS:
         words = _WORDS[name]
         return lambda fields: ("fpu_words", _replaced(fields["fpu_words"], words, number & 0xFFFF))
     if not name.startswith(("xmm", "st")):
         return None
-    kind, place, size = _wide(name)
+    kind, which, size = _wide(name)
 
     def change(fields: Mapping[str, Any]) -> tuple[str, Any]:
         before = fields[kind]
-        return kind, before[: place * size] + value + before[(place + 1) * size :]
+        return kind, before[: which * size] + value + before[(which + 1) * size :]
 
     return change
 

@@ -96,7 +96,7 @@ class Session:
                 self._interrupt()
             elif found is Signal.BROKEN:
                 self._acknowledge(b"-")
-            elif found is Signal.NAK:
+            elif found is Signal.NAK and self._acknowledges:  # else gdb says so when it has waited for long
                 self.outgoing += self._last
             elif found is Signal.OVERLONG:
                 self.closed = True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_right
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from emu.config import Clock
@@ -34,11 +33,21 @@ _REP_STRING = frozenset(b"\xa4\xa5\xaa\xab\x6c\x6d")
 _LONGEST = 15
 
 
+class Kept(Protocol):
+    """What a keeper has of one moment."""
+
+    @property
+    def valid(self) -> bool:
+        """Whether it can still be restored."""
+
+    def restore(self) -> None:
+        """Make it as it was; any number of times."""
+
+
 class Keeper(Protocol):
     """Something else that is part of a moment."""
 
-    def save(self) -> Callable[[], None]:
-        """What brings it back to how it is now, any number of times."""
+    def save(self) -> Kept: ...
 
 
 class _Moment(NamedTuple):
@@ -46,7 +55,7 @@ class _Moment(NamedTuple):
     cpu: Snapshot
     devices: dict[str, SavedState]
     pages: list[dict[int, bytes]]
-    rest: Callable[[], None] | None
+    rest: Kept | None
     fresh: int
 
 
@@ -101,6 +110,10 @@ class Travel:
 
     def region_added(self, region: Region) -> None:
         """Memory was plugged, so its content is no part of the moments so far."""
+        self._stale = bool(self._moments)
+
+    def region_removed(self, region: Region) -> None:
+        """As above."""
         self._stale = bool(self._moments)
 
     def written(self, gpa: int, data: bytes) -> None:
@@ -167,6 +180,8 @@ class Travel:
         rest = self._keeper.save() if self._keeper is not None else None
         moment = _Moment(self._debugging.instructions, Snapshot(self._machine.cpu), devices, pages, rest, fresh)
         self._moments.append(moment)
+        while self._moments[0].rest is not None and not self._moments[0].rest.valid:
+            self._moments.pop(0).cpu.close()
         while len(self._moments) > 2 and sum(moment.fresh for moment in self._moments) > _MOST_MEMORY:
             middle = self._moments.pop(len(self._moments) // 2)
             middle.cpu.close()
@@ -183,7 +198,7 @@ class Travel:
         self._machine.cpu.invalidate(0, 1)
         self._debugging.instructions = moment.instructions
         if moment.rest is not None:
-            moment.rest()
+            moment.rest.restore()
 
     def _index(self, instructions: int) -> int:
         """The last moment at or before this place."""
@@ -231,9 +246,13 @@ class Travel:
         self._machine.resume()
 
     def _set_stop(self) -> None:
-        now = self._debugging.instructions
-        due = self._moments[-1].instructions + max(_FIRST_INTERVAL, now // _PART)
-        self._debugging.stop_at(max(due, now + 1) if self._goal is None else min(self._goal, max(due, now + 1)))
+        due = max(self._due, self._debugging.instructions + 1)
+        self._debugging.stop_at(due if self._goal is None else min(self._goal, due))
+
+    @property
+    def _due(self) -> int:
+        """Where the next moment is to be kept."""
+        return self._moments[-1].instructions + max(_FIRST_INTERVAL, self._debugging.instructions // _PART)
 
     def _look_back(self, segment: int, end: int) -> None:
         self._doing, self._segment, self._end = _Doing.LOOK_BACK, segment, end
@@ -262,8 +281,15 @@ class Travel:
             return stop
         self.met = self._debugging.watch_met
         if stop.kind is not StopKind.STEP or self._debugging.instructions == self._goal:
+            if (
+                self._followed
+                and not self._stale
+                and self._debugging.instructions >= self._due
+                and not self.between_turns()
+            ):
+                self._keep()
             return stop
-        if self._in_rep():
+        if self.between_turns():
             self._debugging.stop_at(self._debugging.instructions + _POSTPONED)
         elif not self._followed:
             self._debugging.stop_at(None)
@@ -278,7 +304,7 @@ class Travel:
         self._debugging.go_on(stop)
         return None
 
-    def _in_rep(self) -> bool:
+    def between_turns(self) -> bool:
         """Whether a string instruction may be between two of its turns, which the log of stores takes for one."""
         cpu = self._machine.cpu
         try:
@@ -306,7 +332,7 @@ class Travel:
         if self._debugging.instructions < self._end:
             index = self._index(self._debugging.instructions)
             self._drop(index + 1)
-            if not self._in_rep():
+            if not self.between_turns():
                 self._keep()
             self._debugging.stop_at(self._end)
             self._debugging.go_on(stop)

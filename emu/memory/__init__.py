@@ -1,6 +1,6 @@
 """Memory backends: a config becomes a mapping that knows what it guarantees; guest memory is made of such mappings."""
 
-from emu.memory.address_space import GuestMemory, GuestMemoryError, HostMemory, Listener, Region
+from emu.memory.address_space import GuestMemory, GuestMemoryError, HostMemory, Listener, Region, Registers
 from emu.memory.backend import Backend, open_backend
 from emu.memory.durability import Durability, Granularity, Survives
 from emu.memory.mapping import Mapping
@@ -15,6 +15,7 @@ __all__ = [
     "Listener",
     "Mapping",
     "Region",
+    "Registers",
     "Survives",
     "open_backend",
 ]

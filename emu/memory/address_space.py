@@ -31,16 +31,40 @@ class HostMemory(Protocol):
     def view(self) -> memoryview: ...
 
 
+class Registers(Protocol):
+    """A device's registers in guest memory; ``size`` is 1, 2 or 4 bytes, little-endian. An access to 8 bytes comes as
+    two to 4, the lower ones first, as on a 32-bit bus.
+    """
+
+    def read(self, offset: int, size: int) -> int: ...
+
+    def write(self, offset: int, size: int, value: int) -> None: ...
+
+
 class Region(NamedTuple):
-    """Guest physical [gpa, gpa + size) is ``mapping`` from ``offset`` on. ``readonly``: guest stores are dropped."""
+    """Guest physical [gpa, gpa + size) is ``mapping`` from ``offset`` on, or with kind ``mmio`` the ``registers`` of a
+    device. ``readonly``: guest stores are dropped, which they always are in a ``rom``.
+    """
 
     gpa: int
     size: int
-    mapping: HostMemory
+    mapping: HostMemory | None
     offset: int = 0
-    kind: Literal["ram", "nvdimm"] = "ram"
+    kind: Literal["ram", "rom", "nvdimm", "mmio"] = "ram"
     readonly: bool = False
     name: str = ""
+    registers: Registers | None = None
+
+    @property
+    def memory(self) -> HostMemory:
+        """GuestMemoryError where there is none but registers."""
+        if self.mapping is None:
+            raise GuestMemoryError(f"'{self.name}' at {self.gpa:#x} is the registers of a device, not memory")
+        return self.mapping
+
+    @property
+    def drops_stores(self) -> bool:
+        return self.readonly or self.kind == "rom"
 
     @property
     def end(self) -> int:
@@ -48,7 +72,7 @@ class Region(NamedTuple):
 
     @property
     def host_address(self) -> int:
-        return self.mapping.address + self.offset
+        return self.memory.address + self.offset
 
 
 class Listener(Protocol):
@@ -56,6 +80,9 @@ class Listener(Protocol):
 
     def region_added(self, region: Region) -> None:
         """``region`` is there now; an EmuError takes it away again."""
+
+    def region_removed(self, region: Region) -> None:
+        """``region`` is gone; an EmuError keeps it."""
 
     def written(self, gpa: int, data: bytes) -> None:
         """``data`` has just been stored at ``gpa``."""
@@ -90,20 +117,41 @@ class GuestMemory:
         where = f"region '{region.name}' at {region.gpa:#x}"
         if region.size <= 0 or region.gpa < 0 or region.end - 1 > U64_MAX:
             raise EmuError(f"{where} with {region.size} bytes does not fit in the address space")
-        if region.offset < 0 or region.offset + region.size > region.mapping.size:
+        if (region.kind == "mmio") is not (region.mapping is None) or (region.mapping is None and not region.registers):
+            raise EmuError(f"{where}: a region is memory, or of kind 'mmio' and has registers")
+        if region.mapping is not None and not 0 <= region.offset <= region.mapping.size - region.size:
             raise EmuError(f"{where} is larger than the memory behind it")
         for other in self.regions:
             if region.gpa < other.end and other.gpa < region.end:
                 raise EmuError(f"{where} overlaps region '{other.name}' at {other.gpa:#x}")
         before = self._table
-        regions = tuple(sorted((*self.regions, region), key=lambda item: item.gpa))
-        self._table = tuple(item.gpa for item in regions), regions
+        self._set((*self.regions, region))
         try:
             for listener in self._listeners:
                 listener.region_added(region)
         except BaseException:
             self._table = before
             raise
+
+    def remove(self, region: Region) -> None:
+        """Take ``region`` away and tell the listeners, while the guest stands still; when one refuses, it stays.
+
+        EmuError when it is not there. What was memory is a hole then.
+        """
+        if region not in self.regions:
+            raise EmuError(f"region '{region.name}' at {region.gpa:#x} is not there")
+        before = self._table
+        self._set(tuple(item for item in self.regions if item is not region and item != region))
+        try:
+            for listener in self._listeners:
+                listener.region_removed(region)
+        except BaseException:
+            self._table = before
+            raise
+
+    def _set(self, regions: tuple[Region, ...]) -> None:
+        ordered = tuple(sorted(regions, key=lambda item: item.gpa))
+        self._table = tuple(item.gpa for item in ordered), ordered
 
     def find(self, gpa: int) -> Region | None:
         """The region that holds ``gpa``, or None."""
@@ -144,11 +192,11 @@ class GuestMemory:
             raise GuestMemoryError(f"cannot {verb} {length} bytes of guest memory at {gpa:#x}")
         pieces: list[memoryview] = []
         for region, start, size in self._spans(gpa, length, verb):
-            if verb == "write" and (region.readonly or region.mapping.readonly):
+            if verb == "write" and (region.drops_stores or region.memory.readonly):
                 raise GuestMemoryError(
                     f"cannot write guest memory at {max(gpa, region.gpa):#x}: '{region.name}' is read-only"
                 )
-            pieces.append(region.mapping.view[start : start + size])
+            pieces.append(region.memory.view[start : start + size])
         return pieces
 
     def _spans(self, gpa: int, length: int, verb: str) -> Iterator[tuple[Region, int, int]]:

@@ -17,12 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from . import cpu, devices, files, migration, monitor, persistence
+from . import cpu, devices, files, gdb, migration, monitor, persistence
 from .mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
 MUTANTS = (
     *cpu.MUTANTS, *devices.MUTANTS, *files.MUTANTS, *persistence.MUTANTS, *migration.MUTANTS, *monitor.MUTANTS,
+    *gdb.MUTANTS,
 )  # fmt: skip
 LIMIT_S = 120.0
 """For the tests of one mutant. Below it lie the tests' own limits: what they end is a test that failed."""

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
+enum { ERR_RESOURCE = 20 };
 enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
 enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
@@ -57,6 +58,7 @@ enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
+enum { MOST_WINDOWS = 16, MOST_RETURNS = 64 };
 #define BLOCKS_PER_CLOCK_READ 64
 /* The self-test asks for a stop in each of so many blocks, and afterwards, that long guests end, in one of so many. */
 #define TESTED_WHOLLY 50000
@@ -78,7 +80,7 @@ static struct {
     const char *(*describe)(int error);
 } library;
 
-typedef struct {
+typedef struct emu_engine {
     void *uc;
     void *owner;
     uint32_t reason;
@@ -95,6 +97,10 @@ typedef struct {
     emu_delivery delivery;
     emu_delivery_record last_exception;
     known_ports known;
+
+    /* Registers in guest memory; the library says only how far from the start an access is. */
+    struct { struct emu_engine *engine; uint64_t gpa; } windows[MOST_WINDOWS];
+    unsigned window_count;
 
     int cpu_model;
     void *cpu;
@@ -125,6 +131,15 @@ typedef struct {
     const uint64_t *breakpoints;
     size_t breakpoint_count;
     bool held;
+    /* The block announced last is at the address of the one before. */
+    bool same;
+    /*
+     * Instructions that began and will go on: a fault or, between two turns of REP, an interrupt was delivered. They
+     * may have a breakpoint later that they had before: gdb takes it away for a step. The processor has RF for this, in
+     * the frame, where the guest would see it.
+     */
+    struct { uint64_t address, cr3, rsp; } returns[MOST_RETURNS];
+    unsigned next_return;
     /* Pass by what would stop, except for `until`, and remember the last such place, and which bits it would stop with. */
     bool passing;
     uint64_t passed;
@@ -143,6 +158,8 @@ typedef struct {
     } attention;
 } emu_engine;
 
+uint64_t emu_register_read(void *owner, uint64_t gpa, int size);
+void emu_register_write(void *owner, uint64_t gpa, int size, uint64_t value);
 uint32_t emu_port_read(void *owner, uint32_t port, int size);
 void emu_port_write(void *owner, uint32_t port, int size, uint32_t value);
 
@@ -465,13 +482,42 @@ static void pass_by(emu_engine *e, uint32_t reason)
     e->passed_reason = reason;
 }
 
+/* Whether a repeated string instruction is at this linear address. */
+static bool is_rep(emu_engine *e, uint64_t address)
+{
+    bool repeated = false;
+    for (unsigned n = 0; n < 15; n++) {
+        attempt a = {.d = &e->delivery, .env = e->env};
+        const uint8_t *code = linear_ram(&a, address + n, 1, false, false);
+        uint8_t byte = code ? *code : 0;
+        repeated |= byte == 0xf2 || byte == 0xf3;
+        if (byte == 0xf2 || byte == 0xf3 || byte == 0x66 || byte == 0x67 || byte == 0x2e || byte == 0x36 || byte == 0x3e ||
+            byte == 0x26 || byte == 0x64 || byte == 0x65 || ((byte & 0xf0) == 0x40 && in_code64(e->env)))
+            continue;
+        return repeated && ((byte >= 0xa4 && byte <= 0xaf && (byte & 0xfe) != 0xa8) || (byte >= 0x6c && byte <= 0x6f));
+    }
+    return false;
+}
+
+/* Whether an instruction goes on here, having begun before; once for each time that it was left. */
+static bool goes_on_here(emu_engine *e, uint64_t address)
+{
+    for (unsigned n = 0; n < MOST_RETURNS; n++)
+        if (e->returns[n].address == address && e->returns[n].cr3 == CONTROL(e->env, 3) &&
+            e->returns[n].rsp == GENERAL(e->env, GENERAL_RSP) && e->returns[n].rsp) {
+            e->returns[n].rsp = 0;
+            return true;
+        }
+    return false;
+}
+
 /* Why a debugger stops before the instruction that is announced; 0 when it does not. */
 static uint32_t debug_stop(emu_engine *e, uint64_t address)
 {
     bool reached = e->instructions > e->until;
     if (!e->attention.debugging)
         return 0;
-    if ((e->passing && reached) || !is_breakpoint(e, address))
+    if ((e->passing && reached) || !is_breakpoint(e, address) || (e->same && is_rep(e, address)) || goes_on_here(e, address))
         return reached ? EMU_STEP : 0;
     if (!e->passing)
         return EMU_BREAKPOINT;
@@ -490,6 +536,8 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
     bool again = e->attention.again && address == e->last_block;
     bool within = !again && address - e->last_block < e->last_size;
     uint32_t stop;
+    if (!again)
+        e->same = address == e->last_block;
     e->attention.again = 0;
     e->last_block = address;
     e->last_size = size;
@@ -556,6 +604,22 @@ static void nothing_write(void *uc, uint64_t offset, unsigned size, uint64_t val
     (void)uc, (void)offset, (void)size, (void)value, (void)user;
 }
 
+typedef struct { emu_engine *engine; uint64_t gpa; } window;
+
+static uint64_t register_read(void *uc, uint64_t offset, unsigned size, void *user)
+{
+    const window *w = user;
+    (void)uc;
+    return emu_register_read(w->engine->owner, w->gpa + offset, (int)size);
+}
+
+static void register_write(void *uc, uint64_t offset, unsigned size, uint64_t value, void *user)
+{
+    const window *w = user;
+    (void)uc;
+    emu_register_write(w->engine->owner, w->gpa + offset, (int)size, value);
+}
+
 /* Unicorn drops a store whose write-protection hook says "handled": just what a read-only memory does. */
 static bool on_rom_write(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
@@ -581,6 +645,7 @@ static void close_engine(emu_engine *e)
         library.close(e->uc);
     e->uc = NULL;
     e->cpu = NULL;
+    e->window_count = 0;
     e->env = NULL;
     e->hooked = 0;
 }
@@ -676,6 +741,17 @@ int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
     return library.add_hook(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
 }
 
+int emu_engine_map_registers(emu_engine *e, uint64_t gpa, uint64_t size)
+{
+    void *user;
+    if (e->window_count == MOST_WINDOWS)
+        return ERR_RESOURCE;
+    user = &e->windows[e->window_count];
+    e->windows[e->window_count].engine = e;
+    e->windows[e->window_count++].gpa = gpa;
+    return library.map_mmio(e->uc, gpa, size, register_read, user, register_write, user);
+}
+
 int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
 {
     return library.map_mmio(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
@@ -740,6 +816,11 @@ void emu_engine_add_ram(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
     d->ram[d->ram_count].gpa = gpa;
     d->ram[d->ram_count].size = size;
     d->ram[d->ram_count++].host = host;
+}
+
+void emu_engine_forget_ram(emu_engine *e)
+{
+    e->delivery.ram_count = 0;
 }
 
 void emu_engine_set_code_check(emu_engine *e, uintptr_t function, void *argument)
@@ -831,10 +912,38 @@ void emu_engine_set_breakpoints(emu_engine *e, const uint64_t *addresses, size_t
     e->breakpoint_count = count;
 }
 
+/* An instruction that cannot be fetched is never announced, but its breakpoint comes before that fault. */
+int emu_engine_meets_breakpoint(emu_engine *e, uint64_t address)
+{
+    bool held = e->held;
+    e->held = false;
+    return e->attention.debugging && !held && !e->passing && is_breakpoint(e, address);
+}
+
 /* How many instructions have begun; one that raised a fault and is tried again counts twice, REP once for each turn. */
 uint64_t emu_engine_instructions(emu_engine *e)
 {
     return e->instructions - e->attention.again;
+}
+
+/*
+ * Before an event is delivered: the instruction at linear `address`, which the handler returns to, has begun. An
+ * interrupt from outside comes between instructions, or between two turns of one.
+ */
+void emu_engine_interrupts(emu_engine *e, uint64_t address, int from_outside)
+{
+    if (from_outside && (e->last_block != address || (e->attention.again && !e->same) || !is_rep(e, address)))
+        return;
+    e->returns[e->next_return].address = address;
+    e->returns[e->next_return].cr3 = CONTROL(e->env, 3);
+    e->returns[e->next_return].rsp = GENERAL(e->env, GENERAL_RSP);
+    e->next_return = (e->next_return + 1) % MOST_RETURNS;
+}
+
+/* The guest was taken to another moment. */
+void emu_engine_forget_interrupted(emu_engine *e)
+{
+    memset(e->returns, 0, sizeof e->returns);
 }
 
 /* The next instruction was announced, and nothing else was due then: it begins before anybody is asked again. */

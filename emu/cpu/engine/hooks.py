@@ -42,6 +42,14 @@ class PortHandler(Protocol):
     def port_write(self, port: int, size: int, value: int) -> None: ...
 
 
+class RegisterHandler(Protocol):
+    """Who answers accesses to devices' registers in guest memory, in the same way."""
+
+    def register_read(self, gpa: int, size: int) -> int: ...
+
+    def register_write(self, gpa: int, size: int, value: int) -> None: ...
+
+
 class Clock(NamedTuple):
     """Virtual time: whether it passes, nanoseconds, and whether the block at address ``last_block`` was announced, and
     charged, without being executed.
@@ -73,6 +81,7 @@ class Engine:
         self._e: emu_engine = ffi.new("emu_engine *")
         _check(lib.emu_engine_open(self._e, model), "open an engine")
         self.ports = ports
+        self.registers: RegisterHandler | None = None
         self._failure: BaseException | None = None
         self._owner = ffi.new_handle(self)
         self._e.owner = self._owner
@@ -105,6 +114,10 @@ class Engine:
         """As ``map``, but guest stores are dropped."""
         _check(lib.emu_engine_map_rom(self._e, gpa, size, ffi.cast("void *", host)), f"map memory at {gpa:#x}")
 
+    def map_registers(self, gpa: int, size: int) -> None:
+        """A device's registers live there: ``registers`` answers."""
+        _check(lib.emu_engine_map_registers(self._e, gpa, size), f"map registers at {gpa:#x}")
+
     def map_nothing(self, gpa: int, size: int) -> None:
         """Nobody lives there: reads give 0, writes are dropped."""
         _check(lib.emu_engine_map_nothing(self._e, gpa, size), f"fill the hole at {gpa:#x}")
@@ -114,6 +127,10 @@ class Engine:
     def add_ram(self, gpa: int, size: int, host: int) -> None:
         """Plain RAM that the guest sees at ``gpa``: delivery may read and write it with no one knowing."""
         lib.emu_engine_add_ram(self._e, gpa, size, ffi.cast("void *", host))
+
+    def forget_ram(self) -> None:
+        """All of ``add_ram``, which is to be told again."""
+        lib.emu_engine_forget_ram(self._e)
 
     def set_code_check(self, function: int, argument: int) -> None:
         """The address of a C function that says of ``argument``, host address and size whether code lies there."""
@@ -266,10 +283,24 @@ class Engine:
         self._breakpoints = ffi.new("uint64_t[]", ordered)
         lib.emu_engine_set_breakpoints(self._e, self._breakpoints, len(ordered))
 
+    def meets_breakpoint(self, address: int) -> bool:
+        """Whether it would stop before an instruction at linear ``address`` that it cannot fetch."""
+        return bool(lib.emu_engine_meets_breakpoint(self._e, address))
+
     @property
     def instructions(self) -> int:
         """How many have begun; one that faults and is tried again counts twice, REP once for each turn."""
         return lib.emu_engine_instructions(self._e)
+
+    def interrupts(self, address: int, *, from_outside: bool) -> None:
+        """Before an event is delivered: the instruction at linear ``address`` was begun, and is not met again as a
+        breakpoint when the handler returns to it. Of an interrupt that is true between two turns of REP only.
+        """
+        lib.emu_engine_interrupts(self._e, address, from_outside)
+
+    def forget_interrupted(self) -> None:
+        """The guest was taken to another moment."""
+        lib.emu_engine_forget_interrupted(self._e)
 
     def hold(self, held: bool) -> None:
         """After BREAKPOINT or STEP: the next instruction begins before deadline, interrupt or breakpoint are looked at.
@@ -471,5 +502,26 @@ def emu_port_write(owner: Pointer, port: int, size: int, value: int) -> None:
     engine: Engine = ffi.from_handle(owner)
     try:
         engine.ports.port_write(port, size, value)
+    except BaseException as failure:
+        engine.fail(failure)
+
+
+@ffi.def_extern()
+def emu_register_read(owner: Pointer, gpa: int, size: int) -> int:
+    engine: Engine = ffi.from_handle(owner)
+    try:
+        assert engine.registers is not None
+        return engine.registers.register_read(gpa, size) & ((1 << 8 * size) - 1)
+    except BaseException as failure:
+        engine.fail(failure)
+        return (1 << 8 * size) - 1
+
+
+@ffi.def_extern()
+def emu_register_write(owner: Pointer, gpa: int, size: int, value: int) -> None:
+    engine: Engine = ffi.from_handle(owner)
+    try:
+        assert engine.registers is not None
+        engine.registers.register_write(gpa, size, value)
     except BaseException as failure:
         engine.fail(failure)

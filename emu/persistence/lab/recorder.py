@@ -122,8 +122,14 @@ class Recording:
 
     def region_added(self, region: Region) -> None:
         """The machine's memory has ``region``."""
-        logged = region.kind == "nvdimm" and not region.readonly
+        if region.mapping is None:
+            return
+        logged = region.kind == "nvdimm" and not region.drops_stores
         self.tracer.add_region(region.gpa, region.size, region.host_address, logged=logged)
+
+    def region_removed(self, region: Region) -> None:
+        """Never under a recording: its log would no longer explain the memory."""
+        raise UsageError(f"'{region.name}' cannot be removed while it is recorded", "record another run")
 
     def written(self, gpa: int, data: bytes) -> None:
         """Something other than an instruction has stored to guest memory."""

@@ -100,6 +100,68 @@ def test_a_step_into_a_fault_stops_at_the_handler(guest: Guest) -> None:
     ]  # fmt: skip
 
 
+def test_a_breakpoint_at_an_instruction_that_faults_is_met_once(guest: Guest) -> None:
+    guest.gate64(14, HANDLERS)
+    guest.put(HANDLERS, b"\x48\x83\xc4\x08" + b"\xbf" + struct.pack("<I", DATA) + IRETQ)  # now rdi is right
+    guest.long(b"\xbf" + struct.pack("<I", ABSENT) + b"\x48\x89\x07" + HLT)
+    debugging = debugged(guest)
+    debugging.set_breakpoints([START + 5, HANDLERS])
+    assert places(guest, debugging) == [("breakpoint", START + 5), ("breakpoint", HANDLERS)]
+    assert debugging.instructions == 3 + 3 + 2  # the store begins twice
+
+
+def test_a_breakpoint_where_nothing_can_be_fetched_comes_before_the_fault(guest: Guest) -> None:
+    """gdb calls functions of the guest with a return address on the stack, which is no code."""
+    guest.gate64(14, HANDLERS)
+    guest.put(HANDLERS, HLT)
+    guest.long(b"\xb8" + struct.pack("<I", ABSENT) + b"\xff\xe0")  # mov eax, ABSENT; jmp rax
+    debugging = debugged(guest)
+    debugging.set_breakpoints([ABSENT])
+    stop = run(guest)
+    assert (stop.kind, stop.rip) == (StopKind.BREAKPOINT, ABSENT)
+    debugging.go_on(stop)
+    assert run(guest).kind is StopKind.HALT
+    assert guest.cpu.rip == HANDLERS + 1
+
+
+def test_a_breakpoint_at_rep_is_met_once_and_one_at_a_jump_to_itself_each_time(guest: Guest) -> None:
+    guest.long(INTO_DATA + b"\xb9\x03\x00\x00\x00" + b"\xf3\xaa" + b"\xeb\xfe")
+    debugging = debugged(guest)
+    rep = START + 10
+    debugging.set_breakpoints([rep, rep + 2])
+    assert places(guest, debugging, 4) == [("breakpoint", rep), *[("breakpoint", rep + 2)] * 3]
+
+
+def test_a_breakpoint_at_rep_is_met_once_although_an_interrupt_comes_between_its_turns(guest: Guest) -> None:
+    guest.gate64(0x40, HANDLERS)
+    guest.put(HANDLERS, IRETQ)
+    guest.long(b"\xfb" + INTO_DATA + b"\xb9\x05\x00\x00\x00" + b"\xf3\xaa" + HLT)
+    debugging = debugged(guest)
+    rep = START + 11
+    debugging.set_breakpoints([rep])
+    debugging.go_on(run(guest))
+    debugging.stop_at(debugging.instructions + 2)
+    assert run(guest).kind is StopKind.STEP
+    debugging.stop_at(None)
+    guest.cpu.set_interrupt_pending(True)
+    assert run(guest).kind is StopKind.INTERRUPT_WINDOW
+    assert guest.cpu.registers()["rcx"] == 3
+    guest.cpu.raise_interrupt(0x40)
+    guest.cpu.set_interrupt_pending(False)
+    assert run(guest).kind is StopKind.HALT
+    assert guest.memory[DATA : DATA + 6] == bytes(5) + b"\0"
+    assert guest.cpu.registers()["rcx"] == 0
+
+
+def test_an_instruction_that_overwrites_itself_begins_once(guest: Guest) -> None:
+    store = b"\xc6\x05\xff\xff\xff\xff\x77"  # mov byte [rip - 1], 0x77: its own operand
+    guest.long(store + HLT)
+    debugging = debugged(guest)
+    debugging.set_breakpoints([START])
+    assert places(guest, debugging) == [("breakpoint", START)]
+    assert debugging.instructions == 3
+
+
 def test_syscall_is_one_step_to_the_kernel(guest: Guest) -> None:
     guest.put(ENTRY, HLT)
     guest.long(system_calls() + b"\x0f\x05" + NOP)

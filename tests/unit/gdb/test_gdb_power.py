@@ -7,7 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from gdb_client import CODE, PMEM, Client, Debugged, debugged
+from debugged import Debugged, debugged
+from gdb_client import CODE, PMEM, Client
+
+from emu.config import BackendConfig, BackendKind, NvdimmConfig
+from emu.errors import EmuError
+from emu.gdb import power, travel
+from emu.memory import open_backend
 
 # mov rbx, PMEM; mov eax, 7; mov [rbx], rax; clwb [rbx]; sfence; mov [rbx+64], rax; clwb [rbx+64];
 # movnti [rbx+128], rax; mov [rbx+192], rax; hlt
@@ -73,12 +79,13 @@ def test_the_power_is_cut_the_file_keeps_what_was_durable_and_the_guest_boots_ag
     assert "event 3" in gdb.monitor(f"durable {PMEM + 64:#x}")
 
 
-def test_a_second_cut_counts_from_the_first(start: Start, tmp_path: Path) -> None:
-    """What the first one left is what the second one falls back to."""
-    machine, gdb = start()
+def test_a_second_cut_falls_back_to_what_the_first_one_left(start: Start, tmp_path: Path) -> None:
+    _, gdb = start()
     gdb.monitor("crash")
-    machine.machine.call(lambda: machine.machine.memory.read(PMEM, 8))
-    gdb.monitor("crash")
+    gdb.ask(b"Z0,%x,1" % (CODE + 18))  # the first store is made and not flushed; it stores what is there already
+    assert gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+    assert "hold one of: 0x7\n" in gdb.monitor(f"durable {PMEM:#x}")
+    assert "1 store is lost" in gdb.monitor("crash")
     kept = (tmp_path / "pmem.img").read_bytes()
     assert kept == (7).to_bytes(8, "little").ljust(len(kept), b"\0")
 
@@ -103,3 +110,30 @@ def test_what_the_debugger_stores_is_not_durable(start: Start) -> None:
     _, gdb = start()
     gdb.ask(b"M%x,1:55" % (PMEM + 0x200))
     assert "NOT durable, 55" in gdb.monitor(f"durable {PMEM + 0x200:#x}")
+
+
+def test_of_too_many_events_the_oldest_are_kept_as_what_they_left(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The past is shorter then; what is durable stays right."""
+    monkeypatch.setattr(power, "_MOST_EVENTS", 2)
+    monkeypatch.setattr(travel, "_FIRST_INTERVAL", 1)
+    _, gdb = start()
+    assert "): durable, 07" in gdb.monitor(f"durable {PMEM:#x}")
+    assert "event 3: stored by" in gdb.monitor(f"durable {PMEM + 64:#x}")
+    assert gdb.ask(b"bs") == b"T05thread:01;"
+    assert "durable, 00" in gdb.monitor(f"durable {PMEM + 192:#x}")
+    while gdb.ask(b"bs") == b"T05thread:01;":
+        pass
+    assert gdb.rip > CODE  # not all the way
+    assert "): durable, 07" in gdb.monitor(f"durable {PMEM:#x}")
+    assert gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+    assert "the power failed before event 7: 3 stores are lost" in gdb.monitor("crash")
+
+
+def test_memory_is_not_plugged_under_a_debugger(start: Start) -> None:
+    machine, _ = start()
+    engine = machine.machine
+    more = NvdimmConfig(backend=BackendConfig(id="more", kind=BackendKind.RAM, size=2 << 20))
+    with open_backend(more.backend) as backend, pytest.raises(EmuError, match="recorded or debugged"):
+        engine.call(lambda: engine.slots.plug_backend(more, backend, hot=True))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from gdb_client import CODE, PMEM, RIP, Client, Debugged, debugged
+from debugged import Debugged, debugged
+from gdb_client import CODE, PATIENCE_S, PMEM, RIP, Client
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emu.errors import UsageError
+from emu.gdb.packets import encode
 from emu.gdb.registers import REGISTERS, description
 from emu.gdb.server import address
 from emu.host.sockets import TcpAddress, UnixAddress
@@ -111,11 +115,14 @@ def test_a_register_is_written(start: Start, name: str) -> None:
     assert gdb.ask(b"g") == before
 
 
-def test_control_registers_are_shown_and_not_written(start: Start) -> None:
+def test_control_registers_are_shown_and_take_what_can_be(start: Start) -> None:
     _, gdb = start(STORES)
     number = next(n for n, register in enumerate(REGISTERS) if register.name == "cr0")
     assert int.from_bytes(bytes.fromhex(gdb.ask(b"p%x" % number).decode()), "little") & 0x80000001 == 0x80000001
     assert gdb.ask(b"P%x=%s" % (number, b"00" * 8)) == b"E01"
+    cr2 = number + 1
+    assert gdb.ask(b"P%x=%s" % (cr2, b"1234" + b"00" * 6)) == b"OK"
+    assert gdb.ask(b"p%x" % cr2) == b"1234" + b"00" * 6
 
 
 def test_ctrl_c_stops_a_guest_that_runs(start: Start) -> None:
@@ -144,6 +151,31 @@ def test_a_guest_that_dies_can_be_looked_at_and_then_ends(start: Start) -> None:
     assert gdb.rip == CODE + 1
     assert gdb.ask(b"c") == b"W06"
     assert machine.ended().reason == "triple-fault"
+
+
+def test_a_breakpoint_that_is_stepped_over_into_a_fault_is_not_met_again_behind_the_handler(start: Start) -> None:
+    """gdb takes a breakpoint away, steps, and puts it back; the store faults, and is tried again."""
+    absent, handler, frame = 0x7000_0000_0000, CODE + 0x100, 0x300000
+    gate = struct.pack("<HHBBHII", handler & 0xFFFF, 0x8, 0, 0x8E, handler >> 16, 0, 0)
+    code = bytes.fromhex("48bb") + struct.pack("<Q", absent)  # mov rbx, absent
+    code += bytes.fromhex("0f011c25") + struct.pack("<I", frame)  # lidt [frame]
+    store = CODE + len(code)
+    code += bytes.fromhex("488903f4")  # mov [rbx], rax; hlt
+    fix = (
+        bytes.fromhex("4883c408bb") + struct.pack("<I", frame) + bytes.fromhex("48cf")
+    )  # add rsp, 8; mov ebx, frame; iretq
+    _, gdb = start(code.ljust(0x100, b"\x90") + fix)
+    gdb.ask(b"X%x,a:" % frame + struct.pack("<HQ", 0xFFF, frame + 0x1000))
+    gdb.ask(b"s")
+    selector = int.from_bytes(bytes.fromhex(gdb.ask(b"p12").decode()), "little")
+    gdb.ask(b"X%x,10:" % (frame + 0x1000 + 14 * 16) + gate[:2] + struct.pack("<H", selector) + gate[4:])
+    gdb.ask(b"Z0,%x,1" % store)
+    assert gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+    gdb.ask(b"z0,%x,1" % store)
+    assert gdb.ask(b"s") == b"T05thread:01;"
+    assert gdb.rip == handler
+    gdb.ask(b"Z0,%x,1" % store)
+    assert gdb.ask(b"c") == b"W00"
 
 
 def test_a_breakpoint_outlives_a_reset(start: Start) -> None:
@@ -187,6 +219,37 @@ def test_monitor_words(start: Start) -> None:
     gdb.ask(b"s")
     gdb.monitor("reset")
     assert gdb.rip == CODE
+
+
+def test_a_debugger_that_loses_patience_without_acknowledgements_gets_no_answer_twice(start: Start) -> None:
+    _, gdb = start(STORES)
+    assert gdb.ask(b"qC") == b"QC01"
+    gdb.socket.sendall(b"-")
+    assert gdb.ask(b"?") == b"T05thread:01;"
+
+
+def test_with_acknowledgements_a_lost_answer_is_sent_again(start: Start) -> None:
+    machine, gdb = start(STORES)
+    gdb.close()
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.settimeout(PATIENCE_S)
+        plain.connect(str(machine.path))
+        plain.sendall(encode(b"qC"))
+        answer = b"+" + encode(b"QC01")
+        assert take(plain, len(answer)) == answer
+        plain.sendall(b"-")
+        assert take(plain, len(answer) - 1) == answer[1:]
+        plain.sendall(b"$qC#00")
+        assert take(plain, 1) == b"-"
+
+
+def take(connection: socket.socket, size: int) -> bytes:
+    taken = b""
+    while len(taken) < size:
+        piece = connection.recv(size - len(taken))
+        assert piece
+        taken += piece
+    return taken
 
 
 _LETTERS = st.sampled_from([bytes([letter]) for letter in b"?gGpPmMXZzcsCSHTqQvR!"])

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from gdb_client import CODE, PMEM, Client, Debugged, debugged
+from debugged import Debugged, debugged
+from gdb_client import CODE, PMEM, Client
 
 from emu.gdb import travel
 from emu.gdb.registers import REGISTERS
@@ -74,12 +75,15 @@ def test_each_step_back_is_where_the_guest_was(start: Start) -> None:
 def test_breakpoints_are_met_again_in_reverse(start: Start) -> None:
     _, gdb = start(LOOP)
     gdb.ask(b"Z0,%x,1" % STORE)
+    was = {}
     for left in (6, 5, 4, 3):
         assert gdb.ask(b"c") == b"T05swbreak:;thread:01;"
         assert turn(gdb) == left
+        was[left] = look(gdb)
     for left in (4, 5, 6):
         assert gdb.ask(b"bc") == b"T05swbreak:;thread:01;"
         assert (gdb.rip, turn(gdb)) == (STORE, left)
+        assert look(gdb) == was[left]
     assert gdb.ask(b"bc") == FIRST
     assert gdb.rip == CODE
     for left in (6, 5, 4, 3, 2, 1):

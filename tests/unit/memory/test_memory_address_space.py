@@ -117,6 +117,11 @@ class Listener:
             raise EmuError("no room")
         self.regions.append(region.name)
 
+    def region_removed(self, region: Region) -> None:
+        if region.name == "kept":
+            raise EmuError("in use")
+        self.regions.remove(region.name)
+
     def written(self, gpa: int, data: bytes) -> None:
         self.stores.append((gpa, data))
 
@@ -141,3 +146,57 @@ def test_a_region_that_a_listener_refuses_is_not_there(memory: GuestMemory, back
         memory.add(Region(gpa=32 * PAGE, size=PAGE, mapping=backend.mapping, name="unwanted"))
     assert memory.regions == before
     assert memory.find(32 * PAGE) is None
+
+
+def test_a_region_is_removed_and_the_listeners_hear_of_it(memory: GuestMemory, backend: Backend) -> None:
+    listener = Listener()
+    memory.listen(listener)
+    late = Region(gpa=32 * PAGE, size=PAGE, mapping=backend.mapping, name="late")
+    memory.add(late)
+    before = memory.regions
+    memory.remove(late)
+    assert late not in memory.regions
+    assert "late" not in listener.regions
+    assert len(memory.regions) == len(before) - 1
+    with pytest.raises(GuestMemoryError):
+        memory.read(32 * PAGE, 1)
+    with pytest.raises(EmuError, match="is not there"):
+        memory.remove(late)
+
+
+def test_a_region_that_a_listener_needs_stays(memory: GuestMemory, backend: Backend) -> None:
+    memory.listen(Listener())
+    kept = Region(gpa=32 * PAGE, size=PAGE, mapping=backend.mapping, name="kept")
+    memory.add(kept)
+    with pytest.raises(EmuError, match="in use"):
+        memory.remove(kept)
+    assert kept in memory.regions
+    memory.read(32 * PAGE, 1)
+
+
+class Counter:
+    """A register that counts its accesses."""
+
+    def read(self, offset: int, size: int) -> int:
+        return offset
+
+    def write(self, offset: int, size: int, value: int) -> None: ...
+
+
+def test_a_rom_is_not_written_and_registers_are_no_memory(memory: GuestMemory, backend: Backend) -> None:
+    memory.add(Region(gpa=32 * PAGE, size=PAGE, mapping=backend.mapping, kind="rom", name="firmware"))
+    memory.add(Region(gpa=40 * PAGE, size=PAGE, mapping=None, kind="mmio", registers=Counter(), name="device"))
+    with pytest.raises(GuestMemoryError, match="'firmware' is read-only"):
+        memory.write(32 * PAGE, b"x")
+    with pytest.raises(GuestMemoryError, match="'device' at 0x28000 is the registers of a device, not memory"):
+        memory.read(40 * PAGE, 1)
+
+
+def test_a_region_is_memory_or_registers(memory: GuestMemory, backend: Backend) -> None:
+    for wrong in (
+        Region(gpa=32 * PAGE, size=PAGE, mapping=None),
+        Region(gpa=32 * PAGE, size=PAGE, mapping=None, kind="mmio"),
+        Region(gpa=32 * PAGE, size=PAGE, mapping=backend.mapping, kind="mmio", registers=Counter()),
+    ):
+        with pytest.raises(EmuError, match="a region is memory, or of kind 'mmio'"):
+            memory.add(wrong)
