@@ -28,5 +28,6 @@ VERBS = {
     "guests": Verb("emu.cli.guests", "list the bundled guests"),
     "learn": Verb("emu.cli.learn", "short lessons on persistent memory, in the terminal"),
     "cc": Verb("emu.cli.cc", "compile C, C++ or assembly to a guest"),
+    "help": Verb("emu.cli.help", "explain a verb, as VERB --help does"),
     "new": Verb("emu.cli.new", "begin a project: a program on persistent memory and its crash test"),
 }
