@@ -712,6 +712,7 @@ typedef struct {
     const uint64_t *control; /* CR0 to CR4 */
     const uint32_t *hflags;
     struct store_log *log;
+    struct watch *watch;
     int look_for_tables;
     table *tables;
     size_t table_count, table_room;
@@ -744,6 +745,9 @@ void emu_trace_unknown_read(void *owner, uint64_t unit, uint32_t bytes);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
 emu_trace_site *emu_trace_new_instruction(void *owner, uint64_t pc);
 void emu_trace_stop(void *owner, int why);
+
+struct watch;
+static void ask_for(struct watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller);
 
 static uint64_t reg(emu_trace *t, int id)
 {
@@ -1243,6 +1247,12 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
     count_block(t);
 }
 
+/* As many blocks as the budget allows have begun. */
+void emu_trace_at_budget(void *trace)
+{
+    emu_trace_stop(((emu_trace *)trace)->owner, EMU_TRACE_BUDGET);
+}
+
 static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *user)
 {
     (void)uc, (void)address, (void)size;
@@ -1347,6 +1357,28 @@ static unsigned pieces_of(emu_trace *t, uint64_t address, unsigned size, uint64_
     return 2;
 }
 
+/* These bytes of a unit are being read: note those that are unknown, when it is known what they hold. */
+static void note_unknown(emu_trace *t, struct watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller)
+{
+    uint64_t at = number_of(t, unit), mask;
+    const region *r;
+    bytes = at < t->units ? t->unknown[at] & bytes : 0;
+    r = bytes ? region_of(t, unit) : NULL;
+    if (!r)
+        return;
+    if (bytes & t->asked[at] & ~t->given[at]) { /* which puts them into memory */
+        if (w)
+            ask_for(w, unit, bytes, caller);
+        else
+            emu_trace_unknown_read(t->owner, unit, bytes);
+    }
+    learn(t, unit, bytes);
+    mask = mask_of(bytes);
+    emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
+}
+
+#include "watched.h"
+
 static void on_read(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
     emu_trace *t = user;
@@ -1357,18 +1389,8 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
         if (starts[n] - t->base >= t->units * 8)
             continue;
         emu_trace_note_access(t);
-        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8) {
-            uint64_t at = number_of(t, unit), mask;
-            uint8_t bytes = at < t->units ? t->unknown[at] & bytes_in(unit, starts[n], sizes[n]) : 0;
-            const region *r = bytes ? region_of(t, unit) : NULL;
-            if (!r)
-                continue;
-            if (bytes & t->asked[at] & ~t->given[at])
-                emu_trace_unknown_read(t->owner, unit, bytes); /* which puts them into memory */
-            learn(t, unit, bytes);
-            mask = mask_of(bytes);
-            emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
-        }
+        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
+            note_unknown(t, NULL, unit, bytes_in(unit, starts[n], sizes[n]), 0);
     }
 }
 
@@ -1413,7 +1435,8 @@ const char *emu_trace_bind(void *handle)
         {"uc_ctl", &library.control},
     };
     const char *missing = LOOK_UP_PUBLIC(handle, wanted);
-    return missing ? missing : bind_log(handle);
+    missing = missing ? missing : bind_log(handle);
+    return missing ? missing : bind_watch(handle);
 }
 
 int emu_trace_open(emu_trace *t, void *uc)
@@ -1432,6 +1455,8 @@ void emu_trace_close(emu_trace *t)
 {
     if (t->log)
         close_log(t->log);
+    if (t->watch)
+        close_watch(t->watch);
     for (unsigned n = 0; t->blocks_seen && n < BUCKETS; n++)
         while (t->blocks_seen[n]) {
             block *next = t->blocks_seen[n]->next;
@@ -1546,6 +1571,8 @@ int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
         madvise(t->asked, t->units, MADV_DONTNEED) || madvise(t->given, t->units, MADV_DONTNEED))
         return -errno;
     t->touches = t->read_count = 0;
+    if (t->watch)
+        watch_again(t->watch);
     for (size_t n = 0; n < count; n++) {
         uint64_t at = number_of(t, units[n]);
         if (at < t->units)
@@ -1569,11 +1596,11 @@ void emu_trace_restore_unknown(emu_trace *t)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 125), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 131), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 128), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 134), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 133), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 41), // emu_trace_site *()(void *, uint64_t)
@@ -1581,7 +1608,7 @@ static void *_cffi_types[] = {
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // emu_trace *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 133), // emu_trace *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t const *, size_t)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1602,7 +1629,7 @@ static void *_cffi_types[] = {
 /* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // void const *
+/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // void const *
 /* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
@@ -1610,7 +1637,7 @@ static void *_cffi_types[] = {
 /* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // uintptr_t *
 /* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 133), // emu_trace_site *
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // emu_trace_site *
 /* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1628,89 +1655,95 @@ static void *_cffi_types[] = {
 /* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace const *, void const *)
+/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace const *)
 /* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 61 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
-/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *)
-/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace const *, void const *)
+/* 63 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
+/* 67 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(emu_trace *)
 /* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 80 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, int, void const *)
-/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 85 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t)
-/* 86 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, int)
-/* 90 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
-/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, uint8_t)
-/* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, uint64_t, void const *)
-/* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(emu_trace *, void const *, void const *, void const *)
-/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 113 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 114 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(void *, int)
-/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(void *, uint64_t, uint32_t)
-/* 121 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 125 */ _CFFI_OP(_CFFI_OP_POINTER, 126), // char const *
-/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 127 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 128 */ _CFFI_OP(_CFFI_OP_POINTER, 129), // emu_trace_entry const *
-/* 129 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 130 */ _CFFI_OP(_CFFI_OP_POINTER, 131), // emu_trace_read *
-/* 131 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
-/* 132 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
-/* 133 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
-/* 137 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
-/* 138 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 139 */ _CFFI_OP(_CFFI_OP_POINTER, 116), // void(*)(void *, int)
-/* 140 */ _CFFI_OP(_CFFI_OP_POINTER, 120), // void(*)(void *, uint64_t, uint32_t)
-/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 75 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 79 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(emu_trace *, int, void const *)
+/* 84 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 86 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(emu_trace *, uint64_t)
+/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(emu_trace *, uint64_t, int)
+/* 93 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
+/* 98 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(emu_trace *, uint64_t, uint8_t)
+/* 104 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(emu_trace *, uint64_t, void const *)
+/* 109 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(emu_trace *, void const *, void const *, void const *)
+/* 114 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(void *)
+/* 120 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(void *, int)
+/* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 147), // void()(void *, uint64_t, uint32_t)
+/* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 131 */ _CFFI_OP(_CFFI_OP_POINTER, 132), // char const *
+/* 132 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 133 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 134 */ _CFFI_OP(_CFFI_OP_POINTER, 135), // emu_trace_entry const *
+/* 135 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 136 */ _CFFI_OP(_CFFI_OP_POINTER, 137), // emu_trace_read *
+/* 137 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
+/* 138 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
+/* 139 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 142 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
+/* 143 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
+/* 144 */ _CFFI_OP(_CFFI_OP_POINTER, 66), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 145 */ _CFFI_OP(_CFFI_OP_POINTER, 122), // void(*)(void *, int)
+/* 146 */ _CFFI_OP(_CFFI_OP_POINTER, 126), // void(*)(void *, uint64_t, uint32_t)
+/* 147 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -2009,12 +2042,48 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(128));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(134));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
 #else
 #  define _cffi_f_emu_trace_at _cffi_d_emu_trace_at
+#endif
+
+static void _cffi_d_emu_trace_at_budget(void * x0)
+{
+  emu_trace_at_budget(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_at_budget(PyObject *self, PyObject *arg0)
+{
+  void * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_at_budget(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_at_budget _cffi_d_emu_trace_at_budget
 #endif
 
 static char const * _cffi_d_emu_trace_bind(void * x0)
@@ -2047,7 +2116,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(125));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(131));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2125,6 +2194,44 @@ _cffi_f_emu_trace_close(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_trace_close _cffi_d_emu_trace_close
+#endif
+
+static int _cffi_d_emu_trace_executes(emu_trace const * x0)
+{
+  return emu_trace_executes(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_executes(PyObject *self, PyObject *arg0)
+{
+  emu_trace const * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_executes(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_executes _cffi_d_emu_trace_executes
 #endif
 
 static void _cffi_d_emu_trace_finish(emu_trace * x0)
@@ -3176,6 +3283,81 @@ _cffi_f_emu_trace_unhook(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_unhook _cffi_d_emu_trace_unhook
 #endif
 
+static int _cffi_d_emu_trace_watch(emu_trace * x0, void * x1, void * x2, void * x3)
+{
+  return emu_trace_watch(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_watch(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  void * x1;
+  void * x2;
+  void * x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_watch", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_watch(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_watch _cffi_d_emu_trace_watch
+#endif
+
 static int _cffi_const_EMU_SITE_CAS(unsigned long long *o)
 {
   int n = (EMU_SITE_CAS) <= 0;
@@ -3346,35 +3528,38 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_trace_add_region },
-  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 89), (void *)_cffi_d_emu_trace_ask },
+  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 92), (void *)_cffi_d_emu_trace_ask },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
+  { "emu_trace_at_budget", (void *)_cffi_f_emu_trace_at_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 119), (void *)_cffi_d_emu_trace_at_budget },
   { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_finish },
-  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 100), (void *)_cffi_d_emu_trace_give },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_executes", (void *)_cffi_f_emu_trace_executes, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 59), (void *)_cffi_d_emu_trace_executes },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 103), (void *)_cffi_d_emu_trace_give },
   { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_trace_has_tables },
   { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_trace_learn_generator },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 140), (void *)emu_trace_new_block },
-  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 132), (void *)emu_trace_new_instruction },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 71), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_note_access },
-  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_trace_note_read },
+  { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 62), (void *)_cffi_d_emu_trace_learn_generator },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 146), (void *)emu_trace_new_block },
+  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 138), (void *)emu_trace_new_instruction },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 144), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 74), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 97), (void *)_cffi_d_emu_trace_note_read },
   { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 68), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 85), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 80), (void *)_cffi_d_emu_trace_set_segment },
-  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_trace_set_state },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 71), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 88), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 108), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 83), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 113), (void *)_cffi_d_emu_trace_set_state },
   { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_set_unknown },
   { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_start_log },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 139), (void *)emu_trace_stop },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 145), (void *)emu_trace_stop },
   { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_trace_track },
   { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_translate_again },
   { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 140), (void *)emu_trace_unknown_read },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 146), (void *)emu_trace_unknown_read },
+  { "emu_trace_watch", (void *)_cffi_f_emu_trace_watch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_watch },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -3404,10 +3589,10 @@ static const struct _cffi_field_s _cffi_fields[] = {
                _CFFI_OP(_CFFI_OP_NOOP, 34) },
   { "reads", offsetof(emu_trace, reads),
              sizeof(((emu_trace *)0)->reads),
-             _CFFI_OP(_CFFI_OP_NOOP, 130) },
+             _CFFI_OP(_CFFI_OP_NOOP, 136) },
   { "read_entries", offsetof(emu_trace, read_entries),
                     sizeof(((emu_trace *)0)->read_entries),
-                    _CFFI_OP(_CFFI_OP_NOOP, 137) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 143) },
   { "read_count", offsetof(emu_trace, read_count),
                   sizeof(((emu_trace *)0)->read_count),
                   _CFFI_OP(_CFFI_OP_NOOP, 17) },
@@ -3425,16 +3610,16 @@ static const struct _cffi_field_s _cffi_fields[] = {
                 _CFFI_OP(_CFFI_OP_NOOP, 22) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 103) },
+            _CFFI_OP(_CFFI_OP_NOOP, 106) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 103) },
+            _CFFI_OP(_CFFI_OP_NOOP, 106) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 103) },
+            _CFFI_OP(_CFFI_OP_NOOP, 106) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 103) },
+              _CFFI_OP(_CFFI_OP_NOOP, 106) },
   { "unit", offsetof(emu_trace_read, unit),
             sizeof(((emu_trace_read *)0)->unit),
             _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3452,7 +3637,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 135) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 141) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3461,49 +3646,49 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 134) },
+            _CFFI_OP(_CFFI_OP_NOOP, 140) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 134) },
+             _CFFI_OP(_CFFI_OP_NOOP, 140) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 134) },
+               _CFFI_OP(_CFFI_OP_NOOP, 140) },
   { "base_slot", offsetof(emu_trace_site, base_slot),
                  sizeof(((emu_trace_site *)0)->base_slot),
-                 _CFFI_OP(_CFFI_OP_NOOP, 136) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 142) },
   { "index_slot", offsetof(emu_trace_site, index_slot),
                   sizeof(((emu_trace_site *)0)->index_slot),
-                  _CFFI_OP(_CFFI_OP_NOOP, 136) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 142) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 103) },
+             _CFFI_OP(_CFFI_OP_NOOP, 106) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 103) },
+            _CFFI_OP(_CFFI_OP_NOOP, 106) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 103) },
+            _CFFI_OP(_CFFI_OP_NOOP, 106) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 103) },
+              _CFFI_OP(_CFFI_OP_NOOP, 106) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 127, 0,
+  { "$emu_trace", 133, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
-  { "$emu_trace_entry", 129, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 135, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
-  { "$emu_trace_read", 131, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_read", 137, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
-  { "$emu_trace_site", 133, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_site", 139, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 14 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 127 },
-  { "emu_trace_entry", 129 },
-  { "emu_trace_read", 131 },
-  { "emu_trace_site", 133 },
+  { "emu_trace", 133 },
+  { "emu_trace_entry", 135 },
+  { "emu_trace_read", 137 },
+  { "emu_trace_site", 139 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3513,12 +3698,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  51,  /* num_globals */
+  54,  /* num_globals */
   4,  /* num_struct_unions */
   0,  /* num_enums */
   4,  /* num_typenames */
   NULL,  /* no includes */
-  142,  /* num_types */
+  148,  /* num_types */
   1,  /* flags */
 };
 
