@@ -15,8 +15,8 @@ from emu.migration.stream import MAX_COPY, MAX_PAGES_DATA, MAX_RUNS, Frame, Fram
 from emu.units import PAGE
 
 _BATCH = MAX_PAGES_DATA // PAGE
-_MOST_UNDER_WAY = 3
-"""COPY frames without an answer: one whose answer is looked at, one that is carried out, and the next."""
+MOST_UNDER_WAY = 8
+"""COPY frames without an answer: enough that the peer goes on copying while an answer is compared here."""
 _ZERO_SUM = int.from_bytes(sums_of(bytes(PAGE)), sys.byteorder)  # as a cast to "I" shows it
 
 
@@ -76,7 +76,7 @@ class PageSender:
         under_way: deque[tuple[Run, ...]] = deque()
         differing: list[int] = []
         for batch in _batches(runs, most):
-            if len(under_way) == _MOST_UNDER_WAY:
+            if len(under_way) == MOST_UNDER_WAY:
                 differing += self._compare(file, under_way.popleft())
             self._send(FrameType.COPY, PageRuns(number, batch))
             under_way.append(batch)

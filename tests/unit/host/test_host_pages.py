@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import select
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from emu.errors import HostError
 from emu.host import kernel, pages
+from emu.host._pages import ffi
 from emu.host.pages import PAGE
 
 STRIPE = 1360
@@ -112,3 +116,63 @@ def test_memory_whose_file_was_cut_short_is_an_error_and_no_signal(files: tuple[
         pages.read(files[0], PAGE, kernel.memory_view(address, 4 * PAGE), what="f")
     kernel.unmap_memory(address, 4 * PAGE)
     os.close(fd)
+
+
+@pytest.mark.parametrize("running", [0, 12345])
+@pytest.mark.parametrize("of_file", [True, False])
+def test_taken_pages_are_copied_and_summed_without_the_zero_ones(
+    files: tuple[int, int], of_file: bool, running: int
+) -> None:
+    data = content(200)
+    target = pages.buffer(200 * PAGE)
+    source: int | memoryview = files[0] if of_file else memoryview(b"-" * PAGE + data)
+    taken = pages.take(source, PAGE, target, running, what="f")
+    assert taken.zero == list(range(3, 200, 5))
+    kept = [n for n in range(200) if n not in taken.zero]
+    for page in kept:
+        assert target[page * PAGE : (page + 1) * PAGE] == data[page * PAGE : (page + 1) * PAGE]
+    expected = b"".join(data[page * PAGE : (page + 1) * PAGE] for page in kept)
+    assert taken.crc == pages.crc32c(expected, running, hardware=False)
+
+
+def test_a_file_that_ends_early_cannot_be_taken_from(files: tuple[int, int]) -> None:
+    with pytest.raises(HostError, match="f ended early"):
+        pages.take(files[0], 200 * PAGE, pages.buffer(2 * PAGE), 0, what="f")
+
+
+def test_what_has_come_is_received_and_summed() -> None:
+    left, right = socket.socketpair()
+    target, data = bytearray(300_000), random.Random(1).randbytes(100_001)
+    with pytest.raises(BlockingIOError):
+        pages.receive(right.fileno(), target, 7)
+    sender = threading.Thread(target=left.sendall, args=(data,))
+    sender.start()
+    at, crc = 0, 7
+    while at < len(data):
+        select.select([right], [], [], 10)
+        count, crc = pages.receive(right.fileno(), memoryview(target)[at:], crc)
+        at += count
+    sender.join()
+    assert target[:at] == data
+    assert crc == pages.crc32c(data, 7)
+    left.close()
+    assert pages.receive(right.fileno(), target, 7) == (0, 7)
+    right.close()
+
+
+def test_memory_without_storage_receives_nothing_and_nobody_dies(tmp_path: Path) -> None:
+    (tmp_path / "short").write_bytes(b"")
+    fd = kernel.open_file(tmp_path / "short", write=True)
+    address = kernel.map_memory(PAGE, what="test", fd=fd, shared=True)
+    left, right = socket.socketpair()
+    left.sendall(b"x" * 100)
+    with pytest.raises(OSError, match="Bad address"):
+        pages.receive(right.fileno(), kernel.memory_view(address, PAGE), 0)
+    kernel.unmap_memory(address, PAGE)
+    os.close(fd)
+    left.close()
+    right.close()
+
+
+def test_buffers_begin_where_pages_do() -> None:
+    assert int(ffi.cast("uintptr_t", ffi.from_buffer(pages.buffer(3 * PAGE)))) % PAGE == 0

@@ -20,7 +20,7 @@ from emu.migration.adapter import FileHoles
 from emu.migration.channel import FileReader, FileWriter, Interrupt, Pacer
 from emu.migration.errors import Cancelled, ConnectionLost, StreamError
 from emu.migration.guest import Block
-from emu.migration.pages import PageSender, split_holes
+from emu.migration.pages import MOST_UNDER_WAY, PageSender, split_holes
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Progress, Status
 from emu.migration.proof import BackingFileLock
@@ -171,7 +171,7 @@ def test_every_page_is_referred_to_once_and_few_frames_wait_for_an_answer(counts
 
     def copied() -> Frame:
         asked.append(frames.sent)
-        assert frames.sent - len(asked) < 3
+        assert frames.sent - len(asked) < MOST_UNDER_WAY
         pages = frames.batches[len(asked) - 1]
         return Frame(FrameType.COPIED, b"", b"".join((page - page % 7 // 6).to_bytes(4, "little") for page in pages))
 

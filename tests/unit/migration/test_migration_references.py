@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -245,6 +246,32 @@ def test_what_a_file_in_memory_holds_is_populated_and_its_holes_stay(backend: Ba
     populator.stop()
     assert in_page_tables(backend) == 1 * MIB
     assert Path(str(backend.config.path)).stat().st_blocks == before
+
+
+@pytest.mark.parametrize("populated", [True, False])
+def test_pages_over_tcp_arrive_in_memory_that_is_populated_and_in_files_that_are_not(
+    pair: Pair, populated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, destination = pair
+    assert source.pmem is not None
+    assert destination.pmem is not None
+    destination.pmem.populated = populated
+    destination.pmem.view[:] = b"\xff" * PMEM
+    stored: list[int] = []
+    store = destination.pmem.store
+
+    def noted(offset: int, data: memoryview) -> None:
+        stored.append(offset)
+        store(offset, data)
+
+    monkeypatch.setattr(destination.pmem, "store", noted)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sockets = socket.create_connection(server.getsockname()), server.accept()[0]
+    result = migrate(source, destination, sockets=sockets)
+    assert (result.source, result.destination) == (None, None)
+    assert source.pmem.view == destination.pmem.view
+    data = [page for page in range(PMEM // PAGE) if any(source.pmem.view[page * PAGE : (page + 1) * PAGE])]
+    assert any(offset // PAGE in data for offset in stored) is not populated
 
 
 @pytest.mark.parametrize("populated", [True, False])
