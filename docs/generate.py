@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from emu.cli.manual import page
 from emu.cli.options import HELP_TABLES
 from emu.cli.parser import build_parser
+from emu.cli.surface import commands
 from emu.cli.verbs import VERBS
 from emu.cpu.features import FEATURES
 
@@ -58,6 +60,11 @@ def commands_page() -> str:
     return "\n".join(parts)
 
 
+def manual_page() -> str:
+    """docs/man/emu.1, which wheels install."""
+    return page(commands())
+
+
 def cpu_features_page() -> str:
     """docs/reference/cpu-features.md."""
     parts = ["# CPU features\n\nThis page is written by `python docs/generate.py` from the table `emu.cpu.features`.\n"]
@@ -84,6 +91,8 @@ def main() -> None:
     (PAGES / "architecture.md").write_text(architecture_page())
     (PAGES / "reference" / "options.md").write_text(options_page())
     (PAGES / "reference" / "commands.md").write_text(commands_page())
+    (PAGES / "man").mkdir(exist_ok=True)
+    (PAGES / "man" / "emu.1").write_text(manual_page())
     (PAGES / "reference" / "cpu-features.md").write_text(cpu_features_page())
 
 

@@ -6,7 +6,7 @@ import errno
 import sys
 from typing import Any
 
-from emu.cli import output, signals
+from emu.cli import defaults, output, signals
 from emu.cli.verbs import VERBS
 from emu.errors import EmuError, HostError, Status
 
@@ -36,6 +36,8 @@ def _run(words: list[str]) -> int:
     verb = next((word for word in words if word in VERBS), None)
     traceback = "--traceback" in words
     try:
+        if verb in defaults.VERBS:
+            words = defaults.applied(verb, words)
         options = _plain(words) or _parse(verb, words)
         if _help_asked(options):
             return Status.OK

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from emu import __version__
+from emu.cli import defaults
 from emu.cli.verbs import VERBS
 from emu.errors import UsageError
 
@@ -32,6 +33,16 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_terminal_width() - 2)
 
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return help_text(action)
+
+
+def help_text(action: argparse.Action) -> str:
+    """An option's help with its default, where it has one that the help does not tell."""
+    told = action.help or ""
+    shows = action.option_strings and action.nargs != 0 and action.default not in (None, [], argparse.SUPPRESS, "")
+    return f"{told} (default {action.default})" if shows and told and "default" not in told else told
+
 
 def _terminal_width() -> int:
     """Columns of the terminal: ``COLUMNS`` when it is a number above 0, else what the terminal says, else 80."""
@@ -44,7 +55,7 @@ def _terminal_width() -> int:
         return 80
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong with the words in emu's own, as UsageError: in two lines, not under a page of usage."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
@@ -130,9 +141,9 @@ def _plain_number(text: str) -> float:
     return float(text)
 
 
-def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+def build_parser(verb: str | None = None) -> Parser:
     """The parser of ``emu``; with ``verb``, that verb's arguments are filled in (its module is imported)."""
-    parser = _Parser(
+    parser = Parser(
         prog="emu",
         description="A mini x86-64 machine with a virtual NVDIMM, and a crash-consistency laboratory.",
         epilog=_EPILOG,
@@ -155,10 +166,22 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         sub.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
+        if name in defaults.VERBS:
+            sub.add_argument("--config", metavar="FILE|none",
+                             help="options that repeat (default: emu.toml, or pyproject.toml)")  # fmt: skip
         if module:
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser
+
+
+def verb_parser(parser: Parser, name: str) -> Parser:
+    """The parser of a verb, or of an action, below ``parser``."""
+    for actions in parser._actions:
+        if isinstance(actions, argparse._SubParsersAction) and name in actions.choices:
+            found: Parser = actions.choices[name]
+            return found
+    raise KeyError(name)
 
 
 def print_help(words: list[str]) -> None:

@@ -28,5 +28,6 @@ VERBS = {
     "guests": Verb("emu.cli.guests", "list the bundled guests"),
     "cc": Verb("emu.cli.cc", "compile C, C++ or assembly to a guest"),
     "help": Verb("emu.cli.help", "explain a verb, as VERB --help does"),
+    "completion": Verb("emu.cli.completion", "print what makes a shell complete emu's words"),
     "new": Verb("emu.cli.new", "begin a project: a program on persistent memory and its crash test"),
 }

@@ -17,6 +17,11 @@ def test_reference_page_is_up_to_date(page: str) -> None:
     assert written == generate[f"{page.replace('-', '_')}_page"](), "run: python docs/generate.py"
 
 
+def test_manual_page_is_up_to_date() -> None:
+    generate = runpy.run_path(str(DOCS / "generate.py"))
+    assert (DOCS / "man" / "emu.1").read_text() == generate["manual_page"](), "run: python docs/generate.py"
+
+
 def test_drawing_of_the_imports_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DOCS))
     generate = runpy.run_path(str(DOCS / "generate.py"))

@@ -43,7 +43,7 @@ def argparse(words: list[str]) -> dict[str, Any] | None:
             options = vars(build_parser("run").parse_args(["run", *words]))
     except (SystemExit, UsageError):
         return None
-    return {name: value for name, value in options.items() if name not in ("verb", "run", "traceback")}
+    return {name: value for name, value in options.items() if name not in ("verb", "run", "traceback", "config")}
 
 
 @pytest.mark.parametrize("line", ORDINARY)
