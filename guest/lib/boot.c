@@ -1,12 +1,15 @@
 /* What the boot loader handed over, and the way into main(). */
 #include <stdlib.h>
+#include <string.h>
 
 #include "guest.h"
 #include "idt.h"
 #include "pmem.h"
 #include "serial.h"
 
-enum { MULTIBOOT_LOADED = 0x2BADB002, MULTIBOOT_HAS_CMDLINE = 1 << 2, MULTIBOOT_HAS_MAP = 1 << 6, USABLE = 1, PRESENT = 1, MOST_ARGUMENTS = 8, LONGEST_CMDLINE = 1024 };
+enum { MULTIBOOT_LOADED = 0x2BADB002, MULTIBOOT_HAS_CMDLINE = 1 << 2, MULTIBOOT_HAS_MAP = 1 << 6, USABLE = 1, PRESENT = 1 };
+/* What Linux takes on x86. Each word needs two bytes there, which bounds their number; PVH adds a name in front. */
+enum { CMDLINE_SIZE = 4096, MOST_ARGUMENTS = CMDLINE_SIZE / 2 + 1 };
 #define PVH_MAGIC 0x336EC578u
 
 /* Multiboot specification 0.6.96, 3.3: only what is read here. */
@@ -41,7 +44,7 @@ extern void (*const init_array_begin[])(void), (*const init_array_end[])(void);
 struct memory_range ram_behind_image;
 
 static char *arguments[MOST_ARGUMENTS + 1];
-static char cmdline[LONGEST_CMDLINE];
+static char cmdline[CMDLINE_SIZE];
 
 u64 boot_rsdp(void) {
     return boot_magic == PVH_MAGIC ? ((const struct pvh_info *)(u64)boot_pointer)->rsdp : 0;
@@ -66,16 +69,17 @@ static int split_arguments(void) {
     if (boot_magic == PVH_MAGIC)
         arguments[count++] = "guest";
     const char *from = boot_cmdline();
-    char *to = cmdline, *end = cmdline + LONGEST_CMDLINE - 1;
-    while (count < MOST_ARGUMENTS) {
-        while (*from == ' ')
-            from++;
-        if (!*from || to >= end)
-            break;
-        arguments[count++] = to;
-        while (*from && *from != ' ' && to < end)
-            *to++ = *from++;
-        to++;
+    if (strnlen(from, CMDLINE_SIZE) == CMDLINE_SIZE)
+        panic("the command line has more than %d bytes", CMDLINE_SIZE - 1);
+    strcpy(cmdline, from);
+    for (char *at = cmdline; *at;) {
+        if (*at == ' ') {
+            *at++ = 0;
+            continue;
+        }
+        arguments[count++] = at;
+        while (*at && *at != ' ')
+            at++;
     }
     return count;
 }

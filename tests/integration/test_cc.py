@@ -133,3 +133,22 @@ def test_refusals_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "apt-get install gcc" in missing.errors[1]
     monkeypatch.setenv("CC", "nope")
     assert emu("cc", wrong, "-o", image).status == 2
+
+
+def test_every_word_of_the_command_line_arrives(tmp_path: Path) -> None:
+    source = tmp_path / "words.c"
+    source.write_text(
+        "#include <stdio.h>\n"
+        'int main(int argc, char **argv) { printf("%d %s %d\\n", argc, argv[argc - 1], argv[argc] == NULL); return 0; }\n'
+    )
+    image = built(tmp_path, source)
+    for text, answer in (
+        ("", f"1 {image} 1\n"),
+        (" one  two ", "3 two 1\n"),
+        ("x " * 1900 + "last", "1902 last 1\n"),  # close to the 4095 bytes that all of it may have
+    ):
+        result = emu("run", image, "--append", text, "--timeout", "30")
+        assert (result.status, result.out) == (0, answer)
+    longer = emu("run", image, "--append", "x" * 4095)
+    assert longer.status == 2
+    assert "keep it under 4095" in longer.errors[1]

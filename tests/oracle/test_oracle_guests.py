@@ -122,3 +122,10 @@ def test_qemu_with_all_flush_instructions(tmp_path: Path) -> None:
     plain = run_qemu(image("hello"), nvdimms(CASES["hello"], tmp_path / "plain"))
     rich = run_qemu(image("hello"), nvdimms(CASES["hello"], tmp_path / "rich"), cpu="max")
     compare(rich, plain)
+
+
+def test_a_command_line_that_is_too_long_is_refused_by_the_guest() -> None:
+    """emu refuses it before the guest runs."""
+    theirs = run_qemu(image("hello"), append="x" * 5000)
+    assert theirs.serial == "panic: the command line has more than 4095 bytes\n"
+    assert theirs.status == 11
