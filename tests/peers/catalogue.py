@@ -1,0 +1,75 @@
+"""Structures written from their papers' descriptions, their published bugs, and how a crash report must blame each.
+
+A bug is a macro: compiled with ``-DNAME`` the structure has it, without any it is repaired. The line that a report must
+name carries the comment ``blamed: NAME`` in the source. Sources of bugs:
+
+- Witcher n: number n in the list of correctness bugs of Fu and others, SOSP 2021.
+- Agamotto: Neal and others, OSDI 2020. PMTest: Liu and others, ASPLOS 2019. XFDetector: Liu and others, ASPLOS 2020.
+- kind: no bug that was published for this structure, but the kind that its paper's own argument forbids.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from emu.guest.toolchain import find_compiler
+
+FOLDER = Path(__file__).parent
+
+
+class Bug(NamedTuple):
+    """One bug: the macro that plants it, where it was published, and the names that a report may give its cause."""
+
+    structure: str
+    macro: str
+    published: str
+    kinds: tuple[str, ...]
+
+    def blamed_lines(self) -> frozenset[int]:
+        """The numbers of the source lines that a report may name; at least one is marked."""
+        text = (FOLDER / f"{self.structure}.c").read_text()
+        marked = [
+            number
+            for number, line in enumerate(text.splitlines(), 1)
+            if self.macro in line.partition("blamed: ")[2].split()
+        ]
+        assert marked, self
+        return frozenset(marked)
+
+
+FLUSH, FENCE = ("missing flush",), ("missing fence",)
+ORDER, ATOMICITY = ("persistence ordering",), ("persistence atomicity",)
+
+BUGS = (
+    Bug("level", "INSERT_TOKEN", "Witcher 7, 8", FENCE),
+    Bug("level", "UPDATE_TOKEN", "Witcher 9, 16", FENCE),
+    Bug("level", "MOVE_TOKEN", "Witcher 10, 12 to 15", FENCE),
+    Bug("level", "MOVE_TWICE", "Witcher 19 to 21", ATOMICITY),
+    Bug("level", "UPDATE_TWO", "Witcher 22, 23", ATOMICITY),
+    Bug("clht", "FLUSH_NEXT", "Witcher 30", FLUSH),
+    Bug("clht", "TABLE_EARLY", "kind", FENCE),
+    Bug("clht", "ROOT_NO_FLUSH", "kind", FLUSH),
+    Bug("clht", "CHAIN_NO_FLUSH", "kind", FLUSH),
+    Bug("clht", "KEY_FIRST", "kind", ORDER),
+    Bug("cceh", "DEPTH_FIRST", "Witcher 24", ORDER),
+    Bug("cceh", "LOCK_SLOT", "Witcher 25", ATOMICITY),
+    Bug("cceh", "DIRECTORY", "kind", FLUSH),
+    Bug("cceh", "SEGMENT", "kind", FLUSH),
+    Bug("fastfair", "REMOVE_FLUSH", "Witcher 3", FLUSH),
+    Bug("fastfair", "NO_RECOVERY", "Witcher 4", (*ATOMICITY, *ORDER)),
+    Bug("fastfair", "SPLIT_ROOT", "Witcher 5", ATOMICITY),
+    Bug("fastfair", "SPLIT_EARLY", "kind", FENCE),
+    Bug("fastfair", "KEY_FIRST", "kind", ORDER),
+)
+STRUCTURES = tuple(dict.fromkeys(bug.structure for bug in BUGS))
+
+
+def build(structure: str, into: Path, macro: str | None = None, level: str = "-O1") -> Path:
+    """The guest of a structure, with the bug ``macro`` or without."""
+    image = into / f"{structure}-{macro or 'repaired'}.elf"
+    planted = [f"-D{macro}"] if macro else []
+    words = [level, "-Wall", "-Wextra", "-Werror", *planted, str(FOLDER / f"{structure}.c"), "-o", str(image)]
+    subprocess.run(find_compiler().build(words), check=True)
+    return image
