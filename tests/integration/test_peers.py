@@ -17,12 +17,6 @@ def judged(image: Path) -> dict[str, Any]:
     return emu("crash", image, "--nvdimm", "size=2M", "--json").document
 
 
-def blamed(failure: dict[str, Any]) -> set[str]:
-    """``file:line`` of the stores that a cause names."""
-    stores = [*failure["lost"], *([failure["persisted"]] if failure["persisted"] else [])]
-    return {store["source"] for store in stores}
-
-
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_the_repaired_structure_is_clean_and_everything_was_tried(structure: str, tmp_path: Path) -> None:
     found = judged(build(structure, tmp_path))
@@ -36,4 +30,4 @@ def test_the_first_cause_is_the_planted_bug_at_its_line(bug: Bug, tmp_path: Path
     assert found["verdict"] == "failed"
     first = found["failures"][0]
     assert first["kind"] in bug.kinds
-    assert blamed(first) & {f"{bug.structure}.c:{line}" for line in bug.blamed_lines()}
+    assert bug.blames(first), first

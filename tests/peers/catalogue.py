@@ -10,9 +10,10 @@ name carries the comment ``blamed: NAME`` in the source. Sources of bugs:
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from emu.guest.toolchain import find_compiler
 
@@ -26,6 +27,26 @@ class Bug(NamedTuple):
     macro: str
     published: str
     kinds: tuple[str, ...]
+
+    def blames(self, failure: dict[str, Any]) -> bool:
+        """Whether a cause of the report's ``failures`` names a marked line.
+
+        A store that a shared header makes is its caller's: where all are of that kind, the function counts.
+        """
+        stores = [*failure["lost"], *([failure["persisted"]] if failure["persisted"] else [])]
+        own = {store["source"] for store in stores if store["source"].startswith(f"{self.structure}.c:")}
+        lines = self.blamed_lines()
+        if own:
+            return bool(own & {f"{self.structure}.c:{line}" for line in lines})
+        return bool(
+            {store["symbol"].partition("+")[0] for store in stores} & {self.function_at(line) for line in lines}
+        )
+
+    def function_at(self, line: int) -> str:
+        """The function that a source line is in."""
+        above = (FOLDER / f"{self.structure}.c").read_text().splitlines()[:line]
+        heads = (re.match(r"static .*?(\w+)\(.*\{$", text) for text in reversed(above))
+        return next(head.group(1) for head in heads if head)
 
     def blamed_lines(self) -> frozenset[int]:
         """The numbers of the source lines that a report may name; at least one is marked."""
@@ -62,6 +83,29 @@ BUGS = (
     Bug("fastfair", "SPLIT_ROOT", "Witcher 5", ATOMICITY),
     Bug("fastfair", "SPLIT_EARLY", "kind", FENCE),
     Bug("fastfair", "KEY_FIRST", "kind", ORDER),
+    Bug("wal", "NO_FENCE", "kind", FENCE),
+    Bug("wal", "HEAD_EARLY", "kind", FENCE),
+    Bug("wal", "TORN", "kind", (*FLUSH, *ATOMICITY)),
+    Bug("wal", "LAP", "kind", ORDER),
+    Bug("lsm", "LENGTH_FIRST", "kind", FENCE),
+    Bug("lsm", "LENGTH_LOST", "kind", FLUSH),
+    Bug("lsm", "RUN_EARLY", "kind", FLUSH),
+    Bug("lsm", "RESET_FIRST", "kind", ORDER),
+    Bug("btree", "SPLIT_NOT_ADDED", "PMTest; Witcher 40", ORDER),
+    Bug("btree", "INSERT_NOT_ADDED", "kind", FLUSH),
+    Bug("btree", "ROOT_NOT_ADDED", "kind", FLUSH),
+    Bug("ctree", "LINK_NOT_ADDED", "kind", FLUSH),
+    Bug("ctree", "REMOVE_NOT_ADDED", "kind", FLUSH),
+    Bug("ctree", "NEW_NOT_FLUSHED", "kind", FLUSH),
+    Bug("rbtree", "ROTATE_NOT_ADDED", "Witcher 41 to 43", ATOMICITY),
+    Bug("rbtree", "PARENT_NOT_ADDED", "Witcher 41 to 43", ATOMICITY),
+    Bug("hashmap_tx", "COUNT_NOT_ADDED", "kind", ATOMICITY),
+    Bug("hashmap_tx", "BUCKET_NOT_ADDED", "kind", ATOMICITY),
+    Bug("hashmap_tx", "GROW_NOT_ADDED", "kind", ATOMICITY),
+    Bug("hashmap_atomic", "NO_DIRTY", "XFDetector; Witcher 45, 46", ATOMICITY),
+    Bug("hashmap_atomic", "CREATE_ORDER", "XFDetector; Witcher 45, 46", FLUSH),
+    Bug("hashmap_atomic", "ENTRY_EARLY", "kind", FLUSH),
+    Bug("hashmap_atomic", "MARK_CLEARED", "kind", FENCE),
 )
 STRUCTURES = tuple(dict.fromkeys(bug.structure for bug in BUGS))
 
