@@ -1,0 +1,33 @@
+"""Published structures with their published bugs (tests/peers): each is found and blamed, none is seen in a repair."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peers.catalogue import BUGS, STRUCTURES, Bug, build
+from run_emu import emu
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc (on Debian: apt-get install gcc)")
+
+
+def judged(image: Path) -> dict[str, Any]:
+    return emu("crash", image, "--nvdimm", "size=2M", "--json").document
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_repaired_structure_is_clean_and_everything_was_tried(structure: str, tmp_path: Path) -> None:
+    found = judged(build(structure, tmp_path))
+    assert (found["verdict"], found["failures"], found["complete"]) == ("ok", [], True)
+    assert found["executed"] > 10
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: f"{bug.structure}-{bug.macro}")
+def test_the_first_cause_is_the_planted_bug_at_its_line(bug: Bug, tmp_path: Path) -> None:
+    found = judged(build(bug.structure, tmp_path, bug.macro))
+    assert found["verdict"] == "failed"
+    first = found["failures"][0]
+    assert first["kind"] in bug.kinds
+    assert bug.blames(first), first

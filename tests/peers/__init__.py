@@ -1,0 +1,1 @@
+"""Small versions of published persistent-memory structures, each with its published bugs; see ``catalogue``."""
