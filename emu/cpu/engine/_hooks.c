@@ -605,6 +605,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 #include <unistd.h>
 
 /* Numbers of Unicorn's public interface (unicorn/unicorn.h and unicorn/x86.h, major version 2). */
+enum { ERR_RESOURCE = 20 };
 enum { ARCH_X86 = 4, MODE_64 = 8, PROT_READ_EXEC = 5, PROT_ALL = 7 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_WRITE_PROT = 256, HOOK_INSN_INVALID = 16384 };
 enum { INSN_IN = 218, INSN_OUT = 500, INSN_RDTSC = 608, INSN_RDTSCP = 609, INSN_SYSCALL = 699, INSN_SYSENTER = 700 };
@@ -637,6 +638,7 @@ enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
+enum { MOST_WINDOWS = 16, MOST_RETURNS = 64 };
 #define BLOCKS_PER_CLOCK_READ 64
 /* The self-test asks for a stop in each of so many blocks, and afterwards, that long guests end, in one of so many. */
 #define TESTED_WHOLLY 50000
@@ -658,7 +660,7 @@ static struct {
     const char *(*describe)(int error);
 } library;
 
-typedef struct {
+typedef struct emu_engine {
     void *uc;
     void *owner;
     uint32_t reason;
@@ -675,6 +677,10 @@ typedef struct {
     emu_delivery delivery;
     emu_delivery_record last_exception;
     known_ports known;
+
+    /* Registers in guest memory; the library says only how far from the start an access is. */
+    struct { struct emu_engine *engine; uint64_t gpa; } windows[MOST_WINDOWS];
+    unsigned window_count;
 
     int cpu_model;
     void *cpu;
@@ -705,6 +711,15 @@ typedef struct {
     const uint64_t *breakpoints;
     size_t breakpoint_count;
     bool held;
+    /* The block announced last is at the address of the one before. */
+    bool same;
+    /*
+     * Instructions that began and will go on: a fault or, between two turns of REP, an interrupt was delivered. They
+     * may have a breakpoint later that they had before: gdb takes it away for a step. The processor has RF for this, in
+     * the frame, where the guest would see it.
+     */
+    struct { uint64_t address, cr3, rsp; } returns[MOST_RETURNS];
+    unsigned next_return;
     /* Pass by what would stop, except for `until`, and remember the last such place, and which bits it would stop with. */
     bool passing;
     uint64_t passed;
@@ -723,6 +738,8 @@ typedef struct {
     } attention;
 } emu_engine;
 
+uint64_t emu_register_read(void *owner, uint64_t gpa, int size);
+void emu_register_write(void *owner, uint64_t gpa, int size, uint64_t value);
 uint32_t emu_port_read(void *owner, uint32_t port, int size);
 void emu_port_write(void *owner, uint32_t port, int size, uint32_t value);
 
@@ -1045,13 +1062,42 @@ static void pass_by(emu_engine *e, uint32_t reason)
     e->passed_reason = reason;
 }
 
+/* Whether a repeated string instruction is at this linear address. */
+static bool is_rep(emu_engine *e, uint64_t address)
+{
+    bool repeated = false;
+    for (unsigned n = 0; n < 15; n++) {
+        attempt a = {.d = &e->delivery, .env = e->env};
+        const uint8_t *code = linear_ram(&a, address + n, 1, false, false);
+        uint8_t byte = code ? *code : 0;
+        repeated |= byte == 0xf2 || byte == 0xf3;
+        if (byte == 0xf2 || byte == 0xf3 || byte == 0x66 || byte == 0x67 || byte == 0x2e || byte == 0x36 || byte == 0x3e ||
+            byte == 0x26 || byte == 0x64 || byte == 0x65 || ((byte & 0xf0) == 0x40 && in_code64(e->env)))
+            continue;
+        return repeated && ((byte >= 0xa4 && byte <= 0xaf && (byte & 0xfe) != 0xa8) || (byte >= 0x6c && byte <= 0x6f));
+    }
+    return false;
+}
+
+/* Whether an instruction goes on here, having begun before; once for each time that it was left. */
+static bool goes_on_here(emu_engine *e, uint64_t address)
+{
+    for (unsigned n = 0; n < MOST_RETURNS; n++)
+        if (e->returns[n].address == address && e->returns[n].cr3 == CONTROL(e->env, 3) &&
+            e->returns[n].rsp == GENERAL(e->env, GENERAL_RSP) && e->returns[n].rsp) {
+            e->returns[n].rsp = 0;
+            return true;
+        }
+    return false;
+}
+
 /* Why a debugger stops before the instruction that is announced; 0 when it does not. */
 static uint32_t debug_stop(emu_engine *e, uint64_t address)
 {
     bool reached = e->instructions > e->until;
     if (!e->attention.debugging)
         return 0;
-    if ((e->passing && reached) || !is_breakpoint(e, address))
+    if ((e->passing && reached) || !is_breakpoint(e, address) || (e->same && is_rep(e, address)) || goes_on_here(e, address))
         return reached ? EMU_STEP : 0;
     if (!e->passing)
         return EMU_BREAKPOINT;
@@ -1070,6 +1116,8 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
     bool again = e->attention.again && address == e->last_block;
     bool within = !again && address - e->last_block < e->last_size;
     uint32_t stop;
+    if (!again)
+        e->same = address == e->last_block;
     e->attention.again = 0;
     e->last_block = address;
     e->last_size = size;
@@ -1136,6 +1184,22 @@ static void nothing_write(void *uc, uint64_t offset, unsigned size, uint64_t val
     (void)uc, (void)offset, (void)size, (void)value, (void)user;
 }
 
+typedef struct { emu_engine *engine; uint64_t gpa; } window;
+
+static uint64_t register_read(void *uc, uint64_t offset, unsigned size, void *user)
+{
+    const window *w = user;
+    (void)uc;
+    return emu_register_read(w->engine->owner, w->gpa + offset, (int)size);
+}
+
+static void register_write(void *uc, uint64_t offset, unsigned size, uint64_t value, void *user)
+{
+    const window *w = user;
+    (void)uc;
+    emu_register_write(w->engine->owner, w->gpa + offset, (int)size, value);
+}
+
 /* Unicorn drops a store whose write-protection hook says "handled": just what a read-only memory does. */
 static bool on_rom_write(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
@@ -1161,6 +1225,7 @@ static void close_engine(emu_engine *e)
         library.close(e->uc);
     e->uc = NULL;
     e->cpu = NULL;
+    e->window_count = 0;
     e->env = NULL;
     e->hooked = 0;
 }
@@ -1256,6 +1321,17 @@ int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
     return library.add_hook(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
 }
 
+int emu_engine_map_registers(emu_engine *e, uint64_t gpa, uint64_t size)
+{
+    void *user;
+    if (e->window_count == MOST_WINDOWS)
+        return ERR_RESOURCE;
+    user = &e->windows[e->window_count];
+    e->windows[e->window_count].engine = e;
+    e->windows[e->window_count++].gpa = gpa;
+    return library.map_mmio(e->uc, gpa, size, register_read, user, register_write, user);
+}
+
 int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
 {
     return library.map_mmio(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
@@ -1320,6 +1396,11 @@ void emu_engine_add_ram(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
     d->ram[d->ram_count].gpa = gpa;
     d->ram[d->ram_count].size = size;
     d->ram[d->ram_count++].host = host;
+}
+
+void emu_engine_forget_ram(emu_engine *e)
+{
+    e->delivery.ram_count = 0;
 }
 
 void emu_engine_set_code_check(emu_engine *e, uintptr_t function, void *argument)
@@ -1411,10 +1492,38 @@ void emu_engine_set_breakpoints(emu_engine *e, const uint64_t *addresses, size_t
     e->breakpoint_count = count;
 }
 
+/* An instruction that cannot be fetched is never announced, but its breakpoint comes before that fault. */
+int emu_engine_meets_breakpoint(emu_engine *e, uint64_t address)
+{
+    bool held = e->held;
+    e->held = false;
+    return e->attention.debugging && !held && !e->passing && is_breakpoint(e, address);
+}
+
 /* How many instructions have begun; one that raised a fault and is tried again counts twice, REP once for each turn. */
 uint64_t emu_engine_instructions(emu_engine *e)
 {
     return e->instructions - e->attention.again;
+}
+
+/*
+ * Before an event is delivered: the instruction at linear `address`, which the handler returns to, has begun. An
+ * interrupt from outside comes between instructions, or between two turns of one.
+ */
+void emu_engine_interrupts(emu_engine *e, uint64_t address, int from_outside)
+{
+    if (from_outside && (e->last_block != address || (e->attention.again && !e->same) || !is_rep(e, address)))
+        return;
+    e->returns[e->next_return].address = address;
+    e->returns[e->next_return].cr3 = CONTROL(e->env, 3);
+    e->returns[e->next_return].rsp = GENERAL(e->env, GENERAL_RSP);
+    e->next_return = (e->next_return + 1) % MOST_RETURNS;
+}
+
+/* The guest was taken to another moment. */
+void emu_engine_forget_interrupted(emu_engine *e)
+{
+    memset(e->returns, 0, sizeof e->returns);
 }
 
 /* The next instruction was announced, and nothing else was due then: it begins before anybody is asked again. */
@@ -1622,15 +1731,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 174), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 192), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 164), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 180), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 183), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1644,7 +1753,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 174), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 192), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint32_t, int, int, uint32_t, int)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1709,90 +1818,108 @@ static void *_cffi_types[] = {
 /* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(emu_engine *)
 /* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
-/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 96 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
-/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_delivery_layout const *, int)
-/* 99 */ _CFFI_OP(_CFFI_OP_POINTER, 165), // emu_delivery_layout const *
-/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *)
-/* 103 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, int)
-/* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, int, uint64_t, int, uint64_t)
-/* 110 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uint64_t const *, size_t)
-/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 118 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t const *
-/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(void *, uint64_t, int)
+/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
+/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
+/* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
+/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_delivery_layout const *, int)
+/* 104 */ _CFFI_OP(_CFFI_OP_POINTER, 181), // emu_delivery_layout const *
+/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *)
+/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, int)
+/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uint64_t, uint64_t)
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uint64_t const *, size_t)
 /* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 123 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t const *
+/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uint64_t, int)
 /* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uintptr_t, uintptr_t)
-/* 133 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
-/* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 142 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 144 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, uintptr_t, void *)
-/* 145 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 146 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 148 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 149 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(emu_engine *, void *, void *, void *)
-/* 150 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 151 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 152 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 153 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 154 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 155 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(void *)
-/* 156 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 157 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 158 */ _CFFI_OP(_CFFI_OP_FUNCTION, 174), // void()(void *, uint32_t, int, uint32_t)
-/* 159 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 162 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 163 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 164 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 165 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 166 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 167 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 168 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 169 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
-/* 170 */ _CFFI_OP(_CFFI_OP_POINTER, 83), // uint32_t(*)(void *, uint32_t, int)
-/* 171 */ _CFFI_OP(_CFFI_OP_POINTER, 172), // uint8_t *
-/* 172 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 173 */ _CFFI_OP(_CFFI_OP_POINTER, 158), // void(*)(void *, uint32_t, int, uint32_t)
-/* 174 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uint64_t, uint64_t)
+/* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 135 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 137 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 138 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 140 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 141 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 143 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 145 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 147 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 148 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 151 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 153 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 154 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uintptr_t, void *)
+/* 155 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 157 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 158 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 159 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, void *, void *, void *)
+/* 160 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 161 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 162 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 163 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 164 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 165 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(void *)
+/* 166 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 167 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 168 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(void *, uint32_t, int, uint32_t)
+/* 169 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 170 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 171 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 172 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 173 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 174 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(void *, uint64_t, int, uint64_t)
+/* 175 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 176 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 177 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 178 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 179 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 180 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 181 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 182 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 183 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 184 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 185 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
+/* 186 */ _CFFI_OP(_CFFI_OP_POINTER, 83), // uint32_t(*)(void *, uint32_t, int)
+/* 187 */ _CFFI_OP(_CFFI_OP_POINTER, 91), // uint64_t(*)(void *, uint64_t, int)
+/* 188 */ _CFFI_OP(_CFFI_OP_POINTER, 189), // uint8_t *
+/* 189 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 190 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // void(*)(void *, uint32_t, int, uint32_t)
+/* 191 */ _CFFI_OP(_CFFI_OP_POINTER, 174), // void(*)(void *, uint64_t, int, uint64_t)
+/* 192 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1875,6 +2002,34 @@ void emu_port_write(void * a0, uint32_t a1, int a2, uint32_t a3)
   _cffi_call_python(&_cffi_externpy__emu_port_write, p);
 }
 
+static struct _cffi_externpy_s _cffi_externpy__emu_register_read =
+  { "emu.cpu.engine._hooks.emu_register_read", (int)sizeof(uint64_t), 0, 0 };
+
+uint64_t emu_register_read(void * a0, uint64_t a1, int a2)
+{
+  char a[24];
+  char *p = a;
+  *(void * *)(p + 0) = a0;
+  *(uint64_t *)(p + 8) = a1;
+  *(int *)(p + 16) = a2;
+  _cffi_call_python(&_cffi_externpy__emu_register_read, p);
+  return *(uint64_t *)p;
+}
+
+static struct _cffi_externpy_s _cffi_externpy__emu_register_write =
+  { "emu.cpu.engine._hooks.emu_register_write", 0, 0, 0 };
+
+void emu_register_write(void * a0, uint64_t a1, int a2, uint64_t a3)
+{
+  char a[32];
+  char *p = a;
+  *(void * *)(p + 0) = a0;
+  *(uint64_t *)(p + 8) = a1;
+  *(int *)(p + 16) = a2;
+  *(uint64_t *)(p + 24) = a3;
+  _cffi_call_python(&_cffi_externpy__emu_register_write, p);
+}
+
 static size_t _cffi_d_emu_allocation_size(void * x0)
 {
   return emu_allocation_size(x0);
@@ -1932,10 +2087,10 @@ _cffi_f_emu_delivery_know(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(99), arg0, (char **)&x0);
+      _cffi_type(104), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_delivery_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(99), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(104), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2606,6 +2761,78 @@ _cffi_f_emu_engine_flush(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_flush _cffi_d_emu_engine_flush
 #endif
 
+static void _cffi_d_emu_engine_forget_interrupted(emu_engine * x0)
+{
+  emu_engine_forget_interrupted(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_forget_interrupted(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_forget_interrupted(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_forget_interrupted _cffi_d_emu_engine_forget_interrupted
+#endif
+
+static void _cffi_d_emu_engine_forget_ram(emu_engine * x0)
+{
+  emu_engine_forget_ram(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_forget_ram(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_forget_ram(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_forget_ram _cffi_d_emu_engine_forget_ram
+#endif
+
 static int _cffi_d_emu_engine_held(emu_engine * x0)
 {
   return emu_engine_held(x0);
@@ -2726,6 +2953,58 @@ _cffi_f_emu_engine_instructions(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_instructions _cffi_d_emu_engine_instructions
+#endif
+
+static void _cffi_d_emu_engine_interrupts(emu_engine * x0, uint64_t x1, int x2)
+{
+  emu_engine_interrupts(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_interrupts(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  int x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_interrupts", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, int);
+  if (x2 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_interrupts(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_interrupts _cffi_d_emu_engine_interrupts
 #endif
 
 static uint32_t _cffi_d_emu_engine_known_at(emu_engine * x0)
@@ -2995,6 +3274,60 @@ _cffi_f_emu_engine_map_nothing(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_map_nothing _cffi_d_emu_engine_map_nothing
 #endif
 
+static int _cffi_d_emu_engine_map_registers(emu_engine * x0, uint64_t x1, uint64_t x2)
+{
+  return emu_engine_map_registers(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_map_registers(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  uint64_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_map_registers", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_map_registers(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_map_registers _cffi_d_emu_engine_map_registers
+#endif
+
 static int _cffi_d_emu_engine_map_rom(emu_engine * x0, uint64_t x1, uint64_t x2, void * x3)
 {
   return emu_engine_map_rom(x0, x1, x2, x3);
@@ -3058,6 +3391,54 @@ _cffi_f_emu_engine_map_rom(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_engine_map_rom _cffi_d_emu_engine_map_rom
+#endif
+
+static int _cffi_d_emu_engine_meets_breakpoint(emu_engine * x0, uint64_t x1)
+{
+  return emu_engine_meets_breakpoint(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_meets_breakpoint(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_meets_breakpoint", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_meets_breakpoint(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_meets_breakpoint _cffi_d_emu_engine_meets_breakpoint
 #endif
 
 static uint64_t _cffi_d_emu_engine_now(emu_engine * x0)
@@ -3604,10 +3985,10 @@ _cffi_f_emu_engine_set_breakpoints(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(118), arg1, (char **)&x1);
+      _cffi_type(123), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(118), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(123), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -4566,63 +4947,70 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_WATCH", (void *)_cffi_const_EMU_WATCH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 73), (void *)_cffi_d_emu_allocation_size },
-  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 98), (void *)_cffi_d_emu_delivery_know },
+  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 103), (void *)_cffi_d_emu_delivery_know },
   { "emu_describe", (void *)_cffi_f_emu_describe, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_describe },
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_add_ram },
+  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 136), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 149), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 159), (void *)_cffi_d_emu_engine_attach },
   { "emu_engine_begin_known", (void *)_cffi_f_emu_engine_begin_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_begin_known },
-  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_close },
-  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 137), (void *)_cffi_d_emu_engine_count_blocks },
-  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_debug },
+  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 147), (void *)_cffi_d_emu_engine_count_blocks },
+  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 131), (void *)_cffi_d_emu_engine_debug },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 64), (void *)_cffi_d_emu_engine_deliver_interrupt },
-  { "emu_engine_end_known", (void *)_cffi_f_emu_engine_end_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_end_known },
+  { "emu_engine_end_known", (void *)_cffi_f_emu_engine_end_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_end_known },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
+  { "emu_engine_forget_interrupted", (void *)_cffi_f_emu_engine_forget_interrupted, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_forget_interrupted },
+  { "emu_engine_forget_ram", (void *)_cffi_f_emu_engine_forget_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_forget_ram },
   { "emu_engine_held", (void *)_cffi_f_emu_engine_held, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_held },
-  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_hold },
+  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_hold },
   { "emu_engine_instructions", (void *)_cffi_f_emu_engine_instructions, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 88), (void *)_cffi_d_emu_engine_instructions },
+  { "emu_engine_interrupts", (void *)_cffi_f_emu_engine_interrupts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_interrupts },
   { "emu_engine_known_at", (void *)_cffi_f_emu_engine_known_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_engine_known_at },
   { "emu_engine_learn_access", (void *)_cffi_f_emu_engine_learn_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_learn_access },
   { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 88), (void *)_cffi_d_emu_engine_look_at_clock },
   { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_engine_map },
   { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 40), (void *)_cffi_d_emu_engine_map_nothing },
+  { "emu_engine_map_registers", (void *)_cffi_f_emu_engine_map_registers, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 40), (void *)_cffi_d_emu_engine_map_registers },
   { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_engine_map_rom },
+  { "emu_engine_meets_breakpoint", (void *)_cffi_f_emu_engine_meets_breakpoint, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_engine_meets_breakpoint },
   { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 88), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_engine_open },
-  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_pass },
+  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_pass },
   { "emu_engine_passed", (void *)_cffi_f_emu_engine_passed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_engine_passed },
   { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_prepare },
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
-  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 155), (void *)_cffi_d_emu_engine_restarts },
+  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 165), (void *)_cffi_d_emu_engine_restarts },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
-  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_service },
-  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 116), (void *)_cffi_d_emu_engine_set_breakpoints },
-  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 144), (void *)_cffi_d_emu_engine_set_code_check },
-  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_set_interrupt_pending },
-  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_set_real_time },
-  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_set_breakpoints },
+  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 114), (void *)_cffi_d_emu_engine_set_clock },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 154), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_set_interrupt_pending },
+  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_set_real_time },
+  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_start_clock },
   { "emu_engine_stop_asked", (void *)_cffi_f_emu_engine_stop_asked, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_stop_asked },
-  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 102), (void *)_cffi_d_emu_engine_stop_before_block },
+  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_watch_blocks },
-  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 132), (void *)_cffi_d_emu_engine_watch_faults },
-  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 155), (void *)_cffi_d_emu_engine_watch_met },
+  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_watch_blocks },
+  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 142), (void *)_cffi_d_emu_engine_watch_faults },
+  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 165), (void *)_cffi_d_emu_engine_watch_met },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
-  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_load_library },
+  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 170), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 173), (void *)emu_port_write },
-  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_emu_show_library },
-  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_symbol },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 186), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 190), (void *)emu_port_write },
+  { "emu_register_read", (void *)&_cffi_externpy__emu_register_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 187), (void *)emu_register_read },
+  { "emu_register_write", (void *)&_cffi_externpy__emu_register_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 191), (void *)emu_register_write },
+  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_show_library },
+  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 99), (void *)_cffi_d_emu_symbol },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -4649,7 +5037,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 168) },
+              _CFFI_OP(_CFFI_OP_NOOP, 184) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
                 _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4679,7 +5067,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 171) },
+           _CFFI_OP(_CFFI_OP_NOOP, 188) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4688,7 +5076,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                      _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 169) },
+              _CFFI_OP(_CFFI_OP_NOOP, 185) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 38) },
@@ -4709,22 +5097,22 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 166) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 182) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 165, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 181, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 166, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 182, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 167, 0,
+  { "$emu_engine", 183, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 165 },
-  { "emu_delivery_record", 166 },
-  { "emu_engine", 167 },
+  { "emu_delivery_layout", 181 },
+  { "emu_delivery_record", 182 },
+  { "emu_engine", 183 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -4734,12 +5122,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  71,  /* num_globals */
+  78,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  175,  /* num_types */
+  193,  /* num_types */
   1,  /* flags */
 };
 
