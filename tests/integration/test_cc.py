@@ -139,7 +139,8 @@ def test_every_word_of_the_command_line_arrives(tmp_path: Path) -> None:
     source = tmp_path / "words.c"
     source.write_text(
         "#include <stdio.h>\n"
-        'int main(int argc, char **argv) { printf("%d %s %d\\n", argc, argv[argc - 1], argv[argc] == NULL); return 0; }\n'
+        "int main(int argc, char **argv)\n"
+        '{ printf("%d %s %d\\n", argc, argv[argc - 1], argv[argc] == NULL); return 0; }\n'
     )
     image = built(tmp_path, source)
     for text, answer in (
