@@ -86,13 +86,14 @@ guests:
 
 # The C that cffi generates is committed, so that installing needs no generator. A clone's file times mean
 # nothing, so no other target may depend on a rule that writes it. A test fails when it is behind its sources.
-NATIVE := emu/host/_kernel $(addprefix emu/cpu/engine/_,hooks trace system x87 sse translate)
+NATIVE := emu/host/_kernel emu/host/_pages $(addprefix emu/cpu/engine/_,hooks trace system x87 sse translate accesses)
 native: $(NATIVE:=.abi3.so)
 
 $(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h
 emu/cpu/engine/_hooks.abi3.so: emu/cpu/engine/delivery.h emu/cpu/engine/known_ports.h
 emu/cpu/engine/_translate.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/observer.h
-emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/store_log.h
+emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/store_log.h emu/cpu/engine/watched.h
+emu/cpu/engine/_accesses.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/accesses.h
 %.abi3.so: %.cdef.txt %.csrc.c
 	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \

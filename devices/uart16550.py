@@ -52,6 +52,7 @@ class Uart16550:
         self._output = Output(line)
         self._sink = sink
         self._fetch: Callable[[], bytes] | None = None
+        self._supply: Callable[[], bytes] | None = None
         self._power_on()
 
     def _power_on(self) -> None:
@@ -96,6 +97,19 @@ class Uart16550:
         if self._ier & IER_RX:
             self._pull()
         self._update()
+
+    def supply(self, source: Callable[[], bytes]) -> None:
+        """Ask ``source`` whenever the guest looks whether there is input, and none waits: it gives some, or nothing.
+
+        Unlike ``announce``, what there is need not be known before the guest looks, nor is it taken as said that there
+        is any.
+        """
+        self._supply = source
+
+    def _look(self) -> None:
+        if self._supply is not None and not (self._fifo or self._waiting or self._mcr & MCR_LOOP):
+            self._waiting.extend(self._supply())
+            self._fill()
 
     def _pull(self) -> None:
         if self._fetch is None or self._fifo or self._waiting or self._mcr & MCR_LOOP:
@@ -151,6 +165,7 @@ class Uart16550:
             return self._divisor >> (8 * offset) & 0xFF
         if offset in (0, 2, 5):
             self._listen()
+            self._look()
         match offset:
             case 0:
                 self._pull()
@@ -158,6 +173,7 @@ class Uart16550:
                 self._fill()
                 if self._ier & IER_RX:
                     self._pull()
+                    self._look()
                 return value
             case 1:
                 return self._ier
@@ -202,6 +218,7 @@ class Uart16550:
                 if value & IER_RX:
                     self._listen()
                     self._pull()
+                    self._look()
             case 2:
                 self._control_fifo(value)
             case 3:

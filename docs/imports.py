@@ -19,6 +19,7 @@ _INNER = {
     "emu.cli.options": "cli.options",
     "emu.cli.keyval": "cli.options",
     "emu.cli.plain": "cli.options",
+    "emu.cli.mistakes": "cli.options",
 }
 
 

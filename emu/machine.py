@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from emu.config import Clock, MachineConfig, NvdimmConfig
-from emu.cpu import Stop, StopKind
+from emu.cpu import DEBUG_STOPS, Stop, StopKind
 from emu.devices.contract import ExitRequest
 from emu.entry import Entry
 from emu.errors import EmuError, Status, UsageError
@@ -36,6 +36,8 @@ from emu.state import Saveable, SavedState, parse_all
 if TYPE_CHECKING:
     from concurrent import futures
 
+    from emu.cpu.debugging import Debugging
+
 T = TypeVar("T")
 _FOREVER = None
 GUEST_RESET = "guest-reset"
@@ -47,6 +49,7 @@ class RunState(enum.StrEnum):
     PRELAUNCH = "prelaunch"
     RUNNING = "running"
     PAUSED = "paused"
+    DEBUG = "debug"
     INMIGRATE = "inmigrate"
     FINISH_MIGRATE = "finish-migrate"
     POSTMIGRATE = "postmigrate"
@@ -155,6 +158,9 @@ class Machine:
         self.slots = slots
         self.observers: list[Observer] = []
         self.state = RunState.PRELAUNCH
+        self.debug_stop: Stop | None = None
+        self._debugging: Debugging | None = None
+        self._died: Stop | None = None
         self._parts = parts
         self._timed = parts.timed
         self._clock_ports = parts.clock_ports
@@ -215,6 +221,9 @@ class Machine:
             if self._paused_as is not None and self.exit is None:
                 self._paused_as = None
                 self.state = RunState.RUNNING
+                if self._debugging is not None and self.debug_stop is not None:
+                    self._debugging.go_on(self.debug_stop)
+                self.debug_stop = None
                 self._tell("RESUME", {})
 
         self.call(go)
@@ -225,6 +234,17 @@ class Machine:
         ``cause``: who asks for it, a word of QEMU's ShutdownCause, for the event.
         """
         self._requests.reset(cause)
+
+    def debug(self) -> Debugging:
+        """What debugs the guest's CPU, from the first call on. Use it between slices (``call``).
+
+        At a stop that it asks for, the machine is paused as ``RunState.DEBUG`` and ``debug_stop`` says why.
+        """
+        if self._debugging is None:
+            from emu.cpu.debugging import Debugging
+
+            self._debugging = Debugging(self.cpu)
+        return self._debugging
 
     @property
     def exit(self) -> Exit | None:
@@ -374,12 +394,22 @@ class Machine:
             case StopKind.INTERRUPT_WINDOW:
                 if self.pic.pending():
                     self.cpu.raise_interrupt(self.pic.acknowledge())
+            case StopKind.TRIPLE_FAULT | StopKind.BAD_STATE if self._debugging is not None and self._died != stop:
+                self._died = stop  # a debugger may look at it; when it goes on, it ends
+                self._stop_for_debugger(stop)
             case StopKind.TRIPLE_FAULT:
                 self._guest_died("triple-fault", stop)
             case StopKind.BAD_STATE:
                 self._guest_died("exception", stop)
+            case kind if kind in DEBUG_STOPS:
+                self._stop_for_debugger(stop)
             case StopKind.REQUESTED | StopKind.TIMER:
                 pass
+
+    def _stop_for_debugger(self, stop: Stop) -> None:
+        self.debug_stop = stop
+        self._paused_as = self.state = RunState.DEBUG
+        self._tell("STOP", {})
 
     def _wait_for_interrupt(self) -> None:
         """The CPU is halted with interrupts on: let time pass until a device has one, or someone asks for something."""

@@ -1,7 +1,8 @@
 """The bundled guests: small x86-64 images that boot under emu and, all but the flat ones, unmodified under QEMU.
 
-Their sources are in ``guest/lib``, ``guest/examples``, ``guest/crash`` and ``guest/flat``; ``make -C guest`` builds
-them into ``guest/images``, where they are committed together with ``manifest.json``, which describes them.
+Their sources are in ``guest/lib``, ``guest/libc``, ``guest/examples``, ``guest/crash`` and ``guest/flat``;
+``make -C guest`` builds them into ``guest/images``, where they are committed together with
+``manifest.json``, which describes them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class GuestImage(NamedTuple):
     The guests of the group ``crash`` teach the crash laboratory: on an empty NVDIMM they format a pool and work on it,
     on a pool they recover and check it. ``planted`` names the bug that the laboratory finds when it explores under
     ``--media`` ``media`` (None in the versions marked ``fixed``, where it finds nothing); ``eadr`` says whether the bug
-    shows under ``--domain eadr`` too.
+    shows under ``--domain eadr`` too, ``feed_printed`` whether ``--feed-printed`` is needed.
     """
 
     name: str
@@ -45,6 +46,7 @@ class GuestImage(NamedTuple):
     fixed: bool | None = None
     media: str | None = None
     eadr: bool | None = None
+    feed_printed: bool = False
 
     @property
     def place(self) -> str:

@@ -1,7 +1,7 @@
 """How programs become guests: the flags that the host's compiler needs to build against the guest library.
 
-The library (``lib/libguest.a``, its sources beside it, its headers in ``include``) is built by ``make -C guest`` and
-committed, so that a compiler for x86-64 is all that is needed.
+The library (``lib/libguest.a``, its sources beside it and in ``libc``, its headers in ``include``) is built by
+``make -C guest`` and committed, so that a compiler for x86-64 is all that is needed.
 """
 
 from __future__ import annotations

@@ -71,6 +71,7 @@ def crash(
     start: int | str | None = None,
     stop: int | str | None = None,
     durable_when_done: bool = False,
+    feed_printed: bool = False,
     first_failure: bool = False,
     resume: Path | None = None,
     exec: str | None = None,  # noqa: A002 - the option's name
@@ -133,6 +134,7 @@ def crash(
         start=start,
         stop=stop,
         durable_when_done=durable_when_done,
+        feed_printed=feed_printed,
         first_failure=first_failure,
         linux=linux,
         scope=scope,
@@ -266,6 +268,7 @@ def question(
     start: int | str | None = None,
     stop: int | str | None = None,
     durable_when_done: bool = False,
+    feed_printed: bool = False,
     first_failure: bool = False,
     linux: Request | None = None,
     scope: str = "all",
@@ -284,7 +287,9 @@ def question(
     if not 0 < timeout <= 1e6 or not 0 < time_limit <= 1e6:
         raise UsageError("--timeout and --time-limit are seconds, more than 0", "give another number")
     if not config.nvdimms:
-        raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
+        raise UsageError(
+            "there is no NVDIMM to lose anything", "give an empty one, --nvdimm size=2M, or a file: --nvdimm file=PATH"
+        )
     recovery = config
     if recover is not None and linux is None:
         recovery = replace(recovery, image=image_path(recover))
@@ -299,6 +304,8 @@ def question(
     )
     if linux is not None and recover_append is not None:
         raise UsageError("--recover-append does not go with the image 'linux'", "put the words into --recover")
+    if linux is not None and feed_printed:
+        raise UsageError("--feed-printed does not go with the image 'linux'", "leave --feed-printed away")
     if durable_when_done and not rules.flushes_count:
         raise UsageError(
             "--durable-when-done: in a page cache no flush or fence makes anything durable, only msync, which the run "
@@ -318,6 +325,7 @@ def question(
         start=_place(start, "--from"),
         stop=_place(stop, "--to"),
         durable_when_done=durable_when_done,
+        feed_printed=feed_printed,
         linux=linux,
     )
 

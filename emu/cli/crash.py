@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  emu crash commit-noflush --nvdimm file=pool.img,size=2M          find the missing flush
+  emu crash commit-noflush --nvdimm size=2M                        find the missing flush, on an empty NVDIMM
+  emu crash commit-noflush --nvdimm file=pool.img,size=2M          the same on what a file holds
   emu crash ./guest.bin --nvdimm file=p.img,size=2M --observe 0:8 --observe 64:8 --json
   emu crash level-broken --nvdimm file=p.img,size=2M --export out  and boot what failed: emu run ... (it says how)
   emu crash mapsync-broken --nvdimm file=p.img,size=2M --media dax
@@ -67,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--to", dest="stop", metavar="PLACE", help="and up to there")
     add("--durable-when-done", action="store_true",
         help="what an operation has stored must be durable when it says that it is done")  # fmt: skip
+    add("--feed-printed", action="store_true",
+        help="recovery reads on its standard input what the workload had printed when the power failed")  # fmt: skip
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
     add("--first-failure", action="store_true", help="stop when a crash state has failed, the simplest that does")
@@ -190,9 +193,10 @@ def _question(options: argparse.Namespace) -> Question:
     linux = None
     if options.image == "linux" and not os.path.exists("linux"):  # noqa: PTH110 - as for any image
         linux = _linux(options)
-        config = linux_machine(machine_options.machine_config(options, None), default_memory=options.memory is None)
+        config = machine_options.machine_config(options, None, files_needed=False)
+        config = linux_machine(config, default_memory=options.memory is None)
     else:
-        config = machine_options.machine_config(options, _image(options))
+        config = machine_options.machine_config(options, _image(options), files_needed=False)
     timeout = options.timeout
     if timeout is None:
         timeout = _TIMEOUT_S if linux is None else LINUX_TIMEOUT_S
@@ -218,6 +222,7 @@ def _question(options: argparse.Namespace) -> Question:
         start=options.start,
         stop=options.stop,
         durable_when_done=options.durable_when_done,
+        feed_printed=options.feed_printed,
         first_failure=options.first_failure,
         linux=linux,
         scope=options.scope,

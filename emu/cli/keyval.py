@@ -67,7 +67,10 @@ def choice(kind: type[enum.StrEnum]) -> Callable[[str, str], Any]:
         try:
             return kind(text)
         except ValueError:
-            raise UsageError(f"{what}: '{text[:64]}' is not accepted", f"{what} takes {', '.join(kind)}") from None
+            from emu.cli import mistakes  # what is right does not pay for it
+
+            remedy = mistakes.about_value(text, list(kind), f"{what} takes")
+            raise UsageError(f"{what}: '{text[:64]}' is not accepted", remedy) from None
 
     return parse
 
@@ -182,7 +185,10 @@ def parse(
         base, dot, index = name.partition(".")
         key = keys.get(base)
         if key is None or (dot and not key.listed):
-            raise UsageError(f"{option}: invalid parameter '{name[:64]}'", f"'{option} help' lists the parameters")
+            from emu.cli import mistakes  # what is right does not pay for it
+
+            remedy = mistakes.about_key(base[:64], keys, option)
+            raise UsageError(f"{option}: invalid parameter '{name[:64]}'", remedy)
         if key.listed:
             place = int(index) if dot else 0
             if place >= _LIST_LIMIT:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from emu.cli import characters, output, signals
+from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
 from emu.config import Clock
@@ -68,6 +68,7 @@ def run(
         if not options.quiet and not options.json:
             announce(machine)
         offer(stack, machine, qmp=options.qmp, outputs=[], quiet=options.quiet or options.json)
+        debugger.offer(stack, machine, options, quiet=options.quiet or options.json)
         run.take_input(stack, machine, stdin)
         stack.callback(signals.put_away)
         ended, failure = drive(machine, options.timeout)

@@ -170,8 +170,11 @@ def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
     qemu.add_argument("-nic", "--nic", metavar="none", help="accepted; there is no network")
 
 
-def machine_config(options: argparse.Namespace, image: str | None) -> MachineConfig:
-    """The MachineConfig that the parsed ``options`` describe; UsageError for anything that does not fit together."""
+def machine_config(options: argparse.Namespace, image: str | None, *, files_needed: bool = True) -> MachineConfig:
+    """The MachineConfig that the parsed ``options`` describe; UsageError for anything that does not fit together.
+
+    Without ``files_needed``, an NVDIMM of which only the size is given lies in memory.
+    """
     machine = _merge(options.machine, MACHINE_KEYS, "-machine", "type")
     if "type" in machine and not re.fullmatch(r"(pc|q35|none)(-.*)?", machine["type"]):
         raise UsageError(f"-machine: unsupported machine type '{machine['type'][:64]}'", "use q35")
@@ -180,7 +183,7 @@ def machine_config(options: argparse.Namespace, image: str | None) -> MachineCon
     machine.setdefault("nvdimm", bool(options.nvdimm))
     memory = _memory(options.memory)
     backends = _backends(options.object)
-    nvdimms = [_short_nvdimm(text, place) for place, text in enumerate(options.nvdimm)]
+    nvdimms = [_short_nvdimm(text, place, files_needed) for place, text in enumerate(options.nvdimm)]
     exit_ports: list[tuple[int, int]] = []
     used: set[str] = set()
     for text in options.device:
@@ -244,19 +247,24 @@ def _memory(text: str | None) -> dict[str, Any]:
     return memory
 
 
-def _short_nvdimm(text: str, place: int) -> NvdimmConfig:
+def _short_nvdimm(text: str, place: int, file_needed: bool) -> NvdimmConfig:
     values = keyval.parse(text, NVDIMM_KEYS, option="--nvdimm", implied="file", short=True)
     if "file" in values:
         values["mem-path"] = values.pop("file")
-    path = values.get("mem-path", "")
-    if not path:
+    kind = BackendKind.FILE
+    if "mem-path" not in values and "size" in values and not file_needed:
+        kind = BackendKind.RAM
+    elif not values.get("mem-path"):
         raise UsageError(
             "--nvdimm: no file given", "write --nvdimm file=PATH[,size=SIZE]; '--nvdimm help' lists the keys"
         )
+    rows = backend_properties(kind)
+    if wrong := sorted(values.keys() & {row.name for row in BACKEND_PROPERTIES} - {row.name for row in rows}):
+        raise UsageError(f"--nvdimm: {wrong[0]} is about a file, and none is given", "add file=PATH")
     name = values.get("id") or f"nvdimm{place}"
-    defaults = {row.name: _short_default(row) for row in BACKEND_PROPERTIES}
+    defaults = {row.name: _short_default(row) for row in rows}
     backend = BackendConfig(
-        id=f"{name}-backend" if values.get("id") else f"mem{place}", **_fields(BACKEND_PROPERTIES, defaults | values)
+        id=f"{name}-backend" if values.get("id") else f"mem{place}", kind=kind, **_fields(rows, defaults | values)
     )
     return NvdimmConfig(backend=backend, **_fields(NVDIMM_PROPERTIES, values))
 

@@ -16,6 +16,8 @@ import sys
 from typing import Any, TextIO
 
 _LONGEST_LINE = 1000
+_NARROW, _USUAL = 40, 80  # columns; a terminal may not say how many it has
+_BESIDE = " " * len("emu: ")
 _ESCAPED = "emu-escaped"
 _SURROGATES = range(0xDC80, 0xDD00)  # how Python holds bytes of a file name that are not in its encoding (PEP 383)
 
@@ -96,8 +98,21 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """One line to the person at the terminal, beside the answer."""
-    print(line(text), file=sys.stderr)
+    """One line to the person at the terminal, beside the answer; too long a line goes on below, at a word."""
+    print("\n".join(_wrapped(line(text))), file=sys.stderr)
+
+
+def _wrapped(text: str) -> list[str]:
+    if len(text) <= _NARROW or not sys.stderr.isatty():
+        return [text]
+    import textwrap
+
+    width = max(os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL, _NARROW)
+    begin = " " * (len(text) - len(text.lstrip()))
+    return textwrap.wrap(
+        text.lstrip(), width, initial_indent=begin, subsequent_indent=_BESIDE, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def document(content: dict[str, Any]) -> None:

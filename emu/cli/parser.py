@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-from typing import NoReturn
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from emu import __version__
-from emu.cli import output
 from emu.cli.verbs import VERBS
-from emu.errors import Status
+from emu.errors import UsageError
+
+_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # argparse takes such words for values
+_SHOWN = 64
 
 _EPILOG = """\
 examples:
@@ -41,10 +45,89 @@ def _terminal_width() -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the words in two lines, not under a page of usage."""
+    """Says what is wrong with the words in emu's own, as UsageError: in two lines, not under a page of usage."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.register("type", int, _whole_number)
+        self.register("type", float, _plain_number)
+
+    @property
+    def options(self) -> Mapping[str, argparse.Action]:
+        """Every spelling of every option."""
+        return self._option_string_actions
+
+    def parse_known_args(  # type: ignore[override]  # what is declared there are overloads
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, but for options that there are not: it would take ``-monitor`` for ``-m onitor``, and
+        ``-seri`` for ``-serial``."""
+        for word in args or ():
+            if word == "--" or self._is_verb(word):
+                break
+            if self._is_unknown_option(word):
+                option = word.partition("=")[0][:_SHOWN]
+                remedy = mistakes().about_option(option, self.options, self.prog)
+                raise UsageError(f"{option} is not an option of '{self.prog}'", remedy)
+        return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which has no use for words that are left over either."""
+        options, left = self.parse_known_args(args, namespace)
+        if left:
+            verb = f"emu {getattr(options, 'verb', '')}".strip()
+            raise UsageError(f"'{left[0][:_SHOWN]}' is one word too many", f"'{verb} --help' says what it takes")
+        return options
+
+    def _is_verb(self, word: str) -> bool:
+        """From this word on another parser's words follow."""
+        return any(isinstance(a, argparse._SubParsersAction) and word in a.choices for a in self._actions)
+
+    def _is_unknown_option(self, word: str) -> bool:
+        if len(word) < 2 or word[0] != "-" or " " in word or _NEGATIVE.fullmatch(word):
+            return False
+        if word.partition("=")[0] in self.options:
+            return False
+        if word.startswith("--") or word[:2] not in self.options:
+            return True
+        # A value, or another letter, joined to an option of one letter; where QEMU's long options have one dash, too,
+        # only a number can be meant.
+        return word[2].isalpha() and any(len(name) > 2 and name[1] != "-" for name in self.options)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices, word = [str(choice) for choice in action.choices], str(value)[:_SHOWN]
+        if isinstance(action, argparse._SubParsersAction):
+            what, see = "a verb" if self.prog == "emu" else f"an action of '{self.prog}'", f"'{self.prog} --help'"
+            raise UsageError(f"'{word}' is not {what}", mistakes().did_you_mean(word, choices, f"{see} lists them"))
+        name = action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
+        raise UsageError(f"{name}: '{word}' is not accepted", mistakes().about_value(word, choices, f"{name} takes"))
 
     def error(self, message: str) -> NoReturn:
-        self.exit(Status.USAGE, f"emu: {output.line(message)}\n     see '{self.prog} --help'\n")
+        required = message.removeprefix("the following arguments are required: ")
+        if required != message:
+            raise UsageError(f"{required} is missing", f"see '{self.prog} --help'")
+        said = message.removeprefix("argument ").replace("not allowed with argument", "does not go with")
+        said = re.sub(r"ignored explicit argument .*", "takes no value", said)
+        raise UsageError(said.replace("expected one argument", "a value is missing"), f"see '{self.prog} --help'")
+
+
+def mistakes() -> Any:
+    """What speaks about mistakes: words that are right do not need it."""
+    return importlib.import_module("emu.cli.mistakes")
+
+
+def _whole_number(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"'{text[:_SHOWN]}' is not a whole number")
+    return int(text)
+
+
+def _plain_number(text: str) -> float:
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"'{text[:_SHOWN]}' is not a number")
+    return float(text)
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -76,3 +159,17 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser
+
+
+def print_help(words: list[str]) -> None:
+    """Print what ``emu WORDS --help`` prints. UsageError for words that are no verb, or no action of it."""
+    if " ".join(words) in VERBS:  # a verb may have two words
+        words = [" ".join(words)]
+    parser: argparse.ArgumentParser = build_parser(words[0] if words and words[0] in VERBS else None)
+    for word in words:
+        actions = next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
+        if actions is None:
+            raise UsageError(f"'{parser.prog}' has no '{word[:_SHOWN]}'", f"'{parser.prog} --help' says what it has")
+        parser._check_value(actions, word)
+        parser = actions.choices[word]
+    parser.print_help()

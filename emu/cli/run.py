@@ -8,9 +8,10 @@ import signal
 import stat
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from emu.cli import characters, output, signals
+from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
 from emu.config import MachineConfig
@@ -49,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document (schema emu.run/1) at the end")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end the run after this much real time")
     parser.add_argument("--quiet", action="store_true", help="leave out the lines about what the NVDIMMs guarantee")
+    parser.add_argument("--verbose", action="store_true",
+                        help="say more about the NVDIMMs: where they are, and why they promise that")  # fmt: skip
     parser.add_argument("-serial", "--serial", default=None, metavar="stdio|none|file:PATH", help="where COM1 goes")
     parser.add_argument("-debugcon", "--debugcon", default="none", metavar="stdio|none|file:PATH",
                         help="where the debug console (port 0xE9) goes")  # fmt: skip
@@ -58,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
         "-incoming", "--incoming", metavar="URI", help="wait for a migration: unix:, tcp:, fd: or file:"
     )
     parser.add_argument("-S", dest="start_paused", action="store_true", help="do not start the guest until 'cont'")
+    debugger.add_arguments(parser)
     parser.add_argument("-no-reboot", "--no-reboot", action="store_true", help="end at the first reset")
     parser.add_argument(
         "--power-fail-at",
@@ -96,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         from emu.cli import linux
 
         if linux.is_asked(options):
-            return linux.run(options, drive, _announce)
+            return linux.run(options, drive, partial(_announce, verbose=options.verbose))
     if options.exec is not None or options.add or options.fs is not None:
         raise UsageError("--exec, --add and --fs are for a Linux guest", "write emu run linux ...")
     from emu import board
@@ -125,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
         if config.incoming is None:
             machine.boot()  # now, so that an image that is refused leaves nothing behind
         if not options.quiet and not options.json:
-            _announce(machine)
+            _announce(machine, verbose=options.verbose)
         if cut is not None:
             from emu.persistence.lab.powerfail import run_with_power_cut
 
@@ -142,6 +146,7 @@ def run(options: argparse.Namespace) -> int:
             ended = power.ended
         else:
             offer(stack, machine, qmp=options.qmp, outputs=into, quiet=options.quiet or options.json)
+            debugger.offer(stack, machine, options, quiet=options.quiet or options.json)
             _accept_marked(options, config)
             for writer in writers if config.incoming is None else ():
                 writer.open()
@@ -224,10 +229,11 @@ def _power_cut(options: argparse.Namespace, config: MachineConfig) -> PowerCut |
 
     if not config.nvdimms:
         raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
-    if options.qmp or config.incoming is not None or config.start_paused or _asks_for_input(options):
+    attended = options.qmp or debugger.asked(options) or config.incoming is not None or config.start_paused
+    if attended or _asks_for_input(options):
         raise UsageError(
             "--power-fail-at needs a guest that runs on its own",
-            "leave -qmp, --incoming, -S and -serial stdio away",
+            "leave -qmp, --gdb, --incoming, -S and -serial stdio away",
         )
     return parse_power_cut(options.power_fail_at, options.power_fail_state or "none")
 
@@ -316,23 +322,30 @@ def _drive(machine: Machine, timeout: float | None) -> Exit:
     return result
 
 
-_CRASHES = {
-    "guest_crash": "a guest crash",
-    "emulator_kill": "kill -9 of emu",
-    "host_power_loss": "a host power loss",
-}
+_CRASHES = {"guest_crash": "guest crash", "emulator_kill": "kill -9", "host_power_loss": "host power loss"}
+_LINE = 99
 
 
-def _announce(machine: Machine) -> None:
-    """One line for each NVDIMM on stderr: where it is, how it is mapped, and which crashes its bytes survive."""
+def _announce(machine: Machine, *, verbose: bool) -> None:
+    """One line for each NVDIMM on stderr, shorter than 100 characters: which crashes its bytes survive. With
+    ``verbose`` also where it is, and what its mapping is like."""
     for dimm in machine.nvdimms:
         facts = dimm.describe()
         name = facts["id"] or f"nvdimm{facts['slot']}"
         kept = [words for key, words in _CRASHES.items() if facts["survives"][key]]
-        promise = f"survives {' and '.join(kept)}" if kept else "no guest store survives"
-        if kept and not facts["survives"]["host_power_loss"]:
-            promise += ", NOT a host power loss"
-        output.note(
-            f"emu: {name}: {human_size(facts['size'])} at {facts['gpa']:#x} on {facts['file'] or 'anonymous memory'}, "
-            f"{facts['sync']['why']}; {promise}"
-        )
+        lost = [words for words in _CRASHES.values() if words not in kept]
+        promise = f"survives {_listed(kept, 'and')}" if kept else "keeps no guest store: survives nothing"
+        if kept and lost:
+            promise += f", NOT {_listed(lost, 'or')}"
+        place = facts["file"] or "anonymous memory"
+        words = f"emu: {name}: {human_size(facts['size'])} on ", f" {promise}"
+        room = _LINE - sum(map(len, words))
+        if len(place) > room and not verbose:
+            place = f"...{place[-max(room - 3, 1) :]}"
+        output.note(place.join(words))
+        if verbose:
+            output.note(f"     at {facts['gpa']:#x}; {facts['sync']['why']}")
+
+
+def _listed(words: list[str], last: str) -> str:
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -27,5 +27,6 @@ VERBS = {
     "demo": Verb("emu.cli.demo", "watch it work"),
     "guests": Verb("emu.cli.guests", "list the bundled guests"),
     "cc": Verb("emu.cli.cc", "compile C, C++ or assembly to a guest"),
+    "help": Verb("emu.cli.help", "explain a verb, as VERB --help does"),
     "new": Verb("emu.cli.new", "begin a project: a program on persistent memory and its crash test"),
 }

@@ -79,6 +79,7 @@ class Cpu:
         self._halted = False
         self._pending = False
         self._dead: Stop | None = None
+        self._debug_stop: Stop | None = None
         self._want_flush = False
         self._deadline: int | None = None
         self._native_hooks: set[int] = set()
@@ -153,6 +154,8 @@ class Cpu:
         registers.apply(self._state)
         self._want_flush = True
         self._dead = None
+        self._debug_stop = None
+        self._engine.hold(False)
         self.last_exception = None
         self._engine.clock = self._engine.clock._replace(announced=False)
 
@@ -174,6 +177,8 @@ class Cpu:
             failure = self._engine.take_failure()
             if failure is not None:
                 raise failure
+            if self._debug_stop is not None and self._dead is None:
+                return self._take_debug_stop()
             if self._self_test and self.shows_self_test:
                 self._self_tests += 1
                 if self._self_tests % _SHOWN_EVERY == 0:
@@ -184,6 +189,10 @@ class Cpu:
             return self._stop(StopKind.REQUESTED)
         if self._dead is not None:
             return self._dead
+        if self._debug_stop is not None:
+            return self._take_debug_stop()
+        if self._engine.held:
+            return None
         if self._pending and self.interrupts_enabled:
             return self._stop(StopKind.INTERRUPT_WINDOW)
         if self._deadline is not None and self._engine.now() >= self._deadline:
@@ -207,6 +216,20 @@ class Cpu:
             self._dead = self._stop(StopKind.BAD_STATE, what, self.last_exception)
         elif reason & hooks.HALT:
             self._halted = True
+        self._look_for_debug_stop()
+
+    def _look_for_debug_stop(self) -> None:
+        """Keep what ``Debugging`` asked for, until ``run`` returns it: where the guest has come to by now."""
+        reason = self._engine.take_debug_reason()
+        if reason & hooks.WATCH:
+            self._debug_stop = self._stop(StopKind.WATCH)._replace(watched=self._state.system.met[0])
+        elif reason:
+            self._debug_stop = self._stop(StopKind.BREAKPOINT if reason & hooks.BREAKPOINT else StopKind.STEP)
+
+    def _take_debug_stop(self) -> Stop:
+        stop, self._debug_stop = self._debug_stop, None
+        assert stop is not None
+        return stop
 
     def _raise_exception(self, vector: int, known_to_engine: bool) -> None:
         state = self._state
@@ -289,12 +312,18 @@ class Cpu:
             raise EmuError(f"interrupt {vector} raised while the guest cannot take it", "report this as a bug")
         self._halted = False
         self._deliver(Fault(vector), Source.EXTERNAL)
+        self._look_for_debug_stop()
 
     # Time
 
     def now(self) -> int:
         """Nanoseconds since power-on. Asked from a callback, this starts the virtual clock."""
         return self._engine.look_at_clock()
+
+    @property
+    def time_passes(self) -> bool:
+        """Somebody has asked for the time: from then on it is never the same again."""
+        return self._engine.clock_started
 
     def set_deadline(self, deadline: int | None) -> None:
         """``run`` returns TIMER at the first basic block at or after ``deadline`` (absolute, ns); None for never."""
@@ -427,6 +456,13 @@ class Cpu:
     def watch_blocks(self) -> None:
         """Put the CPU's own block hook before those of others, so that they see each block once."""
         self._engine.watch_blocks()
+
+    def count_blocks(self, counter: tuple[int, int, int, int]) -> None:
+        """Count the blocks that begin, quicker than by one more hook: addresses of the count, of the number from which
+        on a C function is called for each, of that function and of its argument.
+        """
+        self._engine.watch_blocks()
+        self._engine.count_blocks(*counter)
 
     @property
     def rip(self) -> int:

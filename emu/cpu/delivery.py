@@ -62,6 +62,7 @@ class Delivery:
         self._state = state
         self._memory = memory
         self.on_fault: Callable[[int], None] | None = None
+        self.on_push: Callable[[int, int], None] | None = None
 
     def paging(self) -> Paging:
         read = self._state.engine.read
@@ -70,7 +71,8 @@ class Delivery:
     def deliver(self, fault: Fault, source: Source) -> None:
         """Enter the guest's handler for ``fault``, or for what its delivery raises in turn; TripleFault if none.
 
-        ``on_fault`` first hears of the address of an instruction that raised an exception.
+        ``on_fault`` first hears of the address of an instruction that raised an exception, ``on_push`` of the linear
+        address and the size of the frame that was stored.
         """
         if source is Source.EXCEPTION and self.on_fault is not None:
             self.on_fault(self._state.rip)
@@ -122,6 +124,11 @@ class Delivery:
             self._enter_long(paging, fault, gate, code, to, cpl, external)
         else:
             self._enter_protected(paging, fault, gate, code, to, cpl, external)
+
+    def _push(self, paging: Paging, address: int, frame: bytes, *, user: bool) -> None:
+        paging.write(self._memory, address, frame, user=user)
+        if self.on_push is not None:
+            self.on_push(address, len(frame))
 
     # Gates and descriptors
 
@@ -202,7 +209,7 @@ class Delivery:
             raise Fault(r.SS_FAULT, external)
         if not paging.canonical(gate.offset):
             raise Fault(r.GP, external)
-        paging.write(self._memory, rsp, struct.pack(f"<{len(frame)}Q", *frame), user=to == 3)
+        self._push(paging, rsp, struct.pack(f"<{len(frame)}Q", *frame), user=to == 3)
         if to < cpl:
             state.set_segment(r.SS, Segment(to, flags=to << 13))
         self._jump(gate, code, to, rsp, flags)
@@ -238,7 +245,7 @@ class Delivery:
         data = b"".join(struct.pack("<I" if wide else "<H", word & (0xFFFFFFFF if wide else 0xFFFF)) for word in frame)
         mask = 0xFFFFFFFF if stack.flags & DESC_B else 0xFFFF
         esp = esp & ~mask | esp - len(data) & mask
-        paging.write(self._memory, stack.base + (esp & mask) & 0xFFFFFFFF, data, user=to == 3)
+        self._push(paging, stack.base + (esp & mask) & 0xFFFFFFFF, data, user=to == 3)
         if to < cpl:
             state.set_segment(r.SS, stack)
         self._jump(gate, code, to, esp, flags)

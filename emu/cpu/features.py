@@ -81,9 +81,11 @@ FEATURES: tuple[Feature, ...] = (
     *_bits(6, 0, "eax", "", {"ARAT:2": _NO_APIC}, {}),
     *_bits(
         7, 0, "ebx",
-        "FSGSBASE:0 BMI1:3 SMEP:7 BMI2:8 ERMS:9 RDSEED:18 ADX:19 SMAP:20 CLFLUSHOPT:23 CLWB:24",
+        "FSGSBASE:0 BMI1:3 SMEP:7 BMI2:8 RDSEED:18 ADX:19 SMAP:20 CLFLUSHOPT:23 CLWB:24",
         {
-            "HLE:4": _NOT_EXECUTED, "AVX2:5": _NO_AVX, "INVPCID:10": _NOT_EXECUTED, "RTM:11": _NOT_EXECUTED,
+            "HLE:4": _NOT_EXECUTED, "AVX2:5": _NO_AVX,
+            "ERMS:9": "REP MOVSB and REP STOSB take as long for a byte as for a quadword",
+            "INVPCID:10": _NOT_EXECUTED, "RTM:11": _NOT_EXECUTED,
             "MPX:14": _NOT_EXECUTED, "AVX512F:16": _NO_AVX, "AVX512DQ:17": _NO_AVX, "AVX512CD:28": _NO_AVX,
             "SHA:29": _NOT_EXECUTED, "AVX512BW:30": _NO_AVX, "AVX512VL:31": _NO_AVX,
         },

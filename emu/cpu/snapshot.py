@@ -36,6 +36,8 @@ class Snapshot:
         cpu._engine.take_stop()
         cpu._halted = self._halted
         cpu._dead = None
+        cpu._debug_stop = None
+        cpu._engine.hold(False)
         cpu.last_exception = None
 
     def close(self) -> None:

@@ -19,6 +19,12 @@ class StopKind(enum.StrEnum):
     """The deadline has come."""
     INTERRUPT_WINDOW = "interrupt-window"
     """An interrupt is pending and the guest takes interrupts now: call ``raise_interrupt``."""
+    BREAKPOINT = "breakpoint"
+    """The next instruction is one that ``Debugging`` stops before."""
+    STEP = "step"
+    """As many instructions have begun as ``Debugging`` was to let begin."""
+    WATCH = "watch"
+    """The last instruction, or the delivery of an exception, accessed what ``Debugging`` watches."""
     TRIPLE_FAULT = "triple-fault"
     """An exception could not be delivered, nor the double fault after it. A PC resets here."""
     BAD_STATE = "bad-state"
@@ -42,11 +48,18 @@ class ExceptionRecord(NamedTuple):
         return text
 
 
+DEBUG_STOPS = (StopKind.BREAKPOINT, StopKind.STEP, StopKind.WATCH)
+
+
 class Stop(NamedTuple):
-    """``exception`` is what led to a triple fault; ``detail`` says in words what happened, for messages."""
+    """``exception`` is what led to a triple fault; ``detail`` says in words what happened, for messages.
+
+    ``watched`` is the linear address that led to WATCH.
+    """
 
     kind: StopKind
     rip: int
     interrupts_enabled: bool = False
     exception: ExceptionRecord | None = None
     detail: str = ""
+    watched: int = 0

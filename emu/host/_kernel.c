@@ -636,7 +636,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 static const int HAS_MAP_SYNC = HAVE_MAP_SYNC;
 static const int HAS_CPU_FLUSH = X86;
-enum { CPU_CLFLUSH = 1, CPU_CLFLUSHOPT = 2, CPU_CLWB = 4, CPU_CRC32C = 8 };
+enum { CPU_CLFLUSH = 1, CPU_CLFLUSHOPT = 2, CPU_CLWB = 4 };
 
 typedef struct { long type; long block_size; } emu_fs;
 typedef struct { uint64_t first; uint64_t count; } emu_run;
@@ -759,10 +759,8 @@ static int emu_cpu_features(void) {
     int features = 0;
 #if X86
     unsigned a, b, c, d;
-    if (__get_cpuid(1, &a, &b, &c, &d)) {
+    if (__get_cpuid(1, &a, &b, &c, &d))
         features |= d & (1u << 19) ? CPU_CLFLUSH : 0;
-        features |= c & (1u << 20) ? CPU_CRC32C : 0;
-    }
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
         features |= b & (1u << 23) ? CPU_CLFLUSHOPT : 0;
         features |= b & (1u << 24) ? CPU_CLWB : 0;
@@ -801,53 +799,6 @@ static void emu_flush(const void *address, size_t size, int instruction) {
 #else
     (void)address, (void)size, (void)instruction;
 #endif
-}
-
-static uint32_t crc_table[256];
-static pthread_once_t crc_table_once = PTHREAD_ONCE_INIT;
-
-static void crc_table_fill(void) {
-    for (uint32_t n = 0; n < 256; n++) {
-        uint32_t crc = n;
-        for (int bit = 0; bit < 8; bit++)
-            crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78u : 0); /* Castagnoli's polynomial, reflected */
-        crc_table[n] = crc;
-    }
-}
-
-#if X86
-__attribute__((target("sse4.2"))) static uint32_t crc_hardware(uint32_t crc, const unsigned char *at, size_t size) {
-    uint64_t wide = crc, word;
-    for (; size >= 8; at += 8, size -= 8) {
-        memcpy(&word, at, 8);
-        wide = _mm_crc32_u64(wide, word);
-    }
-    crc = (uint32_t)wide;
-    for (; size; at++, size--)
-        crc = _mm_crc32_u8(crc, *at);
-    return crc;
-}
-#endif
-
-static uint32_t emu_crc32c(uint32_t crc, const void *data, size_t size, int hardware) {
-    const unsigned char *at = data;
-    crc = ~crc;
-#if X86
-    if (hardware)
-        return ~crc_hardware(crc, at, size);
-#else
-    (void)hardware;
-#endif
-    pthread_once(&crc_table_once, crc_table_fill);
-    for (; size; at++, size--)
-        crc = crc >> 8 ^ crc_table[(crc ^ *at) & 0xFF];
-    return ~crc;
-}
-
-static int emu_is_zero(const void *data, size_t size) {
-    const unsigned char *at = data;
-    /* Zero means: the first byte is, and every byte equals the next. The C library's compare is vectorised. */
-    return size == 0 || (at[0] == 0 && memcmp(at, at + 1, size - 1) == 0);
 }
 
 /* ---------------------------------------------------------------------------------------------------- faults
@@ -1256,15 +1207,15 @@ static emu_run emu_dirty_next(int slot, uint64_t from) {
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 121), // emu_loss()(int)
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 111), // emu_loss()(int)
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 122), // emu_run()(int, uint64_t)
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // emu_run()(int, uint64_t)
 /*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *, int, unsigned int)
-/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // char const *
+/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // char const *
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 10 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1273,7 +1224,7 @@ static void *_cffi_types[] = {
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, emu_fs *)
 /* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 17 */ _CFFI_OP(_CFFI_OP_POINTER, 120), // emu_fs *
+/* 17 */ _CFFI_OP(_CFFI_OP_POINTER, 110), // emu_fs *
 /* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int, int64_t, int64_t)
 /* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
@@ -1307,7 +1258,7 @@ static void *_cffi_types[] = {
 /* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
 /* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t)
-/* 51 */ _CFFI_OP(_CFFI_OP_POINTER, 124), // void *
+/* 51 */ _CFFI_OP(_CFFI_OP_POINTER, 114), // void *
 /* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int)
@@ -1327,60 +1278,50 @@ static void *_cffi_types[] = {
 /* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
-/* 72 */ _CFFI_OP(_CFFI_OP_POINTER, 124), // void const *
-/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
-/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION, 22), // int64_t()(int, emu_run *, size_t, int *)
-/* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 79 */ _CFFI_OP(_CFFI_OP_POINTER, 122), // emu_run *
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
+/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION, 22), // int64_t()(int, emu_run *, size_t, int *)
+/* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 75 */ _CFFI_OP(_CFFI_OP_POINTER, 112), // emu_run *
+/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 77 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
+/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 51), // void *()(size_t, size_t, size_t, int, int, int, int64_t, int *)
 /* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 81 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
-/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 84), // uint32_t()(uint32_t, void const *, size_t, int)
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 72),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 77),
 /* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 51), // void *()(size_t, size_t, size_t, int, int, int, int64_t, int *)
-/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 114), // void()(int)
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 114), // void()(int, int)
 /* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 81),
-/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // void()(int)
-/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // void()(int, int)
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // void()(int, unsigned int)
+/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 114), // void()(int, unsigned int)
+/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8),
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 114), // void()(uintptr_t, uintptr_t)
+/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION, 114), // void()(void const *, size_t, int)
+/* 105 */ _CFFI_OP(_CFFI_OP_POINTER, 114), // void const *
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8),
-/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // void()(uintptr_t, uintptr_t)
-/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // void()(void const *, size_t, int)
-/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 72),
-/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 120 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
-/* 121 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_loss
-/* 122 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_run
-/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
-/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 110 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
+/* 111 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_loss
+/* 112 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_run
+/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
+/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1436,13 +1377,6 @@ static int _cffi_const_CPU_CLWB(unsigned long long *o)
   return n;
 }
 
-static int _cffi_const_CPU_CRC32C(unsigned long long *o)
-{
-  int n = (CPU_CRC32C) <= 0;
-  *o = (unsigned long long)((CPU_CRC32C) | 0);  /* check that CPU_CRC32C is an integer */
-  return n;
-}
-
 static int _cffi_const_HAS_CPU_FLUSH(unsigned long long *o)
 {
   int n = (HAS_CPU_FLUSH) <= 0;
@@ -1483,66 +1417,6 @@ _cffi_f_emu_cpu_features(PyObject *self, PyObject *noarg)
 #  define _cffi_f_emu_cpu_features _cffi_d_emu_cpu_features
 #endif
 
-static uint32_t _cffi_d_emu_crc32c(uint32_t x0, void const * x1, size_t x2, int x3)
-{
-  return emu_crc32c(x0, x1, x2, x3);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_crc32c(PyObject *self, PyObject *args)
-{
-  uint32_t x0;
-  void const * x1;
-  size_t x2;
-  int x3;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  uint32_t result;
-  PyObject *pyresult;
-  PyObject *arg0;
-  PyObject *arg1;
-  PyObject *arg2;
-  PyObject *arg3;
-
-  if (!PyArg_UnpackTuple(args, "emu_crc32c", 4, 4, &arg0, &arg1, &arg2, &arg3))
-    return NULL;
-
-  x0 = _cffi_to_c_int(arg0, uint32_t);
-  if (x0 == (uint32_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(72), arg1, (char **)&x1);
-  if (datasize != 0) {
-    x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(72), arg1, (char **)&x1,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x2 = _cffi_to_c_int(arg2, size_t);
-  if (x2 == (size_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x3 = _cffi_to_c_int(arg3, int);
-  if (x3 == (int)-1 && PyErr_Occurred())
-    return NULL;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_crc32c(x0, x1, x2, x3); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, uint32_t);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_crc32c _cffi_d_emu_crc32c
-#endif
-
 static int64_t _cffi_d_emu_dirty_collect(int x0, emu_run * x1, size_t x2, int * x3)
 {
   return emu_dirty_collect(x0, x1, x2, x3);
@@ -1572,10 +1446,10 @@ _cffi_f_emu_dirty_collect(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(79), arg1, (char **)&x1);
+      _cffi_type(75), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (emu_run *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(79), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(75), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1585,10 +1459,10 @@ _cffi_f_emu_dirty_collect(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(81), arg3, (char **)&x3);
+      _cffi_type(77), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(81), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(77), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1681,7 +1555,7 @@ _cffi_f_emu_dirty_next(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(122));
+  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(112));
   return pyresult;
 }
 #else
@@ -1872,10 +1746,10 @@ _cffi_f_emu_flush(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(72), arg0, (char **)&x0);
+      _cffi_type(105), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(72), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(105), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2070,7 +1944,7 @@ _cffi_f_emu_guard_loss(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(121));
+  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(111));
   return pyresult;
 }
 #else
@@ -2106,54 +1980,6 @@ _cffi_f_emu_guard_remove(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_guard_remove _cffi_d_emu_guard_remove
-#endif
-
-static int _cffi_d_emu_is_zero(void const * x0, size_t x1)
-{
-  return emu_is_zero(x0, x1);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_is_zero(PyObject *self, PyObject *args)
-{
-  void const * x0;
-  size_t x1;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-  PyObject *arg0;
-  PyObject *arg1;
-
-  if (!PyArg_UnpackTuple(args, "emu_is_zero", 2, 2, &arg0, &arg1))
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(72), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(72), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x1 = _cffi_to_c_int(arg1, size_t);
-  if (x1 == (size_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_is_zero(x0, x1); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_is_zero _cffi_d_emu_is_zero
 #endif
 
 static int _cffi_d_emu_lock(int x0, int x1, int64_t x2, int64_t x3)
@@ -2375,10 +2201,10 @@ _cffi_f_emu_map(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(81), arg7, (char **)&x7);
+      _cffi_type(77), arg7, (char **)&x7);
   if (datasize != 0) {
     x7 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(81), arg7, (char **)&x7,
+    if (_cffi_convert_array_argument(_cffi_type(77), arg7, (char **)&x7,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3048,7 +2874,6 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "CPU_CLFLUSH", (void *)_cffi_const_CPU_CLFLUSH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "CPU_CLFLUSHOPT", (void *)_cffi_const_CPU_CLFLUSHOPT, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "CPU_CLWB", (void *)_cffi_const_CPU_CLWB, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "CPU_CRC32C", (void *)_cffi_const_CPU_CRC32C, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "F_RDLCK", (void *)_cffi_const_F_RDLCK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "F_UNLCK", (void *)_cffi_const_F_UNLCK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "F_WRLCK", (void *)_cffi_const_F_WRLCK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -3084,32 +2909,30 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "PROT_WRITE", (void *)_cffi_const_PROT_WRITE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "RAMFS_MAGIC", (void *)_cffi_const_RAMFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "TMPFS_MAGIC", (void *)_cffi_const_TMPFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_cpu_features", (void *)_cffi_f_emu_cpu_features, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 75), (void *)_cffi_d_emu_cpu_features },
-  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 83), (void *)_cffi_d_emu_crc32c },
-  { "emu_dirty_collect", (void *)_cffi_f_emu_dirty_collect, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 77), (void *)_cffi_d_emu_dirty_collect },
+  { "emu_cpu_features", (void *)_cffi_f_emu_cpu_features, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 71), (void *)_cffi_d_emu_cpu_features },
+  { "emu_dirty_collect", (void *)_cffi_f_emu_dirty_collect, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 73), (void *)_cffi_d_emu_dirty_collect },
   { "emu_dirty_keep", (void *)_cffi_f_emu_dirty_keep, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 34), (void *)_cffi_d_emu_dirty_keep },
   { "emu_dirty_next", (void *)_cffi_f_emu_dirty_next, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_dirty_next },
   { "emu_dirty_start", (void *)_cffi_f_emu_dirty_start, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_dirty_start },
   { "emu_dirty_stop", (void *)_cffi_f_emu_dirty_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 12), (void *)_cffi_d_emu_dirty_stop },
-  { "emu_dirty_undo", (void *)_cffi_f_emu_dirty_undo, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 106), (void *)_cffi_d_emu_dirty_undo },
+  { "emu_dirty_undo", (void *)_cffi_f_emu_dirty_undo, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 96), (void *)_cffi_d_emu_dirty_undo },
   { "emu_fallocate", (void *)_cffi_f_emu_fallocate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_fallocate },
-  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 114), (void *)_cffi_d_emu_flush },
+  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 104), (void *)_cffi_d_emu_flush },
   { "emu_fstatfs", (void *)_cffi_f_emu_fstatfs, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_fstatfs },
   { "emu_guard_add", (void *)_cffi_f_emu_guard_add, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_guard_add },
-  { "emu_guard_join", (void *)_cffi_f_emu_guard_join, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 102), (void *)_cffi_d_emu_guard_join },
+  { "emu_guard_join", (void *)_cffi_f_emu_guard_join, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 92), (void *)_cffi_d_emu_guard_join },
   { "emu_guard_loss", (void *)_cffi_f_emu_guard_loss, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_guard_loss },
-  { "emu_guard_remove", (void *)_cffi_f_emu_guard_remove, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_guard_remove },
-  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 71), (void *)_cffi_d_emu_is_zero },
+  { "emu_guard_remove", (void *)_cffi_f_emu_guard_remove, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 89), (void *)_cffi_d_emu_guard_remove },
   { "emu_lock", (void *)_cffi_f_emu_lock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_lock },
   { "emu_lock_conflict", (void *)_cffi_f_emu_lock_conflict, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_lock_conflict },
   { "emu_madvise", (void *)_cffi_f_emu_madvise, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 54), (void *)_cffi_d_emu_madvise },
-  { "emu_map", (void *)_cffi_f_emu_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 89), (void *)_cffi_d_emu_map },
+  { "emu_map", (void *)_cffi_f_emu_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_map },
   { "emu_mbind", (void *)_cffi_f_emu_mbind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_mbind },
   { "emu_msync", (void *)_cffi_f_emu_msync, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_emu_msync },
   { "emu_open", (void *)_cffi_f_emu_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 7), (void *)_cffi_d_emu_open },
-  { "emu_set_stop", (void *)_cffi_f_emu_set_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_set_stop },
+  { "emu_set_stop", (void *)_cffi_f_emu_set_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 100), (void *)_cffi_d_emu_set_stop },
   { "emu_statx_dax", (void *)_cffi_f_emu_statx_dax, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 12), (void *)_cffi_d_emu_statx_dax },
-  { "emu_stopped", (void *)_cffi_f_emu_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 75), (void *)_cffi_d_emu_stopped },
+  { "emu_stopped", (void *)_cffi_f_emu_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 71), (void *)_cffi_d_emu_stopped },
   { "emu_touch", (void *)_cffi_f_emu_touch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_touch },
   { "emu_truncate", (void *)_cffi_f_emu_truncate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_truncate },
   { "emu_unmap", (void *)_cffi_f_emu_unmap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_unmap },
@@ -3118,10 +2941,10 @@ static const struct _cffi_global_s _cffi_globals[] = {
 static const struct _cffi_field_s _cffi_fields[] = {
   { "type", offsetof(emu_fs, type),
             sizeof(((emu_fs *)0)->type),
-            _CFFI_OP(_CFFI_OP_NOOP, 123) },
+            _CFFI_OP(_CFFI_OP_NOOP, 113) },
   { "block_size", offsetof(emu_fs, block_size),
                   sizeof(((emu_fs *)0)->block_size),
-                  _CFFI_OP(_CFFI_OP_NOOP, 123) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 113) },
   { "offset", offsetof(emu_loss, offset),
               sizeof(((emu_loss *)0)->offset),
               _CFFI_OP(_CFFI_OP_NOOP, 22) },
@@ -3143,18 +2966,18 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_fs", 120, _CFFI_F_CHECK_FIELDS,
+  { "$emu_fs", 110, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_fs), offsetof(struct _cffi_align_typedef_emu_fs, y), 0, 2 },
-  { "$emu_loss", 121, _CFFI_F_CHECK_FIELDS,
+  { "$emu_loss", 111, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_loss), offsetof(struct _cffi_align_typedef_emu_loss, y), 2, 4 },
-  { "$emu_run", 122, _CFFI_F_CHECK_FIELDS,
+  { "$emu_run", 112, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_run), offsetof(struct _cffi_align_typedef_emu_run, y), 6, 2 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_fs", 120 },
-  { "emu_loss", 121 },
-  { "emu_run", 122 },
+  { "emu_fs", 110 },
+  { "emu_loss", 111 },
+  { "emu_run", 112 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3164,12 +2987,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  68,  /* num_globals */
+  65,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  125,  /* num_types */
+  115,  /* num_types */
   0,  /* flags */
 };
 

@@ -56,7 +56,7 @@
 
 static const int HAS_MAP_SYNC = HAVE_MAP_SYNC;
 static const int HAS_CPU_FLUSH = X86;
-enum { CPU_CLFLUSH = 1, CPU_CLFLUSHOPT = 2, CPU_CLWB = 4, CPU_CRC32C = 8 };
+enum { CPU_CLFLUSH = 1, CPU_CLFLUSHOPT = 2, CPU_CLWB = 4 };
 
 typedef struct { long type; long block_size; } emu_fs;
 typedef struct { uint64_t first; uint64_t count; } emu_run;
@@ -179,10 +179,8 @@ static int emu_cpu_features(void) {
     int features = 0;
 #if X86
     unsigned a, b, c, d;
-    if (__get_cpuid(1, &a, &b, &c, &d)) {
+    if (__get_cpuid(1, &a, &b, &c, &d))
         features |= d & (1u << 19) ? CPU_CLFLUSH : 0;
-        features |= c & (1u << 20) ? CPU_CRC32C : 0;
-    }
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
         features |= b & (1u << 23) ? CPU_CLFLUSHOPT : 0;
         features |= b & (1u << 24) ? CPU_CLWB : 0;
@@ -221,53 +219,6 @@ static void emu_flush(const void *address, size_t size, int instruction) {
 #else
     (void)address, (void)size, (void)instruction;
 #endif
-}
-
-static uint32_t crc_table[256];
-static pthread_once_t crc_table_once = PTHREAD_ONCE_INIT;
-
-static void crc_table_fill(void) {
-    for (uint32_t n = 0; n < 256; n++) {
-        uint32_t crc = n;
-        for (int bit = 0; bit < 8; bit++)
-            crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78u : 0); /* Castagnoli's polynomial, reflected */
-        crc_table[n] = crc;
-    }
-}
-
-#if X86
-__attribute__((target("sse4.2"))) static uint32_t crc_hardware(uint32_t crc, const unsigned char *at, size_t size) {
-    uint64_t wide = crc, word;
-    for (; size >= 8; at += 8, size -= 8) {
-        memcpy(&word, at, 8);
-        wide = _mm_crc32_u64(wide, word);
-    }
-    crc = (uint32_t)wide;
-    for (; size; at++, size--)
-        crc = _mm_crc32_u8(crc, *at);
-    return crc;
-}
-#endif
-
-static uint32_t emu_crc32c(uint32_t crc, const void *data, size_t size, int hardware) {
-    const unsigned char *at = data;
-    crc = ~crc;
-#if X86
-    if (hardware)
-        return ~crc_hardware(crc, at, size);
-#else
-    (void)hardware;
-#endif
-    pthread_once(&crc_table_once, crc_table_fill);
-    for (; size; at++, size--)
-        crc = crc >> 8 ^ crc_table[(crc ^ *at) & 0xFF];
-    return ~crc;
-}
-
-static int emu_is_zero(const void *data, size_t size) {
-    const unsigned char *at = data;
-    /* Zero means: the first byte is, and every byte equals the next. The C library's compare is vectorised. */
-    return size == 0 || (at[0] == 0 && memcmp(at, at + 1, size - 1) == 0);
 }
 
 /* ---------------------------------------------------------------------------------------------------- faults

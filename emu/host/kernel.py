@@ -2,7 +2,7 @@
 
 A call that fails raises ``HostError`` naming the operation, the file and what to do. Addresses are integers in this
 process, sizes are bytes. Sources: mmap(2), madvise(2), mbind(2), fallocate(2), fcntl(2), statx(2); Intel SDM volume 2
-for CLWB, CLFLUSHOPT, CLFLUSH and CRC32.
+for CLWB, CLFLUSHOPT and CLFLUSH.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from emu.errors import HostError
 from emu.host._kernel import ffi, lib
@@ -20,8 +20,6 @@ from emu.record import NamedTuple
 
 if TYPE_CHECKING:
     from typing import Any
-
-    Buffer: TypeAlias = bytes | bytearray | memoryview | Any
 
 PAGE_SIZE: int = os.sysconf("SC_PAGE_SIZE")
 NO_MAP_SYNC = (errno.EOPNOTSUPP, errno.EINVAL)
@@ -348,27 +346,6 @@ def flush_cache(address: int, size: int, *, instruction: str | None = None) -> N
     or a device DAX.
     """
     lib.emu_flush(_pointer(address), size, _instruction(instruction))
-
-
-@cache
-def _hardware_crc() -> bool:
-    return bool(lib.emu_cpu_features() & lib.CPU_CRC32C)
-
-
-def crc32c(data: Buffer, running: int = 0, *, hardware: bool | None = None) -> int:
-    """CRC-32C (Castagnoli; RFC 3720 B.4) of ``data``, going on from ``running``: crc32c(a + b) == crc32c(b, crc32c(a)).
-
-    ``hardware`` False uses the portable table, True needs SSE4.2; None takes what the processor has.
-    """
-    source = ffi.from_buffer(data)
-    use = _hardware_crc() if hardware is None else hardware and _hardware_crc()
-    return int(lib.emu_crc32c(running, source, len(source), use))
-
-
-def is_zero(data: Buffer) -> bool:
-    """Whether every byte of ``data`` is zero."""
-    source = ffi.from_buffer(data)
-    return bool(lib.emu_is_zero(source, len(source)))
 
 
 def _pointer(address: int) -> Any:

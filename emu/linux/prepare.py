@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 NAME = "linux"
 """What stands in the place of an image."""
-COMMAND_LINE = "console=ttyS0 quiet panic=-1 oops=panic nokaslr mitigations=off cryptomgr.notests noapic nolapic nosmp"
+COMMAND_LINE = (
+    "console=ttyS0 quiet panic=-1 oops=panic nokaslr mitigations=off init_on_alloc=0 "
+    "cryptomgr.notests noapic nolapic nosmp"
+)
 """A panic ends the run and an oops is one; the kernel lies where its symbols say; what a machine of one CPU without
 secrets needs no time for is left away."""
 

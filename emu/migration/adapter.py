@@ -10,14 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from emu.errors import EmuError, HostError
-from emu.host import kernel
+from emu.errors import EmuError
 from emu.host.faults import DirtyLog
 from emu.machine import Machine, RunState
 from emu.memory import Backend
 from emu.migration.errors import MigrationError
 from emu.migration.facts import BlockFacts, FileFacts, MachineFacts, NvdimmFacts
 from emu.migration.guest import Block, FileLock, Tracker
+from emu.migration.pagecache import PageCacheFile
 from emu.migration.proof import BackingFileLock
 from emu.parts import PluggedNvdimm
 from emu.state import SavedState
@@ -55,45 +55,6 @@ class FileHoles:
             return self._offset + offset
         finally:
             os.close(descriptor)
-
-
-class PageCacheFile:
-    """The backing file of a shared mapping, reached by system calls: cheaper than faulting its pages in one by one, and
-    a full disk is an error number instead of a signal. The mapping sees the bytes at once."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.offset = backend.config.offset
-
-    def store(self, offset: int, data: memoryview) -> None:
-        at = self.offset + offset
-        while data:
-            try:
-                count = os.pwrite(self._backend.fd, data, at)
-            except OSError as error:
-                raise self._failed(error) from None
-            data, at = data[count:], at + count
-
-    def open_readonly(self) -> int:
-        try:
-            return os.open(f"/proc/self/fd/{self._backend.fd}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise kernel.host_error(f"cannot open {self._backend.config.path} again", error.errno or 0) from None
-
-    def copy_from(self, descriptor: int, start: int, offset: int, length: int) -> None:
-        try:
-            os.lseek(self._backend.fd, self.offset + offset, os.SEEK_SET)
-            while length:
-                count = os.sendfile(self._backend.fd, descriptor, start, length)
-                if not count:
-                    raise HostError("the source's file ended early", "it was cut short while it was copied")
-                start, length = start + count, length - count
-        except OSError as error:
-            raise self._failed(error) from None
-
-    def _failed(self, error: OSError) -> HostError:
-        what = f"{self._backend.config.path}: cannot store received pages"
-        return kernel.host_error(what, error.errno or 0)
 
 
 @cache
@@ -165,7 +126,7 @@ class MachineGuest:
         holes = file = None
         if config.path is not None and config.share and Path(config.path).is_file():
             holes = FileHoles(config.path, config.offset)
-            if mapping.durability.granularity == "page":
+            if mapping.durability.granularity == "page" and mapping.page_size == PAGE:
                 file = PageCacheFile(backend)
         return Block(
             name=config.id,

@@ -299,6 +299,7 @@ class MigrationControl:
 
     def _receive(self, arrive: Callable[[Destination], tuple[Channel, Frame | None]], interrupt: Interrupt) -> None:
         channel: Channel | None = None
+        side: Destination | None = None
         try:
             side = Destination(
                 self._guest, capabilities=self._capabilities, progress=self._progress, interrupt=interrupt
@@ -315,6 +316,8 @@ class MigrationControl:
         except Exception as error:
             self._incoming_failed(HostError(f"internal error of the migration: {error}", "this is a bug in emu"))
         finally:
+            if side is not None:
+                side.close()
             if channel is not None:
                 channel.close()
 

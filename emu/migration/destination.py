@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from emu.errors import EmuError
-from emu.host.kernel import is_zero
+from emu.host.pages import is_zero
 from emu.memory import incomplete
 from emu.migration import codec
 from emu.migration.agreement import decode_preamble
@@ -25,11 +25,12 @@ from emu.migration.channel import Channel, Interrupt, cancelled
 from emu.migration.errors import ConnectionLost, MigrationError, Refused, StreamError
 from emu.migration.facts import MachineFacts
 from emu.migration.guest import Block, Guest
+from emu.migration.pagecache import Populator
 from emu.migration.parameters import Capabilities
 from emu.migration.persister import Persister
 from emu.migration.policy import Terms, compare
 from emu.migration.progress import Progress, Status
-from emu.migration.stream import MAX_PAGES_DATA, Frame, FrameType, PageRuns, decode_runs
+from emu.migration.stream import MAX_COPY, MAX_PAGES_DATA, Frame, FrameType, PageRuns, Run, decode_runs
 from emu.units import PAGE
 from emu.words import printable
 
@@ -73,6 +74,7 @@ class Destination:
         self._landing: PageRuns | None = None
         self._buffer = memoryview(bytearray(MAX_PAGES_DATA))
         self._persister: Persister | None = None
+        self._populator = Populator(list(self._here.values()))
 
     # -- the decoder asks where pages go ------------------------------------------------------------------------------
 
@@ -113,10 +115,15 @@ class Destination:
             self._give_up(channel, error)
             raise
         finally:
-            if self._persister is not None:
-                self._persister.close()
+            self.close()
         self._progress.enter(Status.COMPLETED)
         return self._runs_on
+
+    def close(self) -> None:
+        """End the threads that work on the memory; harmless when they have ended."""
+        self._populator.stop()
+        if self._persister is not None:
+            self._persister.close()
 
     def taken_over(self, channel: Channel) -> None:
         """Tell the source that the machine lives here now. That the source hears it is not needed any more."""
@@ -135,6 +142,7 @@ class Destination:
     def _setup(self, channel: Channel, preamble: Frame | None) -> None:
         self._progress.enter(Status.SETUP)
         frame = channel.receive() if preamble is None else preamble
+        self._populator.stop()
         if frame.kind is not FrameType.PREAMBLE:
             raise StreamError(f"migration stream: it begins with {frame.kind.name}")
         said = decode_preamble(frame.data, live=channel.live)
@@ -228,11 +236,10 @@ class Destination:
                 self._landed(self._landing, zeros=False)
             case FrameType.ZEROS:
                 runs = self._runs(frame.meta)
-                self._clear_pages(runs)
+                self._clear_pages(self._blocks[runs.block], runs.runs)
                 self._landed(runs, zeros=True)
             case FrameType.COPY:
-                self._copy_pages(self._runs(frame.meta))
-                channel.send(FrameType.COPIED)
+                channel.send(FrameType.COPIED, b"", [self._copy_pages(self._runs(frame.meta))])
             case FrameType.ROUND_END:
                 self._end_round(channel, frame)
             case FrameType.STATE:
@@ -252,16 +259,23 @@ class Destination:
             self._blocks[runs.block].store(run.first * PAGE, self._buffer[at : at + run.count * PAGE])
             at += run.count * PAGE
 
-    def _copy_pages(self, runs: PageRuns) -> None:
+    def _copy_pages(self, runs: PageRuns) -> bytes:
+        """Copy pages from the source's file; the sums of what arrived."""
         block = self._blocks[runs.block]
         reference = self._references.get(block.name)
         if reference is None or block.file is None:
             raise StreamError(f"migration stream: no file was passed for block '{block.name}'")
+        if runs.pages > MAX_COPY:
+            raise StreamError(f"migration stream: {runs.pages} pages to copy at once, {MAX_COPY} are allowed")
         descriptor, start = reference
+        sums = []
         for run in runs.runs:
             at = run.first * PAGE
-            block.file.copy_from(descriptor, start + at, at, run.count * PAGE)
+            copied = block.file.copy_from(descriptor, start + at, at, run.count)
+            self._clear_pages(block, _joined(run.first, copied.zero))
+            sums.append(copied.sums)
         self._landed(runs, zeros=False)
+        return b"".join(sums)
 
     def _landed(self, runs: PageRuns, *, zeros: bool) -> None:
         covered = self._covered[runs.block]
@@ -276,10 +290,9 @@ class Destination:
         assert self._persister is not None
         self._persister.add(self._blocks[runs.block], runs.runs)
 
-    def _clear_pages(self, runs: PageRuns) -> None:
+    def _clear_pages(self, block: Block, runs: Sequence[Run]) -> None:
         """Zero the pages; holes of a sparse file stay holes, and pages that are zero already are not written."""
-        block = self._blocks[runs.block]
-        for run in runs.runs:
+        for run in runs:
             at, end = run.first * PAGE, (run.first + run.count) * PAGE
             while (at := block.next_data(at)) < end:
                 piece = block.view[at : min(at + MAX_PAGES_DATA, end)]
@@ -346,3 +359,14 @@ class Destination:
                 block.lock.release()
             raise
         self.phase = Phase.OWNER
+
+
+def _joined(base: int, pages: Sequence[int]) -> list[Run]:
+    """The rising page numbers ``pages``, counted from ``base`` on, as runs."""
+    runs: list[Run] = []
+    for page in pages:
+        if runs and runs[-1].first + runs[-1].count == base + page:
+            runs[-1] = Run(runs[-1].first, runs[-1].count + 1)
+        else:
+            runs.append(Run(base + page, 1))
+    return runs

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from emu.host.pages import Copied
 from emu.migration.facts import MachineFacts
 from emu.state import SavedState
 from emu.units import PAGE
@@ -83,8 +84,15 @@ class BackingFile(Protocol):
     def open_readonly(self) -> int:
         """A descriptor for a peer on this host that may read the file; the caller closes it."""
 
-    def copy_from(self, descriptor: int, start: int, offset: int, length: int) -> None:
-        """Copy ``length`` bytes of another file from ``start`` on to ``offset`` of the block, inside the kernel."""
+    def copy_from(self, descriptor: int, start: int, offset: int, count: int) -> Copied:
+        """Copy ``count`` pages of another file from ``start`` on to ``offset`` of the block, except zero pages."""
+
+    def sums(self, offset: int, count: int) -> bytes:
+        """The sums of ``count`` pages from ``offset`` of the block on."""
+
+    def populate(self, offset: int, length: int) -> None:
+        """Give the pages of a range which has data their place in this process's page tables, where that can be done
+        without changing the file: storing to them is then cheap. Pages in use by others do not change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,16 @@ class Block:
     def next_data(self, offset: int) -> int:
         """The first offset from ``offset`` on that may hold anything but zeros; the size when there is none."""
         return offset if self.holes is None else min(self.holes.next_data(offset), self.size)
+
+    def data(self) -> Iterator[tuple[int, int]]:
+        """Where the block may hold anything but zeros: (start, end), rising, in bytes."""
+        at = 0
+        while at < self.size:
+            start = self.next_data(at)
+            if start == self.size:
+                return
+            at = self.size if self.holes is None else min(max(self.holes.next_hole(start), start + PAGE), self.size)
+            yield start, at
 
     @property
     def size(self) -> int:

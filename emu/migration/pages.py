@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
-from emu.host.kernel import is_zero
+from emu.host.pages import SUM, is_zero, sums_of
 from emu.migration.channel import Channel, Pacer
-from emu.migration.guest import Block
+from emu.migration.errors import StreamError
+from emu.migration.guest import BackingFile, Block
 from emu.migration.progress import Progress
-from emu.migration.stream import MAX_PAGES_DATA, MAX_RUNS, FrameType, PageRuns, Run, encode_runs
-from emu.units import MIB, PAGE
+from emu.migration.stream import MAX_COPY, MAX_PAGES_DATA, MAX_RUNS, Frame, FrameType, PageRuns, Run, encode_runs
+from emu.units import PAGE
 
 _BATCH = MAX_PAGES_DATA // PAGE
-# Pages in one COPY: enough to make the frame's cost vanish, few enough to be done in some milliseconds.
-_REFERENCES = 16 * MIB // PAGE
+_MOST_UNDER_WAY = 3
+"""COPY frames without an answer: one whose answer is looked at, one that is carried out, and the next."""
+_ZERO_SUM = int.from_bytes(sums_of(bytes(PAGE)), sys.byteorder)  # as a cast to "I" shows it
 
 
 class PageSender:
@@ -21,7 +25,7 @@ class PageSender:
 
     A frame's checksum and its bytes must agree, so data pages are copied before they are summed: what the guest changes
     after the copy is in the dirty log and goes out in a later round. ``limit()`` is the bandwidth in bytes per second,
-    ``copied()`` waits until the destination has carried out one COPY.
+    ``copied()`` waits for the destination's answer to one COPY.
     """
 
     def __init__(
@@ -30,7 +34,7 @@ class PageSender:
         progress: Progress,
         pacer: Pacer,
         limit: Callable[[], int],
-        copied: Callable[[], None],
+        copied: Callable[[], Frame],
     ) -> None:
         self._channel = channel
         self._copied = copied
@@ -69,40 +73,43 @@ class PageSender:
         self._flush(number, batch, empty)
         self.send_zeros(number, empty)
 
-    def send_references(self, number: int, view: memoryview, runs: Sequence[Run]) -> None:
-        """Like ``send`` to a peer on this host that has the block's file open: it copies the pages itself.
+    def send_references(self, number: int, file: BackingFile, runs: Sequence[Run]) -> list[int]:
+        """Like ``send`` to a peer on this host that has the block's ``file`` open: it copies the pages itself.
 
-        At most two frames are under way, so that progress, pace and cancel mean what they say.
+        Nothing is read before. The peer answers with the sums of the pages as they arrived, and those here are summed
+        after that: returned are the pages that differ, because the guest has stored to them in between or because
+        something is wrong. Few frames are under way, so that progress, pace and cancel mean what they say.
         """
         limit = self._limit()
-        most = max(1, min(_REFERENCES, limit // (10 * PAGE))) if limit else _REFERENCES
-        zeros: list[Run] = []
-        batch: list[Run] = []
-        filled = under_way = 0
-        for run in runs:
-            at, left = run.first, run.count
-            while left:
-                count = min(left, most - filled)
-                before = len(batch)
-                _part(Run(at, count), view[at * PAGE : (at + count) * PAGE], batch, zeros)
-                filled += sum(part.count for part in batch[before:])
-                at, left = at + count, left - count
-                if filled == most or len(batch) >= MAX_RUNS:
-                    under_way = self._refer(number, batch, under_way)
-                    batch, filled = [], 0
-        under_way = self._refer(number, batch, under_way)
-        for _ in range(under_way):
-            self._copied()
-        self.send_zeros(number, zeros)
+        most = max(1, min(MAX_COPY, limit // (10 * PAGE))) if limit else MAX_COPY
+        under_way: deque[tuple[Run, ...]] = deque()
+        differing: list[int] = []
+        for batch in _batches(runs, most):
+            if len(under_way) == _MOST_UNDER_WAY:
+                differing += self._compare(file, under_way.popleft())
+            self._send(FrameType.COPY, PageRuns(number, batch))
+            under_way.append(batch)
+        while under_way:
+            differing += self._compare(file, under_way.popleft())
+        return differing
 
-    def _refer(self, number: int, batch: Sequence[Run], under_way: int) -> int:
-        for index in range(0, len(batch), MAX_RUNS):
-            if under_way == 2:
-                self._copied()
-                under_way -= 1
-            self._send(FrameType.COPY, PageRuns(number, tuple(batch[index : index + MAX_RUNS])))
-            under_way += 1
-        return under_way
+    def _compare(self, file: BackingFile, batch: Sequence[Run]) -> list[int]:
+        """Take the answer to the COPY of ``batch``; the pages whose sums there are not those here."""
+        there = self._copied().data
+        here = b"".join(file.sums(run.first * PAGE, run.count) for run in batch)
+        if len(there) != len(here):
+            raise StreamError("migration stream: the destination answered other pages than it was to copy")
+        zeros = memoryview(here).cast("I").tolist().count(_ZERO_SUM)
+        pages = len(here) // SUM
+        self._progress.count(normal=pages - zeros, zeros=zeros, transferred=(pages - zeros) * PAGE)
+        if there == here:
+            return []
+        numbers = (page for run in batch for page in range(run.first, run.first + run.count))
+        return [
+            page
+            for at, page in zip(range(0, len(here), SUM), numbers, strict=True)
+            if there[at : at + SUM] != here[at : at + SUM]
+        ]
 
     def _flush(self, number: int, batch: Sequence[Run], empty: list[Run]) -> None:
         """Send the copied pages of ``batch``, except zero pages, which are added to ``empty``."""
@@ -130,12 +137,31 @@ class PageSender:
         self._channel.send(kind, encode_runs(runs), data)
         moved = self._channel.sent - before
         zeros = runs.pages if kind is FrameType.ZEROS else 0
-        if kind is FrameType.COPY:
-            moved += runs.pages * PAGE
         self.zeros += zeros
         self.normal += runs.pages - zeros
-        self._progress.count(normal=runs.pages - zeros, zeros=zeros, transferred=moved)
+        if kind is FrameType.COPY:
+            self._progress.count(transferred=moved)  # of the pages' content more is known when they have arrived
+            moved += runs.pages * PAGE
+        else:
+            self._progress.count(normal=runs.pages - zeros, zeros=zeros, transferred=moved)
         self._pacer.spend(moved, self._limit())
+
+
+def _batches(runs: Sequence[Run], most: int) -> Iterator[tuple[Run, ...]]:
+    """``runs`` in pieces of at most ``most`` pages and MAX_RUNS runs."""
+    batch: list[Run] = []
+    filled = 0
+    for run in runs:
+        at, left = run.first, run.count
+        while left:
+            count = min(left, most - filled)
+            batch.append(Run(at, count))
+            filled, at, left = filled + count, at + count, left - count
+            if filled == most or len(batch) == MAX_RUNS:
+                yield tuple(batch)
+                batch, filled = [], 0
+    if batch:
+        yield tuple(batch)
 
 
 def _first(run: Run) -> int:
@@ -179,17 +205,14 @@ def _zero_pages(data: memoryview) -> list[int]:
 
 def split_holes(block: Block) -> tuple[list[Run], list[Run]]:
     """All pages of ``block`` as runs that may hold data, and runs known to be zero (holes of its file)."""
-    if block.holes is None:
-        return [Run(0, block.pages)], []
     data: list[Run] = []
     holes: list[Run] = []
     at = 0
-    while at < block.size:
-        start = block.next_data(at)
+    for start, end in block.data():
         if start > at:
             holes.append(Run(at // PAGE, (start - at) // PAGE))
-        end = min(max(block.holes.next_hole(start), start + PAGE), block.size) if start < block.size else start
-        if end > start:
-            data.append(Run(start // PAGE, (end - start) // PAGE))
+        data.append(Run(start // PAGE, (end - start) // PAGE))
         at = end
+    if at < block.size:
+        holes.append(Run(at // PAGE, (block.size - at) // PAGE))
     return data, holes

@@ -22,6 +22,7 @@ from emu.errors import EmuError, HostError
 from emu.migration import codec
 from emu.migration.agreement import agree, lock_of
 from emu.migration.channel import Channel, Interrupt, Pacer, cancelled
+from emu.migration.doubts import Doubts
 from emu.migration.errors import ConnectionLost, DestinationFailed, MigrationError, OutcomeUnknown, Refused, StreamError
 from emu.migration.guest import Block, Guest, Tracker
 from emu.migration.pages import PageSender, split_holes
@@ -75,6 +76,7 @@ class Source:
         self._blocks = list(guest.blocks())
         self._copied = [not self._ignored(block) for block in self._blocks]
         self._trackers: dict[int, Tracker] = {}
+        self._doubts = Doubts(self._blocks)
         self._switch = threading.Event()
         self._was_running = False
         self._sender = PageSender(channel, progress, Pacer(interrupt), lambda: self._limit, self._await_copy)
@@ -191,8 +193,10 @@ class Source:
 
     def _send_pages(self, number: int, runs: Sequence[Run]) -> None:
         block = self._blocks[number]
-        send = self._sender.send_references if block.name in self._by_reference else self._sender.send
-        send(number, block.view, runs)
+        if block.file is not None and block.name in self._by_reference:
+            self._doubts.add(number, self._sender.send_references(number, block.file, runs))
+        else:
+            self._sender.send(number, block.view, runs)
         self._check_storage(block)
 
     def _collect(self) -> Mapping[int, Sequence[Run]]:
@@ -202,6 +206,7 @@ class Source:
             for number, tracker in self._trackers.items()
             if (runs := tracker.collect())
         }
+        self._doubts.settle(found)
         pages = sum(run.count for runs in found.values() for run in runs)
         elapsed = now - self._synced_at
         self._progress.dirty_pages_per_s = round(pages / elapsed) if elapsed > 0 else 0
@@ -226,6 +231,7 @@ class Source:
             last[number] = [*last.get(number, ()), *runs]
         for number, runs in last.items():
             self._send_pages(number, _merge(runs))
+        self._doubts.settle({})  # the guest stands still
         self._settle_shared()
         states = codec.encode_states(self._guest.save(), running=self._was_running)
         self._channel.send(FrameType.STATE, b"", [states])
@@ -341,8 +347,8 @@ class Source:
                 f"{block.path or block.name}: the file was cut short at offset {lost:#x}", "restore its size"
             )
 
-    def _await_copy(self) -> None:
-        self._expect(FrameType.COPIED)
+    def _await_copy(self) -> Frame:
+        return self._expect(FrameType.COPIED)
 
     def _look_for_refusal(self) -> None:
         if self._channel.live and self._channel.readable():

@@ -20,12 +20,12 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from emu.host.kernel import crc32c
+from emu.host.pages import SUM, crc32c
 from emu.migration.errors import StreamError
-from emu.units import KIB, MIB
+from emu.units import KIB, MIB, PAGE
 
 MAGIC = b"emu-migr"
-VERSION = 2
+VERSION = 3
 
 _STREAM = struct.Struct("<8sHHI")
 _FRAME = struct.Struct("<HHIIII")
@@ -36,6 +36,8 @@ _RUN = struct.Struct("<II")
 MAX_RUNS = 256
 MAX_META = _RUNS.size + MAX_RUNS * _RUN.size
 MAX_PAGES_DATA = 1 * MIB
+MAX_COPY = 4 * MIB // PAGE
+"""Pages in one COPY: few enough to be in the processor's cache still when the source sums them, after the copy."""
 
 
 class FrameType(enum.IntEnum):
@@ -70,6 +72,7 @@ _DATA_LIMIT = {
     FrameType.REFUSE: 64 * KIB,
     FrameType.DURABLE: 64 * KIB,
     FrameType.FAILED: 4 * KIB,
+    FrameType.COPIED: MAX_COPY * SUM,
 }
 FROM_SOURCE = frozenset(kind for kind in FrameType if kind < FrameType.ACCEPT)
 FROM_DESTINATION = frozenset(kind for kind in FrameType if kind >= FrameType.ACCEPT)

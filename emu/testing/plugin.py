@@ -4,109 +4,273 @@ def test_survives(emu_run, nvdimm_file):
     pool = nvdimm_file("64M")
     assert emu_run("guest.elf", "--nvdimm", f"file={pool}").status == 0
 
-def test_every_power_cut_recovers(emu_crash, nvdimm_file):
-    assert emu_crash("guest.elf", "--nvdimm", f"file={nvdimm_file('2M')}").recovers
+def test_every_power_cut_recovers(emu_crash):
+    emu_crash("guest.elf", "--nvdimm", "size=2M").assert_recovers()
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 if TYPE_CHECKING:
+    from emu.testing.machine import RunningMachine
     from emu.testing.results import CrashResult, RunResult
 
 _TIMEOUT = 120.0
-_reports: pytest.StashKey[list[tuple[str, str]]] = pytest.StashKey()
+_SHOWN = 3
+_LONGEST_NAME = 80
+
+
+class _Reported(Protocol):
+    """What fixtures hand out, and a failing test shows."""
+
+    @property
+    def report(self) -> str: ...
+
+    @property
+    def command(self) -> str: ...
+
+
+@dataclass
+class _Place:
+    """Where one test's files are, and what it came to."""
+
+    folder: Path
+    results: list[_Reported] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    failed: bool = False
+
+    def keep(self) -> Path:
+        """A new folder for the findings of one more ``emu crash``."""
+        folder = self.folder / f"crash-{len(self.results) + 1}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+_place: pytest.StashKey[_Place] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("emu")
     group.addoption("--emu-dax-dir", metavar="DIR", help="put NVDIMM files there, for example on a DAX file system")
+    group.addoption(
+        "--emu-artifacts",
+        metavar="DIR",
+        help="keep what failing tests leave there: report pages, memories that fail, NVDIMM files; a folder for each",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Look at the folders once, before the first test."""
+    from emu.errors import EmuError
+
+    folder = config.getoption("--emu-dax-dir")
+    if folder is not None:
+        if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):  # noqa: PTH112 - any name may come
+            raise pytest.UsageError(f"--emu-dax-dir {folder}: not a directory that one may write to")
+        from emu.host.probe import probe_path
+
+        try:
+            probe_path(folder)
+        except EmuError as error:
+            raise pytest.UsageError(f"--emu-dax-dir {folder}: {error}") from None
+    kept = config.getoption("--emu-artifacts")
+    if kept is not None:
+        try:
+            Path(kept).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise pytest.UsageError(f"--emu-artifacts {kept}: {error.strerror}") from None
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What files in --emu-dax-dir can promise: tests that need more will fail, and this says why."""
+    folder = config.getoption("--emu-dax-dir")
+    if folder is None:
+        return []
+    from emu.host.probe import probe_path
+
+    found = probe_path(folder)
+    return [f"emu: NVDIMM files in {folder}: MAP_SYNC {'yes' if found.map_sync else 'no'} ({found.why})"]
 
 
 @pytest.fixture
-def nvdimm_file(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A factory of zeroed NVDIMM files: ``nvdimm_file("64M")`` gives the path of a new one; removed afterwards."""
+def _emu_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[_Place]:
+    kept = request.config.getoption("--emu-artifacts")
+    place = _Place(tmp_path if kept is None else Path(kept).absolute() / _folder_name(request.node.nodeid))
+    request.node.stash[_place] = place
+    yield place
+    if kept is not None and not place.failed:
+        shutil.rmtree(place.folder, ignore_errors=True)
+
+
+def _folder_name(test: str) -> str:
+    """A name for a folder that tells whose it is, the same in every run."""
+    name = re.sub(r"[^\w.-]+", "-", test)
+    return name if len(name) <= _LONGEST_NAME else f"{zlib.crc32(test.encode()):08x}-{name[-_LONGEST_NAME:]}"
+
+
+@pytest.fixture
+def nvdimm_file(request: pytest.FixtureRequest, _emu_place: _Place) -> Iterator[Callable[[str | int], Path]]:
+    """A factory of zeroed NVDIMM files: ``nvdimm_file("64M")``, or bytes, gives the path of a new one.
+
+    Removed afterwards, unless the test failed.
+    """
     from emu.units import parse_size
 
-    folder = Path(request.config.getoption("--emu-dax-dir") or tmp_path)
-    made: list[Path] = []
+    dax = request.config.getoption("--emu-dax-dir")
+    folder = _emu_place.folder if dax is None else Path(dax)
+    prefix = "nvdimm" if dax is None else f"nvdimm-{_folder_name(request.node.nodeid)}-{os.getpid()}"
 
-    def make(size: str = "64M") -> Path:
-        path = folder / f"nvdimm-{tmp_path.name}-{len(made)}.img"
+    def make(size: str | int = "64M") -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{prefix}-{len(_emu_place.files)}.img"
         with path.open("xb") as file:
-            file.truncate(parse_size(size))
-        made.append(path)
+            file.truncate(size if isinstance(size, int) else parse_size(size))
+        _emu_place.files.append(path)
         return path
 
     yield make
-    for path in made:
-        path.unlink(missing_ok=True)
-
-
-def _remember(request: pytest.FixtureRequest, title: str, text: str) -> None:
-    request.node.stash.setdefault(_reports, []).append((title, text))
+    if not _emu_place.failed:
+        for path in _emu_place.files:
+            path.unlink(missing_ok=True)
 
 
 @pytest.fixture
-def emu_run(request: pytest.FixtureRequest) -> Callable[..., RunResult]:
+def emu_run(_emu_place: _Place) -> Callable[..., RunResult]:
     """Runs a guest: ``emu_run(image, *options, timeout=120)``; a failing test shows its serial output.
 
     Raises ``emu.testing.EmuRefused`` with emu's own words when there is no result.
     """
-    from emu.testing.results import RunResult, emu
+    from emu.testing import commands
 
-    def run(image: str | Path, *options: str, timeout: float = _TIMEOUT) -> RunResult:
-        result = RunResult(*emu(["run", str(image), *options], timeout))
-        _remember(request, f"emu run {image}", f"{result.serial}{result.stderr}")
+    def run(image: str | Path, *options: str | Path, timeout: float = _TIMEOUT) -> RunResult:
+        result = commands.run(image, *options, timeout=timeout)
+        _emu_place.results.append(result)
         return result
 
     return run
 
 
 @pytest.fixture
-def emu_crash(request: pytest.FixtureRequest) -> Callable[..., CrashResult]:
-    """Cuts the power of a guest everywhere: ``emu_crash(image, *options, timeout=120)``.
+def emu_crash(_emu_place: _Place) -> Callable[..., CrashResult]:
+    """Cuts the power of a guest everywhere: ``emu_crash(image, *options, timeout=120)``; a failing test shows why it
+    does not recover, and where its report page and the memories are.
 
     Raises ``emu.testing.EmuRefused`` with emu's own words when there is no result.
     """
-    from emu.testing.results import CrashResult, emu
+    from emu.testing import commands
 
-    def crash(image: str | Path, *options: str, timeout: float = _TIMEOUT) -> CrashResult:
-        result = CrashResult(*emu(["crash", str(image), *options], timeout))
-        failures = "\n".join(str(failure) for failure in result.document.get("failures", []))
-        _remember(request, f"emu crash {image}", f"{failures}{result.stderr}")
+    def crash(image: str | Path, *options: str | Path, timeout: float = _TIMEOUT) -> CrashResult:
+        result = commands.crash(image, *options, timeout=timeout, keep=_emu_place.keep())
+        _emu_place.results.append(result)
         return result
 
     return crash
 
 
 @pytest.fixture
-def emu_cc(tmp_path: Path) -> Callable[..., Path]:
+def emu_machine(_emu_place: _Place) -> Iterator[Callable[..., RunningMachine]]:
+    """Starts a machine beside the test: ``emu_machine(image, *options)`` gives an ``emu.testing.RunningMachine``, with
+    ``wait_for("ready")``, ``type("put a 1\\n")``, ``wait()``; ended when the test ends.
+    """
+    from emu.testing.machine import RunningMachine
+
+    machines: list[RunningMachine] = []
+
+    def start(image: str | Path, *options: str | Path, qmp: bool = False) -> RunningMachine:
+        machine = RunningMachine(image, *options, qmp=qmp)
+        machines.append(machine)
+        _emu_place.results.append(machine)
+        return machine
+
+    yield start
+    for machine in machines:
+        machine.close()
+
+
+@pytest.fixture
+def emu_qmp(emu_machine: Callable[..., RunningMachine]) -> Callable[..., RunningMachine]:
+    """As ``emu_machine``, with a monitor: ``emu_qmp(image, *options).qmp.execute("query-status")``."""
+
+    def start(image: str | Path, *options: str | Path) -> RunningMachine:
+        return emu_machine(image, *options, qmp=True)
+
+    return start
+
+
+@pytest.fixture
+def emu_migrate(_emu_place: _Place) -> Iterator[Callable[..., RunningMachine]]:
+    """Moves a machine of ``emu_qmp`` to a new one: ``emu_migrate(machine, *options_of_the_new_one)`` gives that.
+
+    Raises ``emu.testing.EmuRefused`` with emu's own words when the move fails; then the first machine runs on.
+    """
+    from emu.testing.machine import migrate
+
+    machines: list[RunningMachine] = []
+
+    def move(source: RunningMachine, *options: str | Path, timeout: float = _TIMEOUT) -> RunningMachine:
+        machine = migrate(source, *options, timeout=timeout)
+        machines.append(machine)
+        _emu_place.results.append(machine)
+        return machine
+
+    yield move
+    for machine in machines:
+        machine.close()
+
+
+@pytest.fixture
+def emu_cc(_emu_place: _Place) -> Callable[..., Path]:
     """Builds a guest as ``emu cc`` does: ``emu_cc("log.c", "-O2", "-DDEBUG")`` gives the path of the image.
 
     Raises ``emu.testing.EmuRefused`` with the compiler's own words.
     """
-    from emu.testing.results import compile_guest
+    from emu.testing import commands
 
     made: list[Path] = []
 
     def build(*words: str | Path) -> Path:
-        image = tmp_path / f"guest-{len(made)}.elf"
-        compile_guest(words, image)
-        made.append(image)
-        return image
+        _emu_place.folder.mkdir(parents=True, exist_ok=True)
+        made.append(commands.cc(*words, output=_emu_place.folder / f"guest-{len(made)}.elf"))
+        return made[-1]
 
     return build
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     outcome = yield
-    report = outcome.get_result()  # type: ignore[attr-defined]  # pluggy hands the outcome in by send()
-    if report.failed:
-        report.sections.extend(item.stash.get(_reports, []))
+    report: pytest.TestReport = outcome.get_result()  # type: ignore[attr-defined]  # pluggy hands it in by send()
+    place = item.stash.get(_place, None)
+    if place is None or not report.failed:
+        return
+    place.failed = True
+    # What the failure itself says need not be said again.
+    said = getattr(call.excinfo.value, "result", None) if call.excinfo is not None else None
+    for result in place.results[-_SHOWN:]:
+        if result is not said:
+            _add(report, result.command, result.report)
+        item.user_properties.append(("emu command", result.command))
+        page = getattr(result, "page", None)
+        if page is not None:
+            item.user_properties.append(("emu report page", str(page)))
+    if place.files:
+        _add(report, "NVDIMM files, kept", "\n".join(map(str, place.files)))
+
+
+def _add(report: Any, title: str, text: str) -> None:
+    """Show ``text`` with the failure: as part of it where that can be, so that it is in JUnit XML too."""
+    add = getattr(report.longrepr, "addsection", None)
+    if add is None:
+        report.sections.append((title, text))
+    else:
+        add(title, text)

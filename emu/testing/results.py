@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_LAST_LINES = 40
 
 
 class EmuRefused(Exception):
     """``emu`` gave no result: a usage error, an image that is not there, no time left. The text is its own words."""
 
 
-@dataclass(frozen=True, slots=True)
+class NotRecovered(AssertionError):
+    """Some power failure leaves what recovery cannot cope with, or not all of them were tried. The text is the report;
+    ``result`` is what it is about."""
+
+    def __init__(self, result: CrashResult) -> None:
+        super().__init__(result.report)
+        self.result = result
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class _Result:
-    """``document`` is what ``--json`` printed, ``stderr`` what else it said."""
+    """``document`` is what ``--json`` printed, ``stderr`` what else was said; ``words`` are the command's without
+    ``emu``, and without the options that say where its findings go."""
 
     status: int
     document: dict[str, Any]
     stderr: str
+    words: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """The command that does it again, for a shell."""
+        return shlex.join(("emu", *self.words))
 
 
 class RunResult(_Result):
@@ -36,46 +50,63 @@ class RunResult(_Result):
         """What the guest printed on COM1."""
         return str(self.document.get("serial", ""))
 
+    @property
+    def report(self) -> str:
+        """The command, how it ended, and the last lines that were printed."""
+        return "\n".join([f"$ {self.command}", *last_lines(self.serial), *last_lines(self.stderr), self._end])
 
+    @property
+    def _end(self) -> str:
+        return f"ended: {self.document['exit']['reason']}, status {self.status}"
+
+    def __repr__(self) -> str:
+        return f"<emu run {self.words[1]}: {self._end}>"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class CrashResult(_Result):
-    """``emu crash``: the document is emu.crash/1."""
+    """``emu crash``: the document is emu.crash/1. ``page`` is the report page, where one was written."""
 
-    __slots__ = ()
+    page: Path | None = None
 
     @property
     def recovers(self) -> bool:
         """Whether there was something to judge, all of it was tried and every crash state recovered."""
         return self.status == 0 and self.document["verdict"] == "ok" and self.document["complete"] is True
 
+    def assert_recovers(self) -> None:
+        """NotRecovered, an AssertionError whose text says why and what to do, unless ``recovers``."""
+        __tracebackhide__ = True
+        if not self.recovers:
+            raise NotRecovered(self)
 
-def emu(words: Sequence[str], timeout: float) -> tuple[int, dict[str, Any], str]:
-    """Run ``emu`` with ``words`` and ``--json`` in a process of its own: (status, document, stderr).
+    @property
+    def report(self) -> str:
+        """What the command prints: verdict, causes with source lines and what to do; and how to see it again."""
+        from emu.persistence.report.terminal import report_lines
 
-    EmuRefused when it gives no document within ``timeout`` seconds; it then leaves no process behind.
-    """
-    command = [sys.executable, "-m", "emu.cli.main", *words, "--json"]
-    ran = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, errors = ran.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(ran.pid, signal.SIGKILL)
-        _, errors = ran.communicate()
-        raise EmuRefused(f"emu {words[0]} did not end within {timeout:g} s\n{errors}".strip()) from None
-    if not output:
-        raise EmuRefused(errors.strip() or f"emu {words[0]} printed nothing and ended with status {ran.returncode}")
-    return ran.returncode, json.loads(output), errors
+        page = [] if self.page is None else [f"report page: {self.page}"]
+        again = [f"again: {self.command}", *page]
+        return "\n".join([*report_lines(self.document), "", *self._sources(), "", *again])
+
+    def _sources(self) -> Iterator[str]:
+        """The lines of the user's program that each cause is about."""
+        for number, failure in enumerate(self.document["failures"], 1):
+            for word, event in (("lost", next(iter(failure["lost"]), None)), ("persisted", failure["persisted"])):
+                if event is not None and event["source_text"]:
+                    yield f"{number}. {word:<9}  {event['source']}: {event['source_text'].strip()}"
+
+    def __repr__(self) -> str:
+        causes = "; ".join(f"{failure['kind']} at {_place(failure)}" for failure in self.document["failures"][:2])
+        return f"<emu crash {self.words[1]}: {self.document['verdict']}{f', {causes}' if causes else ''}>"
 
 
-def compile_guest(words: Sequence[str | Path], image: Path) -> None:
-    """``emu cc WORDS -o IMAGE``; EmuRefused with the compiler's words when it does not compile."""
-    command = [sys.executable, "-m", "emu.cli.main", "cc", *map(str, words), "-o", str(image)]
-    ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise EmuRefused(ran.stderr.strip())
+def _place(failure: dict[str, Any]) -> str:
+    lost = next((event for event in failure["lost"] if event["source"]), None)
+    return str(lost["source"]) if lost else f"event {failure['crash_point']}"
+
+
+def last_lines(text: str) -> list[str]:
+    """The last lines of what was printed, so that a report stays readable."""
+    lines = text.splitlines()
+    return lines if len(lines) <= _LAST_LINES else [f"... {len(lines) - _LAST_LINES} lines", *lines[-_LAST_LINES:]]

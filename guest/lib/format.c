@@ -1,4 +1,4 @@
-/* printf's conversions (C17 7.21.6.1). Compiled with SSE, because callers may pass a double. */
+/* printf's conversions (C17 7.21.6.1). Without SSE (-mgeneral-regs-only) nobody can pass a double, and none is known. */
 #include "format.h"
 
 #include <stddef.h>
@@ -65,6 +65,7 @@ static void put_integer(struct output *out, struct spec *spec, uint64_t value, u
     put_field(out, spec, prefix, spec->precision > size ? spec->precision - size : 0, first, (size_t)size);
 }
 
+#ifdef __SSE2__
 static void put_double(struct output *out, struct spec *spec, double value, int capital) {
     enum { MOST_DIGITS = 18 };
     int negative = __builtin_signbit(value) != 0;
@@ -103,6 +104,7 @@ static void put_double(struct output *out, struct spec *spec, double value, int 
     put_field(out, spec, sign_of(spec, negative), 0, first, (size_t)(end - first));
     put_many(out, '0', precision - exact);
 }
+#endif
 
 static int number_in(const char **at, int value) {
     for (; **at >= '0' && **at <= '9'; ++*at)
@@ -218,10 +220,12 @@ static int convert(struct output *out, struct spec *spec, char letter, int size,
     case 'p':
         put_integer(out, spec, (uintptr_t)va_arg(*list, void *), 16, "0123456789abcdef", "0x");
         return 1;
+#ifdef __SSE2__
     case 'f':
     case 'F':
         put_double(out, spec, va_arg(*list, double), letter == 'F');
         return 1;
+#endif
     case 'c':
         single = (char)va_arg(*list, int);
         spec->zero = 0;

@@ -1,8 +1,5 @@
 #include <string.h>
 
-#include <ctype.h>
-#include <strings.h>
-
 void *memcpy(void *restrict to, const void *restrict from, size_t size) {
     void *start = to;
     __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size)::"memory");
@@ -65,16 +62,6 @@ int strncmp(const char *a, const char *b, size_t most) {
     for (; most && *a && *a == *b; most--)
         a++, b++;
     return most ? (unsigned char)*a - (unsigned char)*b : 0;
-}
-
-int strcasecmp(const char *a, const char *b) {
-    return strncasecmp(a, b, (size_t)-1);
-}
-
-int strncasecmp(const char *a, const char *b, size_t most) {
-    for (; most && *a && tolower((unsigned char)*a) == tolower((unsigned char)*b); most--)
-        a++, b++;
-    return most ? tolower((unsigned char)*a) - tolower((unsigned char)*b) : 0;
 }
 
 /* There is one locale, C: its order is that of the bytes. */

@@ -87,6 +87,7 @@ def test_bundled_guest_shows_exactly_its_planted_bug(image: guest.GuestImage, tm
         machine(image.path, tmp_path / "pool.img"),
         machine(image.path, tmp_path / "pool.img"),
         Rules(media=Media(image.media or "dax-sync")),
+        feed_printed=image.feed_printed,
     )
     answer = investigate(question)
     assert answer.complete
@@ -273,3 +274,27 @@ def test_a_worker_that_dies_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     config = MachineConfig(image=str(image.path), slots=1, nvdimms=(NvdimmConfig(backend=backend),))
     with pytest.raises(HostError, match="worker process died"):
         investigate(Question(config, config, jobs=2))
+
+
+def test_an_nvdimm_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pool").write_bytes(bytes(2 << 20))
+    without = emu("crash", "commit-noflush", "--nvdimm", "size=2M", "--json").document
+    with_one = emu("crash", "commit-noflush", "--nvdimm", "file=pool", "--json").document
+    assert without["failures"] == with_one["failures"] != []
+    assert [path.name for path in tmp_path.iterdir()] == ["pool"]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("size=2M,sync=on", "sync is about a file, and none is given"),
+        ("label-size=128K", "no file given"),
+        ("file=,size=2M", "no file given"),
+    ],
+)
+def test_without_a_file_its_size_is_needed_and_nothing_about_a_file(text: str, what: str) -> None:
+    result = emu("crash", "commit-noflush", "--nvdimm", text)
+    assert result.status == 2
+    assert what in result.errors[0]
+    assert "no file given" in emu("run", "hello", "--nvdimm", text.replace(",sync=on", "")).errors[0]

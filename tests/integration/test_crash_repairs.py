@@ -16,6 +16,7 @@ from emu.persistence.lab.explore import Exploration, LocalWorker, explore
 from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer, Question, investigate
 from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.lab.told import pieces
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
 from emu.persistence.model.rules import Media, Rules
 from emu.persistence.model.timeline import build
@@ -30,13 +31,14 @@ def investigated(image: guest.GuestImage, domain: PersistenceDomain, tmp_path: P
     dimms = (NvdimmConfig(backend=backend),)
     machine = MachineConfig(image=str(image.path), slots=1, nvdimms=dimms, ram_size=32 * MIB)
     media = Media(image.media) if domain is PersistenceDomain.ADR else Media.DAX_SYNC
-    return investigate(Question(machine, machine, Rules(domain, media=media)))
+    return investigate(Question(machine, machine, Rules(domain, media=media), feed_printed=image.feed_printed))
 
 
 def explored(answer: Answer, events: Sequence[Event], rules: Rules) -> Exploration:
     """Recovery on every crash state of another trace."""
     timeline = build(events, rules)
-    recovery = MachineRecovery(answer.question.recovery)
+    printed = pieces(events) if answer.question.feed_printed else None
+    recovery = MachineRecovery(answer.question.recovery, printed=printed)
     try:
         return explore(timeline, answer.initial, LocalWorker(recovery, timeline, answer.initial))
     finally:

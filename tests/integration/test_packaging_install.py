@@ -79,7 +79,8 @@ def test_source_archive_wheel_and_installed_command(tmp_path: Path) -> None:
     assert "emu/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"emu"}, "one name in site-packages"
     engine = {f"emu/cpu/engine/_{name}.abi3.so" for name in ("hooks", "trace", "system", "x87", "sse", "translate")}
-    assert {"emu/host/_kernel.abi3.so"} | engine == {name for name in names if name.endswith(".so")}
+    host = {"emu/host/_kernel.abi3.so", "emu/host/_pages.abi3.so"}
+    assert host | engine == {name for name in names if name.endswith(".so")}
     assert not [name for name in names if name.startswith(("tests/", "docs/"))]
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

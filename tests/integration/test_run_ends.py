@@ -143,17 +143,37 @@ def test_a_signal_that_was_ignored_stays_ignored(image: Path) -> None:
 
 
 def test_the_start_up_line_is_one_per_nvdimm_and_says_what_is_not_promised(tmp_path: Path) -> None:
-    result = emu(
-        "run", "hello", "--nvdimm", f"file={tmp_path}/a,size=1M", "--nvdimm", f"file={tmp_path}/b,size=1M,sync=off"
-    )
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir()
+    dimms = ("--nvdimm", f"file={tmp_path}/a,size=1M", "--nvdimm", f"file={deep}/b,size=1M,sync=off")
+    result = emu("run", "hello", *dimms)
     assert result.status == 0
     assert len(result.errors) == 2
-    for line in result.errors:
+    for name, line in zip("ab", result.errors, strict=True):
         assert line.startswith("emu: nvdimm")
-        assert line.count("MAP_SYNC") == 1
-        assert line.endswith("survives a guest crash and kill -9 of emu, NOT a host power loss")
-    assert "sync=off" in result.errors[1]
-    assert emu("run", "hello", "--quiet", "--nvdimm", f"file={tmp_path}/a").errors == ()
+        assert f"/{name} survives guest crash and kill -9, NOT host power loss" in line
+        assert len(line) < 100
+    assert emu("run", "hello", "--quiet", *dimms).errors == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "promise"),
+    [
+        ("share=off", "survives guest crash, NOT kill -9 or host power loss"),
+        ("readonly=on,unarmed=on", "keeps no guest store"),
+    ],
+)
+def test_the_start_up_line_says_all_that_is_not_promised(key: str, promise: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(1 << 20))
+    result = emu("run", "hello", "--timeout", "20", "--nvdimm", f"file={tmp_path}/a,{key}")
+    assert promise in result.errors[0]
+
+
+def test_details_of_the_nvdimms_on_request(tmp_path: Path) -> None:
+    result = emu("run", "hello", "--verbose", "--nvdimm", f"file={tmp_path}/a,size=1M,sync=off")
+    assert len(result.errors) == 2
+    assert f"1 MiB on {tmp_path}/a survives" in result.errors[0]
+    assert result.errors[1].startswith("     at 0x100000000; no MAP_SYNC (sync=off)")
 
 
 # Characters

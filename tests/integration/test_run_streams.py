@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,3 +107,19 @@ def test_encodings_and_names_that_are_none(encoding: str, tmp_path: Path, monkey
     monkeypatch.delenv("PYTHONIOENCODING")
     document = emu("label", "check", "--json", os.fsdecode(ODD_NAME)).document
     assert os.fsencode(document["dev"]) == ODD_NAME
+
+
+def test_lines_for_a_person_wrap_at_words() -> None:
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 60))
+    process = subprocess.Popen(["setsid", *EMU, "run", "hello", "-monitor", "stdio"], stderr=theirs)
+    assert process.wait(PATIENCE_S) == 2
+    os.close(theirs)
+    lines = os.read(ours, 4096).decode().split("\r\n")
+    os.close(ours)
+    assert lines == [
+        "emu: -monitor is not an option of 'emu run'",
+        "     the monitor is QMP: -qmp unix:PATH,server=on,wait=off;",
+        "     'emu migrate --qmp PATH' uses it",
+        "",
+    ]

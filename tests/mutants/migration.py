@@ -8,6 +8,7 @@ _SOURCE = "emu/migration/source.py"
 _DESTINATION = "emu/migration/destination.py"
 _PHASES = "tests/unit/migration/test_migration_phases.py"
 _LIARS = "tests/unit/migration/test_migration_liars.py"
+_REFERENCES = "tests/unit/migration/test_migration_references.py"
 _MACHINES = "tests/integration/test_migration_machines.py"
 _DRAIN = "        self._drain(channel)\n"
 _REPORT = """        assert self._persister is not None
@@ -74,5 +75,45 @@ MUTANTS = (
         "            if runs and not self._machine.config.start_paused:\n",
         "            if runs:\n",
         (f"{_MACHINES}::test_with_a_paused_start_the_guest_arrives_and_waits",),
+    ),
+    Mutant(
+        "differing-pages-forgotten",
+        "a page that did not arrive as it is at the source, and that the guest did not store to, is not handed over",
+        "emu/migration/doubts.py",
+        "            if pages:\n",
+        "            if not pages and dirty:\n",
+        (f"{_REFERENCES}::test_a_file_that_somebody_else_changes_under_the_copy_is_not_handed_over",),
+    ),
+    Mutant(
+        "last-pages-not-compared",
+        "in the last round every page must have arrived as it is",
+        _SOURCE,
+        "        self._doubts.settle({})  # the guest stands still\n",
+        "",
+        (f"{_REFERENCES}::test_a_page_damaged_in_the_last_round_is_found_before_the_hand_over",),
+    ),
+    Mutant(
+        "references-without-a-bound",
+        "a destination copies a bounded number of pages at once",
+        _DESTINATION,
+        "        if runs.pages > MAX_COPY:\n",
+        "        if runs.pages > MAX_COPY << 20:\n",
+        (f"{_REFERENCES}::test_more_pages_than_allowed_are_not_copied_at_once",),
+    ),
+    Mutant(
+        "zero-pages-kept",
+        "a page that is zero at the source is zero at the destination, whatever its file held before",
+        _DESTINATION,
+        "            self._clear_pages(block, _joined(run.first, copied.zero))\n",
+        "",
+        (f"{_REFERENCES}::test_zero_pages_replace_what_the_destination_held",),
+    ),
+    Mutant(
+        "chains-put-together-wrongly",
+        "the three chains of the checksum give what one would",
+        "emu/host/_pages.csrc.c",
+        "        first = move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)second) ^ third;\n",
+        "        first = move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)third) ^ second;\n",
+        ("tests/unit/host/test_host_pages.py::test_crc32c_table_hardware_and_running_value_agree",),
     ),
 )

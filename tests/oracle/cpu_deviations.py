@@ -77,10 +77,6 @@ LISTED = {
     "ss-not-canonical": Deviation(
         case("mov rax, [rbp]", rbp=1 << 62), lambda host, guest: (host.vector, guest.vector) == (12, 13)
     ),
-    "fxrstor-mxcsr": Deviation(
-        case("fxrstor [rdi]", memory=bytes(24) + b"\xff" * 4),
-        lambda host, guest: (host.vector, guest.vector) == (13, None),
-    ),
 }
 
 

@@ -91,6 +91,8 @@ def test_what_the_guest_is_offered_can_be_examined(name: str, features: tuple[se
 
 # Exceptions: (what, case). Vector, error code, place and registers must be those of the host and of QEMU.
 _SNAN = bytes.fromhex("0100807f")
+_RESERVED_MXCSR = fx(mxcsr=0x11F80)[:256]
+_XRSTOR = "mov [rdi+512], rcx\nxrstor [rdi]"  # XSTATE_BV in RCX, what is asked for in RAX
 _EXCEPTIONS = {
     "divide by zero": case("div ecx", rax=1),
     "quotient too large": case("div cl", rax=0x1000, rcx=1),
@@ -124,6 +126,15 @@ _EXCEPTIONS = {
     "pcmpistri is not concerned": case("pcmpistri xmm0, [rdi+3], 0"),
     "addsd is not concerned": case("addsd xmm0, [rdi+3]"),
     "ldmxcsr reserved": case("ldmxcsr [rdi]", memory=b"\0\0\1\0"),
+    "fxrstor reserved": case("fxrstor [rdi]", memory=_RESERVED_MXCSR),
+    "fxrstor reserved, misaligned": case("fxrstor [rdi+8]", memory=_RESERVED_MXCSR),
+    "fxrstor reserved, page not there": case("fxrstor [rcx]", rcx=0x1000),
+    "fxrstor": case("fxrstor [rdi]", memory=fx(mxcsr=0x9F80)[:256]),
+    "xrstor reserved": case(_XRSTOR, rax=2, rcx=2, memory=_RESERVED_MXCSR),
+    "xrstor reserved, x87 too": case(_XRSTOR, rax=3, rcx=1, memory=_RESERVED_MXCSR),
+    "xrstor reserved, not asked for": case(_XRSTOR, rax=1, rcx=3, memory=_RESERVED_MXCSR),
+    "xrstor reserved, page not there": case("xrstor [rcx]", rax=2, rcx=0x1000),
+    "xrstor": case(_XRSTOR, rax=2, rcx=2, memory=fx(mxcsr=0x9F80)[:256]),
     "invalid, not masked": case("addss xmm0, [rdi]", image=fx(mxcsr=0x1F00), memory=_SNAN),
     "invalid conversion, not masked": case("cvtss2si eax, [rdi]", image=fx(mxcsr=0x1F00), memory=_SNAN),
     "x87 exception pending": case("fld1", image=fx(0x37E, 0x8081)),
@@ -135,6 +146,9 @@ _QEMU_IS_WRONG = {
     "int to a gate that is not for us": "the error code counts 16 for a vector",
     "aesenc": "no #GP",
     "ldmxcsr reserved": "no #GP",
+    "fxrstor reserved": "no #GP",
+    "xrstor reserved": "no #GP",
+    "xrstor reserved, x87 too": "no #GP",
     "invalid, not masked": "no #XM",
     "invalid conversion, not masked": "no #XM",
     "x87 exception pending": "#MF at FWAIT only",

@@ -621,6 +621,9 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_SERVICE 64
 #define EMU_HALT 128
 #define EMU_KNOWN_NOWHERE KNOWN_NOWHERE
+#define EMU_BREAKPOINT 256
+#define EMU_STEP 512
+#define EMU_WATCH 1024
 
 #define FLAG_TF 0x100u
 #define FLAG_IF 0x200u
@@ -630,7 +633,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define MSR_STAR 0xC0000081u
 #define MSR_LSTAR 0xC0000082u
 #define MSR_FMASK 0xC0000084u
-enum { EFER_SCE = 1 };
+enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
@@ -689,15 +692,29 @@ typedef struct {
     uint64_t tests;
     uint32_t last_size;
     bool deferred;
+    /* Somebody counts the blocks that begin, and is told of each from `block_limit` on: quicker than a second hook. */
+    uint64_t *block_count;
+    const uint64_t *block_limit;
+    void (*on_limit)(void *);
+    void *on_limit_argument;
+    /*
+     * For a debugger, which has each instruction be a block: how many were announced, how many may begin, where to
+     * stop (in rising order), and that the one where it stopped begins now, whatever else is due.
+     */
+    uint64_t instructions, until;
+    const uint64_t *breakpoints;
+    size_t breakpoint_count;
+    bool held;
     /*
      * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
      * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
      * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
+     * `debugging`: count instructions and look for where a debugger stops.
      */
     union {
         volatile uint64_t any;
         struct {
-            volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing;
+            volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing, debugging;
         };
     } attention;
 } emu_engine;
@@ -772,7 +789,7 @@ static void on_exec_exit(void *cpu)
 /* The guest can go on behind a callback; nobody wants the engine left, or would when it is asked again. */
 static bool goes_on(emu_engine *e, uint64_t later)
 {
-    return delivery_works && !e->attention.leaving && !e->attention.asked && !e->attention.interrupt_pending &&
+    return delivery_works && !e->attention.leaving && !e->attention.debugging && !e->attention.asked && !e->attention.interrupt_pending &&
            !atomic_load(&e->leave) && !atomic_load(&e->stop_requested) &&
            (!e->counting || emu_engine_now(e) + later < e->deadline);
 }
@@ -826,16 +843,25 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
 int emu_engine_deliver_interrupt(emu_engine *e, unsigned vector)
 {
     uint32_t flags = flags_of(e);
-    if (!delivery_works || !deliver(&e->delivery, e->env, vector, NO_ERROR_CODE, FROM_OUTSIDE, &flags))
+    if (!delivery_works || e->attention.debugging ||
+        !deliver(&e->delivery, e->env, vector, NO_ERROR_CODE, FROM_OUTSIDE, &flags))
         return 0;
     set_flags(e, flags);
     return 1;
+}
+
+/* An instruction that faults has done nothing: it will meet what is watched again. */
+static void forget_watch(emu_engine *e, uint32_t vector)
+{
+    if (vector != VECTOR_DB)
+        e->reason &= ~(uint32_t)EMU_WATCH;
 }
 
 static void on_interrupt(void *uc, uint32_t vector, void *user)
 {
     emu_engine *e = user;
     (void)uc;
+    forget_watch(e, vector);
     if (deliver_here(e, vector, true))
         return;
     e->vector = vector;
@@ -847,9 +873,10 @@ static bool on_invalid(void *uc, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    if (deliver_here(e, 6, false))
+    forget_watch(e, VECTOR_UD);
+    if (deliver_here(e, VECTOR_UD, false))
         return true;
-    e->vector = 6;
+    e->vector = VECTOR_UD;
     e->reason |= EMU_INVALID_OPCODE;
     leave(e);
     return true;
@@ -954,6 +981,7 @@ void emu_engine_start_clock(emu_engine *e)
         return;
     e->counting = e->wants_hook = 1;
     e->attention.idle = 0;
+    e->instructions -= e->attention.again; /* it is announced once more */
     e->attention.again = 0;
     if (atomic_load(&e->running) && !e->hooked)
         leave_behind_block(e, EMU_SERVICE);
@@ -993,6 +1021,29 @@ static int on_rdtscp(void *uc, void *user)
     return on_rdtsc(uc, user);
 }
 
+static bool is_breakpoint(const emu_engine *e, uint64_t address)
+{
+    size_t low = 0, high = e->breakpoint_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (e->breakpoints[middle] < address)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < e->breakpoint_count && e->breakpoints[low] == address;
+}
+
+/* Why a debugger stops before the instruction that is announced; 0 when it does not. */
+static uint32_t debug_stop(const emu_engine *e, uint64_t address)
+{
+    if (!e->attention.debugging)
+        return 0;
+    if (is_breakpoint(e, address))
+        return EMU_BREAKPOINT;
+    return e->instructions > e->until ? EMU_STEP : 0;
+}
+
 /*
  * What a block's announcement has to decide when more than counting is to be done. Stops that come of what the guest did
  * (a deadline, an interrupt, a callback's wish) are taken here exactly, whether blocks are chained or not: virtual time
@@ -1003,15 +1054,24 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
 {
     bool again = e->attention.again && address == e->last_block;
     bool within = !again && address - e->last_block < e->last_size;
+    uint32_t stop;
     e->attention.again = 0;
     e->last_block = address;
     e->last_size = size;
+    if (e->attention.debugging && !again)
+        e->instructions++;
     if (e->attention.real_time) {
         if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
             emu_engine_now(e);
     } else if (!again && e->counting)
         e->time += size;
-    if (e->counting && e->time >= e->deadline)
+    if (e->held) {
+        e->held = false;
+        return;
+    }
+    if (e->reason & EMU_WATCH)
+        leave_before_block(e, 0);
+    else if (e->counting && e->time >= e->deadline)
         leave_before_block(e, EMU_TIMER);
     else if (e->attention.interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
              !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ))
@@ -1020,6 +1080,8 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
         leave_before_block(e, 0);
     else if (e->attention.asked && (!within || e->deferred))
         leave_before_block(e, 0);
+    else if ((stop = debug_stop(e, address)))
+        leave_before_block(e, stop);
     else {
         e->deferred = e->attention.asked;
         if (e->attention.testing && (e->tests++ < TESTED_WHOLLY || e->tests % TESTED_THEN == 0))
@@ -1035,15 +1097,17 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    if (__builtin_expect(e->attention.any != 0, 0)) {
+    if (__builtin_expect(e->attention.any != 0, 0))
         announce(e, address, size);
-        return;
+    else {
+        e->last_block = address;
+        e->last_size = size;
+        e->time += size;
+        if (__builtin_expect(e->time >= e->deadline, 0))
+            leave_before_block(e, EMU_TIMER);
     }
-    e->last_block = address;
-    e->last_size = size;
-    e->time += size;
-    if (__builtin_expect(e->time >= e->deadline, 0))
-        leave_before_block(e, EMU_TIMER);
+    if (e->block_count && !e->attention.again && ++*e->block_count >= *e->block_limit)
+        e->on_limit(e->on_limit_argument);
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -1136,7 +1200,7 @@ int emu_engine_open(emu_engine *e, int cpu_model)
     e->cpu_model = cpu_model;
     e->last_exception.vector = -1;
     forget_accesses(&e->known);
-    e->deadline = UINT64_MAX;
+    e->deadline = e->until = UINT64_MAX;
     pthread_mutex_init(&e->lock, NULL);
     return open_engine(e);
 }
@@ -1313,6 +1377,65 @@ void emu_engine_watch_blocks(emu_engine *e, int testing)
     e->attention.testing |= (uint8_t)testing;
 }
 
+/*
+ * From now on each block is one instruction (the caller sees to that): count them, from `instructions` that have begun,
+ * and stop when `until` have.
+ */
+void emu_engine_debug(emu_engine *e, uint64_t instructions, uint64_t until)
+{
+    e->wants_hook = 1;
+    e->attention.debugging = 1;
+    e->instructions = instructions + e->attention.again;
+    e->until = until;
+}
+
+/* Stop before the instructions at these linear addresses, in rising order, which stay where they are. */
+void emu_engine_set_breakpoints(emu_engine *e, const uint64_t *addresses, size_t count)
+{
+    e->breakpoints = addresses;
+    e->breakpoint_count = count;
+}
+
+/* How many instructions have begun; one that raised a fault and is tried again counts twice, REP once for each turn. */
+uint64_t emu_engine_instructions(emu_engine *e)
+{
+    return e->instructions - e->attention.again;
+}
+
+/* The next instruction was announced, and nothing else was due then: it begins before anybody is asked again. */
+void emu_engine_hold(emu_engine *e, int held)
+{
+    e->held = held;
+}
+
+int emu_engine_held(emu_engine *e)
+{
+    return e->held;
+}
+
+/* From within an instruction: it is given up and begins again, which is no second time. */
+void emu_engine_restarts(void *engine)
+{
+    emu_engine *e = engine;
+    e->attention.again = 1;
+    e->held = true;
+}
+
+/* From within an instruction: it has met what a debugger watches, and is the last one before the stop. */
+void emu_engine_watch_met(void *engine)
+{
+    leave_behind_block(engine, EMU_WATCH);
+}
+
+/* Count each block that begins in `count`, and call a function from `limit` on. The block hook must be there. */
+void emu_engine_count_blocks(emu_engine *e, uintptr_t count, uintptr_t limit, uintptr_t function, uintptr_t argument)
+{
+    e->block_count = (uint64_t *)count;
+    e->block_limit = (const uint64_t *)limit;
+    e->on_limit = (void (*)(void *))function;
+    e->on_limit_argument = (void *)argument;
+}
+
 void emu_engine_set_real_time(emu_engine *e)
 {
     e->attention.real_time = 1;
@@ -1465,15 +1588,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 150), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 170), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 140), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 160), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1487,7 +1610,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 150), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 170), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint32_t, int, int, uint32_t, int)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1555,63 +1678,83 @@ static void *_cffi_types[] = {
 /* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(emu_delivery_layout const *, int)
-/* 95 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // emu_delivery_layout const *
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_delivery_layout const *, int)
+/* 95 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // emu_delivery_layout const *
 /* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(emu_engine *)
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_engine *)
 /* 99 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(emu_engine *, int)
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_engine *, int)
 /* 102 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_engine *, int, uint64_t, int, uint64_t)
 /* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_engine *, uint64_t const *, size_t)
 /* 113 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(emu_engine *, uintptr_t, uintptr_t)
-/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 121 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(emu_engine *, uintptr_t, void *)
-/* 124 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 114 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t const *
+/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_engine *, uint64_t, uint64_t)
+/* 118 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 126 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 127 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(emu_engine *, void *, void *, void *)
+/* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_engine *, uintptr_t, uintptr_t)
 /* 129 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 131 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(void *, uint32_t, int, uint32_t)
-/* 135 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 137 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 138 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 130 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 131 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 134 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 137 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 138 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 139 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 141 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 142 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 143 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 145 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
-/* 146 */ _CFFI_OP(_CFFI_OP_POINTER, 79), // uint32_t(*)(void *, uint32_t, int)
-/* 147 */ _CFFI_OP(_CFFI_OP_POINTER, 148), // uint8_t *
-/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 149 */ _CFFI_OP(_CFFI_OP_POINTER, 134), // void(*)(void *, uint32_t, int, uint32_t)
-/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 140 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_engine *, uintptr_t, void *)
+/* 141 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 142 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 143 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 144 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 145 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(emu_engine *, void *, void *, void *)
+/* 146 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 148 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 149 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 150 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 151 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(void *)
+/* 152 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 153 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 154 */ _CFFI_OP(_CFFI_OP_FUNCTION, 170), // void()(void *, uint32_t, int, uint32_t)
+/* 155 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 158 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 159 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 161 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 162 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 163 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 164 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 165 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
+/* 166 */ _CFFI_OP(_CFFI_OP_POINTER, 79), // uint32_t(*)(void *, uint32_t, int)
+/* 167 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // uint8_t *
+/* 168 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 169 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // void(*)(void *, uint32_t, int, uint32_t)
+/* 170 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -2139,6 +2282,122 @@ _cffi_f_emu_engine_close(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_close _cffi_d_emu_engine_close
 #endif
 
+static void _cffi_d_emu_engine_count_blocks(emu_engine * x0, uintptr_t x1, uintptr_t x2, uintptr_t x3, uintptr_t x4)
+{
+  emu_engine_count_blocks(x0, x1, x2, x3, x4);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_count_blocks(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uintptr_t x1;
+  uintptr_t x2;
+  uintptr_t x3;
+  uintptr_t x4;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_count_blocks", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uintptr_t);
+  if (x1 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uintptr_t);
+  if (x2 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, uintptr_t);
+  if (x3 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x4 = _cffi_to_c_int(arg4, uintptr_t);
+  if (x4 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_count_blocks(x0, x1, x2, x3, x4); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_count_blocks _cffi_d_emu_engine_count_blocks
+#endif
+
+static void _cffi_d_emu_engine_debug(emu_engine * x0, uint64_t x1, uint64_t x2)
+{
+  emu_engine_debug(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_debug(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  uint64_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_debug", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_debug(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_debug _cffi_d_emu_engine_debug
+#endif
+
 static int _cffi_d_emu_engine_delete_hook(emu_engine * x0, uintptr_t x1)
 {
   return emu_engine_delete_hook(x0, x1);
@@ -2307,6 +2566,128 @@ _cffi_f_emu_engine_flush(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_flush _cffi_d_emu_engine_flush
+#endif
+
+static int _cffi_d_emu_engine_held(emu_engine * x0)
+{
+  return emu_engine_held(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_held(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_held(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_held _cffi_d_emu_engine_held
+#endif
+
+static void _cffi_d_emu_engine_hold(emu_engine * x0, int x1)
+{
+  emu_engine_hold(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_hold(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  int x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_hold", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, int);
+  if (x1 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_hold(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_hold _cffi_d_emu_engine_hold
+#endif
+
+static uint64_t _cffi_d_emu_engine_instructions(emu_engine * x0)
+{
+  return emu_engine_instructions(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_instructions(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  uint64_t result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_instructions(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, uint64_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_instructions _cffi_d_emu_engine_instructions
 #endif
 
 static uint32_t _cffi_d_emu_engine_known_at(emu_engine * x0)
@@ -2898,6 +3279,42 @@ _cffi_f_emu_engine_request_stop(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_request_stop _cffi_d_emu_engine_request_stop
 #endif
 
+static void _cffi_d_emu_engine_restarts(void * x0)
+{
+  emu_engine_restarts(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_restarts(PyObject *self, PyObject *arg0)
+{
+  void * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_restarts(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_restarts _cffi_d_emu_engine_restarts
+#endif
+
 static int _cffi_d_emu_engine_run(emu_engine * x0, uint64_t x1)
 {
   return emu_engine_run(x0, x1);
@@ -3018,6 +3435,63 @@ _cffi_f_emu_engine_service(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_service _cffi_d_emu_engine_service
+#endif
+
+static void _cffi_d_emu_engine_set_breakpoints(emu_engine * x0, uint64_t const * x1, size_t x2)
+{
+  emu_engine_set_breakpoints(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_set_breakpoints(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t const * x1;
+  size_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_set_breakpoints", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(114), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(114), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x2 = _cffi_to_c_int(arg2, size_t);
+  if (x2 == (size_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_set_breakpoints(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_set_breakpoints _cffi_d_emu_engine_set_breakpoints
 #endif
 
 static void _cffi_d_emu_engine_set_clock(emu_engine * x0, int x1, uint64_t x2, int x3, uint64_t x4)
@@ -3469,6 +3943,42 @@ _cffi_f_emu_engine_watch_faults(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_watch_faults _cffi_d_emu_engine_watch_faults
 #endif
 
+static void _cffi_d_emu_engine_watch_met(void * x0)
+{
+  emu_engine_watch_met(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_watch_met(PyObject *self, PyObject *arg0)
+{
+  void * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_watch_met(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_watch_met _cffi_d_emu_engine_watch_met
+#endif
+
 static int _cffi_d_emu_engine_write_register(emu_engine * x0, int x1, void const * x2)
 {
   return emu_engine_write_register(x0, x1, x2);
@@ -3813,6 +4323,13 @@ _cffi_f_emu_symbol(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_symbol _cffi_d_emu_symbol
 #endif
 
+static int _cffi_const_EMU_BREAKPOINT(unsigned long long *o)
+{
+  int n = (EMU_BREAKPOINT) <= 0;
+  *o = (unsigned long long)((EMU_BREAKPOINT) | 0);  /* check that EMU_BREAKPOINT is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_DELIVERY_NS(unsigned long long *o)
 {
   int n = (EMU_DELIVERY_NS) <= 0;
@@ -3855,6 +4372,13 @@ static int _cffi_const_EMU_SERVICE(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_EMU_STEP(unsigned long long *o)
+{
+  int n = (EMU_STEP) <= 0;
+  *o = (unsigned long long)((EMU_STEP) | 0);  /* check that EMU_STEP is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_SYSCALL(unsigned long long *o)
 {
   int n = (EMU_SYSCALL) <= 0;
@@ -3876,6 +4400,13 @@ static int _cffi_const_EMU_TIMER(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_EMU_WATCH(unsigned long long *o)
+{
+  int n = (EMU_WATCH) <= 0;
+  *o = (unsigned long long)((EMU_WATCH) | 0);  /* check that EMU_WATCH is an integer */
+  return n;
+}
+
 static int _cffi_const_EMU_WINDOW(unsigned long long *o)
 {
   int n = (EMU_WINDOW) <= 0;
@@ -3884,29 +4415,37 @@ static int _cffi_const_EMU_WINDOW(unsigned long long *o)
 }
 
 static const struct _cffi_global_s _cffi_globals[] = {
+  { "EMU_BREAKPOINT", (void *)_cffi_const_EMU_BREAKPOINT, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_DELIVERY_NS", (void *)_cffi_const_EMU_DELIVERY_NS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_EXCEPTION", (void *)_cffi_const_EMU_EXCEPTION, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_HALT", (void *)_cffi_const_EMU_HALT, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_INVALID_OPCODE", (void *)_cffi_const_EMU_INVALID_OPCODE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_KNOWN_NOWHERE", (void *)_cffi_const_EMU_KNOWN_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SERVICE", (void *)_cffi_const_EMU_SERVICE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_STEP", (void *)_cffi_const_EMU_STEP, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SYSCALL", (void *)_cffi_const_EMU_SYSCALL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_SYSENTER", (void *)_cffi_const_EMU_SYSENTER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TIMER", (void *)_cffi_const_EMU_TIMER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "EMU_WATCH", (void *)_cffi_const_EMU_WATCH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 73), (void *)_cffi_d_emu_allocation_size },
   { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 94), (void *)_cffi_d_emu_delivery_know },
   { "emu_describe", (void *)_cffi_f_emu_describe, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_describe },
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 112), (void *)_cffi_d_emu_engine_add_ram },
+  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 122), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 128), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 145), (void *)_cffi_d_emu_engine_attach },
   { "emu_engine_begin_known", (void *)_cffi_f_emu_engine_begin_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_begin_known },
   { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 98), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 133), (void *)_cffi_d_emu_engine_count_blocks },
+  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 117), (void *)_cffi_d_emu_engine_debug },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 64), (void *)_cffi_d_emu_engine_deliver_interrupt },
   { "emu_engine_end_known", (void *)_cffi_f_emu_engine_end_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 98), (void *)_cffi_d_emu_engine_end_known },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
+  { "emu_engine_held", (void *)_cffi_f_emu_engine_held, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_held },
+  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_engine_hold },
+  { "emu_engine_instructions", (void *)_cffi_f_emu_engine_instructions, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 84), (void *)_cffi_d_emu_engine_instructions },
   { "emu_engine_known_at", (void *)_cffi_f_emu_engine_known_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_engine_known_at },
   { "emu_engine_learn_access", (void *)_cffi_f_emu_engine_learn_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_learn_access },
   { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 84), (void *)_cffi_d_emu_engine_look_at_clock },
@@ -3919,11 +4458,13 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
   { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 98), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 151), (void *)_cffi_d_emu_engine_restarts },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
   { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 98), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 112), (void *)_cffi_d_emu_engine_set_breakpoints },
   { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 123), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 140), (void *)_cffi_d_emu_engine_set_code_check },
   { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_engine_set_interrupt_pending },
   { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 98), (void *)_cffi_d_emu_engine_set_real_time },
   { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 98), (void *)_cffi_d_emu_engine_start_clock },
@@ -3931,15 +4472,16 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 98), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
   { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_engine_watch_blocks },
-  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 118), (void *)_cffi_d_emu_engine_watch_faults },
+  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 128), (void *)_cffi_d_emu_engine_watch_faults },
+  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 151), (void *)_cffi_d_emu_engine_watch_met },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
   { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 146), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 149), (void *)emu_port_write },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 166), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 169), (void *)emu_port_write },
   { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_show_library },
   { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_symbol },
 };
@@ -3968,7 +4510,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 144) },
+              _CFFI_OP(_CFFI_OP_NOOP, 164) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
                 _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -3998,7 +4540,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 147) },
+           _CFFI_OP(_CFFI_OP_NOOP, 167) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4007,7 +4549,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                      _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 145) },
+              _CFFI_OP(_CFFI_OP_NOOP, 165) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 38) },
@@ -4028,22 +4570,22 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 142) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 162) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 141, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 161, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 142, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 162, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 143, 0,
+  { "$emu_engine", 163, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 141 },
-  { "emu_delivery_record", 142 },
-  { "emu_engine", 143 },
+  { "emu_delivery_layout", 161 },
+  { "emu_delivery_record", 162 },
+  { "emu_engine", 163 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -4053,12 +4595,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  58,  /* num_globals */
+  69,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  151,  /* num_types */
+  171,  /* num_types */
   1,  /* flags */
 };
 

@@ -41,6 +41,9 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_SERVICE 64
 #define EMU_HALT 128
 #define EMU_KNOWN_NOWHERE KNOWN_NOWHERE
+#define EMU_BREAKPOINT 256
+#define EMU_STEP 512
+#define EMU_WATCH 1024
 
 #define FLAG_TF 0x100u
 #define FLAG_IF 0x200u
@@ -50,7 +53,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define MSR_STAR 0xC0000081u
 #define MSR_LSTAR 0xC0000082u
 #define MSR_FMASK 0xC0000084u
-enum { EFER_SCE = 1 };
+enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
@@ -109,15 +112,29 @@ typedef struct {
     uint64_t tests;
     uint32_t last_size;
     bool deferred;
+    /* Somebody counts the blocks that begin, and is told of each from `block_limit` on: quicker than a second hook. */
+    uint64_t *block_count;
+    const uint64_t *block_limit;
+    void (*on_limit)(void *);
+    void *on_limit_argument;
+    /*
+     * For a debugger, which has each instruction be a block: how many were announced, how many may begin, where to
+     * stop (in rising order), and that the one where it stopped begins now, whatever else is due.
+     */
+    uint64_t instructions, until;
+    const uint64_t *breakpoints;
+    size_t breakpoint_count;
+    bool held;
     /*
      * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
      * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
      * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
+     * `debugging`: count instructions and look for where a debugger stops.
      */
     union {
         volatile uint64_t any;
         struct {
-            volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing;
+            volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing, debugging;
         };
     } attention;
 } emu_engine;
@@ -192,7 +209,7 @@ static void on_exec_exit(void *cpu)
 /* The guest can go on behind a callback; nobody wants the engine left, or would when it is asked again. */
 static bool goes_on(emu_engine *e, uint64_t later)
 {
-    return delivery_works && !e->attention.leaving && !e->attention.asked && !e->attention.interrupt_pending &&
+    return delivery_works && !e->attention.leaving && !e->attention.debugging && !e->attention.asked && !e->attention.interrupt_pending &&
            !atomic_load(&e->leave) && !atomic_load(&e->stop_requested) &&
            (!e->counting || emu_engine_now(e) + later < e->deadline);
 }
@@ -246,16 +263,25 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
 int emu_engine_deliver_interrupt(emu_engine *e, unsigned vector)
 {
     uint32_t flags = flags_of(e);
-    if (!delivery_works || !deliver(&e->delivery, e->env, vector, NO_ERROR_CODE, FROM_OUTSIDE, &flags))
+    if (!delivery_works || e->attention.debugging ||
+        !deliver(&e->delivery, e->env, vector, NO_ERROR_CODE, FROM_OUTSIDE, &flags))
         return 0;
     set_flags(e, flags);
     return 1;
+}
+
+/* An instruction that faults has done nothing: it will meet what is watched again. */
+static void forget_watch(emu_engine *e, uint32_t vector)
+{
+    if (vector != VECTOR_DB)
+        e->reason &= ~(uint32_t)EMU_WATCH;
 }
 
 static void on_interrupt(void *uc, uint32_t vector, void *user)
 {
     emu_engine *e = user;
     (void)uc;
+    forget_watch(e, vector);
     if (deliver_here(e, vector, true))
         return;
     e->vector = vector;
@@ -267,9 +293,10 @@ static bool on_invalid(void *uc, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    if (deliver_here(e, 6, false))
+    forget_watch(e, VECTOR_UD);
+    if (deliver_here(e, VECTOR_UD, false))
         return true;
-    e->vector = 6;
+    e->vector = VECTOR_UD;
     e->reason |= EMU_INVALID_OPCODE;
     leave(e);
     return true;
@@ -374,6 +401,7 @@ void emu_engine_start_clock(emu_engine *e)
         return;
     e->counting = e->wants_hook = 1;
     e->attention.idle = 0;
+    e->instructions -= e->attention.again; /* it is announced once more */
     e->attention.again = 0;
     if (atomic_load(&e->running) && !e->hooked)
         leave_behind_block(e, EMU_SERVICE);
@@ -413,6 +441,29 @@ static int on_rdtscp(void *uc, void *user)
     return on_rdtsc(uc, user);
 }
 
+static bool is_breakpoint(const emu_engine *e, uint64_t address)
+{
+    size_t low = 0, high = e->breakpoint_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (e->breakpoints[middle] < address)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < e->breakpoint_count && e->breakpoints[low] == address;
+}
+
+/* Why a debugger stops before the instruction that is announced; 0 when it does not. */
+static uint32_t debug_stop(const emu_engine *e, uint64_t address)
+{
+    if (!e->attention.debugging)
+        return 0;
+    if (is_breakpoint(e, address))
+        return EMU_BREAKPOINT;
+    return e->instructions > e->until ? EMU_STEP : 0;
+}
+
 /*
  * What a block's announcement has to decide when more than counting is to be done. Stops that come of what the guest did
  * (a deadline, an interrupt, a callback's wish) are taken here exactly, whether blocks are chained or not: virtual time
@@ -423,15 +474,24 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
 {
     bool again = e->attention.again && address == e->last_block;
     bool within = !again && address - e->last_block < e->last_size;
+    uint32_t stop;
     e->attention.again = 0;
     e->last_block = address;
     e->last_size = size;
+    if (e->attention.debugging && !again)
+        e->instructions++;
     if (e->attention.real_time) {
         if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
             emu_engine_now(e);
     } else if (!again && e->counting)
         e->time += size;
-    if (e->counting && e->time >= e->deadline)
+    if (e->held) {
+        e->held = false;
+        return;
+    }
+    if (e->reason & EMU_WATCH)
+        leave_before_block(e, 0);
+    else if (e->counting && e->time >= e->deadline)
         leave_before_block(e, EMU_TIMER);
     else if (e->attention.interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
              !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ))
@@ -440,6 +500,8 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
         leave_before_block(e, 0);
     else if (e->attention.asked && (!within || e->deferred))
         leave_before_block(e, 0);
+    else if ((stop = debug_stop(e, address)))
+        leave_before_block(e, stop);
     else {
         e->deferred = e->attention.asked;
         if (e->attention.testing && (e->tests++ < TESTED_WHOLLY || e->tests % TESTED_THEN == 0))
@@ -455,15 +517,17 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_engine *e = user;
     (void)uc;
-    if (__builtin_expect(e->attention.any != 0, 0)) {
+    if (__builtin_expect(e->attention.any != 0, 0))
         announce(e, address, size);
-        return;
+    else {
+        e->last_block = address;
+        e->last_size = size;
+        e->time += size;
+        if (__builtin_expect(e->time >= e->deadline, 0))
+            leave_before_block(e, EMU_TIMER);
     }
-    e->last_block = address;
-    e->last_size = size;
-    e->time += size;
-    if (__builtin_expect(e->time >= e->deadline, 0))
-        leave_before_block(e, EMU_TIMER);
+    if (e->block_count && !e->attention.again && ++*e->block_count >= *e->block_limit)
+        e->on_limit(e->on_limit_argument);
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -556,7 +620,7 @@ int emu_engine_open(emu_engine *e, int cpu_model)
     e->cpu_model = cpu_model;
     e->last_exception.vector = -1;
     forget_accesses(&e->known);
-    e->deadline = UINT64_MAX;
+    e->deadline = e->until = UINT64_MAX;
     pthread_mutex_init(&e->lock, NULL);
     return open_engine(e);
 }
@@ -731,6 +795,65 @@ void emu_engine_watch_blocks(emu_engine *e, int testing)
 {
     e->wants_hook = 1;
     e->attention.testing |= (uint8_t)testing;
+}
+
+/*
+ * From now on each block is one instruction (the caller sees to that): count them, from `instructions` that have begun,
+ * and stop when `until` have.
+ */
+void emu_engine_debug(emu_engine *e, uint64_t instructions, uint64_t until)
+{
+    e->wants_hook = 1;
+    e->attention.debugging = 1;
+    e->instructions = instructions + e->attention.again;
+    e->until = until;
+}
+
+/* Stop before the instructions at these linear addresses, in rising order, which stay where they are. */
+void emu_engine_set_breakpoints(emu_engine *e, const uint64_t *addresses, size_t count)
+{
+    e->breakpoints = addresses;
+    e->breakpoint_count = count;
+}
+
+/* How many instructions have begun; one that raised a fault and is tried again counts twice, REP once for each turn. */
+uint64_t emu_engine_instructions(emu_engine *e)
+{
+    return e->instructions - e->attention.again;
+}
+
+/* The next instruction was announced, and nothing else was due then: it begins before anybody is asked again. */
+void emu_engine_hold(emu_engine *e, int held)
+{
+    e->held = held;
+}
+
+int emu_engine_held(emu_engine *e)
+{
+    return e->held;
+}
+
+/* From within an instruction: it is given up and begins again, which is no second time. */
+void emu_engine_restarts(void *engine)
+{
+    emu_engine *e = engine;
+    e->attention.again = 1;
+    e->held = true;
+}
+
+/* From within an instruction: it has met what a debugger watches, and is the last one before the stop. */
+void emu_engine_watch_met(void *engine)
+{
+    leave_behind_block(engine, EMU_WATCH);
+}
+
+/* Count each block that begins in `count`, and call a function from `limit` on. The block hook must be there. */
+void emu_engine_count_blocks(emu_engine *e, uintptr_t count, uintptr_t limit, uintptr_t function, uintptr_t argument)
+{
+    e->block_count = (uint64_t *)count;
+    e->block_limit = (const uint64_t *)limit;
+    e->on_limit = (void (*)(void *))function;
+    e->on_limit_argument = (void *)argument;
 }
 
 void emu_engine_set_real_time(emu_engine *e)

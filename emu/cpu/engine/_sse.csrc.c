@@ -14,7 +14,8 @@
 /* MXCSR (Intel SDM volume 1, section 10.2.3). */
 enum { IE = 1, DE = 2, ZE = 4, EXCEPTIONS = 0x3f };
 enum { MXCSR_DEFAULT = 0x1f80, UNDERFLOW_MASK = 0x800, FLUSH_TO_ZERO = 0x8000, MASKS_SHIFT = 7, ROUNDING_SHIFT = 13 };
-enum { VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_XM = 19, CR4_OSXMMEXCPT = 0x400 };
+enum { VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_XM = 19, CR4_OSFXSR = 0x200, CR4_OSXMMEXCPT = 0x400 };
+enum { CR4_OSXSAVE = 1 << 18, STATE_SSE = 2, IMAGE_MXCSR = 24, IMAGE_HEADER = 512 };
 enum { CARRY = 1, PARITY = 4, ZERO = 0x40, SIGN = 0x80, OVERFLOW = 0x800 }; /* in EFLAGS */
 
 static const uint32_t host_mxcsr = MXCSR_DEFAULT;
@@ -28,6 +29,10 @@ static struct {
     void (*raise_with_code)(environment *, int vector, int code, uintptr_t caller);
     uint64_t (*read_control)(environment *, int number);
     void (*load_mxcsr)(environment *, uint32_t value);
+    uint32_t (*load4)(environment *, uint64_t address, uintptr_t caller);
+    uint64_t (*read_extended_control)(environment *, uint32_t number);
+    void (*restore)(environment *, uint64_t address);
+    void (*restore_extended)(environment *, uint64_t address, uint64_t requested);
     void (*compare)(environment *, void *, void *);
     void (*compare_to_mask)(environment *, void *, void *, uint32_t);
 } library;
@@ -58,6 +63,33 @@ void HELPER(ldmxcsr)(environment *env, uint32_t value)
     if (value >> 16)
         library.raise_with_code(env, VECTOR_GP, 0, CALLER);
     library.load_mxcsr(env, value);
+}
+
+/*
+ * FXRSTOR and XRSTOR refuse what LDMXCSR refuses (SDM volume 2). The library drops those bits; all else is its own work,
+ * which the compiler has to jump to: the library looks at where it was called from.
+ */
+static void check_image(environment *env, uint64_t address, uintptr_t caller)
+{
+    if (library.load4(env, address + IMAGE_MXCSR, caller) >> 16)
+        library.raise_with_code(env, VECTOR_GP, 0, caller);
+}
+
+void HELPER(fxrstor)(environment *env, uint64_t address)
+{
+    if (!(address & 15) && library.read_control(env, 4) & CR4_OSFXSR)
+        check_image(env, address, CALLER);
+    library.restore(env, address);
+}
+
+void HELPER(xrstor)(environment *env, uint64_t address, uint64_t requested)
+{
+    if (!(address & 63) && library.read_control(env, 4) & CR4_OSXSAVE &&
+        requested & library.read_extended_control(env, 0) & STATE_SSE) {
+        library.load4(env, address + IMAGE_HEADER, CALLER);
+        check_image(env, address, CALLER);
+    }
+    library.restore_extended(env, address, requested);
 }
 
 /* Keep the flags; raise #XM when one is not masked, and then the caller's result is not stored. */
@@ -454,6 +486,10 @@ const char *emu_sse_bind(void *handle)
         {"raise_exception_err_ra", &library.raise_with_code},
         {"helper_read_crN", &library.read_control},
         {"helper_ldmxcsr", &library.load_mxcsr},
+        {"cpu_ldl_data_ra", &library.load4},
+        {"helper_xgetbv", &library.read_extended_control},
+        {"helper_fxrstor", &library.restore},
+        {"helper_xrstor", &library.restore_extended},
         {"helper_comiss", &library.compare},
         {"helper_pcmpistrm_xmm", &library.compare_to_mask},
     };

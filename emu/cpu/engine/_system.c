@@ -595,12 +595,29 @@ typedef struct {
     uint32_t eflags, hflags, task_register, control, debug, task_priority;
 } emu_system_layout;
 
+/* What a debugger watches: `size` bytes at a linear address; reads (1), stores (2) or both. */
+enum { EMU_WATCHES = 32 };
+typedef struct {
+    uint64_t address, size;
+    uint32_t access;
+} emu_watch;
+
 typedef struct emu_system {
     void *uc;
     void *cpu;
     environment *env;
     uint64_t random;
     uint32_t cr4_bits;
+    /*
+     * For a debugger: each instruction is a block; `met` hears of what is watched, and `restarts` of an instruction that
+     * is given up and begins again at once. Both get the argument.
+     */
+    uint32_t instruction_blocks;
+    emu_watch watches[EMU_WATCHES];
+    uint32_t watch_count;
+    uintptr_t met, restarts, argument;
+    uint64_t met_address;
+    uint32_t met_access;
 
     struct emu_system *next;
     uint32_t watch_hits;
@@ -805,6 +822,12 @@ static uint64_t length(uint64_t dr7, int n)
     return lengths[dr7 >> (18 + 4 * n) & 3];
 }
 
+static bool overlap(uint64_t address, uint64_t size, uint64_t first, uint64_t length)
+{
+    /* Differences, so that a range at the end of the address space is a range too. */
+    return address - first < length || first - address < size;
+}
+
 /* The breakpoints that an access of this kind meets, as bits of DR6. */
 static uint32_t hits(const environment *env, uint64_t address, uint64_t size, int access)
 {
@@ -813,8 +836,7 @@ static uint32_t hits(const environment *env, uint64_t address, uint64_t size, in
     for (int n = 0; n < 4; n++) {
         uint64_t first = DR(env, n) & ~(length(dr7, n) - 1);
         bool watched = kind(dr7, n) == ON_ACCESS || (kind(dr7, n) == ON_WRITE && access & MEM_WRITE);
-        /* Differences, so that a range at the end of the address space is a range too. */
-        if (enabled(dr7, n) && watched && (address - first < length(dr7, n) || first - address < size))
+        if (enabled(dr7, n) && watched && overlap(address, size, first, length(dr7, n)))
             found |= 1u << n;
     }
     return found;
@@ -832,10 +854,45 @@ static bool watches_data(const environment *env)
 int NAME(cpu_watchpoint_address_matches)(void *cpu, uint64_t address, uint64_t size)
 {
     emu_system *s = by_cpu(cpu);
-    if (!s || !watches_data(s->env))
+    int found = 0;
+    if (!s)
         return 0;
-    return (hits(s->env, address, size, MEM_READ) ? MEM_READ : 0) |
-           (hits(s->env, address, size, MEM_WRITE) ? MEM_WRITE : 0);
+    for (uint32_t n = 0; n < s->watch_count; n++)
+        if (overlap(address, size, s->watches[n].address, s->watches[n].size))
+            found |= (int)s->watches[n].access;
+    if (watches_data(s->env))
+        found |= (hits(s->env, address, size, MEM_READ) ? MEM_READ : 0) |
+                 (hits(s->env, address, size, MEM_WRITE) ? MEM_WRITE : 0);
+    return found;
+}
+
+/* Tell the debugger of an access that it watches. The instruction goes on. */
+void emu_system_accessed(emu_system *s, uint64_t address, uint64_t size, uint32_t access)
+{
+    for (uint32_t n = 0; n < s->watch_count; n++) {
+        const emu_watch *watch = &s->watches[n];
+        if (watch->access & access && overlap(address, size, watch->address, watch->size)) {
+            s->met_address = address - watch->address < watch->size ? address : watch->address;
+            s->met_access = access;
+            ((void (*)(void *))s->met)((void *)s->argument);
+            return;
+        }
+    }
+}
+
+static void tell_of_restart(const emu_system *s)
+{
+    if (s->instruction_blocks)
+        ((void (*)(void *))s->restarts)((void *)s->argument);
+}
+
+/* The library begins an instruction again that has changed its own code. */
+void NAME(cpu_loop_exit_noexc)(void *cpu)
+{
+    emu_system *s = by_cpu(cpu);
+    if (s)
+        tell_of_restart(s);
+    library.leave(cpu);
 }
 
 void NAME(cpu_check_watchpoint)(void *cpu, uint64_t address, uint64_t size, uint32_t attributes, int access,
@@ -860,6 +917,7 @@ void NAME(cpu_check_watchpoint)(void *cpu, uint64_t address, uint64_t size, uint
         address = s->unaligned_at;
         s->unaligned = false;
     }
+    emu_system_accessed(s, address, size, (uint32_t)access & (MEM_READ | MEM_WRITE));
     if (!(found = hits(s->env, address, size, access)))
         return;
     if (U32(s->env, at.eflags) & FLAG_TF || U32(s->env, at.hflags) & HF_TF) {
@@ -869,6 +927,7 @@ void NAME(cpu_check_watchpoint)(void *cpu, uint64_t address, uint64_t size, uint
     s->watch_hits = 0;
     U32(s->env, at.hflags) |= HF_TF;
     library.restore(cpu, caller, true);
+    tell_of_restart(s);
     library.leave(cpu);
 }
 
@@ -966,6 +1025,14 @@ void emu_system_debug_on(emu_system *s)
     memset(s->env + at.debug + 64, 0, 32);
     DR(s->env, 7) = DR7_ALWAYS;
     library.update_dr7(s->env, (uint32_t)dr7);
+    library.forget_addresses(s->cpu);
+}
+
+/* Watch these and no others; at most EMU_WATCHES, while the engine stands still. */
+void emu_system_set_watches(emu_system *s, const emu_watch *watches, uint32_t count)
+{
+    memcpy(s->watches, watches, count * sizeof *watches);
+    s->watch_count = count;
     library.forget_addresses(s->cpu);
 }
 
@@ -1125,16 +1192,17 @@ static void translate_or_hide(disassembly *d, void *cpu)
 
 void NAME(translator_loop)(const operations *theirs, disassembly *d, void *cpu, void *block, int max_instructions)
 {
+    emu_system *s = by_cpu(cpu);
     /* A fault while code was fetched has left through a jump. */
     hiding = false;
-    if (!by_cpu(cpu)) {
+    if (!s) {
         library.loop(theirs, d, cpu, block, max_instructions);
         return;
     }
     translate = theirs->translate;
     ours = *theirs;
     ours.translate = translate_or_hide;
-    library.loop(&ours, d, cpu, block, max_instructions);
+    library.loop(&ours, d, cpu, block, s->instruction_blocks ? 1 : max_instructions);
 }
 
 /* ---- Self-modifying code ---- */
@@ -1319,42 +1387,53 @@ void emu_system_detach(emu_system *s)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 26), // char const *()(void *, void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 35), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 37), // char const *()(void *, void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 46), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // int()(emu_system *, void *, size_t)
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 28), // emu_system *
+/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 42), // int()(emu_system *, void *, size_t)
+/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 39), // emu_system *
 /*  6 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *)
+/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *)
 /* 10 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *, void *, size_t)
+/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, emu_watch const *, uint32_t)
 /* 13 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 14 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 14 */ _CFFI_OP(_CFFI_OP_POINTER, 41), // emu_watch const *
+/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
 /* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system *, void *, void *, void *)
+/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, uint64_t, uint64_t, uint32_t)
 /* 18 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 21 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
 /* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 35), // void()(emu_system_layout const *)
-/* 24 */ _CFFI_OP(_CFFI_OP_POINTER, 29), // emu_system_layout const *
-/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 27), // char const *
-/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 28 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
-/* 29 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_layout
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 34), // uint8_t *
-/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, void *, size_t)
+/* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, void *, void *, void *)
+/* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 31 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 32 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system_layout const *)
+/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 40), // emu_system_layout const *
+/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // char const *
+/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 39 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
+/* 40 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_layout
+/* 41 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_watch
+/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 43 */ _CFFI_OP(_CFFI_OP_POINTER, 44), // uint8_t *
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1367,6 +1446,12 @@ static void _cffi_checkfld_typedef_emu_system(emu_system *p)
   { uint8_t * *tmp = &p->env; (void)tmp; }
   (void)((p->random) | 0);  /* check that 'emu_system.random' is an integer */
   (void)((p->cr4_bits) | 0);  /* check that 'emu_system.cr4_bits' is an integer */
+  (void)((p->instruction_blocks) | 0);  /* check that 'emu_system.instruction_blocks' is an integer */
+  (void)((p->met) | 0);  /* check that 'emu_system.met' is an integer */
+  (void)((p->restarts) | 0);  /* check that 'emu_system.restarts' is an integer */
+  (void)((p->argument) | 0);  /* check that 'emu_system.argument' is an integer */
+  (void)((p->met_address) | 0);  /* check that 'emu_system.met_address' is an integer */
+  (void)((p->met_access) | 0);  /* check that 'emu_system.met_access' is an integer */
 }
 struct _cffi_align_typedef_emu_system { char x; emu_system y; };
 
@@ -1383,6 +1468,75 @@ static void _cffi_checkfld_typedef_emu_system_layout(emu_system_layout *p)
   (void)((p->task_priority) | 0);  /* check that 'emu_system_layout.task_priority' is an integer */
 }
 struct _cffi_align_typedef_emu_system_layout { char x; emu_system_layout y; };
+
+_CFFI_UNUSED_FN
+static void _cffi_checkfld_typedef_emu_watch(emu_watch *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+  (void)((p->address) | 0);  /* check that 'emu_watch.address' is an integer */
+  (void)((p->size) | 0);  /* check that 'emu_watch.size' is an integer */
+  (void)((p->access) | 0);  /* check that 'emu_watch.access' is an integer */
+}
+struct _cffi_align_typedef_emu_watch { char x; emu_watch y; };
+
+static void _cffi_d_emu_system_accessed(emu_system * x0, uint64_t x1, uint64_t x2, uint32_t x3)
+{
+  emu_system_accessed(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_system_accessed(PyObject *self, PyObject *args)
+{
+  emu_system * x0;
+  uint64_t x1;
+  uint64_t x2;
+  uint32_t x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_system_accessed", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, uint32_t);
+  if (x3 == (uint32_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_system_accessed(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_system_accessed _cffi_d_emu_system_accessed
+#endif
 
 static void _cffi_d_emu_system_attach(emu_system * x0, void * x1, void * x2, void * x3)
 {
@@ -1502,7 +1656,7 @@ _cffi_f_emu_system_bind(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(26));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(37));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1747,10 +1901,10 @@ _cffi_f_emu_system_know(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(24), arg0, (char **)&x0);
+      _cffi_type(35), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(24), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1770,15 +1924,82 @@ _cffi_f_emu_system_know(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_system_know _cffi_d_emu_system_know
 #endif
 
+static void _cffi_d_emu_system_set_watches(emu_system * x0, emu_watch const * x1, uint32_t x2)
+{
+  emu_system_set_watches(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_system_set_watches(PyObject *self, PyObject *args)
+{
+  emu_system * x0;
+  emu_watch const * x1;
+  uint32_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_system_set_watches", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(5), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(14), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (emu_watch const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(14), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x2 = _cffi_to_c_int(arg2, uint32_t);
+  if (x2 == (uint32_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_system_set_watches(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_system_set_watches _cffi_d_emu_system_set_watches
+#endif
+
+static int _cffi_const_EMU_WATCHES(unsigned long long *o)
+{
+  int n = (EMU_WATCHES) <= 0;
+  *o = (unsigned long long)((EMU_WATCHES) | 0);  /* check that EMU_WATCHES is an integer */
+  return n;
+}
+
 static const struct _cffi_global_s _cffi_globals[] = {
-  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 17), (void *)_cffi_d_emu_system_attach },
+  { "EMU_WATCHES", (void *)_cffi_const_EMU_WATCHES, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "emu_system_accessed", (void *)_cffi_f_emu_system_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 17), (void *)_cffi_d_emu_system_accessed },
+  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_system_attach },
   { "emu_system_bind", (void *)_cffi_f_emu_system_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_system_bind },
   { "emu_system_debug_off", (void *)_cffi_f_emu_system_debug_off, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_debug_off },
   { "emu_system_debug_on", (void *)_cffi_f_emu_system_debug_on, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_debug_on },
   { "emu_system_detach", (void *)_cffi_f_emu_system_detach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_detach },
   { "emu_system_has_code", (void *)_cffi_f_emu_system_has_code, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 4), (void *)_cffi_d_emu_system_has_code },
-  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 12), (void *)_cffi_d_emu_system_host_wrote },
-  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 23), (void *)_cffi_d_emu_system_know },
+  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_system_host_wrote },
+  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 34), (void *)_cffi_d_emu_system_know },
+  { "emu_system_set_watches", (void *)_cffi_f_emu_system_set_watches, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 12), (void *)_cffi_d_emu_system_set_watches },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -1790,43 +2011,73 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "env", offsetof(emu_system, env),
            sizeof(((emu_system *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 33) },
+           _CFFI_OP(_CFFI_OP_NOOP, 43) },
   { "random", offsetof(emu_system, random),
               sizeof(((emu_system *)0)->random),
-              _CFFI_OP(_CFFI_OP_NOOP, 32) },
+              _CFFI_OP(_CFFI_OP_NOOP, 19) },
   { "cr4_bits", offsetof(emu_system, cr4_bits),
                 sizeof(((emu_system *)0)->cr4_bits),
-                _CFFI_OP(_CFFI_OP_NOOP, 31) },
+                _CFFI_OP(_CFFI_OP_NOOP, 15) },
+  { "instruction_blocks", offsetof(emu_system, instruction_blocks),
+                          sizeof(((emu_system *)0)->instruction_blocks),
+                          _CFFI_OP(_CFFI_OP_NOOP, 15) },
+  { "met", offsetof(emu_system, met),
+           sizeof(((emu_system *)0)->met),
+           _CFFI_OP(_CFFI_OP_NOOP, 45) },
+  { "restarts", offsetof(emu_system, restarts),
+                sizeof(((emu_system *)0)->restarts),
+                _CFFI_OP(_CFFI_OP_NOOP, 45) },
+  { "argument", offsetof(emu_system, argument),
+                sizeof(((emu_system *)0)->argument),
+                _CFFI_OP(_CFFI_OP_NOOP, 45) },
+  { "met_address", offsetof(emu_system, met_address),
+                   sizeof(((emu_system *)0)->met_address),
+                   _CFFI_OP(_CFFI_OP_NOOP, 19) },
+  { "met_access", offsetof(emu_system, met_access),
+                  sizeof(((emu_system *)0)->met_access),
+                  _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "eflags", offsetof(emu_system_layout, eflags),
               sizeof(((emu_system_layout *)0)->eflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 31) },
+              _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "hflags", offsetof(emu_system_layout, hflags),
               sizeof(((emu_system_layout *)0)->hflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 31) },
+              _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "task_register", offsetof(emu_system_layout, task_register),
                      sizeof(((emu_system_layout *)0)->task_register),
-                     _CFFI_OP(_CFFI_OP_NOOP, 31) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "control", offsetof(emu_system_layout, control),
                sizeof(((emu_system_layout *)0)->control),
-               _CFFI_OP(_CFFI_OP_NOOP, 31) },
+               _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "debug", offsetof(emu_system_layout, debug),
              sizeof(((emu_system_layout *)0)->debug),
-             _CFFI_OP(_CFFI_OP_NOOP, 31) },
+             _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "task_priority", offsetof(emu_system_layout, task_priority),
                      sizeof(((emu_system_layout *)0)->task_priority),
-                     _CFFI_OP(_CFFI_OP_NOOP, 31) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 15) },
+  { "address", offsetof(emu_watch, address),
+               sizeof(((emu_watch *)0)->address),
+               _CFFI_OP(_CFFI_OP_NOOP, 19) },
+  { "size", offsetof(emu_watch, size),
+            sizeof(((emu_watch *)0)->size),
+            _CFFI_OP(_CFFI_OP_NOOP, 19) },
+  { "access", offsetof(emu_watch, access),
+              sizeof(((emu_watch *)0)->access),
+              _CFFI_OP(_CFFI_OP_NOOP, 15) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_system", 28, 0,
-    sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 5 },
-  { "$emu_system_layout", 29, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 5, 6 },
+  { "$emu_system", 39, 0,
+    sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 11 },
+  { "$emu_system_layout", 40, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 11, 6 },
+  { "$emu_watch", 41, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_watch), offsetof(struct _cffi_align_typedef_emu_watch, y), 17, 3 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_system", 28 },
-  { "emu_system_layout", 29 },
+  { "emu_system", 39 },
+  { "emu_system_layout", 40 },
+  { "emu_watch", 41 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1836,12 +2087,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  8,  /* num_globals */
-  2,  /* num_struct_unions */
+  11,  /* num_globals */
+  3,  /* num_struct_unions */
   0,  /* num_enums */
-  2,  /* num_typenames */
+  3,  /* num_typenames */
   NULL,  /* no includes */
-  36,  /* num_types */
+  47,  /* num_types */
   0,  /* flags */
 };
 

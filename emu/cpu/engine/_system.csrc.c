@@ -15,12 +15,29 @@ typedef struct {
     uint32_t eflags, hflags, task_register, control, debug, task_priority;
 } emu_system_layout;
 
+/* What a debugger watches: `size` bytes at a linear address; reads (1), stores (2) or both. */
+enum { EMU_WATCHES = 32 };
+typedef struct {
+    uint64_t address, size;
+    uint32_t access;
+} emu_watch;
+
 typedef struct emu_system {
     void *uc;
     void *cpu;
     environment *env;
     uint64_t random;
     uint32_t cr4_bits;
+    /*
+     * For a debugger: each instruction is a block; `met` hears of what is watched, and `restarts` of an instruction that
+     * is given up and begins again at once. Both get the argument.
+     */
+    uint32_t instruction_blocks;
+    emu_watch watches[EMU_WATCHES];
+    uint32_t watch_count;
+    uintptr_t met, restarts, argument;
+    uint64_t met_address;
+    uint32_t met_access;
 
     struct emu_system *next;
     uint32_t watch_hits;
@@ -225,6 +242,12 @@ static uint64_t length(uint64_t dr7, int n)
     return lengths[dr7 >> (18 + 4 * n) & 3];
 }
 
+static bool overlap(uint64_t address, uint64_t size, uint64_t first, uint64_t length)
+{
+    /* Differences, so that a range at the end of the address space is a range too. */
+    return address - first < length || first - address < size;
+}
+
 /* The breakpoints that an access of this kind meets, as bits of DR6. */
 static uint32_t hits(const environment *env, uint64_t address, uint64_t size, int access)
 {
@@ -233,8 +256,7 @@ static uint32_t hits(const environment *env, uint64_t address, uint64_t size, in
     for (int n = 0; n < 4; n++) {
         uint64_t first = DR(env, n) & ~(length(dr7, n) - 1);
         bool watched = kind(dr7, n) == ON_ACCESS || (kind(dr7, n) == ON_WRITE && access & MEM_WRITE);
-        /* Differences, so that a range at the end of the address space is a range too. */
-        if (enabled(dr7, n) && watched && (address - first < length(dr7, n) || first - address < size))
+        if (enabled(dr7, n) && watched && overlap(address, size, first, length(dr7, n)))
             found |= 1u << n;
     }
     return found;
@@ -252,10 +274,45 @@ static bool watches_data(const environment *env)
 int NAME(cpu_watchpoint_address_matches)(void *cpu, uint64_t address, uint64_t size)
 {
     emu_system *s = by_cpu(cpu);
-    if (!s || !watches_data(s->env))
+    int found = 0;
+    if (!s)
         return 0;
-    return (hits(s->env, address, size, MEM_READ) ? MEM_READ : 0) |
-           (hits(s->env, address, size, MEM_WRITE) ? MEM_WRITE : 0);
+    for (uint32_t n = 0; n < s->watch_count; n++)
+        if (overlap(address, size, s->watches[n].address, s->watches[n].size))
+            found |= (int)s->watches[n].access;
+    if (watches_data(s->env))
+        found |= (hits(s->env, address, size, MEM_READ) ? MEM_READ : 0) |
+                 (hits(s->env, address, size, MEM_WRITE) ? MEM_WRITE : 0);
+    return found;
+}
+
+/* Tell the debugger of an access that it watches. The instruction goes on. */
+void emu_system_accessed(emu_system *s, uint64_t address, uint64_t size, uint32_t access)
+{
+    for (uint32_t n = 0; n < s->watch_count; n++) {
+        const emu_watch *watch = &s->watches[n];
+        if (watch->access & access && overlap(address, size, watch->address, watch->size)) {
+            s->met_address = address - watch->address < watch->size ? address : watch->address;
+            s->met_access = access;
+            ((void (*)(void *))s->met)((void *)s->argument);
+            return;
+        }
+    }
+}
+
+static void tell_of_restart(const emu_system *s)
+{
+    if (s->instruction_blocks)
+        ((void (*)(void *))s->restarts)((void *)s->argument);
+}
+
+/* The library begins an instruction again that has changed its own code. */
+void NAME(cpu_loop_exit_noexc)(void *cpu)
+{
+    emu_system *s = by_cpu(cpu);
+    if (s)
+        tell_of_restart(s);
+    library.leave(cpu);
 }
 
 void NAME(cpu_check_watchpoint)(void *cpu, uint64_t address, uint64_t size, uint32_t attributes, int access,
@@ -280,6 +337,7 @@ void NAME(cpu_check_watchpoint)(void *cpu, uint64_t address, uint64_t size, uint
         address = s->unaligned_at;
         s->unaligned = false;
     }
+    emu_system_accessed(s, address, size, (uint32_t)access & (MEM_READ | MEM_WRITE));
     if (!(found = hits(s->env, address, size, access)))
         return;
     if (U32(s->env, at.eflags) & FLAG_TF || U32(s->env, at.hflags) & HF_TF) {
@@ -289,6 +347,7 @@ void NAME(cpu_check_watchpoint)(void *cpu, uint64_t address, uint64_t size, uint
     s->watch_hits = 0;
     U32(s->env, at.hflags) |= HF_TF;
     library.restore(cpu, caller, true);
+    tell_of_restart(s);
     library.leave(cpu);
 }
 
@@ -386,6 +445,14 @@ void emu_system_debug_on(emu_system *s)
     memset(s->env + at.debug + 64, 0, 32);
     DR(s->env, 7) = DR7_ALWAYS;
     library.update_dr7(s->env, (uint32_t)dr7);
+    library.forget_addresses(s->cpu);
+}
+
+/* Watch these and no others; at most EMU_WATCHES, while the engine stands still. */
+void emu_system_set_watches(emu_system *s, const emu_watch *watches, uint32_t count)
+{
+    memcpy(s->watches, watches, count * sizeof *watches);
+    s->watch_count = count;
     library.forget_addresses(s->cpu);
 }
 
@@ -545,16 +612,17 @@ static void translate_or_hide(disassembly *d, void *cpu)
 
 void NAME(translator_loop)(const operations *theirs, disassembly *d, void *cpu, void *block, int max_instructions)
 {
+    emu_system *s = by_cpu(cpu);
     /* A fault while code was fetched has left through a jump. */
     hiding = false;
-    if (!by_cpu(cpu)) {
+    if (!s) {
         library.loop(theirs, d, cpu, block, max_instructions);
         return;
     }
     translate = theirs->translate;
     ours = *theirs;
     ours.translate = translate_or_hide;
-    library.loop(&ours, d, cpu, block, max_instructions);
+    library.loop(&ours, d, cpu, block, s->instruction_blocks ? 1 : max_instructions);
 }
 
 /* ---- Self-modifying code ---- */

@@ -10,14 +10,27 @@ class emu_system_layout:
     debug: int
     task_priority: int
 
+class emu_watch:
+    address: int
+    size: int
+    access: int
+
 class emu_system:
     uc: Pointer
     cpu: Pointer
     env: Pointer
     random: int
     cr4_bits: int
+    instruction_blocks: int
+    met: int
+    restarts: int
+    argument: int
+    met_address: int
+    met_access: int
 
 class _Lib:
+    EMU_WATCHES: int
+
     @staticmethod
     def emu_system_bind(library: Pointer, translation: Pointer, /) -> Pointer: ...
     @staticmethod
@@ -30,6 +43,10 @@ class _Lib:
     def emu_system_debug_off(s: emu_system, /) -> None: ...
     @staticmethod
     def emu_system_debug_on(s: emu_system, /) -> None: ...
+    @staticmethod
+    def emu_system_set_watches(s: emu_system, watches: emu_watch, count: int, /) -> None: ...
+    @staticmethod
+    def emu_system_accessed(s: emu_system, address: int, size: int, access: int, /) -> None: ...
     @staticmethod
     def emu_system_has_code(s: emu_system, host: Pointer, size: int, /) -> int: ...
     @staticmethod

@@ -135,6 +135,7 @@ typedef struct {
     const uint64_t *control; /* CR0 to CR4 */
     const uint32_t *hflags;
     struct store_log *log;
+    struct watch *watch;
     int look_for_tables;
     table *tables;
     size_t table_count, table_room;
@@ -167,6 +168,9 @@ void emu_trace_unknown_read(void *owner, uint64_t unit, uint32_t bytes);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
 emu_trace_site *emu_trace_new_instruction(void *owner, uint64_t pc);
 void emu_trace_stop(void *owner, int why);
+
+struct watch;
+static void ask_for(struct watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller);
 
 static uint64_t reg(emu_trace *t, int id)
 {
@@ -692,6 +696,12 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
     count_block(t, address);
 }
 
+/* As many blocks as the budget allows have begun. */
+void emu_trace_at_budget(void *trace)
+{
+    emu_trace_stop(((emu_trace *)trace)->owner, EMU_TRACE_BUDGET);
+}
+
 static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *user)
 {
     (void)uc, (void)address, (void)size;
@@ -810,6 +820,28 @@ static unsigned pieces_of(emu_trace *t, uint64_t address, unsigned size, uint64_
     return 2;
 }
 
+/* These bytes of a unit are being read: note those that are unknown, when it is known what they hold. */
+static void note_unknown(emu_trace *t, struct watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller)
+{
+    uint64_t at = number_of(t, unit), mask;
+    const region *r;
+    bytes = at < t->units ? t->unknown[at] & bytes : 0;
+    r = bytes ? region_of(t, unit) : NULL;
+    if (!r)
+        return;
+    if (bytes & t->asked[at] & ~t->given[at]) { /* which puts them into memory */
+        if (w)
+            ask_for(w, unit, bytes, caller);
+        else
+            emu_trace_unknown_read(t->owner, unit, bytes);
+    }
+    learn(t, unit, bytes);
+    mask = mask_of(bytes);
+    emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
+}
+
+#include "watched.h"
+
 static void on_read(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
     emu_trace *t = user;
@@ -820,18 +852,8 @@ static void on_read(void *uc, int type, uint64_t address, int size, int64_t valu
         if (starts[n] - t->base >= t->units * 8)
             continue;
         emu_trace_note_access(t);
-        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8) {
-            uint64_t at = number_of(t, unit), mask;
-            uint8_t bytes = at < t->units ? t->unknown[at] & bytes_in(unit, starts[n], sizes[n]) : 0;
-            const region *r = bytes ? region_of(t, unit) : NULL;
-            if (!r)
-                continue;
-            if (bytes & t->asked[at] & ~t->given[at])
-                emu_trace_unknown_read(t->owner, unit, bytes); /* which puts them into memory */
-            learn(t, unit, bytes);
-            mask = mask_of(bytes);
-            emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
-        }
+        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
+            note_unknown(t, NULL, unit, bytes_in(unit, starts[n], sizes[n]), 0);
     }
 }
 
@@ -876,7 +898,8 @@ const char *emu_trace_bind(void *handle)
         {"uc_ctl", &library.control},
     };
     const char *missing = LOOK_UP_PUBLIC(handle, wanted);
-    return missing ? missing : bind_log(handle);
+    missing = missing ? missing : bind_log(handle);
+    return missing ? missing : bind_watch(handle);
 }
 
 int emu_trace_open(emu_trace *t, void *uc)
@@ -895,6 +918,8 @@ void emu_trace_close(emu_trace *t)
 {
     if (t->log)
         close_log(t->log);
+    if (t->watch)
+        close_watch(t->watch);
     for (unsigned n = 0; t->blocks_seen && n < BUCKETS; n++)
         while (t->blocks_seen[n]) {
             block *next = t->blocks_seen[n]->next;
@@ -1009,6 +1034,8 @@ int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
         madvise(t->asked, t->units, MADV_DONTNEED) || madvise(t->given, t->units, MADV_DONTNEED))
         return -errno;
     t->touches = t->read_count = 0;
+    if (t->watch)
+        watch_again(t->watch);
     for (size_t n = 0; n < count; n++) {
         uint64_t at = number_of(t, units[n]);
         if (at < t->units)

@@ -22,6 +22,7 @@ class emu_trace:
     count: int
     limit: int
     blocks: int
+    budget: int
     stop_block: int
     first_access: int
     starved: int
@@ -111,6 +112,12 @@ class _Lib:
     def emu_trace_learn_generator(t: emu_trace, generator: Pointer, /) -> int: ...
     @staticmethod
     def emu_trace_start_log(t: emu_trace, cpu: Pointer, env: Pointer, observed: Pointer, /) -> int: ...
+    @staticmethod
+    def emu_trace_watch(t: emu_trace, cpu: Pointer, env: Pointer, watched: Pointer, /) -> int: ...
+    @staticmethod
+    def emu_trace_executes(t: emu_trace, /) -> int: ...
+    @staticmethod
+    def emu_trace_at_budget(trace: Pointer, /) -> None: ...
     @staticmethod
     def emu_trace_track(t: emu_trace, base: int, size: int, /) -> int: ...
     @staticmethod

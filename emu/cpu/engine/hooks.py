@@ -6,7 +6,7 @@ Nothing here is linked against Unicorn: C looks its functions up when the librar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from emu.cpu.engine._hooks import ffi, lib
@@ -24,8 +24,11 @@ TIMER = lib.EMU_TIMER
 WINDOW = lib.EMU_WINDOW
 SERVICE = lib.EMU_SERVICE
 HALT = lib.EMU_HALT
+BREAKPOINT = lib.EMU_BREAKPOINT
+STEP = lib.EMU_STEP
+WATCH = lib.EMU_WATCH
 
-NO_DEADLINE = (1 << 64) - 1
+NO_DEADLINE = NEVER = (1 << 64) - 1
 DELIVERY_NS: int = lib.EMU_DELIVERY_NS
 """An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline."""
 _RUNNING = "it is used while the guest runs"
@@ -74,6 +77,7 @@ class Engine:
         self._owner = ffi.new_handle(self)
         self._e.owner = self._owner
         self._scratch: Any = ffi.new("uint64_t[4]")
+        self._breakpoints: Any = None  # kept alive for C
 
     @property
     def handle(self) -> int:
@@ -247,6 +251,60 @@ class Engine:
         assert not self.running, _RUNNING
         _check(lib.emu_engine_flush(self._e), "drop translated code")
 
+    # For a debugger
+
+    def debug(self, instructions: int, until: int) -> None:
+        """Count instructions from ``instructions`` that have begun, and stop with STEP when ``until`` have.
+
+        The caller has made each instruction a block.
+        """
+        lib.emu_engine_debug(self._e, instructions, until)
+
+    def set_breakpoints(self, addresses: Iterable[int]) -> None:
+        """Stop with BREAKPOINT before the instructions at these linear addresses."""
+        ordered = sorted(addresses)
+        self._breakpoints = ffi.new("uint64_t[]", ordered)
+        lib.emu_engine_set_breakpoints(self._e, self._breakpoints, len(ordered))
+
+    @property
+    def instructions(self) -> int:
+        """How many have begun; one that faults and is tried again counts twice, REP once for each turn."""
+        return lib.emu_engine_instructions(self._e)
+
+    def hold(self, held: bool) -> None:
+        """After BREAKPOINT or STEP: the next instruction begins before deadline, interrupt or breakpoint are looked at.
+
+        They were looked at when it was announced.
+        """
+        lib.emu_engine_hold(self._e, held)
+
+    def take_debug_reason(self) -> int:
+        """BREAKPOINT, STEP or WATCH, once; 0 for none of them."""
+        found = self._e.reason & (BREAKPOINT | STEP | WATCH)
+        self._e.reason &= ~found
+        return found
+
+    @property
+    def announced(self) -> bool:
+        """The instruction at RIP was announced, and has not begun."""
+        return bool(lib.emu_engine_announced(self._e))
+
+    @property
+    def held(self) -> bool:
+        return bool(lib.emu_engine_held(self._e))
+
+    @property
+    def debug_functions(self) -> tuple[int, int, int]:
+        """Addresses of two C functions and their argument: to stop with WATCH behind the instruction that is executed,
+        and to say that it begins again.
+        """
+        met, restarts = ffi.addressof(lib, "emu_engine_watch_met"), ffi.addressof(lib, "emu_engine_restarts")
+        return (
+            int(ffi.cast("uintptr_t", met)),
+            int(ffi.cast("uintptr_t", restarts)),
+            int(ffi.cast("uintptr_t", self._e)),
+        )
+
     # Clock
 
     def start_clock(self) -> None:
@@ -266,6 +324,12 @@ class Engine:
         assert not self.running, _RUNNING
         lib.emu_engine_watch_blocks(self._e, testing)
         _check(lib.emu_engine_prepare(self._e), "watch blocks")
+
+    def count_blocks(self, count: int, limit: int, function: int, argument: int) -> None:
+        """Count the blocks that begin, in a number at the first address. From the number at the second on, the C
+        function at the third is called for each, with the argument. After ``watch_blocks``.
+        """
+        lib.emu_engine_count_blocks(self._e, count, limit, function, argument)
 
     def now(self) -> int:
         return lib.emu_engine_now(self._e)

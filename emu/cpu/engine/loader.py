@@ -1,10 +1,10 @@
 """Loads Unicorn's library with definitions of ours before its own.
 
 Unicorn's library calls its internals through global symbols, so definitions of the same names in a library that was
-loaded before, and is visible, are used instead: nothing is patched. Four modules have such definitions: ``_x87`` and
+loaded before, and is visible, are used instead: nothing is patched. Five modules have such definitions: ``_x87`` and
 ``_sse`` execute instructions on the host's own units, ``_translate`` sits between the translator and its code
-generator, and ``_system`` has what Unicorn leaves out. What they need to know about the library is looked up and
-measured when it is loaded, in well under a millisecond.
+generator, ``_system`` has what Unicorn leaves out, and ``_accesses`` tells of accesses to watched pages. What they need
+to know about the library is looked up and measured when it is loaded, in well under a millisecond.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from emu.cpu.engine import _hooks, _sse, _system, _translate, _x87
+from emu.cpu.engine import _accesses, _hooks, _sse, _system, _translate, _x87
 from emu.errors import HostError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _ffi, _lib = _hooks.ffi, _hooks.lib
 
-_INTERPOSED = (_system.__file__, _translate.__file__, _x87.__file__, _sse.__file__)
-"""In the order in which a symbol is looked for. ``_system`` and ``_translate`` have three names in common."""
+_INTERPOSED = (_accesses.__file__, _system.__file__, _translate.__file__, _x87.__file__, _sse.__file__)
+"""In the order in which a symbol is looked for. The first three have names in common, and call each other there."""
 
 
 class Library:
@@ -72,8 +72,9 @@ def _load_copy(path: str) -> Library:
 
 def bind_all(library: Library) -> None:
     """Let every module that a plain run needs find what it calls; HostError when ``library`` is not as they know it."""
-    between = Library(_translate.__file__)
+    between, system = Library(_translate.__file__), Library(_system.__file__)
     bind(_hooks.ffi, _hooks.lib.emu_hooks_bind, library)
+    bind(_accesses.ffi, _accesses.lib.emu_accesses_bind, library, system, between)
     bind(_system.ffi, _system.lib.emu_system_bind, library, between)
     bind(_translate.ffi, _translate.lib.emu_translate_bind, library)
     bind(_x87.ffi, _x87.lib.emu_x87_bind, library)

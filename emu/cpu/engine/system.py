@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from emu.cpu.engine._system import ffi, lib
+from emu.errors import UsageError
 
 if TYPE_CHECKING:
     from emu.cpu.engine._system import emu_system
+
+READ, WRITE = 1, 2
 
 LAYOUT: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("emu_system_layout").fields)
 """The offsets that ``know`` needs."""
@@ -63,6 +66,30 @@ class System:
     def breakpoints_on(self) -> None:
         """Afterwards: make them work."""
         lib.emu_system_debug_on(self._s)
+
+    def debug(self, met: int, restarts: int, argument: int) -> None:
+        """Make each instruction a block from now on; code translated before is the caller's to drop.
+
+        C functions at these addresses hear, with ``argument``, of an access to what is watched (``met``), and of an
+        instruction that is given up and begins again at once (``restarts``).
+        """
+        self._s.instruction_blocks = 1
+        self._s.met, self._s.restarts, self._s.argument = met, restarts, argument
+
+    def set_watches(self, watches: Sequence[tuple[int, int, int]]) -> None:
+        """Watch these and no others: linear address, size, and READ, WRITE or both. UsageError for too many."""
+        if len(watches) > lib.EMU_WATCHES:
+            raise UsageError(f"{len(watches)} watchpoints are too many", f"use at most {lib.EMU_WATCHES}")
+        lib.emu_system_set_watches(self._s, ffi.new("emu_watch[]", list(watches)), len(watches))
+
+    def accessed(self, address: int, size: int, access: int) -> None:
+        """The processor itself has read or stored there, in no instruction's code."""
+        lib.emu_system_accessed(self._s, address, size, access)
+
+    @property
+    def met(self) -> tuple[int, int]:
+        """The watched linear address that was accessed last, and whether by READ or WRITE."""
+        return self._s.met_address, self._s.met_access
 
     @property
     def code_check(self) -> tuple[int, int]:

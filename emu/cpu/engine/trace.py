@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from emu.cpu.engine import _translate, library, loader
+from emu.cpu.engine import _accesses, _translate, library, loader
 from emu.cpu.engine._trace import ffi, lib
 from emu.cpu.registers import GENERAL
 from emu.errors import HostError
@@ -181,7 +181,7 @@ class Tracer:
         """Look up how translated code is made, once for the process; the engine must be the one opened last. Whether
         it is made as it is known here, without which ``record`` uses hooks.
         """
-        generator = ffi.cast("void **", _between("emu_last_generator"))[0]
+        generator = ffi.cast("void **", _between(_translate.__file__, "emu_last_generator"))[0]
         return bool(lib.emu_trace_learn_generator(self._t, generator))
 
     def record(self, *, by_hooks: bool) -> bool:
@@ -191,7 +191,8 @@ class Tracer:
         """
         if not by_hooks:
             cpu, state = ffi.cast("void *", self._places.cpu), ffi.cast("void *", self._places.state)
-            if not lib.emu_trace_start_log(self._t, cpu, state, ffi.cast("void *", _between("emu_observed"))):
+            observed = ffi.cast("void *", _between(_translate.__file__, "emu_observed"))
+            if not lib.emu_trace_start_log(self._t, cpu, state, observed):
                 return True
         self.before_hooks()
         self._hook(_ON_STORE, _HOOK_MEM_WRITE)
@@ -210,6 +211,27 @@ class Tracer:
         if record:
             self._hook(_ON_STORE, _HOOK_MEM_WRITE)
         self._hook(_ON_BLOCK_WATCHING if record else _ON_BLOCK, _HOOK_BLOCK)
+
+    def watch_pages(self) -> bool:
+        """Report reads of unknown bytes, without hooks: only pages that have such bytes are slow. Memory that is put
+        back must be made known to the CPU. False when another tracer of this process does so. Before running.
+        """
+        cpu, state = ffi.cast("void *", self._places.cpu), ffi.cast("void *", self._places.state)
+        watched = ffi.cast("void *", _between(_accesses.__file__, "emu_watched"))
+        return not lib.emu_trace_watch(self._t, cpu, state, watched)
+
+    @property
+    def executes(self) -> bool:
+        """Whether code in logged memory was executed since ``watch_pages``."""
+        return bool(lib.emu_trace_executes(self._t))
+
+    @property
+    def counter(self) -> tuple[int, int, int, int]:
+        """For ``Cpu.count_blocks``, which must count where no hook does: what is done at the budget."""
+        count, limit = ffi.addressof(self._t, "blocks"), ffi.addressof(self._t, "budget")
+        places = (count, limit, ffi.addressof(lib, "emu_trace_at_budget"), self._t)
+        first, second, third, fourth = (int(ffi.cast("uintptr_t", place)) for place in places)
+        return first, second, third, fourth
 
     # Code
 
@@ -408,9 +430,9 @@ def cut(reads: bytes, *, ends: int, among: int, longest: int) -> Sequence[int]:
     return [_READ * end for end in memoryview(ffi.buffer(cuts)).cast("Q")[:found]] if found else ()
 
 
-def _between(name: str) -> int:
-    """The host address of a variable of the module between Unicorn's translator and its code generator."""
-    return loader.Library(_translate.__file__).symbol(name)
+def _between(module: str, name: str) -> int:
+    """The host address of a variable of one of the modules that stand before Unicorn's functions."""
+    return loader.Library(module).symbol(name)
 
 
 def _guarded(owner: Pointer, call: Callable[[Tracer], None]) -> None:

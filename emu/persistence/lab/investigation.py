@@ -28,6 +28,7 @@ from emu.persistence.lab.promised import unkept
 from emu.persistence.lab.recorder import TRACE_FULL
 from emu.persistence.lab.recovery import judge
 from emu.persistence.lab.resume import KeptRuns
+from emu.persistence.lab.told import with_prints
 from emu.persistence.lab.workload import Contents, Workload, record
 from emu.persistence.model.distinct import count_distinct
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, units_of
@@ -50,7 +51,8 @@ class Question:
     is the same failure on every host. One that waits without running is bounded by ``workload_timeout`` too.
 
     Power fails from ``start`` to ``stop`` only (see ``model.operations.window``). With ``durable_when_done`` what a
-    finished operation stored must be durable when it says that it is done.
+    finished operation stored must be durable when it says that it is done. With ``feed_printed`` recovery reads on its
+    standard input what the workload had printed.
 
     With ``linux`` both machines get its kernel, and its commands are workload and recovery.
     """
@@ -67,6 +69,7 @@ class Question:
     start: str | None = None
     stop: str | None = None
     durable_when_done: bool = False
+    feed_printed: bool = False
     linux: Request | None = None
 
     @property
@@ -226,13 +229,16 @@ def _answer(
     on_cause: OnCause | None,
     kept: resume.KeptRuns | None,
 ) -> Answer:
-    workload = workload or record(
-        question.workload,
-        timeout=question.workload_timeout,
-        event_limit=question.event_limit,
-        interruption=interruption,
-        scene=scene,
-    )
+    if workload is None:
+        workload = record(
+            question.workload,
+            timeout=question.workload_timeout,
+            event_limit=question.event_limit,
+            interruption=interruption,
+            scene=scene,
+        )
+        if question.feed_printed:
+            workload = with_prints(workload)
     if workload.began_with is not None:
         question = replace(question, workload=workload.began_with, recovery=workload.began_with)
     observe = _observed_units(question, workload)
@@ -240,7 +246,8 @@ def _answer(
     happened = workload.events[: part.last]
     timeline = build(happened, question.rules, part.first)
     task = Task(question.recovery, workload.dimms, happened, question.rules, question.budget,
-                question.workload_timeout, question.limits.depth > 1, part.first, scene is not None)  # fmt: skip
+                question.workload_timeout, question.limits.depth > 1, part.first, scene is not None,
+                question.feed_printed)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, interruption)
     live = None
@@ -313,7 +320,7 @@ def _made_with(question: Question, workload: Workload, part: Window, initial: Co
         "content of an NVDIMM": resume.digest(*(initial.view(number) for number in range(len(workload.dimms)))),
         "value of an option": resume.digest(
             bare(question.workload), bare(question.recovery), question.rules, question.observe, question.limits.depth,
-            question.budget, question.workload_timeout, question.event_limit, part,
+            question.budget, question.workload_timeout, question.event_limit, part, question.feed_printed,
         ),
         "recorded run": resume.digest(workload.events),
     }  # fmt: skip

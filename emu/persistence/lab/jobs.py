@@ -25,6 +25,7 @@ from emu.persistence.lab.explore import LocalWorker
 from emu.persistence.lab.growth import Branch, End, Grown, Growth, Interrupted, Job, Run, execute
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.lab.told import pieces
 from emu.persistence.lab.workload import Contents, Dimm
 from emu.persistence.model.events import Event
 from emu.persistence.model.rules import Rules
@@ -39,7 +40,7 @@ _POLL_S = 0.2
 @dataclass(frozen=True)
 class Task:
     """All that a worker must know: the machine that recovers, the workload's trace and the rules; power fails from
-    event ``first`` on. ``linux``: recovery is a Linux machine's command.
+    event ``first`` on. ``linux``: recovery is a Linux machine's command. ``feed_printed``: it gets what was printed.
 
     ``key`` names the investigation. What a worker keeps belongs to that one: the next may find the same paths with
     other bytes behind them.
@@ -54,6 +55,7 @@ class Task:
     record: bool
     first: int = 0
     linux: bool = False
+    feed_printed: bool = False
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @cached_property
@@ -81,6 +83,7 @@ class Session:
             record=task.record,
             interruption=interruption,
             linux=task.linux,
+            printed=pieces(task.events) if task.feed_printed else None,
         )
 
     def local_worker(self) -> LocalWorker:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from emu.persistence.lab.explore import Verdict
 from emu.persistence.lab.memories import Memories
 from emu.persistence.model.crashstate import CrashState, Initial, Read
-from emu.persistence.model.events import UNIT, Event, Fence, LabelWrite, Store, WriteBack, split
+from emu.persistence.model.events import UNIT, Event, Fence, LabelWrite, Store, Told, WriteBack, split
 from emu.persistence.model.image import Image
 from emu.persistence.model.repairs import Editor, Repair
 from emu.persistence.model.timeline import Timeline
@@ -198,41 +199,44 @@ class Namer:
         rules = self._timeline.rules
         if not rules.flushes_count:
             repair = self.editor.durable(scene.lost, scene.crash)
-            why = "nothing makes the store persist before a later one, which did"
-            return self._if_repaired(ORDERING, why, scene, repair)
+            return self._if_repaired(
+                ORDERING, lambda later: f"nothing makes the store persist before {later}, which did", scene, repair
+            )
         fenced = self.editor.fenced(scene.lost, scene.crash)
         if fenced is not None:
-            cause = self._if_repaired(MISSING_FENCE, self._why_no_fence(scene), scene, fenced)
+            cause = self._if_repaired(MISSING_FENCE, partial(self._why_no_fence, scene), scene, fenced)
             if cause is not None:
                 return cause
         if not self.editor.flushes_help(scene.lost):
             return None
         repair = self.editor.durable(scene.lost, scene.crash)
-        return self._if_repaired(MISSING_FLUSH, self._why_no_flush(scene), scene, repair)
+        return self._if_repaired(MISSING_FLUSH, partial(self._why_no_flush, scene), scene, repair)
 
-    def _if_repaired(self, kind: str, why: str, scene: Scene, repair: Repair) -> Cause | None:
+    def _if_repaired(self, kind: str, why: Callable[[str], str], scene: Scene, repair: Repair) -> Cause | None:
         if not repair.rules_out(scene.path, scene.after):
             return None
-        return Cause(kind, why, scene.lost, self._later(scene), repair)
+        persisted = self._later(scene)
+        told = persisted is not None and isinstance(self._events[persisted], Told)
+        return Cause(kind, why("what was printed" if told else "a later store"), scene.lost, persisted, repair)
 
-    def _why_no_fence(self, scene: Scene) -> str:
+    def _why_no_fence(self, scene: Scene, later: str) -> str:
         number, store = next((n, event) for n in scene.lost if isinstance(event := self._events[n], Store))
         if store.nt:
-            later = any(isinstance(event, Fence | WriteBack) for event in self._events[number + 1 :])
-            when = "only after a later store" if later else "never"
+            fenced = any(isinstance(event, Fence | WriteBack) for event in self._events[number + 1 :])
+            when = f"only after {later}" if fenced else "never"
             return f"a fence follows the non-temporal store {when}, so it can wait in a write-combining buffer"
         if not self.editor.flushes_help(scene.lost):
             return "no fence waits for the store to leave the store buffer before what came to the medium past it"
-        return "the line was flushed, but no fence waits for the flush before a later store"
+        return f"the line was flushed, but no fence waits for the flush before {later}"
 
-    def _why_no_flush(self, scene: Scene) -> str:
+    def _why_no_flush(self, scene: Scene, later: str) -> str:
         root = min(scene.image.roots)
         line = root.unit & -CACHE_LINE
         if self.editor.flush_after(root.event, line) is None:
             early = self.editor.flushed_before(root.event, line)
             hint = "; its line was flushed before the store, which is too early" if early else ""
             return f"the line of the store is never flushed after it{hint}"
-        return "the line of the store is flushed only after a later store, which persisted without it"
+        return f"the line of the store is flushed only after {later}, which persisted without it"
 
     def _torn(self, scene: Scene) -> Cause | None:
         """A part of a store persisted without the others."""
@@ -341,6 +345,6 @@ class Namer:
     def _units(self, number: int) -> list[int]:
         """What event ``number`` stores to."""
         event = self._events[number]
-        return (
-            [unit for unit, _, _ in split(event.address, event.data)] if isinstance(event, Store | LabelWrite) else []
-        )
+        if not isinstance(event, Store | LabelWrite | Told):
+            return []
+        return [unit for unit, _, _ in split(event.address, event.data)]

@@ -29,7 +29,7 @@ from emu.persistence.model.events import (
     WriteBackKind,
     label_address,
 )
-from emu.persistence.model.operations import Mark
+from emu.persistence.model.operations import Mark, Print
 from emu.units import PAGE
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Recording:
     def __init__(self, machine: Machine, *, log_limit: int = 1 << 22) -> None:
         self._machine = machine
         self._label_writes: list[LabelWrite] = []
-        self._marks: list[tuple[int, str, int]] = []
+        self._said: list[tuple[int, tuple[str, int] | bytes]] = []
         self.on_label_read: OnLabels = lambda dimm, offset, length: None
         self.on_label_write: OnLabels = lambda dimm, offset, length: None
         cpu = machine.cpu
@@ -138,17 +138,32 @@ class Recording:
 
     def marked(self, kind: str, operation: int) -> None:
         """The guest has said that an operation begins or is done (``OnMark`` of ``emu.devices.operations``)."""
-        self._marks.append((self.tracer.count, kind, operation))
+        self._said.append((self.tracer.count, (kind, operation)))
 
-    def marks(self, positions: Sequence[int]) -> list[Mark]:
-        """What the guest has said; ``positions`` are those of ``numbered_events``."""
-        return [Mark(bisect_left(positions, entries), kind, operation) for entries, kind, operation in self._marks]
+    def printed(self, data: bytes) -> None:
+        """The guest has printed ``data``."""
+        self._said.append((self.tracer.count, data))
+
+    def said(self, positions: Sequence[int]) -> list[Mark | Print]:
+        """What the guest has said, in its order; ``positions`` are those of ``numbered_events``. What was printed
+        without an event or a mark in between is one piece, but a line's end ends it.
+        """
+        found: list[Mark | Print] = []
+        for entries, what in self._said:
+            event, last = bisect_left(positions, entries), found[-1] if found else None
+            if isinstance(what, tuple):
+                found.append(Mark(event, *what))
+            elif isinstance(last, Print) and last.event == event and not last.text.endswith(b"\n"):
+                found[-1] = Print(event, last.text + what)
+            else:
+                found.append(Print(event, what))
+        return found
 
     def clear(self) -> None:
         """Start a new log, from the same memory."""
         self.tracer.clear()
         self._label_writes.clear()
-        self._marks.clear()
+        self._said.clear()
 
     def numbered_events(self) -> Iterator[tuple[int, Event]]:
         """What was logged so far as events, each with the position of its first entry."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,17 +24,19 @@ from emu.cpu import StopKind
 from emu.cpu.engine import trace
 from emu.cpu.known_ports import KnownPorts
 from emu.cpu.snapshot import Snapshot
+from emu.devices.uart16550 import Uart16550
 from emu.linux.protocol import Message, Role
 from emu.persistence.lab import recorder
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.explore import Answer, Interrupted, Run, Settled, Verdict
+from emu.persistence.lab.input import Input
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.linux import Talk
 from emu.persistence.lab.spinning import SpinWatch
 from emu.persistence.lab.tree import Reads
 from emu.persistence.lab.undo import Undo
 from emu.persistence.lab.watchdog import Watchdog
-from emu.persistence.model.events import UNIT, Event, label_address, units_of
+from emu.persistence.model.events import UNIT, Event, is_told, label_address, units_of
 from emu.units import PAGE
 
 if TYPE_CHECKING:
@@ -96,6 +99,9 @@ class MachineRecovery:
     real time, for those that wait rather than run; ``record`` keeps its trace. ``linux``: the kernel boots once, and a
     run begins when the file systems are about to be mounted.
 
+    ``printed``: what recovery can read on its standard input (COM1), as far as the words of the model say that it is
+    out.
+
     An ``interruption`` ends a run with ``Interrupted``. Close it: it holds a machine.
     """
 
@@ -108,7 +114,9 @@ class MachineRecovery:
         record: bool = False,
         interruption: Interruption | None = None,
         linux: bool = False,
+        printed: list[bytes] | None = None,
     ) -> None:
+        self._input = None if printed is None else Input(printed, self._ask_told)
         self._config = private(config)
         self._linux = linux
         self._budget = budget
@@ -222,6 +230,8 @@ class MachineRecovery:
             self._check.verify((event for _, event in events), _contents(reads))
         if self._recording.tracer.has_tables:
             self._caveat = _WALKS
+        if self._recording.tracer.executes:
+            self._caveat = _EXECUTES
         return Run(reads, verdict, events, self._caveat)
 
     def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
@@ -250,6 +260,10 @@ class MachineRecovery:
             machine.close()
             raise
         recording.on_label_read = recording.on_label_write = lambda *place: recording.tracer.note_access()
+        if self._input is not None:
+            uart = machine.devices["com1"]
+            assert isinstance(uart, Uart16550)
+            uart.supply(partial(self._feed, recording.tracer))
         return machine, recording
 
     def _drive(
@@ -295,8 +309,8 @@ class MachineRecovery:
         self._undo = Undo(machine)
         if self._record:
             self._check = MemoryCheck(machine, self._config, tracer, self._undo)
-        self._spins = SpinWatch(machine, tracer, self._undo)
-        if machine.is_quiet and not self._linux:
+        self._spins = SpinWatch(machine, tracer, self._undo, self._taken)
+        if machine.is_quiet and not self._linux and self._input is None:
             # What the NVDIMMs' _DSM answers is in memory.
             self._ports = KnownPorts(machine.cpu, DSM, self._ended_by_device)
             machine.be_quiet()
@@ -346,7 +360,11 @@ class MachineRecovery:
             return False
         talk.play(Role.RECOVERY)
         self._recording = recorder.Recording(machine)
-        self._recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
+        tracer = self._recording.tracer
+        if self._record or not tracer.watch_pages():
+            tracer.watch_reads(recorder.spans(machine), record=self._record)
+        else:
+            machine.cpu.count_blocks(tracer.counter)
         machine.cpu.invalidate(0, 1)
         self._block = 0
         return True
@@ -397,6 +415,8 @@ class MachineRecovery:
         self._spins.start(self._budget)
         self._labels_known.clear()
         self._caveat = ""
+        if self._input is not None:
+            self._input.rewind()
 
     def _forget_code(self) -> None:
         """What was translated from pages that are put back is of another run: a kernel changes code, loads programs."""
@@ -430,6 +450,25 @@ class MachineRecovery:
                 self._recording.tracer.note_read(unit, unknown, value)
         self._know_labels(dimm, offset, length)
 
+    def _feed(self, tracer: Tracer) -> bytes:
+        """The guest looks for input. Before the first access that is what stops it there."""
+        assert self._input is not None
+        if self._snapshot is None:
+            tracer.note_access()
+            return b""
+        return self._input.read()
+
+    def _taken(self) -> int:
+        """How much of its input the guest has read."""
+        return 0 if self._input is None else self._input.taken
+
+    def _ask_told(self, unit: int, mask: int) -> int:
+        if self._tracked is None or unit not in self._tracked:
+            return 0
+        value = self._answer(unit, mask)
+        self._recording.tracer.note_read(unit, mask, value)
+        return value
+
     def _know_labels(self, dimm: int, offset: int, length: int) -> None:
         for unit, mask in units_of(label_address(dimm, offset), length):
             self._labels_known[unit] = self._labels_known.get(unit, 0) | mask
@@ -460,9 +499,11 @@ class MachineRecovery:
 
 
 def _contents(reads: Iterable[Read]) -> dict[int, tuple[int, int]]:
-    """What reads tell of each unit: ``(mask, value)``."""
+    """What reads tell of each unit of memory: ``(mask, value)``."""
     contents: dict[int, tuple[int, int]] = {}
     for unit, mask, value in reads:
+        if is_told(unit):
+            continue
         before = contents.get(unit, (0, 0))
         contents[unit] = before[0] | mask, before[1] | value
     return contents

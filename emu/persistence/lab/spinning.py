@@ -2,13 +2,13 @@
 
 A machine that comes back to the same instruction with the same registers, memory and devices does the same again, for
 ever, since nothing comes from outside. (Virtual time is part of the state from the first moment that anybody asks for
-it.) From time to time, rarer the longer the guest runs, it is watched for some basic blocks. Of memory the pages that
-the run has stored to are compared.
+it: then nothing is watched any more.) From time to time, rarer the longer the guest runs, it is watched for some basic
+blocks. Of memory the pages that the run has stored to are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.cpu.engine.trace import Tracer
@@ -39,6 +39,7 @@ _Page = tuple[int, int]
 class _State(NamedTuple):
     """All that decides what the machine does next, but for pages that the run has not stored to."""
 
+    outside: object
     cpu: SavedState
     devices: dict[str, SavedState]
     pages: dict[_Page, bytes]
@@ -46,10 +47,14 @@ class _State(NamedTuple):
 
 class SpinWatch:
     """Watches the runs of one machine, whose memory ``undo`` puts back: ``start`` each. ``before_block`` must be called
-    when the tracer's budget is used up and ``look`` whenever the machine has stopped.
+    when the tracer's budget is used up and ``look`` whenever the machine has stopped. ``outside`` tells what is left of
+    its input, or other things that decide what comes from outside.
     """
 
-    def __init__(self, machine: Machine, tracer: Tracer, undo: Undo) -> None:
+    def __init__(
+        self, machine: Machine, tracer: Tracer, undo: Undo, outside: Callable[[], object] = lambda: None
+    ) -> None:
+        self._outside = outside
         self._machine = machine
         self._tracer = tracer
         self._undo = undo
@@ -78,6 +83,9 @@ class SpinWatch:
         blocks = self._tracer.blocks
         if blocks >= self._limit and not self.proven:
             return False
+        if self._machine.cpu.time_passes:  # which is part of the state: it cannot be the same again
+            self._tracer.set_budget(self._limit)
+            return True
         if blocks > self._until and not self.proven:
             self._next_look(4 * self._after)
             return True
@@ -118,7 +126,9 @@ class SpinWatch:
         if len(pages) > _MOST_PAGES:
             return None
         devices = {name: device.save() for name, device in self._machine.devices.items()}
-        return _State(self._machine.cpu.save(), devices, {page: self._content(*page) for page in pages})
+        return _State(
+            self._outside(), self._machine.cpu.save(), devices, {page: self._content(*page) for page in pages}
+        )
 
     def _content(self, number: int, page: int) -> bytes:
         return bytes(self._machine.backends[number].mapping.view[page * PAGE : page * PAGE + PAGE])

@@ -23,7 +23,7 @@ from emu.persistence.lab.linux import CodePages, Scene, Talk, begin, is_user
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import Output, private
 from emu.persistence.model.events import Event, label_address
-from emu.persistence.model.operations import Mark
+from emu.persistence.model.operations import Mark, Print
 from emu.units import MIB
 
 POWER_FAILURE = "power-failure"
@@ -58,9 +58,10 @@ class Dimm:
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What the guest did. ``cut_short`` says why the trace is not the whole run; empty when it is. ``doubts`` are what
-    it did that the trace cannot show. ``pc`` is where the CPU stood at the end. ``marks`` are what it said about its
-    operations. Of a Linux program, ``pages`` are the contents of the pages of code that were executed, by address, and
-    ``began_with`` has files with what the NVDIMMs held when its command began.
+    it did that the trace cannot show. ``pc`` is where the CPU stood at the end. ``said`` is what it printed (to its
+    standard output, of a Linux program) and what it said about its operations. Of a Linux program, ``pages`` are the
+    contents of the pages of code that were executed, by address, and ``began_with`` has files with what the NVDIMMs
+    held when its command began.
     """
 
     events: tuple[Event, ...]
@@ -71,9 +72,14 @@ class Workload:
     instructions: dict[int, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     pc: int = 0
-    marks: tuple[Mark, ...] = ()
+    said: tuple[Mark | Print, ...] = ()
     pages: Mapping[int, frozenset[bytes]] = field(default_factory=dict)
     began_with: MachineConfig | None = None
+
+    @property
+    def marks(self) -> list[Mark]:
+        """What it said about its operations."""
+        return [one for one in self.said if isinstance(one, Mark)]
 
     def label(self, address: int) -> tuple[Dimm, int] | None:
         """The NVDIMM and the offset in its label area that ``address`` of the model means; None if it means none."""
@@ -103,14 +109,22 @@ def record(
     UnexplainedMemory when the guest's NVDIMMs do not hold what the trace says.
     """
     output, own = Output(), private(config)
+    recording: Recording | None = None
 
     def on_mark(kind: str, operation: int) -> None:
+        assert recording is not None
         recording.marked(kind, operation)
+
+    def on_print(data: bytes) -> None:
+        output(data)
+        if recording is not None:  # not so yet in the setup
+            recording.printed(data)
 
     interruption = interruption or Interruption()
     talk = None if scene is None else Talk(output, Role.WORKLOAD)
     if outputs is None:
-        outputs = board.Outputs(serial=output, on_mark=on_mark) if talk is None else talk.outputs
+        own_outputs = board.Outputs(serial=on_print, on_mark=on_mark)
+        outputs = own_outputs if talk is None else talk.outputs._replace(debugcon=on_print)
     with board.build(own, outputs) as machine:
         pages, ended = CodePages(), None
         if scene is not None and talk is not None:
@@ -134,7 +148,7 @@ def record(
             numbered = recording.all_numbered_events()
             check.verify(event for _, event in numbered)
             events = tuple(event for entry, event in numbered if upto is not None or entry < event_limit)
-            marks = recording.marks([entry for entry, _ in numbered])
+            said = recording.said([entry for entry, _ in numbered])
             if upto is not None and len(events) >= upto:
                 request = _power_failure(upto)
                 events, ended = events[:upto], Exit(request.reason, request.status, None, request.detail)
@@ -157,7 +171,7 @@ def record(
                 _instructions(machine, pages, [machine.cpu.registers()["rip"], *(event.pc for event in events)]),
                 tuple(recording.doubts()),
                 machine.cpu.registers()["rip"],
-                tuple(mark for mark in marks if mark.event <= len(events)),
+                tuple(one for one in said if one.event <= len(events)),
                 {page: frozenset(contents) for page, contents in pages.pages.items()},
                 None if scene is None else own,
             )

@@ -1,6 +1,7 @@
 """What a CPU does to persistent memory: stores, flushes and fences, in program order; and label writes by a device.
 
-An event's number is its position in the trace. "Crash at N" means: power fails just before event N.
+An event's number is its position in the trace. "Crash at N" means: power fails just before event N. Where it counts
+what the program has told somebody (``--feed-printed``), that is an event too.
 """
 
 from __future__ import annotations
@@ -83,10 +84,22 @@ class LabelWrite(NamedTuple):
     pc: int = 0
 
 
-Event = Store | Flush | Fence | WriteBack | LabelWrite
+class Told(NamedTuple):
+    """The program has told somebody outside: it printed ``text``. That cannot be taken back, so it is as a write to
+    ``address`` (see ``printed_address``) that is durable at once and orders nothing.
+    """
+
+    address: int
+    data: bytes
+    text: bytes
+    pc: int = 0
+
+
+Event = Store | Flush | Fence | WriteBack | LabelWrite | Told
 
 _LABELS = 1 << 60
 _LABELS_OF_ONE = 1 << 40
+_TOLD = 1 << 61
 
 
 def label_address(dimm: int, offset: int) -> int:
@@ -95,6 +108,16 @@ def label_address(dimm: int, offset: int) -> int:
     The guest has no address for it; these lie above every guest-physical one.
     """
     return _LABELS + dimm * _LABELS_OF_ONE + offset
+
+
+def printed_address(piece: int) -> int:
+    """Where 1 stands among the addresses of the model when piece number ``piece`` of what was printed is out."""
+    return _TOLD + UNIT * piece
+
+
+def is_told(unit: int) -> bool:
+    """Whether ``unit`` is no memory, but says what the program has told."""
+    return unit >= _TOLD
 
 
 def byte_mask(first: int, count: int) -> int:

@@ -25,6 +25,13 @@ class Mark(NamedTuple):
         return f"{self.kind}:{self.id}"
 
 
+class Print(NamedTuple):
+    """The program printed ``text`` just before event number ``event``."""
+
+    event: int
+    text: bytes
+
+
 class Operation(NamedTuple):
     """Operation ``id``: the events from ``begin`` up to but not including ``done`` were made while it was under way.
     ``done`` is None when the trace ends before.

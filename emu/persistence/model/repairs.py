@@ -20,6 +20,7 @@ from emu.persistence.model.events import (
     FlushKind,
     LabelWrite,
     Store,
+    Told,
     WriteBack,
     line_of,
     split,
@@ -196,7 +197,7 @@ def _after(events: Iterable[Event], initial: Initial) -> Initial:
     """The content of each unit once all of ``events`` persisted."""
     contents: dict[int, int] = {}
     for event in events:
-        if isinstance(event, Store | LabelWrite):
+        if isinstance(event, Store | LabelWrite | Told):
             for unit, mask, value in split(event.address, event.data):
                 contents[unit] = contents.get(unit, initial(unit)) & ~mask | value
     return lambda unit: contents[unit] if unit in contents else initial(unit)

@@ -14,7 +14,8 @@ Intel SDM volume 1 section 11.4.4.1, volume 3 section 9.2):
 * WBINVD and WBNOINVD make everything durable that was stored before: they write all lines back, and they are
   serialising, which also drains the buffers of non-temporal stores (Intel SDM volume 2; volume 3, sections 9.3 and
   12.3.1).
-* A label write is durable when the device answers. It orders nothing among the CPU's stores.
+* A label write is durable when the device answers. It orders nothing among the CPU's stores. The same is true of what
+  the program tells somebody outside.
 * eADR: visible is durable, so all regular stores persist in program order. What has not left the store buffer at the
   crash is lost: fences and CLFLUSH, which are ordered with all stores, empty it. Non-temporal stores still need a
   fence.
@@ -38,6 +39,7 @@ from emu.persistence.model.events import (
     FlushKind,
     LabelWrite,
     Store,
+    Told,
     WriteBack,
     page_of,
     split,
@@ -77,8 +79,8 @@ class PersistState:
         """The next event of the program."""
         if isinstance(event, Store):
             self._store(event)
-        elif isinstance(event, LabelWrite):
-            self._write_labels(event)
+        elif isinstance(event, LabelWrite | Told):
+            self._write_at_once(event)
         elif self.rules.flushes_count:
             if isinstance(event, Flush):
                 self._flush(event)
@@ -90,7 +92,7 @@ class PersistState:
 
     def commits(self, event: Event) -> bool:
         """Whether ``event`` would make anything durable that is not: only before such events does a crash matter."""
-        if isinstance(event, LabelWrite):
+        if isinstance(event, LabelWrite | Told):
             return True
         if not self.rules.flushes_count:
             return False
@@ -172,8 +174,10 @@ class PersistState:
         for key in sorted(self.components):
             self._commit(key, through=_EVERYTHING, nt=True)
 
-    def _write_labels(self, write: LabelWrite) -> None:
-        """Straight to the medium; no page of it is ever lost, because the device makes each write durable itself."""
+    def _write_at_once(self, write: LabelWrite | Told) -> None:
+        """Straight to the medium; no page of it is ever lost, because the device makes each write durable itself. What
+        was told stays told.
+        """
         for unit, mask, value in split(write.address, write.data):
             self.durable[unit] = overlay(self.durable.get(unit, NOTHING), (mask, value))
             self.changed_units.add(unit)

@@ -10,7 +10,7 @@ from emu.persistence.lab.explore import Spin, Verdict
 from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.lab.nested import InRecovery
-from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, WriteBack, line_of
+from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, Told, WriteBack, line_of
 from emu.persistence.model.operations import in_flight
 from emu.persistence.report import numbers
 from emu.persistence.report.conclusion import conclude, place_of_end
@@ -72,6 +72,8 @@ class Describer:
                 return {"kind": str(event.kind), "failed": event.failed}
             case WriteBack():
                 return {"kind": str(event.kind)}
+            case Told():
+                return {"kind": "print", "text": event.text.decode("utf-8", "replace")}
             case LabelWrite():
                 label = self._answer.workload.label(event.address)
                 assert label is not None, "the recorder logs no other label write"

@@ -74,6 +74,8 @@ def _sentence(text: str) -> str:
 
 def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
     """One store of a finding: what it wrote, where in the program, and the source around it."""
+    if item["kind"] == "print":
+        return tag("div", tag("b", _sentence(role)[:-1], class_="kept"), f": {words.event(item)}", class_="store")
     facts = [
         ("event", str(item["event"])),
         ("address", f"{item['address']:#x}" + ("" if item["offset"] is None else f" (offset {item['offset']:#x})")),

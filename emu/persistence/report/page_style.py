@@ -116,7 +116,7 @@ svg .role {text-anchor: middle; font: 600 10.5px system-ui, "Noto Sans", "DejaVu
   opacity: .8}
 .mark {fill: var(--mark); stroke: var(--card); stroke-width: 1.5} .mark.hollow {fill: var(--card);
   stroke: var(--mark)}
-.fence {stroke: var(--fence); stroke-width: 3} .fence.failed {stroke-dasharray: 2 3}
+.fence {stroke: var(--fence); stroke-width: 3} .fence.failed {stroke-dasharray: 2 3} .fence.told {stroke: var(--link)}
 .point {stroke: var(--fence); stroke-width: 1; stroke-dasharray: 2 4; opacity: .8} .dot {fill: var(--fence)}
 .cut {stroke: var(--bad); stroke-width: 1.5; stroke-dasharray: 5 3} .bolt {fill: var(--bad)}
 .ring {fill: none; stroke-width: 2.2} .ring.lost {stroke: var(--bad); stroke-dasharray: 4 2}

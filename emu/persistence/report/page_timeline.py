@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from emu.persistence.model.events import Event, Fence, Flush, FlushKind, LabelWrite, Store, WriteBack
+from emu.persistence.model.events import Event, Fence, Flush, FlushKind, LabelWrite, Store, Told, WriteBack
 from emu.persistence.report.lanes import Lane, LineState, Picture, lines_of
 from emu.persistence.report.markup import Html, join, tag
 
+_ACROSS = Fence | WriteBack | Told
 LOST, FORCED, PERSISTED, NOT_MADE = "lost", "lost with it", "persisted", "not made yet"
 PAGE_LOST = "page lost"
 
@@ -63,6 +64,7 @@ def legend() -> Html:
         (_mark("strong", 9, 9), "CLFLUSH"),
         (_mark("label", 9, 9), "label write: durable when the device answers"),
         (tag("line", x1=9, x2=9, y1=1, y2=17, class_="fence"), "fence, WBINVD or WBNOINVD, across all lines"),
+        (tag("line", x1=9, x2=9, y1=1, y2=17, class_="fence told"), "something was printed, which recovery reads"),
         (_band("dirty", 0, 4, 18, 10), "dirty: only in the CPU cache"),
         (_band("pending", 0, 4, 18, 10), "flush pending: waits for a fence"),
         (_band("durable", 0, 4, 18, 10), "durable"),
@@ -161,7 +163,7 @@ def panel(lanes: Sequence[Lane], window: range, scene: Scene, title: str, name: 
         [_stripe(row, width) for row in range(0, len(rows), 2)],
         [_bands(lane, row, frame, scene) for row, lane in enumerate(rows)],
         _axis(frame),
-        [_fence(number, frame, scene) for number in window if isinstance(scene.events[number], Fence | WriteBack)],
+        [_fence(number, frame, scene) for number in window if isinstance(scene.events[number], _ACROSS)],
         _points(frame, scene),
         [_marks(lane, row, frame, scene) for row, lane in enumerate(rows)],
         _labels(rows, left, scene),
@@ -216,7 +218,8 @@ def _band(state: str, x: float, y: float, width: float, height: float, words: st
 
 def _fence(number: int, frame: _Frame, scene: Scene) -> Html:
     event = scene.events[number]
-    assert isinstance(event, Fence | WriteBack)
+    assert isinstance(event, _ACROSS)
+    kind = " told" if isinstance(event, Told) else " failed" if isinstance(event, Fence) and event.failed else ""
     x = frame.middle(number)
     return tag(
         "g",
@@ -227,7 +230,7 @@ def _fence(number: int, frame: _Frame, scene: Scene) -> Html:
             x2=x,
             y1=_TOP - 2,
             y2=frame.height - _FOOT + 2,
-            class_="fence" + (" failed" if isinstance(event, Fence) and event.failed else ""),
+            class_=f"fence{kind}",
         ),
         tag("rect", x=x - 5, y=_TOP - 2, width=10, height=frame.height - _FOOT - _TOP + 4, class_="hover"),
     )  # fmt: skip

@@ -146,6 +146,8 @@ def found_line(failure: Failure, workload: Workload, symbols: Symbols) -> str:
 
 
 def _event(event: Mapping[str, Any]) -> str:
+    if event["kind"] == "print":
+        return words.event(event)
     if "size" in event:
         text = f" = {words.value(event)}" if event.get("text") else ""
         return f"event {event['event']}: {words.size(event)} at {words.where(event)}{text}, {words.place(event)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from emu.persistence.lab.investigation import Answer
-from emu.persistence.model.events import Event, Fence, Flush, FlushKind, LabelWrite, WriteBack
+from emu.persistence.model.events import Event, Fence, Flush, FlushKind, LabelWrite, Told, WriteBack
 from emu.persistence.report.colours import paint
 from emu.persistence.report.lanes import Lane, LineState, Picture, draw
 from emu.persistence.report.markup import visible
@@ -19,7 +19,7 @@ LEGEND = (
     "  ! power fails before this event and a crash state fails   . power fails here and all states recover",
     "  = dirty   ~ flush pending, waits for a fence   - durable",
 )
-_LEGEND_OF_RARE = "  W WBINVD or WBNOINVD, across all lines   l label write"
+_LEGEND_OF_RARE = "  W WBINVD or WBNOINVD, across all lines   l label write   o printed, across all lines"
 _STATES = {LineState.DIRTY: "=", LineState.WAITING: "~", LineState.DURABLE: "-", LineState.UNTOUCHED: " "}
 _COLOURS = {"=": "33", "~": "36", "-": "32", "L": "1;31", "P": "1;35", "!": "1;31", "|": "2", ".": "2"}
 _LEAST_COLUMNS, _MOST_COLUMNS = 20, 200
@@ -35,7 +35,7 @@ def timeline_lines(answer: Answer, *, width: int = 80, colour: bool = False) -> 
     margin = max((len(name) for name in names.values()), default=0) + 3
     columns = max(_LEAST_COLUMNS, min(width - margin - 1, _MOST_COLUMNS))
     lines = ["timeline: a row for each cache line, a column for each event", *LEGEND]
-    if any(isinstance(event, WriteBack | LabelWrite) for event in events):
+    if any(isinstance(event, WriteBack | LabelWrite | Told) for event in events):
         lines.append(_LEGEND_OF_RARE)
     for window in picture.windows:
         for start in range(window.start, window.stop, columns):
@@ -111,6 +111,8 @@ def _cell(lane: Lane, number: int, event: Event, roles: dict[int, str]) -> str:
         return "|"
     if isinstance(event, WriteBack):
         return "W"
+    if isinstance(event, Told):
+        return "o"
     if number in lane.marks:
         if isinstance(event, Flush):
             return "f" if event.kind is FlushKind.CLFLUSH else "w"

@@ -96,6 +96,8 @@ def bands(rules: Rules) -> str:
 
 def place(item: Mapping[str, Any]) -> str:
     """Symbol, source line and instruction of an event's description, as far as they are known."""
+    if item.get("kind") == "print":
+        return "what the program printed"
     names = [item["symbol"] or f"{item['pc']:#x}", item["source"], item["instruction"]]
     return ", ".join(name for name in names if name)
 
@@ -122,6 +124,8 @@ def value(item: Mapping[str, Any]) -> str:
 
 def event(item: Mapping[str, Any]) -> str:
     """An event's description (``document.Describer.event``) in one line."""
+    if item["kind"] == "print":
+        return f"event {item['event']}: printed {json.dumps(item['text'])}"
     what = str(item["kind"]).upper() if "size" not in item else str(item["kind"])
     if "size" in item:
         what += f" of {size(item)} at {where(item)} = {value(item)}"

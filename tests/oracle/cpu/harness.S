@@ -164,8 +164,12 @@ vectors:
         .code32
 boot:   mov     eax, offset pml4
         mov     cr3, eax
-        mov     eax, 0x620              /* CR4: PAE, OSFXSR, OSXMMEXCPT */
+        mov     eax, 0x40620            /* CR4: PAE, OSFXSR, OSXMMEXCPT, OSXSAVE */
         mov     cr4, eax
+        xor     ecx, ecx                /* XCR0: x87, SSE */
+        xor     edx, edx
+        mov     eax, 3
+        xsetbv
         mov     ecx, 0xc0000080         /* EFER: SCE, LME, NXE */
         mov     eax, 0x901
         xor     edx, edx

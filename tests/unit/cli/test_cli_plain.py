@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from emu.cli import run
 from emu.cli.parser import build_parser
 from emu.cli.plain import PlainWords
+from emu.errors import UsageError
 
 ORDINARY = [
     "hello",
@@ -40,7 +41,7 @@ def argparse(words: list[str]) -> dict[str, Any] | None:
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             options = vars(build_parser("run").parse_args(["run", *words]))
-    except SystemExit:
+    except (SystemExit, UsageError):
         return None
     return {name: value for name, value in options.items() if name not in ("verb", "run", "traceback")}
 

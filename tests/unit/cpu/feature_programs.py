@@ -78,7 +78,6 @@ WORKS: dict[str, tuple[str, int]] = {
     "BMI2": ("b905000000baf0000000c4e273f5c2", 0x50),
     # mov dword ptr [0x150000],0x11223344; mov esi,0x150000; mov edi,0x150100; mov ecx,4; rep movsb; mov
     # eax,[0x150100]
-    "ERMS": ("c704250000150044332211be00001500bf00011500b904000000f3a48b042500011500", 0x11223344),
     # mov eax,1; mov ecx,2; clc; adcx eax,ecx; stc; adox eax,ecx; stc; adcx eax,ecx
     "ADX": ("b801000000b902000000f8660f38f6c1f9f30f38f6c1f9660f38f6c1", 8),
     # clflushopt [rsp]; mov eax,1

@@ -114,6 +114,23 @@ def test_a_simd_exception_that_is_not_masked_is_raised(guest: Guest) -> None:
     assert guest.cpu.last_exception.vector == 19
 
 
+ON = "0f20e00d000204000f22e0b90000000031d2b8030000000f01d1"  # CR4.OSFXSR and OSXSAVE, XCR0 = 3
+FXRSTOR, XRSTOR_SSE, XRSTOR_X87 = "0fae0b", "b8020000000fae2b", "b8010000000fae2b"
+
+
+@pytest.mark.parametrize(("code", "raises"), [(FXRSTOR, True), (XRSTOR_SSE, True), (XRSTOR_X87, False)])
+@pytest.mark.parametrize("mxcsr", [0x9F80, 0x1_1F80])
+def test_restoring_refuses_what_loading_mxcsr_refuses(guest: Guest, code: str, raises: bool, mxcsr: int) -> None:
+    _run(guest, ON + code + "0fae5b20", bytes(24) + struct.pack("<I", mxcsr))  # at last: stmxcsr [rbx+32]
+    fault = guest.cpu.last_exception
+    if raises and mxcsr >> 16:
+        assert fault is not None
+        assert (fault.vector, fault.error_code, fault.rip) == (13, 0, CODE + 8 + len(ON + code) // 2 - 3)
+    else:
+        assert fault is None
+        assert struct.unpack_from("<I", guest.memory, DATA + 32) == (mxcsr if raises else 0x1F80,)
+
+
 @pytest.mark.parametrize(
     ("name", "code"),
     [

@@ -370,7 +370,9 @@ print(hex(cpu.registers()["rax"]))
     assert (result.stdout, result.stderr) == ("0x7b1dcdaf\n", "")
 
 
-@pytest.mark.parametrize("ours", ["[1:]", "[::-1]"], ids=["without-system", "in-another-order"])
+@pytest.mark.parametrize(
+    "ours", ["[:1] + loader._INTERPOSED[2:]", "[::-1]"], ids=["without-system", "in-another-order"]
+)
 def test_unless_our_functions_come_first_the_cpu_refuses_to_run(ours: str) -> None:
     program = f"""
 from emu.cpu.engine import loader

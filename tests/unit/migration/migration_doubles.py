@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from emu.errors import HostError, StateError
-from emu.host import kernel
+from emu.host import kernel, pages
 from emu.host.faults import DirtyLog, Guard
+from emu.host.pages import Copied
 from emu.memory.lock import FileLock
 from emu.migration.channel import Interrupt, SocketChannel
 from emu.migration.destination import Destination
@@ -67,9 +68,14 @@ class Memory:
     def open_readonly(self) -> int:
         return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY)
 
-    def copy_from(self, descriptor: int, start: int, offset: int, length: int) -> None:
-        self.copied += length
-        os.pwrite(self.fd, os.pread(descriptor, length, start), offset)
+    def copy_from(self, descriptor: int, start: int, offset: int, count: int) -> Copied:
+        self.copied += count * 4096
+        return pages.copy(descriptor, start, self.fd, offset, count, what="the source's file", to_what="test")
+
+    def sums(self, offset: int, count: int) -> bytes:
+        return pages.sums_in(self.fd, offset, count, what="test")
+
+    def populate(self, offset: int, length: int) -> None: ...
 
     def lost(self) -> int | None:
         page = self.guard.lost()

@@ -24,7 +24,7 @@ from emu.migration.pages import PageSender, split_holes
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Progress, Status
 from emu.migration.proof import BackingFileLock
-from emu.migration.stream import FROM_SOURCE, Decoder, FrameType, Run, decode_runs
+from emu.migration.stream import FROM_SOURCE, Decoder, Frame, FrameType, Run, decode_runs
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,16 @@ class Frames:
     def __init__(self) -> None:
         self.files: list[int] = []
         self.pages: dict[int, bytes | None] = {}
+        self.batches: list[list[int]] = []
 
     def send(self, kind: FrameType, meta: bytes = b"", data: object = (), **_: object) -> None:
         body = b"".join(bytes(part) for part in data)  # type: ignore[attr-defined]
+        self.sent += 1
+        self.batches.append([])
         for run in decode_runs(meta, [1 << 20]).runs:
             for page in range(run.first, run.first + run.count):
                 assert page not in self.pages
+                self.batches[-1].append(page)
                 if kind is FrameType.PAGES:
                     self.pages[page], body = body[:4096], body[4096:]
                 else:
@@ -142,16 +146,42 @@ class Frames:
     def close(self) -> None: ...
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=700), st.booleans())
-def test_every_page_goes_once_and_zero_pages_go_without_data(filled: list[bool], reference: bool) -> None:
+@given(st.lists(st.booleans(), min_size=1, max_size=700))
+def test_every_page_goes_once_and_zero_pages_go_without_data(filled: list[bool]) -> None:
     content = memoryview(b"".join((b"\0\1" * 2048) if full else bytes(4096) for full in filled))
     frames, interrupt = Frames(), Interrupt()
     sender = PageSender(frames, Progress(), Pacer(interrupt), lambda: 0, lambda: None)  # type: ignore[arg-type]
     runs = [Run(first, min(5, len(filled) - first)) for first in range(0, len(filled), 5)]
-    (sender.send_references if reference else sender.send)(0, content, runs)
+    sender.send(0, content, runs)
     assert sorted(frames.pages) == list(range(len(filled)))
     for page, full in enumerate(filled):
-        assert frames.pages[page] == ((None if reference else b"\0\1" * 2048) if full else bytes(4096))
+        assert frames.pages[page] == (b"\0\1" * 2048 if full else bytes(4096))
+    interrupt.close()
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=300), st.sampled_from([0, 1 << 20, 1 << 30]))
+def test_every_page_is_referred_to_once_and_few_frames_wait_for_an_answer(counts: list[int], limit: int) -> None:
+    frames, interrupt = Frames(), Interrupt()
+    runs = [Run(sum(counts[:n]) + n, count) for n, count in enumerate(counts)]
+    asked: list[int] = []
+
+    class Content:
+        def sums(self, offset: int, count: int) -> bytes:
+            return b"".join(page.to_bytes(4, "little") for page in range(offset // 4096, offset // 4096 + count))
+
+    def copied() -> Frame:
+        asked.append(frames.sent)
+        assert frames.sent - len(asked) < 3
+        pages = frames.batches[len(asked) - 1]
+        return Frame(FrameType.COPIED, b"", b"".join((page - page % 7 // 6).to_bytes(4, "little") for page in pages))
+
+    sender = PageSender(frames, Progress(), Pacer(interrupt), lambda: limit, copied)
+    sender._pacer.spend = lambda count, limit: None  # type: ignore[method-assign]
+    differing = sender.send_references(0, Content(), runs)  # type: ignore[arg-type]
+    pages = [page for run in runs for page in range(run.first, run.first + run.count)]
+    assert sorted(frames.pages) == pages
+    assert len(asked) == frames.sent
+    assert differing == [page for page in pages if page % 7 == 6]
     interrupt.close()
 
 

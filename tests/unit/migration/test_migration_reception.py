@@ -14,7 +14,7 @@ import pytest
 from migration_doubles import fill, make_guest
 
 from emu.errors import EmuError
-from emu.host.kernel import crc32c
+from emu.host.pages import crc32c
 from emu.host.sockets import Listener, TcpAddress, UnixAddress
 from emu.migration.channel import Interrupt, SocketChannel
 from emu.migration.destination import Destination

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fuzzing import times
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from migration_doubles import RAM, FakeGuest, Memory, fill, make_guest
+from migration_doubles import PMEM, RAM, FakeGuest, Memory, fill, make_guest
 
 from emu.errors import EmuError
 from emu.host import kernel
-from emu.host.kernel import crc32c
+from emu.host.pages import crc32c
 from emu.migration import codec
 from emu.migration.channel import Interrupt
 from emu.migration.destination import Destination
@@ -25,6 +28,7 @@ from emu.migration.errors import ConnectionLost, StreamError
 from emu.migration.facts import BlockFacts, FileFacts, MachineFacts, NvdimmFacts, decode_facts
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Progress
+from emu.migration.report import entry
 from emu.migration.source import Source
 from emu.migration.stream import (
     FROM_DESTINATION,
@@ -110,7 +114,7 @@ def test_frames_of_another_stream_are_noticed_even_with_the_right_number() -> No
         feed(Decoder(FROM_SOURCE), opening + parts[0] + other.frame(FrameType.ROUND_END, b"\1"))
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [1, 2, 4])
 def test_other_versions_and_other_protocols_are_named(version: int) -> None:
     head = b"emu-migr" + struct.pack("<HH", version, 0)
     with pytest.raises(StreamError, match=f"of version {version} "):
@@ -290,12 +294,12 @@ class Tape:
 
     live = True
 
-    def __init__(self, data: bytes, decoder: Decoder) -> None:
+    def __init__(self, data: bytes, decoder: Decoder, files: Sequence[int] = ()) -> None:
         self._data = memoryview(data)
         self._decoder = decoder
         self.sent = 0
         self.passes_files = False
-        self.files: list[int] = []
+        self.files: list[int] = list(files)
         self.answers: list[FrameType] = []
 
     def send(self, kind: FrameType, meta: bytes = b"", data: object = (), **_: object) -> None:
@@ -329,26 +333,39 @@ class Recorder:
     def __init__(self, guest: FakeGuest) -> None:
         self.frames: list[tuple[FrameType, bytes, bytes]] = []
         self.sent = 0
-        self.passes_files = False
+        self.passes_files = guest.pmem is not None
         self.files: list[int] = []
         self._guest = guest
+        self._to_copy: deque[bytes] = deque()
 
     def send(self, kind: FrameType, meta: bytes = b"", data: object = (), **_: object) -> None:
         body = b"".join(bytes(part) for part in data)  # type: ignore[attr-defined]
         self.frames.append((kind, meta, body))
         self.sent += len(meta) + len(body)
+        if kind is FrameType.COPY:
+            self._to_copy.append(meta)
 
     def receive(self, **_: object) -> Frame:
         kind, meta, _ = self.frames[-1]
+        if self._to_copy:
+            runs = decode_runs(self._to_copy.popleft(), [1 << 20, 1 << 20]).runs
+            assert self._guest.pmem is not None
+            sums = b"".join(self._guest.pmem.sums(run.first * PAGE, run.count) for run in runs)
+            return Frame(FrameType.COPIED, b"", sums)
         match kind:
             case FrameType.PREAMBLE:
-                answer = {"machine": asdict(self._guest.facts()), "allow_weaker_persistence": False, "proofs": {}}
-                answer["by_reference"] = []
+                machine = asdict(self._guest.facts())
+                for nvdimm in machine["nvdimms"]:
+                    nvdimm["file"] = None
+                answer = {"machine": machine, "allow_weaker_persistence": False, "proofs": {}}
+                answer["by_reference"] = ["m1"] if self.passes_files else []
                 return Frame(FrameType.ACCEPT, b"", codec.encode_json(answer))
             case FrameType.ROUND_END:
                 return Frame(FrameType.ROUND_DURABLE, meta)
             case FrameType.FINISH:
-                return Frame(FrameType.DURABLE, b"", b'{"nvdimms":[]}')
+                report = entry("m1", "page", 0, 0.0)
+                said = {"nvdimms": [report] if self.passes_files else []}
+                return Frame(FrameType.DURABLE, b"", codec.encode_json(said))
         return Frame(FrameType.RUNNING, b"")
 
     def readable(self) -> bool:
@@ -359,9 +376,12 @@ class Recorder:
     def close(self) -> None: ...
 
 
-def recording() -> list[tuple[FrameType, bytes, bytes]]:
-    """The frames of a good migration of a small guest, in small batches so that there are many."""
-    guest = make_guest()
+def recording(path: Path | None = None) -> list[tuple[FrameType, bytes, bytes]]:
+    """The frames of a good migration of a small guest, in small batches so that there are many.
+
+    With ``path`` it has an NVDIMM of that file, whose pages the destination is to copy itself.
+    """
+    guest = make_guest(path)
     fill(guest)
     recorder, interrupt = Recorder(guest), Interrupt()
     Source(
@@ -369,6 +389,7 @@ def recording() -> list[tuple[FrameType, bytes, bytes]]:
         progress=Progress(), interrupt=interrupt,
     ).run()  # fmt: skip
     interrupt.close()
+    guest.close()
     return recorder.frames
 
 
@@ -471,6 +492,33 @@ def test_ten_thousand_mutated_streams_neither_crash_nor_escape() -> None:
         guest.close()
     # Mutations that change nothing that matters (a page's bytes under a fresh checksum) are taken; damage never is.
     assert 0 < taken < count / 2
+
+
+@pytest.mark.fuzz
+def test_mutated_references_reach_no_further_than_the_block_and_its_file(tmp_path: Path) -> None:
+    good = recording(tmp_path / "source.img")
+    assert FrameType.COPY in {kind for kind, _, _ in good}
+    rng = random.Random(2025)
+    taken = 0
+    count = times(300)
+    for _ in range(count):
+        guest = make_guest(tmp_path / "destination.img", running=False)
+        interrupt = Interrupt()
+        side = Destination(guest, capabilities=Capabilities(), progress=Progress(), interrupt=interrupt)
+        # Not always the file that the frames speak of: shorter ones, and what is no regular file.
+        passed = os.open(rng.choice(["/dev/zero", *[tmp_path / "source.img"] * 8]), os.O_RDONLY)
+        tape = Tape(mutate(good, rng), Decoder(FROM_SOURCE, side.place), [passed])
+        try:
+            side.run(tape)
+            taken += 1
+            assert bytes((tmp_path / "source.img").read_bytes()) == bytes(guest.pmem.view)  # type: ignore[union-attr]
+        except EmuError:
+            assert FrameType.RUNNING not in tape.answers
+        assert (tmp_path / "destination.img").stat().st_size == PMEM
+        interrupt.close()
+        os.close(passed)
+        guest.close()
+    assert taken < count / 2
 
 
 @pytest.mark.parametrize("cut", range(60))

@@ -11,5 +11,5 @@ def test_it_finds_what_it_left(emu_cc, emu_run, nvdimm_file):
     assert emu_run(image, "--nvdimm", f"file={pool}").status == 0
 
 
-def test_every_power_cut_recovers(emu_cc, emu_crash, nvdimm_file):
-    assert emu_crash(emu_cc(PROGRAM), "--nvdimm", f"file={nvdimm_file('2M')}").recovers
+def test_every_power_cut_recovers(emu_cc, emu_crash):
+    emu_crash(emu_cc(PROGRAM), "--nvdimm", "size=2M").assert_recovers()

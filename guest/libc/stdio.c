@@ -21,20 +21,11 @@ struct buffer {
     size_t size, used;
 };
 
-static void to_serial(void *where, char c) {
-    (void)where;
-    serial_put(c);
-}
-
 static void to_buffer(void *where, char c) {
     struct buffer *buffer = where;
     if (buffer->used + 1 < buffer->size)
         buffer->to[buffer->used] = c;
     buffer->used++;
-}
-
-int vprintf(const char *format, va_list list) {
-    return format_text(to_serial, NULL, format, list);
 }
 
 int vfprintf(FILE *stream, const char *format, va_list list) {
@@ -60,10 +51,6 @@ int vsprintf(char *to, const char *format, va_list list) {
     int count = call;                                                                                                  \
     va_end(list);                                                                                                      \
     return count
-
-int printf(const char *format, ...) {
-    PASS_ON(vprintf(format, list));
-}
 
 int fprintf(FILE *stream, const char *format, ...) {
     PASS_ON(vfprintf(stream, format, list));

@@ -1,0 +1,10 @@
+"""The cffi module that ``_accesses.cdef.txt`` declares."""
+
+from emu.native import FFI, Pointer
+
+class _Lib:
+    @staticmethod
+    def emu_accesses_bind(library: Pointer, system: Pointer, translation: Pointer, /) -> Pointer: ...
+
+ffi: FFI
+lib: _Lib

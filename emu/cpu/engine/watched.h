@@ -1,0 +1,154 @@
+/*
+ * Reads of unknown bytes without memory hooks: only accesses to pages that have such bytes are told of (accesses.h), and
+ * the rest of the guest runs as fast as unwatched.
+ *
+ * They come with a linear address. A table says where pages are mapped, as long as the TLB has them: when a page must
+ * give way there to another one, its entry in the TLB goes, too, so that the next access comes by here again.
+ *
+ * Part of _trace.csrc.c.
+ */
+#include "accesses.h"
+
+enum { PLACES = 1 << 12, MOST_CODE_AREAS = MOST_REGIONS };
+
+typedef struct { uint64_t page, physical; } place;
+
+/* Where a region lies in the library's own numbering of RAM. */
+typedef struct { uint64_t first, end; } ram_area;
+
+typedef struct watch {
+    emu_watcher watcher;
+    emu_watcher **watched;
+    emu_trace *trace;
+    environment *env;
+    ram_area areas[MOST_CODE_AREAS];
+    unsigned area_count;
+    bool executes;
+    place places[PLACES];
+} watch;
+
+static struct { uint64_t (*ram_address)(void *uc, void *host); } for_watching;
+
+/* A page that is never looked up at this place. */
+static uint64_t no_page(size_t at) { return (uint64_t)(at ^ 1) << PAGE_BITS; }
+
+static place *place_of(watch *w, uint64_t linear) { return &w->places[linear >> PAGE_BITS & (PLACES - 1)]; }
+
+/* Whether any unit of this page is ever unknown. */
+static bool has_unknown(const emu_trace *t, uint64_t page)
+{
+    const uint64_t *units = (const uint64_t *)(t->initial + (page - t->base) / 8);
+    for (unsigned n = 0; n < PAGE / 64; n++)
+        if (units[n])
+            return true;
+    return false;
+}
+
+static bool on_watch_mapping(void *owner, uint64_t linear, uint64_t physical)
+{
+    watch *w = owner;
+    place *p = place_of(w, linear);
+    uint64_t page = linear & -(uint64_t)PAGE;
+    physical &= -(uint64_t)PAGE;
+    if (physical - w->trace->base >= w->trace->units * 8 || !has_unknown(w->trace, physical)) {
+        if (p->page == page)
+            p->page = no_page((size_t)(p - w->places));
+        return false;
+    }
+    if (p->page != page && p->page != no_page((size_t)(p - w->places)))
+        generator.forget_address(w->watcher.cpu, p->page);
+    *p = (place){page, physical};
+    return true;
+}
+
+/*
+ * Somebody must be asked what these bytes hold, and sees the guest stand at the instruction that reads them: translated
+ * code does not keep RIP up to date.
+ */
+static void ask_for(watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller)
+{
+    uint8_t kept[RESTORED], *restored = w->env + RIP_OFFSET;
+    memcpy(kept, restored, sizeof kept);
+    if (caller)
+        generator.restore(w->watcher.cpu, caller, false);
+    emu_trace_unknown_read(w->trace->owner, unit, bytes);
+    memcpy(restored, kept, sizeof kept);
+}
+
+static void on_watched_access(void *owner, uint64_t linear, unsigned size, bool stores, uintptr_t caller)
+{
+    watch *w = owner;
+    emu_trace *t = w->trace;
+    const place *p = place_of(w, linear);
+    uint64_t start = p->physical + (linear - p->page);
+    if (linear - p->page >= PAGE)
+        return; /* another watcher's page, such as a data breakpoint's */
+    for (uint64_t unit = start & ~(uint64_t)7; unit < start + size; unit += 8) {
+        uint8_t bytes = bytes_in(unit, start, size);
+        if (stores)
+            learn(t, unit, bytes);
+        else
+            note_unknown(t, w, unit, bytes, caller);
+    }
+}
+
+static void on_code(void *owner, uint64_t ram)
+{
+    watch *w = owner;
+    for (unsigned n = 0; n < w->area_count; n++)
+        w->executes |= ram - w->areas[n].first < w->areas[n].end - w->areas[n].first;
+}
+
+static const char *bind_watch(void *handle)
+{
+    static const struct wanted wanted[] = {{"qemu_ram_addr_from_host", &for_watching.ram_address}};
+    return LOOK_UP(handle, wanted);
+}
+
+/*
+ * Note reads of unknown bytes from now on; the engine stands still. -EBUSY if another trace of this process does so.
+ * `watched` is emu_watched.
+ */
+int emu_trace_watch(emu_trace *t, void *cpu, void *env, void *watched)
+{
+    emu_watcher **slot = watched;
+    watch *w;
+    if (*slot)
+        return -EBUSY;
+    if (!(w = calloc(1, sizeof *w)))
+        return -ENOMEM;
+    w->watcher = (emu_watcher){cpu, t->uc, w, on_watch_mapping, on_watched_access, on_code};
+    w->watched = slot;
+    w->trace = t;
+    w->env = env;
+    for (size_t n = 0; n < PLACES; n++)
+        w->places[n].page = no_page(n);
+    for (unsigned n = 0; n < t->region_count; n++) {
+        const region *r = &t->regions[n];
+        uint64_t ram = r->logged ? for_watching.ram_address(t->uc, (void *)r->host) : UINT64_MAX;
+        if (ram != UINT64_MAX)
+            w->areas[w->area_count++] = (ram_area){ram, ram + r->size};
+    }
+    t->watch = w;
+    *slot = &w->watcher;
+    generator.forget_addresses(cpu);
+    return 0;
+}
+
+static void close_watch(watch *w)
+{
+    *w->watched = NULL;
+    free(w);
+}
+
+/* Other units are unknown now: their pages are others. */
+static void watch_again(watch *w)
+{
+    generator.forget_addresses(w->watcher.cpu);
+}
+
+/* Whether the guest has executed code in logged memory since it is watched. */
+int emu_trace_executes(const emu_trace *t)
+{
+    return t->watch && t->watch->executes;
+}

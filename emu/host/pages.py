@@ -1,0 +1,109 @@
+"""Pages of 4096 bytes on their way to another machine: checksums, and copies that are summed while they are made.
+
+A sum is the CRC-32C of one page. What is moved is summed where it has arrived, or as it was handed to the kernel.
+Sources: RFC 3720 B.4 for the CRC; Intel SDM volume 2 for the instruction CRC32; pread(2), pwrite(2).
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import cache
+from typing import TYPE_CHECKING, TypeAlias
+
+from emu.errors import HostError
+from emu.host import kernel
+from emu.host._pages import ffi, lib
+from emu.record import NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    Buffer: TypeAlias = bytes | bytearray | memoryview | Any
+
+PAGE = 4096
+SUM = 4
+"""Bytes of one sum: an unsigned number, little-endian."""
+
+
+class Copied(NamedTuple):
+    """What became of a copy: the ``sums`` of its pages, one after the other, and the numbers of those left out because
+    they are ``zero``."""
+
+    sums: bytes
+    zero: list[int]
+
+
+@cache
+def _hardware() -> bool:
+    return bool(lib.emu_has_crc32c())
+
+
+def crc32c(data: Buffer, running: int = 0, *, hardware: bool | None = None) -> int:
+    """CRC-32C (Castagnoli; RFC 3720 B.4) of ``data``, going on from ``running``: crc32c(a + b) == crc32c(b, crc32c(a)).
+
+    ``hardware`` False uses the portable table, True needs SSE4.2; None takes what the processor has.
+    """
+    source = ffi.from_buffer(data)
+    use = _hardware() if hardware is None else hardware and _hardware()
+    return int(lib.emu_crc32c(running, source, len(source), use))
+
+
+def is_zero(data: Buffer) -> bool:
+    """Whether every byte of ``data`` is zero."""
+    source = ffi.from_buffer(data)
+    return bool(lib.emu_is_zero(source, len(source)))
+
+
+def sums_of(data: Buffer) -> bytes:
+    """The sums of the whole pages in ``data``."""
+    source = ffi.from_buffer(data)
+    sums = ffi.new("uint32_t[]", len(source) // PAGE)
+    lib.emu_pages_sum(source, len(sums), sums, _hardware())
+    return bytes(ffi.buffer(sums))
+
+
+def sums_in(fd: int, offset: int, count: int, *, what: str) -> bytes:
+    """The sums of ``count`` pages of the file ``fd`` from ``offset`` on; HostError when they cannot be read."""
+    sums = ffi.new("uint32_t[]", count)
+    _check_read(lib.emu_pages_look(fd, offset, count, sums, _hardware()), what)
+    return bytes(ffi.buffer(sums))
+
+
+def read(fd: int, offset: int, target: Buffer, *, what: str) -> bytes:
+    """Fill ``target``, whole pages, from the file ``fd``, and sum what is there then; HostError when that fails.
+
+    ``target`` may be a mapping: a page of it for which there is no room is an error too, and no signal.
+    """
+    there = ffi.from_buffer(target, require_writable=True)
+    sums = ffi.new("uint32_t[]", len(there) // PAGE)
+    _check_read(lib.emu_pages_read(fd, offset, there, len(sums), sums, _hardware()), what)
+    return bytes(ffi.buffer(sums))
+
+
+def copy(fd: int, offset: int, to: int, to_offset: int, count: int, *, what: str, to_what: str) -> Copied:
+    """Copy ``count`` pages of the file ``fd`` to the file ``to``, except those that are zero.
+
+    HostError when they cannot be read (``what`` names the file) or stored (``to_what`` does).
+    """
+    sums, zero, reading = ffi.new("uint32_t[]", count), ffi.new("uint8_t[]", count), ffi.new("int *")
+    result = lib.emu_pages_copy(fd, offset, to, to_offset, count, sums, zero, reading, _hardware())
+    if reading[0]:
+        _check_read(result, what)
+    elif result < 0:
+        raise kernel.host_error(f"cannot store pages in {to_what}", -result)
+    flags = bytes(ffi.buffer(zero))
+    found = []
+    page = flags.find(1)
+    while page >= 0:
+        found.append(page)
+        page = flags.find(1, page + 1)
+    return Copied(bytes(ffi.buffer(sums)), found)
+
+
+def _check_read(result: int, what: str) -> None:
+    if result == -errno.ENODATA:
+        raise HostError(f"{what} ended early", "it was cut short while it was read: restore its size")
+    if result == -errno.EFAULT:  # where a store would have met SIGBUS
+        raise HostError(f"cannot keep pages of {what}: no storage is left for them", "make room and try again")
+    if result < 0:
+        raise kernel.host_error(f"cannot read pages of {what}", -result)

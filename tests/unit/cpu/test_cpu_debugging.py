@@ -1,0 +1,241 @@
+"""Breakpoints, steps and watched memory: each stop is exact, none is lost or comes twice; the guest sees nothing."""
+
+from __future__ import annotations
+
+import struct
+from random import Random
+
+import pytest
+from cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
+from fuzzing import times
+from test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
+from test_cpu_stops import ENTRY, system_calls
+
+from emu.cpu import Stop, StopKind
+from emu.cpu.debugging import READ, WRITE, Debugging, Watch
+
+START = CODE + 8
+DATA = 0x200000
+IRETQ = b"\x48\xcf"
+NOP = b"\x90"
+INTO_DATA = b"\xbf" + struct.pack("<I", DATA)  # mov edi, DATA
+ABSENT = 0x4000_0000  # no page table maps it
+
+
+def debugged(guest: Guest) -> Debugging:
+    return Debugging(guest.cpu)
+
+
+def run(guest: Guest) -> Stop:
+    """As ``Cpu.run``, past the stops of the self-test."""
+    while (stop := guest.cpu.run()).kind is StopKind.REQUESTED:
+        pass
+    return stop
+
+
+def places(guest: Guest, debugging: Debugging, most: int = 10_000) -> list[tuple[str, int]]:
+    """Where and why the guest stops, until it halts for good."""
+    found = []
+    while len(found) < most and (stop := run(guest)).kind in (StopKind.BREAKPOINT, StopKind.STEP, StopKind.WATCH):
+        found.append((str(stop.kind), stop.rip))
+        debugging.go_on(stop)
+    return found
+
+
+def steps(guest: Guest, debugging: Debugging) -> list[int]:
+    found = []
+    debugging.stop_at(0)
+    while (stop := run(guest)).kind is StopKind.STEP:
+        found.append(stop.rip)
+        debugging.stop_at(debugging.instructions + 1)
+        debugging.go_on(stop)
+    return found
+
+
+def test_a_breakpoint_stops_before_its_instruction_each_time_once(guest: Guest) -> None:
+    loop = b"\xb9\x05\x00\x00\x00" + b"\x48\xff\xc0" + b"\xff\xc9" + b"\x75\xf9"  # 5 times inc rax
+    guest.long(loop + HLT)
+    debugging = debugged(guest)
+    inside = START + 5
+    debugging.set_breakpoints([inside])
+    for count in range(5):
+        stop = run(guest)
+        assert (stop.kind, stop.rip) == (StopKind.BREAKPOINT, inside)
+        assert guest.cpu.registers()["rax"] == count
+        debugging.go_on(stop)
+    assert run(guest).kind is StopKind.HALT
+    assert guest.cpu.registers()["rax"] == 5
+
+
+def test_a_breakpoint_where_the_guest_stands_counts_unless_it_goes_on_from_there(guest: Guest) -> None:
+    guest.long(NOP + HLT)
+    debugging = debugged(guest)
+    debugging.set_breakpoints([CODE])
+    assert run(guest).kind is StopKind.BREAKPOINT
+    assert run(guest).rip == CODE
+
+
+def test_each_step_is_one_instruction(guest: Guest) -> None:
+    guest.long(NOP + b"\x48\xff\xc0" + b"\xeb\x00" + NOP + HLT)
+    assert steps(guest, debugged(guest)) == [CODE, START, START + 1, START + 4, START + 6, START + 7]
+
+
+def test_rep_is_stepped_turn_by_turn_and_done_once(guest: Guest) -> None:
+    fill = INTO_DATA + b"\xb9\x03\x00\x00\x00" + b"\xb0\x5a" + b"\xf3\xaa"  # rep stosb, 3 bytes
+    guest.long(fill + HLT)
+    debugging = debugged(guest)
+    rep = START + 12
+    stepped = steps(guest, debugging)
+    assert stepped.count(rep) == 4  # three turns, and one that finds nothing left
+    assert guest.memory[DATA : DATA + 4] == b"ZZZ\0"
+
+
+def test_a_step_into_a_fault_stops_at_the_handler(guest: Guest) -> None:
+    guest.gate64(14, HANDLERS)
+    guest.put(HANDLERS, b"\x48\x83\xc4\x08" + b"\x48\x83\x04\x24\x03" + IRETQ)  # skip the instruction
+    guest.long(b"\xbf" + struct.pack("<I", ABSENT) + b"\x48\x89\x07" + HLT)
+    store = START + 5
+    assert steps(guest, debugged(guest)) == [
+        CODE, START, store, HANDLERS, HANDLERS + 4, HANDLERS + 9, store + 3,
+    ]  # fmt: skip
+
+
+def test_syscall_is_one_step_to_the_kernel(guest: Guest) -> None:
+    guest.put(ENTRY, HLT)
+    guest.long(system_calls() + b"\x0f\x05" + NOP)
+    stepped = steps(guest, debugged(guest))
+    assert stepped[-2:] == [START + len(system_calls()), ENTRY]
+
+
+STORES = {
+    "mov": b"\x48\x89\x07",
+    "mov across units": b"\x48\x89\x47\xfc",
+    "byte": b"\x88\x47\x03",
+    "movnti": b"\x48\x0f\xc3\x07",
+    "movups": b"\x0f\x11\x47\xf8",
+    "movaps": b"\x0f\x29\x07",
+    "fstp": b"\xd9\xe8\xdd\x1f",
+    "lock xadd": b"\xf0\x48\x0f\xc1\x07",
+    "xchg": b"\x48\x87\x07",
+    "stosq": b"\x48\xab",
+    "push": b"\x48\x89\xfc\x48\x83\xc4\x08\x50",  # mov rsp, rdi; add rsp, 8; push rax
+    "cmpxchg16b": b"\x48\x31\xd2\x48\x0f\xc7\x0f",
+}
+
+
+@pytest.mark.parametrize("store", STORES.values(), ids=STORES)
+def test_a_watch_stops_behind_the_instruction_that_stored(guest: Guest, store: bytes) -> None:
+    guest.long(INTO_DATA + b"\xb8\x77\x00\x00\x00" + store + b"\x90" + HLT)
+    debugging = debugged(guest)
+    debugging.set_watches([Watch(DATA, 8, WRITE)])
+    assert places(guest, debugging) == [("watch", START + 10 + len(store))]
+
+
+def test_watched_loads_and_stores_are_told_apart(guest: Guest) -> None:
+    guest.long(INTO_DATA + b"\x48\x8b\x07" + b"\x48\x89\x07" + b"\x48\x8b\x47\x08" + HLT)
+    load, store = START + 5, START + 8
+    for access, expected in ((READ, [store]), (WRITE, [store + 3]), (READ | WRITE, [store, store + 3])):
+        guest.long(INTO_DATA + b"\x48\x8b\x07" + b"\x48\x89\x07" + b"\x48\x8b\x47\x08" + HLT)
+        debugging = debugged(guest)
+        debugging.set_watches([Watch(DATA, 8, access)])
+        assert [rip for _, rip in places(guest, debugging)] == expected, load
+        debugging.set_watches([])
+
+
+def test_rep_stops_behind_the_turn_that_stored(guest: Guest) -> None:
+    guest.long(INTO_DATA + b"\xb9\x08\x00\x00\x00" + b"\xf3\xaa" + HLT)
+    debugging = debugged(guest)
+    debugging.set_watches([Watch(DATA + 2, 2, WRITE)])
+    for left in (5, 4):
+        stop = run(guest)
+        assert stop.kind is StopKind.WATCH
+        assert guest.cpu.registers()["rcx"] == left
+        debugging.go_on(stop)
+    assert run(guest).kind is StopKind.HALT
+
+
+def test_a_store_that_faults_behind_a_watched_load_is_reported_once_when_it_is_done(guest: Guest) -> None:
+    # movsq from watched memory to an absent page; the handler lets it go to present memory instead.
+    guest.gate64(14, HANDLERS)
+    guest.put(HANDLERS, b"\x48\x83\xc4\x08" + b"\xbf" + struct.pack("<I", DATA + 0x100) + IRETQ)
+    guest.long(b"\xbe" + struct.pack("<I", DATA) + b"\xbf" + struct.pack("<I", ABSENT) + b"\x48\xa5" + HLT)
+    debugging = debugged(guest)
+    debugging.set_watches([Watch(DATA, 8, READ)])
+    assert places(guest, debugging) == [("watch", START + 12)]
+
+
+def test_what_an_exception_pushes_is_watched_too(guest: Guest) -> None:
+    guest.gate64(3, HANDLERS, 0xEE)
+    guest.put(HANDLERS, IRETQ)
+    guest.long(b"\xcc" + HLT)
+    debugging = debugged(guest)
+    debugging.set_watches([Watch(STACK - 8, 8, WRITE)])
+    assert places(guest, debugging) == [("watch", HANDLERS)]
+
+
+def test_an_interrupt_that_comes_at_a_stop_waits_for_the_instruction(guest: Guest) -> None:
+    guest.gate64(0x40, HANDLERS)
+    guest.put(HANDLERS, b"\x48\xff\xc3" + IRETQ)
+    guest.long(b"\xfb" + NOP + NOP + NOP + HLT)
+    debugging = debugged(guest)
+    at = START + 2
+    debugging.set_breakpoints([at])
+    stop = run(guest)
+    assert stop.rip == at
+    guest.cpu.set_interrupt_pending(True)
+    debugging.go_on(stop)
+    stop = run(guest)
+    assert (stop.kind, stop.rip) == (StopKind.INTERRUPT_WINDOW, at + 1)
+    guest.cpu.raise_interrupt(0x40)
+    guest.cpu.set_interrupt_pending(False)
+    assert run(guest).kind is StopKind.HALT
+    assert guest.cpu.registers()["rbx"] == 1
+
+
+def test_what_an_interrupt_pushes_is_watched_too(guest: Guest) -> None:
+    guest.gate64(0x40, HANDLERS)
+    guest.put(HANDLERS, IRETQ)
+    guest.long(b"\xfb" + NOP + NOP + HLT)
+    debugging = debugged(guest)
+    debugging.set_watches([Watch(STACK - 8, 8, WRITE)])
+    guest.cpu.set_interrupt_pending(True)
+    assert run(guest).kind is StopKind.INTERRUPT_WINDOW
+    guest.cpu.raise_interrupt(0x40)
+    guest.cpu.set_interrupt_pending(False)
+    assert places(guest, debugging) == [("watch", HANDLERS)]
+
+
+def test_a_reset_forgets_a_stop(guest: Guest) -> None:
+    guest.long(NOP + HLT)
+    debugging = debugged(guest)
+    debugging.set_breakpoints([START])
+    debugging.go_on(run(guest))
+    guest.long(NOP + HLT)
+    assert run(guest).rip == START
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(times(20)))
+def test_random_programs_run_alike_whole_and_step_by_step(guest: Guest, seed: int) -> None:
+    """Registers, memory, time and number of instructions; with stops at every instruction and at none."""
+    ends = []
+    other = Guest()
+    try:
+        for machine, stepped in ((guest, False), (other, True)):
+            random = Random(seed)
+            for vector in range(256):
+                machine.gate64(vector, HANDLERS + 8 * vector, random.choice((0x8E, 0xEE)))
+                machine.put(HANDLERS + 8 * vector, random.choice(HANDLERS_OF_ALL_KINDS))
+            machine.long(program(random))
+            machine.cpu.set_deadline(3_000)
+            debugging = debugged(machine)
+            debugging.set_watches([Watch(STACK - 0x1000, 0x1000, WRITE)] if stepped else [])
+            debugging.stop_at(0 if stepped else None)
+            while (stop := run(machine)).kind in (StopKind.STEP, StopKind.WATCH):
+                debugging.stop_at(debugging.instructions + 1)
+                debugging.go_on(stop)
+            ends.append((stop, debugging.instructions, machine.cpu.save(), bytes(machine.memory)))
+    finally:
+        other.close()
+    assert ends[0][:3] == ends[1][:3]
+    assert ends[0][3] == ends[1][3]

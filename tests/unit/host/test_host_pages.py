@@ -1,0 +1,114 @@
+"""Checksums against published values and a second implementation; copies of pages between files."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.errors import HostError
+from emu.host import kernel, pages
+from emu.host.pages import PAGE
+
+STRIPE = 1360
+
+
+def test_crc32c_check_values() -> None:
+    """RFC 3720 B.4 and the usual check value."""
+    assert pages.crc32c(b"123456789") == 0xE3069283
+    assert pages.crc32c(bytes(32)) == 0x8A9136AA
+    assert pages.crc32c(b"\xff" * 32) == 0x62A8AB43
+    assert pages.crc32c(bytes(range(32))) == 0x46DD794E
+    assert pages.crc32c(b"") == 0
+
+
+sizes = st.integers(0, 200) | st.sampled_from([n * 3 * STRIPE + d for n in (1, 2, 3) for d in (-8, -1, 0, 1, 7, 8, 17)])
+
+
+@given(sizes, st.integers(0, 1 << 32), st.floats(0, 1))
+def test_crc32c_table_hardware_and_running_value_agree(size: int, seed: int, share: float) -> None:
+    data = random.Random(seed).randbytes(size)
+    cut = int(share * size)
+    whole = pages.crc32c(data, hardware=False)
+    assert pages.crc32c(data) == whole
+    assert pages.crc32c(data[cut:], pages.crc32c(data[:cut])) == whole
+
+
+@given(st.integers(0, 300), st.integers(0, 299))
+def test_is_zero_sees_every_byte(size: int, at: int) -> None:
+    data = bytearray(size)
+    assert pages.is_zero(data)
+    if at < size:
+        data[at] = 1
+        assert not pages.is_zero(data)
+
+
+def content(count: int) -> bytes:
+    """Pages of random bytes, every fifth of zeros."""
+    generator = random.Random(count)
+    return b"".join(bytes(PAGE) if n % 5 == 3 else generator.randbytes(PAGE) for n in range(count))
+
+
+def sums(data: bytes) -> bytes:
+    parts = (data[at : at + PAGE] for at in range(0, len(data), PAGE))
+    return b"".join(pages.crc32c(part, hardware=False).to_bytes(4, "little") for part in parts)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """A file of 200 pages behind one page of something else, and one that is full of other bytes."""
+    (tmp_path / "from").write_bytes(b"x" * PAGE + content(200))
+    (tmp_path / "to").write_bytes(b"y" * PAGE * 202)
+    made = kernel.open_file(tmp_path / "from", write=False), kernel.open_file(tmp_path / "to", write=True)
+    yield made
+    for fd in made:
+        os.close(fd)
+
+
+def test_sums_are_those_of_each_page(files: tuple[int, int]) -> None:
+    data = content(200)
+    assert pages.sums_of(data) == sums(data)
+    assert pages.sums_in(files[0], PAGE, 200, what="f") == sums(data)
+    target = bytearray(200 * PAGE)
+    assert pages.read(files[0], PAGE, target, what="f") == sums(data)
+    assert target == data
+
+
+def test_a_copy_leaves_zero_pages_out_and_names_them(files: tuple[int, int]) -> None:
+    data = content(200)
+    copied = pages.copy(files[0], PAGE, files[1], 2 * PAGE, 200, what="f", to_what="t")
+    assert copied.sums == sums(data)
+    assert copied.zero == list(range(3, 200, 5))
+    there = os.pread(files[1], 202 * PAGE, 0)
+    for page in range(200):
+        kept = b"y" * PAGE if page in copied.zero else data[page * PAGE : (page + 1) * PAGE]
+        assert there[(page + 2) * PAGE : (page + 3) * PAGE] == kept
+    assert there[: 2 * PAGE] == b"y" * 2 * PAGE
+
+
+def test_what_cannot_be_read_or_stored_is_named(files: tuple[int, int]) -> None:
+    source, target = files
+    with pytest.raises(HostError, match="f ended early"):
+        pages.copy(source, 101 * PAGE, target, 0, 101, what="f", to_what="t")
+    with pytest.raises(HostError, match="f ended early"):
+        pages.sums_in(source, 101 * PAGE, 101, what="f")
+    with pytest.raises(HostError, match="cannot read pages of f"):
+        pages.sums_in(-1, 0, 1, what="f")
+    with pytest.raises(HostError, match="cannot store pages in t: Bad file descriptor"):
+        pages.copy(source, PAGE, source, 0, 1, what="f", to_what="t")
+
+
+def test_memory_whose_file_was_cut_short_is_an_error_and_no_signal(files: tuple[int, int], tmp_path: Path) -> None:
+    (tmp_path / "short").write_bytes(bytes(4 * PAGE))
+    fd = kernel.open_file(tmp_path / "short", write=True)
+    address = kernel.map_memory(4 * PAGE, what="test", fd=fd, shared=True)
+    os.truncate(fd, 2 * PAGE)
+    with pytest.raises(HostError, match="no storage is left"):
+        pages.read(files[0], PAGE, kernel.memory_view(address, 4 * PAGE), what="f")
+    kernel.unmap_memory(address, 4 * PAGE)
+    os.close(fd)
