@@ -17,6 +17,7 @@ _STORE_LOG = "tests/integration/test_store_log.py"
 _DURABLE = "tests/integration/test_crash_instructions.py::test_what_makes_a_value_durable"
 _ORACLE = "tests/unit/persistence/test_persistence_oracle.py"
 _PLUGIN = "tests/unit/testing/test_testing_plugin.py"
+_KNOWN_PORTS = "tests/unit/persistence/test_persistence_known_ports.py"
 _WAKES = "tests/unit/persistence/test_persistence_report.py::test_the_memory_it_wakes_up_with_holds_what_the_crash_left"
 
 MUTANTS = (
@@ -205,5 +206,21 @@ MUTANTS = (
         "        return self.initial(unit) & ~covered | value & covered\n",
         "        return value & covered\n",
         (f"{_ORACLE}::test_same_memories_as_the_operational_machine[mem-ctrl-line-0]",),
+    ),
+    Mutant(
+        "devices-not-told",
+        "a run that does something new tells the devices first what it did before",
+        "emu/cpu/known_ports.py",
+        "        for _, port, size, writes, value in reversed(path):\n",
+        "        for _, port, size, writes, value in ():\n",
+        (f"{_KNOWN_PORTS}::test_a_run_whose_accesses_are_known_is_the_run_of_a_new_machine[goes another way]",),
+    ),
+    Mutant(
+        "clock-taken-for-known",
+        "what a device answers after a look at the clock is asked again in every run",
+        "emu/cpu/known_ports.py",
+        "        if not can_be_known or engine.clock_started or (ends and not self._has_ended()):\n",
+        "        if not can_be_known or (ends and not self._has_ended()):\n",
+        (f"{_KNOWN_PORTS}::test_a_run_whose_accesses_are_known_is_the_run_of_a_new_machine[looks at the clock]",),
     ),
 )

@@ -22,6 +22,7 @@ class emu_trace:
     count: int
     limit: int
     blocks: int
+    budget: int
     stop_block: int
     first_access: int
     starved: int
