@@ -34,6 +34,7 @@ from emu.persistence.report.document import document
 from emu.persistence.report.export import FILES, export
 from emu.persistence.report.matrix import matrix as judge_all
 from emu.persistence.report.symbols import Symbols, load_symbols
+from emu.persistence.report.types import load_types
 from emu.units import MIB
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def crash(
     durable_when_done: bool = False,
     feed_printed: bool = False,
     check: Collection[str] = (),
+    type: Sequence[str] = (),  # noqa: A002 - the option's name
     first_failure: bool = False,
     resume: Path | None = None,
     exec: str | None = None,  # noqa: A002 - the option's name
@@ -144,6 +146,7 @@ def crash(
         durable_when_done=durable_when_done,
         feed_printed=feed_printed,
         check=check,
+        types=type,
         first_failure=first_failure,
         linux=linux,
         scope=scope,
@@ -282,6 +285,7 @@ def question(
     durable_when_done: bool = False,
     feed_printed: bool = False,
     check: Collection[str] = (),
+    types: Sequence[str] = (),
     first_failure: bool = False,
     linux: Request | None = None,
     scope: str = "all",
@@ -346,7 +350,7 @@ def question(
             "does not show",
             "choose another --media",
         )
-    return Question(
+    asked = Question(
         config,
         recovery,
         rules,
@@ -361,9 +365,12 @@ def question(
         durable_when_done=durable_when_done,
         feed_printed=feed_printed,
         checks=frozenset(check),
+        types=tuple(types),
         linux=linux,
         tears=torn,
     )
+    load_types(asked.program, asked.types)  # what is wrong with them is said before the work
+    return asked
 
 
 def _place(place: int | str | None, option: str) -> str | None:

@@ -73,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--check", action="append", default=[], choices=("states", "robust"),
         help="states: recovery must print what it prints between two operations; robust: and see no store without "
         "those before it")  # fmt: skip
+    add("--type", dest="types", action="append", default=[], metavar="OFFSET=TYPE",
+        help="name fields of the program's struct TYPE at OFFSET in the first NVDIMM")  # fmt: skip
     add("--depth", type=int, default=1, metavar="N", help="power failures in a row: 2 crashes recovery too")
     add("--max-executions", type=int, default=100_000, metavar="N", help="stop after this many recoveries")
     add("--first-failure", action="store_true", help="stop when a crash state has failed, the simplest that does")
@@ -234,6 +236,7 @@ def _question(options: argparse.Namespace) -> Question:
         durable_when_done=options.durable_when_done,
         feed_printed=options.feed_printed,
         check=options.check,
+        types=options.types,
         first_failure=options.first_failure,
         linux=linux,
         scope=options.scope,

@@ -62,6 +62,7 @@ class Question:
     Power fails from ``start`` to ``stop`` only (see ``model.operations.window``). With ``durable_when_done`` what a
     finished operation stored must be durable when it says that it is done. With ``feed_printed`` recovery reads on its
     standard input what the workload had printed. ``checks`` are more ways to judge than how recovery ends: ``CHECKS``.
+    ``types`` are the words of ``--type``, which name fields in reports.
 
     With ``linux`` both machines get its kernel, and its commands are workload and recovery. With ``tears`` its block
     writes are not looked at exactly.
@@ -81,6 +82,7 @@ class Question:
     durable_when_done: bool = False
     feed_printed: bool = False
     checks: frozenset[str] = frozenset()
+    types: tuple[str, ...] = ()
     linux: Request | None = None
     tears: Tears | None = None
 

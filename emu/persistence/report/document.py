@@ -19,6 +19,7 @@ from emu.persistence.report.excerpts import Sources
 from emu.persistence.report.ignored import fingerprint
 from emu.persistence.report.stacks import Frame, unwind
 from emu.persistence.report.symbols import Symbols, load_symbols
+from emu.persistence.report.types import Types, load_types
 from emu.units import CACHE_LINE
 
 SCHEMA = "emu.crash/1"
@@ -75,13 +76,19 @@ class Describer:
                     "kind": "nt-store" if event.nt else "locked-store" if event.locked else "store",
                     "address": event.address,
                     "offset": self.offset(event.address),
+                    "field": self.field(event.address),
                     "size": len(event.data),
                     "data": event.data[:CACHE_LINE].hex(),
                     "text": text_of(event.data[:CACHE_LINE]),
                     "lines": list(lines[:_MOST_EVENTS]),
                 }
             case Flush():
-                return {"kind": str(event.kind), "address": event.line, "offset": self.offset(event.line)}
+                return {
+                    "kind": str(event.kind),
+                    "address": event.line,
+                    "offset": self.offset(event.line),
+                    "field": self.field(event.line),
+                }
             case Fence():
                 return {"kind": str(event.kind), "failed": event.failed}
             case WriteBack():
@@ -106,6 +113,16 @@ class Describer:
             if dimm.gpa <= address < dimm.gpa + dimm.size:
                 return address - dimm.gpa
         return None
+
+    def field(self, address: int) -> str | None:
+        """The field that ``--type`` names there."""
+        first = self._answer.workload.dimms[0]
+        inside = first.gpa <= address < first.gpa + first.size
+        return (self._types.field_at(address - first.gpa) if inside else "") or None
+
+    @cached_property
+    def _types(self) -> Types:
+        return load_types(self._answer.question.program, self._answer.question.types)
 
     def spin(self, spin: Spin | None) -> dict[str, Any] | None:
         """The loop of recovery that never ends."""

@@ -106,6 +106,7 @@ def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
     facts = [
         ("event", str(item["event"])),
         ("address", f"{item['address']:#x}" + ("" if item["offset"] is None else f" (offset {item['offset']:#x})")),
+        ("field", item["field"] or ""),
         ("line", page.name(line_of(item["address"]))),
         ("bytes", f"{item['data']}{'...' if item['size'] > 64 else ''} ({item['size']})"),
         ("text", json.dumps(item["text"]) if item.get("text") else ""),

@@ -139,7 +139,8 @@ def where(item: Mapping[str, Any]) -> str:
     """The first byte that an event stored or flushed."""
     if "label_offset" in item:
         return f"offset {item['label_offset']:#x} of the label area"
-    return f"{item['address']:#x}" if item["offset"] is None else f"offset {item['offset']:#x}"
+    named = f" ({item['field']})" if item.get("field") else ""
+    return f"{item['address']:#x}" if item["offset"] is None else f"offset {item['offset']:#x}{named}"
 
 
 def size(item: Mapping[str, Any]) -> str:
