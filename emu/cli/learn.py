@@ -67,7 +67,12 @@ def _list(options: argparse.Namespace) -> int:
     found = lessons(*options.lessons)
     if options.json:
         rows = [
-            {"name": each.name, "title": each.title, "minutes": each.minutes, "missing": missing(each)}
+            {
+                "name": each.name,
+                "title": each.title,
+                "minutes": each.minutes,
+                "missing": [f"{lack.what}: {lack.remedy}" for lack in missing(each)],
+            }
             for each in found.values()
         ]
         output.document({"schema": "emu.lessons/1", "lessons": rows})
@@ -76,7 +81,7 @@ def _list(options: argparse.Namespace) -> int:
     for lesson in found.values():
         output.say(f"{lesson.name:<{width}}  {lesson.minutes:>2} min  {lesson.title}")
         for lack in missing(lesson):
-            output.say(f"{'':<{width}}          {lack}")
+            output.say(f"{'':<{width}}          {lack.what}: {lack.remedy}")
     output.say("")
     output.say("begin one with: emu learn NAME")
     return Status.OK
@@ -86,8 +91,7 @@ def _demand(lesson: Lesson) -> None:
     from emu.learn.needs import missing
 
     for lack in missing(lesson):
-        what, _, remedy = lack.partition(": ")
-        raise HostError(f"the lesson {lesson.name} cannot run here: {what}", remedy)
+        raise HostError(f"the lesson {lesson.name} cannot run here: {lack.what}", lack.remedy)
 
 
 def _check(lesson: Lesson, folder: Path | None) -> int:

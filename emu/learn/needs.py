@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import shutil
 
-from emu.errors import EmuError
+from emu.errors import EmuError, HostError
 from emu.learn.lesson import Lesson
 
 __all__ = ["missing"]
 
 
-def missing(lesson: Lesson) -> list[str]:
-    """What to do before ``lesson`` can run here, one line for each thing that it lacks.
+def missing(lesson: Lesson) -> list[EmuError]:
+    """What ``lesson`` lacks here, each with what to do about it.
 
     A need is ``compiler`` (for guests), ``linux`` (a kernel), ``libpmem`` (headers and library of the host), or the
     name of a program, after which a Debian package may stand: ``mkfs.ext4:e2fsprogs``.
     """
-    return [line for need in lesson.needs if (line := _lacks(need)) is not None]
+    return [lack for need in lesson.needs if (lack := _lacks(need)) is not None]
 
 
-def _lacks(need: str) -> str | None:
+def _lacks(need: str) -> EmuError | None:
     if need == "compiler":
         return _refusal_of_compiler()
     if need == "linux":
@@ -29,30 +29,30 @@ def _lacks(need: str) -> str | None:
     program, _, package = need.partition(":")
     if shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin"):
         return None
-    return f"there is no program {program}: on Debian: apt-get install {package or program}"
+    return HostError(f"there is no program {program}", f"on Debian: apt-get install {package or program}")
 
 
-def _refusal_of_compiler() -> str | None:
+def _refusal_of_compiler() -> EmuError | None:
     from emu.guest.toolchain import find_compiler
 
     try:
         find_compiler()
     except EmuError as error:
-        return f"{error.what}: {error.remedy}"
+        return error
     return None
 
 
-def _refusal_of_kernel() -> str | None:
+def _refusal_of_kernel() -> EmuError | None:
     from emu.linux.kernel import find
 
     try:
         find(None)
     except EmuError as error:
-        return f"{error.what}: {error.remedy}"
+        return error
     return None
 
 
-def _refusal_of_libpmem() -> str | None:
+def _refusal_of_libpmem() -> EmuError | None:
     import subprocess
 
     compiler = shutil.which("gcc")
@@ -60,4 +60,4 @@ def _refusal_of_libpmem() -> str | None:
     program = "#include <libpmem.h>\nint main(void) { return pmem_is_pmem(0, 0); }\n"
     if compiler and subprocess.run(words, input=program.encode(), capture_output=True, check=False).returncode == 0:
         return None
-    return "there is no libpmem to compile with: on Debian: apt-get install gcc libc6-dev libpmem-dev"
+    return HostError("there is no libpmem to compile with", "on Debian: apt-get install gcc libc6-dev libpmem-dev")

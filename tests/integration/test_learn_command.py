@@ -173,6 +173,11 @@ def test_a_compiler_that_is_not_there_is_named() -> None:
     assert result.status == 4
     assert "there is no C compiler" in result.errors[0]
     assert "apt-get install gcc" in result.errors[1]
+    result = emu("learn", "find-the-bug", under=("/usr/bin/env", "CC=/no/compiler"))
+    assert result.errors == (
+        "emu: the lesson find-the-bug cannot run here: CC=/no/compiler: there is no such program",
+        "     name a compiler for x86-64, or unset CC",
+    )
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_lesson_from_wrong_to_right_and_its_page(
     lesson = LESSONS[name]
     if lacks := missing(lesson):
         assert not os.environ.get("CI"), lacks
-        pytest.skip("; ".join(lacks))
+        pytest.skip("; ".join(map(str, lacks)))
     for key, value in PAGES["SURROUNDINGS"].items():
         monkeypatch.setenv(key, value)
     asked = [part for part in lesson.parts if isinstance(part, Question | Task)]
@@ -125,7 +125,7 @@ def check_of(folder: Path, edits: list[tuple[str, str]]) -> str | None:
 
     lesson = LESSONS["find-the-bug"]
     if lacks := missing(lesson):
-        pytest.skip("; ".join(lacks))
+        pytest.skip("; ".join(map(str, lacks)))
     assert lesson.task is not None
     with Workplace(lesson.folder, folder) as workplace:
         (place,) = workplace.hand_out(lesson.task)

@@ -11,14 +11,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TREES = ("emu", "devices", "guest", "launcher", "tests", "docs", ".ci")
-FILES = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "Makefile")
+TREES = ("emu", "devices", "guest", "launcher", "tests", "docs", "changes", ".ci")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "THIRD-PARTY.md", "MANIFEST.in", "CHANGELOG.md", "Makefile")
 BUILD = """
 import os, sys
 from setuptools import build_meta
@@ -27,8 +30,11 @@ getattr(build_meta, "build_" + sys.argv[1])(sys.argv[3])
 """
 
 
-def run(*words: str | Path, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str | Path, cwd: Path, expect: int = 0, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    clean |= environment
     command = [str(word) for word in words]
     ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=clean, stdin=subprocess.DEVNULL)
     assert ran.returncode == expect, f"{words}: status {ran.returncode}\n{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
@@ -36,6 +42,7 @@ def run(*words: str | Path, cwd: Path, expect: int = 0) -> subprocess.CompletedP
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_source_archive_wheel_and_installed_command(tmp_path: Path) -> None:
     if shutil.which("gcc") is None or not Path(sysconfig.get_path("include"), "Python.h").exists():
         pytest.skip("needs a compiler and Python.h (on Debian: apt-get install gcc python3-dev)")
@@ -78,20 +85,35 @@ def test_source_archive_wheel_and_installed_command(tmp_path: Path) -> None:
     assert images <= names
     assert "emu/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"emu"}, "one name in site-packages"
-    engine = {f"emu/cpu/engine/_{name}.abi3.so" for name in ("hooks", "trace", "system", "x87", "sse", "translate")}
-    host = {"emu/host/_kernel.abi3.so", "emu/host/_pages.abi3.so"}
-    assert host | engine == {name for name in names if name.endswith(".so")}
+    lessons = {path.relative_to(ROOT) for path in (ROOT / "emu/learn/lessons").rglob("*") if path.is_file()}
+    assert {str(path) for path in lessons} <= names
+    modules = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["ext-modules"]
+    native = {f"{module['name'].replace('.', '/')}.abi3.so" for module in modules}
+    assert native == {name for name in names if name.endswith(".so")}
     assert not [name for name in names if name.startswith(("tests/", "docs/"))]
-    assert any(name.endswith("licenses/LICENSE") for name in names)
+    for licence in ("LICENSE", "THIRD-PARTY.md"):
+        assert any(name.endswith(f"licenses/{licence}") for name in names)
 
-    run(*pip, wheel, cwd=elsewhere)
-    emu = venv / "bin" / "emu"
-    run(python, "-c", f"import emu, sys; assert emu.__file__.startswith({str(venv)!r}), emu.__file__", cwd=elsewhere)
-    assert "hello" in run(emu, "guests", cwd=elsewhere).stdout
-    first = run(emu, "run", "hello", "--nvdimm", "file=pmem.img,size=64M", cwd=elsewhere)
-    assert "boot 1" in first.stdout
-    assert "boot 2" in run(emu, "run", "hello", "--nvdimm", "file=pmem.img", cwd=elsewhere).stdout
-    assert "NFIT" in run(emu, "acpi", "show", "--nvdimm", "file=pmem.img", cwd=elsewhere).stdout
-    crash = run(emu, "crash", "commit-noflush", "--nvdimm", "file=pool.img,size=2M", "--json", cwd=elsewhere, expect=3)
+    # An empty environment, where no compiler is: nothing on PATH but what the environment brings.
+    empty = tmp_path / "empty"
+    run(sys.executable, "-m", "venv", "--without-pip", empty, cwd=tmp_path)
+    bare = {"PATH": str(empty / "bin")}
+    pip[-2:-2] = ["--python", str(empty / "bin" / "python")]
+    run(*pip, "--only-binary", ":all:", wheel, cwd=elsewhere, environment=bare)
+    emu, python = empty / "bin" / "emu", empty / "bin" / "python"
+
+    def stranger(*words: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        return run(*words, cwd=elsewhere, expect=expect, environment=bare)
+
+    stranger(
+        python, "-c", f"import emu, shutil; assert emu.__file__.startswith({str(empty)!r}) and not shutil.which('gcc')"
+    )
+    assert "hello" in stranger(emu, "guests").stdout
+    assert "pool_recover" in stranger(emu, "guests", "--source", "commit-fixed").stdout
+    assert "boot 1" in stranger(emu, "run", "hello", "--nvdimm", "file=pmem.img,size=64M").stdout
+    assert "boot 2" in stranger(emu, "run", "hello", "--nvdimm", "file=pmem.img").stdout
+    assert "NFIT" in stranger(emu, "acpi", "show", "--nvdimm", "file=pmem.img").stdout
+    crash = stranger(emu, "crash", "commit-noflush", "--nvdimm", "file=pool.img,size=2M", "--json", expect=3)
     assert json.loads(crash.stdout)["failures"]
-    run(emu, "crash", "commit-fixed", "--nvdimm", "file=pool.img,size=2M", "--json", cwd=elsewhere)
+    stranger(emu, "crash", "commit-fixed", "--nvdimm", "file=pool.img,size=2M", "--json")
+    assert "no C compiler" in stranger(emu, "learn").stdout

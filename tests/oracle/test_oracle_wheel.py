@@ -1,0 +1,87 @@
+"""The wheel, judged by those who know wheels: `build` makes it, auditwheel and abi3audit look at it.
+
+And a compiler for AArch64 translates all our C. What it makes is not run here.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+from requirements import missing, require
+
+ROOT = Path(__file__).parents[2]
+MODULES = [
+    module["sources"][0]
+    for module in tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["ext-modules"]
+]
+_AARCH64 = b"\xb7\0"  # e_machine of ELF: EM_AARCH64, 183
+
+
+def tool(*words: str | Path, cwd: Path | None = None) -> str:
+    """What a program of this environment prints; it must succeed."""
+    name = str(words[0])
+    program = shutil.which(name, path=str(Path(sys.executable).parent))
+    if program is None:
+        missing(name, f"pip install {name.removeprefix('pyproject-')}")
+    done = subprocess.run([str(program), *map(str, words[1:])], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python -m build` makes of a copy of the tree: a source archive, and from it a wheel."""
+    copy, out = tmp_path_factory.mktemp("copy") / "emu", tmp_path_factory.mktemp("dist")
+    leave = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.so", "__pycache__", "*.egg-info", ".*_cache")
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=leave)
+    tool("pyproject-build", "--outdir", out, copy)
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_wheel_is_clean(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    assert len(list(built.glob("*.tar.gz"))) == 1
+    assert "-cp311-abi3-" in wheel.name
+    shown = " ".join(tool("auditwheel", "show", wheel).split())
+    policy = re.search(r'platform tag: "(manylinux_2_\d+_x86_64)"', shown)
+    assert policy, shown
+    # Nothing but the C library is needed of the system.
+    assert re.findall(r"(lib[\w+-]+\.so[.\d]*) with versions", shown) == ["libc.so.6"]
+    audit = tool("abi3audit", "--strict", "--verbose", wheel)
+    assert f"{len(MODULES)} extensions scanned; 0 ABI version mismatches and 0 ABI violations found" in " ".join(
+        audit.split()
+    )
+
+
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python's headers with this machine's pyconfig.h, where Debian's asks for the other one's. Both have LP64."""
+    installed = Path(sysconfig.get_path("include"))
+    if not (installed / "Python.h").exists():
+        missing("Python.h", "on Debian: apt-get install python3-dev")
+    copy = tmp_path_factory.mktemp("include") / "python"
+    shutil.copytree(installed, copy)
+    version = f"python{sysconfig.get_python_version()}"
+    debian = Path("/usr/include") / str(sysconfig.get_config_var("MULTIARCH")) / version / "pyconfig.h"
+    if installed.is_relative_to("/usr/include") and debian.exists():
+        shutil.copy(debian, copy / "pyconfig.h")
+    return copy
+
+
+@pytest.mark.parametrize("source", [*MODULES, "launcher/emu.c"])
+def test_c_compiles_for_aarch64(source: str, headers: Path, tmp_path: Path) -> None:
+    compiler = require("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    kind = [] if source.startswith("launcher") else ["-shared", "-fPIC", "-DPy_LIMITED_API=0x030b0000"]
+    words = [compiler, "-O2", "-std=gnu11", "-Wall", "-Wextra", *kind, f"-I{headers}", "-o", tmp_path / "made", source]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made").read_bytes()[18:20] == _AARCH64
