@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+_ENGINE = ("hooks", "trace", "accesses", "system", "x87", "sse", "translate")
 TREES = ("emu", "devices", "guest", "launcher", "tests", "docs", ".ci")
 FILES = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "Makefile")
 BUILD = """
@@ -78,7 +79,7 @@ def test_source_archive_wheel_and_installed_command(tmp_path: Path) -> None:
     assert images <= names
     assert "emu/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"emu"}, "one name in site-packages"
-    engine = {f"emu/cpu/engine/_{name}.abi3.so" for name in ("hooks", "trace", "system", "x87", "sse", "translate")}
+    engine = {f"emu/cpu/engine/_{name}.abi3.so" for name in _ENGINE}
     host = {"emu/host/_kernel.abi3.so", "emu/host/_pages.abi3.so"}
     assert host | engine == {name for name in names if name.endswith(".so")}
     assert not [name for name in names if name.startswith(("tests/", "docs/"))]
