@@ -1809,6 +1809,7 @@ static void _cffi_checkfld_typedef_emu_trace(emu_trace *p)
   (void)((p->count) | 0);  /* check that 'emu_trace.count' is an integer */
   (void)((p->limit) | 0);  /* check that 'emu_trace.limit' is an integer */
   (void)((p->blocks) | 0);  /* check that 'emu_trace.blocks' is an integer */
+  (void)((p->budget) | 0);  /* check that 'emu_trace.budget' is an integer */
   (void)((p->stop_block) | 0);  /* check that 'emu_trace.stop_block' is an integer */
   (void)((p->first_access) | 0);  /* check that 'emu_trace.first_access' is an integer */
   (void)((p->starved) | 0);  /* check that 'emu_trace.starved' is an integer */
@@ -3800,6 +3801,9 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "blocks", offsetof(emu_trace, blocks),
               sizeof(((emu_trace *)0)->blocks),
               _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "budget", offsetof(emu_trace, budget),
+              sizeof(((emu_trace *)0)->budget),
+              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "stop_block", offsetof(emu_trace, stop_block),
                   sizeof(((emu_trace *)0)->stop_block),
                   _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3897,13 +3901,13 @@ static const struct _cffi_field_s _cffi_fields[] = {
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
   { "$emu_trace", 141, 0,
-    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 10 },
+    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
   { "$emu_trace_entry", 143, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 10, 8 },
+    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
   { "$emu_trace_read", 145, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 18, 3 },
+    sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
   { "$emu_trace_site", 147, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 21, 14 },
+    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 14 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
