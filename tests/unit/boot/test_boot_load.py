@@ -210,6 +210,13 @@ def test_data_of_a_static_elf_is_not_executable() -> None:
 # Refusals
 
 
+def test_an_elf_that_asks_for_an_interpreter_is_no_guest() -> None:
+    image = bytearray(elf([(0x100000, CODE, 2), (0x101000, b"/lib/ld.so", 10)]))
+    image[64 + 56] = 3  # the type of the second program header: PT_INTERP
+    with pytest.raises(UsageError, match="no static executable for a bare machine"):
+        plan(bytes(image))
+
+
 @pytest.mark.parametrize(
     ("image", "says"),
     [
