@@ -41,8 +41,7 @@ _CODE = [
 _CODE_CPLUSPLUS = ["-fno-exceptions"]
 _LINK = [
     "-nostdlib",
-    "-static",
-    "-no-pie",
+    "-static",  # and no PIE; clang warns of a -no-pie beside it
     "-Wl,--build-id=none",
     "-Wl,-z,noexecstack",
     "-Wl,-z,max-page-size=4096",

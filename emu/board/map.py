@@ -26,7 +26,7 @@ PM1_EVENT, PM1_CONTROL, PM_TIMER = _ports(0x600, 4), _ports(0x604, 2), _ports(0x
 GPE0 = _ports(0x620, GPE0_LENGTH)
 DSM = _ports(0xA18, 4)
 OPERATIONS = _ports(0xE10, 8)
-"""emu's own; no device of q35 is there. guest/lib/operation.h says the same."""
+"""emu's own; no device of q35 is there. guest/include/operation.h says the same."""
 PCI_CONFIG = _ports(0xCF8, 8)
 POWER = PM1_EVENT, PM1_CONTROL, PM_TIMER, GPE0, PCI_CONFIG
 RESET = PCI_CONFIG.start + 1

@@ -11,8 +11,11 @@ from emu.units import KIB
 
 MAGIC = b"\x7fELF"
 _LITTLE_ENDIAN, _I386, _X86_64 = 1, 3, 62
-_PT_LOAD, _PT_NOTE = 1, 4
+_PT_LOAD, _PT_INTERP, _PT_NOTE = 1, 3, 4
+_PF_X = 1
+_STATIC = 2  # e_type ET_EXEC: everything has its address
 _PHYS32_ENTRY = 18
+_ABI_TAG = 1
 # Bytes of notes that are looked through, in all segments together: thousands of segments may name the same ones. Linux
 # has less than a kilobyte.
 _MOST_NOTES = 64 * KIB
@@ -20,12 +23,18 @@ _RELINK = "link the image again as a static x86 executable"
 
 
 class ElfImage(NamedTuple):
-    """``pvh_entry`` is None without a PVH note. ``entry`` is translated to the physical address it loads at."""
+    """``pvh_entry`` is None without a PVH note. ``entry`` is translated to the physical address it loads at.
+
+    ``code`` are the (begin, end) of executable segments. ``bare`` says that the file runs without anybody's help: it is
+    static, linked to the addresses that it loads at, and no program of an operating system that has put its mark on it.
+    """
 
     bits: int
     entry: int
     segments: tuple[LoadSegment, ...]
     pvh_entry: int | None
+    code: tuple[tuple[int, int], ...]
+    bare: bool
 
 
 class _Header(NamedTuple):
@@ -36,6 +45,7 @@ class _Header(NamedTuple):
     filesz: int
     memsz: int
     align: int
+    flags: int
 
 
 def parse(image: bytes, name: str) -> ElfImage:
@@ -59,7 +69,12 @@ def parse(image: bytes, name: str) -> ElfImage:
     if table + size * count > len(image):
         raise UsageError(f"{name}: the program headers lie beyond the end of the file", "the file is cut short")
     headers = [_header(image, table + size * n, bits) for n in range(count)]
-    loaded = [header for header in headers if header.kind == _PT_LOAD and header.memsz]
+    # The linker likes to put the headers into memory too, a page below the code. Nothing in a guest reads them there.
+    loaded = [
+        header
+        for header in headers
+        if header.kind == _PT_LOAD and header.memsz and (header.offset or header.filesz > table + size * count)
+    ]
     if not loaded:
         raise UsageError(f"{name}: the ELF file has nothing to load", _RELINK)
     segments = tuple(_segment(image, header, name) for header in loaded)
@@ -67,15 +82,24 @@ def parse(image: bytes, name: str) -> ElfImage:
         if header.vaddr <= entry < header.vaddr + header.memsz:
             entry += header.paddr - header.vaddr
             break
-    return ElfImage(bits, entry, segments, _pvh_entry(image, headers))
+    code = tuple((header.paddr, header.paddr + header.memsz) for header in loaded if header.flags & _PF_X)
+    bare = (
+        struct.unpack_from("<H", image, 16)[0] == _STATIC
+        and all(header.vaddr == header.paddr for header in loaded)
+        and not any(header.kind == _PT_INTERP for header in headers)
+        and _note(image, headers, b"GNU", _ABI_TAG) is None
+    )
+    entries = _note(image, headers, b"Xen", _PHYS32_ENTRY)
+    pvh_entry = int.from_bytes(entries, "little") if entries is not None and len(entries) in (4, 8) else None
+    return ElfImage(bits, entry, segments, pvh_entry, code, bare)
 
 
 def _header(image: bytes, at: int, bits: int) -> _Header:
     if bits == 64:
-        kind, _flags, offset, vaddr, paddr, filesz, memsz, align = struct.unpack_from("<IIQQQQQQ", image, at)
+        kind, flags, offset, vaddr, paddr, filesz, memsz, align = struct.unpack_from("<IIQQQQQQ", image, at)
     else:
-        kind, offset, vaddr, paddr, filesz, memsz, _flags, align = struct.unpack_from("<8I", image, at)
-    return _Header(kind, offset, vaddr, paddr, filesz, memsz, align)
+        kind, offset, vaddr, paddr, filesz, memsz, flags, align = struct.unpack_from("<8I", image, at)
+    return _Header(kind, offset, vaddr, paddr, filesz, memsz, align, flags)
 
 
 def _segment(image: bytes, header: _Header, name: str) -> LoadSegment:
@@ -90,7 +114,8 @@ def _segment(image: bytes, header: _Header, name: str) -> LoadSegment:
     return LoadSegment(header.paddr, memoryview(image)[header.offset : header.offset + header.filesz], header.memsz)
 
 
-def _pvh_entry(image: bytes, headers: list[_Header]) -> int | None:
+def _note(image: bytes, headers: list[_Header], owner: bytes, kind: int) -> bytes | None:
+    """What the first note of ``owner`` and ``kind`` says."""
     budget = _MOST_NOTES
     for header in headers:
         if header.kind == _PT_NOTE and header.offset + header.filesz <= len(image):
@@ -98,12 +123,10 @@ def _pvh_entry(image: bytes, headers: list[_Header]) -> int | None:
             budget -= len(notes)
             at = 0
             while at + 12 <= len(notes):
-                name_size, desc_size, kind = struct.unpack_from("<III", notes, at)
+                name_size, desc_size, found = struct.unpack_from("<III", notes, at)
                 desc = at + 12 + (name_size + 3 & ~3)
-                owner = notes[at + 12 : at + 12 + name_size] if name_size <= 16 else b""
-                if kind == _PHYS32_ENTRY and owner.rstrip(b"\0") == b"Xen" and desc_size in (4, 8):
-                    value = notes[desc : desc + desc_size]
-                    if len(value) == desc_size:
-                        return int.from_bytes(value, "little")
+                named = notes[at + 12 : at + 12 + name_size] if name_size <= 16 else b""
+                if found == kind and named.rstrip(b"\0") == owner and desc + desc_size <= len(notes):
+                    return notes[desc : desc + desc_size]
                 at = desc + (desc_size + 3 & ~3)
     return None

@@ -2,8 +2,9 @@
 
 1. A Multiboot 1 header in the first 8 KiB: 32-bit entry as the specification says.
 2. ELF with a PVH note: 32-bit entry, EBX = start info.
-3. A Linux setup header (bzImage, vmlinuz): 64-bit entry, RSI = boot parameters.
-4. Anything else is a flat 64-bit binary, except files that are plainly something else.
+3. ELF without either, static and of 64 bits: entered as a flat image, at its own entry.
+4. A Linux setup header (bzImage, vmlinuz): 64-bit entry, RSI = boot parameters.
+5. Anything else is a flat 64-bit binary, except files that are plainly something else.
 """
 
 from __future__ import annotations
@@ -48,19 +49,32 @@ def load(
         return multiboot.load(image, header, name=name, cmdline=cmdline, memory_map=memory_map, modules=modules)
     initrd = modules[0].data if modules else None
     if image.startswith(elf.MAGIC):
-        return _pvh(image, name=name, cmdline=cmdline, memory_map=memory_map, rsdp_address=rsdp_address, initrd=initrd)
-    if is_linux(image):
+        parsed = elf.parse(image, name)
+        if parsed.pvh_entry is not None:
+            return _pvh(
+                parsed,
+                parsed.pvh_entry,
+                name=name,
+                cmdline=cmdline,
+                memory_map=memory_map,
+                rsdp_address=rsdp_address,
+                initrd=initrd,
+            )
+    elif is_linux(image):
         from emu.boot import linux  # most guests are none
 
         return linux.load(
             image, name=name, cmdline=cmdline, memory_map=memory_map, rsdp_address=rsdp_address, initrd=initrd
         )
+    else:
+        parsed = None
     if initrd is not None:
         raise UsageError(
             f"{name} is a flat image, which takes no initial RAM disk", "leave -initrd away, or give a kernel"
         )
+    place = flat.place_bytes(image) if parsed is None else flat.place_elf(_bare(parsed, name), name)
     return flat.load(
-        image,
+        place,
         name=name,
         cmdline=cmdline,
         memory_map=memory_map,
@@ -93,8 +107,22 @@ def unpacked(image: bytes, *, name: str) -> bytes:
     return payload.vmlinux(image, name) or image
 
 
+def _bare(parsed: elf.ElfImage, name: str) -> elf.ElfImage:
+    """``parsed``, unless it needs more than a bare 64-bit machine."""
+    what = f"{name} is an ELF file with neither a Multiboot header nor a PVH note"
+    if parsed.bits != 64:
+        raise UsageError(f"{what}, and not of 64 bits", "add one of them, or build the image for x86-64")
+    if not parsed.bare:
+        raise UsageError(
+            f"{what}, and no static executable for a bare machine",
+            "a program for Linux: emu run linux --exec, or compile it with emu cc; a guest: link with -static -no-pie",
+        )
+    return parsed
+
+
 def _pvh(
-    image: bytes,
+    parsed: elf.ElfImage,
+    entry: int,
     *,
     name: str,
     cmdline: str,
@@ -102,16 +130,10 @@ def _pvh(
     rsdp_address: int,
     initrd: bytes | None,
 ) -> LoadPlan:
-    parsed = elf.parse(image, name)
-    if parsed.pvh_entry is None:
-        raise UsageError(
-            f"{name} is an ELF file with neither a Multiboot header nor a PVH note",
-            "add one of them, or make a flat binary with: objcopy -O binary",
-        )
     check_segments(name, parsed.segments, memory_map)
-    check_entry(name, parsed.pvh_entry, parsed.segments)
+    check_entry(name, entry, parsed.segments)
     low = LowMemory(name, memory_map, parsed.segments)
     disk = place_high(name, initrd, memory_map, parsed.segments)
     info = start_info(low, cmdline, memory_map, rsdp_address, disk)
     disks = () if disk is None else (disk,)
-    return LoadPlan(Kind.PVH, (*parsed.segments, *disks, *low.segments), Protected32(parsed.pvh_entry, 0, info))
+    return LoadPlan(Kind.PVH, (*parsed.segments, *disks, *low.segments), Protected32(entry, 0, info))

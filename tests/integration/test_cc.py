@@ -153,3 +153,85 @@ def test_every_word_of_the_command_line_arrives(tmp_path: Path) -> None:
     longer = emu("run", image, "--append", "x" * 4095)
     assert longer.status == 2
     assert "keep it under 4095" in longer.errors[1]
+
+
+FLAT = """\
+        .globl  _start, store
+_start: movabsq $0x100000000, %rdi      # the first NVDIMM
+        cmpq    $0, 64(%rdi)            # the mark
+        je      store
+        cmpq    $7, (%rdi)
+        jne     bad
+        jmp     off
+store:  movq    $7, (%rdi)
+        movq    $1, 64(%rdi)            # nothing orders it behind the value
+        clflush 64(%rdi)
+off:    movw    $0x604, %dx
+        movw    $0x2000, %ax
+        outw    %ax, %dx
+bad:    movb    $1, %al
+        outb    %al, $0xf4
+        .section .note.GNU-stack, "", @progbits
+"""
+
+
+@pytest.mark.parametrize(
+    "where", ["-Wl,-Ttext=0x100000", "-Wl,-Ttext-segment=0x100000", "-Wl,-N,--no-warn-rwx-segments"]
+)
+def test_a_static_elf_without_a_boot_header_has_its_symbols(tmp_path: Path, where: str) -> None:
+    source, image = tmp_path / "flat.S", tmp_path / "flat.elf"
+    source.write_text(FLAT)
+    subprocess.run(["gcc", "-g", "-nostdlib", "-static", where, str(source), "-o", str(image)], check=True)
+    result = emu("crash", image, "--nvdimm", "size=2M", "--json")
+    assert result.status == 3, result
+    (lost,) = result.document["failures"][0]["lost"]
+    assert lost["symbol"].startswith("store")
+    assert lost["source"] == "flat.S:8"
+
+
+def test_a_program_for_linux_is_no_guest(tmp_path: Path) -> None:
+    source, image = tmp_path / "main.c", tmp_path / "main"
+    source.write_text("int main(void) { return 0; }\n")
+    for kind in ("-static", "-no-pie", "-static-pie"):
+        subprocess.run(["gcc", kind, str(source), "-o", str(image)], check=True)
+        result = emu("run", image)
+        assert result.status == 2
+        assert "emu run linux --exec" in result.errors[1]
+
+
+MARKED = """\
+#include <libpmem.h>
+#include <operation.h>
+#include <stdint.h>
+int main(void)
+{
+    uint64_t *at = (uint64_t *)pmem_map_file("/dev/pmem0", 0, 0, 0, 0, 0);
+    if (at[8] && !at[0])
+        return 1;
+    emu_begin(7);
+    at[0] = 1;
+    at[8] = 1;
+    pmem_persist(&at[8], 8);
+    emu_done(7);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("compiler", "name", "package"),
+    [("gcc", "m.c", "gcc"), ("g++", "m.cpp", "g++"), ("clang", "m.c", "clang"), ("clang", "m.cpp", "clang")],
+)
+def test_each_compiler_builds_a_guest_that_marks_its_operations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, name: str, package: str
+) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs {compiler} (on Debian: apt-get install {package})")
+    monkeypatch.setenv("CC", compiler)
+    source = tmp_path / name
+    source.write_text(MARKED)
+    result = emu("crash", built(tmp_path, "-O1", "-g", "-Wall", source), "--nvdimm", "size=2M", "--json")
+    assert result.status == 3, result
+    failure = result.document["failures"][0]
+    assert failure["lost"][0]["source"].rpartition("/")[2] == f"{name}:10"  # clang tells the path that it was given
+    assert 7 in failure["operations"], failure

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from emu.testing import NotRecovered, cc, crash
+from emu.testing import CrashResult, NotRecovered, cc, crash
 from emu.testing.strategies import Use, operations
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc (on Debian: apt-get install gcc)")
@@ -41,16 +42,19 @@ int main(int argc, char **argv)
 """
 
 
-@pytest.mark.slow
 def test_the_shortest_use_that_breaks_a_guest_is_found(tmp_path: Path) -> None:
     (tmp_path / "table.c").write_text(TABLE)
     image = cc(tmp_path / "table.c", "-O1", output=tmp_path / "table.elf")
     broken: list[Use] = []
 
+    @cache  # six uses there are, and Hypothesis comes back to each
+    def judged(words: str) -> CrashResult:
+        return crash(image, "--nvdimm", "size=2M", "--append", words, "--recover-append", "check", "--jobs", "1")
+
     @settings(deadline=None, max_examples=8, derandomize=True, database=None, phases=[Phase.generate, Phase.shrink])
-    @given(operations({"set": (st.integers(0, 1), st.integers(0, 1))}, max_size=2))
+    @given(operations({"set": (st.just(0), st.integers(0, 1))}, max_size=2))
     def any_use_recovers(use: Use) -> None:
-        found = crash(image, "--nvdimm", "size=2M", "--append", use.words, "--recover-append", "check")
+        found = judged(use.words)
         if not found.recovers:
             broken.append(use)
         found.assert_recovers()

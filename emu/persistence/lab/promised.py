@@ -26,7 +26,7 @@ def unkept(
     if not ended:
         raise UsageError(
             "--durable-when-done: no operation of the run has ended, so there is nothing to check",
-            "let the program mark its operations with emu_begin and emu_done (guest/lib/operation.h)",
+            "let the program mark its operations with emu_begin and emu_done (guest/include/operation.h)",
         )
     if rules.pages_can_be_lost:
         yield from _lost_pages(events, ended, initial)

@@ -105,7 +105,7 @@ def _place(text: str, option: str, marks: Sequence[Mark], events: int, first: in
             f"marks there are: {known}"
             if names
             else "it has none at all: mark operations with emu_begin and emu_done "
-            "(guest/lib/operation.h), or give an event's number",
+            "(guest/include/operation.h), or give an event's number",
         )
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MISSING = "install emu[symbols] (pyelftools) to see symbols and source lines"
 SECONDS = 3.0
 """Processor time for each of symbols, lines and paths."""
 
@@ -36,8 +34,6 @@ def read(path: str, *, seconds: float = SECONDS) -> DebugInfo:
         status = Path(path).stat()
     except OSError as error:
         return DebugInfo(note=f"the image's symbols cannot be read: {error.strerror}")
-    if importlib.util.find_spec("elftools") is None:
-        return DebugInfo(note=MISSING)
     return _read(path, seconds, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
 
 

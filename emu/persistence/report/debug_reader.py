@@ -41,7 +41,11 @@ def functions(elf: Any) -> Iterator[tuple[int, int, str]]:
 
 
 def lines(elf: Any) -> Iterator[tuple[int, str]]:
-    """(address, ``FILE:LINE``) of each row of the line tables, and (address, nothing) where a sequence ends."""
+    """(address, ``FILE:LINE``) of each row of the line tables, and (address, nothing) where a sequence ends.
+
+    Of several rows for one address the last one counts (DWARF 5, 6.2.5: those before it cover no instruction).
+    """
+    found: dict[int, str] = {}
     for _, program in _programs(elf):
         files = program["file_entry"]
         base = 0 if program["version"] >= 5 else 1
@@ -50,9 +54,13 @@ def lines(elf: Any) -> Iterator[tuple[int, str]]:
             if state is None or not 0 <= state.address <= U64_MAX or not 0 <= state.line <= _LAST_LINE:
                 continue
             if state.end_sequence:
-                yield state.address, ""
+                found.setdefault(state.address, "")
             elif 0 <= state.file - base < len(files):
-                yield state.address, f"{printable(text_of(files[state.file - base].name), _LONGEST_NAME)}:{state.line}"
+                name = printable(text_of(files[state.file - base].name), _LONGEST_NAME)
+                found[state.address] = f"{name}:{state.line}"
+            if len(found) == _MOST_ENTRIES:
+                break
+    yield from found.items()
 
 
 def paths(elf: Any) -> Iterator[tuple[str, str]]:

@@ -118,7 +118,6 @@ class ProgramSymbols(Symbols):
         if path not in self._modules:
             found = debug_info.read(debug_file(path, self._programs[path]))
             self._modules[path] = Symbols(found.note, found.functions, found.lines)
-            self.note = self.note or (found.note if found.note == debug_info.MISSING else "")
         return self._modules[path]
 
     @cached_property

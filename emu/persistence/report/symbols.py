@@ -1,4 +1,4 @@
-"""Names and source lines of a guest's addresses, from its ELF symbols and DWARF (with the optional pyelftools)."""
+"""Names and source lines of a guest's addresses, from its ELF symbols and DWARF."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def flat_multiboot(
 
 def elf(
     segments: list[tuple[int, bytes, int]], *, bits: int = 64, entry: int = 0x100000, note: int | None = None,
-    virtual: int = 0, head: bytes = b"",
+    virtual: int = 0, head: bytes = b"", owner: bytes = b"Xen\0", note_kind: int = 18, flags: int = 7, kind: int = 2,
 ) -> bytes:  # fmt: skip
     """An ELF file; ``segments`` are (physical address, bytes, size in memory), loaded ``virtual`` bytes higher.
 
@@ -39,17 +39,17 @@ def elf(
     """
     notes = b""
     if note is not None:
-        notes = struct.pack("<III4s", 4, bits // 8, 18, b"Xen\0") + note.to_bytes(bits // 8, "little")
+        notes = struct.pack("<III4s", 4, bits // 8, note_kind, owner) + note.to_bytes(bits // 8, "little")
     count = len(segments) + (note is not None)
     header_size, entry_size = (64, 56) if bits == 64 else (52, 32)
     offset = header_size + entry_size * count
     body = head + notes
     headers = b""
 
-    def header(kind: int, at: int, address: int, size: int, memory: int) -> bytes:
+    def header(type_: int, at: int, address: int, size: int, memory: int) -> bytes:
         if bits == 64:
-            return struct.pack("<IIQQQQQQ", kind, 7, at, address + virtual, address, size, memory, 4096)
-        return struct.pack("<8I", kind, at, address + virtual, address, size, memory, 7, 4096)
+            return struct.pack("<IIQQQQQQ", type_, flags, at, address + virtual, address, size, memory, 4096)
+        return struct.pack("<8I", type_, at, address + virtual, address, size, memory, flags, 4096)
 
     if note is not None:
         headers += header(4, offset + len(head), 0, len(notes), len(notes))
@@ -58,9 +58,9 @@ def elf(
         body += data
     ident = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
     if bits == 64:
-        rest = struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry + virtual, 64, 0, 0, 64, 56, count, 0, 0, 0)
+        rest = struct.pack("<HHIQQQIHHHHHH", kind, 62, 1, entry + virtual, 64, 0, 0, 64, 56, count, 0, 0, 0)
     else:
-        rest = struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, entry + virtual, 52, 0, 0, 52, 32, count, 0, 0, 0)
+        rest = struct.pack("<HHIIIIIHHHHHH", kind, 3, 1, entry + virtual, 52, 0, 0, 52, 32, count, 0, 0, 0)
     return ident + rest + headers + body
 
 

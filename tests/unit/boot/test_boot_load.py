@@ -183,14 +183,51 @@ def test_flat_tables_stay_small_for_a_distant_device_window() -> None:
     assert walk(memory_of(made), made.entry.cr3, (1 << 43) - 1)[1] is False
 
 
+def test_static_elf_is_entered_as_a_flat_image_at_its_own_entry() -> None:
+    made = plan(elf([(0x100000, b"\x90" + CODE, 3), (0x203000, b"x" * 50, 0x2000)], entry=0x100001))
+    assert made.kind is Kind.FLAT
+    assert isinstance(made.entry, Long64)
+    assert (made.entry.rip, made.entry.rsp) == (0x100001, plan(CODE).entry.rsp)
+    memory = memory_of(made, 0x700000)
+    assert memory[0x100000:0x100003] == b"\x90" + CODE
+    assert memory[0x203000:0x205000] == (b"x" * 50).ljust(0x2000, b"\0")
+    start_info_is_right(memory, made.entry.rdi)
+    executable = (0x100000, 0x203000, 0x204FFF)
+    for address in (0, 0xFFFFF, *executable, 0x101000, 0x202FFF, 0x205000, 1 << 32):
+        assert walk(memory, made.entry.cr3, address) == (address, address in executable)
+
+
+def test_data_of_a_static_elf_is_not_executable() -> None:
+    image = bytearray(elf([(0x100000, CODE, 2), (0x101000, b"x", 1)]))
+    assert image[64 + 56 + 4] == 7  # flags of the second segment: readable and writable is 6
+    image[64 + 56 + 4] = 6
+    made = plan(bytes(image))
+    memory = memory_of(made, 0x700000)
+    assert walk(memory, made.entry.cr3, 0x100000) == (0x100000, True)
+    assert walk(memory, made.entry.cr3, 0x101000) == (0x101000, False)
+
+
 # Refusals
+
+
+def test_an_elf_that_asks_for_an_interpreter_is_no_guest() -> None:
+    image = bytearray(elf([(0x100000, CODE, 2), (0x101000, b"/lib/ld.so", 10)]))
+    image[64 + 56] = 3  # the type of the second program header: PT_INTERP
+    with pytest.raises(UsageError, match="no static executable for a bare machine"):
+        plan(bytes(image))
 
 
 @pytest.mark.parametrize(
     ("image", "says"),
     [
         (b"", "empty"),
-        (elf([(0x100000, CODE, 2)]), "neither a Multiboot header nor a PVH note"),
+        (elf([(0x100000, CODE, 2)], bits=32), "neither a Multiboot header nor a PVH note, and not of 64 bits"),
+        (elf([(0x100000, CODE, 2)], owner=b"GNU\0", note_kind=1, note=0), "no static executable for a bare machine"),
+        (elf([(0x100000, CODE, 2)], kind=3), "no static executable for a bare machine"),
+        (elf([(0x100000, CODE, 2)], virtual=0x1000), "no static executable for a bare machine"),
+        (elf([(0x100000, CODE, 2)], flags=6), "in no executable segment"),
+        (elf([(0x100000, CODE, 2)], entry=0x100002), "in no executable segment"),
+        (elf([(0x90000, CODE, 2)], entry=0x90000), "both load at 0x90000"),
         (elf([(0x100000, CODE, 2)], note=0x100000)[:-1], "the file has"),
         (elf([(0x100000, CODE, 2)], note=0x100000)[:60], "cut short"),
         (elf([(0x100000, CODE, 2)], note=0x100000)[:100], "program headers"),
@@ -250,6 +287,7 @@ SEEDS = [
     elf([(0x100000, CODE, 2)], bits=32, head=multiboot_header(0)),
     elf([(0x100000, CODE, 2), (0x200000, b"x" * 50, 99)], note=0x100000),
     elf([(0x100000, CODE, 2)], bits=32, note=0x100000),
+    elf([(0x100000, CODE, 2), (0x200000, b"x" * 50, 99)]),
 ]
 
 

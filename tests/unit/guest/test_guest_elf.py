@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from emu import guest
 
@@ -91,11 +92,10 @@ def test_debug_information_is_plain_and_relative(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_source_lines_name_files_of_the_project(name: str) -> None:
-    elffile = pytest.importorskip("elftools.elf.elffile", reason="needs pyelftools: pip install 'emu[symbols]'")
     image = guest.find(name)
     assert image is not None
     with image.path.open("rb") as stream:
-        dwarf = elffile.ELFFile(stream).get_dwarf_info()
+        dwarf = ELFFile(stream).get_dwarf_info()
         units = [unit.get_top_DIE().attributes["DW_AT_name"].value.decode() for unit in dwarf.iter_CUs()]
     assert "guest/lib/boot.c" in units
     assert all((ROOT / unit).is_file() for unit in units)

@@ -21,8 +21,6 @@ from emu.errors import EmuError
 from emu.persistence.report import debug_info
 from emu.persistence.report.symbols import load_symbols
 
-pytest.importorskip("elftools", reason="needs pyelftools: pip install 'emu[symbols]'")
-
 IMAGE = Path(__file__).parents[3] / "guest" / "images" / "commit-noflush.elf"
 SECONDS = 1.0
 # The reader's parts, its start, and a busy machine.

@@ -7,18 +7,18 @@
 #ifndef OPERATION_H
 #define OPERATION_H
 
-#include "io.h"
+#include <stdint.h>
 
 enum { OPERATION_BEGIN_PORT = 0xE10, OPERATION_DONE_PORT = 0xE14 };
 
 /* Operation number `id` begins. */
-static inline void emu_begin(u32 id) {
-    outl(OPERATION_BEGIN_PORT, id);
+static inline void emu_begin(uint32_t id) {
+    __asm__ volatile("outl %0, %1" ::"a"(id), "Nd"((uint16_t)OPERATION_BEGIN_PORT) : "memory");
 }
 
 /* Operation number `id` is done. With --durable-when-done all that was stored since its begin must be durable here. */
-static inline void emu_done(u32 id) {
-    outl(OPERATION_DONE_PORT, id);
+static inline void emu_done(uint32_t id) {
+    __asm__ volatile("outl %0, %1" ::"a"(id), "Nd"((uint16_t)OPERATION_DONE_PORT) : "memory");
 }
 
 #endif
