@@ -30,4 +30,4 @@ def test_the_first_cause_is_the_planted_bug_at_its_line(bug: Bug, tmp_path: Path
     assert found["verdict"] == "failed"
     first = found["failures"][0]
     assert first["kind"] in bug.kinds
-    assert bug.blames(first), first
+    assert bug.blamed_in(first), first
