@@ -1,6 +1,7 @@
 """Published structures with their published bugs (tests/peers): found, missed, false alarms, time; and under the peers.
 
-emu's times are CPU seconds of the whole command: ``--first-failure`` for a bug, everything for a repaired structure.
+emu's times are CPU seconds of the whole command, its start included: ``--first-failure`` for a bug, everything for a
+repaired structure.
 pmemcheck runs the same sources as Linux programs where its fork of Valgrind and libpmem are installed.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.measure import Run
-from tests.peers.catalogue import BUGS, FOLDER, STRUCTURES, build
+from tests.peers.catalogue import BUGS, FOLDER, STRUCTURES, Bug, build
 
 POOL = "--nvdimm", "size=2M"
 
@@ -40,9 +41,10 @@ def pmemcheck_installed() -> bool:
     """Whether there is a Valgrind with pmemcheck, and libpmem to link with."""
     if shutil.which("valgrind") is None:
         return False
-    tool = subprocess.run(["valgrind", "--tool=pmemcheck", "--version"], capture_output=True, check=False)
     runs = subprocess.run(["valgrind", "--tool=pmemcheck", "true"], capture_output=True, check=False)
-    return tool.returncode == 0 and runs.returncode == 0 and shutil.which("pkg-config") is not None
+    words = ["gcc", "-x", "c", "-", "-lpmem", "-o", os.devnull]
+    links = subprocess.run(words, input=b"int main(void){return 0;}", capture_output=True, check=False)
+    return runs.returncode == 0 and links.returncode == 0
 
 
 def pmemcheck_errors(structure: str, macro: str | None, folder: Path) -> int:
@@ -65,40 +67,50 @@ def pmemcheck_errors(structure: str, macro: str | None, folder: Path) -> int:
     return int(summary.partition("ERROR SUMMARY:")[2].split()[0])
 
 
+def broken(bug: Bug, folder: Path) -> tuple[bool, bool]:
+    """Prints a row; whether the bug was found, and whether the first cause names a line that is to blame."""
+    image = build(bug.structure, folder, bug.macro)
+    quick, run = judged(image, "--first-failure")
+    full, _ = judged(image)
+    first = full["failures"][0] if full["failures"] else None
+    blamed = bug.blamed_in(first) if first else None
+    cause = first["kind"] if first else "**missed**"
+    row = (bug.structure, bug.macro, bug.published, cause, blamed or "**another**", quick["executed"], f"{run.cpu:.2f}")
+    _row(*row)
+    return quick["verdict"] == "failed", blamed is not None
+
+
+def repaired(structure: str, folder: Path) -> bool:
+    """Prints a row; whether the report is clean and complete."""
+    report, run = judged(build(structure, folder))
+    complete = "yes" if report["complete"] else "**no**"
+    _row(structure, report["verdict"], complete, report["crash_points"], report["executed"], f"{run.cpu:.2f}")
+    return report["verdict"] == "ok"
+
+
+def _row(*cells: object) -> None:
+    print("|", " | ".join(map(str, cells)), "|", flush=True)
+
+
 def main() -> None:
-    native = pmemcheck_installed()
-    found = right = alarms = 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        print(f"  {'structure':<15}{'bug':<18}{'published':<28}{'cause':<24}{'line':<24}{'runs':>5}{'CPU s':>7}")
-        for bug in BUGS:
-            image = build(bug.structure, folder, bug.macro)
-            quick, run = judged(image, "--first-failure")
-            full, _ = judged(image)
-            first = full["failures"][0] if full["failures"] else None
-            found += quick["verdict"] == "failed"
-            right += bool(first and bug.blames(first))
-            cause = first["kind"] if first else "missed"
-            line = (first["lost"] or [first["persisted"]])[0]["source"] if first else ""
-            row = f"  {bug.structure:<15}{bug.macro:<18}{bug.published:<28}{cause:<24}{line:<24}"
-            print(f"{row}{quick['executed']:>5}{run.cpu:>7.2f}", flush=True)
-        print(f"  {'repaired':<15}{'verdict':<10}{'complete':<10}{'crash points':>12}{'runs':>6}{'CPU s':>7}")
-        for structure in STRUCTURES:
-            report, run = judged(build(structure, folder))
-            alarms += report["verdict"] != "ok"
-            complete = "yes" if report["complete"] else "no"
-            row = f"  {structure:<15}{report['verdict']:<10}{complete:<10}{report['crash_points']:>12}"
-            print(f"{row}{report['executed']:>6}{run.cpu:>7.2f}", flush=True)
-        print(
-            f"  emu: {found} of {len(BUGS)} found, {right} with the first cause at the marked line, "
-            f"{alarms} false alarms on {len(STRUCTURES)} repaired"
-        )
-        if native:
+        _row("structure", "bug", "published", "first cause", "line blamed", "recoveries until found", "CPU s")
+        _row(*["---"] * 7)
+        results = [broken(bug, folder) for bug in BUGS]
+        print()
+        _row("repaired", "verdict", "complete", "crash points", "recoveries", "CPU s")
+        _row(*["---"] * 6)
+        clean = [repaired(structure, folder) for structure in STRUCTURES]
+        found, right = (sum(column) for column in zip(*results, strict=True))
+        print(f"\nemu: {found} of {len(BUGS)} found, {right} of them blamed at the line;", end=" ")
+        print(f"{clean.count(False)} false alarms on {len(STRUCTURES)} repaired structures")
+        if pmemcheck_installed():
             hits = sum(pmemcheck_errors(bug.structure, bug.macro, folder) > 0 for bug in BUGS)
             noise = sum(pmemcheck_errors(structure, None, folder) > 0 for structure in STRUCTURES)
-            print(f"  pmemcheck: reports on {hits} of {len(BUGS)} broken, on {noise} of {len(STRUCTURES)} repaired")
+            print(f"pmemcheck: reports on {hits} of {len(BUGS)}; reports on {noise} of {len(STRUCTURES)} repaired")
         else:
-            print("  pmemcheck: not installed (a fork of Valgrind); for published figures see docs/reference")
+            print("pmemcheck: not installed (it is a fork of Valgrind)")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from run_emu import emu
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc (on Debian: apt-get install gcc)")
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "against-the-field.md"
+
+
 def judged(image: Path) -> dict[str, Any]:
     return emu("crash", image, "--nvdimm", "size=2M", "--json").document
 
@@ -30,4 +33,15 @@ def test_the_first_cause_is_the_planted_bug_at_its_line(bug: Bug, tmp_path: Path
     assert found["verdict"] == "failed"
     first = found["failures"][0]
     assert first["kind"] in bug.kinds
-    assert bug.blames(first), first
+    assert bug.blamed_in(first), first
+
+
+def test_the_page_has_a_row_for_each_bug_and_each_structure() -> None:
+    lines = PAGE.read_text("utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    assert [row[:3] for row in rows if len(row) == 7][2:] == [[bug.structure, bug.macro, bug.published] for bug in BUGS]
+    assert [row[:3] for row in rows if len(row) == 6][2:] == [[name, "ok", "yes"] for name in STRUCTURES]
+    for row, bug in zip([row for row in rows if len(row) == 7][2:], BUGS, strict=True):
+        assert row[3] in bug.kinds
+        place = row[4].partition(" in ")[0]
+        assert place.startswith("transaction.h") or int(place.partition(":")[2]) in bug.blamed_lines()

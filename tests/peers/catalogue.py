@@ -28,19 +28,20 @@ class Bug(NamedTuple):
     published: str
     kinds: tuple[str, ...]
 
-    def blames(self, failure: dict[str, Any]) -> bool:
-        """Whether a cause of the report's ``failures`` names a marked line.
+    def blamed_in(self, failure: dict[str, Any]) -> str | None:
+        """The ``file:line`` by which a cause of the report's ``failures`` blames the bug; None where it does not.
 
         A store that a shared header makes is its caller's: where all are of that kind, the function counts.
         """
         stores = [*failure["lost"], *([failure["persisted"]] if failure["persisted"] else [])]
-        own = {store["source"] for store in stores if store["source"].startswith(f"{self.structure}.c:")}
         lines = self.blamed_lines()
+        own = [store["source"] for store in stores if store["source"].startswith(f"{self.structure}.c:")]
         if own:
-            return bool(own & {f"{self.structure}.c:{line}" for line in lines})
-        return bool(
-            {store["symbol"].partition("+")[0] for store in stores} & {self.function_at(line) for line in lines}
-        )
+            marked = {f"{self.structure}.c:{line}" for line in lines}
+            return next((place for place in own if place in marked), None)
+        functions = {self.function_at(line) for line in lines}
+        callers = ((store["source"], store["symbol"].partition("+")[0]) for store in stores)
+        return next((f"{source} in {caller}" for source, caller in callers if caller in functions), None)
 
     def function_at(self, line: int) -> str:
         """The function that a source line is in."""

@@ -5,6 +5,7 @@
  * in flight whole or not at all (durable linearizability for one thread). Then the remaining operations must work.
  *
  * Only libpmem is used, so the same source is a Linux program: cc -DPOOL_FILE='"pool"' cceh.c -lpmem
+ * Its pointers are addresses: there the pool must be mapped at the same place again, with PMEM_MMAP_HINT.
  *
  * "blamed: NAME" marks the line that a report must name when the bug NAME is compiled in.
  */
@@ -23,8 +24,8 @@
 
 enum { LINE_SIZE = 64, KEYS = 32, HEAP = 16384, POOL_MAGIC = 0x72656570 };
 #define LINE __attribute__((aligned(LINE_SIZE)))
-#define persist(what) pmem_persist(&(what), sizeof(what))
-#define flush(what) pmem_flush(&(what), sizeof(what))
+#define persist(what) pmem_persist((const void *)&(what), sizeof(what))
+#define flush(what) pmem_flush((const void *)&(what), sizeof(what))
 
 typedef uint64_t u64;
 typedef uint8_t u8;
