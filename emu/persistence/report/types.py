@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,7 +12,6 @@ from functools import lru_cache
 from typing import Any
 
 from emu.errors import UsageError
-from emu.persistence.report import debug_info
 from emu.units import parse_size
 
 _READER = "emu.persistence.report.type_reader"
@@ -55,8 +53,8 @@ def load_types(path: str | None, words: tuple[str, ...]) -> Types:
     if not words:
         return Types()
     asked = [_parse(word) for word in words]
-    if path is None or importlib.util.find_spec("elftools") is None:
-        raise UsageError("--type: the types of the program cannot be read", debug_info.MISSING)
+    if path is None:
+        raise UsageError("--type: there is no program whose types could be read", "give an image")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)}
     place = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
     command = [sys.executable, "-m", _READER, place, str(_SECONDS), *(name for _, name in asked)]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
 from emu.errors import EmuError, FileInUse, HostError, MapSyncUnavailable, UsageError
-from emu.host import dax, kernel
+from emu.host import dax, kernel, pages
 from emu.host.kernel import Lock
 from emu.memory import Backend, incomplete, open_backend, source
 from emu.units import GIB, KIB, MIB
@@ -254,7 +254,7 @@ def test_ram_is_aligned_to_2_mib_and_rounded_to_pages() -> None:
             8192,
         )
         assert mapping.durability.granularity == "none"
-        assert kernel.is_zero(mapping.view)
+        assert pages.is_zero(mapping.view)
         mapping.view[5] = 5
         mapping.persist()
         assert (backend.fd, backend.lock_kind) == (-1, Lock.NONE)
