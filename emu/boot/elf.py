@@ -25,14 +25,17 @@ _RELINK = "link the image again as a static x86 executable"
 class ElfImage(NamedTuple):
     """``pvh_entry`` is None without a PVH note. ``entry`` is translated to the physical address it loads at.
 
-    ``code`` are the (begin, end) of executable segments. ``bare`` says that the file runs without anybody's help: it is
-    static, linked to the addresses that it loads at, and no program of an operating system that has put its mark on it.
+    ``contents`` are the segments without one that holds nothing but the file's own headers: linkers like to put it a
+    page below the code, wherever that is. ``code`` are the (begin, end) of executable segments. ``bare`` says that the
+    file runs without anybody's help: it is static, linked to the addresses that it loads at, and no program of an
+    operating system that has put its mark on it.
     """
 
     bits: int
     entry: int
     segments: tuple[LoadSegment, ...]
     pvh_entry: int | None
+    contents: tuple[LoadSegment, ...]
     code: tuple[tuple[int, int], ...]
     bare: bool
 
@@ -69,15 +72,16 @@ def parse(image: bytes, name: str) -> ElfImage:
     if table + size * count > len(image):
         raise UsageError(f"{name}: the program headers lie beyond the end of the file", "the file is cut short")
     headers = [_header(image, table + size * n, bits) for n in range(count)]
-    # The linker likes to put the headers into memory too, a page below the code. Nothing in a guest reads them there.
-    loaded = [
-        header
-        for header in headers
-        if header.kind == _PT_LOAD and header.memsz and (header.offset or header.filesz > table + size * count)
-    ]
+    loaded = [header for header in headers if header.kind == _PT_LOAD and header.memsz]
     if not loaded:
         raise UsageError(f"{name}: the ELF file has nothing to load", _RELINK)
     segments = tuple(_segment(image, header, name) for header in loaded)
+    end_of_headers = table + size * count
+    contents = tuple(
+        segment
+        for header, segment in zip(loaded, segments, strict=True)
+        if header.offset or header.memsz > end_of_headers
+    )
     for header in loaded:
         if header.vaddr <= entry < header.vaddr + header.memsz:
             entry += header.paddr - header.vaddr
@@ -91,7 +95,7 @@ def parse(image: bytes, name: str) -> ElfImage:
     )
     entries = _note(image, headers, b"Xen", _PHYS32_ENTRY)
     pvh_entry = int.from_bytes(entries, "little") if entries is not None and len(entries) in (4, 8) else None
-    return ElfImage(bits, entry, segments, pvh_entry, code, bare)
+    return ElfImage(bits, entry, segments, pvh_entry, contents, code, bare)
 
 
 def _header(image: bytes, at: int, bits: int) -> _Header:

@@ -47,7 +47,7 @@ def place_elf(image: ElfImage, name: str) -> Placed:
         raise UsageError(
             f"{name}: the entry point {image.entry:#x} is in no executable segment", "name it for the linker (-e)"
         )
-    return Placed(image.segments, image.code, image.entry)
+    return Placed(image.contents, image.code, image.entry)
 
 
 def load(
