@@ -839,71 +839,70 @@ static int emu_pages_copy(int from, int64_t offset, int to, int64_t to_offset, s
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, char const *, size_t, char *, uint8_t *, uint32_t *, int)
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, int, int64_t, size_t, uint32_t *, uint8_t *, int *, int)
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/*  3 */ _CFFI_OP(_CFFI_OP_POINTER, 61), // char const *
-/*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 61), // char *
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // uint8_t *
-/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 50), // uint32_t *
-/*  8 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, int, int64_t, size_t, uint32_t *, uint8_t *, int *, int)
-/* 11 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
-/* 17 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 18 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
+/*  3 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 50), // uint32_t *
+/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 62), // uint8_t *
+/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
+/*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, size_t, uint32_t *, int)
+/* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void *, size_t, uint32_t *, int)
 /* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, size_t, uint32_t *, int)
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void *, size_t, uint32_t *, int)
-/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 31 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // void *
-/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 21 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // void *
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 23 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void const *, size_t, void *, uint8_t *, uint32_t *, int)
+/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 29 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // void const *
+/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 31 */ _CFFI_OP(_CFFI_OP_NOOP, 21),
+/* 32 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
 /* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
-/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // void const *
+/* 37 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
 /* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 40 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
 /* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 62), // ssize_t()(int, char *, size_t, uint32_t *, int)
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 61), // ssize_t()(int, void *, size_t, uint32_t *, int)
 /* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
+/* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 21),
 /* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
 /* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 50), // uint32_t()(uint32_t, void const *, size_t, int)
 /* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 37),
+/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
 /* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 53 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION, 64), // void()(void const *, size_t, uint32_t *, int)
-/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 37),
+/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION, 63), // void()(void const *, size_t, uint32_t *, int)
+/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
 /* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
 /* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 29), // ssize_t
-/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 29), // ssize_t
+/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static uint32_t _cffi_d_emu_crc32c(uint32_t x0, void const * x1, size_t x2, int x3)
@@ -935,10 +934,10 @@ _cffi_f_emu_crc32c(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(37), arg1, (char **)&x1);
+      _cffi_type(29), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(37), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(29), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1013,10 +1012,10 @@ _cffi_f_emu_is_zero(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(37), arg0, (char **)&x0);
+      _cffi_type(29), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(37), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(29), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1095,28 +1094,28 @@ _cffi_f_emu_pages_copy(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(7), arg5, (char **)&x5);
+      _cffi_type(6), arg5, (char **)&x5);
   if (datasize != 0) {
     x5 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(7), arg5, (char **)&x5,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg5, (char **)&x5,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg6, (char **)&x6);
+      _cffi_type(7), arg6, (char **)&x6);
   if (datasize != 0) {
     x6 = ((size_t)datasize) <= 640 ? (uint8_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg6, (char **)&x6,
+    if (_cffi_convert_array_argument(_cffi_type(7), arg6, (char **)&x6,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(18), arg7, (char **)&x7);
+      _cffi_type(8), arg7, (char **)&x7);
   if (datasize != 0) {
     x7 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(18), arg7, (char **)&x7,
+    if (_cffi_convert_array_argument(_cffi_type(8), arg7, (char **)&x7,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1179,10 +1178,10 @@ _cffi_f_emu_pages_look(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(7), arg3, (char **)&x3);
+      _cffi_type(6), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(7), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1243,10 +1242,10 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(31), arg2, (char **)&x2);
+      _cffi_type(21), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(31), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(21), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1256,10 +1255,10 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(7), arg4, (char **)&x4);
+      _cffi_type(6), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(7), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1283,7 +1282,7 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_pages_read _cffi_d_emu_pages_read
 #endif
 
-static ssize_t _cffi_d_emu_pages_receive(int x0, char * x1, size_t x2, uint32_t * x3, int x4)
+static ssize_t _cffi_d_emu_pages_receive(int x0, void * x1, size_t x2, uint32_t * x3, int x4)
 {
   return emu_pages_receive(x0, x1, x2, x3, x4);
 }
@@ -1292,7 +1291,7 @@ static PyObject *
 _cffi_f_emu_pages_receive(PyObject *self, PyObject *args)
 {
   int x0;
-  char * x1;
+  void * x1;
   size_t x2;
   uint32_t * x3;
   int x4;
@@ -1314,10 +1313,10 @@ _cffi_f_emu_pages_receive(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg1, (char **)&x1);
+      _cffi_type(21), arg1, (char **)&x1);
   if (datasize != 0) {
-    x1 = ((size_t)datasize) <= 640 ? (char *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg1, (char **)&x1,
+    x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(21), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1327,10 +1326,10 @@ _cffi_f_emu_pages_receive(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(7), arg3, (char **)&x3);
+      _cffi_type(6), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(7), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1377,10 +1376,10 @@ _cffi_f_emu_pages_sum(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(37), arg0, (char **)&x0);
+      _cffi_type(29), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(37), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(29), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1390,10 +1389,10 @@ _cffi_f_emu_pages_sum(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(7), arg2, (char **)&x2);
+      _cffi_type(6), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(7), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1417,7 +1416,7 @@ _cffi_f_emu_pages_sum(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_pages_sum _cffi_d_emu_pages_sum
 #endif
 
-static int _cffi_d_emu_pages_take(int x0, int64_t x1, char const * x2, size_t x3, char * x4, uint8_t * x5, uint32_t * x6, int x7)
+static int _cffi_d_emu_pages_take(int x0, int64_t x1, void const * x2, size_t x3, void * x4, uint8_t * x5, uint32_t * x6, int x7)
 {
   return emu_pages_take(x0, x1, x2, x3, x4, x5, x6, x7);
 }
@@ -1427,9 +1426,9 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
 {
   int x0;
   int64_t x1;
-  char const * x2;
+  void const * x2;
   size_t x3;
-  char * x4;
+  void * x4;
   uint8_t * x5;
   uint32_t * x6;
   int x7;
@@ -1458,10 +1457,10 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(3), arg2, (char **)&x2);
+      _cffi_type(29), arg2, (char **)&x2);
   if (datasize != 0) {
-    x2 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(3), arg2, (char **)&x2,
+    x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(29), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1471,28 +1470,28 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg4, (char **)&x4);
+      _cffi_type(21), arg4, (char **)&x4);
   if (datasize != 0) {
-    x4 = ((size_t)datasize) <= 640 ? (char *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg4, (char **)&x4,
+    x4 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(21), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg5, (char **)&x5);
+      _cffi_type(7), arg5, (char **)&x5);
   if (datasize != 0) {
     x5 = ((size_t)datasize) <= 640 ? (uint8_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg5, (char **)&x5,
+    if (_cffi_convert_array_argument(_cffi_type(7), arg5, (char **)&x5,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(7), arg6, (char **)&x6);
+      _cffi_type(6), arg6, (char **)&x6);
   if (datasize != 0) {
     x6 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(7), arg6, (char **)&x6,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg6, (char **)&x6,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1520,12 +1519,12 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_crc32c },
   { "emu_has_crc32c", (void *)_cffi_f_emu_has_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 40), (void *)_cffi_d_emu_has_crc32c },
   { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_is_zero },
-  { "emu_pages_copy", (void *)_cffi_f_emu_pages_copy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 10), (void *)_cffi_d_emu_pages_copy },
-  { "emu_pages_look", (void *)_cffi_f_emu_pages_look, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_pages_look },
-  { "emu_pages_read", (void *)_cffi_f_emu_pages_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_pages_read },
+  { "emu_pages_copy", (void *)_cffi_f_emu_pages_copy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_pages_copy },
+  { "emu_pages_look", (void *)_cffi_f_emu_pages_look, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_pages_look },
+  { "emu_pages_read", (void *)_cffi_f_emu_pages_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_pages_read },
   { "emu_pages_receive", (void *)_cffi_f_emu_pages_receive, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_pages_receive },
   { "emu_pages_sum", (void *)_cffi_f_emu_pages_sum, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_emu_pages_sum },
-  { "emu_pages_take", (void *)_cffi_f_emu_pages_take, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_pages_take },
+  { "emu_pages_take", (void *)_cffi_f_emu_pages_take, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_pages_take },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1540,7 +1539,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   0,  /* num_enums */
   0,  /* num_typenames */
   NULL,  /* no includes */
-  65,  /* num_types */
+  64,  /* num_types */
   0,  /* flags */
 };
 
