@@ -23,10 +23,12 @@ from emu.errors import Status
 ROOT = Path(__file__).parents[2]
 LESSONS = ROOT / "docs" / "tutorial" / "lessons"
 """Pages whose commands are run, and their output compared, by tests/integration/test_learn_lessons.py."""
+GDB = ROOT / "docs" / "how-to" / "debug-with-gdb.md"
+"""Likewise, by tests/oracle/test_oracle_gdb.py: it has two terminals."""
 PAGES = sorted(
     str(page.relative_to(ROOT))
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
-    if page.parent != LESSONS
+    if page.parent != LESSONS and page != GDB
 )
 
 NOT_HERE = {
@@ -36,6 +38,9 @@ NOT_HERE = {
     r".*\bsmall-kernel\b": "builds a kernel from the distribution's source, for many minutes",
     r".*--lessons my-lessons": "tests/integration/test_learn_command.py makes the folder",
     r"emu learn find-the-bug --check": "there is no file of a student's; the same test has one",
+    r"emu completion \w+ > ~": "changes the reader's home; tests/unit/cli/test_cli_completion.py has shells read them",
+    r"emu debug ": "waits for gdb; tests/oracle/test_oracle_gdb.py has it come",
+    r".*\belided\.": "of the source's own folder; tests/integration/test_programs_judged.py judges the program",
     r"apt-get install ": "changes the machine; .ci/run installs the same packages",
     r"\. \.venv/bin/activate": "the tests run inside of it",
     r"python3 -m venv |venv/bin/|pip wheel ": "tests/integration/test_packaging_install.py does the same",

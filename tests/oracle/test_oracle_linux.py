@@ -145,8 +145,8 @@ def test_shell_on_a_terminal(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
         os.close(theirs)
         for answer, typed in (
-            (b"# ", b"sleep 1000\n"),
-            (b"sleep 1000\r\n", b"\x03"),
+            (b"# ", b"sh -c 'echo here; exec sleep 1000'\n"),
+            (b"here\r", b"\x03"),  # said by who is to be interrupted: before, Ctrl-C would only be the shell's
             (b"^C", b"echo $((6 * 7)); exit 4\n"),
         ):
             while answer not in seen:
