@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from emu.persistence.report import readers
+
 SECONDS = 3.0
 """Processor time for each of symbols, lines and paths."""
 
-# The clock on the wall may run faster than the reader's, on a busy host.
-_WALL_FACTOR = 10
 _READER = "emu.persistence.report.debug_reader"
 
 
@@ -39,20 +36,10 @@ def read(path: str, *, seconds: float = SECONDS) -> DebugInfo:
 
 @lru_cache(maxsize=4)
 def _read(path: str, seconds: float, _identity: tuple[int, ...]) -> DebugInfo:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)}
-    command = [sys.executable, "-m", _READER, os.path.abspath(path), str(seconds)]  # noqa: PTH100 - resolve() would follow links
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    )
-    with process:
-        try:
-            output, errors = process.communicate(timeout=_WALL_FACTOR * seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, errors = process.communicate()
+    said = readers.ask(_READER, path, seconds)
     # A signal is how the kernel, or we, end a reader of whom too much is asked; anything else is a fault of its own.
-    last = errors.decode(errors="replace").strip().rpartition("\n")[2]
-    return _decode(output, "they ask for too much" if process.returncode <= 0 else f"the reader failed: {last}")
+    last = said.errors.decode(errors="replace").strip().rpartition("\n")[2]
+    return _decode(said.output, "they ask for too much" if said.status <= 0 else f"the reader failed: {last}")
 
 
 def _decode(output: bytes, why: str) -> DebugInfo:

@@ -90,9 +90,12 @@ def _programs(elf: Any) -> Iterator[tuple[Any, Any]]:
             yield unit, program
 
 
-def memory_limit() -> None:
-    """Let this process fail when it needs too much memory."""
+def bound(seconds: float) -> None:
+    """Let this process fail when it needs too much memory, and end when it takes more processor time than that."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    most = int(seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def text_of(name: object) -> str:
@@ -140,11 +143,8 @@ def _failed(part: str, why: str) -> str:
 
 def main() -> None:
     path, seconds = sys.argv[1], float(sys.argv[2])
-    memory_limit()
-    # What no signal handler interrupts, because it does not come back to the interpreter, ends here.
-    most = int(seconds * (len(PARTS) + 1)) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # What no signal handler interrupts, because it does not come back to the interpreter, ends by this.
+    bound(seconds * (len(PARTS) + 1))
     signal.signal(signal.SIGPROF, _over)
     _read(path, seconds)
 

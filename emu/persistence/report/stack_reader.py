@@ -11,13 +11,12 @@ function has none, by RBP. As with ``debug_reader``, an image may be anybody's: 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from emu.persistence.report.debug_reader import memory_limit, text_of
+from emu.persistence.report.debug_reader import bound, text_of
 from emu.words import printable
 
 _MOST_FRAMES = 64
@@ -173,10 +172,7 @@ class Unwinder:
 
 def main() -> None:
     path, seconds = sys.argv[1], float(sys.argv[2])
-    memory_limit()
-    most = int(seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    bound(seconds)
     from elftools.elf.elffile import ELFFile
 
     with Path(path).open("rb") as file:

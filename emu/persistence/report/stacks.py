@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from emu.persistence.lab.stacks import Capture
+from emu.persistence.report import readers
 from emu.persistence.report.symbols import Symbols
 
 _READER = "emu.persistence.report.stack_reader"
-_SECONDS = 5.0  # of processor time; the clock on the wall may run faster on a busy host
-_WALL_S = 50.0
+_SECONDS = 5.0  # of processor time
 # What a program stores, flushes and prints with, and what calls main: the author wrote what lies between.
 _LIBRARY = re.compile(
     r"_*(pmem2?_\w*|w?mem(cpy|set|move)\w*|str(n?cpy|n?cat)\w*|_mm_\w+|clwb|clflush(opt)?|[slm]fence"
@@ -42,19 +38,15 @@ class Frame(NamedTuple):
 
 def unwind(path: str | None, captures: Mapping[int, Capture], symbols: Symbols) -> dict[int, list[Frame]]:
     """The stack of each capture, the innermost frame first. What cannot be read gives none, never an error."""
-    if path is None or not captures or importlib.util.find_spec("elftools") is None:
+    if path is None or not captures:
         return {}
     asked = json.dumps(
         [{"pc": one.pc, "registers": one.registers, "stack": one.stack.hex()} for one in captures.values()]
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)}
-    command = [sys.executable, "-m", _READER, os.path.abspath(path), str(_SECONDS)]  # noqa: PTH100 - resolve() would follow links
+    said = readers.ask(_READER, path, _SECONDS, data=asked.encode())
     try:
-        done = subprocess.run(
-            command, input=asked.encode(), capture_output=True, env=environment, timeout=_WALL_S, check=False
-        )
-        stacks = json.loads(done.stdout) if done.returncode == 0 else []
-    except (subprocess.TimeoutExpired, ValueError):
+        stacks = json.loads(said.output) if said.status == 0 else []
+    except ValueError:
         return {}
     return {number: _frames(stack, symbols) for number, stack in zip(captures, stacks, strict=False)}
 

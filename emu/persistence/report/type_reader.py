@@ -8,12 +8,11 @@ array. As with ``debug_reader``, an image may be anybody's: the kernel bounds me
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import Any
 
-from emu.persistence.report.debug_reader import memory_limit, text_of
+from emu.persistence.report.debug_reader import bound, text_of
 from emu.words import printable
 
 _LONGEST_NAME = 200
@@ -98,10 +97,7 @@ def read(elf: Any, wanted: set[str]) -> dict[str, Any]:
 
 def main() -> None:
     path, seconds, *names = sys.argv[1:]
-    memory_limit()
-    most = int(float(seconds)) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    bound(float(seconds))
     from elftools.elf.elffile import ELFFile
 
     with Path(path).open("rb") as file:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from emu.errors import UsageError
+from emu.persistence.report import readers
 from emu.units import parse_size
 
 _READER = "emu.persistence.report.type_reader"
-_SECONDS = 10.0  # of processor time; the clock on the wall may run faster on a busy host
-_WALL_S = 100.0
+_SECONDS = 10.0  # of processor time
 _KEYWORDS = ("struct ", "union ", "class ")
 
 
@@ -55,15 +53,11 @@ def load_types(path: str | None, words: tuple[str, ...]) -> Types:
     asked = [_parse(word) for word in words]
     if path is None:
         raise UsageError("--type: there is no program whose types could be read", "give an image")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)}
-    place = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
-    command = [sys.executable, "-m", _READER, place, str(_SECONDS), *(name for _, name in asked)]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment,
-                              timeout=_WALL_S, check=False)  # fmt: skip
-        found = json.loads(done.stdout) if done.returncode == 0 else {"names": {}, "types": {}}
-    except (subprocess.TimeoutExpired, ValueError):
-        found = {"names": {}, "types": {}}
+    said = readers.ask(_READER, path, _SECONDS, *(name for _, name in asked))
+    found: dict[str, Any] = {"names": {}, "types": {}}
+    if said.status == 0:
+        with suppress(ValueError):
+            found = json.loads(said.output)
     for _, name in asked:
         if name not in found["names"]:
             raise UsageError(

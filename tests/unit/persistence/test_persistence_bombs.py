@@ -18,7 +18,7 @@ from fuzzing import times
 
 from emu.boot import elf
 from emu.errors import EmuError
-from emu.persistence.report import debug_info
+from emu.persistence.report import debug_info, readers
 from emu.persistence.report.symbols import load_symbols
 
 IMAGE = Path(__file__).parents[3] / "guest" / "images" / "commit-noflush.elf"
@@ -189,7 +189,7 @@ def test_a_reader_that_does_not_come_back_is_ended(tmp_path: Path, monkeypatch: 
     """As in a long call into C, where no timer of Python's is heard: the kernel's limit counts."""
     slow = tmp_path / "slow" / "emu" / "persistence"
     slow.mkdir(parents=True)
-    monkeypatch.setattr(debug_info, "_WALL_FACTOR", 2)
+    monkeypatch.setattr(readers, "_WALL_FACTOR", 2)
     reader = 'import signal, sys, time\nprint(\'{"part": "functions", "entries": [[1, 2, "f"]]}\', flush=True)\n'
     (tmp_path / "slow" / "reader.py").write_text(reader + "time.sleep(60)\n")
     monkeypatch.setattr(debug_info, "_READER", "reader")
