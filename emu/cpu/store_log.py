@@ -6,27 +6,14 @@ in all the ways there are is run twice on a scratch CPU: its translated code wri
 
 from __future__ import annotations
 
-import mmap
-import struct
 from functools import cache
-from typing import TYPE_CHECKING
 
-from emu.cpu.cpu import Cpu
 from emu.cpu.crossing import next_page
-from emu.cpu.engine.hooks import address_of
 from emu.cpu.engine.layout import layout
-from emu.cpu.engine.trace import Entry, Tracer
+from emu.cpu.engine.trace import Entry
+from emu.cpu.scratch import Scratch
 from emu.cpu.sites import LONGEST, Site, find_site, find_sites
-from emu.entry import Long64
-from emu.memory import GuestMemory, Region
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-_SIZE = 0x10000
-_TABLES, _CODE, _LOGGED, _LOGGED_SIZE = 0x1000, 0x6000, 0x8000, 0x2000
-# Mapped as they are, but 0xA000 and 0xB000 are the logged pages again, in the other order.
-_ALIASES = {0xA: 0x9000, 0xB: 0x8000}
 _PROGRAM = bytes.fromhex(
     "bf00800000"  # mov edi, 0x8000
     "48b88877665544332211"  # mov rax, 0x1122334455667788
@@ -49,62 +36,35 @@ _PROGRAM = bytes.fromhex(
 def is_available() -> bool:
     """In a few milliseconds, once per process."""
     layout()  # which opens an engine, and the scratch CPU's must be the last
-    with _Scratch() as scratch:
-        if not scratch.tracer.learn_code_generator():
+    with _Writer(_PROGRAM) as writer:
+        if not writer.tracer.learn_code_generator():
             return False
-        written = scratch.log(by_hooks=False)
-    with _Scratch() as scratch:
-        return written is not None and written == scratch.log(by_hooks=True)
+        written = writer.log(by_hooks=False)
+    with _Writer(_PROGRAM) as writer:
+        return written is not None and written == writer.log(by_hooks=True)
 
 
-class _Scratch:
-    """A CPU about to run the program, and what is told to its tracer."""
+class _Writer(Scratch):
+    """Tells what the program stores."""
 
-    readonly = False
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _SIZE)
-        self.address, self.size, self.view = address_of(self._memory), _SIZE, memoryview(self._memory)
-        self._fill()
-        regions = GuestMemory()
-        self.cpu = Cpu(regions)
-        regions.add(Region(0, _SIZE, self, name="scratch"))
-        self.tracer = tracer = Tracer(self.cpu.engine, self.cpu.places)
-        tracer.before_hooks = self.cpu.watch_blocks
-        tracer.find_site = self._find_site
-        tracer.on_new_block = self._look_at_code
-        tracer.next_page = lambda pc, address: next_page(self.cpu, pc, address)
-        tracer.add_region(_LOGGED, _LOGGED_SIZE, self.address + _LOGGED, logged=True)
-        tracer.add_region(0, _LOGGED, self.address, logged=False)
-        tracer.cover(_LOGGED, _LOGGED_SIZE)
-
-    def __enter__(self) -> _Scratch:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.cpu.close()
-        self.tracer.close()
-        self.view.release()
-
-    def _fill(self) -> None:
-        for level in range(3):
-            struct.pack_into("<Q", self._memory, _TABLES + 0x1000 * level, _TABLES + 0x1000 * (level + 1) | 3)
-        pages = [_ALIASES.get(page, page << 12) | 3 for page in range(_SIZE >> 12)]
-        struct.pack_into(f"<{len(pages)}Q", self._memory, _TABLES + 0x3000, *pages)
-        self._memory[_CODE : _CODE + len(_PROGRAM)] = _PROGRAM
+    def __init__(self, program: bytes) -> None:
+        super().__init__(program)
+        self.tracer.before_hooks = self.cpu.watch_blocks
+        self.tracer.find_site = self._find_site
+        self.tracer.on_new_block = self._look_at_code
+        self.tracer.next_page = lambda pc, address: next_page(self.cpu, pc, address)
 
     def _find_site(self, pc: int) -> Site | None:
-        return find_site(self._memory[pc : pc + LONGEST], pc, 64)
+        return find_site(self.memory[pc : pc + LONGEST], pc, 64)
 
     def _look_at_code(self, address: int, size: int) -> None:
-        self.tracer.set_sites(address, size, find_sites(self._memory[address : address + size], address, 64))
+        self.tracer.set_sites(address, size, find_sites(self.memory[address : address + size], address, 64))
 
     def log(self, *, by_hooks: bool) -> list[Entry] | None:
         """What the program does; None where the log cannot be written so."""
         if self.tracer.record(by_hooks=by_hooks) == by_hooks:
             return None
-        self.cpu.enter(Long64(_CODE, 0x7800, 0, _TABLES))
-        self.cpu.run()
+        self.execute()
         failure = self.tracer.take_failure()
         if failure is not None:
             raise failure

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import pytest
 
 from emu.cpu import read_watch
+from emu.cpu.scratch import Scratch
 from emu.entry import Long64
 
 _CODE, _BASE, _SIZE = 0x5000, 0x8000, 0x2000
@@ -43,13 +44,16 @@ def _program(rng: random.Random, count: int) -> tuple[bytes, set[int]]:
     return bytes(code) + b"\xf4", read
 
 
-class _Machine(read_watch._Scratch):
+class _Machine(Scratch):
     """The scratch CPU with a program of its own, in RAM behind the watched pages."""
+
+    def __init__(self) -> None:
+        super().__init__(b"")
 
     def start(self, program: bytes, values: bytes) -> None:
         """Be about to run it; unknown bytes are put into memory when they are asked for."""
-        self._memory[_BASE : _BASE + _SIZE] = bytes(_SIZE)
-        self._memory[_CODE : _CODE + len(program)] = program
+        self.memory[_BASE : _BASE + _SIZE] = bytes(_SIZE)
+        self.memory[_CODE : _CODE + len(program)] = program
         tracer = self.tracer
         self.asked: list[tuple[int, int]] = []
 
@@ -57,7 +61,7 @@ class _Machine(read_watch._Scratch):
             self.asked.append((unit, self.cpu.rip))
             for byte in range(8):
                 if present >> byte & 1:
-                    self._memory[unit + byte] = values[unit + byte - _BASE]
+                    self.memory[unit + byte] = values[unit + byte - _BASE]
 
         tracer.on_unknown_read = put
         assert tracer.watch_pages()
@@ -98,8 +102,8 @@ def test_code_in_watched_memory_is_known() -> None:
     with _Machine() as machine:
         machine.run(b"\xf4", bytes(_SIZE))
         assert not machine.tracer.executes
-        machine._memory[0x8040] = 0xF4
-        machine._memory[_CODE : _CODE + len(jumps)] = jumps
+        machine.memory[0x8040] = 0xF4
+        machine.memory[_CODE : _CODE + len(jumps)] = jumps
         machine.cpu.invalidate(0, 1)
         machine.begin(())
         machine.finish()
