@@ -69,6 +69,7 @@ class PersistState:
         self.changed_units: set[int] = set()
         # Asked for with each store.
         self._component_mask, self._flushes_count = rules.component_mask, rules.flushes_count
+        self._visible_is_durable = rules.domain is PersistenceDomain.EADR and rules.flushes_count
         self._marked: dict[int, int] = {}
         self._with_nt: set[int] = set()
 
@@ -83,7 +84,7 @@ class PersistState:
             self._store(event)
         elif isinstance(event, LabelWrite | Told):
             self._write_at_once(event)
-            if isinstance(event, Told) and self.rules.domain is PersistenceDomain.EADR and self.rules.flushes_count:
+            if isinstance(event, Told) and self._visible_is_durable:
                 self._commit(0, through=self.events, nt=False)
         elif self.rules.flushes_count:
             if isinstance(event, Flush):
@@ -101,7 +102,7 @@ class PersistState:
         if not self.rules.flushes_count:
             return False
         if isinstance(event, Store):
-            return (event.locked and self._is_durable_at_once(event)) or (
+            return (event.locked and self._visible_is_durable) or (
                 self.rules.trusted_from is not None
                 and self.rules.trusts(event.pc)
                 and any(key in self.components for key in self._components_of(event))
@@ -123,10 +124,6 @@ class PersistState:
     def _is_plain_load(self, fence: Fence) -> bool:
         return fence.failed and self.rules.failed_cas == "load"
 
-    def _is_durable_at_once(self, store: Store) -> bool:
-        """Under eADR a locked store is: it does not wait in the store buffer."""
-        return store.locked and self.rules.domain is PersistenceDomain.EADR and self.rules.flushes_count
-
     def _store(self, store: Store) -> None:
         address, data, nt, locked, pc = store
         piece = None if self.rules.blocks is None else self.rules.piece(self.events)
@@ -147,7 +144,7 @@ class PersistState:
                 self._with_nt.add(key)
             elif piece is not None:  # durable after the next fence, as any non-temporal store
                 self._marked[key] = piece
-        if locked and self._is_durable_at_once(store):
+        if locked and self._visible_is_durable:  # it does not wait in the store buffer
             self._commit(0, through=self.events, nt=False)
         if self.rules.trusted_from is not None and self.rules.trusts(pc):
             for key in self._components_of(store):
