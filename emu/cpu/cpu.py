@@ -538,6 +538,10 @@ class Cpu:
         self.invalidate(0, 1)
         return handle
 
+    def add_instruction_hook(self, address: int, function: int) -> int:
+        """Call the C function at the address ``function`` before each execution of the instruction at ``address``."""
+        return self.add_native_hook(hooks.CODE_HOOK, function, 0, address, address)
+
     def remove_hook(self, handle: int) -> None:
         self._engine.delete_hook(handle)
         self._native_hooks.discard(handle)

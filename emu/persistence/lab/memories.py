@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from emu.persistence.lab.explore import Exploration, Recovery, Verdict
 from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import Initial, Read
-from emu.persistence.model.events import Event, LabelWrite, Store, Told, page_of, split
+from emu.persistence.model.events import Event, Written, page_of, split
 
 
 class Memories:
@@ -21,7 +21,7 @@ class Memories:
         self._recovery = recovery
         self._writes: dict[int, list[tuple[int, int, int]]] = {}
         for number, event in enumerate(events):
-            if isinstance(event, Store | LabelWrite | Told):
+            if isinstance(event, Written):
                 for unit, mask, value in split(event.address, event.data):
                     self._writes.setdefault(unit, []).append((number, mask, value))
 

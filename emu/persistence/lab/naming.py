@@ -15,7 +15,7 @@ from itertools import islice
 from emu.persistence.lab.explore import Verdict
 from emu.persistence.lab.memories import Memories
 from emu.persistence.model.crashstate import CrashState, Initial, Read
-from emu.persistence.model.events import UNIT, Event, Fence, LabelWrite, Store, Told, WriteBack, split
+from emu.persistence.model.events import UNIT, Event, Fence, Store, Told, WriteBack, Written, split
 from emu.persistence.model.image import Image
 from emu.persistence.model.repairs import Editor, Repair
 from emu.persistence.model.timeline import Timeline
@@ -346,6 +346,6 @@ class Namer:
     def _units(self, number: int) -> list[int]:
         """What event ``number`` stores to."""
         event = self._events[number]
-        if not isinstance(event, Store | LabelWrite | Told):
+        if not isinstance(event, Written):
             return []
         return [unit for unit, _, _ in split(event.address, event.data)]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from emu.persistence.lab.explore import Exploration, Result
 from emu.persistence.lab.findings import ROBUSTNESS, Failure
 from emu.persistence.model.crashstate import Initial, Read
-from emu.persistence.model.events import Event, LabelWrite, Store, Told, split
+from emu.persistence.model.events import Event, Written, split
 from emu.persistence.model.image import example
 from emu.persistence.model.timeline import Timeline
 
@@ -69,7 +69,7 @@ class Prefixes:
         self._contents: dict[int, list[tuple[int, int]]] = {}
         self._spans: dict[Read, _Spans] = {}
         for number, event in enumerate(events):
-            if isinstance(event, Store | LabelWrite | Told):
+            if isinstance(event, Written):
                 for unit, mask, value in split(event.address, event.data):
                     history = self._contents.setdefault(unit, [(0, initial(unit))])
                     history.append((number + 1, history[-1][1] & ~mask | value))

@@ -24,7 +24,6 @@ from emu.units import PAGE
 if TYPE_CHECKING:
     from emu.machine import Machine
 
-_HOOK_CODE = 4  # UC_HOOK_CODE
 _KEPT = 16 * 1024
 # Entries of the log that an instruction can make before the one that its event begins with: marks in page tables.
 _BEFORE = 8
@@ -109,7 +108,7 @@ class _Watch:
         function = ctypes.cast(self._callback, ctypes.c_void_p).value
         assert function is not None
         for pc in self._wanted:
-            self._machine.cpu.add_native_hook(_HOOK_CODE, function, 0, pc, pc)
+            self._machine.cpu.add_instruction_hook(pc, function)
 
     def _reached(self, _engine: object, pc: int, _size: int, _data: object) -> None:
         count = self._recording.tracer.count

@@ -16,7 +16,7 @@ from emu.errors import Status, UsageError
 from emu.persistence.lab.explore import Answer, Recovery, Run, Settled, Verdict
 from emu.persistence.lab.tree import Reads
 from emu.persistence.model.crashstate import FULL, Initial, Read
-from emu.persistence.model.events import BOUNDARIES, Event, LabelWrite, Store, Told, split
+from emu.persistence.model.events import BOUNDARIES, Event, Told, Written, split
 
 ILLEGAL_STATE = "illegal-state"
 """Reason of the ``Verdict`` of a recovery that ended well and showed what it must not show."""
@@ -81,7 +81,7 @@ def states_of(events: Sequence[Event], initial: Initial, tracked: frozenset[int]
             numbers.append(number)
             names.append(event.text.decode("utf-8", "replace").rstrip("\n"))
             shown.append(look())
-        if isinstance(event, Store | LabelWrite | Told):
+        if isinstance(event, Written):
             for unit, mask, value in split(event.address, event.data):
                 contents[unit] = content(unit) & ~mask | value
     if not numbers:

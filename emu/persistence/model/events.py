@@ -96,7 +96,9 @@ class Told(NamedTuple):
     pc: int = 0
 
 
-Event = Store | Flush | Fence | WriteBack | LabelWrite | Told
+Written = Store | LabelWrite | Told
+"""The events that change content: they have an ``address`` and ``data``."""
+Event = Written | Flush | Fence | WriteBack
 
 _LABELS = 1 << 60
 _LABELS_OF_ONE = 1 << 40

@@ -18,10 +18,9 @@ from emu.persistence.model.events import (
     FenceKind,
     Flush,
     FlushKind,
-    LabelWrite,
     Store,
-    Told,
     WriteBack,
+    Written,
     line_of,
     split,
 )
@@ -197,7 +196,7 @@ def _after(events: Iterable[Event], initial: Initial) -> Initial:
     """The content of each unit once all of ``events`` persisted."""
     contents: dict[int, int] = {}
     for event in events:
-        if isinstance(event, Store | LabelWrite | Told):
+        if isinstance(event, Written):
             for unit, mask, value in split(event.address, event.data):
                 contents[unit] = contents.get(unit, initial(unit)) & ~mask | value
     return lambda unit: contents[unit] if unit in contents else initial(unit)
