@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from functools import partial
 
 from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
@@ -45,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     from emu import board
     from emu.gdb.gate import Gate
     from emu.gdb.scene import put_memory, stand_before
-    from emu.gdb.server import Server, address
+    from emu.gdb.server import address
     from emu.persistence.lab.powerfail import memory_after, parse_power_cut
     from emu.persistence.lab.recovery import private
     from emu.units import parse_number
@@ -78,9 +77,7 @@ def run(options: argparse.Namespace) -> int:
         if memory is not None:
             put_memory(machine, memory)
         machine.boot()
-        server = Server(machine, where)
-        stack.callback(server.finish)
-        gate.seen = partial(getattr, server.travel, "seen")
+        server = debugger.serve(stack, machine, where, gate)
         if event is not None:
             stand_before(server, machine, event)
         server.start()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from emu.board import Outputs
     from emu.cli.plain import PlainWords
     from emu.gdb.gate import Gate
+    from emu.gdb.server import Server
+    from emu.host.sockets import SocketAddress
     from emu.machine import Machine
 
 QEMU_SPEC = "tcp::1234"
@@ -50,14 +52,22 @@ def offer(
         return
     if machine.config.incoming is not None:
         raise UsageError("--gdb debugs a guest from its start", "leave --incoming away")
-    from emu.gdb.server import Server, address
+    from emu.gdb.server import address
 
-    server = Server(machine, address(where))
-    stack.callback(server.finish)
-    gate.seen = lambda: server.travel.seen
+    server = serve(stack, machine, address(where), gate)
     server.start()
     if not quiet:
         output.note(invitation(str(server.address), machine.config.image))
+
+
+def serve(stack: contextlib.ExitStack, machine: Machine, where: SocketAddress, gate: Gate) -> Server:
+    """A server for gdb at ``where``, until ``stack`` closes; it does not listen yet."""
+    from emu.gdb.server import Server
+
+    server = Server(machine, where)
+    stack.callback(server.finish)
+    gate.seen = lambda: server.travel.seen
+    return server
 
 
 def invitation(address: str, image: str | None) -> str:

@@ -16,13 +16,13 @@ from emu.errors import HostError
 from emu.host import kernel
 from emu.host._pages import ffi, lib
 from emu.record import NamedTuple
+from emu.units import PAGE
 
 if TYPE_CHECKING:
     from typing import Any
 
     Buffer: TypeAlias = bytes | bytearray | memoryview | Any
 
-PAGE = 4096
 SUM = 4
 """Bytes of one sum: an unsigned number, little-endian."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 from emu.errors import EmuError, HostError
 from emu.learn.lesson import Lesson
@@ -21,9 +22,13 @@ def missing(lesson: Lesson) -> list[EmuError]:
 
 def _lacks(need: str) -> EmuError | None:
     if need == "compiler":
-        return _refusal_of_compiler()
+        from emu.guest.toolchain import find_compiler
+
+        return _refusal(find_compiler)
     if need == "linux":
-        return _refusal_of_kernel()
+        from emu.linux import kernel
+
+        return _refusal(lambda: kernel.find(None))
     if need == "libpmem":
         return _refusal_of_libpmem()
     program, _, package = need.partition(":")
@@ -32,21 +37,9 @@ def _lacks(need: str) -> EmuError | None:
     return HostError(f"there is no program {program}", f"on Debian: apt-get install {package or program}")
 
 
-def _refusal_of_compiler() -> EmuError | None:
-    from emu.guest.toolchain import find_compiler
-
+def _refusal(find: Callable[[], object]) -> EmuError | None:
     try:
-        find_compiler()
-    except EmuError as error:
-        return error
-    return None
-
-
-def _refusal_of_kernel() -> EmuError | None:
-    from emu.linux.kernel import find
-
-    try:
-        find(None)
+        find()
     except EmuError as error:
         return error
     return None

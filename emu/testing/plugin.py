@@ -178,23 +178,31 @@ def emu_crash(_emu_place: _Place) -> Callable[..., CrashResult]:
 
 
 @pytest.fixture
-def emu_machine(_emu_place: _Place) -> Iterator[Callable[..., RunningMachine]]:
+def _emu_machines(_emu_place: _Place) -> Iterator[Callable[[RunningMachine], RunningMachine]]:
+    """Takes machines that run beside the test, and ends them with it."""
+    machines: list[RunningMachine] = []
+
+    def keep(machine: RunningMachine) -> RunningMachine:
+        machines.append(machine)
+        _emu_place.results.append(machine)
+        return machine
+
+    yield keep
+    for machine in machines:
+        machine.close()
+
+
+@pytest.fixture
+def emu_machine(_emu_machines: Callable[[RunningMachine], RunningMachine]) -> Callable[..., RunningMachine]:
     """Starts a machine beside the test: ``emu_machine(image, *options)`` gives an ``emu.testing.RunningMachine``, with
     ``wait_for("ready")``, ``type("put a 1\\n")``, ``wait()``; ended when the test ends.
     """
     from emu.testing.machine import RunningMachine
 
-    machines: list[RunningMachine] = []
-
     def start(image: str | Path, *options: str | Path, qmp: bool = False) -> RunningMachine:
-        machine = RunningMachine(image, *options, qmp=qmp)
-        machines.append(machine)
-        _emu_place.results.append(machine)
-        return machine
+        return _emu_machines(RunningMachine(image, *options, qmp=qmp))
 
-    yield start
-    for machine in machines:
-        machine.close()
+    return start
 
 
 @pytest.fixture
@@ -208,24 +216,17 @@ def emu_qmp(emu_machine: Callable[..., RunningMachine]) -> Callable[..., Running
 
 
 @pytest.fixture
-def emu_migrate(_emu_place: _Place) -> Iterator[Callable[..., RunningMachine]]:
+def emu_migrate(_emu_machines: Callable[[RunningMachine], RunningMachine]) -> Callable[..., RunningMachine]:
     """Moves a machine of ``emu_qmp`` to a new one: ``emu_migrate(machine, *options_of_the_new_one)`` gives that.
 
     Raises ``emu.testing.EmuRefused`` with emu's own words when the move fails; then the first machine runs on.
     """
     from emu.testing.machine import migrate
 
-    machines: list[RunningMachine] = []
-
     def move(source: RunningMachine, *options: str | Path, timeout: float = _TIMEOUT) -> RunningMachine:
-        machine = migrate(source, *options, timeout=timeout)
-        machines.append(machine)
-        _emu_place.results.append(machine)
-        return machine
+        return _emu_machines(migrate(source, *options, timeout=timeout))
 
-    yield move
-    for machine in machines:
-        machine.close()
+    return move
 
 
 @pytest.fixture
