@@ -95,7 +95,7 @@ class Delivery:
         """Of the interrupt instruction just executed: INT3 and INTO have one byte, INT n two."""
         at = self._state.segment(r.CS).base + self._state.rip - 1
         try:
-            opcode = self.paging().read(self._memory, at, 1)
+            opcode = self.paging().read(self._memory, at, 1, mark=False)
         except PageFault:  # the guest unmapped the page after its code was translated
             opcode = b""
         return 1 if (vector, opcode) in ((r.BP, b"\xcc"), (r.OF, b"\xce")) else 2

@@ -49,10 +49,9 @@ def is_available() -> bool:
 class _Reader(Scratch):
     """Tells what the program reads."""
 
-    def reads(self) -> dict[int, int] | None:
-        """Which bytes of which units the program reads, as masks; None where somebody else watches."""
-        if not self.tracer.watch_pages():
-            return None
+    def reads(self) -> dict[int, int]:
+        """Which bytes of which units the program reads, as masks."""
+        self.tracer.watch_pages()
         self.tracer.set_unknown(range(TRACED, TRACED + TRACED_SIZE, 8))
         self.tracer.restore_unknown()
         self.execute()

@@ -121,7 +121,7 @@ typedef struct emu_engine {
     /* Somebody counts the blocks that begin, and is told of each from `block_limit` on: quicker than a second hook. */
     uint64_t *block_count;
     const uint64_t *block_limit;
-    void (*on_limit)(void *);
+    void (*on_limit)(void *, uint64_t address);
     void *on_limit_argument;
     /*
      * For a debugger, which has each instruction be a block: how many were announced, how many may begin, where to
@@ -590,7 +590,7 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
             leave_before_block(e, EMU_TIMER);
     }
     if (e->block_count && !e->attention.again && ++*e->block_count >= *e->block_limit)
-        e->on_limit(e->on_limit_argument);
+        e->on_limit(e->on_limit_argument, address);
 }
 
 static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
@@ -994,7 +994,7 @@ void emu_engine_count_blocks(emu_engine *e, uintptr_t count, uintptr_t limit, ui
 {
     e->block_count = (uint64_t *)count;
     e->block_limit = (const uint64_t *)limit;
-    e->on_limit = (void (*)(void *))function;
+    e->on_limit = (void (*)(void *, uint64_t))function;
     e->on_limit_argument = (void *)argument;
 }
 

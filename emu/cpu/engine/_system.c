@@ -618,6 +618,8 @@ typedef struct emu_system {
     uintptr_t met, restarts, argument;
     uint64_t met_address;
     uint32_t met_access;
+    /* Code was translated from a page that had none, or a page with code stored to; cleared by who asks. */
+    uint32_t code_changed;
 
     struct emu_system *next;
     uint32_t watch_hits;
@@ -1236,6 +1238,7 @@ void NAME(tlb_protect_code)(void *uc, uint64_t ram)
         s->code_pages_size = size;
     }
     s->code_pages[page / 8] |= (uint8_t)(1 << page % 8);
+    s->code_changed = 1;
     library.forget_addresses(s->cpu);
 }
 
@@ -1252,8 +1255,10 @@ void NAME(tlb_unprotect_code)(void *uc, uint64_t ram)
 void NAME(tb_invalidate_phys_page_fast)(void *uc, void *pages, uint64_t ram, int size, uintptr_t caller)
 {
     emu_system *s = by_engine(uc);
-    if (s)
+    if (s) {
         s->written_page = ram >> PAGE_SHIFT;
+        s->code_changed |= has_code(s, s->written_page);
+    }
     library.forget_page(uc, pages, ram, size, caller);
 }
 
@@ -1452,6 +1457,7 @@ static void _cffi_checkfld_typedef_emu_system(emu_system *p)
   (void)((p->argument) | 0);  /* check that 'emu_system.argument' is an integer */
   (void)((p->met_address) | 0);  /* check that 'emu_system.met_address' is an integer */
   (void)((p->met_access) | 0);  /* check that 'emu_system.met_access' is an integer */
+  (void)((p->code_changed) | 0);  /* check that 'emu_system.code_changed' is an integer */
 }
 struct _cffi_align_typedef_emu_system { char x; emu_system y; };
 
@@ -2036,6 +2042,9 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "met_access", offsetof(emu_system, met_access),
                   sizeof(((emu_system *)0)->met_access),
                   _CFFI_OP(_CFFI_OP_NOOP, 15) },
+  { "code_changed", offsetof(emu_system, code_changed),
+                    sizeof(((emu_system *)0)->code_changed),
+                    _CFFI_OP(_CFFI_OP_NOOP, 15) },
   { "eflags", offsetof(emu_system_layout, eflags),
               sizeof(((emu_system_layout *)0)->eflags),
               _CFFI_OP(_CFFI_OP_NOOP, 15) },
@@ -2067,11 +2076,11 @@ static const struct _cffi_field_s _cffi_fields[] = {
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
   { "$emu_system", 39, 0,
-    sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 11 },
+    sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 12 },
   { "$emu_system_layout", 40, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 11, 6 },
+    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 12, 6 },
   { "$emu_watch", 41, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_watch), offsetof(struct _cffi_align_typedef_emu_watch, y), 17, 3 },
+    sizeof(emu_watch), offsetof(struct _cffi_align_typedef_emu_watch, y), 18, 3 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {

@@ -38,6 +38,8 @@ typedef struct emu_system {
     uintptr_t met, restarts, argument;
     uint64_t met_address;
     uint32_t met_access;
+    /* Code was translated from a page that had none, or a page with code stored to; cleared by who asks. */
+    uint32_t code_changed;
 
     struct emu_system *next;
     uint32_t watch_hits;
@@ -656,6 +658,7 @@ void NAME(tlb_protect_code)(void *uc, uint64_t ram)
         s->code_pages_size = size;
     }
     s->code_pages[page / 8] |= (uint8_t)(1 << page % 8);
+    s->code_changed = 1;
     library.forget_addresses(s->cpu);
 }
 
@@ -672,8 +675,10 @@ void NAME(tlb_unprotect_code)(void *uc, uint64_t ram)
 void NAME(tb_invalidate_phys_page_fast)(void *uc, void *pages, uint64_t ram, int size, uintptr_t caller)
 {
     emu_system *s = by_engine(uc);
-    if (s)
+    if (s) {
         s->written_page = ram >> PAGE_SHIFT;
+        s->code_changed |= has_code(s, s->written_page);
+    }
     library.forget_page(uc, pages, ram, size, caller);
 }
 

@@ -618,8 +618,7 @@ enum { HF_LMA = 1 << 14, HF_CS64 = 1 << 15 };
 #define EMU_TRACE_FULL 1
 #define EMU_TRACE_BUDGET 2
 #define EMU_TRACE_BLOCK 3
-#define EMU_TRACE_CODE 4
-#define EMU_TRACE_ACCESS 5
+#define EMU_TRACE_ACCESS 4
 
 #define EMU_TRACE_NOWHERE UINT64_MAX
 #define SEGMENTS 6
@@ -696,6 +695,7 @@ typedef struct {
     uint64_t blocks;
     uint64_t budget;
     uint64_t stop_block;
+    uint64_t next_look; /* the first of these two blocks */
     uint64_t first_access;
 
     void *uc;
@@ -1090,7 +1090,7 @@ void emu_trace_retract(emu_trace *t, uint64_t pc)
 void emu_trace_note_access(emu_trace *t)
 {
     if (!t->first_access) {
-        t->first_access = t->blocks;
+        t->first_access = t->blocks ? t->blocks : 1;
         emu_trace_stop(t->owner, EMU_TRACE_ACCESS);
     }
 }
@@ -1214,18 +1214,25 @@ static bool is_awaiting(const emu_trace *t)
            (t->block != t->awaited || memcmp(t->general, t->awaited_general, sizeof t->awaited_general));
 }
 
-static void count_block(emu_trace *t, uint64_t address)
+/* A block has begun, and there may be more to do than to count it. */
+static void meet_block(emu_trace *t, uint64_t address)
 {
-    t->blocks++;
     t->block = address;
-    if (t->full) {
-        t->full = 0;
-        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
-    }
-    if (t->blocks >= t->budget && !is_awaiting(t))
-        emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
-    else if (t->blocks == t->stop_block)
+    if (t->blocks == t->stop_block)
         emu_trace_stop(t->owner, EMU_TRACE_BLOCK);
+    else if (t->blocks >= t->budget && !is_awaiting(t))
+        emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
+}
+
+/* Somebody else has counted the block, at least up to `next_look`. */
+void emu_trace_at_block(void *trace, uint64_t address)
+{
+    meet_block(trace, address);
+}
+
+static void set_next_look(emu_trace *t)
+{
+    t->next_look = t->stop_block && t->stop_block < t->budget ? t->stop_block : t->budget;
 }
 
 /* Blocks from here on use up the budget. */
@@ -1233,6 +1240,14 @@ void emu_trace_set_budget(emu_trace *t, uint64_t blocks)
 {
     t->budget = blocks;
     t->awaited = EMU_TRACE_NOWHERE;
+    set_next_look(t);
+}
+
+/* emu_trace_stop is called for this block, too; 0 for none. */
+void emu_trace_set_stop_block(emu_trace *t, uint64_t block)
+{
+    t->stop_block = block;
+    set_next_look(t);
 }
 
 /*
@@ -1254,17 +1269,8 @@ int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
     return error ? error : library.write_register(t->uc, REG_RIP, &address);
 }
 
+/* Shows new code to Python, which puts hooks on the instructions that matter. */
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    (void)uc;
-    finish_stores(user);
-    if (is_new(user, address, size))
-        emu_trace_translate_again(user, address, size);
-    count_block(user, address);
-}
-
-/* As on_block, and shows new code to Python, which puts hooks on the instructions that matter. */
-static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_trace *t = user;
     (void)uc;
@@ -1273,19 +1279,12 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
         look_for_tables(t);
     if (is_new(t, address, size))
         emu_trace_new_block(t->owner, address, size);
-    count_block(t, address);
-}
-
-/* As many blocks as the budget allows have begun. */
-void emu_trace_at_budget(void *trace)
-{
-    emu_trace_stop(((emu_trace *)trace)->owner, EMU_TRACE_BUDGET);
-}
-
-static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    (void)uc, (void)address, (void)size;
-    emu_trace_stop(((emu_trace *)user)->owner, EMU_TRACE_CODE);
+    t->blocks++;
+    if (t->full) {
+        t->full = 0;
+        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
+    }
+    meet_block(t, address);
 }
 
 /* Remember to restore what is known of the unit; false when memory ran out. */
@@ -1381,29 +1380,15 @@ size_t emu_trace_cut(const emu_trace_read *reads, size_t count, uint64_t ends, u
 }
 
 /* The bytes of `unit` that an access touches, as bits. */
-static uint8_t bytes_in(uint64_t unit, uint64_t address, unsigned size)
+static uint8_t bytes_in(uint64_t unit, uint64_t address, uint64_t size)
 {
     uint64_t from = address > unit ? address - unit : 0;
     uint64_t upto = address + size - unit < 8 ? address + size - unit : 8;
     return (uint8_t)(((1u << upto) - 1) & ~((1u << from) - 1));
 }
 
-/* The pieces of an access, which Unicorn announces by the address of its first byte: one, or two on two pages. */
-static unsigned pieces_of(emu_trace *t, uint64_t address, unsigned size, uint64_t *starts, unsigned *sizes)
-{
-    unsigned first = PAGE - (unsigned)(address % PAGE);
-    starts[0] = address;
-    sizes[0] = size;
-    if (first >= size)
-        return address - t->base < t->units * 8;
-    sizes[0] = first;
-    starts[1] = emu_trace_next_page(t->owner, reg(t, REG_RIP), address);
-    sizes[1] = size - first;
-    return 2;
-}
-
 /* These bytes of a unit are being read: note those that are unknown, when it is known what they hold. */
-static void note_unknown(emu_trace *t, struct watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller)
+static void note_unknown(emu_trace *t, uint64_t unit, uint8_t bytes, uintptr_t caller)
 {
     uint64_t at = number_of(t, unit), mask;
     const region *r;
@@ -1411,56 +1396,45 @@ static void note_unknown(emu_trace *t, struct watch *w, uint64_t unit, uint8_t b
     r = bytes ? region_of(t, unit) : NULL;
     if (!r)
         return;
-    if (bytes & t->asked[at] & ~t->given[at]) { /* which puts them into memory */
-        if (w)
-            ask_for(w, unit, bytes, caller);
-        else
-            emu_trace_unknown_read(t->owner, unit, bytes);
-    }
+    if (bytes & t->asked[at] & ~t->given[at]) /* which puts them into memory */
+        ask_for(t->watch, unit, bytes, caller);
     learn(t, unit, bytes);
     mask = mask_of(bytes);
     emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
 }
 
+/* Whether a physical address is one where bytes can be unknown. */
+static bool is_tracked(const emu_trace *t, uint64_t address) { return address - t->base < t->units * 8; }
+
+/* An access to physical memory, within a page: what is stored is known from now on. */
+static void note_physical(emu_trace *t, uint64_t start, uint64_t size, bool stores, uintptr_t caller)
+{
+    if (!is_tracked(t, start))
+        return;
+    emu_trace_note_access(t);
+    for (uint64_t unit = start & ~(uint64_t)7; unit < start + size; unit += 8) {
+        uint8_t bytes = bytes_in(unit, start, size);
+        if (stores)
+            learn(t, unit, bytes);
+        else
+            note_unknown(t, unit, bytes, caller);
+    }
+}
+
+/* Something other than an instruction's own access reads guest memory or has stored to it, within a page. */
+void emu_trace_accessed(emu_trace *t, uint64_t address, uint64_t size, int stores)
+{
+    if (t->watch)
+        note_physical(t, address, size, stores, 0);
+}
+
 #include "watched.h"
-
-static void on_read(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    emu_trace *t = user;
-    uint64_t starts[2];
-    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
-    (void)uc, (void)type, (void)value;
-    for (unsigned n = 0; n < count; n++) {
-        if (starts[n] - t->base >= t->units * 8)
-            continue;
-        emu_trace_note_access(t);
-        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            note_unknown(t, NULL, unit, bytes_in(unit, starts[n], sizes[n]), 0);
-    }
-}
-
-/* A store of recovery: from now on these bytes are its own. */
-static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    emu_trace *t = user;
-    uint64_t starts[2];
-    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
-    (void)uc, (void)type, (void)value;
-    for (unsigned n = 0; n < count; n++) {
-        if (starts[n] - t->base >= t->units * 8)
-            continue;
-        emu_trace_note_access(t);
-        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
-    }
-}
 
 /* Install callback number `which` for Unicorn's hook `type`; user data is the trace, or `site` if given. */
 int emu_trace_hook(emu_trace *t, uintptr_t *handle, int which, int type, emu_trace_site *site, uint64_t begin,
                    uint64_t end)
 {
-    void *const callbacks[] = {on_site, on_store, on_block, on_block_watching, on_read, on_overwrite,
-                               on_code_in_nvdimm};
+    void *const callbacks[] = {on_site, on_store, on_block};
     return library.add_hook(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
 }
 
@@ -1576,14 +1550,6 @@ void emu_trace_set_state(emu_trace *t, const void *general, const void *control,
     t->hflags = hflags;
 }
 
-/* Whether page tables in use are in the NVDIMM. */
-int emu_trace_has_tables(emu_trace *t)
-{
-    if (!t->table_count)
-        look_for_tables(t);
-    return t->table_count != 0;
-}
-
 void emu_trace_finish(emu_trace *t)
 {
     if (t->log)
@@ -1643,161 +1609,165 @@ void emu_trace_restore_unknown(emu_trace *t)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 143), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 158), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 142), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 41), // emu_trace_site *()(void *, uint64_t)
+/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // emu_trace_site *()(void *, uint64_t)
 /*  8 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // emu_trace *
-/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t const *, size_t)
-/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 16 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
-/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint32_t)
-/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint64_t)
-/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
-/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // void const *
-/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
-/* 37 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // uintptr_t *
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // emu_trace_site *
-/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t)
-/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, void *)
-/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, void *, void *, void *)
-/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 55 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uint64_t const *, size_t)
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // emu_trace *
+/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
+/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uint64_t, uint32_t)
+/* 17 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uint64_t, uint64_t)
+/* 22 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
+/* 27 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 30 */ _CFFI_OP(_CFFI_OP_POINTER, 158), // void const *
+/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
+/* 34 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 44), // uintptr_t *
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 37 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 151), // emu_trace_site *
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uintptr_t)
+/* 43 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, void *)
+/* 47 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, void *, void *, void *)
+/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace const *)
+/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace const *)
+/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace const *, void const *)
 /* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace const *, void const *)
-/* 63 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 17), // size_t()(emu_trace_read const *, size_t, uint64_t, uint64_t, size_t, uint64_t *)
-/* 67 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // emu_trace_read const *
+/* 61 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
+/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace_read const *, size_t, uint64_t, uint64_t, size_t, uint64_t *)
+/* 64 */ _CFFI_OP(_CFFI_OP_POINTER, 149), // emu_trace_read const *
+/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 72 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
-/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
-/* 75 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 69 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
+/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
+/* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *)
+/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *)
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
 /* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 81 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
-/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 88 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, int, void const *)
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, uint64_t)
-/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, uint64_t, int)
-/* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
-/* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, uint64_t, uint8_t)
-/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, uint64_t, void const *)
-/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, void const *, void const *, void const *)
-/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 124 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 127 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(void *)
-/* 128 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, int, void const *)
+/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t)
+/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t, int)
+/* 98 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t, uint64_t, int)
+/* 103 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
+/* 109 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t, uint8_t)
+/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t, void const *)
+/* 120 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 121 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
+/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, void const *, void const *, void const *)
+/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 126 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
+/* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
+/* 128 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
 /* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(void *, int)
+/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(void *, int)
 /* 131 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 132 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(void *, uint64_t, uint32_t)
+/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(void *, uint64_t)
 /* 135 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 137 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 139 */ _CFFI_OP(_CFFI_OP_POINTER, 140), // char const *
-/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 141 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 142 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // emu_trace_entry const *
-/* 143 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 144 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // emu_trace_read *
-/* 145 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
-/* 146 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
-/* 147 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
-/* 151 */ _CFFI_OP(_CFFI_OP_POINTER, 74), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 152 */ _CFFI_OP(_CFFI_OP_POINTER, 130), // void(*)(void *, int)
-/* 153 */ _CFFI_OP(_CFFI_OP_POINTER, 134), // void(*)(void *, uint64_t, uint32_t)
-/* 154 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(void *, uint64_t, uint32_t)
+/* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 143 */ _CFFI_OP(_CFFI_OP_POINTER, 144), // char const *
+/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 145 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 146 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // emu_trace_entry const *
+/* 147 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 148 */ _CFFI_OP(_CFFI_OP_POINTER, 149), // emu_trace_read *
+/* 149 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
+/* 150 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
+/* 151 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 153 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 154 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
+/* 155 */ _CFFI_OP(_CFFI_OP_POINTER, 71), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 156 */ _CFFI_OP(_CFFI_OP_POINTER, 130), // void(*)(void *, int)
+/* 157 */ _CFFI_OP(_CFFI_OP_POINTER, 138), // void(*)(void *, uint64_t, uint32_t)
+/* 158 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1810,7 +1780,7 @@ static void _cffi_checkfld_typedef_emu_trace(emu_trace *p)
   (void)((p->limit) | 0);  /* check that 'emu_trace.limit' is an integer */
   (void)((p->blocks) | 0);  /* check that 'emu_trace.blocks' is an integer */
   (void)((p->budget) | 0);  /* check that 'emu_trace.budget' is an integer */
-  (void)((p->stop_block) | 0);  /* check that 'emu_trace.stop_block' is an integer */
+  (void)((p->next_look) | 0);  /* check that 'emu_trace.next_look' is an integer */
   (void)((p->first_access) | 0);  /* check that 'emu_trace.first_access' is an integer */
   (void)((p->starved) | 0);  /* check that 'emu_trace.starved' is an integer */
   { emu_trace_read * *tmp = &p->reads; (void)tmp; }
@@ -1933,6 +1903,64 @@ void emu_trace_unknown_read(void * a0, uint64_t a1, uint32_t a2)
   _cffi_call_python(&_cffi_externpy__emu_trace_unknown_read, p);
 }
 
+static void _cffi_d_emu_trace_accessed(emu_trace * x0, uint64_t x1, uint64_t x2, int x3)
+{
+  emu_trace_accessed(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_accessed(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  uint64_t x2;
+  int x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_accessed", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, int);
+  if (x3 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_accessed(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_accessed _cffi_d_emu_trace_accessed
+#endif
+
 static int _cffi_d_emu_trace_add_region(emu_trace * x0, uint64_t x1, uint64_t x2, void const * x3, int x4)
 {
   return emu_trace_add_region(x0, x1, x2, x3, x4);
@@ -1977,10 +2005,10 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg3, (char **)&x3);
+      _cffi_type(30), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(30), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2096,7 +2124,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(142));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(146));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2104,17 +2132,23 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_at _cffi_d_emu_trace_at
 #endif
 
-static void _cffi_d_emu_trace_at_budget(void * x0)
+static void _cffi_d_emu_trace_at_block(void * x0, uint64_t x1)
 {
-  emu_trace_at_budget(x0);
+  emu_trace_at_block(x0, x1);
 }
 #ifndef PYPY_VERSION
 static PyObject *
-_cffi_f_emu_trace_at_budget(PyObject *self, PyObject *arg0)
+_cffi_f_emu_trace_at_block(PyObject *self, PyObject *args)
 {
   void * x0;
+  uint64_t x1;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_at_block", 2, 2, &arg0, &arg1))
+    return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
       _cffi_type(1), arg0, (char **)&x0);
@@ -2125,9 +2159,13 @@ _cffi_f_emu_trace_at_budget(PyObject *self, PyObject *arg0)
       return NULL;
   }
 
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { emu_trace_at_budget(x0); }
+  { emu_trace_at_block(x0, x1); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -2137,7 +2175,7 @@ _cffi_f_emu_trace_at_budget(PyObject *self, PyObject *arg0)
   return Py_None;
 }
 #else
-#  define _cffi_f_emu_trace_at_budget _cffi_d_emu_trace_at_budget
+#  define _cffi_f_emu_trace_at_block _cffi_d_emu_trace_at_block
 #endif
 
 static void _cffi_d_emu_trace_await(emu_trace * x0, uint64_t x1)
@@ -2216,7 +2254,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(139));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(143));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2325,10 +2363,10 @@ _cffi_f_emu_trace_cut(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(67), arg0, (char **)&x0);
+      _cffi_type(64), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace_read const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(67), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(64), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2350,10 +2388,10 @@ _cffi_f_emu_trace_cut(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(72), arg5, (char **)&x5);
+      _cffi_type(69), arg5, (char **)&x5);
   if (datasize != 0) {
     x5 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(72), arg5, (char **)&x5,
+    if (_cffi_convert_array_argument(_cffi_type(69), arg5, (char **)&x5,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2499,44 +2537,6 @@ _cffi_f_emu_trace_give(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_give _cffi_d_emu_trace_give
 #endif
 
-static int _cffi_d_emu_trace_has_tables(emu_trace * x0)
-{
-  return emu_trace_has_tables(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_trace_has_tables(PyObject *self, PyObject *arg0)
-{
-  emu_trace * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_trace_has_tables(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_trace_has_tables _cffi_d_emu_trace_has_tables
-#endif
-
 static int _cffi_d_emu_trace_hook(emu_trace * x0, uintptr_t * x1, int x2, int x3, emu_trace_site * x4, uint64_t x5, uint64_t x6)
 {
   return emu_trace_hook(x0, x1, x2, x3, x4, x5, x6);
@@ -2577,10 +2577,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(38), arg1, (char **)&x1);
+      _cffi_type(35), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(38), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2594,10 +2594,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(41), arg4, (char **)&x4);
+      _cffi_type(38), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (emu_trace_site *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(41), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(38), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2655,10 +2655,10 @@ _cffi_f_emu_trace_learn_generator(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg1, (char **)&x1);
+      _cffi_type(30), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(30), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3063,10 +3063,10 @@ _cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg2, (char **)&x2);
+      _cffi_type(30), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(30), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3120,10 +3120,10 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg2, (char **)&x2);
+      _cffi_type(30), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(30), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3175,28 +3175,28 @@ _cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg1, (char **)&x1);
+      _cffi_type(30), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(30), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg2, (char **)&x2);
+      _cffi_type(30), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(30), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg3, (char **)&x3);
+      _cffi_type(30), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(30), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3214,6 +3214,52 @@ _cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_set_state _cffi_d_emu_trace_set_state
+#endif
+
+static void _cffi_d_emu_trace_set_stop_block(emu_trace * x0, uint64_t x1)
+{
+  emu_trace_set_stop_block(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_set_stop_block(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_set_stop_block", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_set_stop_block(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_set_stop_block _cffi_d_emu_trace_set_stop_block
 #endif
 
 static int _cffi_d_emu_trace_set_unknown(emu_trace * x0, uint64_t const * x1, size_t x2)
@@ -3248,10 +3294,10 @@ _cffi_f_emu_trace_set_unknown(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg1, (char **)&x1);
+      _cffi_type(13), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(13), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3672,13 +3718,6 @@ static int _cffi_const_EMU_TRACE_CHUNK(unsigned long long *o)
   return n;
 }
 
-static int _cffi_const_EMU_TRACE_CODE(unsigned long long *o)
-{
-  int n = (EMU_TRACE_CODE) <= 0;
-  *o = (unsigned long long)((EMU_TRACE_CODE) | 0);  /* check that EMU_TRACE_CODE is an integer */
-  return n;
-}
-
 static int _cffi_const_EMU_TRACE_DEVICE(unsigned long long *o)
 {
   int n = (EMU_TRACE_DEVICE) <= 0;
@@ -3742,7 +3781,6 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_BLOCK", (void *)_cffi_const_EMU_TRACE_BLOCK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_BUDGET", (void *)_cffi_const_EMU_TRACE_BUDGET, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_CHUNK", (void *)_cffi_const_EMU_TRACE_CHUNK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "EMU_TRACE_CODE", (void *)_cffi_const_EMU_TRACE_CODE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_DEVICE", (void *)_cffi_const_EMU_TRACE_DEVICE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_FENCE", (void *)_cffi_const_EMU_TRACE_FENCE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_FLUSH", (void *)_cffi_const_EMU_TRACE_FLUSH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -3750,42 +3788,43 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_NOWHERE", (void *)_cffi_const_EMU_TRACE_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_trace_add_region },
-  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 100), (void *)_cffi_d_emu_trace_ask },
+  { "emu_trace_accessed", (void *)_cffi_f_emu_trace_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 102), (void *)_cffi_d_emu_trace_accessed },
+  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_trace_add_region },
+  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 97), (void *)_cffi_d_emu_trace_ask },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
-  { "emu_trace_at_budget", (void *)_cffi_f_emu_trace_at_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 127), (void *)_cffi_d_emu_trace_at_budget },
-  { "emu_trace_await", (void *)_cffi_f_emu_trace_await, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 96), (void *)_cffi_d_emu_trace_await },
+  { "emu_trace_at_block", (void *)_cffi_f_emu_trace_at_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 134), (void *)_cffi_d_emu_trace_at_block },
+  { "emu_trace_await", (void *)_cffi_f_emu_trace_await, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_await },
   { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_cut", (void *)_cffi_f_emu_trace_cut, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_trace_cut },
-  { "emu_trace_executes", (void *)_cffi_f_emu_trace_executes, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 59), (void *)_cffi_d_emu_trace_executes },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_trace_finish },
-  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 111), (void *)_cffi_d_emu_trace_give },
-  { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_trace_has_tables },
-  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 62), (void *)_cffi_d_emu_trace_learn_generator },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 153), (void *)emu_trace_new_block },
-  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 146), (void *)emu_trace_new_instruction },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 151), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 82), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_trace_note_access },
-  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_trace_note_read },
-  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 96), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_budget", (void *)_cffi_f_emu_trace_set_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 96), (void *)_cffi_d_emu_trace_set_budget },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 116), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 91), (void *)_cffi_d_emu_trace_set_segment },
-  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_trace_set_state },
-  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_start_log },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 152), (void *)emu_trace_stop },
-  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_trace_track },
-  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_translate_again },
-  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 153), (void *)emu_trace_unknown_read },
-  { "emu_trace_watch", (void *)_cffi_f_emu_trace_watch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_watch },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_cut", (void *)_cffi_f_emu_trace_cut, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 63), (void *)_cffi_d_emu_trace_cut },
+  { "emu_trace_executes", (void *)_cffi_f_emu_trace_executes, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 56), (void *)_cffi_d_emu_trace_executes },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 114), (void *)_cffi_d_emu_trace_give },
+  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 33), (void *)_cffi_d_emu_trace_hook },
+  { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_trace_learn_generator },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 157), (void *)emu_trace_new_block },
+  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 150), (void *)emu_trace_new_instruction },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 155), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 108), (void *)_cffi_d_emu_trace_note_read },
+  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 46), (void *)_cffi_d_emu_trace_open },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_budget", (void *)_cffi_f_emu_trace_set_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_set_budget },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 119), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 88), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 124), (void *)_cffi_d_emu_trace_set_state },
+  { "emu_trace_set_stop_block", (void *)_cffi_f_emu_trace_set_stop_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_set_stop_block },
+  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_trace_set_unknown },
+  { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_emu_trace_start_log },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 156), (void *)emu_trace_stop },
+  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_trace_track },
+  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 16), (void *)_cffi_d_emu_trace_translate_again },
+  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_trace_unhook },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 157), (void *)emu_trace_unknown_read },
+  { "emu_trace_watch", (void *)_cffi_f_emu_trace_watch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_emu_trace_watch },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -3804,24 +3843,24 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "budget", offsetof(emu_trace, budget),
               sizeof(((emu_trace *)0)->budget),
               _CFFI_OP(_CFFI_OP_NOOP, 5) },
-  { "stop_block", offsetof(emu_trace, stop_block),
-                  sizeof(((emu_trace *)0)->stop_block),
-                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "next_look", offsetof(emu_trace, next_look),
+                 sizeof(((emu_trace *)0)->next_look),
+                 _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "first_access", offsetof(emu_trace, first_access),
                     sizeof(((emu_trace *)0)->first_access),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "starved", offsetof(emu_trace, starved),
                sizeof(((emu_trace *)0)->starved),
-               _CFFI_OP(_CFFI_OP_NOOP, 34) },
+               _CFFI_OP(_CFFI_OP_NOOP, 31) },
   { "reads", offsetof(emu_trace, reads),
              sizeof(((emu_trace *)0)->reads),
-             _CFFI_OP(_CFFI_OP_NOOP, 144) },
+             _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "read_entries", offsetof(emu_trace, read_entries),
                     sizeof(((emu_trace *)0)->read_entries),
-                    _CFFI_OP(_CFFI_OP_NOOP, 72) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 69) },
   { "read_count", offsetof(emu_trace, read_count),
                   sizeof(((emu_trace *)0)->read_count),
-                  _CFFI_OP(_CFFI_OP_NOOP, 17) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 14) },
   { "pc", offsetof(emu_trace_entry, pc),
           sizeof(((emu_trace_entry *)0)->pc),
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3833,19 +3872,19 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "instance", offsetof(emu_trace_entry, instance),
                 sizeof(((emu_trace_entry *)0)->instance),
-                _CFFI_OP(_CFFI_OP_NOOP, 22) },
+                _CFFI_OP(_CFFI_OP_NOOP, 19) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 114) },
+            _CFFI_OP(_CFFI_OP_NOOP, 117) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 114) },
+            _CFFI_OP(_CFFI_OP_NOOP, 117) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 114) },
+            _CFFI_OP(_CFFI_OP_NOOP, 117) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 114) },
+              _CFFI_OP(_CFFI_OP_NOOP, 117) },
   { "unit", offsetof(emu_trace_read, unit),
             sizeof(((emu_trace_read *)0)->unit),
             _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3863,7 +3902,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 149) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 153) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3872,49 +3911,49 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 148) },
+            _CFFI_OP(_CFFI_OP_NOOP, 152) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 148) },
+             _CFFI_OP(_CFFI_OP_NOOP, 152) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 148) },
+               _CFFI_OP(_CFFI_OP_NOOP, 152) },
   { "base_slot", offsetof(emu_trace_site, base_slot),
                  sizeof(((emu_trace_site *)0)->base_slot),
-                 _CFFI_OP(_CFFI_OP_NOOP, 150) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 154) },
   { "index_slot", offsetof(emu_trace_site, index_slot),
                   sizeof(((emu_trace_site *)0)->index_slot),
-                  _CFFI_OP(_CFFI_OP_NOOP, 150) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 154) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 114) },
+             _CFFI_OP(_CFFI_OP_NOOP, 117) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 114) },
+            _CFFI_OP(_CFFI_OP_NOOP, 117) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 114) },
+            _CFFI_OP(_CFFI_OP_NOOP, 117) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 114) },
+              _CFFI_OP(_CFFI_OP_NOOP, 117) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 141, 0,
+  { "$emu_trace", 145, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
-  { "$emu_trace_entry", 143, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 147, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
-  { "$emu_trace_read", 145, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_read", 149, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
-  { "$emu_trace_site", 147, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_site", 151, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 14 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 141 },
-  { "emu_trace_entry", 143 },
-  { "emu_trace_read", 145 },
-  { "emu_trace_site", 147 },
+  { "emu_trace", 145 },
+  { "emu_trace_entry", 147 },
+  { "emu_trace_read", 149 },
+  { "emu_trace_site", 151 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3929,7 +3968,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   0,  /* num_enums */
   4,  /* num_typenames */
   NULL,  /* no includes */
-  155,  /* num_types */
+  159,  /* num_types */
   1,  /* flags */
 };
 

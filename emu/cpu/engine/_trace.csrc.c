@@ -38,8 +38,7 @@ enum { HF_LMA = 1 << 14, HF_CS64 = 1 << 15 };
 #define EMU_TRACE_FULL 1
 #define EMU_TRACE_BUDGET 2
 #define EMU_TRACE_BLOCK 3
-#define EMU_TRACE_CODE 4
-#define EMU_TRACE_ACCESS 5
+#define EMU_TRACE_ACCESS 4
 
 #define EMU_TRACE_NOWHERE UINT64_MAX
 #define SEGMENTS 6
@@ -116,6 +115,7 @@ typedef struct {
     uint64_t blocks;
     uint64_t budget;
     uint64_t stop_block;
+    uint64_t next_look; /* the first of these two blocks */
     uint64_t first_access;
 
     void *uc;
@@ -510,7 +510,7 @@ void emu_trace_retract(emu_trace *t, uint64_t pc)
 void emu_trace_note_access(emu_trace *t)
 {
     if (!t->first_access) {
-        t->first_access = t->blocks;
+        t->first_access = t->blocks ? t->blocks : 1;
         emu_trace_stop(t->owner, EMU_TRACE_ACCESS);
     }
 }
@@ -634,18 +634,25 @@ static bool is_awaiting(const emu_trace *t)
            (t->block != t->awaited || memcmp(t->general, t->awaited_general, sizeof t->awaited_general));
 }
 
-static void count_block(emu_trace *t, uint64_t address)
+/* A block has begun, and there may be more to do than to count it. */
+static void meet_block(emu_trace *t, uint64_t address)
 {
-    t->blocks++;
     t->block = address;
-    if (t->full) {
-        t->full = 0;
-        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
-    }
-    if (t->blocks >= t->budget && !is_awaiting(t))
-        emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
-    else if (t->blocks == t->stop_block)
+    if (t->blocks == t->stop_block)
         emu_trace_stop(t->owner, EMU_TRACE_BLOCK);
+    else if (t->blocks >= t->budget && !is_awaiting(t))
+        emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
+}
+
+/* Somebody else has counted the block, at least up to `next_look`. */
+void emu_trace_at_block(void *trace, uint64_t address)
+{
+    meet_block(trace, address);
+}
+
+static void set_next_look(emu_trace *t)
+{
+    t->next_look = t->stop_block && t->stop_block < t->budget ? t->stop_block : t->budget;
 }
 
 /* Blocks from here on use up the budget. */
@@ -653,6 +660,14 @@ void emu_trace_set_budget(emu_trace *t, uint64_t blocks)
 {
     t->budget = blocks;
     t->awaited = EMU_TRACE_NOWHERE;
+    set_next_look(t);
+}
+
+/* emu_trace_stop is called for this block, too; 0 for none. */
+void emu_trace_set_stop_block(emu_trace *t, uint64_t block)
+{
+    t->stop_block = block;
+    set_next_look(t);
 }
 
 /*
@@ -674,17 +689,8 @@ int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
     return error ? error : library.write_register(t->uc, REG_RIP, &address);
 }
 
+/* Shows new code to Python, which puts hooks on the instructions that matter. */
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    (void)uc;
-    finish_stores(user);
-    if (is_new(user, address, size))
-        emu_trace_translate_again(user, address, size);
-    count_block(user, address);
-}
-
-/* As on_block, and shows new code to Python, which puts hooks on the instructions that matter. */
-static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *user)
 {
     emu_trace *t = user;
     (void)uc;
@@ -693,19 +699,12 @@ static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *u
         look_for_tables(t);
     if (is_new(t, address, size))
         emu_trace_new_block(t->owner, address, size);
-    count_block(t, address);
-}
-
-/* As many blocks as the budget allows have begun. */
-void emu_trace_at_budget(void *trace)
-{
-    emu_trace_stop(((emu_trace *)trace)->owner, EMU_TRACE_BUDGET);
-}
-
-static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    (void)uc, (void)address, (void)size;
-    emu_trace_stop(((emu_trace *)user)->owner, EMU_TRACE_CODE);
+    t->blocks++;
+    if (t->full) {
+        t->full = 0;
+        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
+    }
+    meet_block(t, address);
 }
 
 /* Remember to restore what is known of the unit; false when memory ran out. */
@@ -801,29 +800,15 @@ size_t emu_trace_cut(const emu_trace_read *reads, size_t count, uint64_t ends, u
 }
 
 /* The bytes of `unit` that an access touches, as bits. */
-static uint8_t bytes_in(uint64_t unit, uint64_t address, unsigned size)
+static uint8_t bytes_in(uint64_t unit, uint64_t address, uint64_t size)
 {
     uint64_t from = address > unit ? address - unit : 0;
     uint64_t upto = address + size - unit < 8 ? address + size - unit : 8;
     return (uint8_t)(((1u << upto) - 1) & ~((1u << from) - 1));
 }
 
-/* The pieces of an access, which Unicorn announces by the address of its first byte: one, or two on two pages. */
-static unsigned pieces_of(emu_trace *t, uint64_t address, unsigned size, uint64_t *starts, unsigned *sizes)
-{
-    unsigned first = PAGE - (unsigned)(address % PAGE);
-    starts[0] = address;
-    sizes[0] = size;
-    if (first >= size)
-        return address - t->base < t->units * 8;
-    sizes[0] = first;
-    starts[1] = emu_trace_next_page(t->owner, reg(t, REG_RIP), address);
-    sizes[1] = size - first;
-    return 2;
-}
-
 /* These bytes of a unit are being read: note those that are unknown, when it is known what they hold. */
-static void note_unknown(emu_trace *t, struct watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller)
+static void note_unknown(emu_trace *t, uint64_t unit, uint8_t bytes, uintptr_t caller)
 {
     uint64_t at = number_of(t, unit), mask;
     const region *r;
@@ -831,56 +816,45 @@ static void note_unknown(emu_trace *t, struct watch *w, uint64_t unit, uint8_t b
     r = bytes ? region_of(t, unit) : NULL;
     if (!r)
         return;
-    if (bytes & t->asked[at] & ~t->given[at]) { /* which puts them into memory */
-        if (w)
-            ask_for(w, unit, bytes, caller);
-        else
-            emu_trace_unknown_read(t->owner, unit, bytes);
-    }
+    if (bytes & t->asked[at] & ~t->given[at]) /* which puts them into memory */
+        ask_for(t->watch, unit, bytes, caller);
     learn(t, unit, bytes);
     mask = mask_of(bytes);
     emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
 }
 
+/* Whether a physical address is one where bytes can be unknown. */
+static bool is_tracked(const emu_trace *t, uint64_t address) { return address - t->base < t->units * 8; }
+
+/* An access to physical memory, within a page: what is stored is known from now on. */
+static void note_physical(emu_trace *t, uint64_t start, uint64_t size, bool stores, uintptr_t caller)
+{
+    if (!is_tracked(t, start))
+        return;
+    emu_trace_note_access(t);
+    for (uint64_t unit = start & ~(uint64_t)7; unit < start + size; unit += 8) {
+        uint8_t bytes = bytes_in(unit, start, size);
+        if (stores)
+            learn(t, unit, bytes);
+        else
+            note_unknown(t, unit, bytes, caller);
+    }
+}
+
+/* Something other than an instruction's own access reads guest memory or has stored to it, within a page. */
+void emu_trace_accessed(emu_trace *t, uint64_t address, uint64_t size, int stores)
+{
+    if (t->watch)
+        note_physical(t, address, size, stores, 0);
+}
+
 #include "watched.h"
-
-static void on_read(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    emu_trace *t = user;
-    uint64_t starts[2];
-    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
-    (void)uc, (void)type, (void)value;
-    for (unsigned n = 0; n < count; n++) {
-        if (starts[n] - t->base >= t->units * 8)
-            continue;
-        emu_trace_note_access(t);
-        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            note_unknown(t, NULL, unit, bytes_in(unit, starts[n], sizes[n]), 0);
-    }
-}
-
-/* A store of recovery: from now on these bytes are its own. */
-static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    emu_trace *t = user;
-    uint64_t starts[2];
-    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
-    (void)uc, (void)type, (void)value;
-    for (unsigned n = 0; n < count; n++) {
-        if (starts[n] - t->base >= t->units * 8)
-            continue;
-        emu_trace_note_access(t);
-        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
-    }
-}
 
 /* Install callback number `which` for Unicorn's hook `type`; user data is the trace, or `site` if given. */
 int emu_trace_hook(emu_trace *t, uintptr_t *handle, int which, int type, emu_trace_site *site, uint64_t begin,
                    uint64_t end)
 {
-    void *const callbacks[] = {on_site, on_store, on_block, on_block_watching, on_read, on_overwrite,
-                               on_code_in_nvdimm};
+    void *const callbacks[] = {on_site, on_store, on_block};
     return library.add_hook(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
 }
 
@@ -994,14 +968,6 @@ void emu_trace_set_state(emu_trace *t, const void *general, const void *control,
     t->general = general;
     t->control = control;
     t->hflags = hflags;
-}
-
-/* Whether page tables in use are in the NVDIMM. */
-int emu_trace_has_tables(emu_trace *t)
-{
-    if (!t->table_count)
-        look_for_tables(t);
-    return t->table_count != 0;
 }
 
 void emu_trace_finish(emu_trace *t)

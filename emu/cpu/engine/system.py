@@ -97,6 +97,11 @@ class System:
         function = ffi.cast("uintptr_t", ffi.addressof(lib, "emu_system_has_code"))
         return int(function), int(ffi.cast("uintptr_t", self._s))
 
+    def take_code_change(self) -> bool:
+        """Since it was last asked, code was translated from a page that had none, or a page with code stored to."""
+        changed, self._s.code_changed = self._s.code_changed, 0
+        return bool(changed)
+
     def has_code(self, address: int, size: int) -> bool:
         """Code was translated from a page of these ``size`` bytes of guest memory at host ``address``."""
         return bool(lib.emu_system_has_code(self._s, ffi.cast("void *", address), size))

@@ -25,6 +25,7 @@ from emu.cpu.engine import trace
 from emu.cpu.known_ports import KnownPorts
 from emu.cpu.snapshot import Snapshot
 from emu.devices.uart16550 import Uart16550
+from emu.errors import HostError
 from emu.linux.protocol import Message, Role
 from emu.persistence.lab import recorder
 from emu.persistence.lab.explained import MemoryCheck
@@ -55,7 +56,6 @@ _BITS = {mask: bits for bits, mask in enumerate(_MASKS)}
 _WHOLE = struct.Struct("<Q")
 _ENDED_BY_DEVICES = ("power-off", "exit-port", "panic")
 _EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
-_WALKS = "recovery has page tables in the NVDIMM: what page walks read there is not followed"
 
 
 def private(config: MachineConfig) -> MachineConfig:
@@ -131,7 +131,6 @@ class MachineRecovery:
         self._settled: Settled | None = None
         self._answer: Answer = lambda unit, mask: 0
         self._tracked: frozenset[int] | None = None
-        self._caveat = ""
         self._machine: Machine | None = None
         self._snapshot: Snapshot | None = None
         self._undo: Undo | None = None
@@ -243,11 +242,7 @@ class MachineRecovery:
         events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
             self._check.verify((event for _, event in events), _contents(reads))
-        if self._recording.tracer.has_tables:
-            self._caveat = _WALKS
-        if self._recording.tracer.executes:
-            self._caveat = _EXECUTES
-        return Run(reads, verdict, events, self._caveat)
+        return Run(reads, verdict, events, _EXECUTES if self._recording.tracer.executes else "")
 
     def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
         """Let the settled content be in memory, and only the other tracked units be asked for."""
@@ -270,7 +265,7 @@ class MachineRecovery:
         machine = board.build(self._config, board.Outputs(serial=self._show), patience=_PATIENCE)
         try:
             recording = recorder.Recording(machine)
-            recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
+            self._watch(machine, recording)
         except BaseException:
             machine.close()
             raise
@@ -280,6 +275,17 @@ class MachineRecovery:
             assert isinstance(uart, Uart16550)
             uart.supply(partial(self._feed, recording.tracer))
         return machine, recording
+
+    def _watch(self, machine: Machine, recording: recorder.Recording) -> None:
+        """See what is read of the NVDIMM from now on; HostError where that is not possible."""
+        if not read_watch.is_available():
+            raise HostError(
+                "this build of Unicorn does not let emu see what recovery reads",
+                "install the release of unicorn that emu pins",
+            )
+        recording.tracer.watch_pages()
+        if not self._record or recording.start():
+            machine.cpu.count_blocks(recording.tracer.counter)
 
     def _drive(
         self, machine: Machine | None, recording: recorder.Recording, *, until: list[int] | None = None
@@ -381,11 +387,7 @@ class MachineRecovery:
             return False
         talk.play(Role.RECOVERY)
         self._recording = recorder.Recording(machine)
-        tracer = self._recording.tracer
-        if not read_watch.is_available() or not tracer.watch_pages():
-            tracer.watch_reads(recorder.spans(machine), record=self._record)
-        elif not self._record or self._recording.start():
-            machine.cpu.count_blocks(tracer.counter)
+        self._watch(machine, self._recording)
         machine.cpu.invalidate(0, 1)
         self._block = 0
         return True
@@ -420,8 +422,7 @@ class MachineRecovery:
         assert self._spins is not None
         assert self._snapshot is not None
         assert self._undo is not None
-        if self._linux:
-            self._forget_code()
+        self._forget_code()
         self._undo.undo()
         if self._ports is None or self._ports.devices_know:
             self._rewind()
@@ -437,23 +438,26 @@ class MachineRecovery:
         tracer.blocks = self._block
         self._spins.start(self._budget)
         self._labels_known.clear()
-        self._caveat = ""
         if self._input is not None:
             self._input.rewind()
 
     def _forget_code(self) -> None:
-        """What was translated from pages that are put back is of another run: a kernel changes code, loads programs."""
+        """What was translated from pages that are put back is of another run: a kernel changes code, loads programs.
+        What was translated from an NVDIMM may be of other content than the next run's.
+        """
         machine, undo = self._machine, self._undo
         assert machine is not None
         assert undo is not None
+        if not machine.cpu.take_code_change():
+            return
+        if self._recording.tracer.executes:
+            machine.cpu.invalidate(0, 1)
         for backend in machine.backends:
             for first, count in undo.stored(backend):
                 machine.cpu.restored(backend.mapping.address + first * PAGE, count * PAGE)
 
     def _stop(self, why: int, default: recorder.OnStop) -> None:
-        if why == trace.CODE:
-            self._caveat = _EXECUTES
-        elif why != trace.BUDGET or self._spins is None or not self._spins.before_block():
+        if why != trace.BUDGET or self._spins is None or not self._spins.before_block():
             default(why)
 
     def _unknown_read(self, unit: int, bytes_of_unit: int) -> None:
