@@ -37,7 +37,7 @@ _COUNTER = Path(__file__).parents[1] / "oracle" / "programs" / "counter.c"
 def _machine(folder: Path) -> MachineConfig:
     backend = BackendConfig(id="m", path=str(folder / "p.img"), size=_SIZE, share=True, sync=OnOffAuto.OFF)
     dimms = (NvdimmConfig(backend=backend),)
-    return MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, no_reboot=True, nvdimms=dimms)
+    return MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, nvdimms=dimms)
 
 
 def _against_qemu(folder: Path) -> None:
