@@ -53,11 +53,11 @@ MUTANTS = (
     ),
     Mutant(
         "code-of-another-run",
-        "code in the NVDIMM is that of the run that executes it",
+        "changed code is that of the run that changed it",
         "emu/cpu/engine/_system.csrc.c",
         "    s->code_changed = 1;\n",
         "",
-        (_CODE,),
+        (f"{_READS}::test_code_that_recovery_changes_is_this_runs",),
     ),
     Mutant(
         "caveat-for-ever",

@@ -200,14 +200,16 @@ def test_what_page_walks_read_is_asked_for(tmp_path: Path, level: int, record: b
 
 def test_a_page_that_is_mapped_anew_is_read_where_it_is(tmp_path: Path) -> None:
     """The translation for the other privilege is not dropped by the guest: either page may be read, and is noted."""
-    other, entry = DATA + PAGE, TABLES + 4 * PAGE
-    code = bytes.fromhex("0f20e00d000020000f22e0 0f01cb") + set_registers(rdi=WINDOW)  # CR4.SMAP; stac
+    # The pages in use have different places in the TLB, which keep them.
+    number, other = 3, DATA + PAGE
+    entry = TABLES + 4 * PAGE + 8 * number
+    code = bytes.fromhex("0f20e00d000020000f22e0 0f01cb") + set_registers(rdi=WINDOW + number * PAGE)  # CR4.SMAP; stac
     code += bytes.fromhex("8a07") + SHOW
     code += set_registers(rsi=entry, rax=other | PRESENT) + bytes.fromhex("488906")
     code += bytes.fromhex("0f01ca 8a4708") + SHOW  # clac
     code += bytes.fromhex("0f01cb 8a4710") + SHOW
     memory = {DATA: 1, other + 8: 2, DATA + 16: 3, other + 16: 4}
-    with recovery(tmp_path / "guest.bin", image(code, [DATA])) as made:
+    with recovery(tmp_path / "guest.bin", image(code, [0] * number + [DATA])) as made:
         ran, found = run(made, memory)
         assert ran.verdict.ok
         assert found[DATA], found[other + 8] == (1, 2)
@@ -262,6 +264,22 @@ def test_what_iretq_and_loads_of_segments_read_is_asked_for(tmp_path: Path) -> N
         assert ran.verdict.ok, ran.verdict
         assert made.shown == b"\x2a"
         assert found == tracked
+
+
+def test_code_that_recovery_changes_is_this_runs(tmp_path: Path) -> None:
+    """In RAM, before it is executed for the first time."""
+    place = CODE + 0x1800
+    code = set_registers(rdi=place, rsi=DATA) + bytes.fromhex(
+        "8a06 84c0 7403 884701 ffe7"  # mov al, [rsi]; test al, al; jz; the code's operand is AL; jump to the code
+    )
+    content = bytearray(image(code, []))
+    content[0x1800:0x1805] = bytes.fromhex("b000 e6f4 f4")  # mov al, 0; out 0xf4, al
+    with recovery(tmp_path / "guest.bin", bytes(content)) as made:
+        for value in (1, 0, 3, 0, 2):
+            ran, found = run(made, {DATA: value})
+            assert found == {DATA: value}
+            assert ran.verdict.code == value
+            assert not ran.caveat
 
 
 def test_code_that_recovery_writes_into_the_nvdimm_is_this_runs(tmp_path: Path) -> None:
