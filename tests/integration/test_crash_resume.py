@@ -136,8 +136,19 @@ def test_no_file_is_overwritten_that_is_read(tmp_path: Path) -> None:
     assert pool.read_bytes() == bytes(2 << 20)
 
 
-def test_several_jobs_are_refused(tmp_path: Path) -> None:
-    refused = crash("list-fixed", "--resume", tmp_path / "state", "--jobs", "2")
-    assert refused.status == 2
-    assert "--resume" in refused.errors[0]
-    assert not (tmp_path / "state").exists()
+def test_workers_get_what_is_kept_and_bring_home_what_they_run(tmp_path: Path) -> None:
+    """Also ``--depth 2``, whose workers do single runs and not branches."""
+    for number, words in enumerate((("alloc-broken",), ("list-broken", "--depth", "2"))):
+        whole, state = found(*words), tmp_path / f"state{number}"
+        half = ("--max-executions", str(whole["executed"] // 2), "--resume", state)
+        assert found(*words, *half, "--jobs", "2") == found(*words, *half[:2])
+        kept = len(runs_in(state))
+        assert kept == whole["executed"] // 2
+        assert found(*words, "--resume", state, "--jobs", "2") == whole
+        assert len(runs_in(state)) == whole["executed"], "each was run once, and kept"
+        assert found(*words, "--resume", state) == whole
+
+
+def runs_in(state: Path) -> list[object]:
+    content = json.loads(zlib.decompress(state.read_bytes().partition(b"\n")[2]))
+    return [json.dumps(run, sort_keys=True) for runs in content["sets"].values() for run in runs]

@@ -407,14 +407,16 @@ def _workers(
     home = session.local_worker()
     if kept is not None:
         home = replace(home, recovery=kept.recovery(home.recovery))
+        if executor is not None or question.jobs > 1:
+            task = replace(task, kept=kept.content())
     if executor is not None:
-        yield ExecutorWorkers(task, executor, question.jobs, home, interruption)
+        yield ExecutorWorkers(task, executor, question.jobs, home, interruption, kept)
     elif question.jobs > 1:
         from concurrent.futures import BrokenExecutor
 
         with process_pool(question.jobs) as pool:
             try:
-                yield ExecutorWorkers(task, pool, question.jobs, home, interruption)
+                yield ExecutorWorkers(task, pool, question.jobs, home, interruption, kept)
             except BrokenExecutor:
                 raise HostError("a worker process died", "it may have run out of memory: use fewer --jobs") from None
     else:
