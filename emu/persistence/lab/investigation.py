@@ -372,12 +372,12 @@ def _made_with(question: Question, workload: Workload, part: Window, initial: Co
         "release of emu": __version__,
         "image": resume.digest_of_file(question.workload.image),
         "image of recovery": resume.digest_of_file(question.recovery.image),
-        "content of an NVDIMM": resume.digest(*(initial.view(number) for number in range(len(workload.dimms)))),
-        "value of an option": resume.digest(
+        "content of an NVDIMM": resume.digest(initial.view(number) for number in range(len(workload.dimms))),
+        "value of an option": resume.digest([
             bare(question.workload), bare(question.recovery), question.rules, question.observe, question.limits.depth,
             question.budget, question.workload_timeout, question.event_limit, part, question.feed_printed,
             sorted(question.checks),
-        ),
+        ]),
         "recorded run": resume.digest(workload.events),
     }  # fmt: skip
 

@@ -54,7 +54,7 @@ class Task:
 
     recovery: MachineConfig
     dimms: tuple[Dimm, ...]
-    events: tuple[Event, ...]
+    events: Sequence[Event]
     rules: Rules
     budget: int
     timeout: float

@@ -136,7 +136,7 @@ def _digest(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def digest(*parts: object) -> str:
+def digest(parts: Iterable[object]) -> str:
     """Of memory, or of the text of anything else."""
     whole = hashlib.sha256()
     for part in parts:
