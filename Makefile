@@ -95,7 +95,8 @@ guests:
 
 # The C that cffi generates is committed, so that installing needs no generator. A clone's file times mean
 # nothing, so no other target may depend on a rule that writes it. A test fails when it is behind its sources.
-NATIVE := emu/host/_kernel emu/host/_pages $(addprefix emu/cpu/engine/_,hooks trace system x87 sse translate accesses)
+NATIVE := emu/host/_kernel emu/host/_pages emu/persistence/lab/_chunks \
+  $(addprefix emu/cpu/engine/_,hooks trace system x87 sse translate accesses)
 native: $(NATIVE:=.abi3.so)
 
 $(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h

@@ -65,7 +65,7 @@ Row = tuple[int, int, int, int, int, int, int, int]
 """An ``Entry`` without names."""
 
 # emu_trace_entry, and how many of them lie in a row.
-_ENTRY = struct.Struct("=QQQIBBBB")
+ENTRY = struct.Struct("=QQQIBBBB")
 _CHUNK = lib.EMU_TRACE_CHUNK
 _READ, _NUMBER = ffi.sizeof("emu_trace_read"), struct.Struct("=Q")
 _PAGE = 4096
@@ -279,7 +279,15 @@ class Tracer:
         count, size = self.count, ffi.sizeof("emu_trace_entry")
         for first in range(0, count, _CHUNK):
             number = min(_CHUNK, count - first)
-            yield from _ENTRY.iter_unpack(ffi.buffer(lib.emu_trace_at(self._t, first), number * size))
+            yield from ENTRY.iter_unpack(ffi.buffer(lib.emu_trace_at(self._t, first), number * size))
+
+    def log(self) -> bytes:
+        """All entries, ``ENTRY`` each."""
+        self._check_memory()
+        return b"".join(
+            bytes(ffi.buffer(lib.emu_trace_at(self._t, first), min(_CHUNK, self.count - first) * ENTRY.size))
+            for first in range(0, self.count, _CHUNK)
+        )
 
     def _check_memory(self) -> None:
         if self._t.starved:

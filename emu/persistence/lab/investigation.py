@@ -372,12 +372,12 @@ def _made_with(question: Question, workload: Workload, part: Window, initial: Co
         "release of emu": __version__,
         "image": resume.digest_of_file(question.workload.image),
         "image of recovery": resume.digest_of_file(question.recovery.image),
-        "content of an NVDIMM": resume.digest(*(initial.view(number) for number in range(len(workload.dimms)))),
-        "value of an option": resume.digest(
+        "content of an NVDIMM": resume.digest(initial.view(number) for number in range(len(workload.dimms))),
+        "value of an option": resume.digest([
             bare(question.workload), bare(question.recovery), question.rules, question.observe, question.limits.depth,
             question.budget, question.workload_timeout, question.event_limit, part, question.feed_printed,
             sorted(question.checks),
-        ),
+        ]),
         "recorded run": resume.digest(workload.events),
     }  # fmt: skip
 
@@ -407,14 +407,16 @@ def _workers(
     home = session.local_worker()
     if kept is not None:
         home = replace(home, recovery=kept.recovery(home.recovery))
+        if executor is not None or question.jobs > 1:
+            task = replace(task, kept=kept.content())
     if executor is not None:
-        yield ExecutorWorkers(task, executor, question.jobs, home, interruption)
+        yield ExecutorWorkers(task, executor, question.jobs, home, interruption, kept)
     elif question.jobs > 1:
         from concurrent.futures import BrokenExecutor
 
         with process_pool(question.jobs) as pool:
             try:
-                yield ExecutorWorkers(task, pool, question.jobs, home, interruption)
+                yield ExecutorWorkers(task, pool, question.jobs, home, interruption, kept)
             except BrokenExecutor:
                 raise HostError("a worker process died", "it may have run out of memory: use fewer --jobs") from None
     else:

@@ -66,6 +66,11 @@ class Rules:
         return self.trusted_from is not None and pc >= self.trusted_from
 
     @property
+    def stores_are_alike(self) -> bool:
+        """Whether it is all one which instruction, of which code, has made a store."""
+        return self.blocks is None and self.trusted_from is None
+
+    @property
     def component_mask(self) -> int:
         """The bits of a unit's address that name its component, unless it is a block's."""
         if self.media is Media.PAGE_CACHE:
