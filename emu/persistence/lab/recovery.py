@@ -104,7 +104,8 @@ class MachineRecovery:
     ``printed``: what recovery can read on its standard input (COM1), as far as the words of the model say that it is
     out. ``keep_shown``: ``shown`` is asked for.
 
-    An ``interruption`` ends a run with ``Interrupted``. Close it: it holds a machine.
+    ``budget`` may be changed between runs; ``blocks`` is what the last one took. An ``interruption`` ends a run with
+    ``Interrupted``. Close it: it holds a machine.
     """
 
     def __init__(
@@ -123,7 +124,8 @@ class MachineRecovery:
         self._input = None if printed is None else Input(printed, self._ask_told)
         self._config = private(config)
         self._linux = linux
-        self._budget = budget
+        self.budget = budget
+        self.blocks = 0
         self._record = record
         self.interruption = interruption or Interruption()
         self._watchdog = Watchdog(timeout)
@@ -239,6 +241,7 @@ class MachineRecovery:
 
     def _run_of(self, verdict: Verdict, data: bytes, positions: Sequence[int]) -> Run:
         """What came of it: ``data`` are its reads, ``positions`` the numbers of log entries before them."""
+        self.blocks = self._recording.tracer.blocks - self._block
         reads = Reads(data)
         events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
@@ -405,7 +408,7 @@ class MachineRecovery:
                     default(why)
 
             tracer.on_stop = stop
-            tracer.set_budget(self._budget)
+            tracer.set_budget(self.budget)
             machine.boot()
             ended = self._drive(machine, recording, until=accessed)
             # The block that reads first may also be the one that ends the run.
@@ -435,7 +438,7 @@ class MachineRecovery:
         tracer.restore_unknown()
         self._recording.clear()
         tracer.blocks = self._block
-        self._spins.start(self._budget)
+        self._spins.start(self.budget)
         self._labels_known.clear()
         self._caveat = ""
         if self._input is not None:
