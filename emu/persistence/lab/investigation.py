@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -45,7 +46,7 @@ STATES, ROBUST = "states", "robust"
 """Checks: see ``lab.states`` and ``lab.robust``."""
 CHECKS = (STATES, ROBUST)
 _LONGEST_OBSERVED = 4096
-ANALYSIS_S = 20.0
+ANALYSIS_S, _LEAST_ANALYSIS_S = 20.0, 2.0
 COUNTING_S = 10.0
 CAPTURE_S = 20.0
 _MOST_NAMED = 64
@@ -279,7 +280,8 @@ def _answer(
     states = live = None
     if on_cause is not None:
         found_one = partial(on_cause, workload)
-        live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first)
+        live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first,
+                          machine=session.machine)  # fmt: skip
     try:
         if STATES in question.checks:
             states = states_of(happened, initial, frozenset(timeline.units), session.machine)
@@ -287,6 +289,7 @@ def _answer(
             session.judge(states.legal)
         if kept is not None:
             kept.serve(_made_with(question, workload, part, initial))
+        began = time.monotonic()
         with _workers(question, task, session, executor, interruption, kept) as workers:
             found = explore(
                 timeline,
@@ -299,12 +302,12 @@ def _answer(
                 on_failure=live,
             )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
-        patience = _PATIENCE_S if interruption.asked else ANALYSIS_S
+        took = time.monotonic() - began
+        patience = _PATIENCE_S if interruption.asked else min(ANALYSIS_S, max(_LEAST_ANALYSIS_S, took))
         if interruption.asked:
             session.machine.interruption = Interruption()
-        analyst = Analyst(
-            found, timeline, workload.events, initial, session.recovery, seconds=patience, first=part.first
-        )
+        analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience,
+                          first=part.first, machine=session.machine)  # fmt: skip
         failures = analyst.explain()
         if question.durable_when_done and question.rules.flushes_count:
             broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))

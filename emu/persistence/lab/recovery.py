@@ -108,7 +108,8 @@ class MachineRecovery:
     ``printed``: what recovery can read on its standard input (COM1), as far as the words of the model say that it is
     out. ``keep_shown``: ``shown`` is asked for.
 
-    An ``interruption`` ends a run with ``Interrupted``. Close it: it holds a machine.
+    ``budget`` may be changed between runs; ``blocks`` is what the last one took. An ``interruption`` ends a run with
+    ``Interrupted``. Close it: it holds a machine.
     """
 
     def __init__(
@@ -127,7 +128,8 @@ class MachineRecovery:
         self._input = None if printed is None else Input(printed, self._ask_told)
         self._config = private(config)
         self._linux = linux
-        self._budget = budget
+        self.budget = budget
+        self.blocks = 0
         self._record = record
         self.interruption = interruption or Interruption()
         self._watchdog = Watchdog(timeout)
@@ -278,6 +280,7 @@ class MachineRecovery:
 
     def _run_of(self, verdict: Verdict, data: bytes, positions: Sequence[int]) -> Run:
         """What came of it: ``data`` are its reads, ``positions`` the numbers of log entries before them."""
+        self.blocks = self._recording.tracer.blocks - self._block
         reads = Reads(data)
         events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
@@ -482,7 +485,7 @@ class MachineRecovery:
                     default(why)
 
             tracer.on_stop = stop
-            tracer.set_budget(self._budget)
+            tracer.set_budget(self.budget)
             machine.boot()
             ended = self._drive(machine, recording, until=accessed)
             # The block that reads first may also be the one that ends the run.
@@ -523,7 +526,7 @@ class MachineRecovery:
         """The machine stands at ``moment``; what it has read and executed so far counts."""
         assert self._spins is not None
         self._recording.tracer.blocks = moment.block
-        self._spins.start(self._budget - (moment.block - self._block))
+        self._spins.start(self.budget - (moment.block - self._block))
         self._labels_known.clear()
         if self._input is not None:
             self._input.rewind()
