@@ -17,7 +17,7 @@ from emu.cli.services import offer
 from emu.config import MachineConfig
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, Status, UsageError
-from emu.units import human_size
+from emu.units import counted, human_size
 
 if TYPE_CHECKING:
     import argparse
@@ -186,8 +186,8 @@ def run(options: argparse.Namespace) -> int:
         output.note(f"emu: {ended.reason}: {ended.detail}")
     if power is not None and not power.failed and ended.status != Status.TIMEOUT:
         raise UsageError(
-            f"power did not fail: the run ended ({ended.reason}) after {power.event} events (stores, flushes, fences), "
-            "and the files hold all that it stored",
+            f"power did not fail: the run ended ({ended.reason}) after {counted(power.event, 'event')} "
+            "(stores, flushes, fences), and the files hold all that it stored",
             f"give --power-fail-at a number up to {power.event}",
         )
     return ended.status
@@ -348,13 +348,19 @@ def _announce(machine: Machine, *, verbose: bool) -> None:
         if kept and lost:
             promise += f", NOT {_listed(lost, 'or')}"
         place = facts["file"] or "anonymous memory"
-        words = f"emu: {name}: {human_size(facts['size'])} on ", f" {promise}"
-        room = _LINE - sum(map(len, words))
-        if len(place) > room and not verbose:
-            place = f"...{place[-max(room - 3, 1) :]}"
-        output.note(place.join(words))
+        rest = f": {human_size(facts['size'])} on ", f" {promise}"
+        if not verbose:
+            room = _LINE - len("emu: ") - sum(map(len, rest))
+            name = _shortened(name, max(room - len(place), room // 2))
+            place = _shortened(place, room - len(name))
+        output.note(f"emu: {name}{place.join(rest)}")
         if verbose:
             output.note(f"     at {facts['gpa']:#x}; {facts['sync']['why']}")
+
+
+def _shortened(name: str, room: int) -> str:
+    """``name``, or as much of its end, which tells most, as there is room for."""
+    return name if len(name) <= room else f"...{name[3 - room :]}"
 
 
 def _listed(words: list[str], last: str) -> str:
