@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
+from emu.cli import output
 from emu.config import PersistenceDomain
 from emu.errors import Status, UsageError
 from emu.persistence.model.rules import FailedCas, Media, Order
@@ -165,7 +166,7 @@ def run(options: argparse.Namespace) -> int:
             from emu.persistence.report.terminal import report_lines
 
             for line in report_lines(result, colour=wants_colour(sys.stdout)):
-                print(line)
+                output.tell(line)
             if options.timeline:
                 _print_timeline(answer)
     return int(result["status"])

@@ -73,13 +73,17 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse's, but for options that there are not: it would take ``-monitor`` for ``-m onitor``, and
         ``-seri`` for ``-serial``."""
+        before = ""
         for word in args or ():
             if word == "--" or self._is_verb(word):
                 break
             if self._is_unknown_option(word):
                 option = word.partition("=")[0][:_SHOWN]
                 remedy = mistakes().about_option(option, self.options, self.prog)
+                if before in self.options and self.options[before].nargs != 0:
+                    remedy = f"if it is the value of {before}, write {before}={word[:_SHOWN]}; {remedy}"
                 raise UsageError(f"{option} is not an option of '{self.prog}'", remedy)
+            before = word
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from emu.errors import HostError, Status, UsageError
 from emu.persistence.report.terminal import failure_lines
-from emu.persistence.report.words import counted
+from emu.units import counted
 
 SCHEMA = "emu.crash/1"
 _LARGEST = 256 << 20
