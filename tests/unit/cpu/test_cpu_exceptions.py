@@ -62,6 +62,27 @@ def test_page_fault_frame_has_error_code_address_and_the_faulting_rip(guest: Gue
     )
 
 
+def test_only_faults_push_rf_and_it_is_gone_behind_the_return(guest: Guest) -> None:
+    """Intel SDM volume 3, section 18.3.1.1; the flags of each frame are sent to a port."""
+    send = b"\x8b\x44\x24%c\xe7\x80"  # mov eax, [rsp + %c]; out 80h, eax
+    handlers = {3: send % 16 + b"\x48\xcf", 6: send % 16 + b"\x48\x83\x04\x24\x02\x48\xcf"}  # 6: add qword [rsp], 2
+    handlers[14] = send % 24 + b"\x48\x83\xc4\x08\x48\x83\x04\x24\x08\x48\xcf"  # add rsp, 8; add qword [rsp], 8
+    for vector, code in handlers.items():
+        guest.gate64(vector, HANDLERS + 0x40 * vector)
+        guest.put(HANDLERS + 0x40 * vector, code)
+    load = b"\x48\x8b\x04\x25" + struct.pack("<I", NOT_THERE)
+    guest.run_long(b"\x0f\x0b\xcc" + load + b"\xcd\x03\x0f\x0b\x0f\x0b\xcc" + HLT)
+    assert [value >> 16 & 1 for _, value in guest.out] == [1, 0, 1, 0, 1, 1, 0]
+
+
+def test_protected_mode_faults_push_rf(guest: Guest) -> None:
+    for vector, code in ((6, b"\x83\x04\x24\x02\xcf"), (3, b"\x8b\x44\x24\x08\xe7\x80" + HLT)):  # 6: add dword [esp], 2
+        guest.gate32(vector, HANDLERS + 0x40 * vector)
+        guest.put(HANDLERS + 0x40 * vector, (b"\x8b\x44\x24\x08\xe7\x80" if vector == 6 else b"") + code)
+    guest.run_protected(b"\x0f\x0b\xcc" + HLT)
+    assert [value >> 16 & 1 for _, value in guest.out] == [1, 0]
+
+
 def test_stack_is_aligned_to_16_before_the_frame(guest: Guest) -> None:
     guest.gate64(3, HANDLERS)
     guest.put(HANDLERS, HLT)
