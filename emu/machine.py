@@ -20,13 +20,13 @@ import enum
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from emu.config import Clock, MachineConfig, NvdimmConfig
 from emu.cpu import DEBUG_STOPS, Stop, StopKind
 from emu.devices.contract import ExitRequest
 from emu.entry import Entry
 from emu.errors import EmuError, Status, UsageError
+from emu.hints import TYPE_CHECKING, Any, Protocol, TypeVar
 from emu.host import faults
 from emu.memory import Backend
 from emu.parts import Parts, PluggedNvdimm

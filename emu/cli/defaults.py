@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
 
 from emu.errors import HostError, UsageError
+from emu.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
