@@ -8,9 +8,9 @@ import os
 import select
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from emu.errors import HostError, UsageError
+from emu.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emu.api.capture import Capture

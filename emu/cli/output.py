@@ -14,7 +14,8 @@ import os
 import re
 import select
 import sys
-from typing import Any, TextIO
+
+from emu.hints import Any, TextIO
 
 _LONGEST_LINE = 1000
 _NARROW, _USUAL = 40, 80  # columns; a terminal may not say how many it has

@@ -9,7 +9,6 @@ import stat
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
@@ -17,6 +16,7 @@ from emu.cli.services import offer
 from emu.config import MachineConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, Status, UsageError
+from emu.hints import TYPE_CHECKING, Any
 from emu.units import counted, human_size
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from emu.cpu import registers as r
 from emu.cpu.delivery import Delivery, Fault, Source, TripleFault
@@ -27,6 +26,7 @@ from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
+from emu.hints import TYPE_CHECKING
 from emu.memory import GuestMemory, Region, Registers
 from emu.state import Apply, Fields, SavedState
 from emu.units import PAGE, U64_MAX

@@ -10,12 +10,12 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 from emu.cpu import registers as r
 from emu.cpu.memory import PhysicalMemory
 from emu.cpu.paging import PageFault, Paging
 from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, TYPE_CONFORMING, CpuState, Segment
+from emu.record import NamedTuple
 
 _U64 = (1 << 64) - 1
 

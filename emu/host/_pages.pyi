@@ -20,8 +20,6 @@ class _Lib:
     @staticmethod
     def emu_pages_receive(fd: int, to: Pointer, size: int, crc: Pointer, hardware: int, /) -> int: ...
     @staticmethod
-    def emu_pages_look(fd: int, offset: int, pages: int, sums: Pointer, hardware: int, /) -> int: ...
-    @staticmethod
     def emu_pages_copy(
         source: int,
         offset: int,

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from emu.cpu.engine._system import ffi, lib
 from emu.errors import UsageError
+from emu.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emu.cpu.engine._system import emu_system
