@@ -155,8 +155,8 @@ MUTANTS = (
         "repair-not-checked",
         "a cause is named only when its repair was seen to make the failure impossible",
         "emu/persistence/lab/naming.py",
-        "            return None\n        persisted = self._later(scene)\n",
-        "            pass\n        persisted = self._later(scene)\n",
+        "            return None\n        # Of the same instructions",
+        "            pass\n        # Of the same instructions",
         (f"{_CAUSES}::test_name_and_blame",),
     ),
     Mutant(
