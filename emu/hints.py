@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from typing import Any as Any
     from typing import ClassVar as ClassVar
     from typing import Literal as Literal
+    from typing import NoReturn as NoReturn
     from typing import Protocol as Protocol
     from typing import Self as Self
     from typing import TextIO as TextIO
+    from typing import TypeAlias as TypeAlias
     from typing import TypeVar as TypeVar
     from typing import dataclass_transform as dataclass_transform
 else:
@@ -34,7 +36,7 @@ else:
 
         __slots__ = ()
 
-    Any = ClassVar = Literal = Self = TextIO = TypeVar = _Hint()
+    Any = ClassVar = Literal = NoReturn = Self = TextIO = TypeAlias = TypeVar = _Hint()
 
     def dataclass_transform(**_options):
         return lambda decorated: decorated

@@ -794,7 +794,7 @@ static void stream_page(char *to, const char *from) {
 }
 
 /* Read pages of a file to the memory `to`, and sum them on the way: what is summed is what is stored. */
-static int emu_pages_read(int fd, int64_t offset, char *to, size_t pages, uint32_t *sums, int hardware) {
+static int read_pages(int fd, int64_t offset, char *to, size_t pages, uint32_t *sums, int hardware) {
     char *buffer = aligned_alloc(PAGE, PIECE);
     int error = buffer ? 0 : -ENOMEM;
     for (size_t at = 0; at < pages && !error; at += PIECE / PAGE) {
@@ -811,6 +811,32 @@ static int emu_pages_read(int fd, int64_t offset, char *to, size_t pages, uint32
 #endif
     free(buffer);
     return error;
+}
+
+typedef struct {
+    int fd, hardware, error;
+    int64_t offset;
+    char *to;
+    size_t pages;
+    uint32_t *sums;
+} reading;
+
+static void *read_part(void *part) {
+    reading *r = part;
+    r->error = read_pages(r->fd, r->offset, r->to, r->pages, r->sums, r->hardware);
+    return NULL;
+}
+
+/* As above, in `threads` of about equal parts (1 or 2): one thread does not use up the memory's speed. */
+static int emu_pages_read(int fd, int64_t offset, char *to, size_t pages, uint32_t *sums, int threads, int hardware) {
+    size_t half = threads > 1 && pages * PAGE >= 2 * PIECE ? pages / 2 : 0;
+    reading second = {fd, hardware, 0, offset + half * PAGE, to + half * PAGE, pages - half, sums + half};
+    pthread_t thread;
+    if (!half || pthread_create(&thread, NULL, read_part, &second))
+        return read_pages(fd, offset, to, pages, sums, hardware);
+    int error = read_pages(fd, offset, to, half, sums, hardware);
+    pthread_join(thread, NULL);
+    return error ? error : second.error;
 }
 
 /* Store the pages of `buffer` that are not zero, and note in `zero` which are. */
@@ -857,57 +883,58 @@ static void *_cffi_types[] = {
 /*  3 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 43), // uint32_t *
-/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 55), // uint8_t *
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 44), // uint32_t *
+/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // uint8_t *
 /*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void *, size_t, uint32_t *, int)
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void *, size_t, uint32_t *, int, int)
 /* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 14 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // void *
+/* 14 */ _CFFI_OP(_CFFI_OP_POINTER, 57), // void *
 /* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
 /* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void const *, size_t, void *, uint8_t *, uint32_t *, int)
-/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 22 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // void const *
-/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
-/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
-/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 22),
-/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
-/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 54), // ssize_t()(int, void *, size_t, uint32_t *, int)
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 37 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
-/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // uint32_t()(uint32_t, void const *, size_t, int)
-/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 22),
-/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION, 56), // void()(void const *, size_t, uint32_t *, int)
-/* 49 */ _CFFI_OP(_CFFI_OP_NOOP, 22),
-/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 29), // ssize_t
-/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void const *, size_t, void *, uint8_t *, uint32_t *, int)
+/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 23 */ _CFFI_OP(_CFFI_OP_POINTER, 57), // void const *
+/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
+/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 27 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 30 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
+/* 31 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
+/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 55), // ssize_t()(int, void *, size_t, uint32_t *, int)
+/* 37 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 38 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 40 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION, 44), // uint32_t()(uint32_t, void const *, size_t, int)
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 45 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
+/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 57), // void()(void const *, size_t, uint32_t *, int)
+/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
+/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 53 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 29), // ssize_t
+/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static uint32_t _cffi_d_emu_crc32c(uint32_t x0, void const * x1, size_t x2, int x3)
@@ -939,10 +966,10 @@ _cffi_f_emu_crc32c(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(22), arg1, (char **)&x1);
+      _cffi_type(23), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(22), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(23), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1017,10 +1044,10 @@ _cffi_f_emu_is_zero(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(22), arg0, (char **)&x0);
+      _cffi_type(23), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(22), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(23), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1144,9 +1171,9 @@ _cffi_f_emu_pages_copy(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_pages_copy _cffi_d_emu_pages_copy
 #endif
 
-static int _cffi_d_emu_pages_read(int x0, int64_t x1, void * x2, size_t x3, uint32_t * x4, int x5)
+static int _cffi_d_emu_pages_read(int x0, int64_t x1, void * x2, size_t x3, uint32_t * x4, int x5, int x6)
 {
-  return emu_pages_read(x0, x1, x2, x3, x4, x5);
+  return emu_pages_read(x0, x1, x2, x3, x4, x5, x6);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -1158,6 +1185,7 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
   size_t x3;
   uint32_t * x4;
   int x5;
+  int x6;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   int result;
@@ -1168,8 +1196,9 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
   PyObject *arg3;
   PyObject *arg4;
   PyObject *arg5;
+  PyObject *arg6;
 
-  if (!PyArg_UnpackTuple(args, "emu_pages_read", 6, 6, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5))
+  if (!PyArg_UnpackTuple(args, "emu_pages_read", 7, 7, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5, &arg6))
     return NULL;
 
   x0 = _cffi_to_c_int(arg0, int);
@@ -1206,9 +1235,13 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
   if (x5 == (int)-1 && PyErr_Occurred())
     return NULL;
 
+  x6 = _cffi_to_c_int(arg6, int);
+  if (x6 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_pages_read(x0, x1, x2, x3, x4, x5); }
+  { result = emu_pages_read(x0, x1, x2, x3, x4, x5, x6); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -1315,10 +1348,10 @@ _cffi_f_emu_pages_sum(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(22), arg0, (char **)&x0);
+      _cffi_type(23), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(22), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(23), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1396,10 +1429,10 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(22), arg2, (char **)&x2);
+      _cffi_type(23), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(22), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(23), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1455,14 +1488,14 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
 #endif
 
 static const struct _cffi_global_s _cffi_globals[] = {
-  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_crc32c },
-  { "emu_has_crc32c", (void *)_cffi_f_emu_has_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 33), (void *)_cffi_d_emu_has_crc32c },
-  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_is_zero },
+  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_crc32c },
+  { "emu_has_crc32c", (void *)_cffi_f_emu_has_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 34), (void *)_cffi_d_emu_has_crc32c },
+  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 30), (void *)_cffi_d_emu_is_zero },
   { "emu_pages_copy", (void *)_cffi_f_emu_pages_copy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_pages_copy },
   { "emu_pages_read", (void *)_cffi_f_emu_pages_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_pages_read },
-  { "emu_pages_receive", (void *)_cffi_f_emu_pages_receive, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_emu_pages_receive },
-  { "emu_pages_sum", (void *)_cffi_f_emu_pages_sum, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 48), (void *)_cffi_d_emu_pages_sum },
-  { "emu_pages_take", (void *)_cffi_f_emu_pages_take, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_pages_take },
+  { "emu_pages_receive", (void *)_cffi_f_emu_pages_receive, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_pages_receive },
+  { "emu_pages_sum", (void *)_cffi_f_emu_pages_sum, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_pages_sum },
+  { "emu_pages_take", (void *)_cffi_f_emu_pages_take, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 20), (void *)_cffi_d_emu_pages_take },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1477,7 +1510,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   0,  /* num_enums */
   0,  /* num_typenames */
   NULL,  /* no includes */
-  57,  /* num_types */
+  58,  /* num_types */
   0,  /* flags */
 };
 

@@ -12,7 +12,9 @@ class _Lib:
     @staticmethod
     def emu_is_zero(data: Pointer, size: int, /) -> int: ...
     @staticmethod
-    def emu_pages_read(fd: int, offset: int, to: Pointer, pages: int, sums: Pointer, hardware: int, /) -> int: ...
+    def emu_pages_read(
+        fd: int, offset: int, to: Pointer, pages: int, sums: Pointer, threads: int, hardware: int, /
+    ) -> int: ...
     @staticmethod
     def emu_pages_take(
         fd: int, offset: int, memory: Pointer, pages: int, to: Pointer, zero: Pointer, crc: Pointer, hardware: int, /

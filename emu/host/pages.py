@@ -53,6 +53,11 @@ def _hardware() -> bool:
     return bool(lib.emu_has_crc32c())
 
 
+@cache
+def _threads() -> int:
+    return min(2, len(os.sched_getaffinity(0)))
+
+
 def crc32c(data: Buffer, running: int = 0, *, hardware: bool | None = None) -> int:
     """CRC-32C (Castagnoli; RFC 3720 B.4) of ``data``, going on from ``running``: crc32c(a + b) == crc32c(b, crc32c(a)).
 
@@ -80,11 +85,12 @@ def sums_of(data: Buffer) -> bytes:
 def read(fd: int, offset: int, target: Buffer, *, what: str) -> bytes:
     """Fill ``target``, which begins where a page does, from the file ``fd``; the sums of what was stored there.
 
-    HostError when the file cannot be read. A ``target`` whose own file may lose its storage has a Guard.
+    Two threads share what is large, where there are processors for them. HostError when the file cannot be read. A
+    ``target`` whose own file may lose its storage has a Guard.
     """
     there = ffi.from_buffer(target, require_writable=True)
     sums = ffi.new("uint32_t[]", len(there) // PAGE)
-    _check_read(lib.emu_pages_read(fd, offset, there, len(sums), sums, _hardware()), what)
+    _check_read(lib.emu_pages_read(fd, offset, there, len(sums), sums, _threads(), _hardware()), what)
     return bytes(ffi.buffer(sums))
 
 

@@ -83,6 +83,22 @@ def test_sums_are_those_of_each_page(files: tuple[int, int]) -> None:
     assert target == data
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("count", [1, 31, 32, 64, 65, 199, 200])
+def test_what_is_read_is_the_same_in_parts(
+    files: tuple[int, int], count: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "_threads", lambda: threads)
+    data = content(200)[: count * PAGE]
+    target = pages.buffer((count + 1) * PAGE)
+    target[count * PAGE :] = b"z" * PAGE
+    assert pages.read(files[0], PAGE, target[: count * PAGE], what="f") == sums(data)
+    assert target[: count * PAGE] == data
+    assert target[count * PAGE :] == b"z" * PAGE
+    with pytest.raises(HostError, match="f ended early"):  # whichever part it is that ends
+        pages.read(files[0], (202 - count) * PAGE, target[: count * PAGE], what="f")
+
+
 def test_a_copy_leaves_zero_pages_out_and_names_them(files: tuple[int, int]) -> None:
     data = content(200)
     copied = pages.copy(files[0], PAGE, files[1], 2 * PAGE, 200, what="f", to_what="t")
