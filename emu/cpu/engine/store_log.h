@@ -245,6 +245,8 @@ static void on_mapping(emu_observer *observer, uint64_t linear, uint64_t physica
     }
     if (is_open && (!same || w->offset != fresh.offset))
         generator.forget_address(log->observer.cpu, w->page);
+    if (!same && fresh.page != closed(at)) /* for another privilege it may still be where it was before, in RAM */
+        generator.forget_address(log->observer.cpu, fresh.page);
     *w = fresh;
 }
 
