@@ -98,11 +98,7 @@ guests:
 NATIVE := emu/host/_kernel emu/host/_pages $(addprefix emu/cpu/engine/_,hooks trace system x87 sse translate accesses)
 native: $(NATIVE:=.abi3.so)
 
-$(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h
-emu/cpu/engine/_hooks.abi3.so: emu/cpu/engine/delivery.h emu/cpu/engine/known_ports.h
-emu/cpu/engine/_translate.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/observer.h
-emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/store_log.h emu/cpu/engine/watched.h
-emu/cpu/engine/_accesses.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/accesses.h
+$(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): $(wildcard emu/cpu/engine/*.h)
 %.abi3.so: %.cdef.txt %.csrc.c
 	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \
