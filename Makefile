@@ -61,7 +61,8 @@ $(VENV)/.examine: $(READY)
 
 # What stops must not change (docs/architecture.md). Without what only draws and counts: the rest of the suite does that.
 # `make test-stops STOPS="tests/unit tests/integration"` runs them all, which takes long.
-STOPS := tests/unit/board tests/unit/cpu tests/unit/guest tests/unit/machine tests/unit/persistence/test_persistence_waits.py \
+STOPS := tests/unit/board tests/unit/cpu tests/unit/guest tests/unit/machine \
+         $(addprefix tests/unit/persistence/test_persistence_,reads.py stores.py waits.py) \
          $(addprefix tests/integration/test_,crash_command.py crash_trace.py crash_litmus.py guest_images.py run_ends.py store_log.py)
 test-stops: $(READY)
 	EMU_STOP_EVERY_BLOCK=1 $(PY) -m pytest -n $(JOBS) $(STOPS)

@@ -308,3 +308,39 @@ def test_the_verdict_is_that_of_all_memories(tmp_path: Path, name: str) -> None:
         assert failure.lost == (0,)
         assert failure.contents[last & -8] >> 56 == 0
         assert failure.contents[second] & 0xFF == 1
+
+
+def test_recoveries_of_one_process_are_watched_each_by_itself(tmp_path: Path) -> None:
+    codes = [set_registers(rdi=WINDOW + PAGE - 4) + bytes.fromhex(load) for load in ("488b07", "8a07")]
+    window = [DATA, DATA + 7 * PAGE]
+    with (
+        recovery(tmp_path / "one.bin", image(codes[0], window)) as one,
+        recovery(tmp_path / "other.bin", image(codes[1], window), record=True) as other,
+    ):
+        for _ in range(2):
+            assert run(one, {})[1].keys() == {*range(DATA + PAGE - 4, DATA + PAGE), *range(window[1], window[1] + 4)}
+            assert run(other, {})[1].keys() == {DATA + PAGE - 4}
+
+
+def test_what_the_pointer_to_an_inner_stack_reads_is_asked_for(tmp_path: Path) -> None:
+    """The task state is in the NVDIMM, across pages that lie apart; IST 1 is used."""
+    idt, gdt, tables, tss = 0x220000, 0x230000, 0x240000, WINDOW + PAGE - 0x28
+    code = b""
+    descriptor = 0x0000890000000067 | (tss & 0xFFFFFF) << 16 | tss >> 24 << 56
+    gate = BEHIND & 0xFFFF | 8 << 16 | 0x8E01 << 32 | BEHIND >> 16 << 48
+    for address, value in {
+        gdt + 8: CODE64, gdt + 16: descriptor, gdt + 24: 0, idt + 16 * 6: gate, idt + 16 * 6 + 8: 0,
+        tables: 0xFF | gdt << 16, tables + 8: 0, tables + 16: 0xFFF | idt << 16, tables + 24: 0,
+    }.items():  # fmt: skip
+        code += set_registers(rdi=address, rax=value) + bytes.fromhex("488907")
+    code += set_registers(rdi=tables) + bytes.fromhex("0f0117 0f015f10 b810000000 0f00d8 0f0b")  # lgdt; lidt; ltr; ud2
+    pages = [DATA, DATA + 7 * PAGE]
+    places = [*range(pages[0] + PAGE - 4, pages[0] + PAGE), *range(pages[1], pages[1] + 4)]
+    shows = bytes.fromhex("4889e0 c1e80c") + SHOW + b"\xf4"  # mov rax, rsp; shr eax, 12
+    with recovery(tmp_path / "guest.bin", image(code, pages, behind=shows)) as made:
+        for stack in (STACK, STACK + 4 * PAGE):
+            pointer = dict(zip(places, struct.pack("<Q", stack), strict=True))
+            ran, found = run(made, pointer)
+            assert ran.verdict.ok, ran.verdict
+            assert found == pointer
+            assert made.shown == bytes([stack // PAGE - 1 & 0xFF])
