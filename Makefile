@@ -61,7 +61,8 @@ $(VENV)/.examine: $(READY)
 
 # What stops must not change (docs/architecture.md). Without what only draws and counts: the rest of the suite does that.
 # `make test-stops STOPS="tests/unit tests/integration"` runs them all, which takes long.
-STOPS := tests/unit/board tests/unit/cpu tests/unit/guest tests/unit/machine tests/unit/persistence/test_persistence_waits.py \
+STOPS := tests/unit/board tests/unit/cpu tests/unit/guest tests/unit/machine \
+         $(addprefix tests/unit/persistence/test_persistence_,reads.py stores.py waits.py) \
          $(addprefix tests/integration/test_,crash_command.py crash_trace.py crash_litmus.py guest_images.py run_ends.py store_log.py)
 test-stops: $(READY)
 	EMU_STOP_EVERY_BLOCK=1 $(PY) -m pytest -n $(JOBS) $(STOPS)
@@ -99,11 +100,7 @@ NATIVE := emu/host/_kernel emu/host/_pages emu/persistence/lab/_chunks \
   $(addprefix emu/cpu/engine/_,hooks trace system x87 sse translate accesses)
 native: $(NATIVE:=.abi3.so)
 
-$(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h
-emu/cpu/engine/_hooks.abi3.so: emu/cpu/engine/delivery.h emu/cpu/engine/known_ports.h
-emu/cpu/engine/_translate.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/observer.h
-emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/store_log.h emu/cpu/engine/watched.h
-emu/cpu/engine/_accesses.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/accesses.h
+$(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): $(wildcard emu/cpu/engine/*.h)
 %.abi3.so: %.cdef.txt %.csrc.c
 	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \

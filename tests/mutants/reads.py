@@ -54,7 +54,7 @@ MUTANTS = (
     Mutant(
         "code-of-another-run",
         "changed code is that of the run that changed it",
-        "emu/cpu/engine/_system.csrc.c",
+        "emu/cpu/engine/changed_code.h",
         "    s->code_changed = 1;\n",
         "",
         (f"{_READS}::test_code_that_recovery_changes_is_this_runs",),

@@ -11,6 +11,7 @@
 enum { MEM_READ = 1, MEM_WRITE = 2, LONGEST = 8, PAGE = 4096 };
 
 static struct {
+    void (*forget_addresses)(void *cpu);
     void (*set_page)(void *cpu, uint64_t linear, uint64_t physical, uint32_t attributes, int rights, int mmu, uint64_t size);
     void (*protect_code)(void *uc, uint64_t ram);
     int (*matches)(void *cpu, uint64_t address, uint64_t size);
@@ -146,6 +147,64 @@ void NAME(tlb_protect_code)(void *uc, uint64_t ram)
         w->has_code(w->owner, ram);
 }
 
+/* ---- Seen at start ---- */
+
+/* A load of 8 bytes at an odd place of a page that everything is told of, and how much of it was. */
+static struct {
+    emu_watcher watcher;
+    emu_watched_slot *slot;
+    uint64_t address;
+    bool mapped, has_code;
+    unsigned loads, others;
+} trial;
+
+static bool on_trial_mapping(void *owner, uint64_t linear, uint64_t physical)
+{
+    (void)owner;
+    trial.mapped |= linear == physical;
+    return true;
+}
+
+static void on_trial_access(void *owner, uint64_t linear, unsigned size, bool stores, uintptr_t caller)
+{
+    (void)owner, (void)caller;
+    if (linear == trial.address && size == LONGEST && !stores)
+        trial.loads++;
+    else
+        trial.others++;
+}
+
+static void on_trial_walk(void *owner, uint64_t physical, unsigned size) { (void)owner, (void)physical, (void)size; }
+
+static void on_trial_code(void *owner, uint64_t ram)
+{
+    (void)owner, (void)ram;
+    trial.has_code = true;
+}
+
+/* Before the only engine of the process, without paging, executes such a load and no other access; false: cannot try. */
+int emu_accesses_try(void *uc, void *cpu, void *env, uint64_t address)
+{
+    memset(&trial, 0, sizeof trial);
+    trial.watcher = (emu_watcher){.cpu = cpu, .uc = uc, .env = env, .mapping = on_trial_mapping,
+                                  .accessed = on_trial_access, .walked = on_trial_walk, .has_code = on_trial_code};
+    trial.address = address;
+    trial.slot = emu_begin_watching(&emu_watched, &trial.watcher);
+    if (trial.slot)
+        library.forget_addresses(cpu);
+    return trial.slot != NULL;
+}
+
+/* Afterwards: whether all was told, once. */
+int emu_accesses_tried(void)
+{
+    emu_end_watching(trial.slot);
+    library.forget_addresses(trial.watcher.cpu);
+    return trial.mapped && trial.has_code && trial.loads == 1 && !trial.others;
+}
+
+/* ---- Binding ---- */
+
 const char *emu_accesses_bind(void *handle, void *system, void *translation)
 {
     static const struct wanted in_system[] = {
@@ -163,6 +222,7 @@ const char *emu_accesses_bind(void *handle, void *system, void *translation)
         {"helper_be_ldq_mmu", &library.swapped8},
     };
     static const struct wanted in_library[] = {
+        {"tlb_flush", &library.forget_addresses},
         {"x86_ldl_phys", &library.walk4},
         {"x86_ldq_phys", &library.walk8},
         {"cpu_lduw_mmuidx_ra", &library.for_function2},

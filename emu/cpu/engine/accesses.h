@@ -8,6 +8,8 @@
 #define EMU_ACCESSES_H
 #include "binding.h"
 
+#include <stdatomic.h>
+
 enum { MOST_WATCHERS = 32 };
 
 typedef struct {
@@ -39,5 +41,31 @@ typedef struct {
     _Atomic unsigned count; /* slots beyond are empty */
     emu_watched_slot slot[MOST_WATCHERS];
 } emu_watched_slots;
+
+/* NULL when all slots are taken. */
+static inline emu_watched_slot *emu_begin_watching(emu_watched_slots *slots, emu_watcher *watcher)
+{
+    for (unsigned n = 0; n < MOST_WATCHERS; n++) {
+        emu_watched_slot *slot = &slots->slot[n];
+        const void *nobody = NULL;
+        unsigned count = slots->count;
+        if (!atomic_compare_exchange_strong(&slot->cpu, &nobody, watcher->cpu))
+            continue;
+        slot->watcher = watcher;
+        slot->uc = watcher->uc;
+        slot->env = watcher->env;
+        while (count < n + 1 && !atomic_compare_exchange_weak(&slots->count, &count, n + 1))
+            ;
+        return slot;
+    }
+    return NULL;
+}
+
+static inline void emu_end_watching(emu_watched_slot *slot)
+{
+    slot->uc = NULL;
+    slot->env = NULL;
+    slot->cpu = NULL; /* free from now on */
+}
 
 #endif

@@ -9,8 +9,6 @@
  */
 #include "accesses.h"
 
-#include <stdatomic.h>
-
 enum { PLACES = 1 << 12 };
 
 typedef struct { uint64_t page, physical; } place;
@@ -109,24 +107,6 @@ static void on_code(void *owner, uint64_t ram)
         }
 }
 
-static emu_watched_slot *take_slot(emu_watched_slots *slots, emu_watcher *watcher)
-{
-    for (unsigned n = 0; n < MOST_WATCHERS; n++) {
-        emu_watched_slot *slot = &slots->slot[n];
-        const void *nobody = NULL;
-        unsigned count = slots->count;
-        if (!atomic_compare_exchange_strong(&slot->cpu, &nobody, watcher->cpu))
-            continue;
-        slot->watcher = watcher;
-        slot->uc = watcher->uc;
-        slot->env = watcher->env;
-        while (count < n + 1 && !atomic_compare_exchange_weak(&slots->count, &count, n + 1))
-            ;
-        return slot;
-    }
-    return NULL;
-}
-
 static const char *bind_watch(void *handle)
 {
     static const struct wanted wanted[] = {{"qemu_ram_addr_from_host", &for_watching.ram_address}};
@@ -153,7 +133,7 @@ int emu_trace_watch(emu_trace *t, void *cpu, void *env, void *watched)
         if (ram != UINT64_MAX)
             w->areas[w->area_count++] = (ram_area){ram, ram + r->size};
     }
-    if (!(w->slot = take_slot(watched, &w->watcher))) {
+    if (!(w->slot = emu_begin_watching(watched, &w->watcher))) {
         free(w);
         return -EBUSY;
     }
@@ -164,8 +144,7 @@ int emu_trace_watch(emu_trace *t, void *cpu, void *env, void *watched)
 
 static void close_watch(watch *w)
 {
-    w->slot->uc = w->slot->env = NULL;
-    w->slot->cpu = NULL; /* free from now on */
+    emu_end_watching(w->slot);
     free(w);
 }
 

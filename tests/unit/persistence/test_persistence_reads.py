@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from paged_guest import (
+    AT,
+    BASE,
+    BEHIND,
+    PRESENT,
+    SCRATCH,
+    SHOW,
+    SIZE,
+    STACK,
+    TABLES,
+    WINDOW,
+    image,
+    machine,
+    set_registers,
+)
 
-from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.config import BackendConfig, BackendKind
 from emu.guest.litmus import Step, assemble
 from emu.persistence.lab.explore import Run
 from emu.persistence.lab.investigation import Question, investigate
 from emu.persistence.lab.recovery import MachineRecovery
-from emu.units import GIB, MIB, PAGE
-
-BASE, SIZE = 4 * GIB, 2 * MIB
-# In the image: code, and page tables that show memory as it is, and in WINDOW the pages that are asked for.
-CODE, TABLES, WINDOW = 0x100000, 0x104000, 1 << 30
-SCRATCH, STACK = 0x200000, 0x300000
-PRESENT, LARGE = 3, 0x80
+from emu.units import PAGE
 
 # Name: how many bytes are read, how many of them before the border, by what instruction from [rdi], and how these bytes
 # get to [rsi].
@@ -78,35 +87,10 @@ AREAS = {
 """As LOADS; but not every byte need be read."""
 
 
-def image(code: bytes, window: Sequence[int]) -> bytes:
-    """A guest that executes ``code``, and halts, with WINDOW at these guest-physical pages."""
-    start = b"\xb8" + struct.pack("<I", TABLES) + b"\x0f\x22\xd8"  # mov eax, TABLES; mov cr3, rax
-    tables = [[0] * 512 for _ in range(5)]
-    address = [TABLES + PAGE * number for number in range(5)]
-    tables[0][0] = address[1] | PRESENT
-    tables[1][:5] = [address[2] | PRESENT, address[3] | PRESENT, 0, 0, BASE | PRESENT | LARGE]
-    tables[2][:8] = [number << 21 | PRESENT | LARGE for number in range(8)]
-    tables[3][0] = address[4] | PRESENT
-    tables[4][: len(window)] = [page | PRESENT for page in window]
-    return (start + code + b"\xf4").ljust(TABLES - CODE, b"\x90") + b"".join(
-        struct.pack("<512Q", *table) for table in tables
-    )
-
-
-def set_registers(**values: int) -> bytes:
-    numbers = {"rax": 0, "rcx": 1, "rsp": 4, "rbp": 5, "rsi": 6, "rdi": 7}
-    return b"".join(bytes((0x48, 0xB8 | numbers[name])) + struct.pack("<Q", value) for name, value in values.items())
-
-
-def machine(image: Path, backend: BackendConfig) -> MachineConfig:
-    return MachineConfig(image=str(image), slots=1, nvdimms=(NvdimmConfig(backend=backend),), ram_size=16 * MIB)
-
-
 @contextmanager
 def recovery(path: Path, content: bytes, *, record: bool = False) -> Iterator[MachineRecovery]:
     path.write_bytes(content)
-    backend = BackendConfig(id="m", kind=BackendKind.RAM, size=SIZE)
-    made = MachineRecovery(machine(path, backend), record=record, keep_shown=True)
+    made = MachineRecovery(machine(path), record=record, keep_shown=True)
     try:
         yield made
     finally:
@@ -168,7 +152,6 @@ def little(address: int, value: int, size: int = 8) -> dict[int, int]:
 
 
 TABLE, DATA = BASE + 0x10000, BASE + 0x20000
-SHOW = bytes.fromhex("66baf803ee")  # mov dx, 0x3f8; out dx, al
 
 
 @pytest.mark.parametrize("record", [False, True], ids=["plain", "recorded"])
@@ -226,7 +209,6 @@ def test_what_the_delivery_of_an_exception_reads_is_asked_for_and_what_it_stores
     tmp_path: Path, record: bool
 ) -> None:
     """Gate, descriptor and stack are in the NVDIMM. The handler shows of its frame what lies across two pages."""
-    handler = CODE + 0x800
     tables = 0x220000
     code = set_registers(rdi=tables, rax=0x0FFF | IDT << 16 & (1 << 64) - 1) + bytes.fromhex("488907")
     code += set_registers(rdi=tables + 8, rax=IDT >> 48) + bytes.fromhex("488907")
@@ -234,32 +216,29 @@ def test_what_the_delivery_of_an_exception_reads_is_asked_for_and_what_it_stores
     code += set_registers(rdi=tables + 24, rax=GDT >> 48) + bytes.fromhex("488907")
     code += set_registers(rdi=tables, rsp=WINDOW + PAGE + 16) + bytes.fromhex("0f011f 0f015710 0f0b")  # lidt lgdt ud2
     shows = bytes.fromhex("8a0424") + SHOW + bytes.fromhex("8a442408") + SHOW + bytes.fromhex("8a442418") + SHOW
-    content = bytearray(image(code, [FRAME + PAGE, FRAME]))
-    content[0x800 : 0x800 + len(shows) + 1] = shows + b"\xf4"
-    gate = struct.pack("<HHBBHII", handler & 0xFFFF, 8, 0, 0x8E, handler >> 16, 0, 0)
+    content = image(code, [FRAME + PAGE, FRAME], behind=shows + b"\xf4")
+    gate = struct.pack("<HHBBHII", BEHIND & 0xFFFF, 8, 0, 0x8E, BEHIND >> 16, 0, 0)
     tracked = {IDT + 16 * 6 + n: byte for n, byte in enumerate(gate)} | little(GDT + 8, CODE64)
-    with recovery(tmp_path / "guest.bin", bytes(content), record=record) as made:
+    with recovery(tmp_path / "guest.bin", content, record=record) as made:
         ran, found = run(made, tracked)
         assert ran.verdict.ok, ran.verdict
         assert found == tracked
-        rip = CODE + len(b"\xb8" + bytes(4) + b"\x0f\x22\xd8" + code) - 2
+        rip = AT + len(code) - 2
         assert made.shown == bytes((rip & 0xFF, 8, 16))
         ran, found = run(made, tracked | little(GDT + 8, 0))
         assert ran.verdict.reason == "triple-fault"
 
 
 def test_what_iretq_and_loads_of_segments_read_is_asked_for(tmp_path: Path) -> None:
-    back = CODE + 0x800
     code = set_registers(rdi=0x220000, rax=0x00FF | GDT << 16 & (1 << 64) - 1) + bytes.fromhex("488907 66c747080000")
     code += bytes.fromhex("0f0117") + set_registers(rsp=WINDOW + PAGE - 20) + bytes.fromhex("48cf")  # lgdt; iretq
     shows = bytes.fromhex("b810000000 8ed8 b02a") + SHOW  # mov eax, 16; mov ds, eax; mov al, 42
-    content = bytearray(image(code, [FRAME + PAGE, FRAME]))
-    content[0x800 : 0x800 + len(shows) + 1] = shows + b"\xf4"
-    frame = struct.pack("<5Q", back, 8, 2, STACK, 16)
+    content = image(code, [FRAME + PAGE, FRAME], behind=shows + b"\xf4")
+    frame = struct.pack("<5Q", BEHIND, 8, 2, STACK, 16)
     at = [FRAME + 2 * PAGE - 20 + n if n < 20 else FRAME + n - 20 for n in range(len(frame))]
     tracked = dict(zip(at, frame, strict=True))
     tracked |= little(GDT + 8, CODE64) | little(GDT + 16, 0x00CF93000000FFFF)
-    with recovery(tmp_path / "guest.bin", bytes(content)) as made:
+    with recovery(tmp_path / "guest.bin", content) as made:
         ran, found = run(made, tracked)
         assert ran.verdict.ok, ran.verdict
         assert made.shown == b"\x2a"
@@ -268,13 +247,11 @@ def test_what_iretq_and_loads_of_segments_read_is_asked_for(tmp_path: Path) -> N
 
 def test_code_that_recovery_changes_is_this_runs(tmp_path: Path) -> None:
     """In RAM, before it is executed for the first time."""
-    place = CODE + 0x1800
-    code = set_registers(rdi=place, rsi=DATA) + bytes.fromhex(
+    code = set_registers(rdi=BEHIND, rsi=DATA) + bytes.fromhex(
         "8a06 84c0 7403 884701 ffe7"  # mov al, [rsi]; test al, al; jz; the code's operand is AL; jump to the code
     )
-    content = bytearray(image(code, []))
-    content[0x1800:0x1805] = bytes.fromhex("b000 e6f4 f4")  # mov al, 0; out 0xf4, al
-    with recovery(tmp_path / "guest.bin", bytes(content)) as made:
+    changed = bytes.fromhex("b000 e6f4 f4")  # mov al, 0; out 0xf4, al
+    with recovery(tmp_path / "guest.bin", image(code, [], behind=changed)) as made:
         for value in (1, 0, 3, 0, 2):
             ran, found = run(made, {DATA: value})
             assert found == {DATA: value}
@@ -323,8 +300,7 @@ def test_the_verdict_is_that_of_all_memories(tmp_path: Path, name: str) -> None:
                 fails.add(memory)
         finally:
             plain.close()
-    backend = BackendConfig(id="m", kind=BackendKind.RAM, size=SIZE)
-    with investigate(Question(machine(work, backend), machine(check, backend))) as answer:
+    with investigate(Question(machine(work), machine(check))) as answer:
         assert answer.complete
         assert answer.exploration.executed == 4
         assert fails == {(0, 1)}
@@ -332,3 +308,39 @@ def test_the_verdict_is_that_of_all_memories(tmp_path: Path, name: str) -> None:
         assert failure.lost == (0,)
         assert failure.contents[last & -8] >> 56 == 0
         assert failure.contents[second] & 0xFF == 1
+
+
+def test_recoveries_of_one_process_are_watched_each_by_itself(tmp_path: Path) -> None:
+    codes = [set_registers(rdi=WINDOW + PAGE - 4) + bytes.fromhex(load) for load in ("488b07", "8a07")]
+    window = [DATA, DATA + 7 * PAGE]
+    with (
+        recovery(tmp_path / "one.bin", image(codes[0], window)) as one,
+        recovery(tmp_path / "other.bin", image(codes[1], window), record=True) as other,
+    ):
+        for _ in range(2):
+            assert run(one, {})[1].keys() == {*range(DATA + PAGE - 4, DATA + PAGE), *range(window[1], window[1] + 4)}
+            assert run(other, {})[1].keys() == {DATA + PAGE - 4}
+
+
+def test_what_the_pointer_to_an_inner_stack_reads_is_asked_for(tmp_path: Path) -> None:
+    """The task state is in the NVDIMM, across pages that lie apart; IST 1 is used."""
+    idt, gdt, tables, tss = 0x220000, 0x230000, 0x240000, WINDOW + PAGE - 0x28
+    code = b""
+    descriptor = 0x0000890000000067 | (tss & 0xFFFFFF) << 16 | tss >> 24 << 56
+    gate = BEHIND & 0xFFFF | 8 << 16 | 0x8E01 << 32 | BEHIND >> 16 << 48
+    for address, value in {
+        gdt + 8: CODE64, gdt + 16: descriptor, gdt + 24: 0, idt + 16 * 6: gate, idt + 16 * 6 + 8: 0,
+        tables: 0xFF | gdt << 16, tables + 8: 0, tables + 16: 0xFFF | idt << 16, tables + 24: 0,
+    }.items():  # fmt: skip
+        code += set_registers(rdi=address, rax=value) + bytes.fromhex("488907")
+    code += set_registers(rdi=tables) + bytes.fromhex("0f0117 0f015f10 b810000000 0f00d8 0f0b")  # lgdt; lidt; ltr; ud2
+    pages = [DATA, DATA + 7 * PAGE]
+    places = [*range(pages[0] + PAGE - 4, pages[0] + PAGE), *range(pages[1], pages[1] + 4)]
+    shows = bytes.fromhex("4889e0 c1e80c") + SHOW + b"\xf4"  # mov rax, rsp; shr eax, 12
+    with recovery(tmp_path / "guest.bin", image(code, pages, behind=shows)) as made:
+        for stack in (STACK, STACK + 4 * PAGE):
+            pointer = dict(zip(places, struct.pack("<Q", stack), strict=True))
+            ran, found = run(made, pointer)
+            assert ran.verdict.ok, ran.verdict
+            assert found == pointer
+            assert made.shown == bytes([stack // PAGE - 1 & 0xFF])
