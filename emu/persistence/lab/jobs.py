@@ -137,6 +137,10 @@ class _Kept(threading.local):
 _kept = _Kept()
 
 
+def be_there() -> None:
+    """Nothing, in a worker: for this it has started, and has imported all that it needs."""
+
+
 def run_batch(key: str, pickled: bytes | None, batch: Sequence[Branch | Job], tracked: frozenset[int]) -> Done | None:
     """Grow branches and do jobs in this thread; None when the task of that key is not here and did not come along."""
     session = _kept.session if _kept.key == key else None
