@@ -9,13 +9,14 @@ EDITABLE := --config-settings editable_mode=compat --editable
 
 # Installing again under running tests would pull the extension modules away from them; tests are parallel by themselves.
 .NOTPARALLEL:
-.PHONY: help setup demo demo-migrate test test-stops fuzz mutants examine lint litmus bench guests native docs clean
+.PHONY: help setup demo demo-migrate test test-stops fuzz oracle mutants examine lint litmus bench guests native docs clean
 
 help:
 	@echo "make demo          set up .venv and watch a guest's bytes survive a reboot and a kill -9"
 	@echo "make test          every test that a plain machine can run"
 	@echo "make test-stops    every suite that runs guests again, with a stop asked for in every basic block"
 	@echo "make fuzz          the tests with random inputs, ten times as many of them (EMU_FUZZ=10); hours"
+	@echo "make oracle        the model of persistence against other machines on 20,000 random programs; minutes"
 	@echo "make mutants       break each promise by a small edit and see a test turn red; minutes"
 	@echo "make examine       let QEMU, iasl, Linux, ndctl and qemu.qmp judge us (apt packages: see .ci/run)"
 	@echo "make litmus        92 small programs, each with its exact set of memories after a crash"
@@ -27,7 +28,7 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml $(wildcard launcher/* emu/host/_*.c emu/cpu/engine/_*.c emu/cpu/engine/*.h)
+$(READY): pyproject.toml $(wildcard launcher/* emu/host/_*.c emu/persistence/lab/_*.c emu/cpu/engine/_*.c emu/cpu/engine/*.h)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("emu needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip' || { echo "the venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; os.path.exists(sysconfig.get_path("include") + "/Python.h") or sys.exit("Python.h is missing; on Debian: apt-get install python3-dev")'
@@ -50,6 +51,13 @@ test: $(READY)
 EMU_FUZZ ?= 10
 fuzz: $(READY)
 	EMU_FUZZ=$(EMU_FUZZ) $(PY) -m pytest -n $(JOBS) -m fuzz -o timeout=7200 tests/unit tests/integration
+
+# Nightly. The model of persistence against the operational machine, and against what guests do, also stopped in between.
+EMU_PROGRAMS ?= 20000
+ORACLE := $(addprefix tests/unit/persistence/test_persistence_,oracle.py programs.py)
+oracle: $(READY)
+	EMU_PROGRAMS=$(EMU_PROGRAMS) $(PY) -m pytest -n $(JOBS) -o timeout=7200 $(ORACLE)
+	EMU_PROGRAMS=$(EMU_PROGRAMS) EMU_STOP_EVERY_BLOCK=1 $(PY) -m pytest -n $(JOBS) -o timeout=7200 $(lastword $(ORACLE))
 
 # Nightly. MUTANTS=NAME... for some of them. (With `examine`, for the generator of C that an edited .csrc.c needs.)
 mutants: $(VENV)/.examine

@@ -257,14 +257,16 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """A branch that has grown. ``nodes`` are its nodes, parents first, each with its parent's place among them, and
-    with numbers of chunks where it has grown; ``results`` and ``waiting`` name nodes by their place.
+    """A branch that has grown. ``nodes`` are its nodes, parents first: the place of each one's parent among them, what
+    it came by, its depth, its chunks by their numbers where it has grown, how many reads these have, where it forks and
+    how it ends. ``results`` have the place of their node, their points, the latest walker and, where it is another, the
+    shortest; ``waiting`` name nodes by their places, too.
     """
 
     executed: int
     caveats: frozenset[str]
-    nodes: tuple[tuple[int, Read | None, int, array[int], tuple[int, int] | None, Verdict | None], ...]
-    results: tuple[tuple[int, tuple[int, ...], _Packed, _Packed], ...]
+    nodes: tuple[tuple[int, Read | None, int, array[int], int, tuple[int, int] | None, Verdict | None], ...]
+    results: tuple[tuple[int, tuple[int, ...], _Packed, _Packed | None], ...]
     waiting: tuple[tuple[int, tuple[_Packed, ...]], ...]
 
 
@@ -434,19 +436,20 @@ class Growth:
         del self.open[node]
         node.waiting = []
         nodes: list[Node] = []
-        for parent, came_by, depth, chunks, read, verdict in grown.nodes:
+        for parent, came_by, depth, chunks, length, read, verdict in grown.nodes:
             here = node
             if nodes:
                 assert came_by is not None
                 here = nodes[parent].children[came_by[2]] = new_node(self.tree.chunks, nodes[parent], came_by, depth)
-            here.go_on(array("I", [numbers[number] for number in chunks]))
+            here.chunks, here.length = array("I", [numbers[number] for number in chunks]), length
             here.read, here.verdict = read, verdict
             nodes.append(here)
         for place, walkers in grown.waiting:
             nodes[place].waiting = [self._unpack(packed) for packed in walkers]
             self.open[nodes[place]] = min(walker.rank for walker in nodes[place].waiting)
-        for place, points, first, last in grown.results:
-            shortest, latest = self._unpack(first), self._unpack(last)
+        for place, points, last, first in grown.results:
+            latest = self._unpack(last)
+            shortest = latest if first is None else self._unpack(first)
             result = Result(latest.observed, nodes[place], latest, shortest, set(points), set(points))
             self.results[latest.observed, id(nodes[place])] = result
             if not _succeeded(nodes[place]):
@@ -476,14 +479,15 @@ class Growth:
         nodes = []
         for node in (order := [self.tree.root]):
             parent = places[node.parent] if node.parent is not None else 0
-            nodes.append((parent, node.came_by, node.depth, node.chunks, node.read, node.verdict))
+            nodes.append((parent, node.came_by, node.depth, node.chunks, node.length, node.read, node.verdict))
             for child in node.children.values():
                 places[child] = len(order)
                 order.append(child)
         results = tuple(
-            (places[result.leaf], tuple(sorted(result.points)), _pack(result.shortest), _pack(result.latest))
+            (places[result.leaf], tuple(sorted(result.points)), _pack(result.latest),
+             None if result.shortest is result.latest else _pack(result.shortest))
             for result in self.results.values()
-        )
+        )  # fmt: skip
         waiting = tuple((places[node], tuple(_pack(walker) for walker in node.waiting)) for node in self.open)
         return Grown(self.executed, frozenset(self.caveats), tuple(nodes), results, waiting)
 

@@ -38,6 +38,8 @@ from emu.persistence.model.timeline import Timeline, build
 # Fewer jobs than this are done at home: sending them away costs more than doing them.
 _WORTH_SENDING = 24
 _LARGEST_BATCH = 32
+# Batches for each worker in a round: branches grow unequally, and at its end some wait for the last.
+_BATCHES = 16
 _POLL_S = 0.2
 
 
@@ -135,6 +137,10 @@ class _Kept(threading.local):
 
 
 _kept = _Kept()
+
+
+def be_there() -> None:
+    """Nothing, in a worker: for this it has started, and has imported all that it needs."""
 
 
 def run_batch(key: str, pickled: bytes | None, batch: Sequence[Branch | Job], tracked: frozenset[int]) -> Done | None:
@@ -265,7 +271,7 @@ class ExecutorWorkers:
         if len(ends) < _WORTH_SENDING:
             yield from self._home.grow(growth, ends, tracked)
             return
-        size = max(1, min(_LARGEST_BATCH, -(-len(ends) // (4 * self._workers))))
+        size = max(1, min(_LARGEST_BATCH, -(-len(ends) // (_BATCHES * self._workers))))
         batches = [ends[at : at + size] for at in range(0, len(ends), size)]
         taken = [[growth.take(end) for end in batch] for batch in batches]
         submitted = [self._submit(batch, tracked, introduce=not self._introduced and number < self._workers)
