@@ -68,7 +68,7 @@ class Scenario:
 
 def scenario(folder: Path, stack: ExitStack, commands: dict[Role, str]) -> Scenario:
     dimm = NvdimmConfig(backend=BackendConfig(id="m", path=str(folder / "p.img"), size=32 * MIB, share=True))
-    config = MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, no_reboot=True, nvdimms=(dimm,))
+    config = MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, nvdimms=(dimm,))
     made = prepare(Request(commands=commands), config, stack)
     workload = record(made.config, timeout=300, scene=Scene(made, True, folder))
     assert workload.began_with is not None
