@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from emu.linux import kallsyms
 from emu.linux.cpio import files
 from emu.persistence.report import debug_info
 from emu.persistence.report.symbols import Place, Symbols
@@ -122,7 +123,7 @@ class ProgramSymbols(Symbols):
 
     @cached_property
     def _of_kernel(self) -> Symbols:
-        return Symbols("", _system_map(self._kernel))
+        return Symbols("", _system_map(self._kernel) or (kallsyms.of_file(self._kernel) if self._kernel else ()))
 
 
 def _system_map(kernel: str | None) -> Sequence[tuple[int, int, str]]:
