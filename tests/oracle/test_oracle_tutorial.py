@@ -15,7 +15,7 @@ from requirements import missing, require
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial" / "pmdk-program.md"
 _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.M | re.S)
 _VARYING = re.compile(r"\b0x[0-9a-f]+\b|\b\d+\.\d\ds( \([\d:]+\))?$|event \d+|, mov .*$")
-"""Addresses, times, places in the trace and instructions: of the kernel, the library and the compiler that are there."""
+"""What depends on the kernel, the library and the compiler that are there: addresses, times, events, instructions."""
 
 
 def shown() -> list[tuple[str, list[str]]]:
