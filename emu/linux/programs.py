@@ -34,6 +34,7 @@ _MOST_SCRIPTS = 5
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _EXECUTABLE, _SHARED = 2, 3
 ARCHITECTURES = {3: "i386", 40: "ARM", 183: "AArch64", 243: "RISC-V", 21: "PowerPC", 22: "S/390", 8: "MIPS"}
+_SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh", "busybox"))
 _SHELL_SIGNS = set("|&;<>()$`*?[]{}~#\n=!")
 
 
@@ -123,6 +124,7 @@ class Closure:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._done: set[str] = set()
+        self._scripts: set[str] = set()
         self._folders: tuple[str, ...] | None = None
 
     def add(self, path: str, place: str | None = None) -> None:
@@ -147,9 +149,20 @@ class Closure:
         self._needs(source, data, ())
 
     def program(self, path: str) -> None:
-        """A program that is to be executed. UsageError as for ``add``, and when Linux could not execute it."""
-        check_program(read_file(path)[0], path)
+        """A program that is to be executed. UsageError as for ``add``, and when Linux could not execute it.
+
+        A shell script brings the programs that its words name, as a line of ``--exec`` does.
+        """
+        data = read_file(path)[0]
+        check_program(data, path)
         self.add(path)
+        if path in self._scripts or not data.startswith(b"#!"):
+            return
+        self._scripts.add(path)
+        if any(posixpath.basename(word) in _SHELLS for word in _script_words(data)[:2]):
+            for word, found in named_programs(re.sub(r"(?m)(^|\s)#.*$", "", os.fsdecode(data))).items():
+                with contextlib.suppress(UsageError):  # the script may do without it
+                    (self.program if "/" in word else self.add)(found)
 
     def _add_member(self, path: str, place: str) -> None:
         if os.path.islink(path) and not os.path.exists(path):
@@ -349,9 +362,13 @@ def command(text: str, option: str) -> Command:
     first = re.match(r"\s*([\w.+-]*/[\w./+-]+)(?=[\s;|&<>]|$)", text)
     if first is not None:
         find_program(first[1])  # refuses here what the shell would not find in the guest
-    named = [word for word in re.findall(r"[\w./+-]+", text) if word not in _SHELL_WORDS]
-    programs = dict.fromkeys(found for word in named if (found := _program_or_none(word)) is not None)
-    return Command((*_as_shell(shell), "-c", text), (shell, *programs))
+    return Command((*_as_shell(shell), "-c", text), (shell, *dict.fromkeys(named_programs(text).values())))
+
+
+def named_programs(text: str) -> dict[str, str]:
+    """The programs of the host that words of a shell's ``text`` name, by the word."""
+    words = (word for word in re.findall(r"[\w./+-]+", text) if word not in _SHELL_WORDS)
+    return {word: found for word in words if (found := _program_or_none(word)) is not None}
 
 
 # Reserved words and what every shell does by itself (POSIX.1-2017, XCU 2.4 and 2.14).
