@@ -238,6 +238,7 @@ def _question(options: argparse.Namespace) -> Question:
         check=options.check,
         types=options.types,
         first_failure=options.first_failure,
+        warnings=options.warnings,
         linux=linux,
         scope=options.scope,
         granularity=options.granularity,

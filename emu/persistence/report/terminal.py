@@ -46,6 +46,7 @@ def report_lines(result: Mapping[str, Any], *, colour: bool = False) -> Iterator
             yield f"note: {warning['text']}"
         else:
             yield f"warning: {warning['kind']} at {words.place(warning)}, {words.times(warning['count'])}"
+            yield from _stack(warning)
 
 
 def _matrix(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
