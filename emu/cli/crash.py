@@ -161,10 +161,13 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(result, indent=2))
         else:
+            import shutil
+
             from emu.persistence.report.colours import wants_colour
             from emu.persistence.report.terminal import report_lines
 
-            for line in report_lines(result, colour=wants_colour(sys.stdout)):
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            for line in report_lines(result, colour=wants_colour(sys.stdout), width=width):
                 print(line)
             if options.timeline:
                 _print_timeline(answer)
