@@ -49,7 +49,7 @@ _LONGEST_OBSERVED = 4096
 ANALYSIS_S, _LEAST_ANALYSIS_S = 20.0, 2.0
 COUNTING_S = 10.0
 CAPTURE_S = 20.0
-_MOST_NAMED = 64
+_MOST_NAMED = 512
 _PATIENCE_S = 2.0
 
 
@@ -63,7 +63,8 @@ class Question:
     Power fails from ``start`` to ``stop`` only (see ``model.operations.window``). With ``durable_when_done`` what a
     finished operation stored must be durable when it says that it is done. With ``feed_printed`` recovery reads on its
     standard input what the workload had printed. ``checks`` are more ways to judge than how recovery ends: ``CHECKS``.
-    ``types`` are the words of ``--type``, which name fields in reports.
+    ``warnings``: what is wasted is to be shown, so its stacks are wanted. ``types`` are the words of ``--type``,
+    which name fields in reports.
 
     With ``linux`` both machines get its kernel, and its commands are workload and recovery. With ``tears`` its block
     writes are not looked at exactly.
@@ -83,6 +84,7 @@ class Question:
     durable_when_done: bool = False
     feed_printed: bool = False
     checks: frozenset[str] = frozenset()
+    warnings: bool = False
     types: tuple[str, ...] = ()
     linux: Request | None = None
     tears: Tears | None = None
@@ -330,9 +332,10 @@ def _answer(
         if ROBUST in question.checks:
             failures += violations(found, timeline, happened, initial, failures)
         captures: Mapping[int, Capture] = {}
-        if recorded and failures and scene is None and not interruption.asked:
-            captures = capture(question.workload, workload, named(failures, len(workload.events)), timeout=CAPTURE_S,
-                               interruption=interruption)  # fmt: skip
+        waste = tuple(find_waste(workload.events, timeline))
+        wanted = named(failures, waste if question.warnings else (), len(workload.events))
+        if recorded and wanted and scene is None and not interruption.asked:
+            captures = capture(question.workload, workload, wanted, timeout=CAPTURE_S, interruption=interruption)
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
@@ -350,7 +353,7 @@ def _answer(
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,
-            tuple(find_waste(workload.events, timeline)),
+            waste,
             tuple(dict.fromkeys(because)),
             interruption.asked,
             states,
@@ -373,9 +376,14 @@ def _inexact(question: Question) -> list[str]:
     return [f"the kernel's writes of {what} of 4 KiB were tried whole, not at all, and {how}"]
 
 
-def named(failures: Iterable[Failure], events: int) -> list[int]:
-    """The events that ``failures`` name first, as far as there are such."""
-    found = (number for failure in failures for number in (*failure.lost[:4], failure.persisted))
+def named(failures: Sequence[Failure], waste: Iterable[Waste], events: int) -> list[int]:
+    """The events that a report names, as far as there are such: first those that make the causes."""
+    found: list[int | None] = []
+    for failure in failures:
+        found += [*failure.lost, failure.persisted]
+    found += [item.first_event for item in waste]
+    for failure in failures:
+        found += [failure.event, *failure.forced, *failure.also]
     return [number for number in dict.fromkeys(found) if number is not None and number < events][:_MOST_NAMED]
 
 

@@ -46,7 +46,8 @@ def explained(
     analyst = Analyst(exploration, timeline, events, clean, toy)
     failures = analyst.explain()
     assert not analyst.unexplained
-    return failures, {found.leaf.path() for found in exploration.results if not found.leaf.verdict.ok}
+    verdicts = [(found.leaf.path(), found.leaf.verdict) for found in exploration.results]
+    return failures, {path for path, verdict in verdicts if verdict is not None and not verdict.ok}
 
 
 def ending(body: Callable[[Memory], int], contents: dict[int, int], tracked: frozenset) -> tuple[int, tuple[Read, ...]]:
@@ -210,7 +211,7 @@ def test_the_repair_that_is_named_repairs(rules: Rules) -> None:
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
 @pytest.mark.fuzz
 def test_the_first_failure_alone_has_the_first_cause_of_all(rules: Rules) -> None:
-    rng, several = random.Random(f"first {rules}"), 0
+    rng, failing = random.Random(f"first {rules}"), 0
     for _ in range(times(100)):
         events = random_events(rng)
         body = random_body(rng.randint(0, 10**9), events)
@@ -222,8 +223,8 @@ def test_the_first_failure_alone_has_the_first_cause_of_all(rules: Rules) -> Non
             for causes in (everything[:1], alone)
         ]
         assert said[0] == said[1], (events, everything, alone)
-        several += len(everything) > 1
-    assert several
+        failing += bool(everything)
+    assert failing > 10
 
 
 def word_and_value(memory: Memory) -> int:
