@@ -78,6 +78,13 @@ def cpu_features_page() -> str:
     return "\n".join(parts)
 
 
+def documents_page() -> str:
+    """docs/reference/documents.md."""
+    from schemas import documents_page  # beside this file
+
+    return documents_page()
+
+
 def architecture_page() -> str:
     """docs/architecture.md with its drawing of the imports as they are."""
     from imports import drawing  # beside this file
@@ -94,6 +101,7 @@ def main() -> None:
     (PAGES / "man").mkdir(exist_ok=True)
     (PAGES / "man" / "emu.1").write_text(manual_page())
     (PAGES / "reference" / "cpu-features.md").write_text(cpu_features_page())
+    (PAGES / "reference" / "documents.md").write_text(documents_page())
 
 
 if __name__ == "__main__":
