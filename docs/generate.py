@@ -8,7 +8,7 @@ from pathlib import Path
 
 from emu.cli.manual import page
 from emu.cli.options import HELP_TABLES
-from emu.cli.parser import build_parser
+from emu.cli.parser import HelpFormatter, build_parser
 from emu.cli.surface import commands
 from emu.cli.verbs import VERBS
 from emu.cpu.features import FEATURES
@@ -55,7 +55,7 @@ def commands_page() -> str:
         parser = build_parser(verb)
         (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
         sub = commands.choices[verb]
-        sub.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=110)
+        sub.formatter_class = lambda prog: HelpFormatter(prog, width=110)
         parts.append(f"## emu {verb}\n\n```text\n{sub.format_help().rstrip()}\n```\n")
     return "\n".join(parts)
 
