@@ -9,12 +9,13 @@ EDITABLE := --config-settings editable_mode=compat --editable
 
 # Installing again under running tests would pull the extension modules away from them; tests are parallel by themselves.
 .NOTPARALLEL:
-.PHONY: help setup demo demo-migrate test test-stops fuzz oracle mutants examine lint litmus bench guests native docs clean
+.PHONY: help setup demo demo-migrate test test-stops test-order fuzz oracle mutants examine lint litmus bench guests native docs clean
 
 help:
 	@echo "make demo          set up .venv and watch a guest's bytes survive a reboot and a kill -9"
 	@echo "make test          every test that a plain machine can run"
 	@echo "make test-stops    every suite that runs guests again, with a stop asked for in every basic block"
+	@echo "make test-order    the pytest plugin's own tests, two at a time and in random order"
 	@echo "make fuzz          the tests with random inputs, ten times as many of them (EMU_FUZZ=10); hours"
 	@echo "make oracle        the model of persistence against other machines on 20,000 random programs; minutes"
 	@echo "make mutants       break each promise by a small edit and see a test turn red; minutes"
@@ -74,6 +75,11 @@ STOPS := tests/unit/board tests/unit/cpu tests/unit/guest tests/unit/machine \
          $(addprefix tests/integration/test_,crash_command.py crash_trace.py crash_litmus.py guest_images.py run_ends.py store_log.py)
 test-stops: $(READY)
 	EMU_STOP_EVERY_BLOCK=1 $(PY) -m pytest -n $(JOBS) $(STOPS)
+
+# The plugin promises that tests which use it may run beside each other and in any order: its own do. A failure says its
+# seed: --random-order-seed=N does it again.
+test-order: $(READY)
+	$(PY) -m pytest -n 2 --random-order tests/unit/testing
 
 examine: $(VENV)/.examine
 	$(PY) -m pytest -n $(JOBS) tests/oracle

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import wheel
+from pages import Shell, environment
 from requirements import missing, require
 from wheel import ROOT
 
@@ -44,6 +45,29 @@ def test_the_wheel_is_clean(built: Path) -> None:
     assert f"{len(MODULES)} extensions scanned; 0 ABI version mismatches and 0 ABI violations found" in " ".join(
         audit.split()
     )
+
+
+def _newer_pythons() -> list[str]:
+    """Those that are here beside this one. Of a version manager's stubs some only say that there is no such Python."""
+    found = [shutil.which(f"python3.{minor}") for minor in range(12, 20)]
+    return [each for each in found if each and subprocess.run([each, "-c", ""], capture_output=True).returncode == 0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("python", _newer_pythons())
+def test_the_same_wheel_serves_a_newer_python(python: str, built: Path, tmp_path: Path) -> None:
+    (made,) = built.glob("*.whl")
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
+    pip = [tmp_path / "venv/bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    got = subprocess.run([*pip, "--only-binary", ":all:", made], capture_output=True, text=True)
+    if got.returncode:  # what emu needs has no wheel for it, or there is no index
+        pytest.skip(got.stderr.splitlines()[-1])
+    shell = Shell(tmp_path, environment(tmp_path / "venv/bin"))
+    assert "boot 1" in shell.run("emu run hello --nvdimm file=pmem.img,size=64M")[1]
+    assert "boot 2" in shell.run("emu run hello --nvdimm file=pmem.img")[1]
+    status, said = shell.run("emu crash commit-noflush --nvdimm size=2M")
+    assert (status, "missing flush" in said) == (3, True), said
 
 
 @pytest.fixture(scope="module")

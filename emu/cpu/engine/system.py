@@ -76,6 +76,10 @@ class System:
         self._s.instruction_blocks = 1
         self._s.met, self._s.restarts, self._s.argument = met, restarts, argument
 
+    def debug_no_more(self) -> None:
+        """Blocks are whole again; code translated before is the caller's to drop."""
+        self._s.instruction_blocks = 0
+
     def set_watches(self, watches: Sequence[tuple[int, int, int]]) -> None:
         """Watch these and no others: linear address, size, and READ, WRITE or both. UsageError for too many."""
         if len(watches) > lib.EMU_WATCHES:
