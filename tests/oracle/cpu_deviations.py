@@ -14,7 +14,6 @@ from cpu_machine import ARENA, Case, Result
 
 X87_MASKS, MXCSR_OE_UE = 0x3F, 0x18 << 7
 VECTOR_XM = 19
-RF = 0x10000
 
 
 def fx(
@@ -73,7 +72,6 @@ LISTED = {
         case("fld1\nfnstenv [rdi]", image=fx()),
         lambda host, guest: host.memory[12:16] != bytes(4) == guest.memory[12:16],
     ),
-    "rf-in-frames": Deviation(case("ud2"), lambda host, guest: bool(host.flags & RF) and not guest.flags & RF),
     "ss-not-canonical": Deviation(
         case("mov rax, [rbp]", rbp=1 << 62), lambda host, guest: (host.vector, guest.vector) == (12, 13)
     ),
