@@ -266,9 +266,6 @@ class MachineConfig(Record, kw_only=True):
     nvdimms: tuple[NvdimmConfig, ...] = ()
     clock: Clock = Clock.VIRTUAL
     exit_ports: tuple[tuple[int, int], ...] = ((0xF4, 4),)
-    no_reboot: bool = False
-    start_paused: bool = False
-    incoming: str | None = None
 
     def __post_init__(self) -> None:
         """UsageError when the sizes cannot be, whoever describes the machine."""
@@ -281,3 +278,20 @@ class MachineConfig(Record, kw_only=True):
     def domain(self) -> PersistenceDomain:
         """What the platform saves by itself: as ``persistence`` tells the guest, ADR where that says nothing."""
         return self.persistence or PersistenceDomain.ADR
+
+
+class RunOptions(Record, kw_only=True):
+    """How a machine is run, apart from what it is.
+
+    ``no_reboot``: a reset ends the run. ``start_paused``: the guest stands still until it is resumed. ``incoming``: the
+    address of the migration that the machine waits for instead of booting, or "defer" when a monitor will name it.
+    ``accept_incomplete``: take a backing file that an unfinished migration marked; the mark is the caller's to clear,
+    once the guest surely runs. ``patience``: how many events of devices a wait in HLT may last without an interrupt,
+    None for ever; nobody interrupts a machine that is driven by ``step`` alone.
+    """
+
+    no_reboot: bool = False
+    start_paused: bool = False
+    incoming: str | None = None
+    accept_incomplete: bool = False
+    patience: int | None = None

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from emu.config import Clock, MachineConfig, NvdimmConfig
+from emu.config import Clock, MachineConfig, NvdimmConfig, RunOptions
 from emu.cpu import DEBUG_STOPS, Stop, StopKind
 from emu.devices.contract import ExitRequest
 from emu.entry import Entry
@@ -130,23 +130,19 @@ class Requests:
 
 
 class Machine:
-    """A machine that runs what a board has put together. A context manager: ``close`` frees the parts.
-
-    ``patience``: how many events of devices a wait in HLT may last without an interrupt, None for ever. Nobody
-    interrupts a machine that is driven by ``step`` alone.
-    """
+    """A machine that runs what a board has put together. A context manager: ``close`` frees the parts."""
 
     def __init__(
         self,
         config: MachineConfig,
+        options: RunOptions,
         parts: Parts,
         requests: Requests,
         firmware: Firmware,
         slots: HotPlug,
-        *,
-        patience: int | None = None,
     ) -> None:
         self.config = config
+        self.options = options
         self.cpu = parts.cpu
         self.memory = parts.memory
         self.bus = parts.bus
@@ -165,12 +161,11 @@ class Machine:
         self._parts = parts
         self._timed = parts.timed
         self._clock_ports = parts.clock_ports
-        self._patience = patience
         self._requests = requests
         self._changed = requests.changed
         self._booted = False
         self._used = False
-        self._paused_as: RunState | None = RunState.PRELAUNCH if config.start_paused else None
+        self._paused_as: RunState | None = RunState.PRELAUNCH if options.start_paused else None
         self._calls: deque[tuple[Callable[[], Any], futures.Future[Any]]] = deque()
         self._loop_thread: int | None = None
         self.cpu.shows_self_test = True
@@ -424,7 +419,7 @@ class Machine:
                 if self.exit is not None or self._calls or self._requests.reset_cause is not None:
                     return
                 event = self._next_event()
-                if self._patience is not None and (event is None or events >= self._patience):
+                if self.options.patience is not None and (event is None or events >= self.options.patience):
                     detail = "the guest waits in hlt for an interrupt that does not come"
                     self.end(ExitRequest("timeout", Status.TIMEOUT, None, detail))
                     return
@@ -460,7 +455,7 @@ class Machine:
                 mapping.check(self.memory.address_of(mapping, lost))
 
     def _do_reset(self, cause: str) -> None:
-        if self.config.no_reboot:
+        if self.options.no_reboot:
             self.end(ExitRequest("reset", Status.OK, cause=cause))
             return
         if not self.firmware.bootable:

@@ -230,7 +230,7 @@ def linux_machine(config: MachineConfig, *, default_memory: bool) -> MachineConf
     """``config`` as a Linux guest of the laboratory needs it; with ``default_memory`` it gets as much as ``emu run
     linux``.
     """
-    config = replace(config, no_reboot=True, initrd=None, image=None)
+    config = replace(config, initrd=None, image=None)
     return replace(config, ram_size=LINUX_RAM) if default_memory else config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from emu.api.description import Nvdimm, Path, Size, check_seconds, configuration
 from emu.api.parts import Dimm, Table
 from emu.api.show import card, table, verbatim
 from emu.api.threads import in_thread
+from emu.config import RunOptions
 from emu.devices.contract import ExitRequest, Sink
 from emu.errors import StateError, Status, UsageError
 from emu.machine import Exit
@@ -34,7 +35,7 @@ _ENDS_WITHIN_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class MachineState:
     """A machine at one moment, of use to ``Machine.restore`` only: CPU, devices, and the bytes of RAM and NVDIMMs."""
 
     components: Mapping[str, SavedState]
@@ -81,7 +82,8 @@ class Machine:
             raise UsageError("no image given", "name a file or a bundled guest; emu.Machine(incoming=URI) needs none")
         words: dict[str, object] = {"nvdimm-persistence": persistence, "clock": clock}
         config = configuration(image, nvdimms, memory=memory, append=append, machine=words)
-        self.config = replace(config, no_reboot=no_reboot, incoming=incoming)
+        self.config = config
+        self._incoming = incoming
         self._captured = Capture()
         self._serial = serial
         self._marks_accepted = accept_incomplete
@@ -89,8 +91,9 @@ class Machine:
         self._worker: int | None = None
         self._closed = False
         self._migration: MigrationControl | None = None
+        options = RunOptions(no_reboot=no_reboot, incoming=incoming, accept_incomplete=accept_incomplete)
         outputs = board.Outputs(self._print) if debugcon is None else board.Outputs(self._print, debugcon)
-        self._engine = board.build(self.config, outputs, accept_incomplete=accept_incomplete)
+        self._engine = board.build(config, outputs, options)
         try:
             if incoming is None:
                 self._engine.boot()
@@ -167,7 +170,7 @@ class Machine:
     def _forget_stop(self, engine: Engine) -> Exit | None:
         """Let a guest that was only stopped go on; how it ended when it cannot."""
         # A machine that still waits for a migration has no guest to go on with.
-        arrived = self._migration is None or self.config.incoming is None or self._migration.status == "completed"
+        arrived = self._migration is None or self._incoming is None or self._migration.status == "completed"
         if engine.exit is not None and engine.exit.reason in _GOES_ON and arrived:
             engine.go_on()
         return engine.exit
@@ -176,7 +179,7 @@ class Machine:
         self._engine.end(ExitRequest("interrupted", Status.INTERRUPTED, None, "KeyboardInterrupt"))
 
     def _forget_marks(self) -> None:
-        if self._marks_accepted and self.config.incoming is None:
+        if self._marks_accepted and self._incoming is None:
             self._marks_accepted = False
             for dimm in self.config.nvdimms:
                 if dimm.backend.path is not None:
@@ -247,18 +250,18 @@ class Machine:
 
     # -- saved state ------------------------------------------------------------------------------------------------
 
-    def save(self) -> State:
+    def save(self) -> MachineState:
         """CPU, devices and all memory, the NVDIMMs' and their label areas included; StateError if a device cannot.
 
         It reads all memory once, and keeps what is not zero.
         """
         return self._look(
-            lambda engine: State(
+            lambda engine: MachineState(
                 engine.save(), tuple(_Memory.of(item.mapping.view) for item in engine.backends), engine.exit
             )
         )
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: MachineState) -> None:
         """Go back to what ``save`` of this machine, or of one with the same description, gave; ``run`` goes on from
         there. StateError when anything does not fit. What was printed stays printed.
 
@@ -268,7 +271,7 @@ class Machine:
             raise UsageError("the machine runs", "stop() it, or wait until its run() returns, then restore")
         self._look(lambda engine: self._restore(engine, state))
 
-    def _restore(self, engine: Engine, state: State) -> None:
+    def _restore(self, engine: Engine, state: MachineState) -> None:
         mappings = [backend.mapping for backend in engine.backends]
         sizes = [mapping.size for mapping in mappings]
         if [memory.size for memory in state.memory] != sizes:
@@ -323,7 +326,7 @@ class Machine:
         return "not started" if ended is None else f"{ended.reason}, status {ended.status}"
 
     def __repr__(self) -> str:
-        return f"<emu.Machine {self.config.image or self.config.incoming}: {self._standing()}>"
+        return f"<emu.Machine {self.config.image or self._incoming}: {self._standing()}>"
 
     def _repr_html_(self) -> str:
         facts = [

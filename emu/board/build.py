@@ -13,7 +13,7 @@ from emu.board import map as at
 from emu.board.firmware import PcFirmware, read_image, read_modules
 from emu.board.panic import PanicWatch
 from emu.board.slots import Slots
-from emu.config import BackendConfig, BackendKind, Clock, MachineConfig
+from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, RunOptions
 from emu.cpu import Cpu
 from emu.devices.contract import Reset, Sink
 from emu.devices.debugcon import DebugConsole
@@ -60,14 +60,13 @@ class Outputs(NamedTuple):
     on_mark: OnMark = _unheard
 
 
-def build(
-    config: MachineConfig, outputs: Outputs, *, accept_incomplete: bool = False, patience: int | None = None
-) -> Machine:
+_DEFAULT = RunOptions()
+
+
+def build(config: MachineConfig, outputs: Outputs, options: RunOptions = _DEFAULT) -> Machine:
     """The machine that ``config`` describes, ready to run; every resource it opened is closed when anything fails.
 
-    UsageError or HostError say what does not fit or cannot be had. ``accept_incomplete`` uses a backing file that an
-    unfinished migration marked; the mark is the caller's to clear, once the guest surely runs. ``patience``: see
-    ``Machine``.
+    UsageError or HostError say what does not fit or cannot be had.
     """
     image = None if config.image is None else read_image(config.image)
     modules = read_modules(config.initrd, image)
@@ -89,11 +88,11 @@ def build(
         parts.add_device("dsm", dsm, at.DSM)
         for number, (first, length) in enumerate(config.exit_ports):
             _add_exit_port(parts, f"exit{number}", DebugExit(requests.end), range(first, first + length))
-        slots = Slots(config, parts, power, dsm)
+        slots = Slots(config, options, parts, power, dsm)
         for dimm in config.nvdimms:
-            slots.plug(dimm, accept_incomplete=accept_incomplete)
+            slots.plug(dimm)
         firmware = PcFirmware(config, image, parts.memory, dsm, modules)
-        return Machine(config, parts, requests, firmware, slots, patience=patience)
+        return Machine(config, options, parts, requests, firmware, slots)
     except BaseException:
         parts.close(discard=True)
         raise

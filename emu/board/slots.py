@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emu.board import map as at
-from emu.config import MachineConfig, NvdimmConfig
+from emu.config import MachineConfig, NvdimmConfig, RunOptions
 from emu.devices.nvdimm.device import NvdimmDevice
 from emu.devices.nvdimm.dsm import DsmPort
 from emu.devices.nvdimm.placement import DeviceMemory
@@ -16,21 +16,22 @@ from emu.parts import Parts, PluggedNvdimm
 class Slots:
     """Puts NVDIMMs among ``parts`` and behind ``dsm``; ``power`` tells the guest of those that come later."""
 
-    def __init__(self, config: MachineConfig, parts: Parts, power: Power, dsm: DsmPort) -> None:
-        self._config = config
+    def __init__(self, config: MachineConfig, options: RunOptions, parts: Parts, power: Power, dsm: DsmPort) -> None:
+        self._options = options
         self._parts = parts
         self._power = power
         self._dsm = dsm
         self.window = DeviceMemory(config)
 
-    def plug(self, config: NvdimmConfig, *, hot: bool = False, accept_incomplete: bool = False) -> PluggedNvdimm:
+    def plug(self, config: NvdimmConfig, *, hot: bool = False) -> PluggedNvdimm:
         """Open the backend of ``config`` and plug the NVDIMM. ``hot``: the guest is told through its GPE.
 
         UsageError or HostError when it does not fit or cannot be had; then nothing has changed.
         """
         # A machine that waits for a migration may be given a file that the source still uses, or an unfinished one.
-        incoming = self._config.incoming is not None and not hot
-        if config.backend.path is not None and not incoming and not accept_incomplete:
+        incoming = self._options.incoming is not None and not hot
+        accepted = self._options.accept_incomplete and not hot
+        if config.backend.path is not None and not incoming and not accepted:
             check_not_incomplete(config.backend.path)
         backend = open_backend(config.backend, lock_later=incoming)
         try:

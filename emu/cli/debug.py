@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from emu import board
+    from emu.config import RunOptions
     from emu.gdb.gate import Gate
     from emu.gdb.scene import put_memory, stand_before
     from emu.gdb.server import address
@@ -66,12 +67,14 @@ def run(options: argparse.Namespace) -> int:
             made = len(memory.workload.events)
             raise UsageError(f"the run ended after {made} events", f"give --power-fail-at a number up to {made}")
     image = workload.image if options.recover is None else machine_options.resolve_image(options.recover)
-    config = private(workload).replace(image=image, start_paused=True, no_reboot=False)
+    config = private(workload).replace(image=image)
     with contextlib.ExitStack() as stack:
         written = stack.enter_context(contextlib.ExitStack())
         sink = characters.make_sink(written, "stdio", "-serial", None, standard=None)
         gate = Gate()
-        machine = stack.enter_context(board.build(config, gate.around(board.Outputs(serial=sink))))
+        machine = stack.enter_context(
+            board.build(config, gate.around(board.Outputs(serial=sink)), RunOptions(start_paused=True))
+        )
         if isinstance(sink, characters.Writer):
             sink.ended = lambda: machine.exit is not None
         if memory is not None:

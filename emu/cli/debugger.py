@@ -50,7 +50,7 @@ def offer(
     where = asked(options)
     if where is None or gate is None:
         return
-    if machine.config.incoming is not None:
+    if machine.options.incoming is not None:
         raise UsageError("--gdb debugs a guest from its start", "leave --incoming away")
     from emu.gdb.server import address
 

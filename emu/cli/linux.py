@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
-from emu.config import Clock
+from emu.config import Clock, RunOptions
 from emu.errors import EmuError, Status, UsageError
 from emu.linux.conversation import Conversation, Log
 from emu.linux.initramfs import Input
@@ -47,7 +47,7 @@ def run(
     _refuse(options)
     at_terminal = options.exec is None and not options.json and sys.stdin is not None and sys.stdin.isatty()
     config = machine_options.machine_config(options, None)
-    config = replace(config, no_reboot=True, start_paused=options.start_paused, initrd=None)
+    config = replace(config, initrd=None)
     if options.memory is None:
         config = replace(config, ram_size=_RAM)
     if at_terminal and "clock" not in "".join(options.machine):
@@ -61,9 +61,10 @@ def run(
             prepared = prepare(request, config, scratch)
             run = _Run(options, prepared, stack)
             outputs, gate = debugger.gate(options, run.outputs)
-            machine = stack.enter_context(
-                board.build(prepared.config, outputs, accept_incomplete=options.accept_incomplete)
+            how = RunOptions(
+                no_reboot=True, start_paused=options.start_paused, accept_incomplete=options.accept_incomplete
             )
+            machine = stack.enter_context(board.build(prepared.config, outputs, how))
             machine.boot()
             prepared.format(machine)
         if not options.quiet and not options.json:

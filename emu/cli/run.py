@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
-from emu.config import MachineConfig
+from emu.config import MachineConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, Status, UsageError
 from emu.units import human_size
@@ -105,11 +105,11 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--exec, --add and --fs are for a Linux guest", "write emu run linux ...")
     from emu import board
 
-    config = configuration(options)
+    config, how = configuration(options), run_options(options)
     targets = ("stdio" if options.serial is None else options.serial, options.debugcon)
     into = [target.removeprefix(characters.FILE) for target in targets if target.startswith(characters.FILE)]
-    claims = _claims(config, into)
-    cut = _power_cut(options, config)
+    claims = _claims(config, how, into)
+    cut = _power_cut(options, config, how)
     began = time.monotonic()
     serial = _capture() if options.json else None
     failure: EmuError | None = None
@@ -124,10 +124,10 @@ def run(options: argparse.Namespace) -> int:
         outputs, gate = debugger.gate(options, outputs)
         paths = [dimm.backend.path for dimm in config.nvdimms if cut is not None and dimm.backend.path]
         made = [path for path in paths if not os.path.exists(path)]
-        machine = stack.enter_context(board.build(config, outputs, accept_incomplete=options.accept_incomplete))
+        machine = stack.enter_context(board.build(config, outputs, how))
         for writer in writers:
             writer.ended = lambda: machine.exit is not None or (cut is not None and _is_over(began, options.timeout))
-        if config.incoming is None:
+        if how.incoming is None:
             machine.boot()  # now, so that an image that is refused leaves nothing behind
         if not options.quiet and not options.json:
             _announce(machine, verbose=options.verbose)
@@ -136,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
 
             nvdimms = [dimm.describe() for dimm in machine.nvdimms]
             machine.close()
-            _accept_marked(options, config)
+            _accept_marked(config, how)
             try:
                 power = run_with_power_cut(config, cut, outputs, timeout=options.timeout)
             except UsageError:
@@ -148,8 +148,8 @@ def run(options: argparse.Namespace) -> int:
         else:
             offer(stack, machine, qmp=options.qmp, outputs=into, quiet=options.quiet or options.json)
             debugger.offer(stack, machine, options, gate, quiet=options.quiet or options.json)
-            _accept_marked(options, config)
-            for writer in writers if config.incoming is None else ():
+            _accept_marked(config, how)
+            for writer in writers if how.incoming is None else ():
                 writer.open()
             if options.serial is None or options.serial in characters.STANDARD_STREAMS:
                 from emu.cli.standard_input import type_standard_input
@@ -192,7 +192,7 @@ def _capture() -> Capture:
     return Capture()
 
 
-def _claims(config: MachineConfig, into: list[str]) -> Claims | None:
+def _claims(config: MachineConfig, how: RunOptions, into: list[str]) -> Claims | None:
     """The files of this run; None when nothing is written that could be one of its inputs.
 
     ``into`` are the files that the guest's output goes to.
@@ -202,15 +202,15 @@ def _claims(config: MachineConfig, into: list[str]) -> Claims | None:
     from emu.host.claims import claims_of
 
     claims = claims_of(config)
-    if config.incoming is not None and config.incoming.startswith(characters.FILE):
-        claims.reads(config.incoming.removeprefix(characters.FILE), "the snapshot")
+    if how.incoming is not None and how.incoming.startswith(characters.FILE):
+        claims.reads(how.incoming.removeprefix(characters.FILE), "the snapshot")
     claims.writes_standard_streams()
     return claims
 
 
-def _accept_marked(options: argparse.Namespace, config: MachineConfig) -> None:
+def _accept_marked(config: MachineConfig, how: RunOptions) -> None:
     """Forget the marks of unfinished migrations, if that was asked for; a start that failed has not come here."""
-    if options.accept_incomplete and config.incoming is None:
+    if how.accept_incomplete and how.incoming is None:
         from emu.memory import incomplete
 
         for dimm in config.nvdimms:
@@ -218,7 +218,7 @@ def _accept_marked(options: argparse.Namespace, config: MachineConfig) -> None:
                 incomplete.clear(dimm.backend.path)
 
 
-def _power_cut(options: argparse.Namespace, config: MachineConfig) -> PowerCut | None:
+def _power_cut(options: argparse.Namespace, config: MachineConfig, how: RunOptions) -> PowerCut | None:
     """When the power is to fail, if it is."""
     if options.power_fail_at is None:
         if options.power_fail_state is not None:
@@ -230,7 +230,7 @@ def _power_cut(options: argparse.Namespace, config: MachineConfig) -> PowerCut |
 
     if not config.nvdimms:
         raise UsageError("there is no NVDIMM to lose anything", "give one: --nvdimm file=PATH,size=64M")
-    attended = options.qmp or debugger.asked(options) or config.incoming is not None or config.start_paused
+    attended = options.qmp or debugger.asked(options) or how.incoming is not None or how.start_paused
     if attended or _asks_for_input(options):
         raise UsageError(
             "--power-fail-at needs a guest that runs on its own",
@@ -268,11 +268,16 @@ def configuration(options: argparse.Namespace) -> MachineConfig:
         raise UsageError("two images given: IMAGE and -kernel", "give one of them")
     if image is None and options.incoming is None:
         raise UsageError("no image given", "write emu run IMAGE; 'emu guests' lists the bundled ones")
-    config = machine_options.machine_config(options, machine_options.resolve_image(image) if image else None)
-    return config.replace(
+    return machine_options.machine_config(options, machine_options.resolve_image(image) if image else None)
+
+
+def run_options(options: argparse.Namespace) -> RunOptions:
+    """How the command line wants the machine run."""
+    return RunOptions(
         no_reboot=options.no_reboot,
         start_paused=options.start_paused,
         incoming=options.incoming,
+        accept_incomplete=options.accept_incomplete,
     )
 
 

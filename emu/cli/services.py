@@ -19,8 +19,8 @@ def offer(
 
     ``stack`` ends both before the machine is closed. ``outputs`` are the files that the guest's output goes to.
     """
-    config = machine.config
-    if not qmp and config.incoming is None:
+    incoming = machine.options.incoming
+    if not qmp and incoming is None:
         return
     from emu.machine import RunState
     from emu.migration.controller import MigrationControl
@@ -31,11 +31,11 @@ def offer(
 
     events = EventQueue()
     migration = MigrationControl(machine, events.emit, outputs=outputs)
-    if config.incoming == "defer":
+    if incoming == "defer":
         machine.pause(RunState.INMIGRATE)
-    elif config.incoming is not None:
+    elif incoming is not None:
         stack.callback(migration.finish)
-        migration.incoming(config.incoming)
+        migration.incoming(incoming)
         if not quiet:
             output.note(f"emu: waiting for a migration at {migration.waits_at}")
     if qmp:

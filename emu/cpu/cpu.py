@@ -22,7 +22,7 @@ from emu.cpu.engine.layout import layout
 from emu.cpu.memory import PhysicalMemory
 from emu.cpu.paging import PageFault
 from emu.cpu.saved import Architectural
-from emu.cpu.state import Places, Segment, State
+from emu.cpu.state import CpuState, Places, Segment
 from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
@@ -72,7 +72,7 @@ class Cpu:
         self.on_port_write: Callable[[int, int, int], None] = lambda port, size, value: None
         self._engine = library.open_engine(MODELS[model], _Ports(self))
         library.require_mended()
-        self._state = State(self._engine, layout())
+        self._state = CpuState(self._engine, layout())
         self._engine.registers = _Registers(memory)
         self._regions = memory
         self._memory = PhysicalMemory(self._engine, memory, self._state.system.host_wrote)

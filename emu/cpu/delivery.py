@@ -15,7 +15,7 @@ from typing import NamedTuple
 from emu.cpu import registers as r
 from emu.cpu.memory import PhysicalMemory
 from emu.cpu.paging import PageFault, Paging
-from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, TYPE_CONFORMING, Segment, State
+from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, TYPE_CONFORMING, CpuState, Segment
 
 _U64 = (1 << 64) - 1
 
@@ -58,7 +58,7 @@ class _Gate(NamedTuple):
 class Delivery:
     """Works on one stopped CPU; all or nothing: a fault during delivery leaves the state as it was."""
 
-    def __init__(self, state: State, memory: PhysicalMemory) -> None:
+    def __init__(self, state: CpuState, memory: PhysicalMemory) -> None:
         self._state = state
         self._memory = memory
         self.on_fault: Callable[[int], None] | None = None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from emu.cpu import registers as r
 from emu.cpu.features import XCR0_BITS
-from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, Segment, State, Table
+from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, CpuState, Segment, Table
 from emu.entry import Entry, Protected32
 from emu.errors import StateError
 from emu.record import Record
@@ -109,7 +109,7 @@ class Architectural(Record, kw_only=True):
         )
 
     @classmethod
-    def capture(cls, state: State) -> Architectural:
+    def capture(cls, state: CpuState) -> Architectural:
         """What the stopped CPU holds now."""
         read = state.engine.read
         return cls(
@@ -143,7 +143,7 @@ class Architectural(Record, kw_only=True):
             shadow=state.shadow,
         )
 
-    def apply(self, state: State) -> None:
+    def apply(self, state: CpuState) -> None:
         """Make the stopped CPU hold this, whatever mode it was in."""
         engine = state.engine
         # Turning paging on and off again is the way out of IA-32e mode, in which the engine starts. On the way in,

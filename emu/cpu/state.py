@@ -54,7 +54,7 @@ class Places(NamedTuple):
     segment_bases: tuple[int, ...]
 
 
-class State:
+class CpuState:
     """Reads and writes the state of a stopped engine. Numbers are unsigned, general registers 64 bits wide."""
 
     def __init__(self, engine: hooks.Engine, layout: Layout) -> None:

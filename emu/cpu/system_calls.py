@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emu.cpu import registers as r
 from emu.cpu.delivery import Fault
-from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, Segment, State
+from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, CpuState, Segment
 
 _CODE = DESC_S | DESC_P | DESC_G | TYPE_CODE | 0x300
 _DATA = DESC_S | DESC_P | DESC_G | DESC_B | 0x300
@@ -12,13 +12,13 @@ _FLAT = 0xFFFFFFFF
 _LENGTH = 2
 
 
-def _enter(state: State, selector: int, *, long: bool) -> None:
+def _enter(state: CpuState, selector: int, *, long: bool) -> None:
     state.set_segment(r.CS, Segment(selector & 0xFFFC, 0, _FLAT, _CODE | (DESC_L if long else DESC_B)))
     state.set_segment(r.SS, Segment((selector & 0xFFFC) + 8, 0, _FLAT, _DATA))
     state.refresh()
 
 
-def enter_syscall(state: State) -> None:
+def enter_syscall(state: CpuState) -> None:
     """RIP is behind the instruction. Fault #UD unless in 64-bit mode with EFER.SCE set, as on Intel processors."""
     if not state.code64 or not state.msr(r.MSR_EFER) & r.EFER_SCE:
         state.rip -= _LENGTH
@@ -31,7 +31,7 @@ def enter_syscall(state: State) -> None:
     state.flags = flags & ~state.msr(r.MSR_FMASK)
 
 
-def enter_sysenter(state: State) -> None:
+def enter_sysenter(state: CpuState) -> None:
     """RIP is behind the instruction. Fault #GP(0) without protected mode or a code segment in IA32_SYSENTER_CS."""
     selector = state.msr(r.MSR_SYSENTER_CS)
     if not state.engine.read(r.CR0) & r.CR0_PE or not selector & 0xFFFC:

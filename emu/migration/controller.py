@@ -309,7 +309,7 @@ class MigrationControl:
             )
             channel, preamble = arrive(side)
             runs = side.run(channel, preamble)
-            if runs and not self._machine.config.start_paused:
+            if runs and not self._machine.options.start_paused:
                 self._machine.resume()
             else:
                 self._machine.pause(RunState.PAUSED)

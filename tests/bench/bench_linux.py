@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from emu.persistence.lab.recovery import MachineRecovery
 from emu.persistence.lab.workload import Contents, record
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import build
+from emu.testing.commands import EMU
 from emu.units import MIB
 from tests.bench.measure import Run, ratio, row, run
 
@@ -37,13 +37,13 @@ _COUNTER = Path(__file__).parents[1] / "oracle" / "programs" / "counter.c"
 def _machine(folder: Path) -> MachineConfig:
     backend = BackendConfig(id="m", path=str(folder / "p.img"), size=_SIZE, share=True, sync=OnOffAuto.OFF)
     dimms = (NvdimmConfig(backend=backend),)
-    return MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, no_reboot=True, nvdimms=dimms)
+    return MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, nvdimms=dimms)
 
 
 def _against_qemu(folder: Path) -> None:
     words = ["run", "linux", "--quiet", "-m", "256M,slots=1,maxmem=1G", "--exec"]
     nvdimm = ["--nvdimm", f"file={folder / 'p.img'},size={_SIZE}"]
-    emu = [sys.executable, "-m", "emu", *words, "uname -a", *nvdimm]
+    emu = [*EMU, *words, "uname -a", *nvdimm]
     run(emu)  # which makes the file system
     with contextlib.ExitStack() as stack:
         made = prepare(Request(commands={Role.EXEC: "uname -a"}), _machine(folder), stack)

@@ -14,7 +14,6 @@ import shutil
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from emu import guest
+from emu.testing.commands import EMU
 from tests.bench.measure import ratio, row
 
 MIB = 1 << 20
@@ -77,7 +77,7 @@ def command(kind: str, folder: Path, name: str, sizes: tuple[int, int], incoming
             "-no-reboot", "-serial", f"file:{folder}/{name}.serial", "-kernel", image, "-append", "0 100000",
         ]  # fmt: skip
     else:
-        words = [sys.executable, "-m", "emu.cli.main", "run", "--quiet", "-serial", f"file:{folder}/{name}.serial"]
+        words = [*EMU, "run", "--quiet", "-serial", f"file:{folder}/{name}.serial"]
         words += [image, "--append", "0 100000"] if incoming is None else []
     words += ["-m", "64M,slots=2,maxmem=16G", "-qmp", qmp]
     if kind == "emu":

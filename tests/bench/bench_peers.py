@@ -11,11 +11,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from emu.testing.commands import EMU
 from tests.bench.measure import Run
 from tests.peers.catalogue import BUGS, FOLDER, STRUCTURES, Bug, build
 
@@ -27,7 +27,7 @@ def judged(image: Path, *options: str) -> tuple[dict[str, Any], Run]:
     out = image.with_suffix(".json")
     with out.open("w") as text:
         process = subprocess.Popen(
-            [sys.executable, "-m", "emu", "crash", str(image), *POOL, "--json", *options],
+            [*EMU, "crash", str(image), *POOL, "--json", *options],
             stdin=subprocess.DEVNULL,
             stdout=text,
         )

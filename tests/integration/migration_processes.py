@@ -6,13 +6,13 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from emu.testing.commands import EMU
+
 SIZE = "8M"
-EMU = [sys.executable, "-m", "emu.cli.main"]
 
 
 class Emu:

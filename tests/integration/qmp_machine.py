@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from emu.testing.commands import EMU
 
 TIMEOUT_S = 60
 
@@ -100,7 +101,7 @@ class Emu:
 
     def __init__(self, folder: Path, *words: str, options: str = "server=on,wait=off") -> None:
         self.socket = folder / "qmp"
-        command = [sys.executable, "-m", "emu.cli.main", "run", *words, "--quiet", "--timeout", str(TIMEOUT_S)]
+        command = [*EMU, "run", *words, "--quiet", "--timeout", str(TIMEOUT_S)]
         command += ["-qmp", f"unix:{self.socket},{options}"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE

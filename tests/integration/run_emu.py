@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import documents
 
-EMU = [sys.executable, "-m", "emu"]
+from emu.testing.commands import EMU
+
 PATIENCE_S = 60
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import struct
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from emu import board, guest
 from emu.config import MachineConfig
 from emu.devices.uart16550 import Uart16550
+from emu.testing.commands import EMU
 
 TIMEOUT_S = 120
 SIZE, LABELS = 1 << 20, 128 << 10
@@ -21,7 +21,7 @@ SIZE, LABELS = 1 << 20, 128 << 10
 
 def run(name: str, *options: str, append: str = "") -> tuple[str, int]:
     """Serial text and exit status of ``emu run NAME OPTIONS``."""
-    command = [sys.executable, "-m", "emu.cli.main", "run", name, *options, "--timeout", str(TIMEOUT_S)]
+    command = [*EMU, "run", name, *options, "--timeout", str(TIMEOUT_S)]
     done = subprocess.run(
         command + (["--append", append] if append else []),
         stdin=subprocess.DEVNULL,

@@ -28,7 +28,7 @@ pytestmark = [
 def boot() -> dict[str, object]:
     """What a machine is where init has loaded its modules: time, registers, console, digest of the memory."""
     dimm = NvdimmConfig(backend=BackendConfig(id="m", kind=BackendKind.RAM, size=32 * MIB))
-    config = MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, no_reboot=True, nvdimms=(dimm,))
+    config = MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, nvdimms=(dimm,))
     printed = bytearray()
     talk = Talk(printed.extend, Role.EXEC)
     with ExitStack() as scratch:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from emu import board, guest
-from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.config import BackendConfig, MachineConfig, NvdimmConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import UsageError
 from emu.machine import Machine, RunState
@@ -73,20 +73,24 @@ def config(path: Path, *, image: str | None = "count", cmdline: str = "0 20000",
     return replace(made, **changes)
 
 
-Start = Callable[[MachineConfig], Running]
+class Start(Protocol):
+    """Starts a machine; the names are those of ``RunOptions``."""
+
+    def __call__(self, settings: MachineConfig, **how: Any) -> Running: ...
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     made: list[Running] = []
 
-    def make(settings: MachineConfig) -> Running:
+    def make(settings: MachineConfig, **how: Any) -> Running:
         serial = bytearray()
-        machine = board.build(settings, board.Outputs(serial=serial.extend))
+        options = RunOptions(**how)
+        machine = board.build(settings, board.Outputs(serial=serial.extend), options)
         running = Running(machine, MigrationControl(machine), serial)
         made.append(running)
-        if settings.incoming is not None:
-            running.control.incoming(settings.incoming)
+        if options.incoming is not None:
+            running.control.incoming(options.incoming)
         running.go()
         return running
 
@@ -108,7 +112,7 @@ def gapless(before: bytes, after: bytes) -> bool:
 
 def test_a_counting_guest_moves_and_goes_on_without_a_gap(start: Start, tmp_path: Path) -> None:
     uri = f"unix:{tmp_path}/m.sock"
-    destination = start(config(tmp_path / "b.img", image=None, incoming=uri))
+    destination = start(config(tmp_path / "b.img", image=None), incoming=uri)
     source = start(config(tmp_path / "a.img"))
     source.wait_for(b"count 20000")
     source.machine.call(
@@ -135,7 +139,7 @@ def test_the_moved_guest_computes_what_the_unmoved_one_does(start: Start, tmp_pa
     still = start(config(tmp_path / "still.img", cmdline="30000000 20000"))
     still.thread.join(60)  # type: ignore[union-attr]
     uri = f"unix:{tmp_path}/m.sock"
-    destination = start(config(tmp_path / "b.img", image=None, incoming=uri))
+    destination = start(config(tmp_path / "b.img", image=None), incoming=uri)
     source = start(config(tmp_path / "a.img", cmdline="30000000 20000"))
     source.wait_for(b"count 20000")
     source.control.start(uri)
@@ -150,9 +154,9 @@ def test_the_moved_guest_computes_what_the_unmoved_one_does(start: Start, tmp_pa
 
 def test_a_refused_migration_leaves_the_guest_counting(start: Start, tmp_path: Path) -> None:
     uri = f"unix:{tmp_path}/m.sock"
-    settings = config(tmp_path / "b.img", image=None, incoming=uri)
+    settings = config(tmp_path / "b.img", image=None)
     other = replace(settings.nvdimms[0], label_size=256 << 10)
-    destination = start(replace(settings, nvdimms=(other,)))
+    destination = start(replace(settings, nvdimms=(other,)), incoming=uri)
     source = start(config(tmp_path / "a.img"))
     source.wait_for(b"count 20000")
     source.control.start(uri)
@@ -177,7 +181,7 @@ def test_a_snapshot_resumes_where_it_was_taken(start: Start, tmp_path: Path) -> 
     source.control.take_back(force=False)
     source.machine.resume()
     source.wait_for(f"count {last + 40000}".encode())
-    restored = start(config(tmp_path / "b.img", image=None, incoming=uri))
+    restored = start(config(tmp_path / "b.img", image=None), incoming=uri)
     restored.wait_for(f"count {last + 40000}".encode())
     assert gapless(bytes(before), bytes(restored.serial))
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
@@ -186,7 +190,7 @@ def test_a_snapshot_resumes_where_it_was_taken(start: Start, tmp_path: Path) -> 
 def test_the_same_file_is_handed_over_without_copying(start: Start, tmp_path: Path) -> None:
     uri = f"unix:{tmp_path}/m.sock"
     source = start(config(tmp_path / "a.img"))
-    destination = start(config(tmp_path / "a.img", image=None, incoming=uri))
+    destination = start(config(tmp_path / "a.img", image=None), incoming=uri)
     source.wait_for(b"count 20000")
     source.control.set_capabilities({"x-ignore-shared": True})
     source.control.start(uri)
@@ -214,7 +218,7 @@ def test_ram_that_a_reset_clears_counts_as_stored_to(tmp_path: Path) -> None:
 
 def test_with_a_paused_start_the_guest_arrives_and_waits(start: Start, tmp_path: Path) -> None:
     uri = f"unix:{tmp_path}/m.sock"
-    destination = start(config(tmp_path / "b.img", image=None, incoming=uri, start_paused=True))
+    destination = start(config(tmp_path / "b.img", image=None), incoming=uri, start_paused=True)
     source = start(config(tmp_path / "a.img"))
     source.wait_for(b"count 20000")
     source.control.start(uri)
@@ -229,7 +233,7 @@ def test_with_a_paused_start_the_guest_arrives_and_waits(start: Start, tmp_path:
 
 def test_cancel_and_migrate_again(start: Start, tmp_path: Path) -> None:
     uri = f"unix:{tmp_path}/m.sock"
-    first = start(config(tmp_path / "b.img", image=None, incoming=uri))
+    first = start(config(tmp_path / "b.img", image=None), incoming=uri)
     source = start(config(tmp_path / "a.img"))
     source.wait_for(b"count 20000")
     source.control.set_parameters({"max-bandwidth": 200_000})
@@ -245,7 +249,7 @@ def test_cancel_and_migrate_again(start: Start, tmp_path: Path) -> None:
         board.build(config(tmp_path / "b.img"), board.Outputs())
     first.machine.close()
     source.control.set_parameters({"max-bandwidth": 0})
-    second = start(config(tmp_path / "b.img", image=None, incoming=uri))
+    second = start(config(tmp_path / "b.img", image=None), incoming=uri)
     source.control.start(uri)
     assert source.control.wait(60) is Status.COMPLETED, source.control.query()
     second.wait_for(b"count ")
@@ -298,13 +302,12 @@ def test_discard_data_waits_for_the_destination(start: Start, tmp_path: Path) ->
     backend = replace(nvdimm.backend, discard_data=True, discard_shared=True)
     source = start(replace(settings, nvdimms=(replace(nvdimm, backend=backend),)))
     source.wait_for(b"count 20000")
-    other = replace(config(tmp_path / "b.img", image=None, incoming=uri), ram_size=32 * MIB)
-    start(other)
+    start(config(tmp_path / "b.img", image=None, ram_size=32 * MIB), incoming=uri)
     source.control.start(uri)
     assert source.control.wait(30) is Status.FAILED
     assert source.machine.backends[-1].config.discard_data
     assert any((tmp_path / "a.img").read_bytes())
-    destination = start(config(tmp_path / "c.img", image=None, incoming=f"{uri}2"))
+    destination = start(config(tmp_path / "c.img", image=None), incoming=f"{uri}2")
     source.control.start(f"{uri}2")
     assert source.control.wait(30) is Status.COMPLETED
     assert source.machine.backends[-1].config.discard_data

@@ -72,7 +72,7 @@ MUTANTS = (
         "paused-arrival-ignored",
         "a machine that is started with -S and -incoming stands still when it has arrived",
         "emu/migration/controller.py",
-        "            if runs and not self._machine.config.start_paused:\n",
+        "            if runs and not self._machine.options.start_paused:\n",
         "            if runs:\n",
         (f"{_MACHINES}::test_with_a_paused_start_the_guest_arrives_and_waits",),
     ),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from requirements import require
+
+from emu.testing.commands import EMU
 
 TIMEOUT_S = 60
 
@@ -94,4 +95,4 @@ def run_emu(
 ) -> Outcome:
     """Boot ``image`` under ``emu run`` with the very same words."""
     options = machine_options(image, nvdimms, append=append, persistence=persistence)
-    return _run([sys.executable, "-m", "emu.cli.main", "run", *options], nvdimms, b"")
+    return _run([*EMU, "run", *options], nvdimms, b"")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from qemu_run import Nvdimm, machine_options, run_emu, run_qemu
@@ -15,6 +14,7 @@ from requirements import require
 
 from emu import guest
 from emu.guest.toolchain import Compiler
+from emu.testing.commands import EMU
 
 SOURCES = Path(__file__).parent / "cpu_state"
 LIBRARY = Path(guest.__file__).parent / "lib"
@@ -56,7 +56,7 @@ def without(lines: list[str], *names: str) -> list[str]:
 def test_power_on_and_reset_as_in_qemu(tmp_path: Path) -> None:
     qemu, image = require("qemu-system-x86_64", "qemu-system-x86"), built("reset", tmp_path)
     theirs = boots([qemu, "-cpu", "Icelake-Server"], image, tmp_path / "qemu.img")
-    ours = boots([sys.executable, "-m", "emu.cli.main", "run", "--quiet"], image, tmp_path / "emu.img")
+    ours = boots([*EMU, "run", "--quiet"], image, tmp_path / "emu.img")
     assert len(theirs["0"]) == 19
     assert ours["0"] == theirs["0"]
     # QEMU records no address of x87 instructions.

@@ -13,6 +13,8 @@ import dax_vm
 import pytest
 from requirements import require
 
+from emu.testing.commands import EMU
+
 ROOT = Path(__file__).parents[2]
 LABELS = "2M"
 UUID = "00112233-4455-6677-8899-aabbccddeeff"
@@ -20,7 +22,7 @@ UPDATING = 8
 
 
 def emu(*words: str) -> Any:
-    ran = subprocess.run([sys.executable, "-m", "emu.cli.main", *words], capture_output=True, text=True)
+    ran = subprocess.run([*EMU, *words], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout) if "--json" in words else ran.stdout
 

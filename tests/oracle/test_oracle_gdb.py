@@ -5,7 +5,6 @@ from __future__ import annotations
 import runpy
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,10 @@ from pathlib import Path
 import pytest
 from requirements import require
 
+from emu.testing.commands import EMU
+
 ROOT = Path(__file__).parents[2]
 GUEST = ROOT / "guest/images/commit-noflush.elf"
-EMU = [sys.executable, "-m", "emu"]
 PATIENCE_S = 60
 COMMITTED, VALUE = 0x1_0000_0040, 0x1_0000_0080
 """Of guest/crash/commit.c: the counter, and the value that is never flushed."""

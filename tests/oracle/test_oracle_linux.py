@@ -19,6 +19,7 @@ from emu.devices.nvdimm import infoblock
 from emu.devices.nvdimm.namespace import Mode
 from emu.linux import kernel
 from emu.linux.namespaces import NO_UUID, FileSystem
+from emu.testing.commands import EMU
 from emu.units import KIB, MIB
 
 pytestmark = pytest.mark.timeout(600)
@@ -31,7 +32,7 @@ def _kernel() -> None:
 
 
 def run_linux(*words: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "emu", "run", "linux", "--quiet", "--timeout", "280", *map(str, words)]
+    command = [*EMU, "run", "linux", "--quiet", "--timeout", "280", *map(str, words)]
     return subprocess.run(command, input=stdin, capture_output=True)
 
 
@@ -141,7 +142,7 @@ def test_shell_on_a_terminal(tmp_path: Path) -> None:
     """Ctrl-C is the guest's, and the shell's status emu's."""
     ours, theirs = pty.openpty()
     # As for a shell's user: the terminal is the one that controls emu, or keys would stay the terminal's.
-    command = ["setsid", "--ctty", sys.executable, "-m", "emu", "run", "linux", "--quiet", "--timeout", "280"]
+    command = ["setsid", "--ctty", *EMU, "run", "linux", "--quiet", "--timeout", "280"]
     seen = b""
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)

@@ -21,10 +21,11 @@ from requirements import missing, require
 
 from emu import guest
 from emu.monitor.commands import COMMANDS, introspection
+from emu.testing.commands import EMU
 
 TIMEOUT_S = 60
 MIB, GIB = 1 << 20, 1 << 30
-EMU = (sys.executable, "-m", "emu.cli.main", "run", "--quiet", "--timeout", "120")
+RUN = (*EMU, "run", "--quiet", "--timeout", "120")
 
 
 def machine(folder: Path) -> list[str]:
@@ -66,7 +67,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     made: list[Machine] = []
 
     def start(name: str, *more: str) -> Machine:
-        command = EMU if name != "qemu" else (require("qemu-system-x86_64", "qemu-system-x86"), "-accel", "tcg")
+        command = RUN if name != "qemu" else (require("qemu-system-x86_64", "qemu-system-x86"), "-accel", "tcg")
         made.append(Machine(tmp_path / name, command, *more))
         return made[-1]
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from requirements import require
 
 from emu import guest
+from emu.testing.commands import EMU
 
 TIMEOUT_S = 60
 # Until the commands that follow are sent; long enough for a guest that ends at once to have ended.
@@ -47,7 +47,7 @@ class Run:
         if who == "qemu":
             command = [require("qemu-system-x86_64", "qemu-system-x86"), "-accel", "tcg", "-device", "pvpanic"]
         else:
-            command = [sys.executable, "-m", "emu.cli.main", "run", "--quiet"]
+            command = [*EMU, "run", "--quiet"]
         command += [
             "-machine",
             "q35,nvdimm=on",

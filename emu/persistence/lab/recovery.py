@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from emu import board
 from emu.board.map import DSM
-from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig, OnOffAuto
+from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig, OnOffAuto, RunOptions
 from emu.cpu import StopKind, read_watch
 from emu.cpu.engine import trace
 from emu.cpu.known_ports import KnownPorts
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _OUTPUT_KEPT = 2000
 _SHOWN_KEPT = 1 << 20
 # Events of devices that a wait in HLT may last: seconds or minutes of recovery's time, a tenth of a second of ours.
-_PATIENCE = 10_000
+_OPTIONS = RunOptions(no_reboot=True, patience=10_000)
 # For each set of bytes of a unit, as bits, the bytes themselves.
 _MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for bits in range(1 << UNIT)]
 _BITS = {mask: bits for bits, mask in enumerate(_MASKS)}
@@ -61,7 +61,7 @@ _WALKS = "recovery has page tables in the NVDIMM: what page walks read there is 
 def private(config: MachineConfig) -> MachineConfig:
     """``config`` with every NVDIMM on a private mapping: no store reaches a file, and a missing file is not made."""
     dimms = tuple(replace(dimm, backend=_private_backend(dimm)) for dimm in config.nvdimms)
-    return replace(config, nvdimms=dimms, clock=Clock.VIRTUAL, no_reboot=True, start_paused=False, incoming=None)
+    return replace(config, nvdimms=dimms, clock=Clock.VIRTUAL)
 
 
 def _private_backend(dimm: NvdimmConfig) -> BackendConfig:
@@ -267,7 +267,7 @@ class MachineRecovery:
         self._settled = settled
 
     def _open(self) -> tuple[Machine, recorder.Recording]:
-        machine = board.build(self._config, board.Outputs(serial=self._show), patience=_PATIENCE)
+        machine = board.build(self._config, board.Outputs(serial=self._show), _OPTIONS)
         try:
             recording = recorder.Recording(machine)
             recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
@@ -364,7 +364,7 @@ class MachineRecovery:
         """Boot Linux, unwatched and so at full speed, to where init asks what to do; False if it does not come."""
         talk = Talk(self._output, Role.RECOVERY)
         machine = self._machine = talk.machine = board.build(
-            self._config, talk.outputs._replace(debugcon=self._show), patience=_PATIENCE
+            self._config, talk.outputs._replace(debugcon=self._show), _OPTIONS
         )
         machine.boot()
         reached = talk.await_message(Message.SNAPSHOT, Role.RECOVERY)

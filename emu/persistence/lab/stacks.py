@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu import board
-from emu.config import MachineConfig
+from emu.config import MachineConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.persistence.lab.interruption import Interruption
@@ -72,7 +72,7 @@ def capture(
             )
     if not wanted:
         return {}
-    with board.build(private(config), board.Outputs()) as machine:
+    with board.build(private(config), board.Outputs(), RunOptions(no_reboot=True)) as machine:
         recording = Recording(machine, log_limit=max(one.entry for group in wanted.values() for one in group) + _KEPT)
         watch = _Watch(machine, recording, wanted)
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from emu import board
-from emu.config import MachineConfig
+from emu.config import MachineConfig, RunOptions
 from emu.cpu.engine import trace
 from emu.cpu.engine.trace import SiteLike
 from emu.devices.contract import ExitRequest
@@ -129,7 +129,7 @@ def record(
     if outputs is None:
         own_outputs = board.Outputs(serial=on_print, on_mark=on_mark)
         outputs = own_outputs if talk is None else talk.outputs._replace(debugcon=on_print)
-    with board.build(own, outputs) as machine:
+    with board.build(own, outputs, RunOptions(no_reboot=True)) as machine:
         pages, ended = CodePages(), None
         if scene is not None and talk is not None:
             own, ended = begin(machine, scene, talk, partial(_drive, machine, interruption))

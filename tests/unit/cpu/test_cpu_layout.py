@@ -8,7 +8,7 @@ from random import Random
 from emu.cpu.engine import hooks, library
 from emu.cpu.engine.layout import layout
 from emu.cpu.registers import ICELAKE_SERVER
-from emu.cpu.state import State
+from emu.cpu.state import CpuState
 
 
 class NoPorts:
@@ -44,7 +44,7 @@ def test_the_layout_is_the_same_in_a_heap_full_of_other_engines() -> None:
                 assert layout() == expected, f"seed {seed}, among {len(neighbours)} neighbours"
                 for engine in fresh:
                     if engine.handle:
-                        State(engine, expected).system.detach()
+                        CpuState(engine, expected).system.detach()
             for engine in engines:
                 engine.close()
     finally:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from emu import guest
+from emu.testing.commands import EMU
 
 LIB = Path(guest.__file__).parent / "lib"
 FLAGS = "-ffreestanding -fno-pic -fno-pie -fno-stack-protector -fcf-protection=none -mno-red-zone -mgeneral-regs-only"
@@ -24,7 +24,7 @@ def test_it_builds_with_the_hosts_headers_and_without_sse(tmp_path: Path) -> Non
     sources = [*sorted(LIB.glob("*.[cS]")), tmp_path / "main.c"]
     command = ["gcc", *FLAGS.split(), "-w", f"-I{LIB}", *LINK.split(), f"-Wl,-T,{LIB / 'link.ld'}", *map(str, sources)]
     subprocess.run([*command, "-o", str(tmp_path / "main.elf")], check=True, timeout=60)
-    run = [sys.executable, "-m", "emu", "run", "--quiet", str(tmp_path / "main.elf")]
+    run = [*EMU, "run", "--quiet", str(tmp_path / "main.elf")]
     done = subprocess.run(run, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert done.returncode == 3
     assert done.stdout.splitlines() == ["n 00042|%f"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from emu import board
-from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.config import BackendConfig, MachineConfig, NvdimmConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, HostError, UsageError
 from emu.machine import Exit, Machine, RunState
@@ -85,11 +85,17 @@ Make = Callable[..., Runner]
 def make(tmp_path: Path) -> Iterator[Make]:
     made: list[Runner] = []
 
-    def build(code: bytes, *, serial: Callable[[bytes], None] = lambda data: None, **changes: Any) -> Runner:
+    def build(
+        code: bytes,
+        *,
+        serial: Callable[[bytes], None] = lambda data: None,
+        options: RunOptions = RunOptions(),  # noqa: B008 - cannot be changed
+        **changes: Any,
+    ) -> Runner:
         image = tmp_path / f"guest{len(made)}.bin"
         image.write_bytes(code)
         config = MachineConfig(image=str(image), ram_size=16 * MIB, **changes)
-        made.append(Runner(board.build(config, board.Outputs(serial=serial))))
+        made.append(Runner(board.build(config, board.Outputs(serial=serial), options)))
         return made[-1]
 
     yield build
@@ -126,7 +132,7 @@ def test_timeout_and_end_from_outside_reach_a_busy_and_an_idle_guest(make: Make,
 
 
 def test_the_timeout_also_ends_a_paused_machine(make: Make) -> None:
-    runner = make(COUNT, start_paused=True)
+    runner = make(COUNT, options=RunOptions(start_paused=True))
     assert runner.machine.run(0.05).reason == "timeout"
     assert runner.counter() == 0
 
@@ -205,7 +211,7 @@ def test_an_idle_guest_can_be_paused_resumed_and_ended(make: Make) -> None:
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_who_lets_it_run_before_the_loop_has_begun_does_not_keep_it_from_booting(make: Make, paused: bool) -> None:
-    runner = make(COUNT, start_paused=paused)
+    runner = make(COUNT, options=RunOptions(start_paused=paused))
     runner.machine.pause()
     runner.machine.resume()
     runner.go()
@@ -284,11 +290,11 @@ def test_a_restored_machine_goes_on_where_the_saved_one_stood(make: Make) -> Non
 
 
 def test_without_reboot_a_reset_is_the_end_and_says_who_asked_for_it(make: Make) -> None:
-    runner = make(REBOOT, no_reboot=True)
+    runner = make(REBOOT, options=RunOptions(no_reboot=True))
     assert runner.machine.run(WAIT_S)[:2] == ("reset", 0)
     assert runner.machine.exit is not None
     assert runner.machine.exit.cause == "guest-reset"
-    runner = make(COUNT, no_reboot=True)
+    runner = make(COUNT, options=RunOptions(no_reboot=True))
     runner.machine.reset("host-qmp-system-reset")
     ended = runner.machine.run(WAIT_S)
     assert (ended.reason, ended.status, ended.cause) == ("reset", 0, "host-qmp-system-reset")
