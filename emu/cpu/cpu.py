@@ -38,6 +38,7 @@ MODELS = {"icelake-server": r.ICELAKE_SERVER}
 """Models that have CLWB and CLFLUSHOPT."""
 
 _LONGEST_INSTRUCTION = 15
+_INT1 = b"\xf1"
 _STATE_KIND, _STATE_VERSION = "cpu", 2
 _SELF_TEST = "EMU_STOP_EVERY_BLOCK"
 """Environment variable; with "1" every basic block is executed with a stop requested, which must change nothing."""
@@ -256,6 +257,9 @@ class Cpu:
         code = (state.error_code if known_to_engine else 0) if vector in r.WITH_ERROR_CODE and not software else None
         if vector == r.GP and code == 0 and self._is_stack_fault():
             vector = r.SS_FAULT
+        elif vector == r.UD and not software and self._code(1) == _INT1:  # which the engine does not know
+            vector = r.DB
+            state.rip += 1
         cr2 = self._engine.read(r.CR2) if vector == r.PF and not software else None
         if cr2 is not None and cr2 == self._linear_rip and self._engine.meets_breakpoint(cr2):
             self._debug_stop = self._stop(StopKind.BREAKPOINT)
@@ -268,14 +272,18 @@ class Cpu:
             return False
         from emu.cpu.stack_fault import is_stack_fault
 
-        at, paging, code = self._linear_rip, self._delivery.paging(), b""
-        for size in (_LONGEST_INSTRUCTION, PAGE - at % PAGE):
+        canonical = self._delivery.paging().canonical
+        return is_stack_fault(self._code(_LONGEST_INSTRUCTION), self._linear_rip, self._engine.read, canonical)
+
+    def _code(self, most: int) -> bytes:
+        """Of the bytes at RIP up to ``most``: no less than the instruction has; none where they are no longer mapped."""
+        at = self._linear_rip
+        for size in (most, min(most, PAGE - at % PAGE)):
             try:
-                code = paging.read(self._memory, at, min(size, _LONGEST_INSTRUCTION), mark=False)
-                break
-            except PageFault:  # the instruction ends before the next page, or code is no longer mapped
+                return self._delivery.paging().read(self._memory, at, size, mark=False)
+            except PageFault:
                 continue
-        return is_stack_fault(code, at, self._engine.read, paging.canonical)
+        return b""
 
     @property
     def _linear_rip(self) -> int:

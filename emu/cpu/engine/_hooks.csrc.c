@@ -264,6 +264,8 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
         code = known_to_engine ? FIELD32(e->env, delivery_at.error_code) : 0;
     if (vector == VECTOR_GP && !code && in_code64(e->env)) /* it may be #SS: emu.cpu.stack_fault */
         return false;
+    if (vector == VECTOR_UD && !software && at_int1(&e->delivery, e->env))
+        return false;
     flags = flags_of(e);
     if (!deliver(&e->delivery, e->env, vector, code, software ? FROM_SOFTWARE : FROM_EXCEPTION, &flags))
         return false;

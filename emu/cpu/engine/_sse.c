@@ -925,22 +925,29 @@ static vector lanes(uint32_t mask, unsigned width)
 }
 
 #define AND(a, b) __asm__("andps %1, %0" : "+x"(a) : "x"(b))
+/* An exception that is not masked ends it at the step that raises it. */
+#define DOT_STEP(instruction, result, source)                                                                         \
+    do {                                                                                                              \
+        vector start = result;                                                                                        \
+        EXECUTE(instruction, "+x", result, "x", source);                                                              \
+        EXECUTE_TRAPPING(instruction, start, result, source);                                                         \
+        finish(env, after, CALLER);                                                                                   \
+    } while (0)
 #define DOT(name, type, width, sums)                                                                                  \
     void HELPER(name##_xmm)(environment *env, void *d, const void *s, uint32_t mask)                                  \
     {                                                                                                                 \
-        vector start = get(d), other = get(s), result;                                                                \
-        AND(start, lanes(mask >> 4, width));                                                                          \
+        vector result = get(d), other = get(s);                                                                       \
+        AND(result, lanes(mask >> 4, width));                                                                         \
         AND(other, lanes(mask >> 4, width));                                                                          \
-        result = start;                                                                                               \
-        EXECUTE("mul" type " %[s], %[d]; " sums, "+x", result, "x", other);                                           \
-        EXECUTE_TRAPPING("mul" type " %[s], %[d]; " sums, start, result, other);                                      \
-        finish(env, after, CALLER);                                                                                   \
+        DOT_STEP("mul" type " %[s], %[d]", result, other);                                                            \
+        for (int n = 0; n < (sums); n++)                                                                              \
+            DOT_STEP("hadd" type " %[d], %[d]", result, other);                                                       \
         AND(result, lanes(mask, width));                                                                              \
         memcpy(d, &result, sizeof result);                                                                            \
     }
 
-DOT(dpps, "ps", 4, "haddps %[d], %[d]; haddps %[d], %[d]")
-DOT(dppd, "pd", 8, "haddpd %[d], %[d]")
+DOT(dpps, "ps", 4, 2)
+DOT(dppd, "pd", 8, 1)
 
 /*
  * Reciprocals: the rounded exact value, which is within the SDM's bound and the same on every host, where CPUs differ.

@@ -144,6 +144,16 @@ def test_interrupt_gate_clears_if_and_trap_gate_keeps_it(guest: Guest, kind: int
     assert guest.quads(STACK - 40, 3)[2] & 0x200
 
 
+def test_int1_is_a_trap_that_asks_no_gate(guest: Guest) -> None:
+    """Intel SDM volume 2, INT n/INTO/INT3/INT1: #DB behind it, from any privilege, and RF stays clear."""
+    guest.gate64(1, HANDLERS)
+    guest.put(HANDLERS, b"\x8b\x44\x24\x10\xe7\x80\x8b\x04\x24\xe7\x81" + HLT)  # the flags and RIP of the frame
+    guest.run_long(b"\xf1\x90" + HLT)
+    assert [(port, value & (0x10000 if port == 0x80 else ~0)) for port, value in guest.out] == [
+        (0x80, 0), (0x81, START + 1)
+    ]  # fmt: skip
+
+
 def test_general_protection_fault_carries_the_selector(guest: Guest) -> None:
     guest.gate64(13, HANDLERS)
     guest.put(HANDLERS, HLT)
