@@ -276,7 +276,7 @@ class Cpu:
         return is_stack_fault(self._code(_LONGEST_INSTRUCTION), self._linear_rip, self._engine.read, canonical)
 
     def _code(self, most: int) -> bytes:
-        """Of the bytes at RIP up to ``most``: no less than the instruction has; none where they are no longer mapped."""
+        """Of the bytes at RIP up to ``most``, and all of the instruction; none where they are no longer mapped."""
         at = self._linear_rip
         for size in (most, min(most, PAGE - at % PAGE)):
             try:
