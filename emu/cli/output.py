@@ -89,6 +89,13 @@ def standard_output_failure() -> OSError | None:
     return None if failure is None or failure.errno == errno.EPIPE else failure
 
 
+def lose_standard_output(error: OSError) -> None:
+    """Somebody else who writes to the standard output has met ``error``: nothing more is to be written there."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Survivor) and raw.failure is None:
+        raw.failure = error
+
+
 def line(text: str) -> str:
     """``text`` as one line of bounded length: names of files and words of users may hold anything."""
     shown = "".join(character if character.isprintable() else _escaped(character) for character in text)

@@ -228,6 +228,14 @@ static bool deliver(const emu_delivery *d, uint8_t *env, unsigned vector, uint64
     return true;
 }
 
+/* Whether INT1 may be at RIP, which the library takes for no instruction. */
+static bool at_int1(const emu_delivery *d, uint8_t *env)
+{
+    attempt a = {.d = d, .env = env};
+    const uint8_t *code = linear_ram(&a, FIELD64(env, RIP_OFFSET), 1, false, false);
+    return !code || *code == 0xf1;
+}
+
 /* Whether SYSCALL without prefixes is at RIP, so that two bytes further its successor is. */
 static bool plain_syscall(const emu_delivery *d, uint8_t *env)
 {
