@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
-from emu.cli import output
 from emu.config import PersistenceDomain
 from emu.errors import Status, UsageError
 from emu.persistence.model.rules import FailedCas, Media, Order
