@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
+from emu.cli import output
 from emu.config import PersistenceDomain
 from emu.errors import Status, UsageError
 from emu.persistence.model.rules import FailedCas, Media, Order
@@ -161,13 +162,10 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(result, indent=2))
         else:
-            import shutil
-
             from emu.persistence.report.colours import wants_colour
             from emu.persistence.report.terminal import report_lines
 
-            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-            for line in report_lines(result, colour=wants_colour(sys.stdout), width=width):
+            for line in report_lines(result, colour=wants_colour(sys.stdout), width=output.columns(sys.stdout)):
                 print(line)
             if options.timeline:
                 _print_timeline(answer)

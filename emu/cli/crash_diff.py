@@ -6,6 +6,7 @@ A cause is the same when it has the same kind and its stores are made by the sam
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from emu.cli import output
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from emu.persistence.report import ignored
-    from emu.persistence.report.terminal import failure_lines
+    from emu.persistence.report.terminal import failure_lines, wrapped
 
     result = ignored.compare(ignored.load_document(options.old), ignored.load_document(options.new))
     if options.json:
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         if name != "same":
             for number, failure in enumerate(result[name], 1):
                 for line in failure_lines(number, failure):
-                    output.tell(f"  {line}")
+                    print(*wrapped(f"  {line}", output.columns(sys.stdout)), sep="\n")
     return int(result["status"])
 
 
