@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from emu.cpu import registers as r
 from emu.cpu.memory import PhysicalMemory
+from emu.record import NamedTuple
 from emu.units import PAGE
 
 PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE, NX = 1, 2, 4, 0x20, 0x40, 0x80, 1 << 63

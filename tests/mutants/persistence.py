@@ -157,8 +157,8 @@ MUTANTS = (
         "repair-not-checked",
         "a cause is named only when its repair was seen to make the failure impossible",
         "emu/persistence/lab/naming.py",
-        "            return None\n        persisted = self._later(scene)\n",
-        "            pass\n        persisted = self._later(scene)\n",
+        "            return None\n        # Of the same instructions",
+        "            pass\n        # Of the same instructions",
         (f"{_CAUSES}::test_name_and_blame",),
     ),
     Mutant(
@@ -205,8 +205,8 @@ MUTANTS = (
         "lost-store-leaves-zeros",
         "where a store was lost, recovery finds what was there before",
         "emu/persistence/model/crashstate.py",
-        "        return self.initial(unit) & ~covered | value & covered\n",
-        "        return value & covered\n",
+        "    return value if mask == FULL else initial(unit) & ~mask | value\n",
+        "    return value\n",
         (f"{_ORACLE}::test_same_memories_as_the_operational_machine[mem-ctrl-line-0]",),
     ),
     Mutant(

@@ -54,7 +54,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define MSR_STAR 0xC0000081u
 #define MSR_LSTAR 0xC0000082u
 #define MSR_FMASK 0xC0000084u
-enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
+enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
@@ -262,6 +262,10 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
         return false;
     if (!software && vector < 64 && pushes_code >> vector & 1)
         code = known_to_engine ? FIELD32(e->env, delivery_at.error_code) : 0;
+    if (vector == VECTOR_GP && !code && in_code64(e->env)) /* it may be #SS: emu.cpu.stack_fault */
+        return false;
+    if (vector == VECTOR_UD && !software && at_int1(&e->delivery, e->env))
+        return false;
     flags = flags_of(e);
     if (!deliver(&e->delivery, e->env, vector, code, software ? FROM_SOFTWARE : FROM_EXCEPTION, &flags))
         return false;

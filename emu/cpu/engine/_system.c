@@ -633,7 +633,7 @@ typedef struct emu_system {
 
 /* Exceptions, and bits of EFLAGS, of Unicorn's derived flags, of CR0, DR6 and DR7 (Intel SDM volume 3). */
 enum { DB = 1, UD = 6, GP = 13 };
-enum { FLAG_TF = 1 << 8, FLAG_VM = 1 << 17, IOPL_SHIFT = 12 };
+enum { FLAG_TF = 1 << 8, FLAG_NT = 1 << 14, FLAG_RF = 1 << 16, FLAG_VM = 1 << 17, IOPL_SHIFT = 12 };
 enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_PE = 1 << 7, HF_TF = 1 << 8, HF_CS64 = 1 << 15 };
 enum { CR0_PE = 1, CR0_NW = 1 << 29, CR0_CD = 1 << 30, CR4_DE = 8, CR4_PAE = 1 << 5, HF_LMA = 1 << 14 };
 enum { DR6_BD = 1 << 13, DR6_BS = 1 << 14, DR6_NEVER = 1 << 12, DR7_GD = 1 << 13, DR7_NEVER = 0xd800, DR7_ALWAYS = 0x400 };
@@ -671,6 +671,8 @@ static struct {
     void (*raise)(environment *, int vector);
     void (*raise_with_code)(environment *, int vector, int code, uintptr_t caller);
     uint32_t (*load2)(environment *, uint64_t address, int mmu, uintptr_t caller);
+    uint64_t (*load8)(environment *, uint64_t address, uintptr_t caller);
+    void (*return_from_interrupt)(environment *, int size, int next);
     bool (*restore)(void *cpu, uintptr_t caller, bool leaving);
     void (*leave)(void *cpu);
     void (*loop)(const operations *, disassembly *, void *cpu, void *block, int most);
@@ -809,6 +811,33 @@ void emu_system_set_watches(emu_system *s, const emu_watch *watches, uint32_t co
     library.forget_addresses(s->cpu);
 }
 
+/*
+ * IRET from a fault loads RF, which the instruction behind it clears, and only breakpoints ask for it in between. The
+ * library would translate what follows once more, for code with RF: where there is no breakpoint, RF is cleared at once.
+ * As it says where it stands by its caller, that is looked up before it is called from here.
+ */
+void HELPER(iret_protected)(environment *env, int size, int next)
+{
+    enum { QUAD = 2, FLAGS_IN_FRAME = 16, STACK_POINTER = 4 };
+    uintptr_t caller = CALLER;
+    emu_system *s = by_env(env);
+    if (s && !(DR(env, 7) & 0xff) && !(U32(env, at.eflags) & FLAG_NT)) {
+        uint64_t frame = U64(env, 8 * STACK_POINTER);
+        bool keeps = size == QUAD;
+        if (keeps) {
+            library.load8(env, frame, caller);
+            keeps = !(library.load8(env, frame + FLAGS_IN_FRAME, caller) & FLAG_RF);
+        }
+        if (!keeps) {
+            library.restore(s->cpu, caller, false);
+            library.return_from_interrupt(env, size, next);
+            U32(env, at.eflags) &= ~(uint32_t)FLAG_RF;
+            return;
+        }
+    }
+    library.return_from_interrupt(env, size, next);
+}
+
 /* ---- CPUID and RDRAND ---- */
 
 /* Leaf 5 describes MONITOR and MWAIT, which are hidden (Intel SDM volume 2, CPUID). */
@@ -861,6 +890,8 @@ const char *emu_system_bind(void *handle, void *translation)
         {"raise_exception", &library.raise},
         {"raise_exception_err_ra", &library.raise_with_code},
         {"cpu_lduw_mmuidx_ra", &library.load2},
+        {"cpu_ldq_data_ra", &library.load8},
+        {"helper_iret_protected", &library.return_from_interrupt},
         {"cpu_restore_state", &library.restore},
         {"cpu_loop_exit_noexc", &library.leave},
         {"cpu_ldub_code", &library.peek},

@@ -687,6 +687,11 @@ typedef struct {
     uint64_t unit, mask, value;
 } emu_trace_read;
 
+/* Which bytes of `unit` are unknown, as bits. */
+typedef struct {
+    uint64_t unit, unknown;
+} emu_trace_unit;
+
 typedef struct {
     void *owner;
     emu_trace_entry **chunks;
@@ -730,6 +735,7 @@ typedef struct {
     size_t touches, touch_room;
     emu_trace_read *reads;
     uint64_t *read_entries; /* for each of `reads`, the log's length then */
+    uint64_t *read_blocks;  /* and the number of the block */
     size_t read_count, read_room;
 } emu_trace;
 
@@ -967,15 +973,18 @@ void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t va
         size_t room = t->read_room ? 2 * t->read_room : 256;
         emu_trace_read *reads = realloc(t->reads, room * sizeof *reads);
         uint64_t *entries = reads ? realloc(t->read_entries, room * sizeof *entries) : NULL;
+        uint64_t *blocks = entries ? realloc(t->read_blocks, room * sizeof *blocks) : NULL;
         t->reads = reads ? reads : t->reads;
-        if (!entries) {
+        t->read_entries = entries ? entries : t->read_entries;
+        if (!blocks) {
             t->starved = 1;
             return;
         }
-        t->read_entries = entries;
+        t->read_blocks = blocks;
         t->read_room = room;
     }
     t->read_entries[t->read_count] = t->count;
+    t->read_blocks[t->read_count] = t->blocks;
     t->reads[t->read_count++] = (emu_trace_read){unit, mask, value & mask};
 }
 
@@ -991,6 +1000,21 @@ size_t emu_trace_cut(const emu_trace_read *reads, size_t count, uint64_t ends, u
         if (n == count || n - begin == longest || reads[n - 1].unit % among < ends)
             cuts[number++] = begin = n;
     return number;
+}
+
+/*
+ * The reads with at least so many blocks between theirs and that of the one before, the first time `from`, which are the
+ * first in their block: their numbers and blocks, for which there is room. How many.
+ */
+size_t emu_trace_pauses(const emu_trace *t, uint64_t from, uint64_t distance, uint64_t *numbers, uint64_t *blocks)
+{
+    size_t found = 0;
+    for (size_t n = 0; n < t->read_count; n++)
+        if (t->read_blocks[n] - from >= distance && (!n || t->read_blocks[n - 1] != t->read_blocks[n])) {
+            numbers[found] = n;
+            blocks[found++] = from = t->read_blocks[n];
+        }
+    return found;
 }
 
 /* The bytes of `unit` that an access touches, as bits. */
@@ -1111,6 +1135,7 @@ void emu_trace_close(emu_trace *t)
     free(t->touched);
     free(t->reads);
     free(t->read_entries);
+    free(t->read_blocks);
     free(t->tables);
     memset(t, 0, sizeof *t);
 }
@@ -1206,6 +1231,26 @@ int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
     return 0;
 }
 
+/* The units of which something is known in this run, perhaps several times; how many, with no place for them. */
+size_t emu_trace_known(const emu_trace *t, emu_trace_unit *units)
+{
+    for (size_t n = 0; units && n < t->touches; n++)
+        units[n] = (emu_trace_unit){t->base + 8 * t->touched[n], t->unknown[t->touched[n]]};
+    return t->touches;
+}
+
+/* A run goes on from where this was known, of another one; -ENOMEM when memory ran out. */
+int emu_trace_know(emu_trace *t, const emu_trace_unit *units, size_t count)
+{
+    for (size_t n = 0; n < count; n++) {
+        uint64_t at = number_of(t, units[n].unit);
+        if (!touch(t, at))
+            return -ENOMEM;
+        t->unknown[at] = (uint8_t)units[n].unknown;
+    }
+    return 0;
+}
+
 /* A run begins: nothing was read or stored to yet, and nothing given. */
 void emu_trace_restore_unknown(emu_trace *t)
 {
@@ -1223,165 +1268,182 @@ void emu_trace_restore_unknown(emu_trace *t)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 143), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 158), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 175), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 146), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 162), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // emu_trace_site *()(void *, uint64_t)
+/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // emu_trace_site *()(void *, uint64_t)
 /*  8 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uint64_t const *, size_t)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // emu_trace *
-/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, emu_trace_unit const *, size_t)
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // emu_trace *
+/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // emu_trace_unit const *
 /* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
 /* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uint64_t, uint32_t)
+/* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uint64_t const *, size_t)
 /* 17 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 18 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
+/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uint64_t, uint64_t)
+/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uint64_t, uint32_t)
 /* 22 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
 /* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
+/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uint64_t, uint64_t)
 /* 27 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 30 */ _CFFI_OP(_CFFI_OP_POINTER, 158), // void const *
-/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
-/* 34 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 44), // uintptr_t *
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 37 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 151), // emu_trace_site *
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, uintptr_t)
-/* 43 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, void *)
-/* 47 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace *, void *, void *, void *)
-/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 30 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
+/* 32 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 175), // void const *
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
+/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 40 */ _CFFI_OP(_CFFI_OP_POINTER, 49), // uintptr_t *
+/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 43 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // emu_trace_site *
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uintptr_t)
+/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, void *)
+/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace const *)
-/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 31), // int()(emu_trace const *, void const *)
-/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 61 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
-/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace_read const *, size_t, uint64_t, uint64_t, size_t, uint64_t *)
-/* 64 */ _CFFI_OP(_CFFI_OP_POINTER, 149), // emu_trace_read const *
-/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 67 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 69 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
-/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
-/* 72 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, void *, void *, void *)
+/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace const *)
+/* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace const *, void const *)
+/* 65 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 66 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace const *, emu_trace_unit *)
+/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 70 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // emu_trace_unit *
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace const *, uint64_t, uint64_t, uint64_t *, uint64_t *)
+/* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *)
-/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 76 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
+/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 76),
 /* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
-/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace_read const *, size_t, uint64_t, uint64_t, size_t, uint64_t *)
+/* 80 */ _CFFI_OP(_CFFI_OP_POINTER, 165), // emu_trace_read const *
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, int, void const *)
-/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
-/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t)
-/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t, int)
-/* 98 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 76),
+/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
+/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *)
+/* 93 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 96 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t, uint64_t, int)
-/* 103 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, int, void const *)
+/* 105 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
-/* 109 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 107 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t)
+/* 110 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t, uint8_t)
-/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, uint64_t, void const *)
-/* 120 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, int)
+/* 114 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, uint64_t, int)
+/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 121 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
+/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(emu_trace *, void const *, void const *, void const *)
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
 /* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 126 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
-/* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
-/* 128 */ _CFFI_OP(_CFFI_OP_NOOP, 30),
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(void *, int)
-/* 131 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 132 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(void *, uint64_t)
-/* 135 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 158), // void()(void *, uint64_t, uint32_t)
-/* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 143 */ _CFFI_OP(_CFFI_OP_POINTER, 144), // char const *
-/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 145 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 146 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // emu_trace_entry const *
-/* 147 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 148 */ _CFFI_OP(_CFFI_OP_POINTER, 149), // emu_trace_read *
-/* 149 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
-/* 150 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
-/* 151 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 153 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 154 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
-/* 155 */ _CFFI_OP(_CFFI_OP_POINTER, 71), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 156 */ _CFFI_OP(_CFFI_OP_POINTER, 130), // void(*)(void *, int)
-/* 157 */ _CFFI_OP(_CFFI_OP_POINTER, 138), // void(*)(void *, uint64_t, uint32_t)
-/* 158 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, uint8_t)
+/* 131 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 132 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 135 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, void const *)
+/* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 137 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 139 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 140 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, void const *, void const *, void const *)
+/* 141 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 142 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 143 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 144 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 145 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(void *, int)
+/* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 149 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 150 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(void *, uint64_t)
+/* 151 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 153 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 154 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(void *, uint64_t, uint32_t)
+/* 155 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 158 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 159 */ _CFFI_OP(_CFFI_OP_POINTER, 160), // char const *
+/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 161 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 162 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // emu_trace_entry const *
+/* 163 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 164 */ _CFFI_OP(_CFFI_OP_POINTER, 165), // emu_trace_read *
+/* 165 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
+/* 166 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
+/* 167 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 168 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // emu_trace_unit
+/* 169 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 170 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 171 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
+/* 172 */ _CFFI_OP(_CFFI_OP_POINTER, 87), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 173 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // void(*)(void *, int)
+/* 174 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // void(*)(void *, uint64_t, uint32_t)
+/* 175 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1451,6 +1513,16 @@ static void _cffi_checkfld_typedef_emu_trace_site(emu_trace_site *p)
   (void)((p->detail) | 0);  /* check that 'emu_trace_site.detail' is an integer */
 }
 struct _cffi_align_typedef_emu_trace_site { char x; emu_trace_site y; };
+
+_CFFI_UNUSED_FN
+static void _cffi_checkfld_typedef_emu_trace_unit(emu_trace_unit *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+  (void)((p->unit) | 0);  /* check that 'emu_trace_unit.unit' is an integer */
+  (void)((p->unknown) | 0);  /* check that 'emu_trace_unit.unknown' is an integer */
+}
+struct _cffi_align_typedef_emu_trace_unit { char x; emu_trace_unit y; };
 
 static struct _cffi_externpy_s _cffi_externpy__emu_trace_new_block =
   { "emu.cpu.engine._trace.emu_trace_new_block", 0, 0, 0 };
@@ -1619,10 +1691,10 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg3, (char **)&x3);
+      _cffi_type(35), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1738,7 +1810,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(146));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(162));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1868,7 +1940,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(143));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(159));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1977,10 +2049,10 @@ _cffi_f_emu_trace_cut(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(64), arg0, (char **)&x0);
+      _cffi_type(80), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace_read const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(64), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(80), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2002,10 +2074,10 @@ _cffi_f_emu_trace_cut(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(69), arg5, (char **)&x5);
+      _cffi_type(76), arg5, (char **)&x5);
   if (datasize != 0) {
     x5 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(69), arg5, (char **)&x5,
+    if (_cffi_convert_array_argument(_cffi_type(76), arg5, (char **)&x5,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2191,10 +2263,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(35), arg1, (char **)&x1);
+      _cffi_type(40), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(35), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(40), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2208,10 +2280,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(38), arg4, (char **)&x4);
+      _cffi_type(43), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (emu_trace_site *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(38), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(43), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2237,6 +2309,118 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_hook _cffi_d_emu_trace_hook
+#endif
+
+static int _cffi_d_emu_trace_know(emu_trace * x0, emu_trace_unit const * x1, size_t x2)
+{
+  return emu_trace_know(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_know(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  emu_trace_unit const * x1;
+  size_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_know", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(13), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (emu_trace_unit const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(13), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x2 = _cffi_to_c_int(arg2, size_t);
+  if (x2 == (size_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_know(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_know _cffi_d_emu_trace_know
+#endif
+
+static size_t _cffi_d_emu_trace_known(emu_trace const * x0, emu_trace_unit * x1)
+{
+  return emu_trace_known(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_known(PyObject *self, PyObject *args)
+{
+  emu_trace const * x0;
+  emu_trace_unit * x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  size_t result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_known", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(70), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (emu_trace_unit *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(70), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_known(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, size_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_known _cffi_d_emu_trace_known
 #endif
 
 static int _cffi_d_emu_trace_learn_generator(emu_trace const * x0, void const * x1)
@@ -2269,10 +2453,10 @@ _cffi_f_emu_trace_learn_generator(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg1, (char **)&x1);
+      _cffi_type(35), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2515,6 +2699,82 @@ _cffi_f_emu_trace_open(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_open _cffi_d_emu_trace_open
 #endif
 
+static size_t _cffi_d_emu_trace_pauses(emu_trace const * x0, uint64_t x1, uint64_t x2, uint64_t * x3, uint64_t * x4)
+{
+  return emu_trace_pauses(x0, x1, x2, x3, x4);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_pauses(PyObject *self, PyObject *args)
+{
+  emu_trace const * x0;
+  uint64_t x1;
+  uint64_t x2;
+  uint64_t * x3;
+  uint64_t * x4;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  size_t result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_pauses", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(76), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(76), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(76), arg4, (char **)&x4);
+  if (datasize != 0) {
+    x4 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(76), arg4, (char **)&x4,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_pauses(x0, x1, x2, x3, x4); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, size_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_pauses _cffi_d_emu_trace_pauses
+#endif
+
 static void _cffi_d_emu_trace_restore_unknown(emu_trace * x0)
 {
   emu_trace_restore_unknown(x0);
@@ -2677,10 +2937,10 @@ _cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg2, (char **)&x2);
+      _cffi_type(35), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2734,10 +2994,10 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg2, (char **)&x2);
+      _cffi_type(35), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2789,28 +3049,28 @@ _cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg1, (char **)&x1);
+      _cffi_type(35), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg2, (char **)&x2);
+      _cffi_type(35), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(30), arg3, (char **)&x3);
+      _cffi_type(35), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(30), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2908,10 +3168,10 @@ _cffi_f_emu_trace_set_unknown(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(13), arg1, (char **)&x1);
+      _cffi_type(18), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(13), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(18), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3402,43 +3662,46 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_NOWHERE", (void *)_cffi_const_EMU_TRACE_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_trace_accessed", (void *)_cffi_f_emu_trace_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 102), (void *)_cffi_d_emu_trace_accessed },
-  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_trace_add_region },
-  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 97), (void *)_cffi_d_emu_trace_ask },
+  { "emu_trace_accessed", (void *)_cffi_f_emu_trace_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 118), (void *)_cffi_d_emu_trace_accessed },
+  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 31), (void *)_cffi_d_emu_trace_add_region },
+  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 113), (void *)_cffi_d_emu_trace_ask },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
-  { "emu_trace_at_block", (void *)_cffi_f_emu_trace_at_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 134), (void *)_cffi_d_emu_trace_at_block },
-  { "emu_trace_await", (void *)_cffi_f_emu_trace_await, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_await },
+  { "emu_trace_at_block", (void *)_cffi_f_emu_trace_at_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 150), (void *)_cffi_d_emu_trace_at_block },
+  { "emu_trace_await", (void *)_cffi_f_emu_trace_await, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_await },
   { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_cut", (void *)_cffi_f_emu_trace_cut, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 63), (void *)_cffi_d_emu_trace_cut },
-  { "emu_trace_executes", (void *)_cffi_f_emu_trace_executes, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 56), (void *)_cffi_d_emu_trace_executes },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_finish },
-  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 114), (void *)_cffi_d_emu_trace_give },
-  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 33), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_trace_learn_generator },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 157), (void *)emu_trace_new_block },
-  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 150), (void *)emu_trace_new_instruction },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 155), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_note_access },
-  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 108), (void *)_cffi_d_emu_trace_note_read },
-  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 46), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_budget", (void *)_cffi_f_emu_trace_set_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_set_budget },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 119), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 88), (void *)_cffi_d_emu_trace_set_segment },
-  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 124), (void *)_cffi_d_emu_trace_set_state },
-  { "emu_trace_set_stop_block", (void *)_cffi_f_emu_trace_set_stop_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 93), (void *)_cffi_d_emu_trace_set_stop_block },
-  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_emu_trace_start_log },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 156), (void *)emu_trace_stop },
-  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_trace_track },
-  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 16), (void *)_cffi_d_emu_trace_translate_again },
-  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 157), (void *)emu_trace_unknown_read },
-  { "emu_trace_watch", (void *)_cffi_f_emu_trace_watch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_emu_trace_watch },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_cut", (void *)_cffi_f_emu_trace_cut, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_trace_cut },
+  { "emu_trace_executes", (void *)_cffi_f_emu_trace_executes, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_executes },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 130), (void *)_cffi_d_emu_trace_give },
+  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_trace_hook },
+  { "emu_trace_know", (void *)_cffi_f_emu_trace_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_trace_know },
+  { "emu_trace_known", (void *)_cffi_f_emu_trace_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_trace_known },
+  { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 64), (void *)_cffi_d_emu_trace_learn_generator },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 174), (void *)emu_trace_new_block },
+  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 166), (void *)emu_trace_new_instruction },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 172), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 95), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 124), (void *)_cffi_d_emu_trace_note_read },
+  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_trace_open },
+  { "emu_trace_pauses", (void *)_cffi_f_emu_trace_pauses, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 72), (void *)_cffi_d_emu_trace_pauses },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_budget", (void *)_cffi_f_emu_trace_set_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_set_budget },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 135), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 104), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 140), (void *)_cffi_d_emu_trace_set_state },
+  { "emu_trace_set_stop_block", (void *)_cffi_f_emu_trace_set_stop_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_set_stop_block },
+  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 16), (void *)_cffi_d_emu_trace_set_unknown },
+  { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_emu_trace_start_log },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 173), (void *)emu_trace_stop },
+  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_trace_track },
+  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_trace_translate_again },
+  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_trace_unhook },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 174), (void *)emu_trace_unknown_read },
+  { "emu_trace_watch", (void *)_cffi_f_emu_trace_watch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_emu_trace_watch },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -3465,13 +3728,13 @@ static const struct _cffi_field_s _cffi_fields[] = {
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "starved", offsetof(emu_trace, starved),
                sizeof(((emu_trace *)0)->starved),
-               _CFFI_OP(_CFFI_OP_NOOP, 31) },
+               _CFFI_OP(_CFFI_OP_NOOP, 36) },
   { "reads", offsetof(emu_trace, reads),
              sizeof(((emu_trace *)0)->reads),
-             _CFFI_OP(_CFFI_OP_NOOP, 148) },
+             _CFFI_OP(_CFFI_OP_NOOP, 164) },
   { "read_entries", offsetof(emu_trace, read_entries),
                     sizeof(((emu_trace *)0)->read_entries),
-                    _CFFI_OP(_CFFI_OP_NOOP, 69) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 76) },
   { "read_count", offsetof(emu_trace, read_count),
                   sizeof(((emu_trace *)0)->read_count),
                   _CFFI_OP(_CFFI_OP_NOOP, 14) },
@@ -3486,19 +3749,19 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "instance", offsetof(emu_trace_entry, instance),
                 sizeof(((emu_trace_entry *)0)->instance),
-                _CFFI_OP(_CFFI_OP_NOOP, 19) },
+                _CFFI_OP(_CFFI_OP_NOOP, 24) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 117) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 117) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 117) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 117) },
+              _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "unit", offsetof(emu_trace_read, unit),
             sizeof(((emu_trace_read *)0)->unit),
             _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3516,7 +3779,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 153) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 170) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3525,49 +3788,58 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 152) },
+            _CFFI_OP(_CFFI_OP_NOOP, 169) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 152) },
+             _CFFI_OP(_CFFI_OP_NOOP, 169) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 152) },
+               _CFFI_OP(_CFFI_OP_NOOP, 169) },
   { "base_slot", offsetof(emu_trace_site, base_slot),
                  sizeof(((emu_trace_site *)0)->base_slot),
-                 _CFFI_OP(_CFFI_OP_NOOP, 154) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 171) },
   { "index_slot", offsetof(emu_trace_site, index_slot),
                   sizeof(((emu_trace_site *)0)->index_slot),
-                  _CFFI_OP(_CFFI_OP_NOOP, 154) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 171) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 117) },
+             _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 117) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 117) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 117) },
+              _CFFI_OP(_CFFI_OP_NOOP, 133) },
+  { "unit", offsetof(emu_trace_unit, unit),
+            sizeof(((emu_trace_unit *)0)->unit),
+            _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "unknown", offsetof(emu_trace_unit, unknown),
+               sizeof(((emu_trace_unit *)0)->unknown),
+               _CFFI_OP(_CFFI_OP_NOOP, 5) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 145, 0,
+  { "$emu_trace", 161, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
-  { "$emu_trace_entry", 147, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 163, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
-  { "$emu_trace_read", 149, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_read", 165, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
-  { "$emu_trace_site", 151, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_site", 167, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 14 },
+  { "$emu_trace_unit", 168, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_unit), offsetof(struct _cffi_align_typedef_emu_trace_unit, y), 36, 2 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 145 },
-  { "emu_trace_entry", 147 },
-  { "emu_trace_read", 149 },
-  { "emu_trace_site", 151 },
+  { "emu_trace", 161 },
+  { "emu_trace_entry", 163 },
+  { "emu_trace_read", 165 },
+  { "emu_trace_site", 167 },
+  { "emu_trace_unit", 168 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3577,12 +3849,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  57,  /* num_globals */
-  4,  /* num_struct_unions */
+  60,  /* num_globals */
+  5,  /* num_struct_unions */
   0,  /* num_enums */
-  4,  /* num_typenames */
+  5,  /* num_typenames */
   NULL,  /* no includes */
-  159,  /* num_types */
+  176,  /* num_types */
   1,  /* flags */
 };
 

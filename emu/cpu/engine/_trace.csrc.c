@@ -107,6 +107,11 @@ typedef struct {
     uint64_t unit, mask, value;
 } emu_trace_read;
 
+/* Which bytes of `unit` are unknown, as bits. */
+typedef struct {
+    uint64_t unit, unknown;
+} emu_trace_unit;
+
 typedef struct {
     void *owner;
     emu_trace_entry **chunks;
@@ -150,6 +155,7 @@ typedef struct {
     size_t touches, touch_room;
     emu_trace_read *reads;
     uint64_t *read_entries; /* for each of `reads`, the log's length then */
+    uint64_t *read_blocks;  /* and the number of the block */
     size_t read_count, read_room;
 } emu_trace;
 
@@ -387,15 +393,18 @@ void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t va
         size_t room = t->read_room ? 2 * t->read_room : 256;
         emu_trace_read *reads = realloc(t->reads, room * sizeof *reads);
         uint64_t *entries = reads ? realloc(t->read_entries, room * sizeof *entries) : NULL;
+        uint64_t *blocks = entries ? realloc(t->read_blocks, room * sizeof *blocks) : NULL;
         t->reads = reads ? reads : t->reads;
-        if (!entries) {
+        t->read_entries = entries ? entries : t->read_entries;
+        if (!blocks) {
             t->starved = 1;
             return;
         }
-        t->read_entries = entries;
+        t->read_blocks = blocks;
         t->read_room = room;
     }
     t->read_entries[t->read_count] = t->count;
+    t->read_blocks[t->read_count] = t->blocks;
     t->reads[t->read_count++] = (emu_trace_read){unit, mask, value & mask};
 }
 
@@ -411,6 +420,21 @@ size_t emu_trace_cut(const emu_trace_read *reads, size_t count, uint64_t ends, u
         if (n == count || n - begin == longest || reads[n - 1].unit % among < ends)
             cuts[number++] = begin = n;
     return number;
+}
+
+/*
+ * The reads with at least so many blocks between theirs and that of the one before, the first time `from`, which are the
+ * first in their block: their numbers and blocks, for which there is room. How many.
+ */
+size_t emu_trace_pauses(const emu_trace *t, uint64_t from, uint64_t distance, uint64_t *numbers, uint64_t *blocks)
+{
+    size_t found = 0;
+    for (size_t n = 0; n < t->read_count; n++)
+        if (t->read_blocks[n] - from >= distance && (!n || t->read_blocks[n - 1] != t->read_blocks[n])) {
+            numbers[found] = n;
+            blocks[found++] = from = t->read_blocks[n];
+        }
+    return found;
 }
 
 /* The bytes of `unit` that an access touches, as bits. */
@@ -531,6 +555,7 @@ void emu_trace_close(emu_trace *t)
     free(t->touched);
     free(t->reads);
     free(t->read_entries);
+    free(t->read_blocks);
     free(t->tables);
     memset(t, 0, sizeof *t);
 }
@@ -622,6 +647,26 @@ int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
         uint64_t at = number_of(t, units[n]);
         if (at < t->units)
             t->unknown[at] = t->initial[at] = t->asked[at] = 0xff;
+    }
+    return 0;
+}
+
+/* The units of which something is known in this run, perhaps several times; how many, with no place for them. */
+size_t emu_trace_known(const emu_trace *t, emu_trace_unit *units)
+{
+    for (size_t n = 0; units && n < t->touches; n++)
+        units[n] = (emu_trace_unit){t->base + 8 * t->touched[n], t->unknown[t->touched[n]]};
+    return t->touches;
+}
+
+/* A run goes on from where this was known, of another one; -ENOMEM when memory ran out. */
+int emu_trace_know(emu_trace *t, const emu_trace_unit *units, size_t count)
+{
+    for (size_t n = 0; n < count; n++) {
+        uint64_t at = number_of(t, units[n].unit);
+        if (!touch(t, at))
+            return -ENOMEM;
+        t->unknown[at] = (uint8_t)units[n].unknown;
     }
     return 0;
 }

@@ -17,6 +17,10 @@ class emu_trace_read:
     mask: int
     value: int
 
+class emu_trace_unit:
+    unit: int
+    unknown: int
+
 class emu_trace:
     owner: Pointer
     count: int
@@ -125,6 +129,12 @@ class _Lib:
     def emu_trace_set_unknown(t: emu_trace, units: Pointer, count: int, /) -> int: ...
     @staticmethod
     def emu_trace_restore_unknown(t: emu_trace, /) -> None: ...
+    @staticmethod
+    def emu_trace_known(t: emu_trace, units: emu_trace_unit, /) -> int: ...
+    @staticmethod
+    def emu_trace_know(t: emu_trace, units: emu_trace_unit, count: int, /) -> int: ...
+    @staticmethod
+    def emu_trace_pauses(t: emu_trace, since: int, distance: int, numbers: Pointer, blocks: Pointer, /) -> int: ...
     @staticmethod
     def emu_trace_ask(t: emu_trace, unit: int, ask: int, /) -> None: ...
     @staticmethod

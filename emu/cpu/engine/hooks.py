@@ -7,10 +7,11 @@ Nothing here is linked against Unicorn: C looks its functions up when the librar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from emu.cpu.engine._hooks import ffi, lib
 from emu.errors import HostError
+from emu.hints import TYPE_CHECKING, Any, Protocol
+from emu.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.cpu.engine._hooks import emu_engine

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from emu.cpu.engine._system import ffi, lib
 from emu.errors import UsageError
+from emu.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emu.cpu.engine._system import emu_system
@@ -75,6 +75,10 @@ class System:
         """
         self._s.instruction_blocks = 1
         self._s.met, self._s.restarts, self._s.argument = met, restarts, argument
+
+    def debug_no_more(self) -> None:
+        """Blocks are whole again; code translated before is the caller's to drop."""
+        self._s.instruction_blocks = 0
 
     def set_watches(self, watches: Sequence[tuple[int, int, int]]) -> None:
         """Watch these and no others: linear address, size, and READ, WRITE or both. UsageError for too many."""

@@ -65,7 +65,7 @@ Row = tuple[int, int, int, int, int, int, int, int]
 """An ``Entry`` without names."""
 
 # emu_trace_entry, and how many of them lie in a row.
-_ENTRY = struct.Struct("=QQQIBBBB")
+ENTRY = struct.Struct("=QQQIBBBB")
 _CHUNK = lib.EMU_TRACE_CHUNK
 _READ, _NUMBER = ffi.sizeof("emu_trace_read"), struct.Struct("=Q")
 _PAGE = 4096
@@ -279,7 +279,15 @@ class Tracer:
         count, size = self.count, ffi.sizeof("emu_trace_entry")
         for first in range(0, count, _CHUNK):
             number = min(_CHUNK, count - first)
-            yield from _ENTRY.iter_unpack(ffi.buffer(lib.emu_trace_at(self._t, first), number * size))
+            yield from ENTRY.iter_unpack(ffi.buffer(lib.emu_trace_at(self._t, first), number * size))
+
+    def log(self) -> bytes:
+        """All entries, ``ENTRY`` each."""
+        self._check_memory()
+        return b"".join(
+            bytes(ffi.buffer(lib.emu_trace_at(self._t, first), min(_CHUNK, self.count - first) * ENTRY.size))
+            for first in range(0, self.count, _CHUNK)
+        )
 
     def _check_memory(self) -> None:
         if self._t.starved:
@@ -374,6 +382,20 @@ class Tracer:
         """A run begins, in which nothing was read or stored to yet: forget all ``reads`` and what was given."""
         lib.emu_trace_restore_unknown(self._t)
 
+    def known(self) -> bytes:
+        """The units that were read or stored to in this run, each with the bytes that are unknown for all that (bit 0
+        for the first), 8 bytes each; for ``know``.
+        """
+        units = ffi.new("emu_trace_unit[]", lib.emu_trace_known(self._t, ffi.NULL))
+        lib.emu_trace_known(self._t, units)
+        return bytes(ffi.buffer(units))
+
+    def know(self, known: bytes) -> None:
+        """After ``restore_unknown``: the run goes on from where an earlier one was."""
+        units = ffi.cast("emu_trace_unit *", ffi.from_buffer(known))
+        if lib.emu_trace_know(self._t, units, len(known) // ffi.sizeof("emu_trace_unit")):
+            raise HostError("not enough memory to trace the NVDIMM", "close other programs")
+
     def ask(self, unit: int, ask: bool) -> None:
         """Whether ``on_unknown_read`` is called for bytes of an unknown unit; if not, what is in memory counts."""
         lib.emu_trace_ask(self._t, unit, ask)
@@ -390,6 +412,14 @@ class Tracer:
         """Every read of unknown bytes since ``restore_unknown``: unit, mask and value, 8 bytes each."""
         self._check_memory()
         return bytes(ffi.buffer(self._t.reads, self._t.read_count * _READ)) if self._t.read_count else b""
+
+    def pauses(self, since: int, distance: int) -> list[tuple[int, int]]:
+        """Those of ``reads`` with at least so many blocks before them, since the last one or block ``since``, and which
+        are the first of their block: the place in ``reads``, and the block's number.
+        """
+        numbers, blocks = (ffi.new("uint64_t[]", self._t.read_count) for _ in range(2))
+        count = lib.emu_trace_pauses(self._t, since, distance, numbers, blocks)
+        return [(int(numbers[n]) * _READ, int(blocks[n])) for n in range(count)]
 
     def read_entries(self) -> list[int]:
         """For each of ``reads`` the number of log entries made before it."""
