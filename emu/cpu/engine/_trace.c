@@ -757,6 +757,7 @@ void emu_trace_stop(void *owner, int why);
 
 struct watch;
 static void ask_for(struct watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller);
+static void note_coming_read(emu_trace *t, uint64_t pc, uint64_t physical, unsigned size);
 
 static uint64_t reg(emu_trace *t, int id)
 {

@@ -1,5 +1,6 @@
 /*
- * The guest's addresses: linear ones of operands, and the walk from them to physical ones.
+ * The guest's addresses: linear ones of operands, and the walk from them to physical ones. An instruction that is about to
+ * execute will read the same: what is unknown of that is asked for here.
  *
  * Part of _trace.csrc.c.
  */
@@ -35,8 +36,11 @@ static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
     for (unsigned level = is_long && !(cr4 & 0x1000); level <= last; level++) {
         unsigned shift = shifts[mode][level], size = mode == 2 ? 4 : 8;
         unsigned bits = mode == 2 ? 10 : mode == 1 && level == 0 ? 2 : 9;
-        uint64_t entry = entry_at(t, table + (linear >> shift & ((1u << bits) - 1)) * size, size);
-        bool large = entry & 0x80 && (shift == 21 || (shift == 30 && is_long) || (shift == 22 && cr4 & 0x10));
+        uint64_t at = table + (linear >> shift & ((1u << bits) - 1)) * size, entry;
+        bool large;
+        note_coming_read(t, 0, at, size);
+        entry = entry_at(t, at, size);
+        large = entry & 0x80 && (shift == 21 || (shift == 30 && is_long) || (shift == 22 && cr4 & 0x10));
         if (!(entry & 1))
             return false;
         table = entry & (mode == 2 ? 0xfffff000u : 0x000ffffffffff000u);
@@ -74,15 +78,22 @@ static bool effective_address(const emu_trace_site *s, uint64_t *physical)
     return translate(s->trace, linear_address(s), physical);
 }
 
-/* At most 8 bytes at a linear address; the next page may be anywhere. Where nothing is mapped, the guest will fault. */
-static uint64_t read_linear(emu_trace *t, uint64_t linear, unsigned size)
+/*
+ * At most 8 bytes at a linear address, which the instruction at `pc` will read; the next page may be anywhere. Where nothing
+ * is mapped, the guest will fault.
+ */
+static uint64_t read_linear(emu_trace *t, uint64_t pc, uint64_t linear, unsigned size)
 {
     unsigned first = PAGE - (unsigned)(linear % PAGE);
     uint64_t low = 0, high = 0, physical;
     first = first < size ? first : size;
-    if (translate(t, linear, &physical))
+    if (translate(t, linear, &physical)) {
+        note_coming_read(t, pc, physical, first);
         low = entry_at(t, physical, first);
-    if (first < size && translate(t, linear + first, &physical))
+    }
+    if (first < size && translate(t, linear + first, &physical)) {
+        note_coming_read(t, pc, physical, size - first);
         high = entry_at(t, physical, size - first) << 8 * first;
+    }
     return low | high;
 }

@@ -69,6 +69,7 @@ static void decode_other(store_log *log, const origin *o, uint64_t data, uint64_
         void_entry_at(t, o->pc);
         break;
     case MARKED:
+        end_store_to(t, t->base + offset);
         if (!(e = append(t, EMU_TRACE_STORE, o->pc)))
             return;
         e->instance = --t->marks;

@@ -11,10 +11,10 @@ static bool cas_fails(emu_trace *t, const emu_trace_site *s)
     uint64_t found[2] = {0, 0}, expected[2] = {reg(t, REG_RAX), reg(t, REG_RDX)};
     unsigned half = s->site & EMU_SITE_CAS_PAIR ? s->size / 2u : s->size;
     uint64_t mask = half < 8 ? ((uint64_t)1 << 8 * half) - 1 : UINT64_MAX;
-    found[0] = read_linear(t, linear, half);
+    found[0] = read_linear(t, s->pc, linear, half);
     if (((found[0] ^ expected[0]) & mask) || !(s->site & EMU_SITE_CAS_PAIR))
         return (found[0] ^ expected[0]) & mask;
-    found[1] = read_linear(t, linear + half, half);
+    found[1] = read_linear(t, s->pc, linear + half, half);
     return (found[1] ^ expected[1]) & mask;
 }
 

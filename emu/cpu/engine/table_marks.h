@@ -14,6 +14,25 @@ static void know(emu_trace *t, uint64_t gpa, const void *bytes, size_t size)
 }
 
 /*
+ * An entry of 8 bytes of a page table is marked. Pieces of one instruction's store are taken together, and what is marked
+ * between them counts as before; but not if the instruction, or one that is done, has stored to the entry. An entry of
+ * the log that is void ends the store here.
+ */
+static void end_store_to(emu_trace *t, uint64_t gpa)
+{
+    for (uint64_t n = t->count; n; n--) {
+        const emu_trace_entry *e = emu_trace_at(t, n - 1);
+        bool is_mark = e->instance >> 31;
+        if (e->kind != EMU_TRACE_STORE || (!is_mark && e->instance != t->instance))
+            return;
+        if (!is_mark && e->address < gpa + 8 && gpa < e->address + e->size) {
+            append(t, EMU_TRACE_VOID, e->pc);
+            return;
+        }
+    }
+}
+
+/*
  * The engine marks entries of page tables as accessed and dirty when it walks them, and tells nobody. Looked for before
  * anything else is logged, such marks come into the log in the right place.
  */
@@ -28,6 +47,7 @@ static void log_marks(emu_trace *t)
             if (!memcmp(of->known + at, of->host + at, 8))
                 continue;
             memcpy(of->known + at, of->host + at, 8);
+            end_store_to(t, of->gpa + at);
             if (!(e = append(t, EMU_TRACE_STORE, reg(t, REG_RIP))))
                 return;
             e->address = of->gpa + at;

@@ -81,6 +81,20 @@ static void ask_for(watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller)
     memcpy(restored, kept, sizeof kept);
 }
 
+/* As note_physical, of a read that the instruction at linear address `pc`, if that is not 0, is about to make. */
+static void note_coming_read(emu_trace *t, uint64_t pc, uint64_t physical, unsigned size)
+{
+    uint64_t *rip, kept;
+    if (!t->watch)
+        return;
+    rip = (uint64_t *)(t->watch->watcher.env + RIP_OFFSET);
+    kept = *rip;
+    if (pc)
+        *rip = is_code64(t) ? pc : pc - *t->segment_bases[SEGMENT_CS];
+    note_physical(t, physical, size, false, 0);
+    *rip = kept;
+}
+
 static void on_watched_access(void *owner, uint64_t linear, unsigned size, bool stores, uintptr_t caller)
 {
     watch *w = owner;

@@ -30,6 +30,7 @@ from emu.guest.litmus import Step, assemble
 from emu.persistence.lab.explore import Run
 from emu.persistence.lab.investigation import Question, investigate
 from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.model.events import Fence, Store
 from emu.units import PAGE
 
 # Name: how many bytes are read, how many of them before the border, by what instruction from [rdi], and how these bytes
@@ -344,3 +345,33 @@ def test_what_the_pointer_to_an_inner_stack_reads_is_asked_for(tmp_path: Path) -
             assert ran.verdict.ok, ran.verdict
             assert found == pointer
             assert made.shown == bytes([stack // PAGE - 1 & 0xFF])
+
+
+@pytest.mark.parametrize(
+    ("code", "size", "offset"),
+    [("f0480fb10f", 8, 0), ("f0480fb10f", 8, -3), ("f00fb10f", 4, -2), ("f00fc70f", 8, -4), ("f0480fc70f", 16, 0)],
+    ids=["cmpxchg", "across pages", "of 32 bits", "cmpxchg8b across pages", "cmpxchg16b"],
+)
+def test_whether_a_compare_and_swap_fails_is_decided_by_what_it_reads(
+    tmp_path: Path, code: str, size: int, offset: int
+) -> None:
+    """Not by what was in memory before that was asked for: the trace has the store of one that succeeds."""
+    pages = [DATA, DATA + 7 * PAGE]
+    start, half = WINDOW + PAGE + offset, size // 2 if "c70f" in code else size
+    old = 0x0807060504030201 & (1 << 8 * half) - 1
+    high = 0 if half == size else old + 1
+    text = set_registers(rdi=start, rax=old, rdx=high, rcx=9, rbx=7) + bytes.fromhex(code)
+    places = [pages[(at - WINDOW) // PAGE] + at % PAGE for at in range(start, start + size)]
+    content = (old.to_bytes(half, "little") + high.to_bytes(half, "little"))[:size]
+    with recovery(tmp_path / "guest.bin", image(text, pages), record=True) as made:
+        for changed in (None, size - 1, 0, None):
+            memory = dict(zip(places, content, strict=True))
+            if changed is not None:
+                memory[places[changed]] ^= 0x80
+            ran, found = run(made, memory)
+            assert found == memory
+            (fence,) = (event for _, event in ran.trace if isinstance(event, Fence))
+            stored = {store.address + at for _, store in ran.trace if isinstance(store, Store)
+                      for at in range(len(store.data))}  # fmt: skip
+            assert fence.failed == (changed is not None)
+            assert stored == (set(places) if changed is None else set())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from paged_guest import BASE, BEHIND, PRESENT, SCRATCH, STACK, TABLES, WINDOW, assembled, image, machine
+from paged_guest import BASE, BEHIND, LARGE, PRESENT, SCRATCH, STACK, TABLES, WINDOW, assembled, image, machine
 
 from emu.persistence.lab.workload import record
 from emu.persistence.model.events import Store
@@ -70,6 +70,20 @@ def test_across_pages_that_lie_apart(tmp_path: Path) -> None:
         assert {first + PAGE - 1, second} <= touched, snippet
 
 
+# Page tables of 32-bit PAE, in RAM down to the last level, which is WINDOW's first page; and how to get there.
+_PAE = f"""
+    mov rdi, {LOW_TABLES}; mov rax, {LOW_TABLES + PAGE | 1}; mov [rdi], rax; mov rax, {LOW_TABLES + 2 * PAGE | 1}
+    mov [rdi+8], rax; mov qword ptr [rdi+16], 0; mov qword ptr [rdi+24], 0
+    mov rdi, {LOW_TABLES + PAGE}; mov rax, 0x83; mov [rdi], rax; mov rax, 0x200083; mov [rdi+8], rax
+    mov rdi, {LOW_TABLES + 2 * PAGE}; mov rax, {APART[0] | 3}; mov [rdi], rax; mov rax, {BASE | LARGE | 3}
+    mov [rdi+8], rax
+    mov rdi, WINDOW; mov rax, {BASE + 8 * PAGE | 3}; mov [rdi], rax; mov rax, {BASE + 3 * PAGE | 3}; mov [rdi+8], rax
+    mov rax, {SCRATCH | 3}; mov [rdi+16], rax
+"""
+_PROTECTED = f"""
+    mov eax, cr0; and eax, 0x7fffffff; mov cr0, eax; mov ecx, 0xc0000080; rdmsr; and eax, 0xfffffeff; wrmsr
+    mov eax, {LOW_TABLES}; mov cr3, eax; mov eax, cr0; or eax, 0x80000000; mov cr0, eax; jmp 1f; 1:
+"""
 # Selectors: 8 code, 16 data, 24 compatibility code, 32 data whose base is -4096, 40 TSS, 64 and 72 the user's
 # data and code, 80 a call gate to BEHIND.
 _GDT = f"""
@@ -168,6 +182,30 @@ GUESTS = {
         mov rdi, TABLES + 0x3000; mov rax, {APART[1] | 3}; mov [rdi], rax; mov rax, {APART[0]}; mov cr3, rax
         mov rdi, BORDER - 3; mov [rdi], rax; movups [rdi], xmm0; mov rax, cr3; mov cr3, rax
         mov rdi, WINDOW + 0x2000; mov al, [rdi]; mov [rdi], al"""
+    ),
+    "a page table that shows itself": Guest(
+        f"""mov rdi, WINDOW; mov rsi, TABLES + 0x4000; mov ecx, 512; rep movsq
+        mov rdi, WINDOW; mov rax, {APART[0] | 3}; mov [rdi+8], rax; mov rdi, TABLES + 0x3000; mov [rdi], rax
+        mov rax, cr3; mov cr3, rax; mov rdi, BORDER; mov al, [rdi]; mov qword ptr [rdi+24], {SCRATCH | 3}
+        mov rsi, WINDOW + 0x3000; mov [rsi], al; add qword ptr [rdi+24], 0x1000; invlpg [rsi]; mov [rsi], al
+        lock bts qword ptr [rdi+24], 60; movups [rdi+0xff4], xmm0""",
+        crosses=False,
+    ),
+    "page tables of 32 bits": Guest(
+        _GDT + _PAE + _TO_COMPATIBILITY + _PROTECTED
+        + """mov edi, 0x40000ffd; mov [edi], eax; mov esp, edi; push eax
+        mov eax, [0x40200000]; mov [0x40202000], al; hlt""",
+        crosses=False,
+    ),
+    "a switch of tasks": Guest(
+        _GDT + _PAE + _TO_COMPATIBILITY + _PROTECTED
+        + f"""mov edi, {GDT}; mov dword ptr [edi+40], 0x0fd00067; mov dword ptr [edi+44], 0x40008900
+        mov dword ptr [edi+48], 0x1fd00067; mov dword ptr [edi+52], 0x40008900
+        mov edi, 0x40001fd0; mov dword ptr [edi+0x1c], {LOW_TABLES}; mov dword ptr [edi+0x20], offset 2f
+        mov dword ptr [edi+0x24], 2; mov dword ptr [edi+0x38], STACK; mov dword ptr [edi+0x48], 16
+        mov dword ptr [edi+0x4c], 24; mov dword ptr [edi+0x50], 16; mov dword ptr [edi+0x54], 16
+        mov eax, 40; ltr ax; .byte 0xea; .long 0; .word 48; 2: mov byte ptr [0x40000000], 5; hlt""",
+        crosses=False,
     ),
 }  # fmt: skip
 
