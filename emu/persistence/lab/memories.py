@@ -16,7 +16,7 @@ class Memories:
     def __init__(self, exploration: Exploration, events: Sequence[Event], initial: Initial, recovery: Recovery) -> None:
         self._tracked = exploration.tracked
         # What the analysis runs itself is kept apart: a result that nobody explored stays one that nobody explored.
-        self._trees = (exploration.tree, Tree())
+        self._trees = (exploration.tree, Tree()) if exploration.whole else (Tree(),)
         self._initial = initial
         self._recovery = recovery
         self._writes: dict[int, list[tuple[int, int, int]]] = {}
@@ -56,5 +56,5 @@ class Memories:
             if node is not None and node.verdict is not None:
                 return node.verdict, node.path()
         run = self._recovery.run(self._tracked, lambda unit, mask: content(unit) & mask)
-        self._trees[1].add(run.reads, run.verdict)
+        self._trees[-1].add(run.reads, run.verdict)
         return run.verdict, tuple(run.reads)

@@ -131,6 +131,7 @@ class MachineRecovery:
         self._settled: Settled | None = None
         self._answer: Answer = lambda unit, mask: 0
         self._tracked: frozenset[int] | None = None
+        self._noted: frozenset[int] | None = None  # of these units' bytes reads are noted
         self._caveat = ""
         self._machine: Machine | None = None
         self._snapshot: Snapshot | None = None
@@ -250,13 +251,19 @@ class MachineRecovery:
         return Run(reads, verdict, events, self._caveat)
 
     def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
-        """Let the settled content be in memory, and only the other tracked units be asked for."""
+        """Let the settled content be in memory, and only the other tracked units be asked for. Reads of those that do
+        not matter go unwatched.
+        """
         tracer = self._recording.tracer
+        noted = tracked if settled is None or settled.matters is None else settled.matters
         same = tracked is self._tracked or tracked == self._tracked
         if not same or (settled is None and self._settled is not None):
-            tracer.set_unknown(tracked)
-            self._tracked, self._settled = tracked, None
-        if settled is not None and settled != self._settled:
+            self._tracked, self._settled, self._noted = tracked, None, None
+        anew = noted is not self._noted and noted != self._noted
+        if anew:
+            tracer.set_unknown(noted)
+            self._noted = noted
+        if settled is not None and (anew or settled != self._settled):
             for unit, value in settled.since(self._settled):
                 place = self._place(unit)
                 if place is not None:
@@ -264,6 +271,8 @@ class MachineRecovery:
                     if value is not None:
                         assert self._undo is not None
                         self._undo.change(*place, value)
+            for unit in noted if anew and self._settled is not None else ():
+                tracer.ask(unit, settled.content(unit) is None)
         self._settled = settled
 
     def _open(self) -> tuple[Machine, recorder.Recording]:
