@@ -131,7 +131,6 @@ class MachineRecovery:
         self._settled: Settled | None = None
         self._answer: Answer = lambda unit, mask: 0
         self._tracked: frozenset[int] | None = None
-        self._noted: frozenset[int] | None = None  # of these units' bytes reads are noted
         self._caveat = ""
         self._machine: Machine | None = None
         self._snapshot: Snapshot | None = None
@@ -143,6 +142,7 @@ class MachineRecovery:
         # By the run's last access to a port, why the CPU stopped then, and whether it would have taken an interrupt.
         self._verdicts: dict[tuple[int | None, StopKind, bool], Verdict] = {}
         self._labels_known: dict[int, int] = {}
+        self._noted: frozenset[int] | None = None  # of these units' bytes reads are noted
         self._always: Run | None = None
 
     @property
