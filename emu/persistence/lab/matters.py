@@ -32,6 +32,7 @@ class Matters:
         self._some_do_not = count >= units_at_least and not timeline.rules.pages_can_be_lost
         self._most = count // share
         self._unsettled: set[int] = set()
+        self._largest = 0
         self._point = -1
 
     def choose(self, node: Node, points: Iterable[int], above: frozenset[int]) -> bool:
@@ -59,6 +60,10 @@ class Matters:
             else:
                 self._unsettled.discard(unit)
         self._point = point
+        # It is copied for every node, and a set that has been large stays so until it is made anew.
+        self._largest = max(self._largest, len(self._unsettled))
+        if 4 * len(self._unsettled) < self._largest:
+            self._unsettled, self._largest = set(self._unsettled), len(self._unsettled)
         return self._unsettled
 
 
