@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -45,10 +46,10 @@ STATES, ROBUST = "states", "robust"
 """Checks: see ``lab.states`` and ``lab.robust``."""
 CHECKS = (STATES, ROBUST)
 _LONGEST_OBSERVED = 4096
-ANALYSIS_S = 20.0
+ANALYSIS_S, _LEAST_ANALYSIS_S = 20.0, 2.0
 COUNTING_S = 10.0
 CAPTURE_S = 20.0
-_MOST_NAMED = 64
+_MOST_NAMED = 512
 _PATIENCE_S = 2.0
 
 
@@ -62,7 +63,8 @@ class Question:
     Power fails from ``start`` to ``stop`` only (see ``model.operations.window``). With ``durable_when_done`` what a
     finished operation stored must be durable when it says that it is done. With ``feed_printed`` recovery reads on its
     standard input what the workload had printed. ``checks`` are more ways to judge than how recovery ends: ``CHECKS``.
-    ``types`` are the words of ``--type``, which name fields in reports.
+    ``warnings``: what is wasted is to be shown, so its stacks are wanted. ``types`` are the words of ``--type``,
+    which name fields in reports.
 
     With ``linux`` both machines get its kernel, and its commands are workload and recovery. With ``tears`` its block
     writes are not looked at exactly.
@@ -82,6 +84,7 @@ class Question:
     durable_when_done: bool = False
     feed_printed: bool = False
     checks: frozenset[str] = frozenset()
+    warnings: bool = False
     types: tuple[str, ...] = ()
     linux: Request | None = None
     tears: Tears | None = None
@@ -297,7 +300,8 @@ def _answer(
     states = live = None
     if on_cause is not None:
         found_one = partial(on_cause, workload)
-        live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first)
+        live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first,
+                          machine=session.machine)  # fmt: skip
     try:
         if STATES in question.checks:
             states = states_of(happened, initial, frozenset(timeline.units), session.machine)
@@ -305,6 +309,7 @@ def _answer(
             session.judge(states.legal)
         if kept is not None:
             kept.serve(_made_with(question, workload, part, initial))
+        began = time.monotonic()
         found = explore(
             timeline,
             initial,
@@ -317,12 +322,12 @@ def _answer(
             matters=session.matters,
         )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
-        patience = _PATIENCE_S if interruption.asked else ANALYSIS_S
+        took = time.monotonic() - began
+        patience = _PATIENCE_S if interruption.asked else min(ANALYSIS_S, max(_LEAST_ANALYSIS_S, took))
         if interruption.asked:
             session.machine.interruption = Interruption()
-        analyst = Analyst(
-            found, timeline, workload.events, initial, session.recovery, seconds=patience, first=part.first
-        )
+        analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience,
+                          first=part.first, machine=session.machine)  # fmt: skip
         failures = analyst.explain()
         if question.durable_when_done and question.rules.flushes_count:
             broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
@@ -330,9 +335,10 @@ def _answer(
         if ROBUST in question.checks:
             failures += violations(found, timeline, happened, initial, failures)
         captures: Mapping[int, Capture] = {}
-        if recorded and failures and scene is None and not interruption.asked:
-            captures = capture(question.workload, workload, named(failures, len(workload.events)), timeout=CAPTURE_S,
-                               interruption=interruption)  # fmt: skip
+        waste = tuple(find_waste(workload.events, timeline))
+        wanted = named(failures, waste if question.warnings else (), len(workload.events))
+        if recorded and wanted and scene is None and not interruption.asked:
+            captures = capture(question.workload, workload, wanted, timeout=CAPTURE_S, interruption=interruption)
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
@@ -350,7 +356,7 @@ def _answer(
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,
-            tuple(find_waste(workload.events, timeline)),
+            waste,
             tuple(dict.fromkeys(because)),
             interruption.asked,
             states,
@@ -373,9 +379,14 @@ def _inexact(question: Question) -> list[str]:
     return [f"the kernel's writes of {what} of 4 KiB were tried whole, not at all, and {how}"]
 
 
-def named(failures: Iterable[Failure], events: int) -> list[int]:
-    """The events that ``failures`` name first, as far as there are such."""
-    found = (number for failure in failures for number in (*failure.lost[:4], failure.persisted))
+def named(failures: Sequence[Failure], waste: Iterable[Waste], events: int) -> list[int]:
+    """The events that a report names, as far as there are such: first those that make the causes."""
+    found: list[int | None] = []
+    for failure in failures:
+        found += [*failure.lost, failure.persisted]
+    found += [item.first_event for item in waste]
+    for failure in failures:
+        found += [failure.event, *failure.forced, *failure.also]
     return [number for number in dict.fromkeys(found) if number is not None and number < events][:_MOST_NAMED]
 
 

@@ -69,7 +69,7 @@ class Recording:
         self._ranges = spans(machine)
         base = min(first for first, _ in self._ranges)
         tracer.cover(base, max(last for _, last in self._ranges) + 1 - base)
-        cpu.watch(tracer.retract, self.written, tracer.retract_function)
+        cpu.watch(tracer.retract, self.written, tracer.retract_function, tracer.note_physical_read)
         machine.memory.listen(self)
         for number, dimm in enumerate(machine.nvdimms):
             if dimm.device.labels is not None:

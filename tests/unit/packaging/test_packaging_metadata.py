@@ -74,6 +74,19 @@ def test_every_native_module_is_declared_and_committed(project: dict[str, Any], 
             assert f"{name}{ending}" in committed
 
 
+def included(file: Path) -> set[str]:
+    """The headers of ours that ``file`` includes, and that they include."""
+    names = re.findall(r'^#include "(.+)"$', file.read_text(), re.MULTILINE)
+    return set(names).union(*(included(file.parent / name) for name in names))
+
+
+def test_a_native_module_is_built_again_when_a_header_changes(project: dict[str, Any]) -> None:
+    for module in project["tool"]["setuptools"]["ext-modules"]:
+        source = ROOT / module["sources"][0].replace(".c", ".csrc.c")
+        files = {source.name} | included(source)
+        assert set(module["depends"]) == {str((source.parent / name).relative_to(ROOT)) for name in files}
+
+
 def test_generated_files_are_not_committed(committed: list[str]) -> None:
     endings = (".so", ".pyc", ".whl", ".o")
     assert [name for name in committed if name.endswith(endings)] == []

@@ -217,7 +217,7 @@ def test_a_limit_of_executions_is_said_and_keeps_what_was_found() -> None:
     worker = LocalWorker(Toy(read_log(2)), timeline, clean)
     exploration = explore(timeline, clean, worker, limits=Limits(executions=4))
     assert exploration.executed == 4
-    assert exploration.incomplete_because == ["the limit of 4 executions was reached"]
+    assert exploration.incomplete_because == ["the limit on executions (4) was reached"]
     covered = {point for result in exploration.results if result.leaf.verdict for point in result.points}
     missing = {point for result in exploration.results if not result.leaf.verdict for point in result.points}
     assert covered
