@@ -38,6 +38,7 @@ from emu.persistence.lab.growth import (
     execute,
 )
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
+from emu.persistence.lab.matters import Matters
 from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import CrashState, Initial, possible_values
 from emu.persistence.model.timeline import Timeline
@@ -88,8 +89,8 @@ class LocalWorker:
 
 @dataclass(slots=True)
 class Exploration:
-    """All results, in a fixed order, and the ``tree`` of all reads. ``incomplete_because`` is empty when every possible
-    memory was covered.
+    """All results, in a fixed order, and the ``tree`` of all reads; unless it is ``whole``, it has those only that can
+    matter (see ``lab.matters``). ``incomplete_because`` is empty when every possible memory was covered.
 
     ``covered`` says what was tried for certain when not all was: the memories of all crash points in which at most so
     many cells (see ``Rules``; cache lines, mostly) lack stores that had been made; -1 for none of them.
@@ -104,6 +105,7 @@ class Exploration:
     tree: Tree
     covered: int | None = None
     first: Result | None = None
+    whole: bool = True
 
 
 Progress = Callable[[int, int, float], None]
@@ -130,6 +132,7 @@ class Explorer:
         progress: Progress | None = None,
         interruption: Interruption | None = None,
         on_failure: OnFailure | None = None,
+        matters: Matters | None = None,
     ) -> None:
         self._timeline = timeline
         self._initial = initial
@@ -147,6 +150,7 @@ class Explorer:
             timeline,
             initial,
             depth=self._limits.depth,
+            matters=matters if self._limits.depth == 1 else None,
             on_failure=self._note_failure,
             stop=self._must_stop,
             progress=lambda done, open_ends: self._show_progress(),
@@ -181,7 +185,9 @@ class Explorer:
                 growth.finish(walker, node)
         results = sorted(growth.results.values(), key=lambda result: (result.observed, result.latest.key))
         because = sorted(growth.caveats) + ([stopped] if stopped else [])
-        return Exploration(results, growth.executed, because, self._tracked, growth.tree, covered, self._first)
+        return Exploration(
+            results, growth.executed, because, self._tracked, growth.tree, covered, self._first, growth.whole
+        )
 
     def _start(self) -> str:
         walkers = 0
@@ -256,8 +262,10 @@ def explore(
     progress: Progress | None = None,
     interruption: Interruption | None = None,
     on_failure: OnFailure | None = None,
+    matters: Matters | None = None,
 ) -> Exploration:
     """Every result of recovery over all crash points of ``timeline``, with crashes of recovery itself to a depth.
+    Without ``matters`` all reads are kept.
 
     A unit that recovery stores to is in doubt after a crash during recovery, so it must be tracked from the start:
     when such a unit turns up, the exploration begins anew.
@@ -274,6 +282,7 @@ def explore(
             progress=progress,
             interruption=interruption,
             on_failure=on_failure,
+            matters=matters,
         )
         found = explorer.run()
         if explorer.stored <= tracked:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from emu.errors import EmuError
 from emu.persistence.lab.chunks import Chunks
+from emu.persistence.lab.matters import Matters, units_above
 from emu.persistence.lab.tree import Node, Reads, Tree, new_node
 from emu.persistence.model.crashstate import CrashState, Initial, Known, Layer, Read, content_of
 from emu.persistence.model.events import Event
@@ -64,11 +65,14 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What can hold one value only in the memories of a crash point: most of what recovery reads."""
+    """What can hold one value only in the memories of a crash point: most of what recovery reads. Reads of units that
+    ``matters`` has not need not be told of (None: of all they must).
+    """
 
     timeline: Timeline
     initial: Initial
     point: int
+    matters: frozenset[int] | None = None
 
     def since(self, other: Settled | None) -> Iterator[tuple[int, int | None]]:
         """The units whose content is another than it was for ``other`` (all for None), and their content; None where
@@ -77,10 +81,13 @@ class Settled:
         timeline = self.timeline
         known = other is not None and other.timeline is timeline and other.initial is self.initial
         units = timeline.changed(other.point, self.point) if other is not None and known else timeline.units
-        for unit in units:
-            since, contents = timeline.settled(unit)
-            content = contents[bisect_right(since, self.point) - 1]
-            yield unit, None if content is None else content_of(unit, content, self.initial)
+        return ((unit, self.content(unit)) for unit in units)
+
+    def content(self, unit: int) -> int | None:
+        """What a unit holds; None where it can hold several things."""
+        since, contents = self.timeline.settled(unit)
+        content = contents[bisect_right(since, self.point) - 1]
+        return None if content is None else content_of(unit, content, self.initial)
 
 
 class Recovery(Protocol):
@@ -107,7 +114,7 @@ class Crash:
 class Job:
     """Run recovery on a memory of those that ``crashes`` leave and of which ``known`` is known. Where a read can have
     several values, it has that of ``given``, and later on that which persisted last. The first ``depth`` reads are
-    known, the last of them as ``last``; the result leaves them out.
+    known, the last of them as ``last``; the result leaves them out. For ``matters`` see ``Settled``.
     """
 
     crashes: tuple[Crash, ...]
@@ -115,6 +122,7 @@ class Job:
     given: tuple[Read, ...]
     depth: int
     last: Read | None
+    matters: frozenset[int] | None = None
 
 
 class Nondeterministic(EmuError):
@@ -143,7 +151,7 @@ def execute(job: Job, recovery: Recovery, tracked: frozenset[int], timeline: Tim
         value, state = state.read(unit, mask)[-1]
         return value
 
-    settled = Settled(timeline, initial, job.crashes[0].point) if len(job.crashes) == 1 else None
+    settled = Settled(timeline, initial, job.crashes[0].point, job.matters) if len(job.crashes) == 1 else None
     run = recovery.run(tracked, answer, settled, job.given)
     if job.last is not None and (len(run.reads) < job.depth or run.reads[job.depth - 1] != job.last):
         unit, mask, value = job.last
@@ -221,7 +229,7 @@ def _middle(waiting: Sequence[Walker], rank: int) -> Walker:
 
 
 def _job(walker: Walker, node: Node) -> Job:
-    return Job(walker.crashes, walker.state.known, walker.given, node.depth, node.came_by)
+    return Job(walker.crashes, walker.state.known, walker.given, node.depth, node.came_by, node.matters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,10 +253,15 @@ def _pack(walker: Walker) -> _Packed:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """An open end for another process, which has ``seconds`` for it; no crashes of recovery itself."""
+    """An open end for another process, which has ``seconds`` for it; no crashes of recovery itself. ``above`` are units
+    that were read above it; for ``matters`` and ``span`` see ``Node``.
+    """
 
     depth: int
     last: Read | None
+    above: frozenset[int]
+    matters: frozenset[int] | None
+    span: int
     walkers: tuple[_Packed, ...]
     rank: int
     budget: int
@@ -267,7 +280,8 @@ class Grown:
     caveats: frozenset[str]
     nodes: tuple[tuple[int, Read | None, int, array[int], int, tuple[int, int] | None, Verdict | None], ...]
     results: tuple[tuple[int, tuple[int, ...], _Packed, _Packed | None], ...]
-    waiting: tuple[tuple[int, tuple[_Packed, ...]], ...]
+    waiting: tuple[tuple[int, tuple[_Packed, ...], frozenset[int] | None, int], ...]
+    whole: bool
 
 
 class Growth:
@@ -282,6 +296,7 @@ class Growth:
         *,
         depth: int = 1,
         chunks: Chunks | None = None,
+        matters: Matters | None = None,
         on_failure: OnFailure = lambda result: None,
         stop: Callable[[], object] = lambda: None,
         progress: Callable[[int, int], None] = lambda done, open_ends: None,
@@ -300,6 +315,9 @@ class Growth:
         self._stop = stop
         self._progress = progress
         self._deadline = deadline
+        self._matters = matters
+        self._above = frozenset[int]()
+        self.whole = True
 
     def ends(self, rank: int) -> list[tuple[Walker, Node]]:
         """The open ends where the lowest rank is this one, with the walker that goes first, in a fixed order."""
@@ -317,6 +335,7 @@ class Growth:
                 if lowest > end.rank:
                     break
                 for walker, node in self.ends(lowest)[: end.budget - done]:
+                    self._choose(node)
                     self._grow(node, run(_job(walker, node)))
                     done += 1
                     self._progress(self.executed, len(self.open) + len(rest))
@@ -326,6 +345,13 @@ class Growth:
             for node, lowest in self.open.items():
                 rest[node] = min(lowest, rest.get(node, lowest))
             self.open = rest
+
+    def _choose(self, node: Node) -> None:
+        """Say which reads matter for those who wait at an open end."""
+        if self._matters is not None and self._matters.choose(
+            node, (walker.point for walker in node.waiting), self._above
+        ):
+            self.whole = False
 
     def _grow(self, node: Node, run: Run) -> None:
         del self.open[node]
@@ -424,7 +450,8 @@ class Growth:
             return _job(_middle(node.waiting, self.open[node]), node)
         seconds = None if self._deadline is None else self._deadline - time.monotonic()
         walkers = tuple(_pack(walker) for walker in node.waiting)
-        return Branch(node.depth, node.came_by, walkers, end.rank, end.budget, seconds)
+        above = frozenset[int]() if self._matters is None else units_above(node, self._above)
+        return Branch(node.depth, node.came_by, above, node.matters, node.span, walkers, end.rank, end.budget, seconds)
 
     def put(self, node: Node, grown: Grown | Run, numbers: Mapping[int, int]) -> None:
         """What became of the open end ``node`` elsewhere; ``numbers`` are those here of the chunks there."""
@@ -444,7 +471,9 @@ class Growth:
             here.chunks, here.length = array("I", [numbers[number] for number in chunks]), length
             here.read, here.verdict = read, verdict
             nodes.append(here)
-        for place, walkers in grown.waiting:
+        self.whole &= grown.whole
+        for place, walkers, matters, span in grown.waiting:
+            nodes[place].matters, nodes[place].span = matters, span
             nodes[place].waiting = [self._unpack(packed) for packed in walkers]
             self.open[nodes[place]] = min(walker.rank for walker in nodes[place].waiting)
         for place, points, last, first in grown.results:
@@ -462,13 +491,26 @@ class Growth:
 
     @classmethod
     def elsewhere(
-        cls, branch: Branch, timeline: Timeline, initial: Initial, chunks: Chunks, run: Callable[[Job], Run]
+        cls,
+        branch: Branch,
+        timeline: Timeline,
+        initial: Initial,
+        chunks: Chunks,
+        matters: Matters | None,
+        run: Callable[[Job], Run],
     ) -> Grown:
         """Grow a branch that was taken from another growth. What it reads is in ``chunks``."""
         until = None if branch.seconds is None else time.monotonic() + branch.seconds
-        growth = cls(timeline, initial, chunks=chunks, stop=lambda: until is not None and time.monotonic() > until)
+        growth = cls(
+            timeline,
+            initial,
+            chunks=chunks,
+            matters=matters,
+            stop=lambda: until is not None and time.monotonic() > until,
+        )
         root = growth.tree.root
-        root.came_by, root.depth = branch.last, branch.depth
+        root.came_by, root.depth, root.matters, root.span = branch.last, branch.depth, branch.matters, branch.span
+        growth._above = branch.above
         root.waiting = [growth._unpack(packed) for packed in branch.walkers]
         growth.open[root] = min(walker.rank for walker in root.waiting)
         growth.branch(End(root, branch.rank, branch.budget), run)
@@ -488,8 +530,11 @@ class Growth:
              None if result.shortest is result.latest else _pack(result.shortest))
             for result in self.results.values()
         )  # fmt: skip
-        waiting = tuple((places[node], tuple(_pack(walker) for walker in node.waiting)) for node in self.open)
-        return Grown(self.executed, frozenset(self.caveats), tuple(nodes), results, waiting)
+        waiting = tuple(
+            (places[node], tuple(_pack(walker) for walker in node.waiting), node.matters, node.span)
+            for node in self.open
+        )
+        return Grown(self.executed, frozenset(self.caveats), tuple(nodes), results, waiting, self.whole)
 
 
 def _succeeded(leaf: Node) -> bool:

@@ -292,7 +292,9 @@ def _answer(
     timeline = build(happened, question.rules, part.first)
     task = Task(question.recovery, workload.dimms, happened, question.rules, question.budget,
                 question.workload_timeout, question.limits.depth > 1, part.first, scene is not None,
-                question.feed_printed, () if STATES in question.checks else None)  # fmt: skip
+                question.feed_printed, () if STATES in question.checks else None,
+                # Robustness is about all reads; what Linux's recovery has read spares the analysis its slow runs.
+                all_reads=ROBUST in question.checks or scene is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, interruption)
     states = live = None
@@ -317,6 +319,7 @@ def _answer(
             progress=progress,
             interruption=interruption,
             on_failure=live,
+            matters=session.matters,
         )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
         took = time.monotonic() - began

@@ -26,6 +26,7 @@ from emu.persistence.lab.chunks import Chunks
 from emu.persistence.lab.explore import LocalWorker, Recovery
 from emu.persistence.lab.growth import Branch, End, Grown, Growth, Interrupted, Job, Run, execute
 from emu.persistence.lab.interruption import Interruption
+from emu.persistence.lab.matters import Matters
 from emu.persistence.lab.recovery import MachineRecovery
 from emu.persistence.lab.resume import KeptRuns
 from emu.persistence.lab.states import Judging, Legal
@@ -48,7 +49,7 @@ class Task:
     """All that a worker must know: the machine that recovers, the workload's trace and the rules; power fails from
     event ``first`` on. ``linux``: recovery is a Linux machine's command. ``feed_printed``: it gets what was printed.
     ``legal``: what it shows is judged, too. ``kept``: the runs that need not be run, as ``KeptRuns.content``; without
-    it none are kept.
+    it none are kept. ``all_reads``: all reads are asked for, not only those that can matter.
 
     ``key`` names the investigation. What a worker keeps belongs to that one: the next may find the same paths with
     other bytes behind them.
@@ -66,6 +67,7 @@ class Task:
     feed_printed: bool = False
     legal: Legal | None = None
     kept: bytes | None = None
+    all_reads: bool = False
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @cached_property
@@ -90,6 +92,7 @@ class Session:
         self._own = initial is None
         self.initial = Contents(task.recovery, task.dimms) if initial is None else initial
         self.chunks = Chunks(self.timeline, self.initial)
+        self.matters = None if task.all_reads else Matters(self.timeline)
         self.machine = MachineRecovery(
             task.recovery,
             budget=task.budget,
@@ -156,13 +159,15 @@ def run_batch(key: str, pickled: bytes | None, batch: Sequence[Branch | Job], tr
         if task.kept is not None:
             session.keep(KeptRuns("", task.kept))
         _kept.key = key
-    recovery, timeline, initial, chunks = session.recovery, session.timeline, session.initial, session.chunks
+    recovery, timeline, initial = session.recovery, session.timeline, session.initial
+    chunks, matters = session.chunks, session.matters
 
     def run(job: Job) -> Run:
         return execute(job, recovery, tracked, timeline, initial)
 
     results = [
-        run(work) if isinstance(work, Job) else Growth.elsewhere(work, timeline, initial, chunks, run) for work in batch
+        run(work) if isinstance(work, Job) else Growth.elsewhere(work, timeline, initial, chunks, matters, run)
+        for work in batch
     ]
     grown = (result for result in results if isinstance(result, Grown))
     used = dict.fromkeys(number for result in grown for node in result.nodes for number in node[3])

@@ -57,7 +57,7 @@ class Memories:
     ) -> None:
         self._tracked = exploration.tracked
         # What the analysis runs itself is kept apart: a result that nobody explored stays one that nobody explored.
-        self._trees = (exploration.tree, Tree())
+        self._trees = (exploration.tree, Tree()) if exploration.whole else (Tree(),)
         self._cut_short = Tree()
         self._initial = initial
         self._recovery = recovery
@@ -98,7 +98,7 @@ class Memories:
         if known is not None:
             return known
         run = self._run(contents)
-        self._trees[1].add(run.reads, run.verdict)
+        self._trees[-1].add(run.reads, run.verdict)
         return run.verdict, tuple(run.reads)
 
     def accepts(self, contents: dict[int, int]) -> bool:

@@ -149,6 +149,7 @@ class MachineRecovery:
         # By the run's last access to a port, why the CPU stopped then, and whether it would have taken an interrupt.
         self._verdicts: dict[tuple[int | None, StopKind, bool], Verdict] = {}
         self._labels_known: dict[int, int] = {}
+        self._noted: frozenset[int] | None = None  # of these units' bytes reads are noted
         self._talk: Talk | None = None
         self._began: Moment | None = None
         self._always: Run | None = None
@@ -288,14 +289,20 @@ class MachineRecovery:
         return Run(reads, verdict, events, _EXECUTES if self._recording.tracer.executes else "")
 
     def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
-        """Let the settled content be in memory, and only the other tracked units be asked for."""
+        """Let the settled content be in memory, and only the other tracked units be asked for. Reads of those that do
+        not matter go unwatched.
+        """
         tracer = self._recording.tracer
+        noted = tracked if settled is None or settled.matters is None else settled.matters
         same = tracked is self._tracked or tracked == self._tracked
         if not same or (settled is None and self._settled is not None):
-            tracer.set_unknown(tracked)
-            self._tracked, self._settled = tracked, None
+            self._tracked, self._settled, self._noted = tracked, None, None
             self._begin_anew(tracked)
-        if settled is not None and settled != self._settled:
+        anew = noted is not self._noted and noted != self._noted
+        if anew:
+            tracer.set_unknown(noted)
+            self._noted = noted
+        if settled is not None and (anew or settled != self._settled):
             for unit, value in settled.since(self._settled):
                 place = self._place(unit)
                 if place is not None:
@@ -303,6 +310,8 @@ class MachineRecovery:
                     if value is not None:
                         assert self._undo is not None
                         self._undo.change(*place, value)
+            for unit in noted if anew and self._settled is not None else ():
+                tracer.ask(unit, settled.content(unit) is None)
         self._settled = settled
 
     def _open(self) -> tuple[Machine, recorder.Recording]:

@@ -7,6 +7,7 @@ what a run has read costs the tree little, and following it costs little where i
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class Node:
     is open: no run came by yet.
 
     ``crashes`` are what recovery had done, as events, at its crash points, each with the number of reads before it.
+    Below an open node only reads of units that ``matters`` has are kept (None: all); that was chosen for crash points
+    that lie at most ``span`` apart (see ``lab.matters``).
     """
 
     parent: Node | None
@@ -74,6 +77,8 @@ class Node:
     crashes: list[tuple[int, tuple[Event, ...]]]
     read: tuple[int, int] | None = None
     verdict: Verdict | None = None
+    matters: frozenset[int] | None = None
+    span: int = sys.maxsize
 
     @property
     def is_open(self) -> bool:
@@ -101,6 +106,7 @@ class Node:
         if found is None:
             assert self.read is not None
             found = self.children[value] = new_node(self.table, self, (*self.read, value), self.forks_at + 1)
+            found.matters, found.span = self.matters, self.span
         return found
 
     @property
@@ -142,6 +148,7 @@ class Tree:
         unit, mask, value = reads[at]
         upper = new_node(self.chunks, node.parent, node.came_by, node.depth)
         upper.read = unit, mask
+        upper.matters, upper.span = node.matters, node.span
         upper.children[value] = node
         before, behind = node.chunks[:chunk], node.chunks[chunk + 1 :]
         upper.length = self.chunks.size(before) + at
