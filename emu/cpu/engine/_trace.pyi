@@ -27,7 +27,7 @@ class emu_trace:
     limit: int
     blocks: int
     budget: int
-    stop_block: int
+    next_look: int
     first_access: int
     starved: int
     reads: emu_trace_read
@@ -69,7 +69,6 @@ class _Lib:
     EMU_TRACE_FULL: int
     EMU_TRACE_BUDGET: int
     EMU_TRACE_BLOCK: int
-    EMU_TRACE_CODE: int
     EMU_TRACE_ACCESS: int
     EMU_TRACE_NOWHERE: int
     @staticmethod
@@ -89,7 +88,7 @@ class _Lib:
     @staticmethod
     def emu_trace_clear(t: emu_trace, /) -> None: ...
     @staticmethod
-    def emu_trace_has_tables(t: emu_trace, /) -> int: ...
+    def emu_trace_set_stop_block(t: emu_trace, block: int, /) -> None: ...
     @staticmethod
     def emu_trace_finish(t: emu_trace, /) -> None: ...
     @staticmethod
@@ -121,7 +120,9 @@ class _Lib:
     @staticmethod
     def emu_trace_executes(t: emu_trace, /) -> int: ...
     @staticmethod
-    def emu_trace_at_budget(trace: Pointer, /) -> None: ...
+    def emu_trace_at_block(trace: Pointer, address: int, /) -> None: ...
+    @staticmethod
+    def emu_trace_accessed(t: emu_trace, address: int, size: int, stores: int, /) -> None: ...
     @staticmethod
     def emu_trace_track(t: emu_trace, base: int, size: int, /) -> int: ...
     @staticmethod

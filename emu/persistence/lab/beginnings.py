@@ -7,11 +7,13 @@ One is worth its memory where many basic blocks lie before a read, and it is mad
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.persistence.lab.tree import Chunk, Reads
+from emu.persistence.lab.chunks import Chunks
+from emu.persistence.lab.tree import Reads
 from emu.units import MIB
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ DISTANCE = 1 << 15
 _MOST_BRANCHES = 8  # those that runs came by lately
 _MOST_MEMORY = 128 * MIB
 _MOST_READS = 32 * MIB
+
+
+def _nothing(unit: int) -> int:
+    """Content before anything is known."""
+    return 0
 
 
 class Moment(NamedTuple):
@@ -53,23 +60,27 @@ class Moment(NamedTuple):
 
 
 class Place:
-    """A place in the tree: behind ``chunks`` of reads from its ``parent`` on, before basic block ``block``."""
+    """A place in the tree: behind the reads ``made`` from its ``parent`` on, before basic block ``block``. Their
+    ``numbers`` are those in ``table``, where they were looked up last.
+    """
 
-    __slots__ = ("block", "branches", "chunks", "moment", "parent")
+    __slots__ = ("block", "branches", "made", "moment", "numbers", "parent", "table")
 
-    def __init__(self, parent: Place | None, chunks: tuple[Chunk, ...], block: int) -> None:
+    def __init__(self, parent: Place | None, made: bytes, block: int) -> None:
         self.parent = parent
-        self.chunks = chunks
+        self.made = made
         self.block = block
         self.branches: deque[Place] = deque(maxlen=_MOST_BRANCHES)
         self.moment: Moment | None = None
+        self.table: Chunks | None = None
+        self.numbers = array("I")
 
     def reads(self) -> bytes:
         """All reads from the beginning to here."""
         parts: list[bytes] = []
         place: Place | None = self
         while place is not None:
-            parts += [chunk.data for chunk in reversed(place.chunks)]
+            parts.append(place.made)
             place = place.parent
         return b"".join(reversed(parts))
 
@@ -83,14 +94,14 @@ class Beginnings:
         self._first = first
         self.tracked = tracked
         self._timeline: Timeline | None = None
-        self._initial: Initial | None = None
+        self._initial: Initial = _nothing
         self._start_anew()
 
     def _start_anew(self) -> None:
-        self._root = Place(None, (), self._first.block)
+        self._root = Place(None, b"", self._first.block)
         self._root.moment = self._first
         self._kept: dict[Place, int] = {}  # places with a moment and its size, the one used last at the end
-        self._chunks: dict[bytes, Chunk] = {}
+        self._chunks = Chunks(self._timeline, self._initial)
         self._size_of_reads = 0
 
     def find(self, settled: Settled, answer: Answer) -> Place:
@@ -99,20 +110,19 @@ class Beginnings:
         """
         if settled.timeline is not self._timeline or settled.initial is not self._initial:
             self._timeline, self._initial = settled.timeline, settled.initial
-            for chunk in self._chunks.values():
-                chunk.first = chunk.last = 0  # what was doubtful there was so of other memories
+            self._chunks = Chunks(settled.timeline, settled.initial)  # what was certain there was so of other memories
         place: Place | None = self._root
         while place is not None:
             found, place = place, next((b for b in place.branches if self._is_on_way(b, settled, answer)), None)
         return found
 
-    @staticmethod
-    def _is_on_way(place: Place, settled: Settled, answer: Answer) -> bool:
-        for chunk in place.chunks:
-            doubtful = chunk.doubtful
-            if not chunk.first <= settled.point < chunk.last:
-                doubtful = chunk.look_at(settled.timeline, settled.point, settled.initial)
-            for _, unit, mask, value in doubtful:
+    def _is_on_way(self, place: Place, settled: Settled, answer: Answer) -> bool:
+        if place.table is not self._chunks:
+            place.table, place.numbers = self._chunks, self._chunks.add(place.made)
+        for number, doubtful in self._chunks.doubtful(place.numbers, settled.point):
+            reads = Reads(self._chunks.data(place.numbers[number]))
+            for at in doubtful:
+                unit, mask, value = reads[at]
                 if answer(unit, mask) != value:
                     return False
         return True
@@ -140,11 +150,11 @@ class Beginnings:
         """
         begin = 0
         for end, block in pauses:
-            chunks = tuple(self._chunks_of(reads[begin:end]))
-            known = (branch for branch in place.branches if branch.chunks == chunks and branch.block == block)
+            made = reads[begin:end]
+            known = (branch for branch in place.branches if branch.made == made and branch.block == block)
             found = next(known, None)
             if found is None:
-                found = Place(place, chunks, block)
+                found = Place(place, made, block)
                 if len(place.branches) == _MOST_BRANCHES:
                     self._forget(place.branches[0])
                 place.branches.append(found)
@@ -153,9 +163,6 @@ class Beginnings:
         if self._size_of_reads > _MOST_READS:
             self.close()
             self._start_anew()
-
-    def _chunks_of(self, reads: bytes) -> Iterator[Chunk]:
-        return (self._chunks.setdefault(data, Chunk(data)) for data in Reads(reads).pieces())
 
     def _forget(self, place: Place) -> None:
         """Nobody comes by there any more."""

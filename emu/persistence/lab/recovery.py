@@ -28,6 +28,7 @@ from emu.cpu.engine import trace
 from emu.cpu.known_ports import KnownPorts
 from emu.cpu.snapshot import Snapshot
 from emu.devices.uart16550 import Uart16550
+from emu.errors import HostError
 from emu.linux.protocol import Message, Role
 from emu.persistence.lab import recorder
 from emu.persistence.lab.beginnings import DISTANCE, Beginnings, Moment, Place
@@ -59,7 +60,6 @@ _BITS = {mask: bits for bits, mask in enumerate(_MASKS)}
 _WHOLE, _KNOWN = struct.Struct("<Q"), struct.Struct("=QQ")
 _ENDED_BY_DEVICES = ("power-off", "exit-port", "panic")
 _EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
-_WALKS = "recovery has page tables in the NVDIMM: what page walks read there is not followed"
 
 
 def private(config: MachineConfig) -> MachineConfig:
@@ -108,7 +108,8 @@ class MachineRecovery:
     ``printed``: what recovery can read on its standard input (COM1), as far as the words of the model say that it is
     out. ``keep_shown``: ``shown`` is asked for.
 
-    An ``interruption`` ends a run with ``Interrupted``. Close it: it holds a machine.
+    ``budget`` may be changed between runs; ``blocks`` is what the last one took. An ``interruption`` ends a run with
+    ``Interrupted``. Close it: it holds a machine.
     """
 
     def __init__(
@@ -127,7 +128,8 @@ class MachineRecovery:
         self._input = None if printed is None else Input(printed, self._ask_told)
         self._config = private(config)
         self._linux = linux
-        self._budget = budget
+        self.budget = budget
+        self.blocks = 0
         self._record = record
         self.interruption = interruption or Interruption()
         self._watchdog = Watchdog(timeout)
@@ -135,7 +137,6 @@ class MachineRecovery:
         self._settled: Settled | None = None
         self._answer: Answer = lambda unit, mask: 0
         self._tracked: frozenset[int] | None = None
-        self._caveat = ""
         self._machine: Machine | None = None
         self._first: Moment | None = None
         self._beginnings: Beginnings | None = None
@@ -149,7 +150,7 @@ class MachineRecovery:
         self._verdicts: dict[tuple[int | None, StopKind, bool], Verdict] = {}
         self._labels_known: dict[int, int] = {}
         self._talk: Talk | None = None
-        self._watches_pages = False
+        self._began: Moment | None = None
         self._always: Run | None = None
 
     @property
@@ -279,15 +280,12 @@ class MachineRecovery:
 
     def _run_of(self, verdict: Verdict, data: bytes, positions: Sequence[int]) -> Run:
         """What came of it: ``data`` are its reads, ``positions`` the numbers of log entries before them."""
+        self.blocks = self._recording.tracer.blocks - self._block
         reads = Reads(data)
         events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
             self._check.verify((event for _, event in events), _contents(reads))
-        if self._recording.tracer.has_tables:
-            self._caveat = _WALKS
-        if self._recording.tracer.executes:
-            self._caveat = _EXECUTES
-        return Run(reads, verdict, events, self._caveat)
+        return Run(reads, verdict, events, _EXECUTES if self._recording.tracer.executes else "")
 
     def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
         """Let the settled content be in memory, and only the other tracked units be asked for."""
@@ -311,7 +309,7 @@ class MachineRecovery:
         machine = board.build(self._config, board.Outputs(serial=self._show), _OPTIONS)
         try:
             recording = recorder.Recording(machine)
-            recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
+            self._watch(machine, recording)
         except BaseException:
             machine.close()
             raise
@@ -321,6 +319,17 @@ class MachineRecovery:
             assert isinstance(uart, Uart16550)
             uart.supply(partial(self._feed, recording.tracer))
         return machine, recording
+
+    def _watch(self, machine: Machine, recording: recorder.Recording) -> None:
+        """See what is read of the NVDIMM from now on; HostError where that is not possible."""
+        if not read_watch.is_available():
+            raise HostError(
+                "this build of Unicorn does not let emu see what recovery reads",
+                "install the release of unicorn that emu pins",
+            )
+        recording.tracer.watch_pages()
+        if not self._record or recording.start():
+            machine.cpu.count_blocks(recording.tracer.counter)
 
     def _drive(
         self, machine: Machine | None, recording: recorder.Recording, *, until: list[int] | None = None
@@ -390,7 +399,7 @@ class MachineRecovery:
 
     def _begin_anew(self, tracked: frozenset[int]) -> None:
         """Forget where runs were that were watched for other units. None begin there unless all depends on reads."""
-        if not self._watches_pages or self._record or self._input is not None:
+        if not self._linux or self._record or self._input is not None:
             return
         if self._beginnings is not None and self._beginnings.tracked != tracked:
             self._beginnings.close()
@@ -456,12 +465,7 @@ class MachineRecovery:
             return False
         talk.play(Role.RECOVERY)
         self._recording = recorder.Recording(machine)
-        tracer = self._recording.tracer
-        self._watches_pages = read_watch.is_available() and tracer.watch_pages()
-        if not self._watches_pages:
-            tracer.watch_reads(recorder.spans(machine), record=self._record)
-        elif not self._record or self._recording.start():
-            machine.cpu.count_blocks(tracer.counter)
+        self._watch(machine, self._recording)
         machine.cpu.invalidate(0, 1)
         self._block = 0
         return True
@@ -481,7 +485,7 @@ class MachineRecovery:
                     default(why)
 
             tracer.on_stop = stop
-            tracer.set_budget(self._budget)
+            tracer.set_budget(self.budget)
             machine.boot()
             ended = self._drive(machine, recording, until=accessed)
             # The block that reads first may also be the one that ends the run.
@@ -496,8 +500,7 @@ class MachineRecovery:
         assert machine is not None
         assert self._undo is not None
         self._undo.undo(moment.memory)
-        if self._linux:
-            self._forget_code()
+        self._forget_code(moment)
         if self._ports is None or self._ports.devices_know:
             moment.devices()
             machine.be_quiet()
@@ -523,25 +526,30 @@ class MachineRecovery:
         """The machine stands at ``moment``; what it has read and executed so far counts."""
         assert self._spins is not None
         self._recording.tracer.blocks = moment.block
-        self._spins.start(self._budget - (moment.block - self._block))
+        self._spins.start(self.budget - (moment.block - self._block))
         self._labels_known.clear()
-        self._caveat = ""
         if self._input is not None:
             self._input.rewind()
 
-    def _forget_code(self) -> None:
-        """What was translated from pages that are put back is of another run: a kernel changes code, loads programs."""
+    def _forget_code(self, moment: Moment) -> None:
+        """What was translated from pages that are put back is of another run: a kernel changes code, loads programs.
+        What was translated from an NVDIMM may be of other content than the next run's.
+        """
         machine, undo = self._machine, self._undo
         assert machine is not None
         assert undo is not None
+        changed, began = machine.cpu.take_code_change(), self._began
+        self._began = moment
+        if began is moment and not changed:
+            return
+        if self._recording.tracer.executes:
+            machine.cpu.invalidate(0, 1)
         for backend in machine.backends:
             for first, count in undo.stored(backend):
                 machine.cpu.restored(backend.mapping.address + first * PAGE, count * PAGE)
 
     def _stop(self, why: int, default: recorder.OnStop) -> None:
-        if why == trace.CODE:
-            self._caveat = _EXECUTES
-        elif why == trace.BUDGET and self._pause is not None:
+        if why == trace.BUDGET and self._pause is not None:
             assert self._machine is not None
             self._pause.append(self._recording.tracer.blocks)
             self._machine.cpu.stop_before_block()

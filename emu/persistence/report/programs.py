@@ -113,7 +113,13 @@ class ProgramSymbols(Symbols):
         codes = [code for content in self._pages.get(address & -PAGE, ()) if (code := self._index.get(content))]
         places = {self._in(code.path).find(code.address + address % PAGE) for code in codes}
         named = [place for place in places if place.symbol]
-        return named[0] if len(named) == 1 else Place()
+        if len(named) == 1:
+            return named[0]
+        if named or len(codes) != 1:
+            return Place()
+        # A stripped library without a debug file: where in which file still says whose code it is.
+        (code,) = codes
+        return Place(f"{Path(code.path).name}+{code.address + address % PAGE:#x}")
 
     def _in(self, path: str) -> Symbols:
         if path not in self._modules:
