@@ -92,7 +92,7 @@ def build(config: MachineConfig, outputs: Outputs, options: RunOptions = _DEFAUL
         slots = Slots(config, options, parts, power, dsm)
         for dimm in config.nvdimms:
             slots.plug(dimm)
-        firmware = PcFirmware(config, image, parts.memory, dsm, modules)
+        firmware = PcFirmware(config, image, parts.memory, dsm, modules, once=options.no_reboot)
         return Machine(config, options, parts, requests, firmware, slots)
     except BaseException:
         parts.close(discard=True)

@@ -24,7 +24,8 @@ _INITRD_LIMIT = 1 * GIB
 
 
 class PcFirmware:
-    """The board's ``emu.machine.Firmware``. The tables name what is plugged into ``dsm`` when they are made.
+    """The board's ``emu.machine.Firmware``. The tables name what is plugged into ``dsm`` when they are made. One that
+    starts ``once`` then forgets the image, which for a kernel that was unpacked is a quarter of the guest's memory.
 
     UsageError when the machine's tables do not fit in their area.
     """
@@ -36,9 +37,13 @@ class PcFirmware:
         memory: GuestMemory,
         dsm: DsmPort,
         modules: tuple[boot.Module, ...] = (),
+        *,
+        once: bool = False,
     ) -> None:
         self._config = config
+        self._once = once
         self._image = image
+        self.bootable = image is not None
         self._modules = modules
         self._memory = memory
         self._dsm = dsm
@@ -49,10 +54,6 @@ class PcFirmware:
         return tables(self._config, self._memory.regions, self._described)
 
     @property
-    def bootable(self) -> bool:
-        return self._image is not None
-
-    @property
     def tables(self) -> dict[str, bytes]:
         return {item.name: item.data for item in self._tables.placed}
 
@@ -60,6 +61,9 @@ class PcFirmware:
         """Clear RAM, put tables and image into it; where the CPU starts."""
         if self._image is None:
             raise UsageError("this machine has no image to boot", "start it with an image")
+        image, modules = self._image, self._modules
+        if self._once:
+            self._image, self._modules = None, ()
         if self._dsm.dimms != self._described:
             self._tables = self._make()
         regions = self._memory.regions
@@ -69,13 +73,13 @@ class PcFirmware:
         for gpa, data in self._tables.segments:
             self._memory.write(gpa, data)
         plan = boot.load(
-            self._image,
+            image,
             name=self._config.image or "",
             cmdline=self._config.cmdline,
             memory_map=_memory_map(self._config),
             rsdp_address=self._tables.rsdp,
             highest_address=max(region.end for region in regions),
-            modules=self._modules,
+            modules=modules,
         )
         for segment in plan.segments:
             self._memory.write(segment.gpa, segment.data)  # RAM is zero, so what follows the data is too

@@ -413,7 +413,7 @@ class MachineRecovery:
         if self._beginnings is not None and self._beginnings.tracked != tracked:
             self._beginnings.close()
             self._beginnings = None
-        if self._beginnings is None and all(unit < label_address(0, 0) for unit in tracked):
+        if self._beginnings is None and all(unit < label_address(0, 0) or is_told(unit) for unit in tracked):
             assert self._first is not None
             self._beginnings = Beginnings(self._first, tracked)
 

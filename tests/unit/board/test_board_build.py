@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from emu import board
 from emu.acpi import hardware
 from emu.board import map as at
-from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, OnOffAuto
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, OnOffAuto, RunOptions
 from emu.cpu import Cpu
 from emu.devices.debugcon import DebugConsole
 from emu.devices.power import Power
@@ -177,6 +179,17 @@ def test_virtual_time_starts_at_the_same_date_on_every_run(image: str) -> None:
     with board.build(MachineConfig(image=image), board.Outputs()) as machine:
         machine.bus.write(0x70, 1, 0x09)
         assert machine.bus.read(0x71, 1) == 0x00  # the year 2000, in BCD
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_an_image_is_not_kept_where_it_starts_once(once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = bytes([0xF4]) * MIB
+    monkeypatch.setattr(importlib.import_module("emu.board.build"), "read_image", lambda path: code)
+    alone = sys.getrefcount(code)
+    with board.build(MachineConfig(image="guest"), board.Outputs(), RunOptions(no_reboot=once)) as machine:
+        machine.boot()
+        assert (sys.getrefcount(code) == alone) == once
+        assert machine.firmware.bootable
 
 
 def test_tables_follow_what_is_plugged_at_the_next_reset(image: str) -> None:
