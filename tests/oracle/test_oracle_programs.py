@@ -47,8 +47,8 @@ def build(source: str, *, broken: bool = False) -> str:
 
 
 def crash(setup: str, execute: str, recover: str, *options: str) -> dict[str, Any]:
-    words = ["--nvdimm", "size=64M", "--setup", setup, "--exec", execute, "--recover", recover, *options, "--json"]
-    return emu("crash", "linux", *words, timeout=TIMEOUT_S).document
+    words = ["--nvdimm", "size=64M", "--setup", setup, "--exec", execute, "--recover", recover, *options]
+    return emu("crash", "linux", *words, "--time-limit", str(TIMEOUT_S), "--json", timeout=TIMEOUT_S).document
 
 
 def judged(programs: Sequence[str], *options: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ POBJ_LAYOUT_END(notes);
 
 struct note {
     POBJ_LIST_ENTRY(struct note) place;
+    char unused[64]; /* what flushes the place does not flush the value */
     uint64_t value, check;
 };
 
