@@ -195,10 +195,8 @@ def investigated(
     resume: Target | None = None,
 ) -> Investigated:
     """``investigation.investigate``, also under all other rules with ``matrix``. The file ``resume`` has the runs that
-    were done before, and then all of them; UsageError with several workers, or where it is damaged or of another run.
+    were done before, and then all of them; UsageError where it is damaged or of another run.
     """
-    if resume is not None and (asked.jobs > 1 or executor is not None):
-        raise UsageError("--resume: recoveries are kept by one process only", "leave out --jobs, or --resume")
     kept = None if resume is None else KeptRuns(resume.name)
     answer = investigation.investigate(
         asked, executor=executor, progress=progress, interruption=interruption, on_cause=on_cause, kept=kept

@@ -232,7 +232,7 @@ class Explorer:
         growth = self._growth
         room = self._limits.executions - growth.executed
         if not room:
-            return f"the limit of {self._limits.executions} executions was reached"
+            return f"the limit on executions ({self._limits.executions}) was reached"
         lowest = min(growth.open.values())
         in_order = lowest < _IN_ORDER or self._limits.depth > 1
         ranks = [lowest] if in_order else sorted(set(growth.open.values()))

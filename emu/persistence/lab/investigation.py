@@ -22,7 +22,7 @@ from emu.persistence.lab import resume
 from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
 from emu.persistence.lab.findings import ROBUSTNESS, Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
-from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
+from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, be_there, process_pool
 from emu.persistence.lab.linux import KERNEL_CODE, Scene
 from emu.persistence.lab.live import LiveCauses
 from emu.persistence.lab.promised import unkept
@@ -222,8 +222,7 @@ def investigate(
 ) -> Answer:
     """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
     A ``workload`` is one that was recorded before, of the same question but for its rules. ``on_cause`` is told of
-    causes with the run that they are in, while the exploration goes on. Runs that are ``kept`` are not done again;
-    that is for one job and no executor.
+    causes with the run that they are in, while the exploration goes on. Runs that are ``kept`` are not done again.
 
     UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
     ``interruption``: what was found until then. Close the answer.
@@ -233,7 +232,24 @@ def investigate(
         scene = None
         if question.linux is not None:
             question, scene = _scene(question, question.linux, scratch)
+        if executor is None and question.jobs > 1:
+            # They start while the workload is recorded.
+            executor = scratch.enter_context(_processes(question.jobs, at_once=workload is None))
         return _answer(question, scene, workload, executor, progress, interruption, on_cause, kept)
+
+
+@contextmanager
+def _processes(jobs: int, *, at_once: bool) -> Iterator[Executor]:
+    """Processes for ``jobs`` jobs; they start ``at_once``, or when there is work for them."""
+    from concurrent.futures import BrokenExecutor
+
+    with process_pool(jobs) as pool:
+        try:
+            for _ in range(jobs if at_once else 0):
+                pool.submit(be_there)
+            yield pool
+        except BrokenExecutor:
+            raise HostError("a worker process died", "it may have run out of memory: use fewer --jobs") from None
 
 
 def _scene(question: Question, asked: Request, scratch: ExitStack) -> tuple[Question, Scene]:
@@ -293,17 +309,16 @@ def _answer(
         if kept is not None:
             kept.serve(_made_with(question, workload, part, initial))
         began = time.monotonic()
-        with _workers(question, task, session, executor, interruption, kept) as workers:
-            found = explore(
-                timeline,
-                initial,
-                workers,
-                limits=question.limits,
-                observe=observe,
-                progress=progress,
-                interruption=interruption,
-                on_failure=live,
-            )
+        found = explore(
+            timeline,
+            initial,
+            _workers(question, task, session, executor, interruption, kept),
+            limits=question.limits,
+            observe=observe,
+            progress=progress,
+            interruption=interruption,
+            on_failure=live,
+        )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
         took = time.monotonic() - began
         patience = _PATIENCE_S if interruption.asked else min(ANALYSIS_S, max(_LEAST_ANALYSIS_S, took))
@@ -384,12 +399,12 @@ def _made_with(question: Question, workload: Workload, part: Window, initial: Co
         "release of emu": __version__,
         "image": resume.digest_of_file(question.workload.image),
         "image of recovery": resume.digest_of_file(question.recovery.image),
-        "content of an NVDIMM": resume.digest(*(initial.view(number) for number in range(len(workload.dimms)))),
-        "value of an option": resume.digest(
+        "content of an NVDIMM": resume.digest(initial.view(number) for number in range(len(workload.dimms))),
+        "value of an option": resume.digest([
             bare(question.workload), bare(question.recovery), question.rules, question.observe, question.limits.depth,
             question.budget, question.workload_timeout, question.event_limit, part, question.feed_printed,
             sorted(question.checks),
-        ),
+        ]),
         "recorded run": resume.digest(workload.events),
     }  # fmt: skip
 
@@ -407,7 +422,6 @@ def _observed_units(question: Question, workload: Workload) -> list[tuple[int, i
     return found
 
 
-@contextmanager
 def _workers(
     question: Question,
     task: Task,
@@ -415,22 +429,13 @@ def _workers(
     executor: Executor | None,
     interruption: Interruption,
     kept: KeptRuns | None,
-) -> Iterator[Workers]:
+) -> Workers:
     home = session.local_worker()
     if kept is not None:
         home = replace(home, recovery=kept.recovery(home.recovery))
-    if executor is not None:
-        yield ExecutorWorkers(task, executor, question.jobs, home, interruption)
-    elif question.jobs > 1:
-        from concurrent.futures import BrokenExecutor
-
-        with process_pool(question.jobs) as pool:
-            try:
-                yield ExecutorWorkers(task, pool, question.jobs, home, interruption)
-            except BrokenExecutor:
-                raise HostError("a worker process died", "it may have run out of memory: use fewer --jobs") from None
-    else:
-        yield home
+        if executor is not None:
+            task = replace(task, kept=kept.content())
+    return home if executor is None else ExecutorWorkers(task, executor, question.jobs, home, interruption, kept)
 
 
 def _outcomes(question: Question, workload: Workload, timeline: Timeline, found: Exploration) -> Iterator[Outcome]:

@@ -16,9 +16,10 @@ from typing import Any
 
 from emu.errors import HostError, Status, UsageError
 from emu.persistence.report.terminal import failure_lines
-from emu.persistence.report.words import counted
+from emu.units import counted
 
 SCHEMA = "emu.crash/1"
+_MOST_RULES = 1 << 20
 _LARGEST = 256 << 20
 _KEYS = ("kind", "function", "source")
 
@@ -62,7 +63,12 @@ def frames(place: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def load_rules(path: str) -> tuple[Rule, ...]:
     """The rules of a suppression file. UsageError names the line that is wrong; HostError when it cannot be read."""
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        with Path(path).open("rb") as file:
+            text = file.read(_MOST_RULES).decode("utf-8")
+            if file.read(1):
+                raise UsageError(
+                    f"{path} is too long for suppressions", f"give at most {_MOST_RULES >> 10} KiB of rules"
+                )
     except (OSError, ValueError) as error:
         raise HostError(
             f"{path}: cannot read the suppressions: {getattr(error, 'strerror', None) or error}", "give a text file"

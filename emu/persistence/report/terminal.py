@@ -14,6 +14,7 @@ from emu.persistence.report import words
 from emu.persistence.report.colours import BOLD, GREEN, RED, YELLOW, paint
 from emu.persistence.report.numbers import readable
 from emu.persistence.report.symbols import Symbols
+from emu.units import counted
 
 _SHOWN = 10
 # "1. ", or what a line is about and the blanks behind it.
@@ -95,8 +96,8 @@ def _matrix(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _ignored(ignored: Mapping[str, Any]) -> Iterator[str]:
     """What suppressions and the baseline took away, and which rules are of no use."""
     yield ""
-    count = words.counted(len(ignored["failures"]), "cause")
-    yield f"ignored: {count}, {words.counted(ignored['warnings'], 'warning')}"
+    count = counted(len(ignored["failures"]), "cause")
+    yield f"ignored: {count}, {counted(ignored['warnings'], 'warning')}"
     for item in ignored["failures"]:
         yield f"  {words.ignored_cause(item)}"
     for rule in ignored["rules"]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from emu.persistence.report.ignored import Rule, apply, compare, fingerprint
+from emu.errors import UsageError
+from emu.persistence.report.ignored import Rule, apply, compare, fingerprint, load_rules
 
 
 def place(symbol: str = "put+0x10", source: str = "log.c:42", text: str | None = "log->size = n;") -> dict[str, Any]:
@@ -85,3 +86,8 @@ def test_a_rule_fits_every_frame_of_the_stack() -> None:
     assert Rule(1, "", source="src/prog.c:*").fits("missing flush", [store])
     assert not Rule(1, "", function="append", source="log.c:42").fits("missing flush", [store]), "two frames"
     assert not Rule(1, "", function="other").fits("missing flush", [store])
+
+
+def test_suppressions_without_end_are_refused() -> None:
+    with pytest.raises(UsageError, match="too long"):
+        load_rules("/dev/zero")
