@@ -74,10 +74,6 @@ CHOICES: dict[str, list[tuple[str, ...]]] = {
 Choice = tuple[str, tuple[str, ...]]
 REFUSED: list[tuple[tuple[Choice, Choice], str]] = [
     (
-        (("jobs", ("--jobs", "2")), ("resume", ("--resume", "out.resume"))),
-        "--resume: recoveries are kept by one process",
-    ),
-    (
         (("promise", ("--durable-when-done",)), ("media", ("--media", "page-cache"))),
         "--durable-when-done: in a page cache",
     ),
