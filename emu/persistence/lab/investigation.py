@@ -304,7 +304,8 @@ def _answer(
                           machine=session.machine)  # fmt: skip
     try:
         if STATES in question.checks:
-            states = states_of(happened, initial, frozenset(timeline.units), session.machine)
+            # Of all of the run: what a crash inside of an operation may show is known only when that has ended.
+            states = states_of(workload.events, initial, session.machine)
             task = replace(task, legal=states.legal)
             session.judge(states.legal)
         if kept is not None:

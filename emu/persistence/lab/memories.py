@@ -55,7 +55,6 @@ class Memories:
         check: Callable[[], object],
         machine: Budgeted | None = None,
     ) -> None:
-        self._tracked = exploration.tracked
         # What the analysis runs itself is kept apart: a result that nobody explored stays one that nobody explored.
         self._trees = (exploration.tree, Tree()) if exploration.whole else (Tree(),)
         self._cut_short = Tree()
@@ -70,6 +69,9 @@ class Memories:
             if isinstance(event, Written):
                 for unit, mask, value in split(event.address, event.data):
                     self._writes.setdefault(unit, []).append((number, mask, value))
+        # Where power fails in a part of the trace only, the stores behind it were not explored.
+        self._tracked = exploration.tracked | self._writes.keys()
+        self._unexplored = self._writes.keys() - exploration.tracked
 
     def after(
         self,
@@ -127,7 +129,8 @@ class Memories:
         return self._most_blocks
 
     def _known(self, contents: dict[int, int], trees: Sequence[Tree]) -> tuple[Verdict, tuple[Read, ...]] | None:
-        for tree in trees:
+        unexplored = any(self._content(contents, unit) != self._initial(unit) for unit in self._unexplored)
+        for tree in trees[unexplored:]:
             node = tree.find(lambda unit: self._content(contents, unit))
             if node is not None and node.verdict is not None:
                 return node.verdict, node.path()

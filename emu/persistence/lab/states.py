@@ -64,8 +64,10 @@ class States:
         return self.segments[passed - 1] if passed else None
 
 
-def states_of(events: Sequence[Event], initial: Initial, tracked: frozenset[int], recovery: Showing) -> States:
+def states_of(events: Sequence[Event], initial: Initial, recovery: Showing) -> States:
     """Run ``recovery`` on the memory at each boundary of a trace. UsageError where there is none."""
+    stored = (split(event.address, event.data) for event in events if isinstance(event, Written))
+    tracked = frozenset(unit for parts in stored for unit, _, _ in parts)
     contents: dict[int, int] = {}
     numbers, names, shown = list[int](), list[str](), list[bytes | None]()
 
