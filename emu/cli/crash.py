@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import options as machine_options
-from emu.cli import output
 from emu.config import PersistenceDomain
 from emu.errors import Status, UsageError
 from emu.persistence.model.rules import FailedCas, Media, Order
@@ -162,11 +161,14 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(result, indent=2))
         else:
+            import shutil
+
             from emu.persistence.report.colours import wants_colour
             from emu.persistence.report.terminal import report_lines
 
-            for line in report_lines(result, colour=wants_colour(sys.stdout)):
-                output.tell(line)
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            for line in report_lines(result, colour=wants_colour(sys.stdout), width=width):
+                print(line)
             if options.timeline:
                 _print_timeline(answer)
     return int(result["status"])
@@ -239,6 +241,7 @@ def _question(options: argparse.Namespace) -> Question:
         check=options.check,
         types=options.types,
         first_failure=options.first_failure,
+        warnings=options.warnings,
         linux=linux,
         scope=options.scope,
         granularity=options.granularity,

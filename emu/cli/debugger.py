@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from emu.cli import output
 from emu.errors import UsageError
+from emu.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from emu.errors import HostError, UsageError
+from emu.hints import TYPE_CHECKING, Any
 from emu.record import NamedTuple
 
 if TYPE_CHECKING:

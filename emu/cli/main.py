@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Any
 
 from emu.cli import defaults, output, signals
 from emu.cli.verbs import VERBS
 from emu.errors import EmuError, HostError, Status
+from emu.hints import Any
 
 
 def main(argv: list[str] | None = None) -> int:

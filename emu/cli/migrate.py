@@ -124,9 +124,16 @@ def _show(line: ProgressLine, answer: dict[str, Any]) -> None:
     speed = ram.get("mbps", 0) / 8 / 1.048576
     words = (
         f"{share:4.0%} of {human_size(total)}"
-        f"  {speed:.0f} MiB/s  round {ram.get('dirty-sync-count', 0)}  {answer.get('status', '')}"
+        f"  {speed:.0f} MiB/s  round {ram.get('dirty-sync-count', 0)}  {answer.get('status', '')}{_left(answer)}"
     )
     line.show(share, words, at_once=over)
+
+
+def _left(answer: dict[str, Any]) -> str:
+    """When the round is over at the speed it has now; a guest that stores meanwhile makes for another round."""
+    ram = answer.get("ram", {})
+    bits, speed = ram.get("remaining", 0) * 8, ram.get("mbps", 0) * 1e6
+    return f"  {bits / speed:.0f} s left" if answer.get("status") == "active" and speed else ""
 
 
 def _report(answer: dict[str, Any], options: argparse.Namespace, *, wait: bool) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from emu.cli import keyval
 from emu.cli.keyval import Key, choice, number, on_off, on_off_auto, size, uuid, words
@@ -30,6 +29,7 @@ from emu.config import (
     backend_properties,
 )
 from emu.errors import UsageError
+from emu.hints import TYPE_CHECKING, Any
 from emu.units import PAGE, align_up
 
 if TYPE_CHECKING:

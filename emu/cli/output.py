@@ -14,7 +14,8 @@ import os
 import re
 import select
 import sys
-from typing import Any, TextIO
+
+from emu.hints import Any, TextIO
 
 _LONGEST_LINE = 1000
 _NARROW, _USUAL = 40, 80  # columns; a terminal may not say how many it has
@@ -86,6 +87,13 @@ def standard_output_failure() -> OSError | None:
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     failure = raw.failure if isinstance(raw, _Survivor) else None
     return None if failure is None or failure.errno == errno.EPIPE else failure
+
+
+def lose_standard_output(error: OSError) -> None:
+    """Somebody else who writes to the standard output has met ``error``: nothing more is to be written there."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Survivor) and raw.failure is None:
+        raw.failure = error
 
 
 def line(text: str) -> str:

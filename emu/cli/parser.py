@@ -7,12 +7,12 @@ import importlib
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
 
 from emu import __version__
 from emu.cli import defaults
 from emu.cli.verbs import VERBS
 from emu.errors import UsageError
+from emu.hints import Any, NoReturn
 
 _NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # argparse takes such words for values
 _SHOWN = 64

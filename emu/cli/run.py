@@ -9,7 +9,6 @@ import stat
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
@@ -17,6 +16,7 @@ from emu.cli.services import offer
 from emu.config import MachineConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, Status, UsageError
+from emu.hints import TYPE_CHECKING, Any
 from emu.units import counted, human_size
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
         made = [path for path in paths if not os.path.exists(path)]
         machine = stack.enter_context(board.build(config, outputs, how))
         for writer in writers:
-            writer.ended = lambda: machine.exit is not None
+            writer.ended = lambda: machine.exit is not None or (cut is not None and _is_over(began, options.timeout))
         if how.incoming is None:
             machine.boot()  # now, so that an image that is refused leaves nothing behind
         if not options.quiet and not options.json:
@@ -288,6 +288,11 @@ def run_options(options: argparse.Namespace) -> RunOptions:
         incoming=options.incoming,
         accept_incomplete=options.accept_incomplete,
     )
+
+
+def _is_over(began: float, timeout: float | None) -> bool:
+    """For a guest that runs on another machine than ours: the one whose power is cut."""
+    return timeout is not None and time.monotonic() - began > timeout
 
 
 def drive(machine: Machine, timeout: float | None) -> tuple[Exit, EmuError | None]:

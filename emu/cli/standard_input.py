@@ -17,11 +17,11 @@ import termios
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from emu.cli import output
 from emu.devices.contract import ExitRequest
 from emu.errors import Status
+from emu.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emu.devices.uart16550 import Uart16550

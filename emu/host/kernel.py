@@ -12,9 +12,9 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING
 
 from emu.errors import HostError
+from emu.hints import TYPE_CHECKING
 from emu.host._kernel import ffi, lib
 from emu.record import NamedTuple
 
@@ -292,6 +292,13 @@ def file_system(fd: int) -> FileSystem:
 def _lines(path: str) -> Iterator[str]:
     with open(path) as lines:  # noqa: PTH123 - pathlib is a tenth of what a start imports
         yield from lines
+
+
+KERNEL_FILE_SYSTEMS = frozenset({
+    "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs", "fusectl",
+    "mqueue", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
+})  # fmt: skip
+"""File systems whose files are no places to keep bytes in."""
 
 
 def file_system_name(fd: int) -> str:

@@ -26,10 +26,12 @@ LESSONS = ROOT / "docs" / "tutorial" / "lessons"
 """Pages whose commands are run, and their output compared, by tests/integration/test_learn_lessons.py."""
 GDB = ROOT / "docs" / "how-to" / "debug-with-gdb.md"
 """Likewise, by tests/oracle/test_oracle_gdb.py: it has two terminals."""
+PMDK = ROOT / "docs" / "tutorial" / "pmdk-program.md"
+"""Likewise, by tests/oracle/test_oracle_tutorial.py: its project needs a kernel and libpmem."""
 PAGES = sorted(
     str(page.relative_to(ROOT))
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
-    if page.parent != LESSONS and page != GDB
+    if page.parent != LESSONS and page not in (GDB, PMDK)
 )
 
 STUDENT = (

@@ -11,6 +11,7 @@ import pytest
 from fuzzing import times
 
 from emu.config import PersistenceDomain
+from emu.persistence.lab.chunks import Chunks
 from emu.persistence.lab.explore import (
     Answer,
     Exploration,
@@ -355,13 +356,14 @@ class Elsewhere(LocalWorker):
         def run(job: Job) -> Run:
             return execute(job, self.recovery, tracked, self.timeline, self.initial)
 
-        taken = [pickle.loads(pickle.dumps(growth.take(end))) for end in ends]
+        taken, chunks = [pickle.loads(pickle.dumps(growth.take(end))) for end in ends], Chunks()
         done = [
-            run(work) if isinstance(work, Job) else Growth.elsewhere(work, self.timeline, self.initial, run)
+            run(work) if isinstance(work, Job) else Growth.elsewhere(work, self.timeline, self.initial, chunks, run)
             for work in reversed(taken)
         ]
+        numbers = {number: growth.tree.chunks.add(data)[0] for number, data in enumerate(chunks)}
         for end, result in zip(ends, reversed(done), strict=True):
-            growth.put(end.node, pickle.loads(pickle.dumps(result)))
+            growth.put(end.node, pickle.loads(pickle.dumps(result)), numbers)
             yield
 
 
