@@ -28,7 +28,7 @@ from emu.devices.nvdimm.index import (
 )
 from emu.devices.nvdimm.label_layouts import LabelFlags
 from emu.devices.nvdimm.namespace import Label, Namespace, make_label, read_label, set_cookie
-from emu.units import PAGE, align_down, human_size
+from emu.units import PAGE, align_down, counted, human_size
 
 _CHUNK = 1 << 20
 
@@ -228,7 +228,7 @@ def initialise(storage: LabelStorage, version: Version, *, force: bool = False, 
         if not force:
             raise LabelError(
                 f"the label area of {human_size(storage.size)} is already initialised (version {area.version.value},"
-                f" {len(area.labels())} labels)",
+                f" {counted(len(area.labels()), 'label')})",
                 "use --force to destroy all labels in it",
             )
         order = (1 - area.number, area.number)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from emu.cli import output
 from emu.errors import UsageError
 from emu.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
-    import contextlib
 
     from emu.board import Outputs
     from emu.cli.plain import PlainWords
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from emu.machine import Machine
 
 QEMU_SPEC = "tcp::1234"
+_ELF = b"\x7fELF"
+_DEBUG_FILES = "/usr/lib/debug/boot"
+"""Where distributions install kernels with symbols (Debian: linux-image-*-dbg)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
@@ -72,4 +77,20 @@ def serve(stack: contextlib.ExitStack, machine: Machine, where: SocketAddress, g
 def invitation(address: str, image: str | None) -> str:
     """Where gdb connects: the words to type."""
     place = address.removeprefix("unix:").replace("tcp:127.0.0.1:", "localhost:").removeprefix("tcp:")
-    return f"emu: debug it: gdb {image or ''} -ex 'target remote {place}'"
+    words = ["gdb", *_with_symbols(image), "-ex", f"'target remote {place}'"]
+    return f"emu: debug it: {' '.join(words)}"
+
+
+def _with_symbols(image: str | None) -> Iterator[str]:
+    """The file that gdb can take symbols from: the image, or that which a packed kernel was made of, if it is here."""
+    if image is None:
+        return
+    from pathlib import Path  # a run without a debugger does not need it
+
+    kernel = Path(image)
+    unpacked = f"vmlinux-{kernel.name.removeprefix('vmlinuz-')}"
+    for path in (kernel, kernel.with_name(unpacked), Path(_DEBUG_FILES, unpacked)):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if file.read(len(_ELF)) == _ELF:
+                yield str(path)
+                return

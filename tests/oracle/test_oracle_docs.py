@@ -132,6 +132,7 @@ def with_extra(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the first one makes the wheel
 @pytest.mark.parametrize("page", STUDENT)
 def test_a_student_with_nothing_but_emu_can_follow(page: str, alone: Path, tmp_path: Path) -> None:
     asked = examples((ROOT / page).read_text("utf-8"))
@@ -140,6 +141,7 @@ def test_a_student_with_nothing_but_emu_can_follow(page: str, alone: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "asked",
     [pytest.param(asked, id=f"{page}-{n}") for page in PAGES for n, asked in enumerate(_sections(page))],
@@ -189,7 +191,8 @@ def _type(command: Command, shell: Shell) -> None:
     good = next((good for start, good in MEANT_TO_FAIL.items() if command.line.startswith(start)), (Status.OK,))
     assert status in good, f"{command.line}: status {status}\n{printed[-4000:]}"
     assert "Traceback" not in printed, command.line
-    line = absent(command.shown, printed)
+    # The pages are written in a clone, where bundled guests have shorter paths.
+    line = absent(command.shown, re.sub(r"\S*/site-packages/emu/", "", printed))
     assert line is None, f"{command.line}: the page shows\n{line}\nwhich is not in what is printed:\n{printed[-4000:]}"
 
 

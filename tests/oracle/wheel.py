@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from email import message_from_bytes
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def installed(factory: pytest.TempPathFactory, extra: str = "", *others: str) ->
     """
     wheels, environment = factory.mktemp("wheels"), factory.mktemp("environment") / "venv"
     (wheel,) = built(factory).glob("*.whl")
-    for found in _needed([f"emu[{extra}]", *others]):
+    for found in _needed([*_requirements(wheel, extra), *others]):
         _as_wheel(found, wheels)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     wanted = [f"emu[{extra}] @ {wheel.as_uri()}", *others]
@@ -68,8 +69,23 @@ def installed(factory: pytest.TempPathFactory, extra: str = "", *others: str) ->
     return environment / "bin"
 
 
+def _requirements(wheel: Path, extra: str) -> list[str]:
+    """What the wheel says that it needs."""
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = (each for each in opened.namelist() if each.endswith(".dist-info/METADATA"))
+        metadata = message_from_bytes(opened.read(name))
+    return [str(need).partition(";")[0] for need in _wanted(metadata.get_all("Requires-Dist", []), {extra})]
+
+
+def _wanted(needs: Iterable[str], extras: Iterable[str]) -> Iterator[Requirement]:
+    """Those of ``needs`` that are meant here and with these extras."""
+    for need in map(Requirement, needs):
+        if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield need
+
+
 def _needed(names: list[str]) -> Iterator[Distribution]:
-    """The packages of this environment that those of ``names`` need, and they; not emu itself."""
+    """The packages of this environment that ``names`` ask for, and what they need."""
     seen: set[str] = set()
     while names:
         requirement = Requirement(names.pop())
@@ -80,12 +96,8 @@ def _needed(names: list[str]) -> Iterator[Distribution]:
             found = distribution(requirement.name)
         except PackageNotFoundError:
             missing(requirement.name, f"pip install {requirement.name}")
-        if requirement.name != "emu":
-            yield found
-        extras = ("", *requirement.extras)
-        needs = map(Requirement, found.requires or ())
-        needed = (need for need in needs if not need.marker or any(need.marker.evaluate({"extra": e}) for e in extras))
-        names += [str(need).partition(";")[0] for need in needed]
+        yield found
+        names += [str(need).partition(";")[0] for need in _wanted(found.requires or (), requirement.extras)]
 
 
 def _as_wheel(found: Distribution, folder: Path) -> None:

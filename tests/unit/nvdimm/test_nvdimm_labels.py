@@ -307,7 +307,7 @@ def test_full_area() -> None:
 
 def test_init_needs_force_on_a_valid_area() -> None:
     storage = area_with(DIMM)
-    with pytest.raises(LabelError, match=r"already initialised \(version 1.2, 1 labels\)"):
+    with pytest.raises(LabelError, match=r"already initialised \(version 1.2, 1 label\)"):
         initialise(storage, Version.V1_1)
     assert initialise(storage, Version.V1_1, force=True).version is Version.V1_1
     assert LabelArea(storage).labels() == ()
