@@ -9,9 +9,9 @@ Reads and writes come from the guest: they never raise, whatever offset, size or
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from emu.errors import StateError
+from emu.hints import Protocol
 from emu.record import NamedTuple
 from emu.state import Fields, Saveable
 

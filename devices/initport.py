@@ -5,9 +5,8 @@ Other guests do not have them.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from emu.devices.contract import Sink, Window
+from emu.hints import Protocol
 from emu.state import Apply, Fields, SavedState, nothing
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Any, ClassVar, dataclass_transform
 
 from emu.errors import UsageError
+from emu.hints import Any, ClassVar, dataclass_transform
 from emu.record import NamedTuple, Record
 from emu.units import GIB, MIB, U32_MAX, U64_MAX
 

@@ -20,13 +20,13 @@ import enum
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from emu.config import Clock, MachineConfig, NvdimmConfig, RunOptions
 from emu.cpu import DEBUG_STOPS, Stop, StopKind
 from emu.devices.contract import ExitRequest
 from emu.entry import Entry
 from emu.errors import EmuError, Status, UsageError
+from emu.hints import TYPE_CHECKING, Any, Protocol, TypeVar
 from emu.host import faults
 from emu.memory import Backend
 from emu.parts import Parts, PluggedNvdimm
@@ -34,8 +34,6 @@ from emu.record import NamedTuple
 from emu.state import Saveable, SavedState, parse_all
 
 if TYPE_CHECKING:
-    from concurrent import futures
-
     from emu.cpu.debugging import Debugging
 
 T = TypeVar("T")
@@ -55,6 +53,31 @@ class RunState(enum.StrEnum):
     POSTMIGRATE = "postmigrate"
     SHUTDOWN = "shutdown"
     GUEST_PANICKED = "guest-panicked"
+
+
+class _Call:
+    """A function that one thread has another one run. A Future of ``concurrent.futures`` would bring ``logging``."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._over = threading.Event()
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._result = self._function()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._over.set()
+
+    def result(self) -> Any:
+        """What the function returned, once it has; raises what it raised."""
+        self._over.wait()
+        if self._error is not None:
+            raise self._error
+        return self._result
 
 
 class Exit(NamedTuple):
@@ -166,7 +189,7 @@ class Machine:
         self._booted = False
         self._used = False
         self._paused_as: RunState | None = RunState.PRELAUNCH if options.start_paused else None
-        self._calls: deque[tuple[Callable[[], Any], futures.Future[Any]]] = deque()
+        self._calls: deque[_Call] = deque()
         self._loop_thread: int | None = None
         self.cpu.shows_self_test = True
         self.cpu.on_port_read = self.bus.read
@@ -183,12 +206,11 @@ class Machine:
         with self._changed:
             if self._loop_thread in (None, threading.get_ident()):
                 return function()
-            from concurrent.futures import Future  # brings logging with it, and most runs call nothing
-
-            future: Future[T] = Future()
-            self._calls.append((function, future))
+            call = _Call(function)
+            self._calls.append(call)
             self._requests.wake()
-        return future.result()
+        result: T = call.result()
+        return result
 
     def end(self, request: ExitRequest) -> None:
         """End the run with ``request``; the first request wins."""
@@ -438,11 +460,7 @@ class Machine:
 
     def _run_calls(self) -> None:
         while self._calls:
-            function, future = self._calls.popleft()
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
+            self._calls.popleft().run()
 
     def _guest_died(self, reason: str, stop: Stop) -> None:
         self.state = RunState.GUEST_PANICKED

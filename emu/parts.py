@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from emu.cpu import Cpu
 from emu.devices.bus import PortBus
 from emu.devices.contract import Device, PortDevice, Timed, WindowedDevice
 from emu.devices.nvdimm.device import NvdimmDevice
 from emu.devices.pic import PicPair
+from emu.hints import Any
 from emu.host import faults
 from emu.memory import Backend, GuestMemory
 from emu.record import NamedTuple

@@ -10,9 +10,9 @@ there is no empty success.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from emu.errors import StateError
+from emu.hints import Protocol
 from emu.record import Record
 from emu.units import U64_MAX
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from emu.errors import UsageError
+from emu.hints import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
 from emu.record import NamedTuple, Record
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-from typing import TYPE_CHECKING, Literal
 
+from emu.hints import TYPE_CHECKING, Literal
 from emu.record import NamedTuple
 
 if TYPE_CHECKING:

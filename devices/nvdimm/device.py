@@ -6,12 +6,11 @@ alignment; the label area is [S - L, S) and is reached only through _DSM.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
 from emu.config import NvdimmConfig, OnOffAuto
 from emu.devices.nvdimm import nfit, options
 from emu.devices.nvdimm.nfit import NfitEntry
 from emu.errors import StateError
+from emu.hints import TYPE_CHECKING, Protocol
 from emu.state import Apply, Fields, SavedState, nothing
 
 if TYPE_CHECKING:

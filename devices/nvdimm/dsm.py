@@ -6,14 +6,13 @@ version 1.0. One thing differs on purpose: a label transfer of zero bytes, on wh
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from emu.config import PersistenceDomain
 from emu.devices.nvdimm import nfit
 from emu.devices.nvdimm.device import NvdimmDevice
 from emu.devices.nvdimm.dsm_layouts import DSM_PAGE, DsmInput, DsmLabelSize, DsmStatus, DsmTransfer
 from emu.devices.nvdimm.ssdt import INTERNAL_HANDLE, ROOT_HANDLE
 from emu.errors import EmuError, StateError
+from emu.hints import Protocol
 from emu.state import Apply, Fields, SavedState
 
 REVISION = 1

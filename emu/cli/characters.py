@@ -1,4 +1,4 @@
-"""Where a guest's characters go: the standard output, a file, or nowhere."""
+"""Where a guest's characters go: the standard output, a file, a line (``emu.cli.serial_line``), or nowhere."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from emu.cli import output
 from emu.errors import HostError, UsageError
+from emu.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emu.api.capture import Capture
@@ -115,7 +115,8 @@ def _nowhere(_data: bytes) -> None:
 def make_sink(
     stack: contextlib.ExitStack, target: str, option: str, claims: Claims | None, *, standard: Capture | None
 ) -> Callable[[bytes], None]:
-    """The sink that QEMU's word ``target`` names: stdio, mon:stdio, none, null or file:PATH. No file is touched yet.
+    """The sink that QEMU's word ``target`` names: stdio, mon:stdio, none, null or file:PATH; for ``-serial`` also pty
+    and unix:PATH, a ``SerialLine``. No file is touched yet.
 
     ``claims`` takes the file as the output of ``option``, and ``stack`` closes it; ``standard`` takes the place of the
     standard output. UsageError for another word or a file that is an input too, HostError for one that cannot be
@@ -131,4 +132,14 @@ def make_sink(
         return _nowhere if sys.stdout is None else Writer(sys.stdout.fileno(), "the standard output", stack)
     if target in ("none", "null"):
         return _nowhere
-    raise UsageError(f"'{target[:64]}' is not a place for characters", "use stdio, none or file:PATH")
+    if option == "-serial" and is_line(target):
+        from emu.cli.serial_line import make_line
+
+        return make_line(stack, target)
+    lines = ", pty, unix:PATH,server=on" if option == "-serial" else ""
+    raise UsageError(f"{option}: '{target[:64]}' is not a place for characters", f"use stdio, none{lines} or file:PATH")
+
+
+def is_line(target: str | None) -> bool:
+    """Whether something can also be typed there: a pseudo-terminal or a socket."""
+    return target is not None and (target == "pty" or target.startswith("unix:"))

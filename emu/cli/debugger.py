@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from emu.cli import output
 from emu.errors import UsageError
+from emu.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

@@ -12,10 +12,10 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
 
 from emu.config import OnOffAuto, is_uuid
 from emu.errors import UsageError
+from emu.hints import Any
 from emu.record import NamedTuple
 from emu.units import BOOLEANS, parse_number, parse_size
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from emu.cli import keyval, options
 from emu.cli.keyval import Key
 from emu.config import BackendKind
 from emu.errors import UsageError
+from emu.hints import Any
 
 # option -> (key that names the kind, kinds and their keys)
 _KINDS: dict[str, tuple[str, Mapping[str, Mapping[str, Key]]]] = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Any
 
 from emu.cli import defaults, output, signals
 from emu.cli.verbs import VERBS
 from emu.errors import EmuError, HostError, Status
+from emu.hints import Any
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,9 +36,11 @@ def _run(words: list[str]) -> int:
         words = [" ".join(words[:2]), *words[2:]]
     verb = next((word for word in words if word in VERBS), None)
     traceback = "--traceback" in words
+    given = defaults.Applied(words)
     try:
         if verb in defaults.VERBS:
-            words = defaults.applied(verb, words)
+            given = defaults.applied(verb, words)
+            words = given.words
         options = _plain(words) or _parse(verb, words)
         if _help_asked(options):
             return Status.OK
@@ -48,7 +50,7 @@ def _run(words: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else Status.USAGE
     except EmuError as error:
         signals.settle()  # what was interrupted may fail in its own words
-        return _report(error, traceback)
+        return _report(error, traceback, given.blamed(error.what))
     except MemoryError:
         return _report(HostError("the host gives emu no more memory", "raise its limit ('ulimit -v')"), traceback)
     except ImportError as error:
@@ -123,10 +125,11 @@ def _help_asked(options: Any) -> bool:
     return text is not None
 
 
-def _report(error: EmuError, traceback: bool) -> int:
+def _report(error: EmuError, traceback: bool, source: str = "") -> int:
+    """``source`` is where the words came from that are wrong, if not from the command line."""
     if traceback:
         raise error
-    output.note(f"emu: {error.what}")
+    output.note(f"emu: {source}{error.what}")
     if error.remedy:
         output.note(f"     {error.remedy}")
     return error.status

@@ -14,7 +14,7 @@ from emu.api.moves import UNDER_WAY, configure, document
 from emu.cli.progress import ProgressLine
 from emu.errors import Status, UsageError
 from emu.monitor.client import QmpClient
-from emu.units import PAGE, human_size, parse_size
+from emu.units import PAGE, counted, human_size, parse_size
 from emu.words import printable
 
 EPILOG = """\
@@ -124,9 +124,16 @@ def _show(line: ProgressLine, answer: dict[str, Any]) -> None:
     speed = ram.get("mbps", 0) / 8 / 1.048576
     words = (
         f"{share:4.0%} of {human_size(total)}"
-        f"  {speed:.0f} MiB/s  round {ram.get('dirty-sync-count', 0)}  {answer.get('status', '')}"
+        f"  {speed:.0f} MiB/s  round {ram.get('dirty-sync-count', 0)}  {answer.get('status', '')}{_left(answer)}"
     )
     line.show(share, words, at_once=over)
+
+
+def _left(answer: dict[str, Any]) -> str:
+    """When the round is over at the speed it has now; a guest that stores meanwhile makes for another round."""
+    ram = answer.get("ram", {})
+    bits, speed = ram.get("remaining", 0) * 8, ram.get("mbps", 0) * 1e6
+    return f"  {bits / speed:.0f} s left" if answer.get("status") == "active" and speed else ""
 
 
 def _report(answer: dict[str, Any], options: argparse.Namespace, *, wait: bool) -> int:
@@ -140,7 +147,8 @@ def _report(answer: dict[str, Any], options: argparse.Namespace, *, wait: bool) 
         print(
             f"completed in {answer.get('total-time', 0) / 1000:.2f} s, guest stopped for {answer.get('downtime', 0)} ms"
         )
-        print(f"{moved} of pages in {ram.get('dirty-sync-count', 0)} rounds, {ram.get('duplicate', 0)} zero pages")
+        rounds, zeros = ram.get("dirty-sync-count", 0), ram.get("duplicate", 0)
+        print(f"{moved} of pages in {counted(rounds, 'round')}, {counted(zeros, 'zero page')}")
         for item in answer.get("x-emu-persistence", []):
             print(printable(f"{item['block']}: {human_size(item['bytes'])} made durable by {item['means']}"))
     else:

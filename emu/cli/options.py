@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from emu.cli import keyval
 from emu.cli.keyval import Key, choice, number, on_off, on_off_auto, size, uuid, words
@@ -30,6 +29,7 @@ from emu.config import (
     backend_properties,
 )
 from emu.errors import UsageError
+from emu.hints import TYPE_CHECKING, Any
 from emu.units import PAGE, align_up
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ PLAIN_WORDS = {
     "smp": "1: there is one CPU",
     "display": "none: there is no display",
     "nic": "none: there is no network",
-    "serial": "stdio|none|file:PATH",
+    "serial": "stdio|none|file:PATH|pty|unix:PATH[,server=on][,wait=off]",
     "debugcon": "stdio|none|file:PATH",
 }
 

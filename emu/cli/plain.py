@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from types import SimpleNamespace
-from typing import Any
 
+from emu.hints import Any
 from emu.record import NamedTuple
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from emu.cli import output
+from emu.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emu.machine import Machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -22,8 +23,16 @@ def entry() -> None:
     from emu.cli.main import main
 
     status = main()
-    if status == signals.INTERRUPTED:
-        # Where KeyboardInterrupt has passed exec() or eval(), as imports use them, Python would end by SIGINT instead.
-        os._exit(status)
-    gc.freeze()  # and at the end everything goes at once
-    sys.exit(status)
+    if status != signals.INTERRUPTED:
+        # KeyboardInterrupt that has passed exec() or eval(), as imports use them, would make Python end by SIGINT.
+        _say_goodbye()
+    os._exit(status)
+
+
+def _say_goodbye() -> None:
+    """Do what Python does when it ends, all but taking everything apart: that took a tenth of a short run's time."""
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()  # waits for threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from emu.cpu import registers as r
 from emu.cpu.delivery import Delivery, Fault, Source, TripleFault
@@ -27,6 +26,7 @@ from emu.cpu.stop import ExceptionRecord, Stop, StopKind
 from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
+from emu.hints import TYPE_CHECKING
 from emu.memory import GuestMemory, Region, Registers
 from emu.state import Apply, Fields, SavedState
 from emu.units import PAGE, U64_MAX
@@ -401,6 +401,12 @@ class Cpu:
         if any(self._state.system.has_code(*span) for span in self._memory.spans(gpa, len(data))):
             self.invalidate(gpa, len(data))
 
+    def take_code_change(self) -> bool:
+        """Since it was last asked, the guest has executed from new pages, or stored to pages that it executed from. If
+        not, none of the memory that it stored to has code that ``restored`` would forget.
+        """
+        return self._state.system.take_code_change()
+
     def restored(self, host_address: int, size: int) -> None:
         """The caller put back guest memory at ``host_address``, whole pages: forget just the code from there, at once.
 
@@ -542,16 +548,17 @@ class Cpu:
         on_fault: Callable[[int], None],
         on_write: Callable[[int, bytes], None],
         native_on_fault: tuple[int, int] = (0, 0),
+        on_read: Callable[[int, int], None] | None = None,
     ) -> None:
         """Tell what no hook sees. ``on_fault(rip)``: the instruction there raised an exception; its delivery begins.
-        ``on_write(gpa, data)``: that delivery, or a page walk for it, has just stored ``data`` within one page; not
-        told of RAM. ``native_on_fault``: addresses of a C function and of its first argument that do what ``on_fault``
-        does; with it, delivery stays in C.
+        ``on_write(gpa, data)``: that delivery, or a page walk for it, has just stored ``data`` within one page, or is
+        about to read there (``on_read(gpa, size)``); not told of RAM. ``native_on_fault``: addresses of a C function
+        and of its first argument that do what ``on_fault`` does; with it, delivery stays in C.
         """
         self._watched = True
         self._engine.watch_faults(*native_on_fault)
         self._delivery.on_fault = on_fault
-        self._memory.on_write = on_write
+        self._memory.on_write, self._memory.on_read = on_write, on_read
 
     def add_native_hook(self, kind: int, function: int, user_data: int, begin: int = 1, end: int = 0) -> int:
         """Install the C callback at address ``function`` for Unicorn's hook ``kind``; a handle for ``remove_hook``.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 from emu.cpu import registers as r
 from emu.cpu.memory import PhysicalMemory
 from emu.cpu.paging import PageFault, Paging
 from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, TYPE_CONFORMING, CpuState, Segment
+from emu.record import NamedTuple
 
 _U64 = (1 << 64) - 1
 
@@ -95,7 +95,7 @@ class Delivery:
         """Of the interrupt instruction just executed: INT3 and INTO have one byte, INT n two."""
         at = self._state.segment(r.CS).base + self._state.rip - 1
         try:
-            opcode = self.paging().read(self._memory, at, 1)
+            opcode = self.paging().read(self._memory, at, 1, mark=False)
         except PageFault:  # the guest unmapped the page after its code was translated
             opcode = b""
         return 1 if (vector, opcode) in ((r.BP, b"\xcc"), (r.OF, b"\xce")) else 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from emu.cpu import registers as r
 from emu.cpu.engine import hooks
@@ -12,6 +11,7 @@ from emu.cpu.engine.stops import take_over
 from emu.cpu.engine.system import System
 from emu.cpu.features import CR4_BITS, WORDS, offered
 from emu.errors import HostError
+from emu.record import NamedTuple
 
 # Bits of a descriptor's high word (Intel SDM volume 3, section 3.4.5), which is also how the engine caches them.
 TYPE_CODE, TYPE_CONFORMING = 1 << 11, 1 << 10

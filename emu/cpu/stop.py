@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
 
 from emu.cpu.registers import VECTOR_NAMES
+from emu.record import NamedTuple
 
 
 class StopKind(enum.StrEnum):

@@ -601,7 +601,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 /* A piece stays in the second-level cache between its copy and its sum. Buffers begin where pages do: a copy between
  * addresses that differ a little in their last twelve bits takes four times as long. */
-enum { PAGE = 4096, PIECE = 16 * PAGE };
+enum { PAGE = 4096, PIECE = 32 * PAGE, LINE = 64 };
 
 /* ------------------------------------------------------------------------------------------------- checksums */
 
@@ -674,6 +674,10 @@ __attribute__((target("sse4.2"))) static uint32_t crc_hardware(uint32_t crc, con
     pthread_once(&past_stripe_once, past_stripe_fill);
     for (; size >= 3 * STRIPE; at += 3 * STRIPE, size -= 3 * STRIPE) {
         uint64_t second = 0, third = 0;
+        /* The processor's own look-ahead is lost among three places; without this, memory is waited for half of the
+         * time. It may reach behind the data: that is no access. */
+        for (uintptr_t line = (uintptr_t)at + 3 * STRIPE; line < (uintptr_t)at + 6 * STRIPE; line += LINE)
+            _mm_prefetch((const char *)line, _MM_HINT_T0);
         for (size_t n = 0; n < STRIPE; n += 8) {
             first = _mm_crc32_u64(first, word_at(at + n));
             second = _mm_crc32_u64(second, word_at(at + STRIPE + n));
@@ -737,18 +741,6 @@ static int write_all(int fd, const char *from, size_t size, int64_t offset) {
     return 0;
 }
 
-/* Read pages of a file to `to`, and sum what is there then. */
-static int emu_pages_read(int fd, int64_t offset, void *to, size_t pages, uint32_t *sums, int hardware) {
-    for (size_t size = pages * PAGE, at = 0; at < size; at += PIECE) {
-        size_t piece = size - at < PIECE ? size - at : PIECE;
-        int error = read_all(fd, (char *)to + at, piece, offset + at);
-        if (error)
-            return error;
-        emu_pages_sum((char *)to + at, piece / PAGE, sums + at / PAGE, hardware);
-    }
-    return 0;
-}
-
 /* Copy pages of the file `fd`, or of `memory`, to `to`; note in `zero` which are zero, and go on in *crc with the others.
  * The places of zero pages in `to` may keep what they held. */
 static int emu_pages_take(int fd, int64_t offset, const char *memory, size_t pages, char *to, uint8_t *zero,
@@ -790,16 +782,61 @@ static ssize_t emu_pages_receive(int fd, char *to, size_t size, uint32_t *crc, i
     return done;
 }
 
-/* Sum pages of a file. */
-static int emu_pages_look(int fd, int64_t offset, size_t pages, uint32_t *sums, int hardware) {
+/* Copy a page past the caches: its old content is not fetched, and what is in the caches stays there. */
+static void stream_page(char *to, const char *from) {
+#if X86
+    for (size_t n = 0; n < PAGE; n += LINE)
+        for (size_t part = n; part < n + LINE; part += sizeof(__m128i))
+            _mm_stream_si128((__m128i *)(to + part), _mm_load_si128((const __m128i *)(from + part)));
+#else
+    memcpy(to, from, PAGE);
+#endif
+}
+
+/* Read pages of a file to the memory `to`, and sum them on the way: what is summed is what is stored. */
+static int read_pages(int fd, int64_t offset, char *to, size_t pages, uint32_t *sums, int hardware) {
     char *buffer = aligned_alloc(PAGE, PIECE);
     int error = buffer ? 0 : -ENOMEM;
     for (size_t at = 0; at < pages && !error; at += PIECE / PAGE) {
-        size_t piece = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;
-        error = emu_pages_read(fd, offset + at * PAGE, buffer, piece, sums + at, hardware);
+        size_t count = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;
+        error = read_all(fd, buffer, count * PAGE, offset + at * PAGE);
+        if (error)
+            break;
+        emu_pages_sum(buffer, count, sums + at, hardware);
+        for (size_t n = 0; n < count; n++)
+            stream_page(to + (at + n) * PAGE, buffer + n * PAGE);
     }
+#if X86
+    _mm_sfence();
+#endif
     free(buffer);
     return error;
+}
+
+typedef struct {
+    int fd, hardware, error;
+    int64_t offset;
+    char *to;
+    size_t pages;
+    uint32_t *sums;
+} reading;
+
+static void *read_part(void *part) {
+    reading *r = part;
+    r->error = read_pages(r->fd, r->offset, r->to, r->pages, r->sums, r->hardware);
+    return NULL;
+}
+
+/* As above, in `threads` of about equal parts (1 or 2): one thread does not use up the memory's speed. */
+static int emu_pages_read(int fd, int64_t offset, char *to, size_t pages, uint32_t *sums, int threads, int hardware) {
+    size_t half = threads > 1 && pages * PAGE >= 2 * PIECE ? pages / 2 : 0;
+    reading second = {fd, hardware, 0, offset + half * PAGE, to + half * PAGE, pages - half, sums + half};
+    pthread_t thread;
+    if (!half || pthread_create(&thread, NULL, read_part, &second))
+        return read_pages(fd, offset, to, pages, sums, hardware);
+    int error = read_pages(fd, offset, to, half, sums, hardware);
+    pthread_join(thread, NULL);
+    return error ? error : second.error;
 }
 
 /* Store the pages of `buffer` that are not zero, and note in `zero` which are. */
@@ -825,9 +862,10 @@ static int emu_pages_copy(int from, int64_t offset, int to, int64_t to_offset, s
     for (size_t at = 0; at < pages && !error; at += PIECE / PAGE) {
         size_t piece = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;
         *reading = 1;
-        error = emu_pages_read(from, offset + at * PAGE, buffer, piece, sums + at, hardware);
+        error = read_all(from, buffer, piece * PAGE, offset + at * PAGE);
         if (error)
             break;
+        emu_pages_sum(buffer, piece, sums + at, hardware);
         *reading = 0;
         error = write_data(to, buffer, to_offset + at * PAGE, piece, zero + at);
     }
@@ -845,64 +883,58 @@ static void *_cffi_types[] = {
 /*  3 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 50), // uint32_t *
-/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 62), // uint8_t *
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 44), // uint32_t *
+/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // uint8_t *
 /*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, size_t, uint32_t *, int)
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void *, size_t, uint32_t *, int, int)
 /* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void *, size_t, uint32_t *, int)
-/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 21 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // void *
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 23 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void const *, size_t, void *, uint8_t *, uint32_t *, int)
-/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 29 */ _CFFI_OP(_CFFI_OP_POINTER, 63), // void const *
-/* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 31 */ _CFFI_OP(_CFFI_OP_NOOP, 21),
-/* 32 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
-/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 14 */ _CFFI_OP(_CFFI_OP_POINTER, 57), // void *
+/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void const *, size_t, void *, uint8_t *, uint32_t *, int)
+/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 23 */ _CFFI_OP(_CFFI_OP_POINTER, 57), // void const *
+/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
+/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 27 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 30 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
+/* 31 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
+/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
 /* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
-/* 37 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
-/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 40 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
-/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 61), // ssize_t()(int, void *, size_t, uint32_t *, int)
-/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 21),
-/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 55), // ssize_t()(int, void *, size_t, uint32_t *, int)
+/* 37 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 38 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 40 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION, 44), // uint32_t()(uint32_t, void const *, size_t, int)
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 45 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
+/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 50), // uint32_t()(uint32_t, void const *, size_t, int)
-/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
-/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 57), // void()(void const *, size_t, uint32_t *, int)
+/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
+/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
 /* 53 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION, 63), // void()(void const *, size_t, uint32_t *, int)
-/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 29),
-/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 59 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 29), // ssize_t
-/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 29), // ssize_t
+/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static uint32_t _cffi_d_emu_crc32c(uint32_t x0, void const * x1, size_t x2, int x3)
@@ -934,10 +966,10 @@ _cffi_f_emu_crc32c(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(29), arg1, (char **)&x1);
+      _cffi_type(23), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(29), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(23), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1012,10 +1044,10 @@ _cffi_f_emu_is_zero(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(29), arg0, (char **)&x0);
+      _cffi_type(23), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(29), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(23), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1139,75 +1171,9 @@ _cffi_f_emu_pages_copy(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_pages_copy _cffi_d_emu_pages_copy
 #endif
 
-static int _cffi_d_emu_pages_look(int x0, int64_t x1, size_t x2, uint32_t * x3, int x4)
+static int _cffi_d_emu_pages_read(int x0, int64_t x1, void * x2, size_t x3, uint32_t * x4, int x5, int x6)
 {
-  return emu_pages_look(x0, x1, x2, x3, x4);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_pages_look(PyObject *self, PyObject *args)
-{
-  int x0;
-  int64_t x1;
-  size_t x2;
-  uint32_t * x3;
-  int x4;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-  PyObject *arg0;
-  PyObject *arg1;
-  PyObject *arg2;
-  PyObject *arg3;
-  PyObject *arg4;
-
-  if (!PyArg_UnpackTuple(args, "emu_pages_look", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
-    return NULL;
-
-  x0 = _cffi_to_c_int(arg0, int);
-  if (x0 == (int)-1 && PyErr_Occurred())
-    return NULL;
-
-  x1 = _cffi_to_c_int(arg1, int64_t);
-  if (x1 == (int64_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x2 = _cffi_to_c_int(arg2, size_t);
-  if (x2 == (size_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg3, (char **)&x3);
-  if (datasize != 0) {
-    x3 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg3, (char **)&x3,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x4 = _cffi_to_c_int(arg4, int);
-  if (x4 == (int)-1 && PyErr_Occurred())
-    return NULL;
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_pages_look(x0, x1, x2, x3, x4); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_pages_look _cffi_d_emu_pages_look
-#endif
-
-static int _cffi_d_emu_pages_read(int x0, int64_t x1, void * x2, size_t x3, uint32_t * x4, int x5)
-{
-  return emu_pages_read(x0, x1, x2, x3, x4, x5);
+  return emu_pages_read(x0, x1, x2, x3, x4, x5, x6);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -1219,6 +1185,7 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
   size_t x3;
   uint32_t * x4;
   int x5;
+  int x6;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   int result;
@@ -1229,8 +1196,9 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
   PyObject *arg3;
   PyObject *arg4;
   PyObject *arg5;
+  PyObject *arg6;
 
-  if (!PyArg_UnpackTuple(args, "emu_pages_read", 6, 6, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5))
+  if (!PyArg_UnpackTuple(args, "emu_pages_read", 7, 7, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5, &arg6))
     return NULL;
 
   x0 = _cffi_to_c_int(arg0, int);
@@ -1242,10 +1210,10 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(21), arg2, (char **)&x2);
+      _cffi_type(14), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(21), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(14), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1267,9 +1235,13 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
   if (x5 == (int)-1 && PyErr_Occurred())
     return NULL;
 
+  x6 = _cffi_to_c_int(arg6, int);
+  if (x6 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_pages_read(x0, x1, x2, x3, x4, x5); }
+  { result = emu_pages_read(x0, x1, x2, x3, x4, x5, x6); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -1313,10 +1285,10 @@ _cffi_f_emu_pages_receive(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(21), arg1, (char **)&x1);
+      _cffi_type(14), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(21), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(14), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1376,10 +1348,10 @@ _cffi_f_emu_pages_sum(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(29), arg0, (char **)&x0);
+      _cffi_type(23), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(29), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(23), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1457,10 +1429,10 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(29), arg2, (char **)&x2);
+      _cffi_type(23), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(29), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(23), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1470,10 +1442,10 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(21), arg4, (char **)&x4);
+      _cffi_type(14), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(21), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(14), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1516,15 +1488,14 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
 #endif
 
 static const struct _cffi_global_s _cffi_globals[] = {
-  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_crc32c },
-  { "emu_has_crc32c", (void *)_cffi_f_emu_has_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 40), (void *)_cffi_d_emu_has_crc32c },
-  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_is_zero },
+  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_crc32c },
+  { "emu_has_crc32c", (void *)_cffi_f_emu_has_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 34), (void *)_cffi_d_emu_has_crc32c },
+  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 30), (void *)_cffi_d_emu_is_zero },
   { "emu_pages_copy", (void *)_cffi_f_emu_pages_copy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_pages_copy },
-  { "emu_pages_look", (void *)_cffi_f_emu_pages_look, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_pages_look },
-  { "emu_pages_read", (void *)_cffi_f_emu_pages_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_pages_read },
-  { "emu_pages_receive", (void *)_cffi_f_emu_pages_receive, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_pages_receive },
-  { "emu_pages_sum", (void *)_cffi_f_emu_pages_sum, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_emu_pages_sum },
-  { "emu_pages_take", (void *)_cffi_f_emu_pages_take, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_pages_take },
+  { "emu_pages_read", (void *)_cffi_f_emu_pages_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_pages_read },
+  { "emu_pages_receive", (void *)_cffi_f_emu_pages_receive, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_pages_receive },
+  { "emu_pages_sum", (void *)_cffi_f_emu_pages_sum, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_pages_sum },
+  { "emu_pages_take", (void *)_cffi_f_emu_pages_take, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 20), (void *)_cffi_d_emu_pages_take },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1534,12 +1505,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   NULL,  /* no struct_unions */
   NULL,  /* no enums */
   NULL,  /* no typenames */
-  9,  /* num_globals */
+  8,  /* num_globals */
   0,  /* num_struct_unions */
   0,  /* num_enums */
   0,  /* num_typenames */
   NULL,  /* no includes */
-  64,  /* num_types */
+  58,  /* num_types */
   0,  /* flags */
 };
 

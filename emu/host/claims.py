@@ -10,12 +10,13 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
 
 from emu.config import MachineConfig
 from emu.errors import HostError, UsageError
+from emu.hints import TypeAlias
 from emu.host import files
 from emu.host.files import Place, Target
+from emu.record import NamedTuple
 
 Identity: TypeAlias = tuple[object, ...]
 

@@ -6,9 +6,9 @@ Source: Linux drivers/dax/bus.c (attributes of a dax device and of its region); 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from emu.errors import HostError
+from emu.hints import TYPE_CHECKING
 from emu.record import NamedTuple
 
 if TYPE_CHECKING:

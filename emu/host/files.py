@@ -16,11 +16,11 @@ import os
 import re
 import stat
 from types import TracebackType
-from typing import NamedTuple
 
 from emu.errors import FileInUse, HostError
 from emu.host import kernel
 from emu.host.kernel import Lock
+from emu.record import NamedTuple
 
 _MOST_LINKS = 40  # as the kernel
 _REMEDIES = {

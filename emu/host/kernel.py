@@ -12,9 +12,9 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING
 
 from emu.errors import HostError
+from emu.hints import TYPE_CHECKING
 from emu.host._kernel import ffi, lib
 from emu.record import NamedTuple
 

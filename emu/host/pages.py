@@ -33,23 +33,29 @@ def buffer(size: int) -> memoryview:
 
 
 class Copied(NamedTuple):
-    """What became of a copy: the ``sums`` of its pages, one after the other, and the numbers of those left out because
-    they are ``zero``."""
+    """What became of a copy: the ``sums`` of its pages, one after the other, and the runs (first page, count), rising,
+    of those left out because they are ``zero``."""
 
     sums: bytes
-    zero: list[int]
+    zero: list[tuple[int, int]]
 
 
 class Taken(NamedTuple):
-    """What was copied: the numbers of the pages that are ``zero``, and the ``crc`` over the others."""
+    """What was copied: the runs (first page, count), rising, of the pages that are ``zero``, and the ``crc`` over the
+    others."""
 
-    zero: list[int]
+    zero: list[tuple[int, int]]
     crc: int
 
 
 @cache
 def _hardware() -> bool:
     return bool(lib.emu_has_crc32c())
+
+
+@cache
+def _threads() -> int:
+    return min(2, len(os.sched_getaffinity(0)))
 
 
 def crc32c(data: Buffer, running: int = 0, *, hardware: bool | None = None) -> int:
@@ -76,21 +82,15 @@ def sums_of(data: Buffer) -> bytes:
     return bytes(ffi.buffer(sums))
 
 
-def sums_in(fd: int, offset: int, count: int, *, what: str) -> bytes:
-    """The sums of ``count`` pages of the file ``fd`` from ``offset`` on; HostError when they cannot be read."""
-    sums = ffi.new("uint32_t[]", count)
-    _check_read(lib.emu_pages_look(fd, offset, count, sums, _hardware()), what)
-    return bytes(ffi.buffer(sums))
-
-
 def read(fd: int, offset: int, target: Buffer, *, what: str) -> bytes:
-    """Fill ``target``, whole pages, from the file ``fd``, and sum what is there then; HostError when that fails.
+    """Fill ``target``, which begins where a page does, from the file ``fd``; the sums of what was stored there.
 
-    ``target`` may be a mapping: a page of it for which there is no room is an error too, and no signal.
+    Two threads share what is large, where there are processors for them. HostError when the file cannot be read. A
+    ``target`` whose own file may lose its storage has a Guard.
     """
     there = ffi.from_buffer(target, require_writable=True)
     sums = ffi.new("uint32_t[]", len(there) // PAGE)
-    _check_read(lib.emu_pages_read(fd, offset, there, len(sums), sums, _hardware()), what)
+    _check_read(lib.emu_pages_read(fd, offset, there, len(sums), sums, _threads(), _hardware()), what)
     return bytes(ffi.buffer(sums))
 
 
@@ -108,7 +108,7 @@ def take(source: int | Buffer, offset: int, target: Buffer, running: int, *, wha
     else:
         fd, memory = -1, ffi.from_buffer(source[offset : offset + count * PAGE])
     _check_read(lib.emu_pages_take(fd, offset, memory, count, to, zero, crc, _hardware()), what)
-    return Taken(_set_bytes(zero), crc[0])
+    return Taken(_runs_of_ones(zero), crc[0])
 
 
 def receive(fd: int, target: Buffer, running: int) -> tuple[int, int]:
@@ -135,24 +135,24 @@ def copy(fd: int, offset: int, to: int, to_offset: int, count: int, *, what: str
         _check_read(result, what)
     elif result < 0:
         raise kernel.host_error(f"cannot store pages in {to_what}", -result)
-    return Copied(bytes(ffi.buffer(sums)), _set_bytes(zero))
+    return Copied(bytes(ffi.buffer(sums)), _runs_of_ones(zero))
 
 
-def _set_bytes(array: Any) -> list[int]:
-    """Where the C array of bytes has a 1."""
+def _runs_of_ones(array: Any) -> list[tuple[int, int]]:
+    """The runs (first, count) in which the C array of bytes, 0 or 1, has 1."""
     flags = bytes(ffi.buffer(array))
-    found = []
-    at = flags.find(1)
-    while at >= 0:
-        found.append(at)
-        at = flags.find(1, at + 1)
-    return found
+    runs = []
+    start = flags.find(1)
+    while start >= 0:
+        end = flags.find(0, start)
+        end = len(flags) if end < 0 else end
+        runs.append((start, end - start))
+        start = flags.find(1, end)
+    return runs
 
 
 def _check_read(result: int, what: str) -> None:
     if result == -errno.ENODATA:
         raise HostError(f"{what} ended early", "it was cut short while it was read: restore its size")
-    if result == -errno.EFAULT:  # where a store would have met SIGBUS
-        raise HostError(f"cannot keep pages of {what}: no storage is left for them", "make room and try again")
     if result < 0:
         raise kernel.host_error(f"cannot read pages of {what}", -result)

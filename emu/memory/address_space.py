@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Literal, Protocol
 
 from emu.errors import EmuError, GuestError
+from emu.hints import Literal, Protocol
 from emu.record import NamedTuple
 from emu.units import U64_MAX
 

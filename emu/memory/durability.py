@@ -9,9 +9,8 @@ Documentation/filesystems/dax.rst.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from emu.config import OnOffAuto
+from emu.hints import Literal
 from emu.record import NamedTuple
 
 Granularity = Literal["cache-line", "page", "none"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from emu.config import (
     BACKEND_PROPERTIES,
     BackendConfig,
@@ -15,6 +13,7 @@ from emu.config import (
     backend_properties,
 )
 from emu.errors import MapSyncUnavailable, UsageError
+from emu.hints import Any
 from emu.memory.durability import MAP_SYNC_MEANS
 
 PROPERTIES = {kind: {row.name: row for row in backend_properties(kind) if row.shown} for kind in BackendKind}

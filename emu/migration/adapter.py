@@ -10,13 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from emu.config import BackendKind
 from emu.errors import EmuError
 from emu.host.faults import DirtyLog
+from emu.host.pagemap import Untouched
 from emu.machine import Machine, RunState
 from emu.memory import Backend
 from emu.migration.errors import MigrationError
 from emu.migration.facts import BlockFacts, FileFacts, MachineFacts, NvdimmFacts
-from emu.migration.guest import Block, FileLock, Tracker
+from emu.migration.guest import Block, FileLock, Holes, Tracker
 from emu.migration.pagecache import PageCacheFile
 from emu.migration.proof import BackingFileLock
 from emu.parts import PluggedNvdimm
@@ -123,7 +125,10 @@ class MachineGuest:
 
     def _block(self, backend: Backend, persistent: bool) -> Block:
         mapping, config = backend.mapping, backend.config
-        holes = file = None
+        holes: Holes | None = None
+        file = None
+        if config.kind is BackendKind.RAM and not config.share:
+            holes = Untouched(mapping.address, mapping.size)
         if config.path is not None and config.share and Path(config.path).is_file():
             holes = FileHoles(config.path, config.offset)
             if mapping.durability.granularity == "page" and mapping.page_size == PAGE:

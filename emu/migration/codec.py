@@ -7,6 +7,7 @@ import binascii
 import json
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 from emu.migration.errors import StreamError
@@ -49,10 +50,15 @@ def decode_record(kind: type[T], raw: Any, what: str) -> T:
     StreamError unless exactly its fields are there, each of its type: 64-bit numbers, texts of at most MAX_TEXT
     characters, booleans, dataclasses, any of these or None, and tuples of any number of them up to MAX_BLOCKS.
     """
-    types = typing.get_type_hints(kind)
+    types: dict[str, Any] = _types_of(typing.cast("Any", kind))
     if not isinstance(raw, dict) or raw.keys() != types.keys():
         raise StreamError(f"migration stream: the description of the {what} has missing or unknown keys")
     return kind(**{name: _decode_field(types[name], value, name) for name, value in raw.items()})
+
+
+@cache
+def _types_of(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _decode_field(kind: Any, value: Any, name: str) -> Any:

@@ -280,7 +280,7 @@ class Destination:
         for run in runs.runs:
             at = run.first * PAGE
             copied = block.file.copy_from(descriptor, start + at, at, run.count)
-            self._clear_pages(block, _joined(run.first, copied.zero))
+            self._clear_pages(block, [Run(run.first + first, count) for first, count in copied.zero])
             sums.append(copied.sums)
         self._landed(runs, zeros=False)
         return b"".join(sums)
@@ -367,14 +367,3 @@ class Destination:
                 block.lock.release()
             raise
         self.phase = Phase.OWNER
-
-
-def _joined(base: int, pages: Sequence[int]) -> list[Run]:
-    """The rising page numbers ``pages``, counted from ``base`` on, as runs."""
-    runs: list[Run] = []
-    for page in pages:
-        if runs and runs[-1].first + runs[-1].count == base + page:
-            runs[-1] = Run(runs[-1].first, runs[-1].count + 1)
-        else:
-            runs.append(Run(base + page, 1))
-    return runs

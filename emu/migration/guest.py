@@ -61,13 +61,15 @@ class FileLock(Protocol):
 
 
 class Holes(Protocol):
-    """Knows which parts of a sparse file have no blocks, so that nobody touches them to find zeros."""
+    """Knows which parts of a sparse file have no blocks and which memory was never touched, so that nobody touches them
+    to find zeros."""
 
     def next_data(self, offset: int) -> int:
-        """The first page-aligned offset from ``offset`` on with blocks behind it; a huge number when there is none."""
+        """The first page-aligned offset from ``offset`` on with something behind it; a huge number for none."""
 
     def next_hole(self, offset: int) -> int:
-        """The first page-aligned offset from ``offset`` on without blocks; the file's end counts as one."""
+        """The first page-aligned offset from ``offset`` on with nothing behind it; a file's end counts as one. A huge
+        number for none."""
 
 
 class BackingFile(Protocol):
@@ -90,9 +92,6 @@ class BackingFile(Protocol):
 
     def copy_from(self, descriptor: int, start: int, offset: int, count: int) -> Copied:
         """Copy ``count`` pages of another file from ``start`` on to ``offset`` of the block, except zero pages."""
-
-    def sums(self, offset: int, count: int) -> bytes:
-        """The sums of ``count`` pages from ``offset`` of the block on."""
 
     def populate(self, offset: int, length: int) -> None:
         """Give the pages of a range which has data their place in this process's page tables, where that can be done

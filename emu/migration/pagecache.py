@@ -60,9 +60,6 @@ class PageCacheFile:
         to, at = self._backend.fd, self.offset + offset
         return pages.copy(descriptor, start, to, at, count, what=_SOURCE, to_what=self._path)
 
-    def sums(self, offset: int, count: int) -> bytes:
-        return pages.sums_in(self._backend.fd, self.offset + offset, count, what=self._path)
-
     def populate(self, offset: int, length: int) -> None:
         # On other file systems a page that is mapped for writing counts as written to, and goes to the disk.
         if not self._in_memory:

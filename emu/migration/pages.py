@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from emu.host.pages import SUM, Taken, buffer, sums_of
 from emu.migration.channel import Channel, Pacer
 from emu.migration.errors import StreamError
-from emu.migration.guest import BackingFile, Block
+from emu.migration.guest import Block
 from emu.migration.progress import Progress
 from emu.migration.stream import MAX_COPY, MAX_PAGES_DATA, MAX_RUNS, Frame, FrameType, PageRuns, Run, encode_runs
 from emu.units import PAGE
@@ -17,7 +17,8 @@ from emu.units import PAGE
 _BATCH = MAX_PAGES_DATA // PAGE
 MOST_UNDER_WAY = 8
 """COPY frames without an answer: enough that the peer goes on copying while an answer is compared here."""
-_ZERO_SUM = int.from_bytes(sums_of(bytes(PAGE)), sys.byteorder)  # as a cast to "I" shows it
+_ZERO_BYTES = sums_of(bytes(PAGE))
+_ZERO_SUM = int.from_bytes(_ZERO_BYTES, sys.byteorder)  # as a cast to "I" shows it
 
 
 class PageSender:
@@ -64,8 +65,8 @@ class PageSender:
         self._flush(number, filling)
         self.send_zeros(number, empty)
 
-    def send_references(self, number: int, file: BackingFile, runs: Sequence[Run]) -> list[int]:
-        """Like ``send`` to a peer on this host that has the block's ``file`` open: it copies the pages itself.
+    def send_references(self, number: int, block: Block, runs: Sequence[Run]) -> list[int]:
+        """Like ``send`` to a peer on this host that has the block's file open: it copies the pages itself.
 
         Nothing is read before. The peer answers with the sums of the pages as they arrived, and those here are summed
         after that: returned are the pages that differ, because the guest has stored to them in between or because
@@ -77,20 +78,24 @@ class PageSender:
         differing: list[int] = []
         for batch in _batches(runs, most):
             if len(under_way) == MOST_UNDER_WAY:
-                differing += self._compare(file, under_way.popleft())
+                differing += self._compare(block, under_way.popleft())
             self._send(FrameType.COPY, PageRuns(number, batch))
             under_way.append(batch)
         while under_way:
-            differing += self._compare(file, under_way.popleft())
+            differing += self._compare(block, under_way.popleft())
         return differing
 
-    def _compare(self, file: BackingFile, batch: Sequence[Run]) -> list[int]:
-        """Take the answer to the COPY of ``batch``; the pages whose sums there are not those here."""
+    def _compare(self, block: Block, batch: Sequence[Run]) -> list[int]:
+        """Take the answer to the COPY of ``batch``; the pages whose sums there are not those here.
+
+        What is summed is the memory that the guest sees: the destination has read the file by another way.
+        """
         there = self._copied().data
-        here = b"".join(file.sums(run.first * PAGE, run.count) for run in batch)
+        spans = ((run.first * PAGE, (run.first + run.count) * PAGE) for run in batch)
+        here = b"".join(sums_of(block.view[start:end]) for start, end in spans)
         if len(there) != len(here):
             raise StreamError("migration stream: the destination answered other pages than it was to copy")
-        zeros = memoryview(here).cast("I").tolist().count(_ZERO_SUM)
+        zeros = memoryview(here).cast("I").tolist().count(_ZERO_SUM) if _ZERO_BYTES in here else 0
         pages = len(here) // SUM
         self._progress.count(normal=pages - zeros, zeros=zeros, transferred=(pages - zeros) * PAGE)
         if there == here:
@@ -141,12 +146,12 @@ class _Filling:
     def add(self, run: Run, taken: Taken, zeros: list[Run]) -> None:
         """Add ``run``, whose pages were ``taken`` behind those that are there; zero pages go to ``zeros`` instead."""
         start = 0
-        for zero in (*taken.zero, run.count):
-            if zero > start:
-                self._add(Run(run.first + start, zero - start), self.pages + start)
-            if zero < run.count:
-                _append(zeros, Run(run.first + zero, 1))
-            start = zero + 1
+        for first, count in (*taken.zero, (run.count, 0)):
+            if first > start:
+                self._add(Run(run.first + start, first - start), self.pages + start)
+            if count:
+                _append(zeros, Run(run.first + first, count))
+            start = first + count
         self.pages += run.count
         self.digest = taken.crc
 

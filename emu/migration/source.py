@@ -193,8 +193,8 @@ class Source:
 
     def _send_pages(self, number: int, runs: Sequence[Run]) -> None:
         block = self._blocks[number]
-        if block.file is not None and block.name in self._by_reference:
-            self._doubts.add(number, self._sender.send_references(number, block.file, runs))
+        if block.name in self._by_reference:
+            self._doubts.add(number, self._sender.send_references(number, block, runs))
         else:
             self._sender.send(number, block, runs)
         self._check_storage(block)

@@ -25,7 +25,7 @@ from emu.migration.errors import StreamError
 from emu.units import KIB, MIB, PAGE
 
 MAGIC = b"emu-migr"
-VERSION = 3
+VERSION = 4
 
 _STREAM = struct.Struct("<8sHHI")
 _FRAME = struct.Struct("<HHIIII")
@@ -35,7 +35,7 @@ _RUN = struct.Struct("<II")
 
 MAX_RUNS = 256
 MAX_META = _RUNS.size + MAX_RUNS * _RUN.size
-MAX_PAGES_DATA = 1 * MIB
+MAX_PAGES_DATA = 4 * MIB
 MAX_COPY = 16 * MIB // PAGE
 """Pages in one COPY: enough to make the frame's cost vanish, few enough to be done in some milliseconds."""
 

@@ -32,9 +32,10 @@ SMALL = 4 * MIB
 
 
 class Qmp:
-    """A blocking QMP client, enough to drive a migration on either emulator."""
+    """A blocking QMP client of the process ``pid``, enough to drive a migration on either emulator."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pid: int) -> None:
+        self.pid = pid
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(path))
         self._lines = self._socket.makefile("rb")
@@ -58,9 +59,11 @@ class Qmp:
 
 @dataclass(frozen=True)
 class Moved:
-    """One migration: seconds to the end, milliseconds of downtime, bytes per second."""
+    """One migration: seconds to the end, of processors too (both ends, without the guest), milliseconds of downtime,
+    bytes per second."""
 
     seconds: float
+    cpu: float
     downtime_ms: float
     rate: float
 
@@ -100,7 +103,7 @@ def machine(kind: str, folder: Path, name: str, sizes: tuple[int, int], incoming
                 raise RuntimeError(f"{kind} did not start")
             time.sleep(0.02)
             with contextlib.suppress(OSError):
-                client = Qmp(qmp)
+                client = Qmp(qmp, process.pid)
         yield client
         client.close()
     finally:
@@ -115,6 +118,17 @@ def counted(folder: Path, name: str) -> int:
     return next((int(line.split()[1]) for line in reversed(lines) if line.startswith(b"count ")), 0)
 
 
+def spent(pid: int) -> float:
+    """Seconds of processors that the process has used (the clock is that of clock_getcpuclockid(3))."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def spent_by_threads(pid: int) -> dict[str, float]:
+    """The same of each of its threads (/proc/PID/task/TID/schedstat, in nanoseconds)."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {task.name: int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks}
+
+
 def address(kind: str, folder: Path, transport: str) -> str:
     """Where a destination may listen: a path of its own, or a port that is free now."""
     if transport == "unix":
@@ -125,19 +139,25 @@ def address(kind: str, folder: Path, transport: str) -> str:
 
 def migrate(kind: str, folder: Path, sizes: tuple[int, int], transport: str = "unix") -> Moved:
     incoming = address(kind, folder, transport)
-    with machine(kind, folder, "b", sizes, incoming), machine(kind, folder, "a", sizes, None) as source:
+    with machine(kind, folder, "b", sizes, incoming) as there, machine(kind, folder, "a", sizes, None) as source:
         while not counted(folder, "a"):
             time.sleep(0.05)
-        time.sleep(0.3)
         source("migrate-set-parameters", max_bandwidth=0 if kind == "emu" else 1 << 40, downtime_limit=100)
+        before = spent_by_threads(source.pid)
+        time.sleep(0.3)
+        threads = spent_by_threads(source.pid)
+        busiest = max(threads, key=lambda thread: threads[thread] - before.get(thread, 0.0))  # it runs the guest
+        both = spent(source.pid) + spent(there.pid)
         began = time.perf_counter()
         source("migrate", uri=incoming)
         while (answer := source("query-migrate"))["status"] not in ("completed", "failed", "cancelled"):
-            time.sleep(0.005)
+            time.sleep(0.01)
         seconds = time.perf_counter() - began
         if answer["status"] != "completed":
             raise RuntimeError(f"{kind}: {answer.get('error-desc')}")
-        return Moved(seconds, answer["downtime"], sizes[1] / seconds)
+        cpu = spent(source.pid) + spent(there.pid) - both
+        cpu -= spent_by_threads(source.pid)[busiest] - threads[busiest]
+        return Moved(seconds, cpu, answer["downtime"], sizes[1] / seconds)
 
 
 def fill(folder: Path, sizes: tuple[int, int], *, destination: bool) -> None:
@@ -171,6 +191,8 @@ def throughput(rounds: int, transport: str, target: str) -> None:
         print(f"  {kind:<6} {rate:8.0f} MiB/s   downtime {down:5.0f} ms")
     times = [[item.seconds for item in figures[kind]] for kind in ("qemu", "emu")]
     print(row(f"1 GiB over {transport}: QEMU's time / ours", ratio(*times), target))
+    times = [[item.cpu for item in figures[kind]] for kind in ("qemu", "emu")]
+    print(row(f"1 GiB over {transport}: QEMU's CPU time / ours", ratio(*times), target))
 
 
 def slow_down() -> None:

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 import pytest
 
 from emu import board, guest
-from emu.config import BackendConfig, MachineConfig, NvdimmConfig, RunOptions
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import UsageError
+from emu.host.pagemap import Untouched
 from emu.machine import Machine, RunState
-from emu.memory import incomplete
+from emu.memory import Mapping, incomplete
 from emu.migration.adapter import MachineGuest
 from emu.migration.channel import FileWriter
 from emu.migration.controller import MigrationControl
@@ -254,6 +255,39 @@ def test_cancel_and_migrate_again(start: Start, tmp_path: Path) -> None:
     assert source.control.wait(60) is Status.COMPLETED, source.control.query()
     second.wait_for(b"count ")
     assert incomplete.reason(tmp_path / "b.img") is None
+
+
+def test_what_nobody_uses_costs_nothing(start: Start, tmp_path: Path) -> None:
+    """2 GiB of RAM and 16 GiB of NVDIMM, all but untouched: neither is read, or brought into memory, at either end."""
+    size, uri = 16 << 30, f"unix:{tmp_path}/m.sock"
+
+    def roomy(name: str, image: str | None) -> MachineConfig:
+        backend = BackendConfig(id="m1", path=str(tmp_path / name), size=size, share=True)
+        return config(
+            tmp_path / name, image=image, ram_size=2 << 30, max_memory=32 << 30,
+            nvdimms=(NvdimmConfig(backend=backend, id="nv1", label_size=LABELS),),
+        )  # fmt: skip
+
+    destination = start(roomy("b.img", None), incoming=uri)
+    source = start(roomy("a.img", "count"))
+    source.wait_for(b"count 20000")
+    source.control.start(uri)
+    assert source.control.wait(60) is Status.COMPLETED, source.control.query()
+    destination.wait_for(b"count ")
+    assert source.control.query()["ram"]["duplicate"] > (17 << 30) // 4096
+    for running in (source, destination):
+        ram = next(b.mapping for b in running.machine.backends if b.config.kind is BackendKind.RAM)
+        assert touched(ram) < 8 * MIB
+        assert (tmp_path / "ab"[running is destination]).with_suffix(".img").stat().st_blocks * 512 < 8 * MIB
+
+
+def touched(mapping: Mapping) -> int:
+    """Bytes of private memory that somebody has touched."""
+    untouched, at, found = Untouched(mapping.address, mapping.size), 0, 0
+    while (start := untouched.next_data(at)) < mapping.size:
+        at = min(untouched.next_hole(start), mapping.size)
+        found += at - start
+    return found
 
 
 def test_a_snapshot_is_completed_when_the_guest_stands_still_for_good(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ MUTANTS = (
         "zero-pages-kept",
         "a page that is zero at the source is zero at the destination, whatever its file held before",
         _DESTINATION,
-        "            self._clear_pages(block, _joined(run.first, copied.zero))\n",
+        "            self._clear_pages(block, [Run(run.first + first, count) for first, count in copied.zero])\n",
         "",
         (f"{_REFERENCES}::test_zero_pages_replace_what_the_destination_held",),
     ),

@@ -7,10 +7,11 @@ Nothing here is linked against Unicorn: C looks its functions up when the librar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from emu.cpu.engine._hooks import ffi, lib
 from emu.errors import HostError
+from emu.hints import TYPE_CHECKING, Any, Protocol
+from emu.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.cpu.engine._hooks import emu_engine
@@ -369,7 +370,7 @@ class Engine:
 
     def count_blocks(self, count: int, limit: int, function: int, argument: int) -> None:
         """Count the blocks that begin, in a number at the first address. From the number at the second on, the C
-        function at the third is called for each, with the argument. After ``watch_blocks``.
+        function at the third is called for each, with the argument and the block's address. After ``watch_blocks``.
         """
         lib.emu_engine_count_blocks(self._e, count, limit, function, argument)
 

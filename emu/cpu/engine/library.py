@@ -11,10 +11,10 @@ import os
 from collections.abc import Callable
 from functools import cache
 from importlib.machinery import PathFinder
-from typing import Any
 
 from emu.cpu.engine import hooks, loader
 from emu.errors import HostError
+from emu.hints import Any
 from emu.units import GIB, MIB
 
 MAJOR, MINOR = 2, 1

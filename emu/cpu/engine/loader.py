@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from emu.cpu.engine import _accesses, _hooks, _sse, _system, _translate, _x87
 from emu.errors import HostError
+from emu.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emu.native import FFI, Pointer

@@ -16,7 +16,7 @@ from typing import Any
 
 from emu.errors import HostError, Status, UsageError
 from emu.persistence.report.terminal import failure_lines
-from emu.persistence.report.words import counted
+from emu.units import counted
 
 SCHEMA = "emu.crash/1"
 _MOST_RULES = 1 << 20
@@ -26,8 +26,8 @@ _KEYS = ("kind", "function", "source")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A line of a suppression file: what has this kind, and names a place in such a function or on such a source line.
-    The values are patterns of ``fnmatch``; None is anything.
+    """A line of a suppression file: what has this kind, and was made in such a function or on such a source line, or
+    called from there. The values are patterns of ``fnmatch``; None is anything.
     """
 
     line: int
@@ -54,8 +54,10 @@ class Rule:
 
 
 def frames(place: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The place itself."""
+    """The place itself, and those that it was called from, as far as its stack is known."""
     yield place
+    for frame in place.get("stack") or ():
+        yield {"symbol": frame["function"], "source": frame["source"], "source_path": frame["source_path"]}
 
 
 def load_rules(path: str) -> tuple[Rule, ...]:

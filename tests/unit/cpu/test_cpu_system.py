@@ -371,7 +371,9 @@ print(hex(cpu.registers()["rax"]))
 
 
 @pytest.mark.parametrize(
-    "ours", ["[:1] + loader._INTERPOSED[2:]", "[::-1]"], ids=["without-system", "in-another-order"]
+    "ours",
+    ["[:1] + loader._INTERPOSED[2:]", "[1:]", "[::-1]", "[1:2] + loader._INTERPOSED[:1] + loader._INTERPOSED[2:]"],
+    ids=["without-system", "without-accesses", "in-another-order", "accesses-behind-system"],
 )
 def test_unless_our_functions_come_first_the_cpu_refuses_to_run(ours: str) -> None:
     program = f"""

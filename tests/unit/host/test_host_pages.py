@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from emu.errors import HostError
 from emu.host import kernel, pages
 from emu.host._pages import ffi
+from emu.host.faults import Guard
 from emu.host.pages import PAGE
 
 STRIPE = 1360
@@ -77,20 +78,35 @@ def files(tmp_path: Path) -> Iterator[tuple[int, int]]:
 def test_sums_are_those_of_each_page(files: tuple[int, int]) -> None:
     data = content(200)
     assert pages.sums_of(data) == sums(data)
-    assert pages.sums_in(files[0], PAGE, 200, what="f") == sums(data)
-    target = bytearray(200 * PAGE)
+    target = pages.buffer(200 * PAGE)
     assert pages.read(files[0], PAGE, target, what="f") == sums(data)
     assert target == data
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("count", [1, 31, 32, 64, 65, 199, 200])
+def test_what_is_read_is_the_same_in_parts(
+    files: tuple[int, int], count: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "_threads", lambda: threads)
+    data = content(200)[: count * PAGE]
+    target = pages.buffer((count + 1) * PAGE)
+    target[count * PAGE :] = b"z" * PAGE
+    assert pages.read(files[0], PAGE, target[: count * PAGE], what="f") == sums(data)
+    assert target[: count * PAGE] == data
+    assert target[count * PAGE :] == b"z" * PAGE
+    with pytest.raises(HostError, match="f ended early"):  # whichever part it is that ends
+        pages.read(files[0], (202 - count) * PAGE, target[: count * PAGE], what="f")
 
 
 def test_a_copy_leaves_zero_pages_out_and_names_them(files: tuple[int, int]) -> None:
     data = content(200)
     copied = pages.copy(files[0], PAGE, files[1], 2 * PAGE, 200, what="f", to_what="t")
     assert copied.sums == sums(data)
-    assert copied.zero == list(range(3, 200, 5))
+    assert copied.zero == [(page, 1) for page in range(3, 200, 5)]
     there = os.pread(files[1], 202 * PAGE, 0)
     for page in range(200):
-        kept = b"y" * PAGE if page in copied.zero else data[page * PAGE : (page + 1) * PAGE]
+        kept = b"y" * PAGE if page % 5 == 3 else data[page * PAGE : (page + 1) * PAGE]
         assert there[(page + 2) * PAGE : (page + 3) * PAGE] == kept
     assert there[: 2 * PAGE] == b"y" * 2 * PAGE
 
@@ -100,20 +116,24 @@ def test_what_cannot_be_read_or_stored_is_named(files: tuple[int, int]) -> None:
     with pytest.raises(HostError, match="f ended early"):
         pages.copy(source, 101 * PAGE, target, 0, 101, what="f", to_what="t")
     with pytest.raises(HostError, match="f ended early"):
-        pages.sums_in(source, 101 * PAGE, 101, what="f")
+        pages.read(source, 101 * PAGE, pages.buffer(101 * PAGE), what="f")
     with pytest.raises(HostError, match="cannot read pages of f"):
-        pages.sums_in(-1, 0, 1, what="f")
+        pages.read(-1, 0, pages.buffer(PAGE), what="f")
     with pytest.raises(HostError, match="cannot store pages in t: Bad file descriptor"):
         pages.copy(source, PAGE, source, 0, 1, what="f", to_what="t")
 
 
-def test_memory_whose_file_was_cut_short_is_an_error_and_no_signal(files: tuple[int, int], tmp_path: Path) -> None:
+def test_guarded_memory_whose_file_was_cut_short_is_found_lost(files: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(bytes(4 * PAGE))
     fd = kernel.open_file(tmp_path / "short", write=True)
     address = kernel.map_memory(4 * PAGE, what="test", fd=fd, shared=True)
+    guard = Guard(address, 4 * PAGE)
     os.truncate(fd, 2 * PAGE)
-    with pytest.raises(HostError, match="no storage is left"):
-        pages.read(files[0], PAGE, kernel.memory_view(address, 4 * PAGE), what="f")
+    pages.read(files[0], PAGE, kernel.memory_view(address, 4 * PAGE), what="f")
+    lost = guard.lost()
+    assert lost is not None
+    assert lost.offset == 2 * PAGE
+    guard.close()
     kernel.unmap_memory(address, 4 * PAGE)
     os.close(fd)
 
@@ -127,8 +147,8 @@ def test_taken_pages_are_copied_and_summed_without_the_zero_ones(
     target = pages.buffer(200 * PAGE)
     source: int | memoryview = files[0] if of_file else memoryview(b"-" * PAGE + data)
     taken = pages.take(source, PAGE, target, running, what="f")
-    assert taken.zero == list(range(3, 200, 5))
-    kept = [n for n in range(200) if n not in taken.zero]
+    assert taken.zero == [(page, 1) for page in range(3, 200, 5)]
+    kept = [n for n in range(200) if n % 5 != 3]
     for page in kept:
         assert target[page * PAGE : (page + 1) * PAGE] == data[page * PAGE : (page + 1) * PAGE]
     expected = b"".join(data[page * PAGE : (page + 1) * PAGE] for page in kept)

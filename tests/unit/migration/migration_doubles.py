@@ -73,9 +73,6 @@ class Memory:
         self.copied += count * 4096
         return pages.copy(descriptor, start, self.fd, offset, count, what="the source's file", to_what="test")
 
-    def sums(self, offset: int, count: int) -> bytes:
-        return pages.sums_in(self.fd, offset, count, what="test")
-
     def take(self, offset: int, target: memoryview, running: int) -> Taken:
         return pages.take(self.fd, offset, target, running, what="test")
 

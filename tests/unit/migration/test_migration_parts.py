@@ -165,9 +165,8 @@ def test_every_page_is_referred_to_once_and_few_frames_wait_for_an_answer(counts
     runs = [Run(sum(counts[:n]) + n, count) for n, count in enumerate(counts)]
     asked: list[int] = []
 
-    class Content:
-        def sums(self, offset: int, count: int) -> bytes:
-            return b"".join(page.to_bytes(4, "little") for page in range(offset // 4096, offset // 4096 + count))
+    def sums_of(pages: range) -> bytes:
+        return b"".join(page.to_bytes(4, "little") for page in pages)
 
     def copied() -> Frame:
         asked.append(frames.sent)
@@ -175,9 +174,18 @@ def test_every_page_is_referred_to_once_and_few_frames_wait_for_an_answer(counts
         pages = frames.batches[len(asked) - 1]
         return Frame(FrameType.COPIED, b"", b"".join((page - page % 7 // 6).to_bytes(4, "little") for page in pages))
 
+    class Content:
+        """Stands for the bytes: a slice of it is the numbers of its pages."""
+
+        def __getitem__(self, span: slice) -> range:
+            return range(span.start // 4096, span.stop // 4096)
+
+    block = Block("b", Content(), True, True, True, "page", None)  # type: ignore[arg-type]
     sender = PageSender(frames, Progress(), Pacer(interrupt), lambda: limit, copied)
     sender._pacer.spend = lambda count, limit: None  # type: ignore[method-assign]
-    differing = sender.send_references(0, Content(), runs)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("emu.migration.pages.sums_of", sums_of)
+        differing = sender.send_references(0, block, runs)
     pages = [page for run in runs for page in range(run.first, run.first + run.count)]
     assert sorted(frames.pages) == pages
     assert len(asked) == frames.sent

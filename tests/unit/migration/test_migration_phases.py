@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -302,7 +303,6 @@ def test_cancel_during_the_rounds(pair: Pair) -> None:
 
 def test_pause_before_switchover_waits_and_goes_on(pair: Pair) -> None:
     source, destination = pair()
-    import threading
 
     def later(side: Any, interrupt: Any) -> None:
         def work() -> None:
@@ -330,9 +330,64 @@ def test_the_bandwidth_limit_holds(pair: Pair) -> None:
     assert time.monotonic() - began >= moved / 1_000_000 * 0.8
 
 
-def test_auto_converge_holds_a_busy_guest_back(pair: Pair) -> None:
-    import threading
+class Busy:
+    """A guest that stores to another page of its NVDIMM every millisecond until it is stopped: 4 MB a second."""
 
+    def __init__(self, guest: FakeGuest) -> None:
+        assert guest.pmem is not None
+        self._view, self._pages = guest.pmem.view, guest.pmem.size // 4096
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._store, daemon=True)
+        guest.on_stop = self.stop
+
+    def _store(self) -> None:
+        n = 0
+        while not self._over.wait(0.001):
+            self._view[n % self._pages * 4096] = n & 0xFF
+            n += 1
+
+    def __enter__(self) -> Busy:
+        self._thread.start()
+        return self
+
+    def stop(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    __exit__ = stop
+
+
+def test_a_guest_that_dirties_faster_than_the_line_is_not_stopped_for_longer_than_allowed(pair: Pair) -> None:
+    source, destination = pair()
+    stopper: list[threading.Timer] = []
+
+    def give_up_later(side: Any, interrupt: Any) -> None:
+        stopper.append(threading.Timer(0.9, interrupt.set))
+        stopper[0].start()
+
+    slow = Parameters(max_bandwidth=3_000_000, downtime_limit=1)
+    with Busy(source):
+        result = migrate(source, destination, parameters=slow, on_source=give_up_later)
+    stopper[0].join()
+    assert isinstance(result.source, Cancelled)
+    assert "stop" not in source.history
+    assert source.running
+    answer = result.source_progress.query()
+    assert answer["ram"]["dirty-sync-count"] >= 2
+    assert answer["ram"]["dirty-pages-rate"] > 0
+    assert answer["expected-downtime"] > 1
+
+
+def test_a_downtime_limit_that_allows_it_ends_the_rounds(pair: Pair) -> None:
+    source, destination = pair()
+    with Busy(source):
+        result = migrate(source, destination, parameters=Parameters(max_bandwidth=4_000_000, downtime_limit=60_000))
+    assert (result.source, result.destination) == (None, None)
+    assert same_memory(source, destination)
+    assert result.source_progress.rounds == 1
+
+
+def test_auto_converge_holds_a_busy_guest_back(pair: Pair) -> None:
     source, destination = pair()
     assert source.pmem is not None
     over = threading.Event()

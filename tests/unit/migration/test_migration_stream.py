@@ -20,7 +20,7 @@ from migration_doubles import PMEM, RAM, FakeGuest, Memory, fill, make_guest
 
 from emu.errors import EmuError
 from emu.host import kernel
-from emu.host.pages import crc32c
+from emu.host.pages import crc32c, sums_of
 from emu.migration import codec
 from emu.migration.channel import Interrupt
 from emu.migration.destination import Destination
@@ -361,7 +361,8 @@ class Recorder:
         if self._to_copy:
             runs = decode_runs(self._to_copy.popleft(), [1 << 20, 1 << 20]).runs
             assert self._guest.pmem is not None
-            sums = b"".join(self._guest.pmem.sums(run.first * PAGE, run.count) for run in runs)
+            view = self._guest.pmem.view
+            sums = b"".join(sums_of(view[run.first * PAGE : (run.first + run.count) * PAGE]) for run in runs)
             return Frame(FrameType.COPIED, b"", sums)
         match kind:
             case FrameType.PREAMBLE:
