@@ -100,6 +100,8 @@ def _scarce(error: Exception) -> HostError | None:
             return HostError("the host has too many open files", "end other programs, or raise fs.file-max")
         case OSError(errno=errno.ENOMEM):
             return HostError("the host gives emu no more memory", "raise its limit ('ulimit -v')")
+        case OSError(errno=errno.EFBIG):
+            return HostError("the host lets emu write no larger file", "raise its limit ('ulimit -f')")
         case FileNotFoundError() if _folder_is_gone():
             return HostError("the working directory was removed", "change to another one, or give absolute paths")
     return None

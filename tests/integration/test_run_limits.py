@@ -69,3 +69,11 @@ def test_a_working_directory_that_was_removed(words: tuple[str, ...], status: in
     under = ("sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(there))
     result = emu(*(word.replace("POOL", str(tmp_path / "pool")) for word in words), under=under)
     assert result.status == status, result
+
+
+def test_no_file_may_grow(tmp_path: Path) -> None:
+    under = ("sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
+    words = ("--nvdimm", f"file={tmp_path / 'pool'},size=2M", "--jobs", "2", "--html", tmp_path / "page.html")
+    result = emu("crash", "commit-noflush", *words, under=under)
+    assert result.status == 4, result
+    assert list(tmp_path.iterdir()) == []
