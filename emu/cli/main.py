@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 from emu.cli import defaults, output, signals
@@ -91,7 +92,7 @@ def _parse(verb: str | None, words: list[str]) -> Any:
 
 
 def _scarce(error: Exception) -> HostError | None:
-    """What the host gives no more of, where the system calls of Python's own modules say so."""
+    """What the host does not have, or gives no more of, where the system calls of Python's own modules say so."""
     match error:
         case OSError(errno=errno.EMFILE):
             return HostError("the host lets emu open no more files", "raise its limit ('ulimit -n')")
@@ -99,7 +100,19 @@ def _scarce(error: Exception) -> HostError | None:
             return HostError("the host has too many open files", "end other programs, or raise fs.file-max")
         case OSError(errno=errno.ENOMEM):
             return HostError("the host gives emu no more memory", "raise its limit ('ulimit -v')")
+        case OSError(errno=errno.EFBIG):
+            return HostError("the host lets emu write no larger file", "raise its limit ('ulimit -f')")
+        case FileNotFoundError() if _folder_is_gone():
+            return HostError("the working directory was removed", "change to another one, or give absolute paths")
     return None
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 - pathlib is a tenth of what a start imports
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _help_asked(options: Any) -> bool:

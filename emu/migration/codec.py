@@ -16,7 +16,8 @@ from emu.units import U64_MAX
 
 MAX_BLOCKS = 264
 """256 NVDIMMs, and RAM."""
-MAX_COMPONENTS = 256
+MAX_COMPONENTS = 512
+"""An NVDIMM is one, and so is each device of the board."""
 MAX_FIELDS = 512
 MAX_TEXT = 4096
 MAX_REASONS = 16

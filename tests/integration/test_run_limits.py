@@ -52,3 +52,28 @@ def test_too_few_open_files(most: int, words: tuple[str, ...], tmp_path: Path) -
 def test_few_open_files_are_few(tmp_path: Path) -> None:
     limited = ("sh", "-c", 'ulimit -n 6; exec "$@"', "sh")
     assert emu("crash", "commit-noflush", "--nvdimm", f"file={tmp_path}/p,size=2M", under=limited).status == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("crash", "commit-noflush", "--nvdimm", "file=POOL,size=2M"), 3),
+        (("run", "hello", "--quiet", "--nvdimm", "file=POOL,size=2M"), 0),
+        (("run", "hello", "--quiet", "--nvdimm", "file=pool,size=2M"), 4),
+        (("probe", "."), 4),
+    ],
+)
+def test_a_working_directory_that_was_removed(words: tuple[str, ...], status: int, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    under = ("sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(there))
+    result = emu(*(word.replace("POOL", str(tmp_path / "pool")) for word in words), under=under)
+    assert result.status == status, result
+
+
+def test_no_file_may_grow(tmp_path: Path) -> None:
+    under = ("sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
+    words = ("--nvdimm", f"file={tmp_path / 'pool'},size=2M", "--jobs", "2", "--html", tmp_path / "page.html")
+    result = emu("crash", "commit-noflush", *words, under=under)
+    assert result.status == 4, result
+    assert list(tmp_path.iterdir()) == []

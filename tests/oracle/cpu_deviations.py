@@ -64,6 +64,10 @@ LISTED = {
     "canonical-end": Deviation(
         case("mov eax, [rcx]", rcx=(1 << 47) - 2), lambda host, guest: (host.vector, guest.vector) == (13, 14)
     ),
+    "branch-not-canonical": Deviation(
+        case("call rax", rax=1 << 62),
+        lambda host, guest: host.vector == guest.vector == 13 and host.rip != guest.rip == 1 << 62,
+    ),
 }
 
 

@@ -41,7 +41,7 @@ class Sources:
         if image is None:
             return cls(())
         home = Path(image).resolve().parent
-        folders = (home, *list(home.parents)[:_PARENTS], Path.cwd())
+        folders = (home, *list(home.parents)[:_PARENTS], *_here())
         return cls(tuple(folder for folder in folders if folder != Path(folder.anchor)), _paths(image))
 
     def excerpt(self, source: str) -> Excerpt | None:
@@ -84,12 +84,19 @@ class Sources:
                     if not full.is_relative_to(folder) or full.suffix.lower() not in _SUFFIXES or not full.is_file():
                         continue
                     if full.stat().st_size <= _LARGEST:
-                        here = Path.cwd()
-                        shown = full.relative_to(here) if full.is_relative_to(here) else full
+                        shown = next((full.relative_to(here) for here in _here() if full.is_relative_to(here)), full)
                         return str(shown), full.read_text("utf-8", "replace").splitlines()
                 except (OSError, ValueError):  # ValueError: a NUL in the name
                     continue
         return None
+
+
+def _here() -> tuple[Path, ...]:
+    """The working directory; none when somebody has removed it."""
+    try:
+        return (Path.cwd(),)
+    except FileNotFoundError:
+        return ()
 
 
 def _paths(image: str) -> dict[str, list[PurePosixPath]]:

@@ -160,6 +160,11 @@ field_values = st.one_of(
 )  # fmt: skip
 
 
+def test_256_nvdimms_and_the_board_are_not_too_many_components() -> None:
+    states = {f"component {n}": SavedState("nvdimm", 1, {"n": n}) for n in range(256 + 20)}
+    assert codec.decode_states(codec.encode_states(states, running=False)) == (states, False)
+
+
 @given(
     st.dictionaries(
         st.text(max_size=8),
