@@ -9,13 +9,15 @@ EDITABLE := --config-settings editable_mode=compat --editable
 
 # Installing again under running tests would pull the extension modules away from them; tests are parallel by themselves.
 .NOTPARALLEL:
-.PHONY: help setup demo demo-migrate test test-stops fuzz mutants examine lint litmus bench guests native docs clean
+.PHONY: help setup demo demo-migrate test test-stops test-order fuzz oracle mutants examine lint litmus bench guests native docs clean
 
 help:
 	@echo "make demo          set up .venv and watch a guest's bytes survive a reboot and a kill -9"
 	@echo "make test          every test that a plain machine can run"
 	@echo "make test-stops    every suite that runs guests again, with a stop asked for in every basic block"
+	@echo "make test-order    the pytest plugin's own tests, two at a time and in random order"
 	@echo "make fuzz          the tests with random inputs, ten times as many of them (EMU_FUZZ=10); hours"
+	@echo "make oracle        the model of persistence against other machines on 20,000 random programs; minutes"
 	@echo "make mutants       break each promise by a small edit and see a test turn red; minutes"
 	@echo "make examine       let QEMU, iasl, Linux, ndctl and qemu.qmp judge us (apt packages: see .ci/run)"
 	@echo "make litmus        92 small programs, each with its exact set of memories after a crash"
@@ -27,7 +29,7 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml $(wildcard launcher/* emu/host/_*.c emu/cpu/engine/_*.c emu/cpu/engine/*.h)
+$(READY): pyproject.toml $(wildcard launcher/* emu/host/_*.c emu/persistence/lab/_*.c emu/cpu/engine/_*.c emu/cpu/engine/*.h)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("emu needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip' || { echo "the venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; os.path.exists(sysconfig.get_path("include") + "/Python.h") or sys.exit("Python.h is missing; on Debian: apt-get install python3-dev")'
@@ -51,6 +53,13 @@ EMU_FUZZ ?= 10
 fuzz: $(READY)
 	EMU_FUZZ=$(EMU_FUZZ) $(PY) -m pytest -n $(JOBS) -m fuzz -o timeout=7200 tests/unit tests/integration
 
+# Nightly. The model of persistence against the operational machine, and against what guests do, also stopped in between.
+EMU_PROGRAMS ?= 20000
+ORACLE := $(addprefix tests/unit/persistence/test_persistence_,oracle.py programs.py)
+oracle: $(READY)
+	EMU_PROGRAMS=$(EMU_PROGRAMS) $(PY) -m pytest -n $(JOBS) -o timeout=7200 $(ORACLE)
+	EMU_PROGRAMS=$(EMU_PROGRAMS) EMU_STOP_EVERY_BLOCK=1 $(PY) -m pytest -n $(JOBS) -o timeout=7200 $(lastword $(ORACLE))
+
 # Nightly. MUTANTS=NAME... for some of them. (With `examine`, for the generator of C that an edited .csrc.c needs.)
 mutants: $(VENV)/.examine
 	$(PY) -m tests.mutants $(MUTANTS)
@@ -61,10 +70,16 @@ $(VENV)/.examine: $(READY)
 
 # What stops must not change (docs/architecture.md). Without what only draws and counts: the rest of the suite does that.
 # `make test-stops STOPS="tests/unit tests/integration"` runs them all, which takes long.
-STOPS := tests/unit/board tests/unit/cpu tests/unit/guest tests/unit/machine tests/unit/persistence/test_persistence_waits.py \
+STOPS := tests/unit/board tests/unit/cpu tests/unit/guest tests/unit/machine \
+         $(addprefix tests/unit/persistence/test_persistence_,reads.py stores.py waits.py) \
          $(addprefix tests/integration/test_,crash_command.py crash_trace.py crash_litmus.py guest_images.py run_ends.py store_log.py)
 test-stops: $(READY)
 	EMU_STOP_EVERY_BLOCK=1 $(PY) -m pytest -n $(JOBS) $(STOPS)
+
+# The plugin promises that tests which use it may run beside each other and in any order: its own do. A failure says its
+# seed: --random-order-seed=N does it again.
+test-order: $(READY)
+	$(PY) -m pytest -n 2 --random-order tests/unit/testing
 
 examine: $(VENV)/.examine
 	$(PY) -m pytest -n $(JOBS) tests/oracle
@@ -95,14 +110,11 @@ guests:
 
 # The C that cffi generates is committed, so that installing needs no generator. A clone's file times mean
 # nothing, so no other target may depend on a rule that writes it. A test fails when it is behind its sources.
-NATIVE := emu/host/_kernel emu/host/_pages $(addprefix emu/cpu/engine/_,hooks trace system x87 sse translate accesses)
+NATIVE := emu/host/_kernel emu/host/_pages emu/persistence/lab/_chunks \
+  $(addprefix emu/cpu/engine/_,hooks trace system x87 sse translate accesses)
 native: $(NATIVE:=.abi3.so)
 
-$(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): emu/cpu/engine/binding.h
-emu/cpu/engine/_hooks.abi3.so: emu/cpu/engine/delivery.h emu/cpu/engine/known_ports.h
-emu/cpu/engine/_translate.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/observer.h
-emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/store_log.h emu/cpu/engine/watched.h
-emu/cpu/engine/_accesses.abi3.so emu/cpu/engine/_trace.abi3.so: emu/cpu/engine/accesses.h
+$(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): $(wildcard emu/cpu/engine/*.h)
 %.abi3.so: %.cdef.txt %.csrc.c
 	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-PAGES = ("explanation/persistence-model.md", "explanation/compare.md", "how-to/find-a-missing-flush.md",
-         "how-to/use-it-in-ci.md",          "tutorial/first-crash.md", "../README.md")  # fmt: skip
+PAGES = ("index.md", "explanation/persistence-model.md", "explanation/compare.md", "how-to/find-a-missing-flush.md",
+         "how-to/use-it-in-ci.md", "tutorial/first-crash.md", "../README.md")  # fmt: skip
 DEBUGGER_PAGES = ("how-to/debug-with-gdb.md",)
 """These need gdb, so it is an examiner's test that looks at them (tests/oracle/test_oracle_gdb.py)."""
 

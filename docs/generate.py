@@ -8,7 +8,7 @@ from pathlib import Path
 
 from emu.cli.manual import page
 from emu.cli.options import HELP_TABLES
-from emu.cli.parser import build_parser
+from emu.cli.parser import HelpFormatter, build_parser
 from emu.cli.surface import commands
 from emu.cli.verbs import VERBS
 from emu.cpu.features import FEATURES
@@ -55,7 +55,7 @@ def commands_page() -> str:
         parser = build_parser(verb)
         (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
         sub = commands.choices[verb]
-        sub.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=110)
+        sub.formatter_class = lambda prog: HelpFormatter(prog, width=110)
         parts.append(f"## emu {verb}\n\n```text\n{sub.format_help().rstrip()}\n```\n")
     return "\n".join(parts)
 
@@ -78,6 +78,13 @@ def cpu_features_page() -> str:
     return "\n".join(parts)
 
 
+def documents_page() -> str:
+    """docs/reference/documents.md."""
+    from schemas import documents_page  # beside this file
+
+    return documents_page()
+
+
 def architecture_page() -> str:
     """docs/architecture.md with its drawing of the imports as they are."""
     from imports import drawing  # beside this file
@@ -94,6 +101,7 @@ def main() -> None:
     (PAGES / "man").mkdir(exist_ok=True)
     (PAGES / "man" / "emu.1").write_text(manual_page())
     (PAGES / "reference" / "cpu-features.md").write_text(cpu_features_page())
+    (PAGES / "reference" / "documents.md").write_text(documents_page())
 
 
 if __name__ == "__main__":

@@ -71,6 +71,11 @@ def human_size(size: int) -> str:
     return f"{size} B"
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """'1 store', '2 stores'; ``plural`` where it is not ``noun`` and an s."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def align_up(value: int, alignment: int) -> int:
     """The smallest multiple of ``alignment`` that is at least ``value``."""
     return -(-value // alignment) * alignment

@@ -12,17 +12,31 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define STATUS_HOST 4 /* emu.errors.Status */
 #define BESIDE "-python"
 #define DESCRIPTORS 4 /* with fewer, Python does not get as far as to say so in our words; execve closes them */
 
+/* Python does not start where one of its standard streams is a directory. Nothing can be read from or written to what
+ * takes its place, either. */
+static void replace_folders(void)
+{
+    struct stat found;
+    for (int stream = 0; stream < 3; stream++)
+        if (!fstat(stream, &found) && S_ISDIR(found.st_mode)) {
+            close(stream);
+            open("/dev/null", O_RDONLY); /* the lowest number that is free */
+        }
+}
+
 static char script[PATH_MAX + sizeof BESIDE];
 static char first_line[PATH_MAX + 4];
 
 int main(int count, char **words)
 {
+    replace_folders();
     ssize_t length = readlink("/proc/self/exe", script, PATH_MAX);
     if (length > 0)
         strcpy(script + length, BESIDE);

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from emu.errors import UsageError
+from emu.errors import HostError
 from emu.linux import kernel
 
 
-def _has_kernel() -> bool:
+def why_none() -> str:
+    """What keeps this host from running Linux; nothing where it can. One that is named and is no kernel is an error."""
     try:
         kernel.find(None)
-    except UsageError:
-        return False
-    return True
+    except HostError as error:
+        return str(error)
+    return ""
 
 
-needs_kernel = pytest.mark.skipif(
-    not _has_kernel(), reason="there is no kernel to run: apt-get install linux-image-amd64"
-)
+_WHY = why_none()
+needs_kernel = pytest.mark.skipif(bool(_WHY), reason=_WHY or "there is a kernel")

@@ -1,4 +1,4 @@
-"""Builds all tables and places them in the BIOS area, where guests find them by scanning for the RSDP."""
+"""Builds all tables and places them in the BIOS area, where guests find the RSDP by scanning; if need be in RAM too."""
 
 from __future__ import annotations
 
@@ -60,22 +60,23 @@ class Tables(NamedTuple):
 
 
 class _Area:
-    """Hands out the BIOS area from below; the last page goes to _DSM where there is one."""
+    """Hands out the BIOS area from below, whose last page goes to _DSM where there is one; then ``more``."""
 
-    def __init__(self, end: int) -> None:
-        self._next = TABLES_START
-        self._end = end
+    def __init__(self, end: int, more: range) -> None:
+        self._rooms = [[TABLES_START, end], [more.start, more.stop]]
+        self._size = end - TABLES_START + len(more)
         self.placed: list[Placed] = []
 
     def reserve(self, size: int, alignment: int = _ALIGNMENT) -> int:
-        address = align_up(self._next, alignment)
-        self._next = address + size
-        if self._next > self._end:
-            raise UsageError(
-                f"the ACPI tables need more than the {self._end - TABLES_START} bytes of the BIOS area",
-                "ask for fewer memory slots or NVDIMMs: each slot takes about 400 bytes, each NVDIMM in one 224 more",
-            )
-        return address
+        for room in self._rooms:
+            address = align_up(room[0], alignment)
+            if address + size <= room[1]:
+                room[0] = address + size
+                return address
+        raise UsageError(
+            f"the ACPI tables need more than the {self._size} bytes that are theirs",
+            "give the machine more RAM, or ask for fewer memory slots or NVDIMMs",
+        )
 
     def put(self, name: str, data: bytes, alignment: int = _ALIGNMENT) -> int:
         address = self.reserve(len(data), alignment)
@@ -83,10 +84,10 @@ class _Area:
         return address
 
 
-def build(spec: TablesSpec) -> Tables:
-    """All tables for ``spec``; UsageError when they do not fit in 0xE0000 to 0xFFFFF."""
+def build(spec: TablesSpec, more: range = range(0)) -> Tables:
+    """All tables for ``spec``; UsageError when they do not fit in 0xE0000 to 0xFFFFF and ``more``, which is RAM."""
     dsm_page = TABLES_END - PAGE if spec.nvdimm_ssdt is not None else None
-    area = _Area(TABLES_END if dsm_page is None else dsm_page)
+    area = _Area(TABLES_END if dsm_page is None else dsm_page, more)
     rsdp_at = area.reserve(Rsdp.SIZE)
     facs_at = area.put("FACS", fadt.facs(), fadt.FACS_ALIGNMENT)
     dsdt_at = area.put("DSDT", dsdt(spec.devices, spec.events))
@@ -102,4 +103,5 @@ def build(spec: TablesSpec) -> Tables:
     rsdt_at = area.put("RSDT", root.rsdt(listed))
     xsdt_at = area.put("XSDT", root.xsdt(listed))
     rsdp = Placed("RSDP", rsdp_at, root.rsdp(rsdt=rsdt_at, xsdt=xsdt_at))
-    return Tables((rsdp, *area.placed), rsdp_at, dsm_page)
+    placed = sorted(area.placed, key=lambda item: item.address)
+    return Tables((rsdp, *placed), rsdp_at, dsm_page)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from emu.units import counted
+
 
 class Capture:
     """A sink that keeps what comes in ``data``, up to ``LIMIT`` bytes; ``cut`` tells whether there was more."""
@@ -26,4 +28,4 @@ class Capture:
         return self.data.decode("utf-8", "replace")
 
     def __repr__(self) -> str:
-        return f"<emu.Capture: {len(self.data)} bytes{', cut' if self.cut else ''}>"
+        return f"<emu.Capture: {counted(len(self.data), 'byte')}{', cut' if self.cut else ''}>"

@@ -148,6 +148,7 @@ def crash(
         check=check,
         types=type,
         first_failure=first_failure,
+        warnings=warnings,
         linux=linux,
         scope=scope,
         granularity=granularity,
@@ -194,10 +195,8 @@ def investigated(
     resume: Target | None = None,
 ) -> Investigated:
     """``investigation.investigate``, also under all other rules with ``matrix``. The file ``resume`` has the runs that
-    were done before, and then all of them; UsageError with several workers, or where it is damaged or of another run.
+    were done before, and then all of them; UsageError where it is damaged or of another run.
     """
-    if resume is not None and (asked.jobs > 1 or executor is not None):
-        raise UsageError("--resume: recoveries are kept by one process only", "leave out --jobs, or --resume")
     kept = None if resume is None else KeptRuns(resume.name)
     answer = investigation.investigate(
         asked, executor=executor, progress=progress, interruption=interruption, on_cause=on_cause, kept=kept
@@ -287,6 +286,7 @@ def question(
     check: Collection[str] = (),
     types: Sequence[str] = (),
     first_failure: bool = False,
+    warnings: bool = False,
     linux: Request | None = None,
     scope: str = "all",
     granularity: str = "exact",
@@ -365,6 +365,7 @@ def question(
         durable_when_done=durable_when_done,
         feed_printed=feed_printed,
         checks=frozenset(check),
+        warnings=warnings,
         types=tuple(types),
         linux=linux,
         tears=torn,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from emu.api.show import card, table
 from emu.errors import UsageError
-from emu.units import human_size
+from emu.units import counted, human_size
 
 if TYPE_CHECKING:
     from emu.devices.nvdimm.namespace import Label
@@ -69,7 +69,7 @@ class Dimm:
     def _check(self, offset: int, length: int) -> None:
         if not 0 <= offset <= offset + length <= self.size:
             raise UsageError(
-                f"{length} bytes at offset {offset:#x} are not inside of {self.id}", f"it has {self.size} bytes"
+                f"{counted(length, 'byte')} at offset {offset:#x}: not inside of {self.id}", f"it has {self.size} bytes"
             )
 
     def row(self) -> tuple[object, ...]:
@@ -129,7 +129,7 @@ class Labels:
         self.labels: tuple[Label, ...] = LabelArea(storage).labels() if report.valid else ()
 
     def __repr__(self) -> str:
-        what = f"{len(self.labels)} labels" if self.valid else "not valid"
+        what = counted(len(self.labels), "label") if self.valid else "not valid"
         return f"<emu label area of {human_size(len(self.content))}: {what}>"
 
     def _repr_html_(self) -> str:

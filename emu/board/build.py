@@ -1,7 +1,8 @@
 """How a configuration becomes a machine.
 
 The physical map is that of QEMU's q35 with little RAM: RAM from 0 (split at 2 GiB when it reaches 0xB000_0000, the rest
-from 4 GiB), the ACPI tables in 0xE0000-0xFFFFF, the device window with the NVDIMMs at the next GiB above.
+from 4 GiB), the ACPI tables in 0xE0000-0xFFFFF (with many slots also at the end of low RAM), the device window with the
+NVDIMMs at the next GiB above.
 """
 
 from __future__ import annotations

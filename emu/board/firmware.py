@@ -7,7 +7,7 @@ import stat
 
 from emu import boot
 from emu.acpi.tables import Tables
-from emu.board.tables import tables
+from emu.board.tables import room_in_ram, tables
 from emu.boot.plan import LEGACY_END, LOW_END, MemoryRange, MemoryType
 from emu.config import MachineConfig
 from emu.devices.nvdimm.dsm import DsmPort
@@ -72,7 +72,7 @@ class PcFirmware:
             self._image,
             name=self._config.image or "",
             cmdline=self._config.cmdline,
-            memory_map=_memory_map(self._config.ram_size),
+            memory_map=_memory_map(self._config),
             rsdp_address=self._tables.rsdp,
             highest_address=max(region.end for region in regions),
             modules=self._modules,
@@ -82,14 +82,17 @@ class PcFirmware:
         return plan.entry
 
 
-def _memory_map(ram_size: int) -> tuple[MemoryRange, ...]:
+def _memory_map(config: MachineConfig) -> tuple[MemoryRange, ...]:
     """What the loaders tell the guest: NVDIMMs are not in it, as in QEMU only the NFIT names them."""
-    below, above = split_ram(ram_size)
+    below, above = split_ram(config.ram_size)
+    tables_too = room_in_ram(config)
     ranges = [
         MemoryRange(0, LOW_END),
         MemoryRange(LOW_END, LEGACY_END - LOW_END, MemoryType.RESERVED),
-        MemoryRange(LEGACY_END, below - LEGACY_END),
+        MemoryRange(LEGACY_END, below - LEGACY_END - len(tables_too)),
     ]
+    if tables_too:
+        ranges.append(MemoryRange(tables_too.start, len(tables_too), MemoryType.ACPI))
     if above:
         ranges.append(MemoryRange(FOUR_GIB, above))
     return tuple(ranges)

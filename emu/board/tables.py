@@ -9,12 +9,27 @@ from emu.acpi.dsdt import isa_device
 from emu.acpi.srat import MemoryAffinity
 from emu.acpi.tables import Tables, TablesSpec, build
 from emu.board import map as at
+from emu.boot.plan import LEGACY_END
 from emu.config import MachineConfig
 from emu.devices import pic, pit, rtc, uart16550
 from emu.devices.nvdimm.device import NvdimmDevice
 from emu.devices.nvdimm.nfit import nfit_table
+from emu.devices.nvdimm.placement import split_ram
 from emu.devices.nvdimm.ssdt import hotplug_handler, ssdt
 from emu.memory import Region
+from emu.units import KIB
+
+_MANY_SLOTS = 128
+_MORE = 256 * KIB
+"""Enough for 256 slots with an NVDIMM in each: about 160 KiB."""
+
+
+def room_in_ram(config: MachineConfig) -> range:
+    """The end of the RAM below 4 GiB, where many slots need it for tables that the BIOS area has no room for."""
+    below, _ = split_ram(config.ram_size)
+    if config.slots <= _MANY_SLOTS or below < LEGACY_END + 2 * _MORE:
+        return range(0)
+    return range(below - _MORE, below)
 
 
 def tables(config: MachineConfig, regions: Iterable[Region], dimms: Sequence[NvdimmDevice]) -> Tables:
@@ -27,7 +42,7 @@ def tables(config: MachineConfig, regions: Iterable[Region], dimms: Sequence[Nvd
         nvdimm_ssdt=partial(ssdt, config.slots, ports=at.DSM) if has_slots else None,
         nfit=nfit_table([dimm.nfit_entry for dimm in dimms], config.persistence) if dimms else None,
     )
-    return build(spec)
+    return build(spec, room_in_ram(config))
 
 
 def tables_spec(

@@ -161,10 +161,13 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(result, indent=2))
         else:
+            import shutil
+
             from emu.persistence.report.colours import wants_colour
             from emu.persistence.report.terminal import report_lines
 
-            for line in report_lines(result, colour=wants_colour(sys.stdout)):
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            for line in report_lines(result, colour=wants_colour(sys.stdout), width=width):
                 print(line)
             if options.timeline:
                 _print_timeline(answer)
@@ -238,6 +241,7 @@ def _question(options: argparse.Namespace) -> Question:
         check=options.check,
         types=options.types,
         first_failure=options.first_failure,
+        warnings=options.warnings,
         linux=linux,
         scope=options.scope,
         granularity=options.granularity,

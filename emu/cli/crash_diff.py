@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         if name != "same":
             for number, failure in enumerate(result[name], 1):
                 for line in failure_lines(number, failure):
-                    output.say(f"  {line}")
+                    output.tell(f"  {line}")
     return int(result["status"])
 
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from emu.cli.progress import ProgressLine, fitted
+from emu.units import counted
 
 if TYPE_CHECKING:
     from emu.persistence.lab.findings import Failure
@@ -50,7 +51,7 @@ def progress_line(done: int, waiting: int, share: float, elapsed: float, columns
 
 def _words(done: int, waiting: int, share: float, elapsed: float) -> str:
     left = f", about {_duration(elapsed * (1 - share) / share)} left" if share >= _SURE_FROM else ""
-    return f"{share:4.0%} of the crash points, {done} recoveries, {waiting} waiting{left}"
+    return f"{share:4.0%} of the crash points, {counted(done, 'recovery', 'recoveries')}, {waiting} waiting{left}"
 
 
 def _duration(seconds: float) -> str:

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from emu.gdb.server import address
     from emu.persistence.lab.powerfail import memory_after, parse_power_cut
     from emu.persistence.lab.recovery import private
-    from emu.units import parse_number
+    from emu.units import counted, parse_number
 
     where = address(options.gdb)
     workload = machine_options.machine_config(options, machine_options.resolve_image(options.image))
@@ -65,7 +65,9 @@ def run(options: argparse.Namespace) -> int:
         memory = memory_after(workload, cut, timeout=options.timeout)
         if not memory.failed:
             made = len(memory.workload.events)
-            raise UsageError(f"the run ended after {made} events", f"give --power-fail-at a number up to {made}")
+            raise UsageError(
+                f"the run ended after {counted(made, 'event')}", f"give --power-fail-at a number up to {made}"
+            )
     image = workload.image if options.recover is None else machine_options.resolve_image(options.recover)
     config = private(workload).replace(image=image)
     with contextlib.ExitStack() as stack:

@@ -7,10 +7,13 @@ command line says wins. Where there is no such file, this costs a look at two na
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from emu.errors import HostError, UsageError
 from emu.hints import TYPE_CHECKING, Any
+from emu.record import NamedTuple
 
 if TYPE_CHECKING:
     import argparse
@@ -20,19 +23,44 @@ _MACHINE = "machine"
 _FILES = ("emu.toml", "pyproject.toml")
 _MARK = b"[tool.emu"
 _LARGEST = 1 << 20
+_TELLING = 3
+"""A part of a value that is longer than this is hardly in a message by chance."""
 
 
-def applied(verb: str, words: list[str]) -> list[str]:
+class Applied(NamedTuple):
+    """The words of a command, and those of them that the file ``name`` added."""
+
+    words: list[str]
+    name: str = ""
+    added: list[str] = []  # noqa: RUF012 - nobody changes it
+
+    def blamed(self, what: str) -> str:
+        """The file, as the beginning of a message, if ``what`` is about an option or a value that it added."""
+        about = any(map(partial(_is_about, what), self.added))
+        return f"{self.name}: " if about and self.name not in what else ""
+
+
+def _is_about(what: str, word: str) -> bool:
+    if word.startswith("-"):
+        option, _, value = word.partition("=")
+        if re.search(rf"(?<![\w-])--?{re.escape(option.lstrip('-'))}(?![\w-])", what):
+            return True
+        word = value
+    return any(f"'{part}'" in what or (len(part) > _TELLING and part in what) for part in re.split("[,=]", word))
+
+
+def applied(verb: str, words: list[str]) -> Applied:
     """``words`` of a command with the options that a file adds behind the verb. UsageError for what is wrong in it."""
     if "--help" in words or "-h" in words:
-        return words
+        return Applied(words)
     named = words[words.index("--config") + 1 :][:1] if "--config" in words else []
     name = named[0] if named else next(filter(_counts, _FILES), None)
     if name is None or name == "none":
-        return words
+        return Applied(words)
     tables = _tables(name)
     here = words.index(verb) + 1
-    return [*words[:here], *_words(name, tables, verb, words[here:]), *words[here:]]
+    added = _words(name, tables, verb, words[here:])
+    return Applied([*words[:here], *added, *words[here:]], name, added)
 
 
 def _counts(name: str) -> bool:
@@ -45,8 +73,9 @@ def _read(name: str) -> bytes:
     try:
         with open(name, "rb") as file:  # noqa: PTH123 - as above
             return file.read(_LARGEST)
-    except OSError as error:
-        raise HostError(f"{name}: {error.strerror}", "give another with --config FILE, or --config none") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = getattr(error, "strerror", None) or "not a name of a file"
+        raise HostError(f"{name}: {why}", "give another with --config FILE, or --config none") from None
 
 
 def _tables(name: str) -> Mapping[str, Mapping[str, Any]]:

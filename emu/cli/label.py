@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from emu.cli import output
 from emu.cli.label_file import LabelFile, open_labels
 from emu.errors import HostError, Status, UsageError
-from emu.units import MIB, PAGE, align_down, align_up, human_size, parse_number, parse_size
+from emu.units import MIB, PAGE, align_down, align_up, counted, human_size, parse_number, parse_size
 
 if TYPE_CHECKING:
     from emu.devices.nvdimm.device import LabelStorage
@@ -222,7 +222,9 @@ def _check(options: argparse.Namespace) -> int:
     if report.version is None:
         raise LabelError(f"{options.file}: {'; '.join(report.errors)}", file.advice())
     doubtful = f", {len(report.warnings)} doubtful" if report.warnings else ""
-    output.say(f"{options.file}: valid label area, version {report.version.value}, {labels} labels{doubtful}")
+    output.say(
+        f"{options.file}: valid label area, version {report.version.value}, {counted(labels, 'label')}{doubtful}"
+    )
     shown = report.warnings if options.verbose else report.warnings[:_SHOWN]
     for warning in shown:
         output.say(f"  {warning}")
@@ -240,7 +242,7 @@ def _write(options: argparse.Namespace) -> int:
         data = _input(options.input, length + 1)
         if len(data) > length and not options.size:
             raise UsageError(
-                f"{options.input or 'standard input'} holds more than the {length} bytes that fit",
+                f"{options.input or 'standard input'} holds more than {counted(length, 'byte')}, which is what fits",
                 "give its size with --label-size, or take a part of it with -s",
             )
         data = data[:length]
@@ -252,7 +254,8 @@ def _write(options: argparse.Namespace) -> int:
         valid = check(storage).valid
     _done(
         options,
-        f"wrote {len(data)} bytes to the label area of {options.file}, which is {'' if valid else 'not '}valid now",
+        f"wrote {counted(len(data), 'byte')} to the label area of {options.file}, "
+        f"which is {'' if valid else 'not '}valid now",
         {"written": len(data), "valid": valid},
     )
     return Status.OK
@@ -280,7 +283,7 @@ def _zero(options: argparse.Namespace) -> int:
     with _open(options, write=True) as (storage, _, _):
         offset, length = _span(options, storage.size)
         zero(storage, offset, length)
-    _done(options, f"zeroed {length} bytes of the label area of {options.file}", {"zeroed": length})
+    _done(options, f"zeroed {counted(length, 'byte')} of the label area of {options.file}", {"zeroed": length})
     return Status.OK
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import HostError, UsageError
-from emu.units import KIB, PAGE, human_size
+from emu.units import KIB, PAGE, counted, human_size
 
 if TYPE_CHECKING:
     from emu.devices.nvdimm.device import LabelStorage
@@ -111,7 +111,7 @@ def _settle_size(path: str, read: Read, size: int, asked: int | None) -> tuple[i
         asked = sizes[0] if sizes else DEFAULT_LABEL_SIZE
     if not 0 < asked <= size:
         raise UsageError(
-            f"{path}: a label area of {asked} bytes does not fit in {size} bytes",
+            f"{path}: a label area of {counted(asked, 'byte')} does not fit in {counted(size, 'byte')}",
             "give the NVDIMM's label-size with --label-size",
         )
     return asked, found

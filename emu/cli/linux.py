@@ -97,6 +97,11 @@ def _refuse(options: argparse.Namespace) -> None:
         (options.incoming, "-incoming", "a Linux guest is started here, or its machine migrated as any other"),
         (options.power_fail_at, "--power-fail-at", "'emu crash linux' cuts the power at every point"),
         (options.debugcon != "none", "-debugcon", "the debug console carries the command's output"),
+        (
+            characters.is_line(options.serial),
+            f"-serial {str(options.serial)[:64]}",
+            "COM1 has the kernel's messages, and the command's input is the standard input: use file:PATH",
+        ),
     ):
         if given:
             raise UsageError(f"{option} does not go with the image '{NAME}'", remedy)

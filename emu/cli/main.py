@@ -35,9 +35,11 @@ def _run(words: list[str]) -> int:
         words = [" ".join(words[:2]), *words[2:]]
     verb = next((word for word in words if word in VERBS), None)
     traceback = "--traceback" in words
+    given = defaults.Applied(words)
     try:
         if verb in defaults.VERBS:
-            words = defaults.applied(verb, words)
+            given = defaults.applied(verb, words)
+            words = given.words
         options = _plain(words) or _parse(verb, words)
         if _help_asked(options):
             return Status.OK
@@ -47,7 +49,7 @@ def _run(words: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else Status.USAGE
     except EmuError as error:
         signals.settle()  # what was interrupted may fail in its own words
-        return _report(error, traceback)
+        return _report(error, traceback, given.blamed(error.what))
     except MemoryError:
         return _report(HostError("the host gives emu no more memory", "raise its limit ('ulimit -v')"), traceback)
     except ImportError as error:
@@ -112,10 +114,11 @@ def _help_asked(options: Any) -> bool:
     return text is not None
 
 
-def _report(error: EmuError, traceback: bool) -> int:
+def _report(error: EmuError, traceback: bool, source: str = "") -> int:
+    """``source`` is where the words came from that are wrong, if not from the command line."""
     if traceback:
         raise error
-    output.note(f"emu: {error.what}")
+    output.note(f"emu: {source}{error.what}")
     if error.remedy:
         output.note(f"     {error.remedy}")
     return error.status

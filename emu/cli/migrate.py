@@ -14,7 +14,7 @@ from emu.api.moves import UNDER_WAY, configure, document
 from emu.cli.progress import ProgressLine
 from emu.errors import Status, UsageError
 from emu.monitor.client import QmpClient
-from emu.units import PAGE, human_size, parse_size
+from emu.units import PAGE, counted, human_size, parse_size
 from emu.words import printable
 
 EPILOG = """\
@@ -147,7 +147,8 @@ def _report(answer: dict[str, Any], options: argparse.Namespace, *, wait: bool) 
         print(
             f"completed in {answer.get('total-time', 0) / 1000:.2f} s, guest stopped for {answer.get('downtime', 0)} ms"
         )
-        print(f"{moved} of pages in {ram.get('dirty-sync-count', 0)} rounds, {ram.get('duplicate', 0)} zero pages")
+        rounds, zeros = ram.get("dirty-sync-count", 0), ram.get("duplicate", 0)
+        print(f"{moved} of pages in {counted(rounds, 'round')}, {counted(zeros, 'zero page')}")
         for item in answer.get("x-emu-persistence", []):
             print(printable(f"{item['block']}: {human_size(item['bytes'])} made durable by {item['means']}"))
     else:

@@ -13,7 +13,7 @@ _ELSEWHERE = {
     "blockdev": "there are no disks; a persistent memory is given with --nvdimm file=PATH,size=64M",
     "boot": "there is nothing to choose from: guests are booted directly, by IMAGE or -kernel",
     "cdrom": "there are no disks; a persistent memory is given with --nvdimm file=PATH,size=64M",
-    "chardev": "write where characters go in -serial and -debugcon: stdio, none, file:PATH",
+    "chardev": "say it in -serial (stdio, none, file:PATH, pty, unix:PATH) or -debugcon (stdio, none, file:PATH)",
     "d": "there is no log of the CPU; 'emu crash IMAGE --nvdimm ... --timeline' draws stores, flushes and fences",
     "daemonize": "let the shell do it: emu run ... &",
     "drive": "there are no disks; a persistent memory is given with --nvdimm file=PATH,size=64M",

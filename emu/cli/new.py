@@ -20,10 +20,13 @@ EPILOG = """\
 examples:
   emu new ledger && cd ledger && make
   emu new flag --asm
+  emu new journal --linux
 """
 
 _PROJECTS = Path(__file__).with_name("projects")
-_SOURCES = {"c": ".c", "asm": ".S"}
+_SOURCES = {"c": ".c", "asm": ".S", "linux": ".c"}
+_FOLDERS = {"c": ("both", "c"), "asm": ("both", "asm"), "linux": ("both", "c", "linux")}
+"""Where a kind's files come from; a later one takes the place of one before."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--c", dest="kind", action="store_const", const="c", help="a program in C (the default)")
     kinds.add_argument("--asm", dest="kind", action="store_const", const="asm", help="a program in assembly")
+    kinds.add_argument(
+        "--linux",
+        dest="kind",
+        action="store_const",
+        const="linux",
+        help="the same in C for Linux, with its libpmem",
+    )
     parser.set_defaults(kind="c")
 
 
@@ -48,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         module += "_"
     words = {"NAME": name, "SOURCE": name + _SOURCES[options.kind], "MODULE": module}
     try:
-        _make(folder, [_PROJECTS / "both", _PROJECTS / options.kind], words)
+        _make(folder, [_PROJECTS / source for source in _FOLDERS[options.kind]], words)
     except OSError as error:
         raise HostError(f"cannot make {folder}: {error.strerror}", "choose a folder that you may write to") from None
     output.say(f"{folder}: a program with a planted bug, and its crash test")

@@ -127,7 +127,7 @@ PLAIN_WORDS = {
     "smp": "1: there is one CPU",
     "display": "none: there is no display",
     "nic": "none: there is no network",
-    "serial": "stdio|none|file:PATH",
+    "serial": "stdio|none|file:PATH|pty|unix:PATH[,server=on][,wait=off]",
     "debugcon": "stdio|none|file:PATH",
 }
 

@@ -11,6 +11,7 @@ import codecs
 import errno
 import io
 import os
+import re
 import select
 import sys
 
@@ -19,6 +20,7 @@ from emu.hints import Any, TextIO
 _LONGEST_LINE = 1000
 _NARROW, _USUAL = 40, 80  # columns; a terminal may not say how many it has
 _BESIDE = " " * len("emu: ")
+_LABEL = re.compile(r" *\S+( \S+)* {2,}| +")  # of a line in a report: what stands before its text
 _ESCAPED = "emu-escaped"
 _SURROGATES = range(0xDC80, 0xDD00)  # how Python holds bytes of a file name that are not in its encoding (PEP 383)
 
@@ -87,6 +89,13 @@ def standard_output_failure() -> OSError | None:
     return None if failure is None or failure.errno == errno.EPIPE else failure
 
 
+def lose_standard_output(error: OSError) -> None:
+    """Somebody else who writes to the standard output has met ``error``: nothing more is to be written there."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Survivor) and raw.failure is None:
+        raw.failure = error
+
+
 def line(text: str) -> str:
     """``text`` as one line of bounded length: names of files and words of users may hold anything."""
     shown = "".join(character if character.isprintable() else _escaped(character) for character in text)
@@ -100,19 +109,26 @@ def say(text: str) -> None:
 
 def note(text: str) -> None:
     """One line to the person at the terminal, beside the answer; too long a line goes on below, at a word."""
-    print("\n".join(_wrapped(line(text))), file=sys.stderr)
+    print("\n".join(_wrapped(line(text), sys.stderr, _BESIDE)), file=sys.stderr)
 
 
-def _wrapped(text: str) -> list[str]:
-    if len(text) <= _NARROW or not sys.stderr.isatty():
+def tell(text: str) -> None:
+    """One line of a report for people: at a terminal it goes on below, where its text begins."""
+    begins = _LABEL.match(text)
+    print("\n".join(_wrapped(text, sys.stdout, " " * len(begins[0]) if begins else "")))
+
+
+def _wrapped(text: str, stream: TextIO, below: str) -> list[str]:
+    """``text`` in lines as wide as ``stream``, if that is a terminal; all but the first begin with ``below``."""
+    if len(text) <= _NARROW or not stream.isatty():
         return [text]
     import textwrap
 
-    width = max(os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL, _NARROW)
+    width = max(os.get_terminal_size(stream.fileno()).columns or _USUAL, _NARROW)
     begin = " " * (len(text) - len(text.lstrip()))
     return textwrap.wrap(
-        text.lstrip(), width, initial_indent=begin, subsequent_indent=_BESIDE, break_long_words=False,
-        break_on_hyphens=False,
+        text.lstrip(), width, initial_indent=begin, subsequent_indent=below if len(below) < width // 2 else "",
+        break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
 
 

@@ -27,11 +27,11 @@ examples:
 """
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Finds the terminal's width itself: ``argparse`` imports ``shutil`` for it, with all its archive formats."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=_terminal_width() - 2)
+    def __init__(self, prog: str, width: int | None = None) -> None:
+        super().__init__(prog, width=width or _terminal_width() - 2)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         return help_text(action)
@@ -41,7 +41,8 @@ def help_text(action: argparse.Action) -> str:
     """An option's help with its default, where it has one that the help does not tell."""
     told = action.help or ""
     shows = action.option_strings and action.nargs != 0 and action.default not in (None, [], argparse.SUPPRESS, "")
-    return f"{told} (default {action.default})" if shows and told and "default" not in told else told
+    default = f"{action.default:g}" if isinstance(action.default, float) else action.default
+    return f"{told} (default {default})" if shows and told and "default" not in told else told
 
 
 def _terminal_width() -> int:
@@ -73,13 +74,17 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse's, but for options that there are not: it would take ``-monitor`` for ``-m onitor``, and
         ``-seri`` for ``-serial``."""
+        before = ""
         for word in args or ():
             if word == "--" or self._is_verb(word):
                 break
             if self._is_unknown_option(word):
                 option = word.partition("=")[0][:_SHOWN]
                 remedy = mistakes().about_option(option, self.options, self.prog)
+                if before in self.options and self.options[before].nargs != 0:
+                    remedy = f"if it is the value of {before}, write {before}={word[:_SHOWN]}; {remedy}"
                 raise UsageError(f"{option} is not an option of '{self.prog}'", remedy)
+            before = word
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -147,7 +152,7 @@ def build_parser(verb: str | None = None) -> Parser:
         prog="emu",
         description="A mini x86-64 machine with a virtual NVDIMM, and a crash-consistency laboratory.",
         epilog=_EPILOG,
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"emu {__version__}")
@@ -162,7 +167,7 @@ def build_parser(verb: str | None = None) -> Parser:
             help=entry.summary,
             description=(module.__doc__ or "").strip() if module else entry.summary,
             epilog=getattr(module, "EPILOG", None),
-            formatter_class=_HelpFormatter,
+            formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
         sub.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")

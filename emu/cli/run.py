@@ -17,7 +17,7 @@ from emu.config import MachineConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, Status, UsageError
 from emu.hints import TYPE_CHECKING, Any
-from emu.units import human_size
+from emu.units import counted, human_size
 
 if TYPE_CHECKING:
     import argparse
@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser | PlainWords) -> None:
     parser.add_argument("--quiet", action="store_true", help="leave out the lines about what the NVDIMMs guarantee")
     parser.add_argument("--verbose", action="store_true",
                         help="say more about the NVDIMMs: where they are, and why they promise that")  # fmt: skip
-    parser.add_argument("-serial", "--serial", default=None, metavar="stdio|none|file:PATH", help="where COM1 goes")
+    parser.add_argument("-serial", "--serial", default=None, metavar="stdio|none|file:PATH|pty|unix:PATH,server=on",
+                        help="where COM1 goes, and for stdio, pty and unix comes from (default stdio)")  # fmt: skip
     parser.add_argument("-debugcon", "--debugcon", default="none", metavar="stdio|none|file:PATH",
                         help="where the debug console (port 0xE9) goes")  # fmt: skip
     parser.add_argument("-qmp", "--qmp", action="append", default=[], metavar="unix:PATH,server=on,wait=off",
@@ -121,12 +122,13 @@ def run(options: argparse.Namespace) -> int:
             debugcon=characters.make_sink(written, targets[1], "-debugcon", claims, standard=None),
         )
         writers = [sink for sink in (outputs.serial, outputs.debugcon) if isinstance(sink, characters.Writer)]
+        line = outputs.serial
         outputs, gate = debugger.gate(options, outputs)
         paths = [dimm.backend.path for dimm in config.nvdimms if cut is not None and dimm.backend.path]
         made = [path for path in paths if not os.path.exists(path)]
         machine = stack.enter_context(board.build(config, outputs, how))
         for writer in writers:
-            writer.ended = lambda: machine.exit is not None
+            writer.ended = lambda: machine.exit is not None or (cut is not None and _is_over(began, options.timeout))
         if how.incoming is None:
             machine.boot()  # now, so that an image that is refused leaves nothing behind
         if not options.quiet and not options.json:
@@ -151,7 +153,12 @@ def run(options: argparse.Namespace) -> int:
             _accept_marked(config, how)
             for writer in writers if how.incoming is None else ():
                 writer.open()
-            if options.serial is None or options.serial in characters.STANDARD_STREAMS:
+            if characters.is_line(options.serial):
+                from emu.cli.serial_line import SerialLine
+
+                assert isinstance(line, SerialLine)
+                line.attach(stack, machine)
+            elif options.serial is None or options.serial in characters.STANDARD_STREAMS:
                 from emu.cli.standard_input import type_standard_input
 
                 type_standard_input(stack, machine, escapes=options.serial != "stdio")
@@ -179,8 +186,8 @@ def run(options: argparse.Namespace) -> int:
         output.note(f"emu: {ended.reason}: {ended.detail}")
     if power is not None and not power.failed and ended.status != Status.TIMEOUT:
         raise UsageError(
-            f"power did not fail: the run ended ({ended.reason}) after {power.event} events (stores, flushes, fences), "
-            "and the files hold all that it stored",
+            f"power did not fail: the run ended ({ended.reason}) after {counted(power.event, 'event')} "
+            "(stores, flushes, fences), and the files hold all that it stored",
             f"give --power-fail-at a number up to {power.event}",
         )
     return ended.status
@@ -234,7 +241,7 @@ def _power_cut(options: argparse.Namespace, config: MachineConfig, how: RunOptio
     if attended or _asks_for_input(options):
         raise UsageError(
             "--power-fail-at needs a guest that runs on its own",
-            "leave -qmp, --gdb, --incoming, -S and -serial stdio away",
+            "leave -qmp, --gdb, --incoming, -S and -serial stdio, pty and unix:PATH away",
         )
     return parse_power_cut(options.power_fail_at, options.power_fail_state or "none")
 
@@ -258,7 +265,9 @@ def _power_failure(options: argparse.Namespace, power: Cut, nvdimms: list[dict[s
 
 
 def _asks_for_input(options: argparse.Namespace) -> bool:
-    return options.nographic if options.serial is None else options.serial in characters.STANDARD_STREAMS
+    if options.serial is None:
+        return bool(options.nographic)
+    return options.serial in characters.STANDARD_STREAMS or characters.is_line(options.serial)
 
 
 def configuration(options: argparse.Namespace) -> MachineConfig:
@@ -279,6 +288,11 @@ def run_options(options: argparse.Namespace) -> RunOptions:
         incoming=options.incoming,
         accept_incomplete=options.accept_incomplete,
     )
+
+
+def _is_over(began: float, timeout: float | None) -> bool:
+    """For a guest that runs on another machine than ours: the one whose power is cut."""
+    return timeout is not None and time.monotonic() - began > timeout
 
 
 def drive(machine: Machine, timeout: float | None) -> tuple[Exit, EmuError | None]:
@@ -344,13 +358,19 @@ def _announce(machine: Machine, *, verbose: bool) -> None:
         if kept and lost:
             promise += f", NOT {_listed(lost, 'or')}"
         place = facts["file"] or "anonymous memory"
-        words = f"emu: {name}: {human_size(facts['size'])} on ", f" {promise}"
-        room = _LINE - sum(map(len, words))
-        if len(place) > room and not verbose:
-            place = f"...{place[-max(room - 3, 1) :]}"
-        output.note(place.join(words))
+        rest = f": {human_size(facts['size'])} on ", f" {promise}"
+        if not verbose:
+            room = _LINE - len("emu: ") - sum(map(len, rest))
+            name = _shortened(name, max(room - len(place), room // 2))
+            place = _shortened(place, room - len(name))
+        output.note(f"emu: {name}{place.join(rest)}")
         if verbose:
             output.note(f"     at {facts['gpa']:#x}; {facts['sync']['why']}")
+
+
+def _shortened(name: str, room: int) -> str:
+    """``name``, or as much of its end, which tells most, as there is room for."""
+    return name if len(name) <= room else f"...{name[3 - room :]}"
 
 
 def _listed(words: list[str], last: str) -> str:

@@ -15,7 +15,7 @@ import signal
 import sys
 import termios
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from emu.cli import output
@@ -53,8 +53,8 @@ def type_standard_input(
     is_terminal = os.isatty(descriptor)
     if is_terminal:
         _key_by_key(stack, descriptor, interrupts=interrupts)
-    typist = _Typist(machine, com1, descriptor, _Escapes() if is_terminal and escapes else None)
-    typist.start()
+    typist = Typist(machine, com1, _Escapes() if is_terminal and escapes else None)
+    typist.start(partial(typist.follow, descriptor))
     stack.callback(typist.stop)
 
 
@@ -115,20 +115,22 @@ class _Escapes:
         yield bytes(plain)
 
 
-class _Typist:
-    """The thread that waits for the standard input, since nothing else may."""
+class Typist:
+    """Types at COM1 what comes from outside, in a thread of its own, since nothing else may wait for it."""
 
-    def __init__(self, machine: Machine, com1: Uart16550, descriptor: int, escapes: _Escapes | None) -> None:
+    def __init__(self, machine: Machine, com1: Uart16550, escapes: _Escapes | None = None) -> None:
         self._machine = machine
         self._com1 = com1
-        self._descriptor = descriptor
+        self._descriptor = -1
         self._escapes = escapes
         self._wake, self._woken_by = os.pipe()
         self._stopped = threading.Event()
         self._fetched = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="standard input", daemon=True)
+        self._thread: threading.Thread
 
-    def start(self) -> None:
+    def start(self, work: Callable[[], None]) -> None:
+        """Do ``work``, which follows one descriptor or several, in the thread."""
+        self._thread = threading.Thread(target=work, name="typist", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -139,14 +141,19 @@ class _Typist:
         self._thread.join()
         os.close(self._wake)
 
-    def _work(self) -> None:
+    def follow(self, descriptor: int) -> None:
+        """Type what comes from ``descriptor`` to its end, or until ``stop``."""
+        self._descriptor = descriptor
+        while self.awaits(descriptor) and self._serve():
+            pass
+
+    def awaits(self, descriptor: int) -> bool:
+        """Wait for something to read there; False when it is for ``stop`` that there is nothing to wait for."""
         poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
+        poll.register(descriptor, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        while True:
-            poll.poll()
-            if self._stopped.is_set() or not self._serve():
-                return
+        poll.poll()
+        return not self._stopped.is_set()
 
     def _serve(self) -> bool:
         """Something can be read, or the end is there; whether to go on."""

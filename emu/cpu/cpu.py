@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MODELS = {"icelake-server": r.ICELAKE_SERVER}
 """Models that have CLWB and CLFLUSHOPT."""
 
+_LONGEST_INSTRUCTION = 15
+_INT1 = b"\xf1"
 _STATE_KIND, _STATE_VERSION = "cpu", 2
 _SELF_TEST = "EMU_STOP_EVERY_BLOCK"
 """Environment variable; with "1" every basic block is executed with a stop requested, which must change nothing."""
@@ -253,11 +255,35 @@ class Cpu:
         software = known_to_engine and state.is_software
         state.clear_latch()
         code = (state.error_code if known_to_engine else 0) if vector in r.WITH_ERROR_CODE and not software else None
+        if vector == r.GP and code == 0 and self._is_stack_fault():
+            vector = r.SS_FAULT
+        elif vector == r.UD and not software and self._code(1) == _INT1:  # which the engine does not know
+            vector = r.DB
+            state.rip += 1
         cr2 = self._engine.read(r.CR2) if vector == r.PF and not software else None
         if cr2 is not None and cr2 == self._linear_rip and self._engine.meets_breakpoint(cr2):
             self._debug_stop = self._stop(StopKind.BREAKPOINT)
             return
         self._deliver(Fault(vector, code, cr2), Source.SOFTWARE if software else Source.EXCEPTION)
+
+    def _is_stack_fault(self) -> bool:
+        """Whether #GP(0) is what the engine makes of a stack reference to an address that is not canonical."""
+        if not self._state.code64:
+            return False
+        from emu.cpu.stack_fault import is_stack_fault
+
+        canonical = self._delivery.paging().canonical
+        return is_stack_fault(self._code(_LONGEST_INSTRUCTION), self._linear_rip, self._engine.read, canonical)
+
+    def _code(self, most: int) -> bytes:
+        """Of the bytes at RIP up to ``most``, and all of the instruction; none where they are no longer mapped."""
+        at = self._linear_rip
+        for size in (most, min(most, PAGE - at % PAGE)):
+            try:
+                return self._delivery.paging().read(self._memory, at, size, mark=False)
+            except PageFault:
+                continue
+        return b""
 
     @property
     def _linear_rip(self) -> int:
@@ -374,6 +400,12 @@ class Cpu:
         """``data`` was stored at ``gpa`` by others than the guest: as ``invalidate``, when there is code to forget."""
         if any(self._state.system.has_code(*span) for span in self._memory.spans(gpa, len(data))):
             self.invalidate(gpa, len(data))
+
+    def take_code_change(self) -> bool:
+        """Since it was last asked, the guest has executed from new pages, or stored to pages that it executed from. If
+        not, none of the memory that it stored to has code that ``restored`` would forget.
+        """
+        return self._state.system.take_code_change()
 
     def restored(self, host_address: int, size: int) -> None:
         """The caller put back guest memory at ``host_address``, whole pages: forget just the code from there, at once.
@@ -516,16 +548,17 @@ class Cpu:
         on_fault: Callable[[int], None],
         on_write: Callable[[int, bytes], None],
         native_on_fault: tuple[int, int] = (0, 0),
+        on_read: Callable[[int, int], None] | None = None,
     ) -> None:
         """Tell what no hook sees. ``on_fault(rip)``: the instruction there raised an exception; its delivery begins.
-        ``on_write(gpa, data)``: that delivery, or a page walk for it, has just stored ``data`` within one page; not
-        told of RAM. ``native_on_fault``: addresses of a C function and of its first argument that do what ``on_fault``
-        does; with it, delivery stays in C.
+        ``on_write(gpa, data)``: that delivery, or a page walk for it, has just stored ``data`` within one page, or is
+        about to read there (``on_read(gpa, size)``); not told of RAM. ``native_on_fault``: addresses of a C function
+        and of its first argument that do what ``on_fault`` does; with it, delivery stays in C.
         """
         self._watched = True
         self._engine.watch_faults(*native_on_fault)
         self._delivery.on_fault = on_fault
-        self._memory.on_write = on_write
+        self._memory.on_write, self._memory.on_read = on_write, on_read
 
     def add_native_hook(self, kind: int, function: int, user_data: int, begin: int = 1, end: int = 0) -> int:
         """Install the C callback at address ``function`` for Unicorn's hook ``kind``; a handle for ``remove_hook``.

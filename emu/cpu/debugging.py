@@ -30,18 +30,36 @@ class Watch(NamedTuple):
 
 
 class Debugging:
-    """Debugs ``cpu`` from now on, until it is closed. Only while the guest stands still."""
+    """Debugs ``cpu`` from now on, until it is closed, with pauses from ``rest`` to ``attend``. Only while the guest
+    stands still.
+    """
 
     def __init__(self, cpu: Cpu) -> None:
         self._cpu = cpu
         self._engine = cpu._engine
         self._system = cpu._state.system
         self._until = hooks.NEVER
-        self._system.debug(*self._engine.debug_functions)
+        self._attends = False
         self._engine.watch_blocks()
         self._engine.debug(0, self._until)
         cpu._delivery.on_push = lambda address, size: self._system.accessed(address, size, WRITE)
-        cpu.invalidate(0, 1)
+        self.attend()
+
+    def attend(self) -> None:
+        """Look at each instruction, if that is not so already."""
+        if not self._attends:
+            self._attends = True
+            self._system.debug(*self._engine.debug_functions)
+            self._cpu.invalidate(0, 1)
+
+    def rest(self) -> None:
+        """Let the guest run at its full speed, a block at a time: ``instructions`` counts blocks meanwhile, which is
+        how exact ``stop_at`` is. There must be no breakpoints and no watches.
+        """
+        if self._attends:
+            self._attends = False
+            self._system.debug_no_more()
+            self._cpu.invalidate(0, 1)
 
     @property
     def instructions(self) -> int:

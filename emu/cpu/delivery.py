@@ -95,7 +95,7 @@ class Delivery:
         """Of the interrupt instruction just executed: INT3 and INTO have one byte, INT n two."""
         at = self._state.segment(r.CS).base + self._state.rip - 1
         try:
-            opcode = self.paging().read(self._memory, at, 1)
+            opcode = self.paging().read(self._memory, at, 1, mark=False)
         except PageFault:  # the guest unmapped the page after its code was translated
             opcode = b""
         return 1 if (vector, opcode) in ((r.BP, b"\xcc"), (r.OF, b"\xce")) else 2
@@ -120,10 +120,11 @@ class Delivery:
         code = self._code_segment(paging, gate.selector, external, long=paging.long)
         cpl = state.cpl
         to = cpl if code.flags & TYPE_CONFORMING else code.dpl
-        if paging.long:
-            self._enter_long(paging, fault, gate, code, to, cpl, external)
-        else:
-            self._enter_protected(paging, fault, gate, code, to, cpl, external)
+        flags = state.flags
+        if source is Source.EXCEPTION and fault.vector in r.FAULTS:
+            flags |= r.RF  # the handler may return to the instruction, past its breakpoint (SDM volume 3, 18.3.1.1)
+        enter = self._enter_long if paging.long else self._enter_protected
+        enter(paging, fault, flags, gate, code, to, cpl, external)
 
     def _push(self, paging: Paging, address: int, frame: bytes, *, user: bool) -> None:
         paging.write(self._memory, address, frame, user=user)
@@ -189,7 +190,7 @@ class Delivery:
     # 64-bit
 
     def _enter_long(
-        self, paging: Paging, fault: Fault, gate: _Gate, code: Segment, to: int, cpl: int, external: int
+        self, paging: Paging, fault: Fault, flags: int, gate: _Gate, code: Segment, to: int, cpl: int, external: int
     ) -> None:
         state = self._state
         old_rsp = state.general(4)
@@ -200,7 +201,6 @@ class Delivery:
         else:
             rsp = old_rsp
         rsp &= ~15
-        flags = state.flags
         frame = [state.rip, state.segment(r.CS).selector, flags, old_rsp, state.segment(r.SS).selector]
         if fault.error_code is not None:
             frame.insert(0, fault.error_code)
@@ -226,11 +226,10 @@ class Delivery:
     # 32-bit and 16-bit gates
 
     def _enter_protected(
-        self, paging: Paging, fault: Fault, gate: _Gate, code: Segment, to: int, cpl: int, external: int
+        self, paging: Paging, fault: Fault, flags: int, gate: _Gate, code: Segment, to: int, cpl: int, external: int
     ) -> None:
         state = self._state
         old_esp, old_stack = state.general(4) & 0xFFFFFFFF, state.segment(r.SS)
-        flags = state.flags
         frame = [state.rip & 0xFFFFFFFF, state.segment(r.CS).selector, flags]
         if fault.error_code is not None:
             frame.insert(0, fault.error_code)

@@ -27,6 +27,7 @@ class PhysicalMemory:
         self._wrote = wrote
         self.holes_filled = False
         self._last: Region | None = None
+        self.on_read: Callable[[int, int], None] | None = None
         self.on_write: Callable[[int, bytes], None] | None = None
 
     def show(self, region: Region) -> None:
@@ -73,7 +74,13 @@ class PhysicalMemory:
         return last
 
     def read(self, gpa: int, size: int) -> bytes:
-        """``size`` bytes within one page."""
+        """``size`` bytes within one page, as the processor reads them; ``on_read`` hears of it before."""
+        if self.on_read is not None:
+            self.on_read(gpa, size)
+        return self.look_at(gpa, size)
+
+    def look_at(self, gpa: int, size: int) -> bytes:
+        """As ``read``, for others than the processor."""
         region = self._find(gpa)
         if region is None or region.mapping is None:
             return bytes(size)

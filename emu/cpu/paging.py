@@ -47,7 +47,7 @@ class Paging(NamedTuple):
     def translate(
         self, memory: PhysicalMemory, address: int, *, write: bool = False, user: bool = False, mark: bool = True
     ) -> int:
-        """The physical address behind ``address``. Sets accessed and dirty bits as the CPU does if ``mark``."""
+        """The physical address behind ``address``. If ``mark`` the CPU looks for it: accessed, dirty bits are set."""
         if not self.long:
             address &= 0xFFFFFFFF
         if not self.cr0 & r.CR0_PG:
@@ -59,7 +59,7 @@ class Paging(NamedTuple):
         cause = (2 if write else 0) | (4 if user else 0)
         for shift, mask in self._levels():
             at = table + (address >> shift & mask) * size
-            entry = int.from_bytes(memory.read(at, size), "little")
+            entry = int.from_bytes((memory.read if mark else memory.look_at)(at, size), "little")
             if not entry & PRESENT:
                 raise PageFault(address, cause)
             root_of_pae = wide and not self.long and shift == 30
@@ -87,7 +87,7 @@ class Paging(NamedTuple):
         while len(data) < size:
             at = self._wrap(address + len(data))
             step = min(size - len(data), PAGE - at % PAGE)
-            data += memory.read(self.translate(memory, at, mark=mark), step)
+            data += (memory.read if mark else memory.look_at)(self.translate(memory, at, mark=mark), step)
         return data
 
     def write(self, memory: PhysicalMemory, address: int, data: bytes, *, user: bool = False) -> None:

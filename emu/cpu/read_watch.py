@@ -1,7 +1,8 @@
 """Whether reads of unknown bytes can be watched by pages with the Unicorn that is installed: found out by trying.
 
 It depends on Unicorn's asking for data breakpoints whenever it caches where a page is (``engine/watched.h``). So a
-small guest that loads in all the ways there are is run once on a scratch CPU; what it reads is known.
+small guest that loads in all the ways there are, and at last has its page tables' root in watched memory, is run once
+on a scratch CPU; what it reads is known.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ _PROGRAM = bytes.fromhex(
     "488da790010000 58"  # lea rsp, [rdi+0x190]; pop rax
     "b903000000 488db7fe030000 f3a4"  # mov ecx, 3; lea rsi, [rdi+0x3fe]; rep movsb
     "488b0425f8770000"  # mov rax, [0x77f8]
+    "b800900000 0f22d8"  # mov eax, 0x9000; mov cr3, rax
     "f4"
 )
+_ROOT, _NEXT = 0x9000, 0x2003
+"""An entry of page tables, and what is in it: where the scratch machine has those of the next level."""
 _WHOLE = (1 << 64) - 1
 
 
@@ -31,7 +35,7 @@ def _bytes(first: int, count: int) -> int:
 
 
 _READS = {
-    0x8000: _bytes(1, 4), 0x8010: _bytes(3, 4), 0x8FF8: _bytes(5, 3), 0x9000: _bytes(0, 5), 0x9FF8: _bytes(5, 3),
+    0x8000: _bytes(1, 4), 0x8010: _bytes(3, 4), 0x8FF8: _bytes(5, 3), _ROOT: _WHOLE, 0x9FF8: _bytes(5, 3),
     0x8040: _bytes(0, 4),
     0x8050: _bytes(4, 4), 0x8058: _WHOLE, 0x8060: _bytes(0, 4), 0x8070: _WHOLE, 0x8080: _WHOLE, 0x8190: _WHOLE,
     0x8200: _WHOLE, 0x8208: _WHOLE, 0x83F8: _bytes(6, 2), 0x8400: _bytes(0, 1),
@@ -49,10 +53,10 @@ def is_available() -> bool:
 class _Reader(Scratch):
     """Tells what the program reads."""
 
-    def reads(self) -> dict[int, int] | None:
-        """Which bytes of which units the program reads, as masks; None where somebody else watches."""
-        if not self.tracer.watch_pages():
-            return None
+    def reads(self) -> dict[int, int]:
+        """Which bytes of which units the program reads, as masks."""
+        self.tracer.watch_pages()
+        self.memory[_ROOT : _ROOT + 8] = _NEXT.to_bytes(8, "little")
         self.tracer.set_unknown(range(TRACED, TRACED + TRACED_SIZE, 8))
         self.tracer.restore_unknown()
         self.execute()

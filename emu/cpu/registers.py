@@ -47,6 +47,8 @@ EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE = 1, 0x100, 0x400, 0x800
 
 # Exception vectors (Intel SDM volume 3, table 6-1).
 DE, DB, BP, OF, UD, DF, TS, NP, SS_FAULT, GP, PF = 0, 1, 3, 4, 6, 8, 10, 11, 12, 13, 14
+FAULTS = frozenset((DE, 5, UD, 7, TS, NP, SS_FAULT, GP, PF, 16, 17, 19, 20, 21))
+"""Without #DB, which is a fault only sometimes, and the abort #DF."""
 CONTRIBUTORY = frozenset((DE, TS, NP, SS_FAULT, GP))
 WITH_ERROR_CODE = frozenset((DF, TS, NP, SS_FAULT, GP, PF, 17, 21))
 VECTOR_NAMES = {

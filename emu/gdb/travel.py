@@ -91,6 +91,7 @@ class Travel:
         self._undo: Undo | None = None
         self._followed = False
         self._machine.on_debug_stop = self._stopped
+        self._debugging.rest()
         target.on_change = self.forget
         self._machine.memory.listen(self)
         com1 = self._machine.devices.get("com1")
@@ -98,7 +99,14 @@ class Travel:
             com1.on_input = self.forget
 
     def close(self) -> None:
-        """Nobody follows the guest any more. Before the machine's CPU and memory go away; ``begin`` may come again."""
+        """Nobody follows the guest any more, and there are no breakpoints or watches. Before the machine's CPU and
+        memory go away; ``begin`` may come again.
+        """
+        self._end_past()
+        self._unfollowed()
+
+    def _end_past(self) -> None:
+        """There is no past any more."""
         self._followed = False
         self._doing, self._goal = _Doing.FORWARD, None
         self._debugging.pass_by(False)
@@ -107,6 +115,14 @@ class Travel:
         if self._undo is not None:
             self._undo.close()
             self._undo = None
+
+    def _unfollowed(self) -> None:
+        """Nobody looks, so the guest may run at its full speed, from where it no longer does again what was seen."""
+        if self._debugging.instructions < self._seen:
+            self._debugging.stop_at(self._seen)
+        else:
+            self._debugging.stop_at(None)
+            self._debugging.rest()
 
     def region_added(self, region: Region) -> None:
         """Memory was plugged, so its content is no part of the moments so far."""
@@ -124,7 +140,8 @@ class Travel:
 
     def begin(self) -> None:
         """The past begins here, with memory as it is."""
-        self.close()
+        self._end_past()
+        self._debugging.attend()
         self._undo = Undo(self._machine)
         self._followed = True
         self._stale = False
@@ -292,7 +309,7 @@ class Travel:
         if self.between_turns():
             self._debugging.stop_at(self._debugging.instructions + _POSTPONED)
         elif not self._followed:
-            self._debugging.stop_at(None)
+            self._unfollowed()
             if self._keeper is not None:
                 self._keeper.save()
         else:

@@ -1171,19 +1171,61 @@ static int emu_dirty_keep(int slot, uintptr_t before) {
 }
 
 /*
+ * Copy the pages that are not what they were to `copies`, one behind the other, and their numbers, rising, to `pages`.
+ * How many; there must be room for all that were stored to.
+ */
+static size_t emu_dirty_save(int slot, uint64_t *pages, uintptr_t copies) {
+    const range *r = &ranges[slot];
+    uint64_t words = ((r->end - r->start) / r->page + 63) / 64;
+    size_t count = 0;
+    for (uint64_t word = 0; word < words; word++)
+        for (uint64_t bits = atomic_load_explicit(&r->bits[word], memory_order_relaxed); bits; bits &= bits - 1) {
+            uint64_t page = word * 64 + __builtin_ctzll(bits);
+            const void *now = (const void *)(r->start + page * r->page);
+            if (memcmp(now, (const void *)(r->before + page * r->page), r->page)) {
+                memcpy((void *)(copies + count * r->page), now, r->page);
+                pages[count++] = page;
+            }
+        }
+    return count;
+}
+
+/* Let a page hold `copy`, but where `taken` has bits what it held before. */
+static void put_back(uint64_t *now, const uint64_t *before, const uint64_t *copy, const uint64_t *taken, size_t page) {
+    for (size_t n = 0; n < page / sizeof *now; n++) {
+        uint64_t then = taken ? (copy[n] & ~taken[n]) | (before[n] & taken[n]) : copy[n];
+        if (now[n] != then)
+            now[n] = then;
+    }
+}
+
+/*
  * Put back every page that was stored to. They stay writable, for whoever stores to them again; a page that was found
  * unchanged this many times in a row is protected again.
+ *
+ * The `count` pages that were saved get their copies, but for the bits that `taken` names, if it is given.
  */
-static void emu_dirty_undo(int slot, unsigned patience) {
+static void emu_dirty_undo(int slot, unsigned patience, const uint64_t *pages, size_t count, uintptr_t copies,
+                           uintptr_t taken) {
     range *r = &ranges[slot];
     uint64_t words = ((r->end - r->start) / r->page + 63) / 64;
+    size_t saved = 0;
+    for (size_t n = 0; n < count; n++) {
+        uintptr_t at = pages[n] * r->page;
+        put_back((uint64_t *)(r->start + at), (const uint64_t *)(r->before + at), (const uint64_t *)(copies + n * r->page),
+                 taken ? (const uint64_t *)(taken + n * r->page) : NULL, r->page);
+    }
     for (uint64_t word = 0; word < words; word++) {
         uint64_t bits = atomic_load_explicit(&r->bits[word], memory_order_relaxed);
         for (; bits; bits &= bits - 1) {
             uint64_t page = word * 64 + __builtin_ctzll(bits);
             void *now = (void *)(r->start + page * r->page);
             const void *then = (const void *)(r->before + page * r->page);
-            if (memcmp(now, then, r->page)) {
+            while (saved < count && pages[saved] < page)
+                saved++;
+            if (saved < count && pages[saved] == page)
+                r->unchanged[page] = 0;
+            else if (memcmp(now, then, r->page)) {
                 memcpy(now, then, r->page);
                 r->unchanged[page] = 0;
             } else if (++r->unchanged[page] >= patience) {
@@ -1211,15 +1253,15 @@ static emu_run emu_dirty_next(int slot, uint64_t from) {
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 111), // emu_loss()(int)
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 120), // emu_loss()(int)
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 112), // emu_run()(int, uint64_t)
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 121), // emu_run()(int, uint64_t)
 /*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *, int, unsigned int)
-/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 109), // char const *
+/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 118), // char const *
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 10 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1228,7 +1270,7 @@ static void *_cffi_types[] = {
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, emu_fs *)
 /* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 17 */ _CFFI_OP(_CFFI_OP_POINTER, 110), // emu_fs *
+/* 17 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // emu_fs *
 /* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int, int64_t, int64_t)
 /* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
@@ -1262,7 +1304,7 @@ static void *_cffi_types[] = {
 /* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
 /* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t)
-/* 51 */ _CFFI_OP(_CFFI_OP_POINTER, 114), // void *
+/* 51 */ _CFFI_OP(_CFFI_OP_POINTER, 123), // void *
 /* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int)
@@ -1286,46 +1328,55 @@ static void *_cffi_types[] = {
 /* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION, 22), // int64_t()(int, emu_run *, size_t, int *)
 /* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 75 */ _CFFI_OP(_CFFI_OP_POINTER, 112), // emu_run *
+/* 75 */ _CFFI_OP(_CFFI_OP_POINTER, 121), // emu_run *
 /* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 77 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
 /* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 51), // void *()(size_t, size_t, size_t, int, int, int, int64_t, int *)
-/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 87 */ _CFFI_OP(_CFFI_OP_NOOP, 77),
-/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION, 114), // void()(int)
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 40), // size_t()(int, uint64_t *, uintptr_t)
+/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 81 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 51), // void *()(size_t, size_t, size_t, int, int, int, int64_t, int *)
+/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 88 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 114), // void()(int, int)
-/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 114), // void()(int, unsigned int)
-/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 114), // void()(uintptr_t, uintptr_t)
-/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION, 114), // void()(void const *, size_t, int)
-/* 105 */ _CFFI_OP(_CFFI_OP_POINTER, 114), // void const *
-/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 77),
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 123), // void()(int)
+/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION, 123), // void()(int, int)
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 123), // void()(int, unsigned int, uint64_t const *, size_t, uintptr_t, uintptr_t)
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8),
+/* 104 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
+/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 110 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
-/* 111 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_loss
-/* 112 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_run
-/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
-/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION, 123), // void()(uintptr_t, uintptr_t)
+/* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION, 123), // void()(void const *, size_t, int)
+/* 114 */ _CFFI_OP(_CFFI_OP_POINTER, 123), // void const *
+/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 119 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
+/* 120 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_loss
+/* 121 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_run
+/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
+/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1559,7 +1610,7 @@ _cffi_f_emu_dirty_next(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(112));
+  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(121));
   return pyresult;
 }
 #else
@@ -1567,6 +1618,60 @@ static void _cffi_f_emu_dirty_next(emu_run *result, int x0, uint64_t x1)
 {
   { *result = emu_dirty_next(x0, x1); }
 }
+#endif
+
+static size_t _cffi_d_emu_dirty_save(int x0, uint64_t * x1, uintptr_t x2)
+{
+  return emu_dirty_save(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_dirty_save(PyObject *self, PyObject *args)
+{
+  int x0;
+  uint64_t * x1;
+  uintptr_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  size_t result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_dirty_save", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  x0 = _cffi_to_c_int(arg0, int);
+  if (x0 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(81), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(81), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x2 = _cffi_to_c_int(arg2, uintptr_t);
+  if (x2 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_dirty_save(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, size_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_dirty_save _cffi_d_emu_dirty_save
 #endif
 
 static int _cffi_d_emu_dirty_start(uintptr_t x0, size_t x1, size_t x2)
@@ -1645,9 +1750,9 @@ _cffi_f_emu_dirty_stop(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_dirty_stop _cffi_d_emu_dirty_stop
 #endif
 
-static void _cffi_d_emu_dirty_undo(int x0, unsigned int x1)
+static void _cffi_d_emu_dirty_undo(int x0, unsigned int x1, uint64_t const * x2, size_t x3, uintptr_t x4, uintptr_t x5)
 {
-  emu_dirty_undo(x0, x1);
+  emu_dirty_undo(x0, x1, x2, x3, x4, x5);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -1655,10 +1760,20 @@ _cffi_f_emu_dirty_undo(PyObject *self, PyObject *args)
 {
   int x0;
   unsigned int x1;
+  uint64_t const * x2;
+  size_t x3;
+  uintptr_t x4;
+  uintptr_t x5;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
   PyObject *arg0;
   PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+  PyObject *arg5;
 
-  if (!PyArg_UnpackTuple(args, "emu_dirty_undo", 2, 2, &arg0, &arg1))
+  if (!PyArg_UnpackTuple(args, "emu_dirty_undo", 6, 6, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5))
     return NULL;
 
   x0 = _cffi_to_c_int(arg0, int);
@@ -1669,13 +1784,35 @@ _cffi_f_emu_dirty_undo(PyObject *self, PyObject *args)
   if (x1 == (unsigned int)-1 && PyErr_Occurred())
     return NULL;
 
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(104), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(104), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x3 = _cffi_to_c_int(arg3, size_t);
+  if (x3 == (size_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x4 = _cffi_to_c_int(arg4, uintptr_t);
+  if (x4 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x5 = _cffi_to_c_int(arg5, uintptr_t);
+  if (x5 == (uintptr_t)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { emu_dirty_undo(x0, x1); }
+  { emu_dirty_undo(x0, x1, x2, x3, x4, x5); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   Py_INCREF(Py_None);
   return Py_None;
 }
@@ -1750,10 +1887,10 @@ _cffi_f_emu_flush(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(105), arg0, (char **)&x0);
+      _cffi_type(114), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(105), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(114), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1948,7 +2085,7 @@ _cffi_f_emu_guard_loss(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(111));
+  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(120));
   return pyresult;
 }
 #else
@@ -2917,24 +3054,25 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_dirty_collect", (void *)_cffi_f_emu_dirty_collect, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 73), (void *)_cffi_d_emu_dirty_collect },
   { "emu_dirty_keep", (void *)_cffi_f_emu_dirty_keep, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 34), (void *)_cffi_d_emu_dirty_keep },
   { "emu_dirty_next", (void *)_cffi_f_emu_dirty_next, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_dirty_next },
+  { "emu_dirty_save", (void *)_cffi_f_emu_dirty_save, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_dirty_save },
   { "emu_dirty_start", (void *)_cffi_f_emu_dirty_start, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_dirty_start },
   { "emu_dirty_stop", (void *)_cffi_f_emu_dirty_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 12), (void *)_cffi_d_emu_dirty_stop },
-  { "emu_dirty_undo", (void *)_cffi_f_emu_dirty_undo, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 96), (void *)_cffi_d_emu_dirty_undo },
+  { "emu_dirty_undo", (void *)_cffi_f_emu_dirty_undo, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_dirty_undo },
   { "emu_fallocate", (void *)_cffi_f_emu_fallocate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_fallocate },
-  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 104), (void *)_cffi_d_emu_flush },
+  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 113), (void *)_cffi_d_emu_flush },
   { "emu_fstatfs", (void *)_cffi_f_emu_fstatfs, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_fstatfs },
   { "emu_guard_add", (void *)_cffi_f_emu_guard_add, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_guard_add },
-  { "emu_guard_join", (void *)_cffi_f_emu_guard_join, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 92), (void *)_cffi_d_emu_guard_join },
+  { "emu_guard_join", (void *)_cffi_f_emu_guard_join, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 97), (void *)_cffi_d_emu_guard_join },
   { "emu_guard_loss", (void *)_cffi_f_emu_guard_loss, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_guard_loss },
-  { "emu_guard_remove", (void *)_cffi_f_emu_guard_remove, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 89), (void *)_cffi_d_emu_guard_remove },
+  { "emu_guard_remove", (void *)_cffi_f_emu_guard_remove, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 94), (void *)_cffi_d_emu_guard_remove },
   { "emu_lock", (void *)_cffi_f_emu_lock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_lock },
   { "emu_lock_conflict", (void *)_cffi_f_emu_lock_conflict, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_lock_conflict },
   { "emu_madvise", (void *)_cffi_f_emu_madvise, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 54), (void *)_cffi_d_emu_madvise },
-  { "emu_map", (void *)_cffi_f_emu_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_map },
+  { "emu_map", (void *)_cffi_f_emu_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 84), (void *)_cffi_d_emu_map },
   { "emu_mbind", (void *)_cffi_f_emu_mbind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_mbind },
   { "emu_msync", (void *)_cffi_f_emu_msync, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_emu_msync },
   { "emu_open", (void *)_cffi_f_emu_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 7), (void *)_cffi_d_emu_open },
-  { "emu_set_stop", (void *)_cffi_f_emu_set_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 100), (void *)_cffi_d_emu_set_stop },
+  { "emu_set_stop", (void *)_cffi_f_emu_set_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_set_stop },
   { "emu_statx_dax", (void *)_cffi_f_emu_statx_dax, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 12), (void *)_cffi_d_emu_statx_dax },
   { "emu_stopped", (void *)_cffi_f_emu_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 71), (void *)_cffi_d_emu_stopped },
   { "emu_touch", (void *)_cffi_f_emu_touch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_touch },
@@ -2945,10 +3083,10 @@ static const struct _cffi_global_s _cffi_globals[] = {
 static const struct _cffi_field_s _cffi_fields[] = {
   { "type", offsetof(emu_fs, type),
             sizeof(((emu_fs *)0)->type),
-            _CFFI_OP(_CFFI_OP_NOOP, 113) },
+            _CFFI_OP(_CFFI_OP_NOOP, 122) },
   { "block_size", offsetof(emu_fs, block_size),
                   sizeof(((emu_fs *)0)->block_size),
-                  _CFFI_OP(_CFFI_OP_NOOP, 113) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 122) },
   { "offset", offsetof(emu_loss, offset),
               sizeof(((emu_loss *)0)->offset),
               _CFFI_OP(_CFFI_OP_NOOP, 22) },
@@ -2970,18 +3108,18 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_fs", 110, _CFFI_F_CHECK_FIELDS,
+  { "$emu_fs", 119, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_fs), offsetof(struct _cffi_align_typedef_emu_fs, y), 0, 2 },
-  { "$emu_loss", 111, _CFFI_F_CHECK_FIELDS,
+  { "$emu_loss", 120, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_loss), offsetof(struct _cffi_align_typedef_emu_loss, y), 2, 4 },
-  { "$emu_run", 112, _CFFI_F_CHECK_FIELDS,
+  { "$emu_run", 121, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_run), offsetof(struct _cffi_align_typedef_emu_run, y), 6, 2 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_fs", 110 },
-  { "emu_loss", 111 },
-  { "emu_run", 112 },
+  { "emu_fs", 119 },
+  { "emu_loss", 120 },
+  { "emu_run", 121 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -2991,12 +3129,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  65,  /* num_globals */
+  66,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  115,  /* num_types */
+  124,  /* num_types */
   0,  /* flags */
 };
 

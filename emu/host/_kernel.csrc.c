@@ -591,19 +591,61 @@ static int emu_dirty_keep(int slot, uintptr_t before) {
 }
 
 /*
+ * Copy the pages that are not what they were to `copies`, one behind the other, and their numbers, rising, to `pages`.
+ * How many; there must be room for all that were stored to.
+ */
+static size_t emu_dirty_save(int slot, uint64_t *pages, uintptr_t copies) {
+    const range *r = &ranges[slot];
+    uint64_t words = ((r->end - r->start) / r->page + 63) / 64;
+    size_t count = 0;
+    for (uint64_t word = 0; word < words; word++)
+        for (uint64_t bits = atomic_load_explicit(&r->bits[word], memory_order_relaxed); bits; bits &= bits - 1) {
+            uint64_t page = word * 64 + __builtin_ctzll(bits);
+            const void *now = (const void *)(r->start + page * r->page);
+            if (memcmp(now, (const void *)(r->before + page * r->page), r->page)) {
+                memcpy((void *)(copies + count * r->page), now, r->page);
+                pages[count++] = page;
+            }
+        }
+    return count;
+}
+
+/* Let a page hold `copy`, but where `taken` has bits what it held before. */
+static void put_back(uint64_t *now, const uint64_t *before, const uint64_t *copy, const uint64_t *taken, size_t page) {
+    for (size_t n = 0; n < page / sizeof *now; n++) {
+        uint64_t then = taken ? (copy[n] & ~taken[n]) | (before[n] & taken[n]) : copy[n];
+        if (now[n] != then)
+            now[n] = then;
+    }
+}
+
+/*
  * Put back every page that was stored to. They stay writable, for whoever stores to them again; a page that was found
  * unchanged this many times in a row is protected again.
+ *
+ * The `count` pages that were saved get their copies, but for the bits that `taken` names, if it is given.
  */
-static void emu_dirty_undo(int slot, unsigned patience) {
+static void emu_dirty_undo(int slot, unsigned patience, const uint64_t *pages, size_t count, uintptr_t copies,
+                           uintptr_t taken) {
     range *r = &ranges[slot];
     uint64_t words = ((r->end - r->start) / r->page + 63) / 64;
+    size_t saved = 0;
+    for (size_t n = 0; n < count; n++) {
+        uintptr_t at = pages[n] * r->page;
+        put_back((uint64_t *)(r->start + at), (const uint64_t *)(r->before + at), (const uint64_t *)(copies + n * r->page),
+                 taken ? (const uint64_t *)(taken + n * r->page) : NULL, r->page);
+    }
     for (uint64_t word = 0; word < words; word++) {
         uint64_t bits = atomic_load_explicit(&r->bits[word], memory_order_relaxed);
         for (; bits; bits &= bits - 1) {
             uint64_t page = word * 64 + __builtin_ctzll(bits);
             void *now = (void *)(r->start + page * r->page);
             const void *then = (const void *)(r->before + page * r->page);
-            if (memcmp(now, then, r->page)) {
+            while (saved < count && pages[saved] < page)
+                saved++;
+            if (saved < count && pages[saved] == page)
+                r->unchanged[page] = 0;
+            else if (memcmp(now, then, r->page)) {
                 memcpy(now, then, r->page);
                 r->unchanged[page] = 0;
             } else if (++r->unchanged[page] >= patience) {

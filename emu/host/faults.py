@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
+from collections.abc import Mapping
 
 from emu.errors import HostError
 from emu.host import kernel
@@ -110,6 +111,43 @@ def stopped() -> bool:
     return bool(lib.emu_stopped())
 
 
+class Copies:
+    """Pages of a dirty log whose content is not what it was, as they are now: at most ``most``. ``close`` them."""
+
+    def __init__(self, slot: int, most: int, page_size: int) -> None:
+        self._page_size = page_size
+        self._room = max(most, 1) * page_size
+        self.numbers = ffi.new("uint64_t[]", max(most, 1))
+        self.taken = 0
+        self.address = self._map()
+        self.count: int = lib.emu_dirty_save(slot, self.numbers, self.address)
+
+    def _map(self) -> int:
+        return kernel.map_memory(self._room, what="copies of guest memory", align=self._page_size, reserve=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory in use."""
+        return self.count * self._page_size
+
+    def take_from_before(self, masks: Mapping[int, int]) -> None:
+        """Of these 8 bytes, by their offset in the range, let ``undo`` put back what they held before, under a mask of
+        their bits, and not what they held when they were saved.
+        """
+        places = {int(self.numbers[n]): n for n in range(self.count)}
+        for offset, mask in masks.items():
+            page, at = divmod(offset, self._page_size)
+            if page in places:
+                self.taken = self.taken or self._map()
+                place = ffi.cast("uint64_t *", self.taken + places[page] * self._page_size + at)
+                place[0] = mask
+
+    def close(self) -> None:
+        for address in filter(None, (self.address, self.taken)):
+            kernel.unmap_memory(address, self._room)
+        self.address = self.taken = 0
+
+
 class DirtyLog:
     """Which pages of [address, address + length) were stored to, by write protection. The range must be writable.
 
@@ -160,9 +198,18 @@ class DirtyLog:
         if error < 0:
             raise kernel.host_error("cannot keep copies of dirty pages", -error)
 
-    def undo(self) -> None:
-        """After ``keep``: put back all that was stored. What it costs depends on the pages stored to lately alone."""
-        lib.emu_dirty_undo(self._slot, _PATIENCE)
+    def save(self) -> Copies:
+        """After ``keep``: what the range holds now, for ``undo``."""
+        return Copies(self._slot, sum(count for _, count in self.peek()), self.page_size)
+
+    def undo(self, to: Copies | None = None) -> None:
+        """After ``keep``: put back all that was stored, or go on to what was saved. What it costs depends on the pages
+        stored to lately alone.
+        """
+        if to is None:
+            lib.emu_dirty_undo(self._slot, _PATIENCE, ffi.NULL, 0, 0, 0)
+        else:
+            lib.emu_dirty_undo(self._slot, _PATIENCE, to.numbers, to.count, to.address, to.taken)
 
     def peek(self) -> list[tuple[int, int]]:
         """The runs (first page, count) that were stored to since ``start``, and perhaps pages that are as they were; in

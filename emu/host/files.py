@@ -23,10 +23,6 @@ from emu.host.kernel import Lock
 from emu.record import NamedTuple
 
 _MOST_LINKS = 40  # as the kernel
-_KERNEL_FILE_SYSTEMS = frozenset({
-    "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs", "fusectl",
-    "mqueue", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
-})  # fmt: skip
 _REMEDIES = {
     errno.ENOSPC: "make room on that file system",
     errno.EDQUOT: "raise the disk quota, or choose another file system",
@@ -151,7 +147,7 @@ def refuse_kernel_folder(name: str, folder: str) -> None:
             "check the name (a device DAX needs its namespace enabled: ndctl list -N), or name a file elsewhere",
             errno=errno.ENOENT,
         )
-    if system in _KERNEL_FILE_SYSTEMS:
+    if system in kernel.KERNEL_FILE_SYSTEMS:
         raise HostError(f"{name}: no file can be kept on {system}", "name a file elsewhere", errno=errno.EPERM)
 
 
@@ -220,6 +216,19 @@ class Target:
         except BaseException:
             os.close(descriptor)
             raise
+        return descriptor
+
+    def stream_if_read(self) -> int | None:
+        """As ``stream``; None at once, instead of waiting, for a FIFO that nobody reads."""
+        if self.kind is not Kind.STREAM or not stat.S_ISFIFO(self.place.stat().st_mode):
+            return self.stream()
+        try:
+            descriptor = self._open_stream(wait=False)
+        except HostError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            raise
+        os.set_blocking(descriptor, True)
         return descriptor
 
     def _open_stream(self, *, wait: bool) -> int:

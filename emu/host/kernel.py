@@ -294,6 +294,13 @@ def _lines(path: str) -> Iterator[str]:
         yield from lines
 
 
+KERNEL_FILE_SYSTEMS = frozenset({
+    "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs", "fusectl",
+    "mqueue", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
+})  # fmt: skip
+"""File systems whose files are no places to keep bytes in."""
+
+
 def file_system_name(fd: int) -> str:
     """The kernel's name for the file system of ``fd`` ("ext4"); "unknown" when /proc does not tell."""
     try:

@@ -11,15 +11,17 @@ import errno
 import fcntl
 import ipaddress
 import os
+import re
 import socket
 import stat
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from emu.errors import HostError, UsageError
+from emu.units import BOOLEANS
 
 # sizeof(sun_path) less the NUL at its end (unix(7)).
 _LONGEST_PATH = 107
@@ -65,6 +67,33 @@ def parse(text: str, *, default_host: str = "") -> SocketAddress | None:
         if colon and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 0xFFFF:
             return TcpAddress(host.strip("[]") or default_host, int(port))
     return None
+
+
+def split_words(text: str) -> list[str]:
+    """``text`` at its commas; a doubled comma is one in a word."""
+    parts = [""]
+    for piece in re.findall(r",,|,|[^,]+", text):
+        if piece == ",":
+            parts.append("")
+        else:
+            parts[-1] += "," if piece == ",," else piece
+    return parts
+
+
+def switches(words: Iterable[str], keys: Container[str], option: str, hint: str) -> dict[str, bool]:
+    """QEMU's words behind an address: ``server=on``, or the old short ``server`` and ``nowait``.
+
+    UsageError, which begins with ``option`` and ends with ``hint``, for one that is none of ``keys``.
+    """
+    found: dict[str, bool] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            key, value = (key[2:], "off") if key.startswith("no") else (key, "on")
+        if key not in keys or value not in BOOLEANS:
+            raise UsageError(f"{option}: unknown option '{word[:64]}'", hint)
+        found[key] = BOOLEANS[value]
+    return found
 
 
 def resolve(address: TcpAddress, *, passive: bool = False) -> tuple[socket.AddressFamily, tuple[object, ...]]:

@@ -32,12 +32,28 @@ class Tree:
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        self._hidden: list[str] = []
+
+    def hide(self, path: str) -> None:
+        """Something is mounted over the directory ``path``: no file may be put below it from now on."""
+        self._hidden.append(self.place(path))
 
     def __contains__(self, path: str) -> bool:
         return self.place(path) in self._entries
 
     def file(self, path: str, data: bytes, *, executable: bool = False) -> None:
-        """A regular file. What was at ``path`` is replaced."""
+        """A regular file. UsageError when there is another one at ``path``, or nobody could see it there."""
+        place = self.place(path)
+        over = next((hidden for hidden in self._hidden if place.startswith(f"{hidden}/")), None)
+        if over is not None:
+            raise UsageError(
+                f"{path} would not be seen: the guest has something else mounted on {over}", "choose another path"
+            )
+        before = self._entries.get(place)
+        if before is not None and stat.S_ISREG(before.mode):
+            if before.data != data:
+                raise UsageError(f"{path} would be two different files of the guest", "choose another path for one")
+            executable = executable or bool(before.mode & 0o100)
         self._add(path, Entry(stat.S_IFREG | (0o755 if executable else 0o644), data))
 
     def directory(self, path: str, *, mode: int = _DIRECTORY_MODE) -> None:

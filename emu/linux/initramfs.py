@@ -18,6 +18,7 @@ from emu.linux.kernel import Modules, name_of
 from emu.linux.namespaces import FileSystem
 from emu.linux.programs import Command
 from emu.linux.protocol import Role
+from emu.units import KIB
 
 _INIT = Path(guest.__file__).resolve().with_name("images") / "linux-init"
 _FOLDER = "/emu"
@@ -29,6 +30,12 @@ _USE_MODULES = {
     FileSystem.NONE: ("dax_pmem", "device_dax"),
 }
 _TOOLS = ("ndctl", "daxctl")
+_MERGED = ("/bin", "/sbin", "/lib", "/lib64")
+"""Folders that are symbolic links into /usr where the distribution has merged them."""
+_ACCOUNTS = (("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"), ("/etc/group", b"root:x:0:\n"))
+"""Unless the user has others."""
+_MOST_ARGUMENTS, _LARGEST_PLAN = 1024, 256 * KIB - 1
+"""What init takes (guest/linux/init.c)."""
 
 
 class Input(enum.StrEnum):
@@ -51,22 +58,27 @@ class Plan(NamedTuple):
 def build(plan: Plan, modules: Modules) -> bytes:
     """The archive. UsageError or HostError when something that it needs is not there."""
     tree = Tree()
+    for folder in filter(os.path.islink, _MERGED):
+        tree.link(folder, os.readlink(folder))
     for folder in ("/proc", "/sys", "/dev", "/tmp", "/run", "/root", "/etc", "/bin", _FOLDER, "/pmem"):  # noqa: S108 - the guest's
         tree.directory(folder)
     tree.node("/dev/console", 5, 1)
     tree.node("/dev/null", 1, 3)
-    tree.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
-    tree.file("/etc/group", b"root:x:0:\n")
+    for folder in ("/proc", "/sys", "/dev", *_mount_points(plan)):
+        tree.hide(folder)
     tree.file("/init", _init(), executable=True)
     closure = programs.Closure(tree)
     for command in plan.commands.values():
         for program in command.programs:
-            closure.add(program)
+            closure.program(program)
     if Role.EXEC in plan.commands and plan.input is Input.TERMINAL:
         _add_tools(closure)
     for text in plan.added:
         _add(closure, text)
     _link_shell(tree, plan)
+    for path, content in _ACCOUNTS:
+        if path not in tree:
+            tree.file(path, content)
     directory = os.getcwd()
     if directory not in tree:
         tree.directory(directory)
@@ -79,7 +91,15 @@ def build(plan: Plan, modules: Modules) -> bytes:
     ]
     for role, command in plan.commands.items():
         records += [chr(role) + argument for argument in command.arguments]
-    tree.file(f"{_FOLDER}/plan", b"".join(os.fsencode(record) + b"\0" for record in records))
+        if len(command.arguments) > _MOST_ARGUMENTS:
+            raise UsageError(
+                f"the command {command.arguments[0]} has {len(command.arguments)} words, and {_MOST_ARGUMENTS} go",
+                "put it into a script",
+            )
+    written = b"".join(os.fsencode(record) + b"\0" for record in records)
+    if len(written) > _LARGEST_PLAN:
+        raise UsageError(f"the commands have {len(written)} bytes, and {_LARGEST_PLAN} go", "put them into scripts")
+    tree.file(f"{_FOLDER}/plan", written)
     return tree.archive()
 
 
@@ -97,12 +117,14 @@ def _add_tools(closure: programs.Closure) -> None:
             path = programs.find_program(tool)
         except UsageError:
             continue
-        closure.add(path)
+        closure.program(path)
 
 
 def _add(closure: programs.Closure, text: str) -> None:
     """``--add FILE[:PATH]``; the whole text when a file is called so."""
     source, colon, place = text.rpartition(":")
+    if not (source if colon else text):
+        raise UsageError(f"--add {text[:64]!r}: there is no file in it", "write --add FILE, or --add FILE:/PATH")
     if not colon or os.path.exists(text):
         closure.add(text)
         return
@@ -157,13 +179,18 @@ def _mounts(tree: Tree, plan: Plan) -> Iterator[str]:
                 yield f"f/dev/pmem{number} {place} {use} dax"
 
 
+def _mount_points(plan: Plan) -> list[str]:
+    kinds = (FileSystem.DEVDAX, FileSystem.NONE)
+    return [mount_point(number) for number, use in enumerate(plan.uses) if use not in kinds]
+
+
 def mount_point(number: int) -> str:
     """Where the file system of NVDIMM ``number`` (by address) is mounted: /pmem, /pmem1, /pmem2, ..."""
     return "/pmem" if number == 0 else f"/pmem{number}"
 
 
 def _environment(plan: Plan) -> Iterator[str]:
-    yield f"ePATH={programs.DEFAULT_PATH}"
+    yield f"ePATH={programs.guest_path(plan.commands.values())}"
     yield "eHOME=/root"
     if plan.input is Input.TERMINAL:
         yield f"eTERM={os.environ.get('TERM', 'linux')}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from emu.errors import HostError, UsageError
+from emu.linux.programs import ARCHITECTURES, X86_64
 
 VARIABLE = "EMU_KERNEL"
 _PLACES = ("/boot/vmlinuz-*", "/lib/modules/*/vmlinuz", "/usr/lib/modules/*/vmlinuz")
@@ -22,6 +23,9 @@ _REMEDY = (
     "install one (Debian: linux-image-amd64, Ubuntu: linux-image-generic, Fedora: kernel-core, Arch: linux), "
     f"or name one with --kernel or {VARIABLE}"
 )
+_X86_64 = "give a vmlinuz, or an uncompressed vmlinux, for x86-64"
+_IMAGES = {b"ARM\x64": "AArch64", b"RSC\x05": "RISC-V"}
+"""The magic number of an uncompressed Image, at offset 56 (Documentation/arch/arm64/booting.rst, riscv/boot.rst)."""
 _HEAD = 1 << 16
 _BANNER = re.compile(rb"Linux version (\S{1,64}) \(")
 
@@ -36,8 +40,10 @@ class Kernel(NamedTuple):
 
 def find(named: str | None) -> Kernel:
     """The kernel at ``named``, at EMU_KERNEL, or the newest one; UsageError or HostError when there is none to read."""
-    chosen = named or os.environ.get(VARIABLE)
-    if chosen:
+    chosen = named if named is not None else os.environ.get(VARIABLE) or None
+    if chosen == "":
+        raise UsageError("--kernel: the name is empty", _REMEDY)
+    if chosen is not None:
         return _examine(chosen)
     found = [path for pattern in _PLACES for path in glob.glob(pattern) if "rescue" not in path]
     readable = [path for path in found if os.access(path, os.R_OK)]
@@ -67,7 +73,13 @@ def _examine(path: str) -> Kernel:
         *(parent / "usr/lib/modules" / release for parent in root.parents),
     ]
     # Its own modules first, when it was unpacked with them.
-    folder = next((place for place in [*places[1:], places[0]] if (place / "modules.dep").is_file()), None)
+    ordered = [place for place in [*places[1:], places[0]] if place.is_dir()]
+    folder = next((place for place in ordered if (place / "modules.dep").is_file()), None)
+    if folder is None and any((place / "kernel").is_dir() for place in ordered):
+        raise HostError(
+            f"{ordered[0]} has modules, and no modules.dep that says which need which",
+            f"run 'depmod {release}' as root",
+        )
     return Kernel(path, release, folder)
 
 
@@ -81,6 +93,8 @@ def release_of(path: str) -> str:
             head = file.read(_HEAD)
             if is_linux(head):
                 return linux.version(head) or "unknown"
+            if other := _other_architecture(head):
+                raise UsageError(f"{path} is a kernel or program for another architecture: {other}", _X86_64)
             if head.startswith(MAGIC):
                 match = _BANNER.search(head + file.read())
                 if match is not None:
@@ -89,7 +103,15 @@ def release_of(path: str) -> str:
         raise UsageError(f"{path}: cannot read the kernel: {error.strerror}", _REMEDY) from None
     except ValueError:
         raise UsageError(f"{path!r} is not a file name", _REMEDY) from None
-    raise UsageError(f"{path} is not a Linux kernel", "give a vmlinuz, or an uncompressed vmlinux")
+    raise UsageError(f"{path} is not a Linux kernel", _X86_64)
+
+
+def _other_architecture(head: bytes) -> str | None:
+    """The architecture that the file with these first bytes is for, when it is a known one and not ours."""
+    if head.startswith(b"\x7fELF") and len(head) >= 20:
+        machine = int.from_bytes(head[18:20], "big" if head[5] == 2 else "little")
+        return None if machine == X86_64 else ARCHITECTURES.get(machine)
+    return _IMAGES.get(head[56:60])
 
 
 class Modules:
@@ -163,7 +185,10 @@ class Modules:
             raise UsageError(
                 f"{path}: cannot read the kernel module: {error.strerror}", "install the kernel again"
             ) from None
-        return decompress(data, str(path))
+        module = decompress(data, str(path))
+        if not module.startswith(b"\x7fELF"):
+            raise UsageError(f"{path}: the kernel module is damaged: it is no ELF file", "install the kernel again")
+        return module
 
 
 def decompress(data: bytes, name: str) -> bytes:

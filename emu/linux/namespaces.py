@@ -51,6 +51,13 @@ class FileSystem(enum.StrEnum):
 
 _SMALLEST = {FileSystem.EXT4: 8 * MIB, FileSystem.XFS: 300 * MIB, FileSystem.DEVDAX: infoblock.ALIGNMENT}
 """Of the data, behind the info block: ext4 with a journal, what mkfs.xfs makes, one page of device DAX."""
+_OTHERS = (
+    (512, b"EFI PART", "a GPT partition table"),
+    (510, b"\x55\xaa", "a partition table or boot sector"),
+    (0, b"LUKS\xba\xbe", "an encrypted volume (LUKS)"),
+    (64 * KIB + 0x40, b"_BHRfS_M", "btrfs, which has no DAX"),
+)
+"""What else is often on a disk: where its magic number is, and what it is called."""
 _PACKAGES = {FileSystem.EXT4: "e2fsprogs", FileSystem.XFS: "xfsprogs"}
 
 
@@ -228,8 +235,9 @@ class Planner:
                 f"{name}: {raw} lies directly on a raw namespace, where Linux has no DAX",
                 "take a blank file, or give --fs none and mount it yourself",
             )
+        other = next((what for at, magic, what in _OTHERS if read(step.base + at, len(magic)) == magic), None)
         raise UsageError(
-            f"{name} holds data, and no file system that emu knows",
+            f"{name} holds {other}" if other else f"{name} holds data, and no file system that emu knows",
             "take a blank file, or give --fs none, which leaves it alone",
         )
 
@@ -287,8 +295,9 @@ def _opened(config: NvdimmConfig) -> Iterator[tuple[int, Read, Callable[[int, in
     """(size, how to read, whether a range is all zero) of the NVDIMM's backend as it is now; a missing one is zero."""
     backend = config.backend
     if backend.kind is BackendKind.RAM or _is_absent(backend.path):
-        # Without a size opening it says what is wrong.
-        yield backend.size or config.label_size, lambda _at, length: bytes(length), lambda _start, _end: True
+        if backend.size is None:
+            raise UsageError(f"{backend.path} is new and no size was given", "give one, such as size=64M")
+        yield backend.size, lambda _at, length: bytes(length), lambda _start, _end: True
         return
     asked = replace(backend, share=True, sync=OnOffAuto.OFF, readonly=True, prealloc=False, discard_data=False)
     with open_backend(replace(asked, rom=OnOffAuto.AUTO)) as opened:

@@ -28,6 +28,9 @@ COMMAND_LINE = (
 """A panic ends the run and an oops is one; the kernel lies where its symbols say; what a machine of one CPU without
 secrets needs no time for is left away."""
 
+_LONGEST_COMMAND_LINE = 2047
+"""COMMAND_LINE_SIZE of Linux on x86 (asm/setup.h), without the zero byte."""
+
 
 class Request(NamedTuple):
     """What a user asks for. ``commands`` are command lines by role, none of EXEC for a shell."""
@@ -83,4 +86,10 @@ def prepare(
     plan = Plan([step.use for step in steps], commands, request.added, request.input)
     disk = initramfs.build(plan, kernel.Modules(found))
     cmdline = f"{COMMAND_LINE} {config.cmdline}".rstrip()
+    length = len(cmdline.encode("utf-8", "surrogateescape"))
+    if length > _LONGEST_COMMAND_LINE:
+        raise UsageError(
+            f"the kernel's command line has {length} bytes with what emu adds, and Linux takes {_LONGEST_COMMAND_LINE}",
+            f"shorten --append to {_LONGEST_COMMAND_LINE - len(COMMAND_LINE) - 1}",
+        )
     return Prepared(replace(config, image=found.path, initrd=disk, cmdline=cmdline), found, steps)

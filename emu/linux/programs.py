@@ -5,6 +5,7 @@ Only files are read; nothing of a program is executed, as ``ldd`` would.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import posixpath
@@ -12,7 +13,7 @@ import re
 import shlex
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +21,10 @@ from emu.errors import UsageError
 from emu.linux.cpio import Tree
 from emu.units import MIB
 
-_X86_64, _LITTLE_ENDIAN_64 = 62, b"\x7fELF\x02\x01"
+X86_64, _LITTLE_ENDIAN_64 = 62, b"\x7fELF\x02\x01"
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
-_DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH, _DT_FLAGS_1 = 1, 5, 15, 29, 0x6FFFFFFB
-_DF_1_NODEFLIB = 0x800
+_DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
+_HEADER_SIZE = 56
 _SYSTEM_FOLDERS = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
 _CONFIGURATION = "/etc/ld.so.conf"
 CACHE = "/etc/ld.so.cache"
@@ -31,7 +32,9 @@ _LARGEST = 512 * MIB
 _MOST_SCRIPTS = 5
 """Interpreters of interpreters that Linux follows (fs/exec.c)."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ARCHITECTURES = {3: "i386", 40: "ARM", 183: "AArch64", 243: "RISC-V", 21: "PowerPC", 22: "S/390", 8: "MIPS"}
+_EXECUTABLE, _SHARED = 2, 3
+ARCHITECTURES = {3: "i386", 40: "ARM", 183: "AArch64", 243: "RISC-V", 21: "PowerPC", 22: "S/390", 8: "MIPS"}
+_SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh", "busybox"))
 _SHELL_SIGNS = set("|&;<>()$`*?[]{}~#\n=!")
 
 
@@ -49,8 +52,8 @@ def dynamic(data: bytes, name: str) -> Dynamic | None:
     if not data.startswith(b"\x7fELF"):
         return None
     machine = struct.unpack_from("<H", data, 18)[0] if len(data) >= 64 else 0
-    if not data.startswith(_LITTLE_ENDIAN_64) or machine != _X86_64:
-        what = _ARCHITECTURES.get(machine, f"ELF machine {machine}") if len(data) >= 64 else "a cut-short ELF file"
+    if not data.startswith(_LITTLE_ENDIAN_64) or machine != X86_64:
+        what = ARCHITECTURES.get(machine, f"ELF machine {machine}") if len(data) >= 64 else "a cut-short ELF file"
         raise UsageError(f"{name} is a program for another architecture: {what}", "give one for x86-64")
     try:
         return _read_dynamic(data)
@@ -58,10 +61,15 @@ def dynamic(data: bytes, name: str) -> Dynamic | None:
         raise UsageError(f"{name}: the ELF file is damaged", "build or copy it again") from None
 
 
-def _read_dynamic(data: bytes) -> Dynamic:
+def _headers(data: bytes) -> list[tuple[int, ...]]:
+    """The program headers: type, flags, offset, address, physical address, sizes in file and memory, alignment."""
     (table,) = struct.unpack_from("<Q", data, 32)
     size, count = struct.unpack_from("<HH", data, 54)
-    headers = [struct.unpack_from("<IIQQQQQQ", data, table + size * n) for n in range(count)]
+    return [struct.unpack_from("<IIQQQQQQ", data, table + size * n) for n in range(count)]
+
+
+def _read_dynamic(data: bytes) -> Dynamic:
+    headers = _headers(data)
     loads = [(vaddr, offset, length) for kind, _, offset, vaddr, _, length, _, _ in headers if kind == _PT_LOAD]
     interpreter, entries = None, []
     for kind, _, offset, _, _, length, _, _ in headers:
@@ -86,18 +94,44 @@ def _text(data: bytes, at: int) -> str:
     return os.fsdecode(data[at : data.index(0, at)])
 
 
+def check_program(data: bytes, name: str) -> None:
+    """UsageError unless Linux can execute the file: a whole ELF program for x86-64, or a script that says by what."""
+    if data.startswith(b"#!"):
+        if not _script_words(data):
+            raise UsageError(f"{name}: its '#!' names no interpreter", "begin it with #!/bin/sh, or so")
+        return
+    if dynamic(data, name) is None:
+        raise UsageError(
+            f"{name} is no program: neither an ELF file nor a script that begins with '#!'",
+            "begin it with #!/bin/sh, or give it to its interpreter",
+        )
+    (kind,) = struct.unpack_from("<H", data, 16)
+    if kind not in (_EXECUTABLE, _SHARED):
+        raise UsageError(f"{name} is no program: an ELF file of type {kind}, which is not linked", "link it")
+    (size,) = struct.unpack_from("<H", data, 54)
+    ends = [header[2] + header[5] for header in _headers(data) if header[0] == _PT_LOAD]
+    if size != _HEADER_SIZE or not ends or max(ends) > len(data):
+        raise UsageError(f"{name}: the ELF file is damaged or cut short", "build or copy it again")
+
+
+def _script_words(data: bytes) -> list[str]:
+    return os.fsdecode(data[2 : data.find(b"\n") if b"\n" in data else len(data)]).split()
+
+
 class Closure:
     """Puts programs and what they load into a ``Tree``, at the places that they have on the host."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._done: set[str] = set()
+        self._scripts: set[str] = set()
         self._folders: tuple[str, ...] | None = None
 
     def add(self, path: str, place: str | None = None) -> None:
         """The file or folder ``path`` of the host, at ``place`` of the guest (default: the same absolute path).
 
-        UsageError when it cannot be read, is for another architecture, or needs a library that is not there.
+        UsageError when it cannot be read, is for another architecture, or needs a library that is not there. What is
+        in a folder may be for others: it is taken as it is, with what it needs where the host has that.
         """
         source = os.path.abspath(path)
         if os.path.isdir(source):
@@ -106,13 +140,38 @@ class Closure:
                 goal = posixpath.normpath(posixpath.join(place or source, inside))
                 self._tree.directory(goal)
                 for name in sorted(names):
-                    self.add(os.path.join(folder, name), posixpath.join(goal, name))
+                    self._add_member(os.path.join(folder, name), posixpath.join(goal, name))
             return
         data, executable = read_file(source)
         if place is None:
             place = self._mirror(source)
         self._tree.file(place, data, executable=executable)
         self._needs(source, data, ())
+
+    def program(self, path: str) -> None:
+        """A program that is to be executed. UsageError as for ``add``, and when Linux could not execute it.
+
+        A shell script brings the programs that its words name, as a line of ``--exec`` does.
+        """
+        data = read_file(path)[0]
+        check_program(data, path)
+        self.add(path)
+        if path in self._scripts or not data.startswith(b"#!"):
+            return
+        self._scripts.add(path)
+        if any(posixpath.basename(word) in _SHELLS for word in _script_words(data)[:2]):
+            for word, found in named_programs(re.sub(r"(?m)(^|\s)#.*$", "", os.fsdecode(data))).items():
+                with contextlib.suppress(UsageError):  # the script may do without it
+                    (self.program if "/" in word else self.add)(found)
+
+    def _add_member(self, path: str, place: str) -> None:
+        if os.path.islink(path) and not os.path.exists(path):
+            self._tree.link(place, os.readlink(path))
+            return
+        data, executable = read_file(path)
+        self._tree.file(place, data, executable=executable)
+        with contextlib.suppress(UsageError):
+            self._needs(path, data, ())
 
     def _mirror(self, path: str) -> str:
         """Give the guest the symbolic links on the way to ``path``; where its file really is."""
@@ -159,7 +218,7 @@ class Closure:
             self._add_found(found, path, f"the library {name}", (*own, *rpath))
 
     def _needs_interpreter(self, path: str, data: bytes, scripts: int) -> None:
-        words = os.fsdecode(data[2 : data.find(b"\n") if b"\n" in data else len(data)]).split()
+        words = _script_words(data)
         if not words or scripts >= _MOST_SCRIPTS:
             return
         self._add_found(words[0], path, "its interpreter", (), scripts + 1)
@@ -173,6 +232,7 @@ class Closure:
             return
         try:
             data, executable = read_file(found)
+            check_program(data, found)
         except UsageError as error:
             raise UsageError(f"{by} needs {what}: {error.what}", error.remedy) from None
         self._tree.file(self._mirror(found), data, executable=executable)
@@ -219,7 +279,7 @@ def _is_ours(path: str) -> bool:
             head = file.read(20)
     except OSError:
         return False
-    return head.startswith(_LITTLE_ENDIAN_64) and head[18:20] == _X86_64.to_bytes(2, "little")
+    return head.startswith(_LITTLE_ENDIAN_64) and head[18:20] == X86_64.to_bytes(2, "little")
 
 
 def _expand(folders: tuple[str, ...], origin: str) -> tuple[str, ...]:
@@ -250,11 +310,21 @@ def find_program(name: str) -> str:
     if "/" in name:
         if not os.path.isfile(name):
             raise UsageError(f"there is no program {name}", "give the path of a program of this host")
+        if not os.access(name, os.X_OK):
+            raise UsageError(f"{name} is not executable", f"chmod +x {name}, or give it to its interpreter")
         return os.path.abspath(name)
     found = _in_path(name)
     if found is None:
         raise UsageError(f"there is no program '{name}' in PATH", "install it, or give its path")
     return found
+
+
+def guest_path(commands: Iterable[Command]) -> str:
+    """PATH of the guest: the folders of the host's PATH that ``commands`` have programs from, then the usual ones."""
+    used = {os.path.dirname(program) for command in commands for program in command.programs}
+    usual = DEFAULT_PATH.split(":")
+    others = [folder for folder in os.environ.get("PATH", "").split(":") if folder in used and folder not in usual]
+    return ":".join(dict.fromkeys((*others, *usual)))
 
 
 def _in_path(name: str) -> str | None:
@@ -289,9 +359,16 @@ def command(text: str, option: str) -> Command:
         program = find_program(words[0])
         return Command((program, *words[1:]), (program,))
     shell = _find_shell("sh", "busybox")  # busybox would run its own tools instead of the host's programs
-    named = [word for word in re.findall(r"[\w./+-]+", text) if word not in _SHELL_WORDS]
-    programs = dict.fromkeys(found for word in named if (found := _program_or_none(word)) is not None)
-    return Command((*_as_shell(shell), "-c", text), (shell, *programs))
+    first = re.match(r"\s*([\w.+-]*/[\w./+-]+)(?=[\s;|&<>]|$)", text)
+    if first is not None:
+        find_program(first[1])  # refuses here what the shell would not find in the guest
+    return Command((*_as_shell(shell), "-c", text), (shell, *dict.fromkeys(named_programs(text).values())))
+
+
+def named_programs(text: str) -> dict[str, str]:
+    """The programs of the host that words of a shell's ``text`` name, by the word."""
+    words = (word for word in re.findall(r"[\w./+-]+", text) if word not in _SHELL_WORDS)
+    return {word: found for word in words if (found := _program_or_none(word)) is not None}
 
 
 # Reserved words and what every shell does by itself (POSIX.1-2017, XCU 2.4 and 2.14).

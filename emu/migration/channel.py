@@ -303,17 +303,18 @@ class FileWriter:
 
 
 class FileReader:
-    """A snapshot being read. What is sent to it is dropped: nobody listens."""
+    """A snapshot being read, until ``interrupt``. What is sent to it is dropped: nobody listens."""
 
     live = passes_files = False
 
-    def __init__(self, path: str, decoder: Decoder) -> None:
+    def __init__(self, path: str, decoder: Decoder, interrupt: Interrupt) -> None:
         self.files: list[int] = []
         self._decoder = decoder
         self._path = path
+        self._interrupt = interrupt
         self.sent = 0
-        try:
-            self._file: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:  # without waiting for who writes to a FIFO: that can be interrupted below
+            self._file: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise HostError(
                 f"{path}: {error.strerror}", "name a file that 'emu migrate' wrote", errno=error.errno or 0
@@ -334,8 +335,12 @@ class FileReader:
     def receive(self, *, patience: float | None = None, until: float | None = None) -> Frame:
         assert self._file is not None
         while True:
+            if not self._interrupt.wait(_FIFO_S, self._file):
+                continue
             try:
                 count = os.readv(self._file, self._decoder.buffers()[:_MOST_BUFFERS])
+            except BlockingIOError:  # another reader was faster
+                continue
             except OSError as error:
                 raise HostError(f"{self._path}: {error.strerror}", "read the file from elsewhere") from None
             if not count:

@@ -292,7 +292,10 @@ class MigrationControl:
         self._receive(lambda side: (self._from_source(sock, side, interrupt), None), interrupt)
 
     def _receive_file(self, address: addresses.FileAddress, interrupt: Interrupt) -> None:
-        self._receive(lambda side: (FileReader(address.path, Decoder(FROM_SOURCE, side.place)), None), interrupt)
+        def arrive(side: Destination) -> tuple[Channel, Frame | None]:
+            return FileReader(address.path, Decoder(FROM_SOURCE, side.place), interrupt), None
+
+        self._receive(arrive, interrupt)
 
     def _from_source(self, sock: socket.socket, side: Destination, interrupt: Interrupt) -> SocketChannel:
         return SocketChannel(sock, Decoder(FROM_SOURCE, side.place), interrupt, stall_timeout=self._stall())

@@ -6,12 +6,10 @@ owner alone (mode 0600), and a tcp address must be this host's own (loopback) un
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from emu.errors import UsageError
 from emu.host import sockets
-from emu.units import BOOLEANS
 
 _HINT = "write unix:PATH,server=on,wait=off or tcp:HOST:PORT,server=on,wait=off"
 _REMOTE = "x-emu-allow-remote"
@@ -29,39 +27,14 @@ class ListenAddress:
 
 def parse(text: str) -> ListenAddress:
     """The address that ``text`` names; UsageError when it names none."""
-    address, *options = _split(text)
-    switches = _switches(options, text)
+    address, *options = sockets.split_words(text)
+    switches = sockets.switches(options, _KEYS, f"-qmp {text[:64]}", _HINT)
     if not switches.get("server", False):
         raise UsageError(f"-qmp {text[:64]}: only listening sockets are offered", f"add server=on; {_HINT}")
     found = sockets.parse(address)
     if found is None:
         raise UsageError(f"-qmp {text[:64]}: not an address to listen at", _HINT)
     return ListenAddress(found, wait=switches.get("wait", True), allow_remote=switches.get(_REMOTE, False))
-
-
-def _split(text: str) -> list[str]:
-    """At the commas; a doubled comma is one in the text."""
-    parts = [""]
-    rest = iter(re.findall(r",,|,|[^,]+", text))
-    for piece in rest:
-        if piece == ",":
-            parts.append("")
-        else:
-            parts[-1] += "," if piece == ",," else piece
-    return parts
-
-
-def _switches(options: list[str], text: str) -> dict[str, bool]:
-    """QEMU's words: ``server=on``, or the old short ``server`` and ``nowait``."""
-    found: dict[str, bool] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            key, value = (key[2:], "off") if key.startswith("no") else (key, "on")
-        if key not in _KEYS or value not in BOOLEANS:
-            raise UsageError(f"-qmp {text[:64]}: unknown option '{option[:64]}'", _HINT)
-        found[key] = BOOLEANS[value]
-    return found
 
 
 class Listener(sockets.Listener):

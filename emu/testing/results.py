@@ -51,9 +51,15 @@ class RunResult(_Result):
         return str(self.document.get("serial", ""))
 
     @property
+    def stdout(self) -> str:
+        """What a Linux guest's command printed; of other guests, nothing."""
+        return str(self.document.get("stdout", ""))
+
+    @property
     def report(self) -> str:
-        """The command, how it ended, and the last lines that were printed."""
-        return "\n".join([f"$ {self.command}", *last_lines(self.serial), *last_lines(self.stderr), self._end])
+        """The command, how it ended, and the last lines that were printed: by the guest, its command and emu."""
+        printed = (self.serial, self.stdout, str(self.document.get("stderr", "")), self.stderr)
+        return "\n".join([f"$ {self.command}", *(line for text in printed for line in last_lines(text)), self._end])
 
     @property
     def _end(self) -> str:

@@ -23,9 +23,9 @@ int main(int argc, char **argv) {
             printf("record %lu reads %lu, 0x%lx\n", number, record->number, record->check);
     }
     if (wrong) {
-        printf("%lu records wrong up to %lu\n", wrong, last);
+        printf("%lu record%s wrong up to %lu\n", wrong, wrong == 1 ? "" : "s", last);
         return EXIT_FAILED;
     }
-    printf("%lu records, no gap\n", last);
+    printf("%lu record%s, no gap\n", last, last == 1 ? "" : "s");
     return EXIT_OK;
 }

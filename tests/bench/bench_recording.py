@@ -115,7 +115,7 @@ def conversion(folder: Path) -> None:
         times = [time.process_time()]
         built.run()
         times.append(time.process_time())
-        events = [event for _, event in recording.all_numbered_events()]
+        events, _ = recording.columns()
         times.append(time.process_time())
         build(events, Rules())
         times.append(time.process_time())

@@ -2,6 +2,7 @@
 
 Every row is a process of its own: CPU seconds and peak memory are those of one investigation from start to end, the
 recorded run, its checks and the count of memories included. Linear growth is a ratio of 10 for ten times the work.
+``python -m tests.bench.bench_scale --write`` puts the table into docs/reference/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from emu import guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -18,8 +21,10 @@ from emu.persistence.lab.explore import Limits
 from emu.persistence.lab.investigation import Question, investigate
 from emu.units import MIB
 
-OPERATIONS = (10, 100, 1_000, 10_000)
+OPERATIONS = (10, 100, 1_000, 3_000, 10_000)
 SIZES_MIB = (16, 256, 4096)
+DOCUMENT = Path(__file__).parents[2] / "docs/reference/benchmarks.md"
+BEGIN, END = "<!-- scale -->", "<!-- /scale -->"
 
 
 @dataclass(frozen=True)
@@ -59,27 +64,36 @@ def measured(operations: int, size: int) -> Cost:
 
 
 def main() -> None:
-    print("an investigation of bench-hash")
-    print("  operations  NVDIMM  crash points  recoveries  CPU seconds  peak MiB  x")
-    before: Cost | None = None
-    for operations in OPERATIONS:
-        cost = measured(operations, 16)
-        print(_row(operations, 16, cost, f"{cost.seconds / before.seconds:.1f}" if before else ""), flush=True)
-        before = cost
-    for size in SIZES_MIB:
-        print(_row(1_000, size, measured(1_000, size), ""), flush=True)
+    for line in rows():
+        print(line, flush=True)
 
 
-def _row(operations: int, size: int, cost: Cost, ratio: str) -> str:
-    return (
-        f"  {operations:10}  {size:6}  {cost.points:12}  {cost.executed:10}  {cost.seconds:11.2f}  {cost.peak:8.0f}  "
-        f"{ratio}"
-    )
+def rows() -> Iterator[str]:
+    """The table, as it stands in the documentation."""
+    yield "| `python -m tests.bench scale`: operations | NVDIMM | crash points | recoveries | CPU seconds | peak |"
+    yield "|---|---|---|---|---|---|"
+    for operations, size in (*((operations, SIZES_MIB[0]) for operations in OPERATIONS),
+                             *((OPERATIONS[2], size) for size in SIZES_MIB[1:])):  # fmt: skip
+        cost = measured(operations, size)
+        place = f"{size >> 10} GiB" if size >= 1024 else f"{size} MiB"
+        seconds = f"{cost.seconds:.0f}" if cost.seconds >= 100 else f"{cost.seconds:.2g}"
+        yield f"| {operations:,} | {place} | {cost.points:,} | {cost.executed:,} | {seconds} | {cost.peak:.0f} MiB |"
+
+
+def write() -> None:
+    """Put the table into the documentation."""
+    text = DOCUMENT.read_text()
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{chr(10).join(rows())}\n{END}{after}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        cost = measure(int(sys.argv[1]), int(sys.argv[2]))
-        print(cost.points, cost.executed, cost.seconds, cost.peak)
-    else:
-        main()
+    match sys.argv[1:]:
+        case []:
+            main()
+        case ["--write"]:
+            write()
+        case [operations, size]:
+            cost = measure(int(operations), int(size))
+            print(cost.points, cost.executed, cost.seconds, cost.peak)

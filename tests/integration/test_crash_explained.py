@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from random_stores import BASE, LARGE, PRESENT, SIZE, TABLES, Programs, scattere
 from emu.cli.main import main
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.cpu.engine._trace import lib
-from emu.cpu.engine.trace import Row
 from emu.cpu.instructions import NON_TEMPORAL
 from emu.cpu.sites import PAGING, SPECIALS, SiteKind
 from emu.errors import Status
@@ -25,6 +25,7 @@ from emu.persistence.lab.explained import UnexplainedMemory
 from emu.persistence.lab.investigation import Question, investigate
 from emu.persistence.lab.recovery import MachineRecovery
 from emu.persistence.lab.workload import Workload, record
+from emu.persistence.model.columns import Events, Writer
 from emu.persistence.model.events import Event, Fence, LabelWrite, Store, WriteBack, WriteBackKind
 from emu.units import MIB, PAGE
 
@@ -276,14 +277,22 @@ PROGRAM = mov(3, BASE) + b"\x48\x89\x03\x48\x89\x43\x40" + HALT  # mov rbx, NVDI
 
 def spoil(change: Callable[[Store], list[Store]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the recorder report ``change(store)`` for the store at offset 64."""
-    honest = recorder.numbered_events
+    honest, in_columns = recorder.numbered_events, recorder.columns
 
-    def spoilt(rows: Iterable[Row], label_writes: Sequence[LabelWrite] = ()) -> Iterator[tuple[int, Event]]:
-        for number, event in honest(rows, label_writes):
+    def spoilt(numbered: Iterable[tuple[int, Event]]) -> Iterator[tuple[int, Event]]:
+        for number, event in numbered:
             wrong = isinstance(event, Store) and event.address == BASE + 64
             yield from ((number, other) for other in (change(event) if wrong else [event]))
 
-    monkeypatch.setattr(recorder, "numbered_events", spoilt)
+    def spoilt_columns(log: bytes, label_writes: Sequence[LabelWrite] = ()) -> tuple[Events, array[int]]:
+        events, entries = in_columns(log, label_writes)
+        written, found = Writer(), list(spoilt(zip(entries, events, strict=True)))
+        for _, event in found:
+            written.append(event)
+        return written.events(), array("Q", (entry for entry, _ in found))
+
+    monkeypatch.setattr(recorder, "numbered_events", lambda *log: spoilt(honest(*log)))
+    monkeypatch.setattr(recorder, "columns", spoilt_columns)
 
 
 @pytest.mark.parametrize(

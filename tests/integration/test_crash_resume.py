@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from run_emu import Result, emu
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
-from emu.persistence.lab import recovery
+from emu.guest.litmus import Step, assemble
+from emu.persistence.lab import findings, recovery
 from emu.persistence.lab.explore import Limits
 from emu.persistence.lab.investigation import Answer, Question, investigate
 from emu.persistence.lab.resume import KeptRuns
@@ -136,8 +140,55 @@ def test_no_file_is_overwritten_that_is_read(tmp_path: Path) -> None:
     assert pool.read_bytes() == bytes(2 << 20)
 
 
-def test_several_jobs_are_refused(tmp_path: Path) -> None:
-    refused = crash("list-fixed", "--resume", tmp_path / "state", "--jobs", "2")
-    assert refused.status == 2
-    assert "--resume" in refused.errors[0]
-    assert not (tmp_path / "state").exists()
+def wide(folder: Path, cells: int) -> Question:
+    """``cells`` independent lines, none flushed, all read: 2 ** cells recoveries, which fail where two are lost."""
+    base = 4 << 30
+    writer, reader = folder / "writer.bin", folder / "reader.bin"
+    writer.write_bytes(assemble(tuple(Step("store", 64 * n, struct.pack("<Q", 1)) for n in range(cells)), base))
+    reader.write_bytes(
+        b"\x48\xbf" + struct.pack("<Q", base) + b"\xb9" + struct.pack("<I", cells)  # mov rdi, base; mov ecx, cells
+        + b"\x48\x03\x07\x48\x83\xc7\x40\xff\xc9\x75\xf5"  # add rax, [rdi]; add rdi, 64; dec ecx; jnz
+        + b"\x48\x83\xf8" + bytes([cells - 2]) + b"\xb0\x07\x74\x02\xb0\x00\xe6\xf4\xf4"
+        # cmp rax, cells - 2; mov al, 7; je +2; mov al, 0; out 0xf4, al; hlt
+    )  # fmt: skip
+    backend = BackendConfig(id="m", kind=BackendKind.RAM, size=2 << 20)
+    work, recover = (
+        MachineConfig(image=str(image), slots=1, nvdimms=(NvdimmConfig(backend=backend),)) for image in (writer, reader)
+    )
+    return Question(work, recover, jobs=2)
+
+
+def outcome(answer: Answer) -> tuple[object, ...]:
+    found = answer.exploration
+    results = [(one.leaf.path(), one.leaf.verdict, one.points) for one in found.results]
+    return results, found.executed, found.incomplete_because, found.covered, [str(one) for one in answer.failures]
+
+
+def test_workers_get_what_is_kept_and_bring_home_what_they_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, runs = recovery.MachineRecovery.run, []
+    analysed = findings.Analyst.explain
+    monkeypatch.setattr(recovery.MachineRecovery, "run", lambda *words: runs.append(1) or run(*words))
+    # What the analysis runs itself is not kept.
+    monkeypatch.setattr(findings.Analyst, "explain", lambda analyst: counted.append(len(runs)) or analysed(analyst))
+    state, asked, counted = tmp_path / "state", wide(tmp_path, 8), list[int]()
+
+    def explored(question: Question, kept: KeptRuns | None) -> tuple[object, ...]:
+        runs.clear()
+        with ThreadPoolExecutor(2) as executor, investigate(question, executor=executor, kept=kept) as answer:
+            if kept is not None:
+                state.write_bytes(kept.content())
+            return outcome(answer)
+
+    whole = explored(asked, None)
+    explored(replace(asked, limits=Limits(100)), KeptRuns(str(state)))
+    assert explored(asked, KeptRuns(str(state))) == whole
+    assert counted == [256, 100, 156], "what one of the workers has run is not run again, by whichever it is asked for"
+    assert explored(asked, KeptRuns(str(state))) == whole
+    assert counted[-1] == 0
+
+
+def test_so_do_processes(tmp_path: Path) -> None:
+    words, state = ("list-broken", "--jobs", "2"), tmp_path / "state"
+    whole = found("list-broken")
+    assert found(*words, "--max-executions", "5", "--resume", state)["executed"] == 5
+    assert found(*words, "--resume", state) == whole

@@ -90,6 +90,59 @@ def test_each_named_store_has_its_callers_and_those_inlined(image: Path, tmp_pat
     assert f"put ({line_of('memcpy(')}) < careless ({line_of('put(1')}) < main" in (failed.text or "")
 
 
+# `fill` stores six words, which are flushed twice and not fenced before the mark; one of them would be enough.
+MANY = """
+#include <libpmem.h>
+#include <stdint.h>
+struct pool { struct { uint64_t word[8]; } line[6]; uint64_t mark; };
+static struct pool *pool;
+__attribute__((noinline)) static void put(int n) { pool->line[n].word[0] = 1; }
+__attribute__((noinline)) static void fill(void) {
+    for (int n = 0; n < 6; n++)
+        put(n);
+}
+__attribute__((noinline)) static void clean(void) {
+    for (int n = 0; n < 6; n++)
+        pmem_flush(&pool->line[n], 8);
+}
+int main(int argc, char **argv) {
+    size_t size;
+    pool = pmem_map_file("pool", 4096, PMEM_FILE_CREATE, 0600, &size, NULL);
+    if (argc > 1) {
+        uint64_t sum = 0;
+        for (int n = 0; n < 6; n++)
+            sum += pool->line[n].word[0];
+        return pool->mark && !sum;
+    }
+    fill();
+    clean();
+    clean();
+    pool->mark = 1;
+    return 0;
+}
+"""
+
+
+def test_all_that_is_named_has_a_stack(tmp_path: Path) -> None:
+    (tmp_path / "many.c").write_text(MANY)
+    made = emu("cc", "-g", "-O1", tmp_path / "many.c", "-o", tmp_path / "many.elf")
+    assert made.status == 0, made.errors
+    found = crash(tmp_path / "many.elf", "--warnings")()
+    (failure,) = found["failures"]
+    named = [*failure["lost"], *failure["forced"], *failure["also_lost"], failure["persisted"]]
+    assert len(named) == 7, "six words, and the mark"
+    callers = [[frame["function"] for frame in item["stack"] if not frame["library"]] for item in named]
+    assert callers == [["put", "fill", "main"]] * 6 + [["main"]]
+    (again,) = [item for item in found["warnings"] if item["kind"] == "redundant flush"]
+    assert [frame["function"] for frame in again["stack"] if not frame["library"]] == ["clean", "main"]
+    suppressed = tmp_path / "known"
+    suppressed.write_text("kind=missing *,function=fill\nkind=redundant flush,function=clean\n")
+    quiet = emu("crash", tmp_path / "many.elf", "--recover-append", "check", "--nvdimm", "size=2M", "--json",
+                "--warnings", "--suppress", suppressed)  # fmt: skip
+    assert quiet.status == 0
+    assert [rule["matched"] for rule in quiet.document["ignored"]["rules"]] == [1, 1]
+
+
 def test_without_names_there_is_no_stack(tmp_path: Path) -> None:
     """Two stores that nothing orders; recovery writes their difference to the exit port."""
     base = b"\x48\xbf" + (4 << 30).to_bytes(8, "little")

@@ -127,7 +127,7 @@ def test_count_leaves_a_log_that_verify_accepts_and_a_gap_it_finds(file: Path) -
     data = bytearray(file.read_bytes())
     data[4096 + 16 * 41 : 4096 + 16 * 42] = bytes(16)
     file.write_bytes(data)
-    assert run("verify", *nvdimm(file)) == ("record 42 reads 0, 0x0\n1 records wrong up to 107\n", 3)
+    assert run("verify", *nvdimm(file)) == ("record 42 reads 0, 0x0\n1 record wrong up to 107\n", 3)
 
 
 def test_a_log_that_went_round_may_miss_only_the_record_being_overwritten(file: Path) -> None:

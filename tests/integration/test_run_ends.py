@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -153,6 +154,11 @@ def test_the_start_up_line_is_one_per_nvdimm_and_says_what_is_not_promised(tmp_p
         assert line.startswith("emu: nvdimm")
         assert f"/{name} survives guest crash and kill -9, NOT host power loss" in line
         assert len(line) < 100
+    (named,) = emu("run", "hello", "--nvdimm", f"file={deep}/c,size=1M,id={'m' * 100}").errors
+    assert re.fullmatch(
+        r"emu: \.\.\.m+: 1 MiB on \.\.\..*/c survives guest crash and kill -9, NOT host power loss", named
+    )
+    assert len(named) < 100
     assert emu("run", "hello", "--quiet", *dimms).errors == ()
 
 

@@ -193,6 +193,14 @@ def test_a_new_file_of_a_size_no_file_system_has(image: Path, tmp_path: Path) ->
     assert not (tmp_path / "new").exists()
 
 
+def test_256_nvdimms_are_all_there(tmp_path: Path) -> None:
+    """As many as QEMU has slots for; their tables need RAM, which the guest is told not to use."""
+    words = [f"--nvdimm=file={tmp_path / str(n)},size=64K" for n in range(256)]
+    result = emu("run", "nfit", "--quiet", *words)
+    assert result.status == 0, result
+    assert result.out.count("\nmemory device 0x") == 256
+
+
 def test_several_nvdimms_slots_and_addresses(image: Path, tmp_path: Path) -> None:
     def nvdimm(name: str, more: str = "") -> tuple[str, str]:
         return "--nvdimm", f"file={tmp_path}/{name},size=1M{more}"

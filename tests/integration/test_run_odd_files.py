@@ -11,6 +11,9 @@ from run_emu import emu
 
 ODD = ["/proc/cpuinfo", "/proc/self/mem", "/proc/self/pagemap", "/proc/self/environ", "/sys/kernel/profiling",
        "fifo", "socket", "folder", "/", "empty", ""]  # fmt: skip
+KERNELS = ("/proc/self/mem", "/proc/cpuinfo", "/proc/self/environ")
+"""They look like regular files, so it is this host that cannot do with them what was asked."""
+MEMORY = ("nvdimm of its own size", "label area", "label area to write")
 COMMANDS = {
     "nvdimm": ["run", "hello", "--quiet", "--nvdimm", "file=ODD,size=8M"],
     "nvdimm of its own size": ["run", "hello", "--quiet", "--nvdimm", "file=ODD"],
@@ -36,7 +39,7 @@ def test_odd_files(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             if (command, odd) in (("dump", "fifo"), ("nvdimm", "empty")):
                 continue
             result = emu(*(word.replace("ODD", odd) for word in COMMANDS[command]), timeout=30)
-            assert result.status in (2, 4), (odd, result)
+            assert result.status in ((4,) if odd in KERNELS and command in MEMORY else (2, 4)), (odd, result)
             assert 1 <= len(result.errors) <= 2, (odd, result)
             assert result.errors[0].startswith("emu: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "fifo", "folder", "pool", "socket"]

@@ -17,13 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from . import cpu, devices, files, gdb, migration, monitor, persistence
+from . import cpu, devices, files, gdb, migration, monitor, persistence, reads
 from .mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
 MUTANTS = (
     *cpu.MUTANTS, *devices.MUTANTS, *files.MUTANTS, *persistence.MUTANTS, *migration.MUTANTS, *monitor.MUTANTS,
-    *gdb.MUTANTS,
+    *gdb.MUTANTS, *reads.MUTANTS,
 )  # fmt: skip
 LIMIT_S = 120.0
 """For the tests of one mutant. Below it lie the tests' own limits: what they end is a test that failed."""
@@ -92,21 +92,13 @@ def misplaced(mutant: Mutant) -> str | None:
     return None
 
 
-def _library_of(file: str) -> str:
-    """What has to be built again when ``file`` changes; empty for nothing."""
-    if file == "emu/cpu/engine/store_log.h":
-        return "emu/cpu/engine/_trace.abi3.so"
-    return file.replace(".csrc.c", ".abi3.so") if file.endswith(".csrc.c") else ""
-
-
 def try_out(pristine: Path, mutant: Mutant) -> Outcome:
     began = time.monotonic()
     with copy_of(pristine) as tree:
         edited = tree / mutant.file
         edited.write_text(edited.read_text().replace(mutant.old, mutant.new))
-        library = _library_of(mutant.file)
-        if library:
-            build = ["make", f"PY={sys.executable}", library]
+        if mutant.file.endswith((".csrc.c", ".h")):
+            build = ["make", f"PY={sys.executable}", "native"]
             built = subprocess.run(build, cwd=tree, capture_output=True, text=True)
             if built.returncode:
                 return Outcome(False, f"does not compile: {built.stderr.strip()}", time.monotonic() - began)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .mutant import Mutant
 
 _HOOKS = "emu/cpu/engine/_hooks.csrc.c"
+_DEBUGGER = "emu/cpu/engine/debugger.h"
 _TRAVEL = "emu/gdb/travel.py"
 _STOPS = "tests/unit/cpu/test_cpu_debugging.py"
 _BACK = "tests/unit/gdb/test_gdb_travel.py"
@@ -22,7 +23,7 @@ MUTANTS = (
     Mutant(
         "begun-twice",
         "an instruction that changes its own code is counted and reported once",
-        _HOOKS,
+        _DEBUGGER,
         "    e->attention.again = 1;\n    e->held = true;\n",
         "    e->held = true;\n",
         (f"{_STOPS}::test_an_instruction_that_overwrites_itself_begins_once",),

@@ -6,6 +6,8 @@ from .mutant import Mutant
 
 _TRACE = "emu/cpu/engine/_trace.csrc.c"
 _LOG = "emu/cpu/engine/store_log.h"
+_DECODED = "emu/cpu/engine/log_decoded.h"
+_SITES = "emu/cpu/engine/site_hook.h"
 _MODEL = "emu/persistence/model/timeline.py"
 _CONCLUSION = "emu/persistence/report/conclusion.py"
 _EXPLAINED = "tests/integration/test_crash_explained.py"
@@ -42,7 +44,7 @@ MUTANTS = (
     Mutant(
         "cmpxchg16b-high-half",
         "a CMPXCHG16B that fails in its high half alone is one that failed",
-        _TRACE,
+        _SITES,
         "    return (found[1] ^ expected[1]) & mask;\n",
         "    return false;\n",
         (_INSTRUCTION,),
@@ -50,7 +52,7 @@ MUTANTS = (
     Mutant(
         "rep-twice",
         "a REP instruction that is executed twice makes two stores",
-        _TRACE,
+        _SITES,
         "        if (t->rep_pc != s->pc || left + 1 != t->rep_count || t->rep_instance != t->instance)\n",
         "        if (t->rep_pc != s->pc)\n",
         (f"{_STORE_LOG}::test_rep_twice",),
@@ -74,7 +76,7 @@ MUTANTS = (
     Mutant(
         "log-joins-halves",
         "the second halves of two stores that begin outside the NVDIMM are two stores",
-        _LOG,
+        _DECODED,
         "               !(log->last_pc == o->pc && log->last_piece < o->piece)) {\n",
         "               !o->piece) {\n",
         (f"{_STORE_LOG}::test_a_store_that_comes_from_below",),
@@ -155,8 +157,8 @@ MUTANTS = (
         "repair-not-checked",
         "a cause is named only when its repair was seen to make the failure impossible",
         "emu/persistence/lab/naming.py",
-        "            return None\n        persisted = self._later(scene)\n",
-        "            pass\n        persisted = self._later(scene)\n",
+        "            return None\n        # Of the same instructions",
+        "            pass\n        # Of the same instructions",
         (f"{_CAUSES}::test_name_and_blame",),
     ),
     Mutant(
@@ -203,8 +205,8 @@ MUTANTS = (
         "lost-store-leaves-zeros",
         "where a store was lost, recovery finds what was there before",
         "emu/persistence/model/crashstate.py",
-        "        return self.initial(unit) & ~covered | value & covered\n",
-        "        return value & covered\n",
+        "    return value if mask == FULL else initial(unit) & ~mask | value\n",
+        "    return value\n",
         (f"{_ORACLE}::test_same_memories_as_the_operational_machine[mem-ctrl-line-0]",),
     ),
     Mutant(

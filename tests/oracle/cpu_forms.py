@@ -174,7 +174,8 @@ def _masked_control(draft: Draft) -> None:
 
 
 def _legal_mxcsr(draft: Draft) -> None:
-    """Mostly: bits above 16 must be zero."""
+    """Mostly: bits above 16 must be zero; AMD's has bit 17, which is never asked for."""
+    draft.memory[:] = bytes(byte & ~2 for byte in draft.memory)
     if draft.rng.random() < 0.9:
         draft.memory[:] = bytes([0x5F, 0, 0, 0]) * 64
 
@@ -183,6 +184,29 @@ def _whole_state(draft: Draft) -> None:
     draft.general[RDI] = ARENA
     draft.memory[:] = bytes(len(draft.memory))  # reserved fields are left alone or cleared
 
+
+def _pointers(draft: Draft) -> None:
+    """A stack, and room for far pointers at RDI."""
+    _stack(draft)
+    draft.general[RDI] = ARENA
+
+
+# To another place and to other code and back, by each kind of pointer; 33h and 23h are 64-bit and 32-bit code.
+_POINTER = "lea eax, [rip+1f]\nmov [rdi], eax\nmov word ptr [rdi+4], 0x33\n"
+FAR: list[Form] = [
+    Form("lea rax, [rip+1f]\npush rax\nret {0|8|16}\nnot ecx\n1:", modes=(64,), prepare=_stack, name="ret"),
+    Form(
+        "push 0x33\nlea rax, [rip+1f]\npush rax\n.byte 0x48, {0xcb, 0x90, 0x90|0xca, 0x08, 0x00}\nnot ecx\n1:",
+        modes=(64,), prepare=_stack, name="retfq",
+    ),
+    Form(_POINTER + "{call|jmp} fword ptr [rdi]\nnot ecx\n1:", modes=(64,), prepare=_pointers, name="far"),
+    Form(
+        _POINTER.replace("0x33", "0x23") + "lea eax, [rip+2f]\nmov [rdi+8], eax\nmov word ptr [rdi+12], 0x33\n"
+        # inc eax; add ax, cx; jmp far [edi+8]: 32-bit code, whatever the assembler thinks
+        "jmp fword ptr [rdi]\n1: .byte 0x40, 0x66, 0x01, 0xc8, 0xff, 0x6f, 0x08\n2:",
+        modes=(64,), prepare=_pointers, name="compatibility",
+    ),
+]  # fmt: skip
 
 _ARITHMETIC = "{add|adc|sub|sbb|cmp}"
 _LOGIC = "{and|or|xor}"
@@ -260,9 +284,20 @@ INTEGER: list[Form] = [
     Form("movsxd {r64}, {rm32}", modes=(64,)),
     Form("{cbw|cwde|cwd|cdq|lahf|sahf|clc|stc|cmc|cld|std}", weight=4),
     Form("{cdqe|cqo}", modes=(64,)),
+    Form(".byte 0xd6", modes=(32,), name="salc"),
+    Form(".byte 0xf1, 0x90", name="int1"),
+    Form(
+        ".byte {0x06|0x07|0x0e|0x16|0x17|0x1e|0x1f|0x27|0x2f|0x37|0x3f|0x60|0x61|0x62|0x82|0x9a|0xc4|0xce|0xd4|0xd5|"
+        "0xd6|0xea}, 0xc0, 0x11, 0x22, 0x33, 0x44",
+        modes=(64,),
+        name="none in 64-bit code",
+        weight=2,
+    ),
     *_by_width("push {rmW}", ("16", "64"), reserved=(RSP, RBP), prepare=_stack),
     *_by_width("pop {rmW}", ("16", "64"), reserved=(RSP, RBP), prepare=_stack),
     Form("{push|pop} {rm32}", modes=(32,), reserved=(RSP, RBP), prepare=_stack),
+    Form("{push rsp|pop rsp|push sp|pop sp|push qword ptr [rsp+8]|pop qword ptr [rsp+8]}", modes=(64,), prepare=_stack),
+    Form("{push esp|pop esp|push sp|pop sp|push dword ptr [esp+8]|pop dword ptr [esp+8]}", modes=(32,), prepare=_stack),
     Form("push {i8}", prepare=_stack),
     Form("push {i32}", prepare=_stack),
     Form("{pushfq|leave|pushfw}", modes=(64,), prepare=_stack),
@@ -274,12 +309,20 @@ INTEGER: list[Form] = [
     Form("{|rep} {movsq|stosq|lodsq}", modes=(64,), prepare=_strings, weight=2),
     Form("{|repe|repne} {scasb|scasw|scasd|cmpsb|cmpsw}", prepare=_strings, weight=6),
     Form("{|repe|repne} {scasq|cmpsq}", modes=(64,), prepare=_strings, weight=2),
+    Form("{lods al, byte ptr gs:[rsi]|repe cmps byte ptr gs:[rsi], byte ptr es:[rdi]}", modes=(64,), prepare=_strings),
+    Form(
+        "rep movs {byte ptr es:[rdi], byte ptr gs:[rsi]|word ptr es:[rdi], word ptr gs:[rsi]}",
+        modes=(64,),
+        prepare=_strings,
+    ),
+    Form("{lods al, byte ptr cs:[esi]|repne cmps word ptr cs:[esi], word ptr es:[edi]}", modes=(32,), prepare=_strings),
     Form("addr32 {|rep} {movsb|stosw|lodsd|movsq}", modes=(64,), prepare=_strings, weight=2),
     Form("addr32 {repe|repne} {scasb|cmpsw|scasq}", modes=(64,), prepare=_strings, weight=2),
     Form("{loop|loope|loopne} 1f\nnot eax\n1:", weight=2),
     Form("jecxz 1f\nnot eax\n1:"),
     Form("j{cc} 1f\nnot eax\n1:", weight=2),
     Form("call 1f\n1:", prepare=_stack),
+    *FAR,
     Form("xlatb", reserved=(RBX,), prepare=_table_at_rbx),
     Form("{daa|das}", undefined=OF, modes=(32,), weight=2),
     Form("{aaa|aas}", undefined=OF | SF | ZF | PF, modes=(32,), weight=2),

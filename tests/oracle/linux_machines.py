@@ -64,7 +64,6 @@ def prepared(
         ram_size=256 * MIB,
         slots=1,
         max_memory=1024 * MIB,
-        no_reboot=True,
         nvdimms=(NvdimmConfig(backend=backend, label_size=label_size),),
     )
     numbers = iter(range(1, 100))

@@ -1,21 +1,22 @@
 """Every command that README and docs show, run as a reader would: page by page, in the order shown, in an empty folder.
 
+The emu is that of an empty environment into which its wheel was installed; and what the pages show must be printed.
 The shell and the programs that the pages name (as, ld, iasl, qmp-shell) judge. A command that waits for others (a
 destination, a machine with a QMP socket) runs beside them, as in a terminal of its own.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wheel
+from pages import PATIENCE_S, Command, File, Shell, absent, environment, steps
 from requirements import missing
 
 from emu.errors import Status
@@ -25,11 +26,21 @@ LESSONS = ROOT / "docs" / "tutorial" / "lessons"
 """Pages whose commands are run, and their output compared, by tests/integration/test_learn_lessons.py."""
 GDB = ROOT / "docs" / "how-to" / "debug-with-gdb.md"
 """Likewise, by tests/oracle/test_oracle_gdb.py: it has two terminals."""
+PMDK = ROOT / "docs" / "tutorial" / "pmdk-program.md"
+"""Likewise, by tests/oracle/test_oracle_tutorial.py: its project needs a kernel and libpmem."""
 PAGES = sorted(
     str(page.relative_to(ROOT))
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
-    if page.parent != LESSONS and page != GDB
+    if page.parent != LESSONS and page not in (GDB, PMDK)
 )
+
+STUDENT = (
+    "README.md",
+    "docs/tutorial/first-crash.md",
+    "docs/how-to/write-your-own-guest.md",
+    "docs/how-to/find-a-missing-flush.md",
+)
+"""A student's first hour: these need nothing but emu itself."""
 
 NOT_HERE = {
     r"make (demo|test)\b": ".ci/run runs it",
@@ -54,90 +65,117 @@ NEEDS = {
     "qmp-shell": "pip install qemu.qmp",
 }
 MEANT_TO_FAIL = {"emu crash": (Status.OK, Status.CRASH_STATES_FAIL)}
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _WAITS = re.compile(r"--incoming unix:(\S+)|-qmp unix:([^,\s]+),server=on,wait=off")
-_PATIENCE_S = 60
 
 
-def commands(text: str) -> Iterator[str]:
-    """What a page tells its reader to type, in order. Prose never starts a line with four blanks or more."""
-    rest = text
-    for fence in (*_FENCE.finditer(text), None):
-        before, _, rest = rest.partition(fence[0]) if fence else (rest, "", "")
-        yield from _typed(before, r" {4,8}(?=emu |qmp-shell )")
-        if fence and fence[1] == "sh":
-            yield from _typed(fence[2], "")
-        elif fence and fence[1] == "console":
-            yield from _typed(fence[2], r"\$ ")
-        elif fence and fence[1] == "text":
-            yield from _typed(fence[2].partition("\nexamples:\n")[2], r"  (?=emu )")
+def examples(text: str) -> list[File | Command]:
+    return [step for step in steps(text) if isinstance(step, File) or not _is_elsewhere(step.line)]
 
 
-def _typed(text: str, prompt: str) -> Iterator[str]:
-    for found in re.finditer(rf"^{prompt}(\S(?:[^\n]*\\\n)*[^\n]*)", text, re.M):
-        # What stands behind many blanks says what the command is for.
-        command = re.sub(r"\\\n\s+", "", found[1])
-        command = re.split(r"\s{2,}(?![^']*'$)", command)[0].strip()
-        if command and not command.startswith("#"):
-            yield command
+def _is_elsewhere(line: str) -> bool:
+    return any(re.match(rule, line) for rule in NOT_HERE)
 
 
-def examples(text: str) -> list[str]:
-    return [command for command in commands(text) if not any(re.match(rule, command) for rule in NOT_HERE)]
-
-
-def test_commands_are_found_in_every_form() -> None:
+def test_what_a_page_asks_for_is_found_in_every_form() -> None:
     text = (
         "Do:\n\n    emu one a \\\n        b\n\n```sh\nmake demo    # why\n# only words\nemu two\n```\n"
-        "```console\n$ emu three | cat\noutput\n```\n"
+        "<!-- file: a/b.c -->\n```c\nint a;\n```\n```c\nint b;\n```\n"
+        "```console\n$ emu three | cat\noutput\n  more\n$ emu three \\\n  again\n```\n"
         "```text\nusage: emu\n\nexamples:\n  emu four          what for\n```\n"
         "1. Or:\n\n        emu five\n\n    emu: a message\n"
     )
-    assert list(commands(text)) == ["emu one a b", "make demo", "emu two", "emu three | cat", "emu four", "emu five"]
-    assert examples(text) == ["emu one a b", "emu two", "emu three | cat", "emu four", "emu five"]
+    expected = [
+        Command("emu one a b"),
+        Command("make demo"),
+        Command("emu two"),
+        File("a/b.c", "int a;\n"),
+        Command("emu three | cat", ("output", "  more")),
+        Command("emu three again"),
+        Command("emu four"),
+        Command("emu five"),
+    ]
+    assert list(steps(text)) == expected
+    assert examples(text) == [step for step in expected if step != Command("make demo")]
+
+
+def test_what_is_not_printed_is_seen() -> None:
+    assert absent(("a", "c...e"), "a\nb\nc d e  \n") is None
+    assert absent(("c...e", "a"), "a\nb\nc d e\n") == "a"
+    assert absent(("b.", "a"), "a\nbb\n") == "b."
 
 
 def test_pages_show_commands() -> None:
     assert sum(len(examples((ROOT / page).read_text("utf-8"))) for page in PAGES) > 40
     for rule, why in NOT_HERE.items():
-        shown = [c for page in PAGES for c in commands((ROOT / page).read_text("utf-8")) if re.match(rule, c)]
-        assert shown, f"no page shows {rule} ({why}) any more"
+        shown = [s for page in PAGES for s in steps((ROOT / page).read_text("utf-8")) if isinstance(s, Command)]
+        assert any(re.match(rule, step.line) for step in shown), f"no page shows {rule} ({why}) any more"
 
 
-def _sections(page: str) -> Iterator[list[str]]:
+def _sections(page: str) -> Iterator[list[File | Command]]:
     """A page is read from top to bottom; each verb's examples in the reference stand for themselves."""
     text = (ROOT / page).read_text("utf-8")
     for part in re.split(r"^(?=## emu )", text, flags=re.M) if page.endswith("commands.md") else (text,):
-        if lines := examples(part):
-            yield lines
+        if asked := examples(part):
+            yield asked
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment in which `pip install emu` was all."""
+    return wheel.installed(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def with_extra(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment in which there are `emu[test]` and `qemu.qmp`."""
+    return wheel.installed(tmp_path_factory, "test", "qemu.qmp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", STUDENT)
+def test_a_student_with_nothing_but_emu_can_follow(page: str, alone: Path, tmp_path: Path) -> None:
+    asked = examples((ROOT / page).read_text("utf-8"))
+    assert sum(bool(step.shown) for step in asked if isinstance(step, Command)) >= 2, "it shows what it does"
+    _follow(asked, alone, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "lines",
-    [pytest.param(lines, id=f"{page}-{n}") for page in PAGES for n, lines in enumerate(_sections(page))],
+    "asked",
+    [pytest.param(asked, id=f"{page}-{n}") for page in PAGES for n, asked in enumerate(_sections(page))],
 )
-def test_shown_commands_work_in_order(lines: list[str], tmp_path: Path) -> None:
+def test_shown_commands_work_in_order(asked: list[File | Command], with_extra: Path, tmp_path: Path) -> None:
+    _follow(asked, with_extra, tmp_path)
+
+
+def _follow(asked: list[File | Command], programs: Path, folder: Path) -> None:
+    """Do as a page says, with the emu of ``programs``, in ``folder``."""
+    reader = environment(programs)
     for program, remedy in NEEDS.items():
-        used = any(re.search(rf"(^|&& ){program} ", line) for line in lines)
-        if used and shutil.which(program, path=_environment()["PATH"]) is None:
+        used = any(re.search(rf"(^|&& ){program} ", step.line) for step in asked if isinstance(step, Command))
+        if used and shutil.which(program, path=reader["PATH"]) is None:
             missing(program, remedy)
+    shell = Shell(folder, reader)
     # What the reader of a page has: a clone's guests, and an image of their own.
-    (tmp_path / "guest").symlink_to(ROOT / "guest")
-    shutil.copy(ROOT / "tests" / "programs" / "log.c", tmp_path)
-    _shell(
-        "as -o first.o guest/flat/first.S && "
-        "ld -Ttext=0x100000 --oformat=binary -e 0x100000 -o guest.bin first.o && rm first.o && "
-        "cp guest/images/hello.elf guest.elf",
-        tmp_path,
+    (folder / "guest").symlink_to(ROOT / "guest")
+    shutil.copy(ROOT / "tests" / "programs" / "log.c", folder)
+    _type(
+        Command(
+            "as -o first.o guest/flat/first.S && "
+            "ld -Ttext=0x100000 --oformat=binary -e 0x100000 -o guest.bin first.o && rm first.o && "
+            "cp guest/images/hello.elf guest.elf"
+        ),
+        shell,
     )
     beside: list[tuple[str, subprocess.Popen[bytes]]] = []
     try:
-        for line in lines:
-            if waits := _WAITS.search(line):
-                _wait_at(tmp_path / (waits[1] or waits[2]), beside, line, tmp_path)
+        for step in asked:
+            if isinstance(step, File):
+                shell.put(step)
+            elif waits := _WAITS.search(step.line):
+                _wait_at(shell.folder / (waits[1] or waits[2]), beside, step.line, shell)
             else:
-                _shell(line, tmp_path)
+                _type(step, shell)
     finally:
         for _, process in beside:
             process.kill()
@@ -146,30 +184,24 @@ def test_shown_commands_work_in_order(lines: list[str], tmp_path: Path) -> None:
         assert process.returncode in (0, -9), f"{line}: status {process.returncode}\n{output}"
 
 
-def _environment() -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1"}
+def _type(command: Command, shell: Shell) -> None:
+    status, printed = shell.run(command.line)
+    good = next((good for start, good in MEANT_TO_FAIL.items() if command.line.startswith(start)), (Status.OK,))
+    assert status in good, f"{command.line}: status {status}\n{printed[-4000:]}"
+    assert "Traceback" not in printed, command.line
+    line = absent(command.shown, printed)
+    assert line is None, f"{command.line}: the page shows\n{line}\nwhich is not in what is printed:\n{printed[-4000:]}"
 
 
-def _shell(line: str, folder: Path) -> None:
-    done = subprocess.run(
-        ["sh", "-c", line], cwd=folder, env=_environment(), capture_output=True, text=True, timeout=_PATIENCE_S,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    good = next((good for start, good in MEANT_TO_FAIL.items() if line.startswith(start)), (Status.OK,))
-    assert done.returncode in good, f"{line}: status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    assert "Traceback" not in done.stderr, line
-
-
-def _wait_at(socket: Path, beside: list[tuple[str, subprocess.Popen[bytes]]], line: str, folder: Path) -> None:
+def _wait_at(socket: Path, beside: list[tuple[str, subprocess.Popen[bytes]]], line: str, shell: Shell) -> None:
     # Whoever held the socket before has ended, or ends now: the pages start one machine after the other.
     started = time.monotonic()
     process = subprocess.Popen(
-        ["sh", "-c", f"exec {line}"], cwd=folder, env=_environment(), stdin=subprocess.DEVNULL,
+        ["sh", "-c", f"exec {line}"], cwd=shell.folder, env=shell.environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     beside.append((line, process))
     while not socket.exists():
         assert process.poll() is None, f"{line}: status {process.returncode}\n{process.communicate()[0].decode()}"
-        assert time.monotonic() - started < _PATIENCE_S, f"{line}: does not listen"
+        assert time.monotonic() - started < PATIENCE_S, f"{line}: does not listen"
         time.sleep(0.02)

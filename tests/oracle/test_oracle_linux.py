@@ -17,7 +17,7 @@ from requirements import require
 
 from emu.devices.nvdimm import infoblock
 from emu.devices.nvdimm.namespace import Mode
-from emu.linux import kernel
+from emu.linux import kallsyms, kernel
 from emu.linux.namespaces import NO_UUID, FileSystem
 from emu.testing.commands import EMU
 from emu.units import KIB, MIB
@@ -109,6 +109,15 @@ def test_info_block_is_the_one_that_linux_writes(tmp_path: Path) -> None:
     assert theirs is not None
     assert theirs.uuid != uuid.UUID(int=0)
     assert infoblock.make(Mode.FSDAX, 1 << 32, 64 * MIB, theirs.uuid, NO_UUID).pack() == raw
+
+
+def test_names_in_the_kernel_are_those_that_it_shows_itself() -> None:
+    path = kernel.find(None).path
+    done = run_linux("--fs", "none", "--exec", "grep -E ' [tTwW] [a-z_]*(pmem|dax|ext4|memcpy)[a-z_]*$' /proc/kallsyms")
+    shown = {(int(address, 16), name) for address, _, name in map(str.split, done.stdout.decode().splitlines())}
+    found = {(address, name) for address, _, name in kallsyms.of_file(path)}
+    assert len(shown) > 20
+    assert shown <= found
 
 
 def test_panic_is_a_failure_with_its_words(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ static void copy(struct table *to, u64 key, u64 value) {
                 return;
             }
         if (!bucket->next)
-            bucket->next = allocate(sizeof *bucket);
+            bucket->next = allocate(sizeof *bucket); /* blamed: FLUSH_NEXT TABLE_EARLY */
     }
 }
 

@@ -591,6 +591,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 enum { MEM_READ = 1, MEM_WRITE = 2, LONGEST = 8, PAGE = 4096 };
 
 static struct {
+    void (*forget_addresses)(void *cpu);
     void (*set_page)(void *cpu, uint64_t linear, uint64_t physical, uint32_t attributes, int rights, int mmu, uint64_t size);
     void (*protect_code)(void *uc, uint64_t ram);
     int (*matches)(void *cpu, uint64_t address, uint64_t size);
@@ -598,20 +599,26 @@ static struct {
     uint64_t (*load2)(environment *, uint64_t, uint32_t, uintptr_t), (*load4)(environment *, uint64_t, uint32_t, uintptr_t),
         (*load8)(environment *, uint64_t, uint32_t, uintptr_t), (*swapped2)(environment *, uint64_t, uint32_t, uintptr_t),
         (*swapped4)(environment *, uint64_t, uint32_t, uintptr_t), (*swapped8)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint32_t (*walk4)(void *cpu, uint64_t physical);
+    uint64_t (*walk8)(void *cpu, uint64_t physical);
     uint32_t (*for_function2)(environment *, uint64_t, int, uintptr_t), (*for_function4)(environment *, uint64_t, int, uintptr_t);
     uint64_t (*for_function8)(environment *, uint64_t, int, uintptr_t);
 } library;
 
-/* At most one in the process: set and cleared by who watches, while its engine stands still. */
-emu_watcher *emu_watched;
+/* Filled by who watches (_trace). */
+emu_watched_slots emu_watched;
 
 static __thread uint64_t mapped; /* the physical page that is getting an entry in the TLB */
 
-static emu_watcher *watcher_of(const void *cpu)
-{
-    emu_watcher *w = emu_watched;
-    return w && w->cpu == cpu ? w : NULL;
-}
+#define WATCHER(key, value)                                                                                           \
+    for (unsigned n = 0, count = emu_watched.count; n < count; n++)                                                   \
+        if (emu_watched.slot[n].key == (value))                                                                       \
+            return emu_watched.slot[n].watcher;                                                                       \
+    return NULL
+
+static emu_watcher *by_cpu(const void *cpu) { WATCHER(cpu, cpu); }
+static emu_watcher *by_env(const environment *env) { WATCHER(env, env); }
+static emu_watcher *by_engine(const void *uc) { WATCHER(uc, uc); }
 
 void NAME(tlb_set_page_with_attrs)(void *cpu, uint64_t linear, uint64_t physical, uint32_t attributes, int rights,
                                    int mmu, uint64_t size)
@@ -623,7 +630,7 @@ void NAME(tlb_set_page_with_attrs)(void *cpu, uint64_t linear, uint64_t physical
 /* The library asks this for each page that it makes an entry for. */
 int NAME(cpu_watchpoint_address_matches)(void *cpu, uint64_t address, uint64_t size)
 {
-    emu_watcher *w = watcher_of(cpu);
+    emu_watcher *w = by_cpu(cpu);
     int found = library.matches(cpu, address, size);
     return w && w->mapping(w->owner, address, mapped) ? found | MEM_READ | MEM_WRITE : found;
 }
@@ -653,7 +660,7 @@ static void whole_load(const emu_watcher *w, uint64_t *first, uint64_t *end, uin
 void NAME(cpu_check_watchpoint)(void *cpu, uint64_t address, uint64_t size, uint32_t attributes, int access,
                                  uintptr_t caller)
 {
-    emu_watcher *w = watcher_of(cpu);
+    emu_watcher *w = by_cpu(cpu);
     if (w && size && size <= LONGEST && !(size & (size - 1)) && !(address & (size - 1))) {
         uint64_t first = address, end = address + size;
         if (!(access & MEM_WRITE))
@@ -682,7 +689,7 @@ static bool begin_load(emu_watcher *w, uint64_t address, unsigned size, uintptr_
 #define LOAD(original, type, bytes, kind, name)                                                                       \
     type NAME(name)(environment *env, uint64_t address, kind how, uintptr_t caller)                                   \
     {                                                                                                                 \
-        emu_watcher *w = emu_watched;                                                                                 \
+        emu_watcher *w = by_env(env);                                                                                 \
         bool whole = begin_load(w, address, bytes, caller, (uintptr_t)__builtin_frame_address(0));                    \
         type data = library.original(env, address, how, caller);                                                      \
         if (whole)                                                                                                    \
@@ -700,13 +707,83 @@ LOAD(for_function2, uint32_t, 2, int, cpu_lduw_mmuidx_ra)
 LOAD(for_function4, uint32_t, 4, int, cpu_ldl_mmuidx_ra)
 LOAD(for_function8, uint64_t, 8, int, cpu_ldq_mmuidx_ra)
 
+#define WALK(original, type, bytes, name)                                                                             \
+    type NAME(name)(void *cpu, uint64_t physical)                                                                     \
+    {                                                                                                                 \
+        emu_watcher *w = by_cpu(cpu);                                                                                 \
+        if (w)                                                                                                        \
+            w->walked(w->owner, physical, bytes);                                                                     \
+        return library.original(cpu, physical);                                                                       \
+    }
+
+WALK(walk4, uint32_t, 4, x86_ldl_phys)
+WALK(walk8, uint64_t, 8, x86_ldq_phys)
+
 void NAME(tlb_protect_code)(void *uc, uint64_t ram)
 {
-    emu_watcher *w = emu_watched;
+    emu_watcher *w = by_engine(uc);
     library.protect_code(uc, ram);
-    if (w && w->uc == uc)
+    if (w)
         w->has_code(w->owner, ram);
 }
+
+/* ---- Seen at start ---- */
+
+/* A load of 8 bytes at an odd place of a page that everything is told of, and how much of it was. */
+static struct {
+    emu_watcher watcher;
+    emu_watched_slot *slot;
+    uint64_t address;
+    bool mapped, has_code;
+    unsigned loads, others;
+} trial;
+
+static bool on_trial_mapping(void *owner, uint64_t linear, uint64_t physical)
+{
+    (void)owner;
+    trial.mapped |= linear == physical;
+    return true;
+}
+
+static void on_trial_access(void *owner, uint64_t linear, unsigned size, bool stores, uintptr_t caller)
+{
+    (void)owner, (void)caller;
+    if (linear == trial.address && size == LONGEST && !stores)
+        trial.loads++;
+    else
+        trial.others++;
+}
+
+static void on_trial_walk(void *owner, uint64_t physical, unsigned size) { (void)owner, (void)physical, (void)size; }
+
+static void on_trial_code(void *owner, uint64_t ram)
+{
+    (void)owner, (void)ram;
+    trial.has_code = true;
+}
+
+/* Before the only engine of the process, without paging, executes such a load and no other access; false: cannot try. */
+int emu_accesses_try(void *uc, void *cpu, void *env, uint64_t address)
+{
+    memset(&trial, 0, sizeof trial);
+    trial.watcher = (emu_watcher){.cpu = cpu, .uc = uc, .env = env, .mapping = on_trial_mapping,
+                                  .accessed = on_trial_access, .walked = on_trial_walk, .has_code = on_trial_code};
+    trial.address = address;
+    trial.slot = emu_begin_watching(&emu_watched, &trial.watcher);
+    if (trial.slot)
+        library.forget_addresses(cpu);
+    return trial.slot != NULL;
+}
+
+/* Afterwards: whether all was told, once. */
+int emu_accesses_tried(void)
+{
+    emu_end_watching(trial.slot);
+    library.forget_addresses(trial.watcher.cpu);
+    return trial.mapped && trial.has_code && trial.loads == 1 && !trial.others;
+}
+
+/* ---- Binding ---- */
 
 const char *emu_accesses_bind(void *handle, void *system, void *translation)
 {
@@ -725,6 +802,9 @@ const char *emu_accesses_bind(void *handle, void *system, void *translation)
         {"helper_be_ldq_mmu", &library.swapped8},
     };
     static const struct wanted in_library[] = {
+        {"tlb_flush", &library.forget_addresses},
+        {"x86_ldl_phys", &library.walk4},
+        {"x86_ldq_phys", &library.walk8},
         {"cpu_lduw_mmuidx_ra", &library.for_function2},
         {"cpu_ldl_mmuidx_ra", &library.for_function4},
         {"cpu_ldq_mmuidx_ra", &library.for_function8},
@@ -741,14 +821,23 @@ const char *emu_accesses_bind(void *handle, void *system, void *translation)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // char const *()(void *, void *, void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 13), // char const *()(void *, void *, void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 16), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /*  3 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 6), // char const *
-/*  6 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 15), // int()(void *, void *, void *, uint64_t)
+/*  6 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/*  7 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/*  8 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 15), // int()(void)
+/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 14), // char const *
+/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static char const * _cffi_d_emu_accesses_bind(void * x0, void * x1, void * x2)
@@ -807,7 +896,7 @@ _cffi_f_emu_accesses_bind(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(5));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(13));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -815,8 +904,106 @@ _cffi_f_emu_accesses_bind(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_accesses_bind _cffi_d_emu_accesses_bind
 #endif
 
+static int _cffi_d_emu_accesses_tried(void)
+{
+  return emu_accesses_tried();
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_accesses_tried(PyObject *self, PyObject *noarg)
+{
+  int result;
+  PyObject *pyresult;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_accesses_tried(); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  (void)noarg; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_accesses_tried _cffi_d_emu_accesses_tried
+#endif
+
+static int _cffi_d_emu_accesses_try(void * x0, void * x1, void * x2, uint64_t x3)
+{
+  return emu_accesses_try(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_accesses_try(PyObject *self, PyObject *args)
+{
+  void * x0;
+  void * x1;
+  void * x2;
+  uint64_t x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_accesses_try", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x3 = _cffi_to_c_int(arg3, uint64_t);
+  if (x3 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_accesses_try(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_accesses_try _cffi_d_emu_accesses_try
+#endif
+
 static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_accesses_bind", (void *)_cffi_f_emu_accesses_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_accesses_bind },
+  { "emu_accesses_tried", (void *)_cffi_f_emu_accesses_tried, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 11), (void *)_cffi_d_emu_accesses_tried },
+  { "emu_accesses_try", (void *)_cffi_f_emu_accesses_try, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 5), (void *)_cffi_d_emu_accesses_try },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -826,12 +1013,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   NULL,  /* no struct_unions */
   NULL,  /* no enums */
   NULL,  /* no typenames */
-  1,  /* num_globals */
+  3,  /* num_globals */
   0,  /* num_struct_unions */
   0,  /* num_enums */
   0,  /* num_typenames */
   NULL,  /* no includes */
-  8,  /* num_types */
+  17,  /* num_types */
   0,  /* flags */
 };
 

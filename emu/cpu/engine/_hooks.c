@@ -634,7 +634,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define MSR_STAR 0xC0000081u
 #define MSR_LSTAR 0xC0000082u
 #define MSR_FMASK 0xC0000084u
-enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6 };
+enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
@@ -701,7 +701,7 @@ typedef struct emu_engine {
     /* Somebody counts the blocks that begin, and is told of each from `block_limit` on: quicker than a second hook. */
     uint64_t *block_count;
     const uint64_t *block_limit;
-    void (*on_limit)(void *);
+    void (*on_limit)(void *, uint64_t address);
     void *on_limit_argument;
     /*
      * For a debugger, which has each instruction be a block: how many were announced, how many may begin, where to
@@ -842,6 +842,10 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
         return false;
     if (!software && vector < 64 && pushes_code >> vector & 1)
         code = known_to_engine ? FIELD32(e->env, delivery_at.error_code) : 0;
+    if (vector == VECTOR_GP && !code && in_code64(e->env)) /* it may be #SS: emu.cpu.stack_fault */
+        return false;
+    if (vector == VECTOR_UD && !software && at_int1(&e->delivery, e->env))
+        return false;
     flags = flags_of(e);
     if (!deliver(&e->delivery, e->env, vector, code, software ? FROM_SOFTWARE : FROM_EXCEPTION, &flags))
         return false;
@@ -946,164 +950,9 @@ static void on_sysenter(void *uc, void *user)
     leave(e);
 }
 
-/* Answer a port access as it was answered before. Where time passes, answers may depend on it. */
-static bool answer_known(emu_engine *e, uint32_t port, int size, bool writes, uint32_t *value)
-{
-    const known_access *access = e->counting ? NULL : follow(&e->known, port, size, writes, value);
-    if (access && access->ends) {
-        atomic_store(&e->stop_requested, 1);
-        leave_behind_block(e, 0);
-    }
-    return access;
-}
-
-static uint32_t on_in(void *uc, uint32_t port, int size, void *user)
-{
-    emu_engine *e = user;
-    uint32_t value;
-    (void)uc;
-    return answer_known(e, port, size, false, &value) ? value : emu_port_read(e->owner, port, size);
-}
-
-static void on_out(void *uc, uint32_t port, int size, uint32_t value, void *user)
-{
-    emu_engine *e = user;
-    (void)uc;
-    if (!answer_known(e, port, size, true, &value))
-        emu_port_write(e->owner, port, size, value);
-}
-
-/* A run begins, with no port accessed: at the moment of all runs before, or of none. */
-int emu_engine_begin_known(emu_engine *e)
-{
-    return begin_known(&e->known) ? 0 : -ENOMEM;
-}
-
-int emu_engine_learn_access(emu_engine *e, uint32_t port, int size, int writes, uint32_t value, int ends)
-{
-    return learn_access(&e->known, port, size, writes, value, ends);
-}
-
-void emu_engine_end_known(emu_engine *e)
-{
-    e->known.at = KNOWN_NOWHERE;
-}
-
-/* The number of the last access of this run, 0 for none; EMU_KNOWN_NOWHERE where devices are asked. */
-uint32_t emu_engine_known_at(emu_engine *e)
-{
-    return e->known.at;
-}
-
-/* Let virtual time pass, from the next block that is announced. */
-void emu_engine_start_clock(emu_engine *e)
-{
-    if (e->counting)
-        return;
-    e->counting = e->wants_hook = 1;
-    e->attention.idle = 0;
-    e->instructions -= e->attention.again; /* it is announced once more */
-    e->attention.again = 0;
-    if (atomic_load(&e->running) && !e->hooked)
-        leave_behind_block(e, EMU_SERVICE);
-}
-
-/* Somebody looks at the clock: while the guest runs, that starts it. */
-uint64_t emu_engine_look_at_clock(emu_engine *e)
-{
-    if (atomic_load(&e->running))
-        emu_engine_start_clock(e);
-    return emu_engine_now(e);
-}
-
-/* Two reads in a row differ, so that a guest which divides by the difference survives. */
-static int on_rdtsc(void *uc, void *user)
-{
-    emu_engine *e = user;
-    uint64_t now, half;
-    if (!e->attention.real_time)
-        e->time++;
-    now = emu_engine_now(e);
-    half = now & 0xffffffffu;
-    library.write_register(uc, REG_RAX, &half);
-    half = now >> 32;
-    library.write_register(uc, REG_RDX, &half);
-    emu_engine_start_clock(e);
-    return 1;
-}
-
-static int on_rdtscp(void *uc, void *user)
-{
-    struct { uint32_t id; uint64_t value; } aux = {MSR_TSC_AUX, 0};
-    uint64_t low;
-    library.read_register(uc, REG_MSR, &aux);
-    low = aux.value & 0xffffffffu;
-    library.write_register(uc, REG_RCX, &low);
-    return on_rdtsc(uc, user);
-}
-
-static bool is_breakpoint(const emu_engine *e, uint64_t address)
-{
-    size_t low = 0, high = e->breakpoint_count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (e->breakpoints[middle] < address)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < e->breakpoint_count && e->breakpoints[low] == address;
-}
-
-/* Remember the instruction that was announced last. */
-static void pass_by(emu_engine *e, uint32_t reason)
-{
-    e->passed = e->instructions - 1;
-    e->passed_reason = reason;
-}
-
-/* Whether a repeated string instruction is at this linear address. */
-static bool is_rep(emu_engine *e, uint64_t address)
-{
-    bool repeated = false;
-    for (unsigned n = 0; n < 15; n++) {
-        attempt a = {.d = &e->delivery, .env = e->env};
-        const uint8_t *code = linear_ram(&a, address + n, 1, false, false);
-        uint8_t byte = code ? *code : 0;
-        repeated |= byte == 0xf2 || byte == 0xf3;
-        if (byte == 0xf2 || byte == 0xf3 || byte == 0x66 || byte == 0x67 || byte == 0x2e || byte == 0x36 || byte == 0x3e ||
-            byte == 0x26 || byte == 0x64 || byte == 0x65 || ((byte & 0xf0) == 0x40 && in_code64(e->env)))
-            continue;
-        return repeated && ((byte >= 0xa4 && byte <= 0xaf && (byte & 0xfe) != 0xa8) || (byte >= 0x6c && byte <= 0x6f));
-    }
-    return false;
-}
-
-/* Whether an instruction goes on here, having begun before; once for each time that it was left. */
-static bool goes_on_here(emu_engine *e, uint64_t address)
-{
-    for (unsigned n = 0; n < MOST_RETURNS; n++)
-        if (e->returns[n].address == address && e->returns[n].cr3 == CONTROL(e->env, 3) &&
-            e->returns[n].rsp == GENERAL(e->env, GENERAL_RSP) && e->returns[n].rsp) {
-            e->returns[n].rsp = 0;
-            return true;
-        }
-    return false;
-}
-
-/* Why a debugger stops before the instruction that is announced; 0 when it does not. */
-static uint32_t debug_stop(emu_engine *e, uint64_t address)
-{
-    bool reached = e->instructions > e->until;
-    if (!e->attention.debugging)
-        return 0;
-    if ((e->passing && reached) || !is_breakpoint(e, address) || (e->same && is_rep(e, address)) || goes_on_here(e, address))
-        return reached ? EMU_STEP : 0;
-    if (!e->passing)
-        return EMU_BREAKPOINT;
-    pass_by(e, EMU_BREAKPOINT);
-    return 0;
-}
+#include "ports.h"
+#include "clock.h"
+#include "debugger.h"
 
 /*
  * What a block's announcement has to decide when more than counting is to be done. Stops that come of what the guest did
@@ -1170,42 +1019,12 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
             leave_before_block(e, EMU_TIMER);
     }
     if (e->block_count && !e->attention.again && ++*e->block_count >= *e->block_limit)
-        e->on_limit(e->on_limit_argument);
-}
-
-static uint64_t nothing_read(void *uc, uint64_t offset, unsigned size, void *user)
-{
-    (void)uc, (void)offset, (void)size, (void)user;
-    return 0;
-}
-
-static void nothing_write(void *uc, uint64_t offset, unsigned size, uint64_t value, void *user)
-{
-    (void)uc, (void)offset, (void)size, (void)value, (void)user;
+        e->on_limit(e->on_limit_argument, address);
 }
 
 typedef struct { emu_engine *engine; uint64_t gpa; } window;
 
-static uint64_t register_read(void *uc, uint64_t offset, unsigned size, void *user)
-{
-    const window *w = user;
-    (void)uc;
-    return emu_register_read(w->engine->owner, w->gpa + offset, (int)size);
-}
-
-static void register_write(void *uc, uint64_t offset, unsigned size, uint64_t value, void *user)
-{
-    const window *w = user;
-    (void)uc;
-    emu_register_write(w->engine->owner, w->gpa + offset, (int)size, value);
-}
-
-/* Unicorn drops a store whose write-protection hook says "handled": just what a read-only memory does. */
-static bool on_rom_write(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    (void)uc, (void)type, (void)address, (void)size, (void)value, (void)user;
-    return true;
-}
+#include "physical_map.h"
 
 static int hook(emu_engine *e, int type, void *function)
 {
@@ -1302,39 +1121,6 @@ int emu_engine_reopen(emu_engine *e)
     error = open_engine(e);
     pthread_mutex_unlock(&e->lock);
     return error;
-}
-
-int emu_engine_map(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
-{
-    return library.map(e->uc, gpa, size, PROT_ALL, host);
-}
-
-int emu_engine_map_rom(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
-{
-    uintptr_t handle;
-    /* Only a later change of the permissions makes the engine's memory region read-only. */
-    int error = library.map(e->uc, gpa, size, PROT_ALL, host);
-    if (!error)
-        error = library.protect(e->uc, gpa, size, PROT_READ_EXEC);
-    if (error)
-        return error;
-    return library.add_hook(e->uc, &handle, HOOK_WRITE_PROT, on_rom_write, e, gpa, gpa + size - 1);
-}
-
-int emu_engine_map_registers(emu_engine *e, uint64_t gpa, uint64_t size)
-{
-    void *user;
-    if (e->window_count == MOST_WINDOWS)
-        return ERR_RESOURCE;
-    user = &e->windows[e->window_count];
-    e->windows[e->window_count].engine = e;
-    e->windows[e->window_count++].gpa = gpa;
-    return library.map_mmio(e->uc, gpa, size, register_read, user, register_write, user);
-}
-
-int emu_engine_map_nothing(emu_engine *e, uint64_t gpa, uint64_t size)
-{
-    return library.map_mmio(e->uc, gpa, size, nothing_read, NULL, nothing_write, NULL);
 }
 
 /*
@@ -1473,137 +1259,18 @@ void emu_engine_watch_blocks(emu_engine *e, int testing)
     e->attention.testing |= (uint8_t)testing;
 }
 
-/*
- * From now on each block is one instruction (the caller sees to that): count them, from `instructions` that have begun,
- * and stop when `until` have.
- */
-void emu_engine_debug(emu_engine *e, uint64_t instructions, uint64_t until)
-{
-    e->wants_hook = 1;
-    e->attention.debugging = 1;
-    e->instructions = instructions + e->attention.again;
-    e->until = until;
-}
-
-/* Stop before the instructions at these linear addresses, in rising order, which stay where they are. */
-void emu_engine_set_breakpoints(emu_engine *e, const uint64_t *addresses, size_t count)
-{
-    e->breakpoints = addresses;
-    e->breakpoint_count = count;
-}
-
-/* An instruction that cannot be fetched is never announced, but its breakpoint comes before that fault. */
-int emu_engine_meets_breakpoint(emu_engine *e, uint64_t address)
-{
-    bool held = e->held;
-    e->held = false;
-    return e->attention.debugging && !held && !e->passing && is_breakpoint(e, address);
-}
-
-/* How many instructions have begun; one that raised a fault and is tried again counts twice, REP once for each turn. */
-uint64_t emu_engine_instructions(emu_engine *e)
-{
-    return e->instructions - e->attention.again;
-}
-
-/*
- * Before an event is delivered: the instruction at linear `address`, which the handler returns to, has begun. An
- * interrupt from outside comes between instructions, or between two turns of one.
- */
-void emu_engine_interrupts(emu_engine *e, uint64_t address, int from_outside)
-{
-    if (from_outside && (e->last_block != address || (e->attention.again && !e->same) || !is_rep(e, address)))
-        return;
-    e->returns[e->next_return].address = address;
-    e->returns[e->next_return].cr3 = CONTROL(e->env, 3);
-    e->returns[e->next_return].rsp = GENERAL(e->env, GENERAL_RSP);
-    e->next_return = (e->next_return + 1) % MOST_RETURNS;
-}
-
-/* The guest was taken to another moment. */
-void emu_engine_forget_interrupted(emu_engine *e)
-{
-    memset(e->returns, 0, sizeof e->returns);
-}
-
-/* The next instruction was announced, and nothing else was due then: it begins before anybody is asked again. */
-void emu_engine_hold(emu_engine *e, int held)
-{
-    e->held = held;
-}
-
-int emu_engine_held(emu_engine *e)
-{
-    return e->held;
-}
-
-/* From within an instruction: it is given up and begins again, which is no second time. */
-void emu_engine_restarts(void *engine)
-{
-    emu_engine *e = engine;
-    e->attention.again = 1;
-    e->held = true;
-}
-
-/* From within an instruction: it has met what a debugger watches, and is the last one before the stop. */
-void emu_engine_watch_met(void *engine)
-{
-    emu_engine *e = engine;
-    if (e->passing)
-        pass_by(e, EMU_WATCH);
-    else
-        leave_behind_block(e, EMU_WATCH);
-}
-
-/* Begin, or end, to pass by what would stop; then emu_engine_passed says what was the last, 0 for nothing. */
-void emu_engine_pass(emu_engine *e, int passing)
-{
-    e->passing = passing;
-    if (passing)
-        e->passed_reason = 0;
-}
-
-uint32_t emu_engine_passed(emu_engine *e, uint64_t *instructions)
-{
-    *instructions = e->passed;
-    return e->passed_reason;
-}
-
 /* Count each block that begins in `count`, and call a function from `limit` on. The block hook must be there. */
 void emu_engine_count_blocks(emu_engine *e, uintptr_t count, uintptr_t limit, uintptr_t function, uintptr_t argument)
 {
     e->block_count = (uint64_t *)count;
     e->block_limit = (const uint64_t *)limit;
-    e->on_limit = (void (*)(void *))function;
+    e->on_limit = (void (*)(void *, uint64_t))function;
     e->on_limit_argument = (void *)argument;
-}
-
-void emu_engine_set_real_time(emu_engine *e)
-{
-    e->attention.real_time = 1;
 }
 
 void emu_engine_set_interrupt_pending(emu_engine *e, int pending)
 {
     e->attention.interrupt_pending = (uint8_t)pending;
-}
-
-/* Whether the block at last_block has been announced, and charged if time passes, although it was not executed yet. */
-int emu_engine_announced(emu_engine *e)
-{
-    return e->attention.again;
-}
-
-void emu_engine_set_clock(emu_engine *e, int counting, uint64_t time, int announced, uint64_t last_block)
-{
-    e->counting = counting;
-    e->wants_hook |= counting;
-    e->time = time;
-    e->attention.idle = e->hooked && !counting;
-    e->instructions += (uint64_t)announced - e->attention.again;
-    e->attention.again = (uint8_t)announced;
-    e->last_block = last_block;
-    e->last_size = 0;
 }
 
 int emu_engine_take_stop(emu_engine *e)
@@ -1669,59 +1336,7 @@ const char *emu_describe(int error)
     return library.describe(error);
 }
 
-/* ---- Libraries and memory of this process ---- */
-
-/* Lazily bound: a big library whose functions are mostly never called loads in half the time. */
-void *emu_load_library(const char *path)
-{
-    return dlopen(path, RTLD_LAZY | RTLD_LOCAL);
-}
-
-/* Let libraries that are loaded from now on find the symbols of this one, which is loaded, before their own. */
-void *emu_show_library(const char *path)
-{
-    return dlopen(path, RTLD_LAZY | RTLD_GLOBAL | RTLD_NOLOAD);
-}
-
-int emu_library_is_loaded(const char *path)
-{
-    void *handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-    return handle && !dlclose(handle);
-}
-
-const char *emu_load_error(void)
-{
-    return dlerror();
-}
-
-void *emu_symbol(void *handle, const char *name)
-{
-    return dlsym(handle, name);
-}
-
-size_t emu_allocation_size(void *pointer)
-{
-    return malloc_usable_size(pointer);
-}
-
-/* Read our own memory where nothing may be mapped: bytes read, 0 instead of a fault. */
-size_t emu_peek(uint64_t address, void *buffer, size_t size)
-{
-    struct iovec local = {buffer, size}, remote = {(void *)(uintptr_t)address, size};
-    ssize_t got = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-    int fds[2];
-    if (got >= 0)
-        return (size_t)got;
-    if (errno == EFAULT || pipe2(fds, O_CLOEXEC | O_NONBLOCK))
-        return 0;
-    /* Some sandboxes forbid process_vm_readv; a pipe refuses unmapped memory as well. */
-    got = write(fds[1], (const void *)(uintptr_t)address, size < 4096 ? size : 4096);
-    if (got > 0)
-        got = read(fds[0], buffer, (size_t)got);
-    close(fds[0]);
-    close(fds[1]);
-    return got > 0 ? (size_t)got : 0;
-}
+#include "process.h"
 
 
 /************************************************************/

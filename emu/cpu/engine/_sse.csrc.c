@@ -9,10 +9,14 @@
  */
 #include "binding.h"
 
+#include <pthread.h>
+#include <signal.h>
+#include <ucontext.h>
+
 #if defined(__x86_64__)
 
 /* MXCSR (Intel SDM volume 1, section 10.2.3). */
-enum { IE = 1, DE = 2, ZE = 4, EXCEPTIONS = 0x3f };
+enum { IE = 1, DE = 2, ZE = 4, OE = 8, UE = 0x10, EXCEPTIONS = 0x3f };
 enum { MXCSR_DEFAULT = 0x1f80, UNDERFLOW_MASK = 0x800, FLUSH_TO_ZERO = 0x8000, MASKS_SHIFT = 7, ROUNDING_SHIFT = 13 };
 enum { VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_XM = 19, CR4_OSFXSR = 0x200, CR4_OSXMMEXCPT = 0x400 };
 enum { CR4_OSXSAVE = 1 << 18, STATE_SSE = 2, IMAGE_MXCSR = 24, IMAGE_HEADER = 512 };
@@ -103,17 +107,85 @@ static void finish(environment *env, uint32_t after, uintptr_t caller)
         library.raise(env, library.read_control(env, 4) & CR4_OSXMMEXCPT ? VECTOR_XM : VECTOR_UD, caller);
 }
 
-#define EXECUTE(instruction, constraint, result, source_constraint, source)                                           \
-    uint32_t guest = working_mxcsr(env), after;                                                                       \
+#define RUN(instruction, constraint, result, source_constraint, source)                                               \
     __asm__ volatile("ldmxcsr %[guest]; " instruction "; stmxcsr %[after]; ldmxcsr %[own]"                            \
                      : [d] constraint(result), [after] "=m"(after)                                                    \
                      : [s] source_constraint(source), [guest] "m"(guest), [own] "m"(host_mxcsr))
+
+#define EXECUTE(...)                                                                                                  \
+    uint32_t guest = working_mxcsr(env), after;                                                                       \
+    RUN(__VA_ARGS__)
+
+/*
+ * With an overflow or underflow that is not masked, PE does not tell of the result but of one with an exponent of any
+ * size (SDM volume 1, section 4.9.1), which no instruction gives. So such an instruction, whose guest is about to get
+ * #XM anyway, is executed once more without those masks, and the host says it with the signal that it raises.
+ */
+static pthread_mutex_t trapping = PTHREAD_MUTEX_INITIALIZER;
+static struct sigaction before_trapping;
+static sigset_t mask_before;
+static __thread volatile sig_atomic_t expected;
+static __thread volatile uint32_t flags_found;
+
+static void trapped(int number, siginfo_t *information, void *interrupted)
+{
+    ucontext_t *state = interrupted;
+    (void)information;
+    if (!expected) { /* another thread's: it comes again, to whom it belongs */
+        sigaction(number, &before_trapping, NULL);
+        return;
+    }
+    flags_found = state->uc_mcontext.fpregs->mxcsr;
+    state->uc_mcontext.fpregs->mxcsr |= MXCSR_DEFAULT;
+    expected = false;
+}
+
+/* The instruction left its result's range, and that is not masked; no exception of higher priority hides it. */
+static bool must_trap(environment *env, uint32_t after)
+{
+    uint32_t unmasked = after & ~(*mxcsr(env) >> MASKS_SHIFT);
+    return __builtin_expect(unmasked & (OE | UE), 0) && !(unmasked & (IE | DE | ZE));
+}
+
+/* The MXCSR to execute it with. */
+static uint32_t begin_trapping(environment *env, uint32_t after)
+{
+    struct sigaction catching = {.sa_sigaction = trapped, .sa_flags = SA_SIGINFO};
+    sigset_t only;
+    pthread_mutex_lock(&trapping);
+    sigemptyset(&only);
+    sigaddset(&only, SIGFPE);
+    pthread_sigmask(SIG_UNBLOCK, &only, &mask_before);
+    sigaction(SIGFPE, &catching, &before_trapping);
+    flags_found = after;
+    expected = true;
+    return *mxcsr(env) & ~(uint32_t)EXCEPTIONS;
+}
+
+static uint32_t end_trapping(void)
+{
+    expected = false;
+    sigaction(SIGFPE, &before_trapping, NULL);
+    pthread_sigmask(SIG_SETMASK, &mask_before, NULL);
+    pthread_mutex_unlock(&trapping);
+    return flags_found;
+}
+
+/* As EXECUTE, on RESULT as it was before; it is not stored. */
+#define EXECUTE_TRAPPING(instruction, start, result, source)                                                          \
+    if (must_trap(env, after)) {                                                                                      \
+        result = start;                                                                                               \
+        guest = begin_trapping(env, after);                                                                           \
+        RUN(instruction, "+x", result, "x", source);                                                                  \
+        after = end_trapping();                                                                                       \
+    }
 
 #define SSE(name, instruction)                                                                                        \
     void HELPER(name)(environment *env, void *d, const void *s)                                                       \
     {                                                                                                                 \
         vector result = get(d);                                                                                       \
         EXECUTE(instruction " %[s], %[d]", "+x", result, "x", get(s));                                                \
+        EXECUTE_TRAPPING(instruction " %[s], %[d]", get(d), result, get(s));                                          \
         finish(env, after, CALLER);                                                                                   \
         memcpy(d, &result, sizeof result);                                                                            \
     }
@@ -273,20 +345,29 @@ static vector lanes(uint32_t mask, unsigned width)
 }
 
 #define AND(a, b) __asm__("andps %1, %0" : "+x"(a) : "x"(b))
+/* An exception that is not masked ends it at the step that raises it. */
+#define DOT_STEP(instruction, result, source)                                                                         \
+    do {                                                                                                              \
+        vector start = result;                                                                                        \
+        EXECUTE(instruction, "+x", result, "x", source);                                                              \
+        EXECUTE_TRAPPING(instruction, start, result, source);                                                         \
+        finish(env, after, CALLER);                                                                                   \
+    } while (0)
 #define DOT(name, type, width, sums)                                                                                  \
     void HELPER(name##_xmm)(environment *env, void *d, const void *s, uint32_t mask)                                  \
     {                                                                                                                 \
         vector result = get(d), other = get(s);                                                                       \
         AND(result, lanes(mask >> 4, width));                                                                         \
         AND(other, lanes(mask >> 4, width));                                                                          \
-        EXECUTE("mul" type " %[s], %[d]; " sums, "+x", result, "x", other);                                           \
-        finish(env, after, CALLER);                                                                                   \
+        DOT_STEP("mul" type " %[s], %[d]", result, other);                                                            \
+        for (int n = 0; n < (sums); n++)                                                                              \
+            DOT_STEP("hadd" type " %[d], %[d]", result, other);                                                       \
         AND(result, lanes(mask, width));                                                                              \
         memcpy(d, &result, sizeof result);                                                                            \
     }
 
-DOT(dpps, "ps", 4, "haddps %[d], %[d]; haddps %[d], %[d]")
-DOT(dppd, "pd", 8, "haddpd %[d], %[d]")
+DOT(dpps, "ps", 4, 2)
+DOT(dppd, "pd", 8, 1)
 
 /*
  * Reciprocals: the rounded exact value, which is within the SDM's bound and the same on every host, where CPUs differ.

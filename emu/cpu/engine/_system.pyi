@@ -27,6 +27,7 @@ class emu_system:
     argument: int
     met_address: int
     met_access: int
+    code_changed: int
 
 class _Lib:
     EMU_WATCHES: int

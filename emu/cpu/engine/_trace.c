@@ -618,8 +618,7 @@ enum { HF_LMA = 1 << 14, HF_CS64 = 1 << 15 };
 #define EMU_TRACE_FULL 1
 #define EMU_TRACE_BUDGET 2
 #define EMU_TRACE_BLOCK 3
-#define EMU_TRACE_CODE 4
-#define EMU_TRACE_ACCESS 5
+#define EMU_TRACE_ACCESS 4
 
 #define EMU_TRACE_NOWHERE UINT64_MAX
 #define SEGMENTS 6
@@ -688,6 +687,11 @@ typedef struct {
     uint64_t unit, mask, value;
 } emu_trace_read;
 
+/* Which bytes of `unit` are unknown, as bits. */
+typedef struct {
+    uint64_t unit, unknown;
+} emu_trace_unit;
+
 typedef struct {
     void *owner;
     emu_trace_entry **chunks;
@@ -696,6 +700,7 @@ typedef struct {
     uint64_t blocks;
     uint64_t budget;
     uint64_t stop_block;
+    uint64_t next_look; /* the first of these two blocks */
     uint64_t first_access;
 
     void *uc;
@@ -730,6 +735,7 @@ typedef struct {
     size_t touches, touch_room;
     emu_trace_read *reads;
     uint64_t *read_entries; /* for each of `reads`, the log's length then */
+    uint64_t *read_blocks;  /* and the number of the block */
     size_t read_count, read_room;
 } emu_trace;
 
@@ -759,9 +765,6 @@ static uint64_t reg(emu_trace *t, int id)
     return value;
 }
 
-static bool is_long_mode(const emu_trace *t) { return *t->hflags & HF_LMA; }
-static bool is_code64(const emu_trace *t) { return *t->hflags & HF_CS64; }
-
 static const region *region_of(const emu_trace *t, uint64_t gpa)
 {
     for (unsigned n = 0; n < t->region_count; n++)
@@ -770,72 +773,7 @@ static const region *region_of(const emu_trace *t, uint64_t gpa)
     return NULL;
 }
 
-static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
-{
-    const region *r = region_of(t, address);
-    uint64_t value = 0;
-    if (r && address - r->gpa + size <= r->size)
-        memcpy(&value, r->host + (address - r->gpa), size);
-    else
-        library.read_memory(t->uc, address, &value, size);
-    return value;
-}
-
-/* Linear to physical (Intel SDM volume 3, chapter 4); false where nothing is mapped. */
-static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
-{
-    static const uint8_t shifts[3][5] = {{48, 39, 30, 21, 12}, {30, 21, 12}, {22, 12}};
-    uint64_t cr0 = t->control[0], cr4 = t->control[4], table;
-    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
-    unsigned mode = is_long ? 0 : pae ? 1 : 2, last = is_long ? 4 : pae ? 2 : 1;
-    if (!is_long)
-        linear &= 0xffffffffu;
-    if (!(cr0 >> 31 & 1)) {
-        *physical = linear;
-        return true;
-    }
-    table = t->control[3] & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
-    for (unsigned level = is_long && !(cr4 & 0x1000); level <= last; level++) {
-        unsigned shift = shifts[mode][level], size = mode == 2 ? 4 : 8;
-        unsigned bits = mode == 2 ? 10 : mode == 1 && level == 0 ? 2 : 9;
-        uint64_t entry = entry_at(t, table + (linear >> shift & ((1u << bits) - 1)) * size, size);
-        bool large = entry & 0x80 && (shift == 21 || (shift == 30 && is_long) || (shift == 22 && cr4 & 0x10));
-        if (!(entry & 1))
-            return false;
-        table = entry & (mode == 2 ? 0xfffff000u : 0x000ffffffffff000u);
-        if (large || level == last) {
-            uint64_t offset = ((uint64_t)1 << shift) - 1;
-            if (large && mode == 2)
-                table = (entry & 0xffc00000u) | (entry >> 13 & 0xff) << 32;
-            *physical = (table & ~offset) | (linear & offset);
-            return true;
-        }
-    }
-    return false;
-}
-
-static uint64_t operand(emu_trace *t, int id, int slot)
-{
-    return slot < 0 ? reg(t, id) : t->general[slot];
-}
-
-static uint64_t linear_address(const emu_trace_site *s)
-{
-    uint64_t address = (uint64_t)s->displacement;
-    if (s->base)
-        address += operand(s->trace, s->base, s->base_slot);
-    if (s->index)
-        address += operand(s->trace, s->index, s->index_slot) * s->scale;
-    address &= s->address_mask;
-    if (s->segment)
-        address += *s->trace->segment_bases[s->segment - 1];
-    return address & s->linear_mask;
-}
-
-static bool effective_address(const emu_trace_site *s, uint64_t *physical)
-{
-    return translate(s->trace, linear_address(s), physical);
-}
+#include "guest_addresses.h"
 
 static bool add_chunk(emu_trace *t)
 {
@@ -877,206 +815,8 @@ const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
     return &t->chunks[number / EMU_TRACE_CHUNK][number % EMU_TRACE_CHUNK];
 }
 
-/* `size` bytes at `gpa` are logged, so they are no news in a page table. */
-static void know(emu_trace *t, uint64_t gpa, const void *bytes, size_t size)
-{
-    for (size_t n = 0; n < t->table_count; n++)
-        if (gpa - t->tables[n].gpa < PAGE) /* no piece in the log crosses a page */
-            memcpy(t->tables[n].known + (gpa - t->tables[n].gpa), bytes, size);
-}
-
-/*
- * The engine marks entries of page tables as accessed and dirty when it walks them, and tells nobody. Looked for before
- * anything else is logged, such marks come into the log in the right place.
- */
-static void log_marks(emu_trace *t)
-{
-    for (size_t n = 0; n < t->table_count; n++) {
-        table *of = &t->tables[n];
-        if (!memcmp(of->known, of->host, PAGE))
-            continue;
-        for (unsigned at = 0; at < PAGE; at += 8) {
-            emu_trace_entry *e;
-            if (!memcmp(of->known + at, of->host + at, 8))
-                continue;
-            memcpy(of->known + at, of->host + at, 8);
-            if (!(e = append(t, EMU_TRACE_STORE, reg(t, REG_RIP))))
-                return;
-            e->address = of->gpa + at;
-            e->size = 8;
-            memcpy(&e->value, of->known + at, 8);
-            e->instance = --t->marks; /* the instruction under way goes on */
-        }
-    }
-}
-
-/*
- * What a store left is read back from memory. Its callback's value cannot be trusted for that: it is not yet swapped
- * for MOVBE, and the store may still fault.
- */
-static void finish_stores(emu_trace *t)
-{
-    while (t->open_count) {
-        unfinished *open = &t->open[--t->open_count];
-        memcpy(&open->entry->value, open->host, open->entry->size);
-        know(t, open->entry->address, &open->entry->value, open->entry->size);
-    }
-    if (t->table_count)
-        log_marks(t);
-}
-
-/*
- * Take a page of the NVDIMM as a page table from now on. By now the engine has walked it, to fetch the code behind the
- * instruction that switched to it; so what it held before is made from the log.
- */
-static void add_table(emu_trace *t, const region *r, uint64_t gpa)
-{
-    const uint8_t *host = r->host + (gpa - r->gpa);
-    for (size_t n = 0; n < t->table_count; n++)
-        if (t->tables[n].gpa == gpa)
-            return;
-    if (t->table_count == t->table_room) {
-        size_t room = t->table_room ? 2 * t->table_room : 4;
-        table *tables = realloc(t->tables, room * sizeof *tables);
-        if (!tables)
-            return; /* then the marks are missing in the log, which is found out at the end */
-        t->tables = tables;
-        t->table_room = room;
-    }
-    t->tables[t->table_count].gpa = gpa;
-    t->tables[t->table_count].host = host;
-    t->table_count++;
-    if (!r->initial) {
-        know(t, gpa, host, PAGE);
-        return;
-    }
-    know(t, gpa, r->initial + (gpa - r->gpa), PAGE);
-    for (uint64_t n = 0; n < t->count; n++) {
-        const emu_trace_entry *e = emu_trace_at(t, n);
-        if (e->kind == EMU_TRACE_STORE)
-            know(t, e->address, &e->value, e->size);
-    }
-}
-
-/* The tables in the NVDIMM below the one of `size` bytes at `gpa`, itself included: `levels` deep, `left` in all. */
-static void find_tables(emu_trace *t, uint64_t gpa, unsigned size, unsigned levels, bool wide, unsigned *left)
-{
-    const region *r = region_of(t, gpa);
-    const uint8_t *host;
-    if (!r || !*left)
-        return;
-    --*left;
-    host = r->host + (gpa - r->gpa);
-    if (r->logged)
-        add_table(t, r, gpa & ~(uint64_t)(PAGE - 1));
-    for (unsigned at = 0; levels > 1 && at < size; at += wide ? 8 : 4) {
-        uint64_t entry = 0;
-        memcpy(&entry, host + at, wide ? 8 : 4);
-        if ((entry & 0x81) == 1) /* present, not a large page */
-            find_tables(t, entry & (wide ? 0x000ffffffffff000u : 0xfffff000u), PAGE, levels - 1, wide, left);
-    }
-}
-
-/* After the guest may have changed its page tables' root: which of them are in the NVDIMM. */
-static void look_for_tables(emu_trace *t)
-{
-    uint64_t cr3 = t->control[3], cr4 = t->control[4];
-    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
-    unsigned levels = is_long ? (cr4 & 0x1000 ? 5 : 4) : pae ? 3 : 2, left = MOST_TABLES;
-    t->look_for_tables = 0;
-    t->table_count = 0;
-    if (t->control[0] >> 31 & 1)
-        find_tables(t, cr3 & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u),
-                    levels == 3 ? 32 : PAGE, levels, is_long || pae, &left);
-    if (t->table_count)
-        log_marks(t);
-}
-
-/* At most 8 bytes at a linear address; the next page may be anywhere. Where nothing is mapped, the guest will fault. */
-static uint64_t read_linear(emu_trace *t, uint64_t linear, unsigned size)
-{
-    unsigned first = PAGE - (unsigned)(linear % PAGE);
-    uint64_t low = 0, high = 0, physical;
-    first = first < size ? first : size;
-    if (translate(t, linear, &physical))
-        low = entry_at(t, physical, first);
-    if (first < size && translate(t, linear + first, &physical))
-        high = entry_at(t, physical, size - first) << 8 * first;
-    return low | high;
-}
-
-/* Whether a compare-and-swap is about to fail. */
-static bool cas_fails(emu_trace *t, const emu_trace_site *s)
-{
-    uint64_t linear = linear_address(s);
-    uint64_t found[2] = {0, 0}, expected[2] = {reg(t, REG_RAX), reg(t, REG_RDX)};
-    unsigned half = s->site & EMU_SITE_CAS_PAIR ? s->size / 2u : s->size;
-    uint64_t mask = half < 8 ? ((uint64_t)1 << 8 * half) - 1 : UINT64_MAX;
-    found[0] = read_linear(t, linear, half);
-    if (((found[0] ^ expected[0]) & mask) || !(s->site & EMU_SITE_CAS_PAIR))
-        return (found[0] ^ expected[0]) & mask;
-    found[1] = read_linear(t, linear + half, half);
-    return (found[1] ^ expected[1]) & mask;
-}
-
-/* An instruction that matters is about to execute; a REP instruction announces itself before each iteration. */
-static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    emu_trace_site *s = user;
-    emu_trace *t = s->trace;
-    emu_trace_entry *e = NULL;
-    uint64_t physical = 0;
-    (void)uc, (void)address, (void)size;
-    finish_stores(t);
-    t->site_pc = s->pc;
-    t->site = s->site;
-    t->site_entry = EMU_TRACE_NOWHERE;
-    if (s->site & EMU_SITE_REP) {
-        uint64_t left = reg(t, REG_RCX) & s->address_mask;
-        if (t->rep_pc != s->pc || left + 1 != t->rep_count || t->rep_instance != t->instance)
-            t->rep_instance = ++t->instance;
-        t->rep_pc = s->pc;
-        t->rep_count = left;
-        return;
-    }
-    t->instance++;
-    if (s->site & EMU_SITE_FLUSH) {
-        if (effective_address(s, &physical) && physical - t->base < t->units * 8 &&
-            (e = append(t, EMU_TRACE_FLUSH, s->pc)))
-            e->address = physical;
-    } else if (s->site & EMU_SITE_SPECIAL && s->detail == EMU_SPECIAL_PAGING) {
-        t->look_for_tables = 1;
-    } else if (s->site & EMU_SITE_SPECIAL) {
-        e = append(t, EMU_TRACE_SPECIAL, s->pc);
-    } else if (s->site & (EMU_SITE_FENCE | EMU_SITE_LOCKED)) {
-        bool failed = false;
-        if (s->site & (EMU_SITE_CAS | EMU_SITE_CAS_PAIR))
-            failed = cas_fails(t, s);
-        if ((e = append(t, EMU_TRACE_FENCE, s->pc)))
-            e->value = failed;
-    }
-    if (e) {
-        e->instance = t->instance;
-        e->site = s->site;
-        e->detail = s->detail;
-        t->site_entry = t->count - 1;
-    }
-}
-
-/* The instruction at `pc` raised a fault, so that a flush or fence that it announced did not happen. */
-static void void_entry_at(emu_trace *t, uint64_t pc)
-{
-    if (t->site_pc == pc && t->site_entry < t->count)
-        t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
-    t->site_entry = EMU_TRACE_NOWHERE;
-    t->rep_instance = 0; /* what goes on afterwards is another store */
-}
-
-static uint8_t kind_of_site(const emu_trace_site *s)
-{
-    return s->site & EMU_SITE_FLUSH ? EMU_TRACE_FLUSH : s->site & EMU_SITE_SPECIAL ? EMU_TRACE_SPECIAL : EMU_TRACE_FENCE;
-}
-
+#include "table_marks.h"
+#include "site_hook.h"
 #include "store_log.h"
 
 void emu_trace_retract(emu_trace *t, uint64_t pc)
@@ -1090,7 +830,7 @@ void emu_trace_retract(emu_trace *t, uint64_t pc)
 void emu_trace_note_access(emu_trace *t)
 {
     if (!t->first_access) {
-        t->first_access = t->blocks;
+        t->first_access = t->blocks ? t->blocks : 1;
         emu_trace_stop(t->owner, EMU_TRACE_ACCESS);
     }
 }
@@ -1164,129 +904,7 @@ void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint6
     e->instance = t->instance;
 }
 
-static const uint8_t *host_of(emu_trace *t, uint64_t linear)
-{
-    uint64_t gpa;
-    const region *r = translate(t, linear, &gpa) ? region_of(t, gpa) : NULL;
-    return r ? r->host + (gpa - r->gpa) : NULL;
-}
-
-static bool same_code(const block *b)
-{
-    return (!b->host[0] || !memcmp(b->code, b->host[0], b->first)) &&
-           (!b->host[1] || !memcmp(b->code + b->first, b->host[1], b->size - b->first));
-}
-
-/*
- * Whether the block has not been looked at as it is now. Comparing its bytes whenever it executes finds code that was
- * patched, loaded later, or put back by a rewind that Unicorn knows nothing of.
- */
-static bool is_new(emu_trace *t, uint64_t address, uint32_t size)
-{
-    block **bucket = &t->blocks_seen[(address * 0x9E3779B97F4A7C15u) >> 50], *b;
-    for (b = *bucket; b && (b->address != address || b->size != size);)
-        b = b->next;
-    if (b && same_code(b))
-        return false;
-    if (!b) {
-        b = calloc(1, sizeof *b + size);
-        if (!b)
-            return true;
-        b->address = address;
-        b->size = size;
-        b->first = PAGE - address % PAGE < size ? PAGE - (uint32_t)(address % PAGE) : size;
-        b->next = *bucket;
-        *bucket = b;
-    }
-    b->host[0] = host_of(t, address);
-    b->host[1] = b->first < size ? host_of(t, address + b->first) : NULL;
-    if (b->host[0])
-        memcpy(b->code, b->host[0], b->first);
-    if (b->host[1])
-        memcpy(b->code + b->first, b->host[1], size - b->first);
-    return true;
-}
-
-/* Whether somebody waits for the guest to come back to a block, and it does not yet. */
-static bool is_awaiting(const emu_trace *t)
-{
-    return t->awaited != EMU_TRACE_NOWHERE && t->blocks < t->awaited_until &&
-           (t->block != t->awaited || memcmp(t->general, t->awaited_general, sizeof t->awaited_general));
-}
-
-static void count_block(emu_trace *t, uint64_t address)
-{
-    t->blocks++;
-    t->block = address;
-    if (t->full) {
-        t->full = 0;
-        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
-    }
-    if (t->blocks >= t->budget && !is_awaiting(t))
-        emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
-    else if (t->blocks == t->stop_block)
-        emu_trace_stop(t->owner, EMU_TRACE_BLOCK);
-}
-
-/* Blocks from here on use up the budget. */
-void emu_trace_set_budget(emu_trace *t, uint64_t blocks)
-{
-    t->budget = blocks;
-    t->awaited = EMU_TRACE_NOWHERE;
-}
-
-/*
- * The budget is used up, and the guest stands before a block: nobody wants to know of the next ones, until it comes back
- * to this one with the general registers as they are, or so many blocks were executed.
- */
-void emu_trace_await(emu_trace *t, uint64_t until)
-{
-    t->awaited = t->block;
-    t->awaited_until = until;
-    memcpy(t->awaited_general, t->general, sizeof t->awaited_general);
-}
-
-/* From a block callback: drop the block's translation, which lacks new hooks or is of old code, and enter it again. */
-int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
-{
-    int error = library.control(t->uc, CTL_REMOVE_CACHE, address, address + size);
-    t->blocks--;
-    return error ? error : library.write_register(t->uc, REG_RIP, &address);
-}
-
-static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    (void)uc;
-    finish_stores(user);
-    if (is_new(user, address, size))
-        emu_trace_translate_again(user, address, size);
-    count_block(user, address);
-}
-
-/* As on_block, and shows new code to Python, which puts hooks on the instructions that matter. */
-static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    emu_trace *t = user;
-    (void)uc;
-    finish_stores(t);
-    if (t->look_for_tables)
-        look_for_tables(t);
-    if (is_new(t, address, size))
-        emu_trace_new_block(t->owner, address, size);
-    count_block(t, address);
-}
-
-/* As many blocks as the budget allows have begun. */
-void emu_trace_at_budget(void *trace)
-{
-    emu_trace_stop(((emu_trace *)trace)->owner, EMU_TRACE_BUDGET);
-}
-
-static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    (void)uc, (void)address, (void)size;
-    emu_trace_stop(((emu_trace *)user)->owner, EMU_TRACE_CODE);
-}
+#include "blocks.h"
 
 /* Remember to restore what is known of the unit; false when memory ran out. */
 static bool touch(emu_trace *t, uint64_t at)
@@ -1354,15 +972,18 @@ void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t va
         size_t room = t->read_room ? 2 * t->read_room : 256;
         emu_trace_read *reads = realloc(t->reads, room * sizeof *reads);
         uint64_t *entries = reads ? realloc(t->read_entries, room * sizeof *entries) : NULL;
+        uint64_t *blocks = entries ? realloc(t->read_blocks, room * sizeof *blocks) : NULL;
         t->reads = reads ? reads : t->reads;
-        if (!entries) {
+        t->read_entries = entries ? entries : t->read_entries;
+        if (!blocks) {
             t->starved = 1;
             return;
         }
-        t->read_entries = entries;
+        t->read_blocks = blocks;
         t->read_room = room;
     }
     t->read_entries[t->read_count] = t->count;
+    t->read_blocks[t->read_count] = t->blocks;
     t->reads[t->read_count++] = (emu_trace_read){unit, mask, value & mask};
 }
 
@@ -1380,30 +1001,31 @@ size_t emu_trace_cut(const emu_trace_read *reads, size_t count, uint64_t ends, u
     return number;
 }
 
+/*
+ * The reads with at least so many blocks between theirs and that of the one before, the first time `from`, which are the
+ * first in their block: their numbers and blocks, for which there is room. How many.
+ */
+size_t emu_trace_pauses(const emu_trace *t, uint64_t from, uint64_t distance, uint64_t *numbers, uint64_t *blocks)
+{
+    size_t found = 0;
+    for (size_t n = 0; n < t->read_count; n++)
+        if (t->read_blocks[n] - from >= distance && (!n || t->read_blocks[n - 1] != t->read_blocks[n])) {
+            numbers[found] = n;
+            blocks[found++] = from = t->read_blocks[n];
+        }
+    return found;
+}
+
 /* The bytes of `unit` that an access touches, as bits. */
-static uint8_t bytes_in(uint64_t unit, uint64_t address, unsigned size)
+static uint8_t bytes_in(uint64_t unit, uint64_t address, uint64_t size)
 {
     uint64_t from = address > unit ? address - unit : 0;
     uint64_t upto = address + size - unit < 8 ? address + size - unit : 8;
     return (uint8_t)(((1u << upto) - 1) & ~((1u << from) - 1));
 }
 
-/* The pieces of an access, which Unicorn announces by the address of its first byte: one, or two on two pages. */
-static unsigned pieces_of(emu_trace *t, uint64_t address, unsigned size, uint64_t *starts, unsigned *sizes)
-{
-    unsigned first = PAGE - (unsigned)(address % PAGE);
-    starts[0] = address;
-    sizes[0] = size;
-    if (first >= size)
-        return address - t->base < t->units * 8;
-    sizes[0] = first;
-    starts[1] = emu_trace_next_page(t->owner, reg(t, REG_RIP), address);
-    sizes[1] = size - first;
-    return 2;
-}
-
 /* These bytes of a unit are being read: note those that are unknown, when it is known what they hold. */
-static void note_unknown(emu_trace *t, struct watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller)
+static void note_unknown(emu_trace *t, uint64_t unit, uint8_t bytes, uintptr_t caller)
 {
     uint64_t at = number_of(t, unit), mask;
     const region *r;
@@ -1411,56 +1033,45 @@ static void note_unknown(emu_trace *t, struct watch *w, uint64_t unit, uint8_t b
     r = bytes ? region_of(t, unit) : NULL;
     if (!r)
         return;
-    if (bytes & t->asked[at] & ~t->given[at]) { /* which puts them into memory */
-        if (w)
-            ask_for(w, unit, bytes, caller);
-        else
-            emu_trace_unknown_read(t->owner, unit, bytes);
-    }
+    if (bytes & t->asked[at] & ~t->given[at]) /* which puts them into memory */
+        ask_for(t->watch, unit, bytes, caller);
     learn(t, unit, bytes);
     mask = mask_of(bytes);
     emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
 }
 
+/* Whether a physical address is one where bytes can be unknown. */
+static bool is_tracked(const emu_trace *t, uint64_t address) { return address - t->base < t->units * 8; }
+
+/* An access to physical memory, within a page: what is stored is known from now on. */
+static void note_physical(emu_trace *t, uint64_t start, uint64_t size, bool stores, uintptr_t caller)
+{
+    if (!is_tracked(t, start))
+        return;
+    emu_trace_note_access(t);
+    for (uint64_t unit = start & ~(uint64_t)7; unit < start + size; unit += 8) {
+        uint8_t bytes = bytes_in(unit, start, size);
+        if (stores)
+            learn(t, unit, bytes);
+        else
+            note_unknown(t, unit, bytes, caller);
+    }
+}
+
+/* Something other than an instruction's own access reads guest memory or has stored to it, within a page. */
+void emu_trace_accessed(emu_trace *t, uint64_t address, uint64_t size, int stores)
+{
+    if (t->watch)
+        note_physical(t, address, size, stores, 0);
+}
+
 #include "watched.h"
-
-static void on_read(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    emu_trace *t = user;
-    uint64_t starts[2];
-    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
-    (void)uc, (void)type, (void)value;
-    for (unsigned n = 0; n < count; n++) {
-        if (starts[n] - t->base >= t->units * 8)
-            continue;
-        emu_trace_note_access(t);
-        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            note_unknown(t, NULL, unit, bytes_in(unit, starts[n], sizes[n]), 0);
-    }
-}
-
-/* A store of recovery: from now on these bytes are its own. */
-static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    emu_trace *t = user;
-    uint64_t starts[2];
-    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
-    (void)uc, (void)type, (void)value;
-    for (unsigned n = 0; n < count; n++) {
-        if (starts[n] - t->base >= t->units * 8)
-            continue;
-        emu_trace_note_access(t);
-        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
-    }
-}
 
 /* Install callback number `which` for Unicorn's hook `type`; user data is the trace, or `site` if given. */
 int emu_trace_hook(emu_trace *t, uintptr_t *handle, int which, int type, emu_trace_site *site, uint64_t begin,
                    uint64_t end)
 {
-    void *const callbacks[] = {on_site, on_store, on_block, on_block_watching, on_read, on_overwrite,
-                               on_code_in_nvdimm};
+    void *const callbacks[] = {on_site, on_store, on_block};
     return library.add_hook(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
 }
 
@@ -1523,6 +1134,7 @@ void emu_trace_close(emu_trace *t)
     free(t->touched);
     free(t->reads);
     free(t->read_entries);
+    free(t->read_blocks);
     free(t->tables);
     memset(t, 0, sizeof *t);
 }
@@ -1576,14 +1188,6 @@ void emu_trace_set_state(emu_trace *t, const void *general, const void *control,
     t->hflags = hflags;
 }
 
-/* Whether page tables in use are in the NVDIMM. */
-int emu_trace_has_tables(emu_trace *t)
-{
-    if (!t->table_count)
-        look_for_tables(t);
-    return t->table_count != 0;
-}
-
 void emu_trace_finish(emu_trace *t)
 {
     if (t->log)
@@ -1626,6 +1230,26 @@ int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
     return 0;
 }
 
+/* The units of which something is known in this run, perhaps several times; how many, with no place for them. */
+size_t emu_trace_known(const emu_trace *t, emu_trace_unit *units)
+{
+    for (size_t n = 0; units && n < t->touches; n++)
+        units[n] = (emu_trace_unit){t->base + 8 * t->touched[n], t->unknown[t->touched[n]]};
+    return t->touches;
+}
+
+/* A run goes on from where this was known, of another one; -ENOMEM when memory ran out. */
+int emu_trace_know(emu_trace *t, const emu_trace_unit *units, size_t count)
+{
+    for (size_t n = 0; n < count; n++) {
+        uint64_t at = number_of(t, units[n].unit);
+        if (!touch(t, at))
+            return -ENOMEM;
+        t->unknown[at] = (uint8_t)units[n].unknown;
+    }
+    return 0;
+}
+
 /* A run begins: nothing was read or stored to yet, and nothing given. */
 void emu_trace_restore_unknown(emu_trace *t)
 {
@@ -1643,161 +1267,182 @@ void emu_trace_restore_unknown(emu_trace *t)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 139), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 175), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 142), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 162), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 41), // emu_trace_site *()(void *, uint64_t)
+/*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // emu_trace_site *()(void *, uint64_t)
 /*  8 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // emu_trace *
-/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t const *, size_t)
-/* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 16 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
-/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint32_t)
-/* 20 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint64_t)
-/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
-/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 33 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // void const *
-/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
-/* 37 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // uintptr_t *
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // emu_trace_site *
-/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, uintptr_t)
-/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, void *)
-/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 52 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace *, void *, void *, void *)
-/* 54 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 55 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, emu_trace_unit const *, size_t)
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // emu_trace *
+/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // emu_trace_unit const *
+/* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uint64_t const *, size_t)
+/* 17 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 18 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
+/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uint64_t, uint32_t)
+/* 22 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 26 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uint64_t, uint64_t)
+/* 27 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 30 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uint64_t, uint64_t, void const *, int)
+/* 32 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 175), // void const *
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
+/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 40 */ _CFFI_OP(_CFFI_OP_POINTER, 49), // uintptr_t *
+/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 43 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // emu_trace_site *
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uintptr_t)
+/* 48 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, void *)
+/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, void *, void *, void *)
+/* 56 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 57 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace const *)
-/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION, 34), // int()(emu_trace const *, void const *)
-/* 63 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 17), // size_t()(emu_trace_read const *, size_t, uint64_t, uint64_t, size_t, uint64_t *)
-/* 67 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // emu_trace_read const *
-/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 70 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 72 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
-/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
-/* 75 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 61 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace const *)
+/* 62 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace const *, void const *)
+/* 65 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 66 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace const *, emu_trace_unit *)
+/* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 70 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // emu_trace_unit *
+/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace const *, uint64_t, uint64_t, uint64_t *, uint64_t *)
+/* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 75 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 76 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
+/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 76),
 /* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *)
-/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 81 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
-/* 83 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 88 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, int, void const *)
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 94 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, uint64_t)
-/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace_read const *, size_t, uint64_t, uint64_t, size_t, uint64_t *)
+/* 80 */ _CFFI_OP(_CFFI_OP_POINTER, 165), // emu_trace_read const *
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 76),
+/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
+/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *)
+/* 93 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 96 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, uint64_t, int)
-/* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
-/* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, uint64_t, uint8_t)
-/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, uint64_t, void const *)
-/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(emu_trace *, void const *, void const *, void const *)
-/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 124 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 33),
-/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 127 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(void *)
-/* 128 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, int, void const *)
+/* 105 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 107 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t)
+/* 110 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, int)
+/* 114 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, uint64_t, int)
+/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 121 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
+/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(void *, int)
-/* 131 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 132 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // void()(void *, uint64_t, uint32_t)
-/* 135 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 137 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 139 */ _CFFI_OP(_CFFI_OP_POINTER, 140), // char const *
-/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 141 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 142 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // emu_trace_entry const *
-/* 143 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 144 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // emu_trace_read *
-/* 145 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
-/* 146 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
-/* 147 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
-/* 151 */ _CFFI_OP(_CFFI_OP_POINTER, 74), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 152 */ _CFFI_OP(_CFFI_OP_POINTER, 130), // void(*)(void *, int)
-/* 153 */ _CFFI_OP(_CFFI_OP_POINTER, 134), // void(*)(void *, uint64_t, uint32_t)
-/* 154 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, uint8_t)
+/* 131 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 132 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 135 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, void const *)
+/* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 137 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 139 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 140 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, void const *, void const *, void const *)
+/* 141 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 142 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 143 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 144 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 145 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(void *, int)
+/* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 149 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 150 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(void *, uint64_t)
+/* 151 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 153 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 154 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(void *, uint64_t, uint32_t)
+/* 155 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 158 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 159 */ _CFFI_OP(_CFFI_OP_POINTER, 160), // char const *
+/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 161 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 162 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // emu_trace_entry const *
+/* 163 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 164 */ _CFFI_OP(_CFFI_OP_POINTER, 165), // emu_trace_read *
+/* 165 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
+/* 166 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
+/* 167 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 168 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // emu_trace_unit
+/* 169 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 170 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 171 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
+/* 172 */ _CFFI_OP(_CFFI_OP_POINTER, 87), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 173 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // void(*)(void *, int)
+/* 174 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // void(*)(void *, uint64_t, uint32_t)
+/* 175 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1810,7 +1455,7 @@ static void _cffi_checkfld_typedef_emu_trace(emu_trace *p)
   (void)((p->limit) | 0);  /* check that 'emu_trace.limit' is an integer */
   (void)((p->blocks) | 0);  /* check that 'emu_trace.blocks' is an integer */
   (void)((p->budget) | 0);  /* check that 'emu_trace.budget' is an integer */
-  (void)((p->stop_block) | 0);  /* check that 'emu_trace.stop_block' is an integer */
+  (void)((p->next_look) | 0);  /* check that 'emu_trace.next_look' is an integer */
   (void)((p->first_access) | 0);  /* check that 'emu_trace.first_access' is an integer */
   (void)((p->starved) | 0);  /* check that 'emu_trace.starved' is an integer */
   { emu_trace_read * *tmp = &p->reads; (void)tmp; }
@@ -1867,6 +1512,16 @@ static void _cffi_checkfld_typedef_emu_trace_site(emu_trace_site *p)
   (void)((p->detail) | 0);  /* check that 'emu_trace_site.detail' is an integer */
 }
 struct _cffi_align_typedef_emu_trace_site { char x; emu_trace_site y; };
+
+_CFFI_UNUSED_FN
+static void _cffi_checkfld_typedef_emu_trace_unit(emu_trace_unit *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+  (void)((p->unit) | 0);  /* check that 'emu_trace_unit.unit' is an integer */
+  (void)((p->unknown) | 0);  /* check that 'emu_trace_unit.unknown' is an integer */
+}
+struct _cffi_align_typedef_emu_trace_unit { char x; emu_trace_unit y; };
 
 static struct _cffi_externpy_s _cffi_externpy__emu_trace_new_block =
   { "emu.cpu.engine._trace.emu_trace_new_block", 0, 0, 0 };
@@ -1933,6 +1588,64 @@ void emu_trace_unknown_read(void * a0, uint64_t a1, uint32_t a2)
   _cffi_call_python(&_cffi_externpy__emu_trace_unknown_read, p);
 }
 
+static void _cffi_d_emu_trace_accessed(emu_trace * x0, uint64_t x1, uint64_t x2, int x3)
+{
+  emu_trace_accessed(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_accessed(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  uint64_t x2;
+  int x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_accessed", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, int);
+  if (x3 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_accessed(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_accessed _cffi_d_emu_trace_accessed
+#endif
+
 static int _cffi_d_emu_trace_add_region(emu_trace * x0, uint64_t x1, uint64_t x2, void const * x3, int x4)
 {
   return emu_trace_add_region(x0, x1, x2, x3, x4);
@@ -1977,10 +1690,10 @@ _cffi_f_emu_trace_add_region(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg3, (char **)&x3);
+      _cffi_type(35), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2096,7 +1809,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(142));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(162));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2104,17 +1817,23 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_at _cffi_d_emu_trace_at
 #endif
 
-static void _cffi_d_emu_trace_at_budget(void * x0)
+static void _cffi_d_emu_trace_at_block(void * x0, uint64_t x1)
 {
-  emu_trace_at_budget(x0);
+  emu_trace_at_block(x0, x1);
 }
 #ifndef PYPY_VERSION
 static PyObject *
-_cffi_f_emu_trace_at_budget(PyObject *self, PyObject *arg0)
+_cffi_f_emu_trace_at_block(PyObject *self, PyObject *args)
 {
   void * x0;
+  uint64_t x1;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_at_block", 2, 2, &arg0, &arg1))
+    return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
       _cffi_type(1), arg0, (char **)&x0);
@@ -2125,9 +1844,13 @@ _cffi_f_emu_trace_at_budget(PyObject *self, PyObject *arg0)
       return NULL;
   }
 
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { emu_trace_at_budget(x0); }
+  { emu_trace_at_block(x0, x1); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -2137,7 +1860,7 @@ _cffi_f_emu_trace_at_budget(PyObject *self, PyObject *arg0)
   return Py_None;
 }
 #else
-#  define _cffi_f_emu_trace_at_budget _cffi_d_emu_trace_at_budget
+#  define _cffi_f_emu_trace_at_block _cffi_d_emu_trace_at_block
 #endif
 
 static void _cffi_d_emu_trace_await(emu_trace * x0, uint64_t x1)
@@ -2216,7 +1939,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(139));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(159));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2325,10 +2048,10 @@ _cffi_f_emu_trace_cut(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(67), arg0, (char **)&x0);
+      _cffi_type(80), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_trace_read const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(67), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(80), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2350,10 +2073,10 @@ _cffi_f_emu_trace_cut(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(72), arg5, (char **)&x5);
+      _cffi_type(76), arg5, (char **)&x5);
   if (datasize != 0) {
     x5 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(72), arg5, (char **)&x5,
+    if (_cffi_convert_array_argument(_cffi_type(76), arg5, (char **)&x5,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2499,44 +2222,6 @@ _cffi_f_emu_trace_give(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_give _cffi_d_emu_trace_give
 #endif
 
-static int _cffi_d_emu_trace_has_tables(emu_trace * x0)
-{
-  return emu_trace_has_tables(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_trace_has_tables(PyObject *self, PyObject *arg0)
-{
-  emu_trace * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_trace_has_tables(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_trace_has_tables _cffi_d_emu_trace_has_tables
-#endif
-
 static int _cffi_d_emu_trace_hook(emu_trace * x0, uintptr_t * x1, int x2, int x3, emu_trace_site * x4, uint64_t x5, uint64_t x6)
 {
   return emu_trace_hook(x0, x1, x2, x3, x4, x5, x6);
@@ -2577,10 +2262,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(38), arg1, (char **)&x1);
+      _cffi_type(40), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(38), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(40), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2594,10 +2279,10 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(41), arg4, (char **)&x4);
+      _cffi_type(43), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (emu_trace_site *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(41), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(43), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2623,6 +2308,118 @@ _cffi_f_emu_trace_hook(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_hook _cffi_d_emu_trace_hook
+#endif
+
+static int _cffi_d_emu_trace_know(emu_trace * x0, emu_trace_unit const * x1, size_t x2)
+{
+  return emu_trace_know(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_know(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  emu_trace_unit const * x1;
+  size_t x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_know", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(13), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (emu_trace_unit const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(13), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x2 = _cffi_to_c_int(arg2, size_t);
+  if (x2 == (size_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_know(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_know _cffi_d_emu_trace_know
+#endif
+
+static size_t _cffi_d_emu_trace_known(emu_trace const * x0, emu_trace_unit * x1)
+{
+  return emu_trace_known(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_known(PyObject *self, PyObject *args)
+{
+  emu_trace const * x0;
+  emu_trace_unit * x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  size_t result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_known", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(70), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (emu_trace_unit *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(70), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_known(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, size_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_known _cffi_d_emu_trace_known
 #endif
 
 static int _cffi_d_emu_trace_learn_generator(emu_trace const * x0, void const * x1)
@@ -2655,10 +2452,10 @@ _cffi_f_emu_trace_learn_generator(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg1, (char **)&x1);
+      _cffi_type(35), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2901,6 +2698,82 @@ _cffi_f_emu_trace_open(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_trace_open _cffi_d_emu_trace_open
 #endif
 
+static size_t _cffi_d_emu_trace_pauses(emu_trace const * x0, uint64_t x1, uint64_t x2, uint64_t * x3, uint64_t * x4)
+{
+  return emu_trace_pauses(x0, x1, x2, x3, x4);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_pauses(PyObject *self, PyObject *args)
+{
+  emu_trace const * x0;
+  uint64_t x1;
+  uint64_t x2;
+  uint64_t * x3;
+  uint64_t * x4;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  size_t result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+  PyObject *arg4;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_pauses", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(76), arg3, (char **)&x3);
+  if (datasize != 0) {
+    x3 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(76), arg3, (char **)&x3,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(76), arg4, (char **)&x4);
+  if (datasize != 0) {
+    x4 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(76), arg4, (char **)&x4,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_trace_pauses(x0, x1, x2, x3, x4); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, size_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_trace_pauses _cffi_d_emu_trace_pauses
+#endif
+
 static void _cffi_d_emu_trace_restore_unknown(emu_trace * x0)
 {
   emu_trace_restore_unknown(x0);
@@ -3063,10 +2936,10 @@ _cffi_f_emu_trace_set_initial(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg2, (char **)&x2);
+      _cffi_type(35), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3120,10 +2993,10 @@ _cffi_f_emu_trace_set_segment(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg2, (char **)&x2);
+      _cffi_type(35), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3175,28 +3048,28 @@ _cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg1, (char **)&x1);
+      _cffi_type(35), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg2, (char **)&x2);
+      _cffi_type(35), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(33), arg3, (char **)&x3);
+      _cffi_type(35), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(33), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(35), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3214,6 +3087,52 @@ _cffi_f_emu_trace_set_state(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_trace_set_state _cffi_d_emu_trace_set_state
+#endif
+
+static void _cffi_d_emu_trace_set_stop_block(emu_trace * x0, uint64_t x1)
+{
+  emu_trace_set_stop_block(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_trace_set_stop_block(PyObject *self, PyObject *args)
+{
+  emu_trace * x0;
+  uint64_t x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_trace_set_stop_block", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_trace *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_trace_set_stop_block(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_trace_set_stop_block _cffi_d_emu_trace_set_stop_block
 #endif
 
 static int _cffi_d_emu_trace_set_unknown(emu_trace * x0, uint64_t const * x1, size_t x2)
@@ -3248,10 +3167,10 @@ _cffi_f_emu_trace_set_unknown(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(16), arg1, (char **)&x1);
+      _cffi_type(18), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(16), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(18), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3672,13 +3591,6 @@ static int _cffi_const_EMU_TRACE_CHUNK(unsigned long long *o)
   return n;
 }
 
-static int _cffi_const_EMU_TRACE_CODE(unsigned long long *o)
-{
-  int n = (EMU_TRACE_CODE) <= 0;
-  *o = (unsigned long long)((EMU_TRACE_CODE) | 0);  /* check that EMU_TRACE_CODE is an integer */
-  return n;
-}
-
 static int _cffi_const_EMU_TRACE_DEVICE(unsigned long long *o)
 {
   int n = (EMU_TRACE_DEVICE) <= 0;
@@ -3742,7 +3654,6 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_BLOCK", (void *)_cffi_const_EMU_TRACE_BLOCK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_BUDGET", (void *)_cffi_const_EMU_TRACE_BUDGET, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_CHUNK", (void *)_cffi_const_EMU_TRACE_CHUNK, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "EMU_TRACE_CODE", (void *)_cffi_const_EMU_TRACE_CODE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_DEVICE", (void *)_cffi_const_EMU_TRACE_DEVICE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_FENCE", (void *)_cffi_const_EMU_TRACE_FENCE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_FLUSH", (void *)_cffi_const_EMU_TRACE_FLUSH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -3750,42 +3661,46 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_NOWHERE", (void *)_cffi_const_EMU_TRACE_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_trace_add_region },
-  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 100), (void *)_cffi_d_emu_trace_ask },
+  { "emu_trace_accessed", (void *)_cffi_f_emu_trace_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 118), (void *)_cffi_d_emu_trace_accessed },
+  { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 31), (void *)_cffi_d_emu_trace_add_region },
+  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 113), (void *)_cffi_d_emu_trace_ask },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
-  { "emu_trace_at_budget", (void *)_cffi_f_emu_trace_at_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 127), (void *)_cffi_d_emu_trace_at_budget },
-  { "emu_trace_await", (void *)_cffi_f_emu_trace_await, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 96), (void *)_cffi_d_emu_trace_await },
+  { "emu_trace_at_block", (void *)_cffi_f_emu_trace_at_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 150), (void *)_cffi_d_emu_trace_at_block },
+  { "emu_trace_await", (void *)_cffi_f_emu_trace_await, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_await },
   { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_cut", (void *)_cffi_f_emu_trace_cut, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_trace_cut },
-  { "emu_trace_executes", (void *)_cffi_f_emu_trace_executes, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 59), (void *)_cffi_d_emu_trace_executes },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_trace_finish },
-  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 111), (void *)_cffi_d_emu_trace_give },
-  { "emu_trace_has_tables", (void *)_cffi_f_emu_trace_has_tables, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_trace_has_tables },
-  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_trace_hook },
-  { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 62), (void *)_cffi_d_emu_trace_learn_generator },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 153), (void *)emu_trace_new_block },
-  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 146), (void *)emu_trace_new_instruction },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 151), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 82), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_trace_note_access },
-  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_trace_note_read },
-  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_trace_open },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 79), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 96), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_budget", (void *)_cffi_f_emu_trace_set_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 96), (void *)_cffi_d_emu_trace_set_budget },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 116), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 91), (void *)_cffi_d_emu_trace_set_segment },
-  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_trace_set_state },
-  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_trace_set_unknown },
-  { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_start_log },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 152), (void *)emu_trace_stop },
-  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_trace_track },
-  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_trace_translate_again },
-  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 153), (void *)emu_trace_unknown_read },
-  { "emu_trace_watch", (void *)_cffi_f_emu_trace_watch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 53), (void *)_cffi_d_emu_trace_watch },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_close },
+  { "emu_trace_cut", (void *)_cffi_f_emu_trace_cut, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_trace_cut },
+  { "emu_trace_executes", (void *)_cffi_f_emu_trace_executes, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_executes },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 130), (void *)_cffi_d_emu_trace_give },
+  { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_trace_hook },
+  { "emu_trace_know", (void *)_cffi_f_emu_trace_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_trace_know },
+  { "emu_trace_known", (void *)_cffi_f_emu_trace_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_trace_known },
+  { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 64), (void *)_cffi_d_emu_trace_learn_generator },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 174), (void *)emu_trace_new_block },
+  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 166), (void *)emu_trace_new_instruction },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 172), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 95), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 124), (void *)_cffi_d_emu_trace_note_read },
+  { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_trace_open },
+  { "emu_trace_pauses", (void *)_cffi_f_emu_trace_pauses, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 72), (void *)_cffi_d_emu_trace_pauses },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_budget", (void *)_cffi_f_emu_trace_set_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_set_budget },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 135), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 104), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 140), (void *)_cffi_d_emu_trace_set_state },
+  { "emu_trace_set_stop_block", (void *)_cffi_f_emu_trace_set_stop_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_set_stop_block },
+  { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 16), (void *)_cffi_d_emu_trace_set_unknown },
+  { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_emu_trace_start_log },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 173), (void *)emu_trace_stop },
+  { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_trace_track },
+  { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_trace_translate_again },
+  { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_trace_unhook },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 174), (void *)emu_trace_unknown_read },
+  { "emu_trace_watch", (void *)_cffi_f_emu_trace_watch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_emu_trace_watch },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -3804,24 +3719,24 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "budget", offsetof(emu_trace, budget),
               sizeof(((emu_trace *)0)->budget),
               _CFFI_OP(_CFFI_OP_NOOP, 5) },
-  { "stop_block", offsetof(emu_trace, stop_block),
-                  sizeof(((emu_trace *)0)->stop_block),
-                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "next_look", offsetof(emu_trace, next_look),
+                 sizeof(((emu_trace *)0)->next_look),
+                 _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "first_access", offsetof(emu_trace, first_access),
                     sizeof(((emu_trace *)0)->first_access),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "starved", offsetof(emu_trace, starved),
                sizeof(((emu_trace *)0)->starved),
-               _CFFI_OP(_CFFI_OP_NOOP, 34) },
+               _CFFI_OP(_CFFI_OP_NOOP, 36) },
   { "reads", offsetof(emu_trace, reads),
              sizeof(((emu_trace *)0)->reads),
-             _CFFI_OP(_CFFI_OP_NOOP, 144) },
+             _CFFI_OP(_CFFI_OP_NOOP, 164) },
   { "read_entries", offsetof(emu_trace, read_entries),
                     sizeof(((emu_trace *)0)->read_entries),
-                    _CFFI_OP(_CFFI_OP_NOOP, 72) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 76) },
   { "read_count", offsetof(emu_trace, read_count),
                   sizeof(((emu_trace *)0)->read_count),
-                  _CFFI_OP(_CFFI_OP_NOOP, 17) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 14) },
   { "pc", offsetof(emu_trace_entry, pc),
           sizeof(((emu_trace_entry *)0)->pc),
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3833,19 +3748,19 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "instance", offsetof(emu_trace_entry, instance),
                 sizeof(((emu_trace_entry *)0)->instance),
-                _CFFI_OP(_CFFI_OP_NOOP, 22) },
+                _CFFI_OP(_CFFI_OP_NOOP, 24) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 114) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 114) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 114) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 114) },
+              _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "unit", offsetof(emu_trace_read, unit),
             sizeof(((emu_trace_read *)0)->unit),
             _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3863,7 +3778,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 149) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 170) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3872,49 +3787,58 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 148) },
+            _CFFI_OP(_CFFI_OP_NOOP, 169) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 148) },
+             _CFFI_OP(_CFFI_OP_NOOP, 169) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 148) },
+               _CFFI_OP(_CFFI_OP_NOOP, 169) },
   { "base_slot", offsetof(emu_trace_site, base_slot),
                  sizeof(((emu_trace_site *)0)->base_slot),
-                 _CFFI_OP(_CFFI_OP_NOOP, 150) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 171) },
   { "index_slot", offsetof(emu_trace_site, index_slot),
                   sizeof(((emu_trace_site *)0)->index_slot),
-                  _CFFI_OP(_CFFI_OP_NOOP, 150) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 171) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 114) },
+             _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 114) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 114) },
+            _CFFI_OP(_CFFI_OP_NOOP, 133) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 114) },
+              _CFFI_OP(_CFFI_OP_NOOP, 133) },
+  { "unit", offsetof(emu_trace_unit, unit),
+            sizeof(((emu_trace_unit *)0)->unit),
+            _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "unknown", offsetof(emu_trace_unit, unknown),
+               sizeof(((emu_trace_unit *)0)->unknown),
+               _CFFI_OP(_CFFI_OP_NOOP, 5) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 141, 0,
+  { "$emu_trace", 161, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
-  { "$emu_trace_entry", 143, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 163, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
-  { "$emu_trace_read", 145, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_read", 165, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
-  { "$emu_trace_site", 147, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_site", 167, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 14 },
+  { "$emu_trace_unit", 168, _CFFI_F_CHECK_FIELDS,
+    sizeof(emu_trace_unit), offsetof(struct _cffi_align_typedef_emu_trace_unit, y), 36, 2 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 141 },
-  { "emu_trace_entry", 143 },
-  { "emu_trace_read", 145 },
-  { "emu_trace_site", 147 },
+  { "emu_trace", 161 },
+  { "emu_trace_entry", 163 },
+  { "emu_trace_read", 165 },
+  { "emu_trace_site", 167 },
+  { "emu_trace_unit", 168 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3924,12 +3848,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  57,  /* num_globals */
-  4,  /* num_struct_unions */
+  60,  /* num_globals */
+  5,  /* num_struct_unions */
   0,  /* num_enums */
-  4,  /* num_typenames */
+  5,  /* num_typenames */
   NULL,  /* no includes */
-  155,  /* num_types */
+  176,  /* num_types */
   1,  /* flags */
 };
 

@@ -38,8 +38,7 @@ enum { HF_LMA = 1 << 14, HF_CS64 = 1 << 15 };
 #define EMU_TRACE_FULL 1
 #define EMU_TRACE_BUDGET 2
 #define EMU_TRACE_BLOCK 3
-#define EMU_TRACE_CODE 4
-#define EMU_TRACE_ACCESS 5
+#define EMU_TRACE_ACCESS 4
 
 #define EMU_TRACE_NOWHERE UINT64_MAX
 #define SEGMENTS 6
@@ -108,6 +107,11 @@ typedef struct {
     uint64_t unit, mask, value;
 } emu_trace_read;
 
+/* Which bytes of `unit` are unknown, as bits. */
+typedef struct {
+    uint64_t unit, unknown;
+} emu_trace_unit;
+
 typedef struct {
     void *owner;
     emu_trace_entry **chunks;
@@ -116,6 +120,7 @@ typedef struct {
     uint64_t blocks;
     uint64_t budget;
     uint64_t stop_block;
+    uint64_t next_look; /* the first of these two blocks */
     uint64_t first_access;
 
     void *uc;
@@ -150,6 +155,7 @@ typedef struct {
     size_t touches, touch_room;
     emu_trace_read *reads;
     uint64_t *read_entries; /* for each of `reads`, the log's length then */
+    uint64_t *read_blocks;  /* and the number of the block */
     size_t read_count, read_room;
 } emu_trace;
 
@@ -179,9 +185,6 @@ static uint64_t reg(emu_trace *t, int id)
     return value;
 }
 
-static bool is_long_mode(const emu_trace *t) { return *t->hflags & HF_LMA; }
-static bool is_code64(const emu_trace *t) { return *t->hflags & HF_CS64; }
-
 static const region *region_of(const emu_trace *t, uint64_t gpa)
 {
     for (unsigned n = 0; n < t->region_count; n++)
@@ -190,72 +193,7 @@ static const region *region_of(const emu_trace *t, uint64_t gpa)
     return NULL;
 }
 
-static uint64_t entry_at(emu_trace *t, uint64_t address, unsigned size)
-{
-    const region *r = region_of(t, address);
-    uint64_t value = 0;
-    if (r && address - r->gpa + size <= r->size)
-        memcpy(&value, r->host + (address - r->gpa), size);
-    else
-        library.read_memory(t->uc, address, &value, size);
-    return value;
-}
-
-/* Linear to physical (Intel SDM volume 3, chapter 4); false where nothing is mapped. */
-static bool translate(emu_trace *t, uint64_t linear, uint64_t *physical)
-{
-    static const uint8_t shifts[3][5] = {{48, 39, 30, 21, 12}, {30, 21, 12}, {22, 12}};
-    uint64_t cr0 = t->control[0], cr4 = t->control[4], table;
-    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
-    unsigned mode = is_long ? 0 : pae ? 1 : 2, last = is_long ? 4 : pae ? 2 : 1;
-    if (!is_long)
-        linear &= 0xffffffffu;
-    if (!(cr0 >> 31 & 1)) {
-        *physical = linear;
-        return true;
-    }
-    table = t->control[3] & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u);
-    for (unsigned level = is_long && !(cr4 & 0x1000); level <= last; level++) {
-        unsigned shift = shifts[mode][level], size = mode == 2 ? 4 : 8;
-        unsigned bits = mode == 2 ? 10 : mode == 1 && level == 0 ? 2 : 9;
-        uint64_t entry = entry_at(t, table + (linear >> shift & ((1u << bits) - 1)) * size, size);
-        bool large = entry & 0x80 && (shift == 21 || (shift == 30 && is_long) || (shift == 22 && cr4 & 0x10));
-        if (!(entry & 1))
-            return false;
-        table = entry & (mode == 2 ? 0xfffff000u : 0x000ffffffffff000u);
-        if (large || level == last) {
-            uint64_t offset = ((uint64_t)1 << shift) - 1;
-            if (large && mode == 2)
-                table = (entry & 0xffc00000u) | (entry >> 13 & 0xff) << 32;
-            *physical = (table & ~offset) | (linear & offset);
-            return true;
-        }
-    }
-    return false;
-}
-
-static uint64_t operand(emu_trace *t, int id, int slot)
-{
-    return slot < 0 ? reg(t, id) : t->general[slot];
-}
-
-static uint64_t linear_address(const emu_trace_site *s)
-{
-    uint64_t address = (uint64_t)s->displacement;
-    if (s->base)
-        address += operand(s->trace, s->base, s->base_slot);
-    if (s->index)
-        address += operand(s->trace, s->index, s->index_slot) * s->scale;
-    address &= s->address_mask;
-    if (s->segment)
-        address += *s->trace->segment_bases[s->segment - 1];
-    return address & s->linear_mask;
-}
-
-static bool effective_address(const emu_trace_site *s, uint64_t *physical)
-{
-    return translate(s->trace, linear_address(s), physical);
-}
+#include "guest_addresses.h"
 
 static bool add_chunk(emu_trace *t)
 {
@@ -297,206 +235,8 @@ const emu_trace_entry *emu_trace_at(const emu_trace *t, uint64_t number)
     return &t->chunks[number / EMU_TRACE_CHUNK][number % EMU_TRACE_CHUNK];
 }
 
-/* `size` bytes at `gpa` are logged, so they are no news in a page table. */
-static void know(emu_trace *t, uint64_t gpa, const void *bytes, size_t size)
-{
-    for (size_t n = 0; n < t->table_count; n++)
-        if (gpa - t->tables[n].gpa < PAGE) /* no piece in the log crosses a page */
-            memcpy(t->tables[n].known + (gpa - t->tables[n].gpa), bytes, size);
-}
-
-/*
- * The engine marks entries of page tables as accessed and dirty when it walks them, and tells nobody. Looked for before
- * anything else is logged, such marks come into the log in the right place.
- */
-static void log_marks(emu_trace *t)
-{
-    for (size_t n = 0; n < t->table_count; n++) {
-        table *of = &t->tables[n];
-        if (!memcmp(of->known, of->host, PAGE))
-            continue;
-        for (unsigned at = 0; at < PAGE; at += 8) {
-            emu_trace_entry *e;
-            if (!memcmp(of->known + at, of->host + at, 8))
-                continue;
-            memcpy(of->known + at, of->host + at, 8);
-            if (!(e = append(t, EMU_TRACE_STORE, reg(t, REG_RIP))))
-                return;
-            e->address = of->gpa + at;
-            e->size = 8;
-            memcpy(&e->value, of->known + at, 8);
-            e->instance = --t->marks; /* the instruction under way goes on */
-        }
-    }
-}
-
-/*
- * What a store left is read back from memory. Its callback's value cannot be trusted for that: it is not yet swapped
- * for MOVBE, and the store may still fault.
- */
-static void finish_stores(emu_trace *t)
-{
-    while (t->open_count) {
-        unfinished *open = &t->open[--t->open_count];
-        memcpy(&open->entry->value, open->host, open->entry->size);
-        know(t, open->entry->address, &open->entry->value, open->entry->size);
-    }
-    if (t->table_count)
-        log_marks(t);
-}
-
-/*
- * Take a page of the NVDIMM as a page table from now on. By now the engine has walked it, to fetch the code behind the
- * instruction that switched to it; so what it held before is made from the log.
- */
-static void add_table(emu_trace *t, const region *r, uint64_t gpa)
-{
-    const uint8_t *host = r->host + (gpa - r->gpa);
-    for (size_t n = 0; n < t->table_count; n++)
-        if (t->tables[n].gpa == gpa)
-            return;
-    if (t->table_count == t->table_room) {
-        size_t room = t->table_room ? 2 * t->table_room : 4;
-        table *tables = realloc(t->tables, room * sizeof *tables);
-        if (!tables)
-            return; /* then the marks are missing in the log, which is found out at the end */
-        t->tables = tables;
-        t->table_room = room;
-    }
-    t->tables[t->table_count].gpa = gpa;
-    t->tables[t->table_count].host = host;
-    t->table_count++;
-    if (!r->initial) {
-        know(t, gpa, host, PAGE);
-        return;
-    }
-    know(t, gpa, r->initial + (gpa - r->gpa), PAGE);
-    for (uint64_t n = 0; n < t->count; n++) {
-        const emu_trace_entry *e = emu_trace_at(t, n);
-        if (e->kind == EMU_TRACE_STORE)
-            know(t, e->address, &e->value, e->size);
-    }
-}
-
-/* The tables in the NVDIMM below the one of `size` bytes at `gpa`, itself included: `levels` deep, `left` in all. */
-static void find_tables(emu_trace *t, uint64_t gpa, unsigned size, unsigned levels, bool wide, unsigned *left)
-{
-    const region *r = region_of(t, gpa);
-    const uint8_t *host;
-    if (!r || !*left)
-        return;
-    --*left;
-    host = r->host + (gpa - r->gpa);
-    if (r->logged)
-        add_table(t, r, gpa & ~(uint64_t)(PAGE - 1));
-    for (unsigned at = 0; levels > 1 && at < size; at += wide ? 8 : 4) {
-        uint64_t entry = 0;
-        memcpy(&entry, host + at, wide ? 8 : 4);
-        if ((entry & 0x81) == 1) /* present, not a large page */
-            find_tables(t, entry & (wide ? 0x000ffffffffff000u : 0xfffff000u), PAGE, levels - 1, wide, left);
-    }
-}
-
-/* After the guest may have changed its page tables' root: which of them are in the NVDIMM. */
-static void look_for_tables(emu_trace *t)
-{
-    uint64_t cr3 = t->control[3], cr4 = t->control[4];
-    bool is_long = is_long_mode(t), pae = cr4 & 0x20;
-    unsigned levels = is_long ? (cr4 & 0x1000 ? 5 : 4) : pae ? 3 : 2, left = MOST_TABLES;
-    t->look_for_tables = 0;
-    t->table_count = 0;
-    if (t->control[0] >> 31 & 1)
-        find_tables(t, cr3 & (is_long ? 0x000ffffffffff000u : pae ? 0xffffffe0u : 0xfffff000u),
-                    levels == 3 ? 32 : PAGE, levels, is_long || pae, &left);
-    if (t->table_count)
-        log_marks(t);
-}
-
-/* At most 8 bytes at a linear address; the next page may be anywhere. Where nothing is mapped, the guest will fault. */
-static uint64_t read_linear(emu_trace *t, uint64_t linear, unsigned size)
-{
-    unsigned first = PAGE - (unsigned)(linear % PAGE);
-    uint64_t low = 0, high = 0, physical;
-    first = first < size ? first : size;
-    if (translate(t, linear, &physical))
-        low = entry_at(t, physical, first);
-    if (first < size && translate(t, linear + first, &physical))
-        high = entry_at(t, physical, size - first) << 8 * first;
-    return low | high;
-}
-
-/* Whether a compare-and-swap is about to fail. */
-static bool cas_fails(emu_trace *t, const emu_trace_site *s)
-{
-    uint64_t linear = linear_address(s);
-    uint64_t found[2] = {0, 0}, expected[2] = {reg(t, REG_RAX), reg(t, REG_RDX)};
-    unsigned half = s->site & EMU_SITE_CAS_PAIR ? s->size / 2u : s->size;
-    uint64_t mask = half < 8 ? ((uint64_t)1 << 8 * half) - 1 : UINT64_MAX;
-    found[0] = read_linear(t, linear, half);
-    if (((found[0] ^ expected[0]) & mask) || !(s->site & EMU_SITE_CAS_PAIR))
-        return (found[0] ^ expected[0]) & mask;
-    found[1] = read_linear(t, linear + half, half);
-    return (found[1] ^ expected[1]) & mask;
-}
-
-/* An instruction that matters is about to execute; a REP instruction announces itself before each iteration. */
-static void on_site(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    emu_trace_site *s = user;
-    emu_trace *t = s->trace;
-    emu_trace_entry *e = NULL;
-    uint64_t physical = 0;
-    (void)uc, (void)address, (void)size;
-    finish_stores(t);
-    t->site_pc = s->pc;
-    t->site = s->site;
-    t->site_entry = EMU_TRACE_NOWHERE;
-    if (s->site & EMU_SITE_REP) {
-        uint64_t left = reg(t, REG_RCX) & s->address_mask;
-        if (t->rep_pc != s->pc || left + 1 != t->rep_count || t->rep_instance != t->instance)
-            t->rep_instance = ++t->instance;
-        t->rep_pc = s->pc;
-        t->rep_count = left;
-        return;
-    }
-    t->instance++;
-    if (s->site & EMU_SITE_FLUSH) {
-        if (effective_address(s, &physical) && physical - t->base < t->units * 8 &&
-            (e = append(t, EMU_TRACE_FLUSH, s->pc)))
-            e->address = physical;
-    } else if (s->site & EMU_SITE_SPECIAL && s->detail == EMU_SPECIAL_PAGING) {
-        t->look_for_tables = 1;
-    } else if (s->site & EMU_SITE_SPECIAL) {
-        e = append(t, EMU_TRACE_SPECIAL, s->pc);
-    } else if (s->site & (EMU_SITE_FENCE | EMU_SITE_LOCKED)) {
-        bool failed = false;
-        if (s->site & (EMU_SITE_CAS | EMU_SITE_CAS_PAIR))
-            failed = cas_fails(t, s);
-        if ((e = append(t, EMU_TRACE_FENCE, s->pc)))
-            e->value = failed;
-    }
-    if (e) {
-        e->instance = t->instance;
-        e->site = s->site;
-        e->detail = s->detail;
-        t->site_entry = t->count - 1;
-    }
-}
-
-/* The instruction at `pc` raised a fault, so that a flush or fence that it announced did not happen. */
-static void void_entry_at(emu_trace *t, uint64_t pc)
-{
-    if (t->site_pc == pc && t->site_entry < t->count)
-        t->chunks[t->site_entry / EMU_TRACE_CHUNK][t->site_entry % EMU_TRACE_CHUNK].kind = EMU_TRACE_VOID;
-    t->site_entry = EMU_TRACE_NOWHERE;
-    t->rep_instance = 0; /* what goes on afterwards is another store */
-}
-
-static uint8_t kind_of_site(const emu_trace_site *s)
-{
-    return s->site & EMU_SITE_FLUSH ? EMU_TRACE_FLUSH : s->site & EMU_SITE_SPECIAL ? EMU_TRACE_SPECIAL : EMU_TRACE_FENCE;
-}
-
+#include "table_marks.h"
+#include "site_hook.h"
 #include "store_log.h"
 
 void emu_trace_retract(emu_trace *t, uint64_t pc)
@@ -510,7 +250,7 @@ void emu_trace_retract(emu_trace *t, uint64_t pc)
 void emu_trace_note_access(emu_trace *t)
 {
     if (!t->first_access) {
-        t->first_access = t->blocks;
+        t->first_access = t->blocks ? t->blocks : 1;
         emu_trace_stop(t->owner, EMU_TRACE_ACCESS);
     }
 }
@@ -584,129 +324,7 @@ void emu_trace_note(emu_trace *t, int kind, uint64_t pc, uint64_t address, uint6
     e->instance = t->instance;
 }
 
-static const uint8_t *host_of(emu_trace *t, uint64_t linear)
-{
-    uint64_t gpa;
-    const region *r = translate(t, linear, &gpa) ? region_of(t, gpa) : NULL;
-    return r ? r->host + (gpa - r->gpa) : NULL;
-}
-
-static bool same_code(const block *b)
-{
-    return (!b->host[0] || !memcmp(b->code, b->host[0], b->first)) &&
-           (!b->host[1] || !memcmp(b->code + b->first, b->host[1], b->size - b->first));
-}
-
-/*
- * Whether the block has not been looked at as it is now. Comparing its bytes whenever it executes finds code that was
- * patched, loaded later, or put back by a rewind that Unicorn knows nothing of.
- */
-static bool is_new(emu_trace *t, uint64_t address, uint32_t size)
-{
-    block **bucket = &t->blocks_seen[(address * 0x9E3779B97F4A7C15u) >> 50], *b;
-    for (b = *bucket; b && (b->address != address || b->size != size);)
-        b = b->next;
-    if (b && same_code(b))
-        return false;
-    if (!b) {
-        b = calloc(1, sizeof *b + size);
-        if (!b)
-            return true;
-        b->address = address;
-        b->size = size;
-        b->first = PAGE - address % PAGE < size ? PAGE - (uint32_t)(address % PAGE) : size;
-        b->next = *bucket;
-        *bucket = b;
-    }
-    b->host[0] = host_of(t, address);
-    b->host[1] = b->first < size ? host_of(t, address + b->first) : NULL;
-    if (b->host[0])
-        memcpy(b->code, b->host[0], b->first);
-    if (b->host[1])
-        memcpy(b->code + b->first, b->host[1], size - b->first);
-    return true;
-}
-
-/* Whether somebody waits for the guest to come back to a block, and it does not yet. */
-static bool is_awaiting(const emu_trace *t)
-{
-    return t->awaited != EMU_TRACE_NOWHERE && t->blocks < t->awaited_until &&
-           (t->block != t->awaited || memcmp(t->general, t->awaited_general, sizeof t->awaited_general));
-}
-
-static void count_block(emu_trace *t, uint64_t address)
-{
-    t->blocks++;
-    t->block = address;
-    if (t->full) {
-        t->full = 0;
-        emu_trace_stop(t->owner, EMU_TRACE_FULL); /* which may raise the limit */
-    }
-    if (t->blocks >= t->budget && !is_awaiting(t))
-        emu_trace_stop(t->owner, EMU_TRACE_BUDGET);
-    else if (t->blocks == t->stop_block)
-        emu_trace_stop(t->owner, EMU_TRACE_BLOCK);
-}
-
-/* Blocks from here on use up the budget. */
-void emu_trace_set_budget(emu_trace *t, uint64_t blocks)
-{
-    t->budget = blocks;
-    t->awaited = EMU_TRACE_NOWHERE;
-}
-
-/*
- * The budget is used up, and the guest stands before a block: nobody wants to know of the next ones, until it comes back
- * to this one with the general registers as they are, or so many blocks were executed.
- */
-void emu_trace_await(emu_trace *t, uint64_t until)
-{
-    t->awaited = t->block;
-    t->awaited_until = until;
-    memcpy(t->awaited_general, t->general, sizeof t->awaited_general);
-}
-
-/* From a block callback: drop the block's translation, which lacks new hooks or is of old code, and enter it again. */
-int emu_trace_translate_again(emu_trace *t, uint64_t address, uint32_t size)
-{
-    int error = library.control(t->uc, CTL_REMOVE_CACHE, address, address + size);
-    t->blocks--;
-    return error ? error : library.write_register(t->uc, REG_RIP, &address);
-}
-
-static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    (void)uc;
-    finish_stores(user);
-    if (is_new(user, address, size))
-        emu_trace_translate_again(user, address, size);
-    count_block(user, address);
-}
-
-/* As on_block, and shows new code to Python, which puts hooks on the instructions that matter. */
-static void on_block_watching(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    emu_trace *t = user;
-    (void)uc;
-    finish_stores(t);
-    if (t->look_for_tables)
-        look_for_tables(t);
-    if (is_new(t, address, size))
-        emu_trace_new_block(t->owner, address, size);
-    count_block(t, address);
-}
-
-/* As many blocks as the budget allows have begun. */
-void emu_trace_at_budget(void *trace)
-{
-    emu_trace_stop(((emu_trace *)trace)->owner, EMU_TRACE_BUDGET);
-}
-
-static void on_code_in_nvdimm(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    (void)uc, (void)address, (void)size;
-    emu_trace_stop(((emu_trace *)user)->owner, EMU_TRACE_CODE);
-}
+#include "blocks.h"
 
 /* Remember to restore what is known of the unit; false when memory ran out. */
 static bool touch(emu_trace *t, uint64_t at)
@@ -774,15 +392,18 @@ void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t va
         size_t room = t->read_room ? 2 * t->read_room : 256;
         emu_trace_read *reads = realloc(t->reads, room * sizeof *reads);
         uint64_t *entries = reads ? realloc(t->read_entries, room * sizeof *entries) : NULL;
+        uint64_t *blocks = entries ? realloc(t->read_blocks, room * sizeof *blocks) : NULL;
         t->reads = reads ? reads : t->reads;
-        if (!entries) {
+        t->read_entries = entries ? entries : t->read_entries;
+        if (!blocks) {
             t->starved = 1;
             return;
         }
-        t->read_entries = entries;
+        t->read_blocks = blocks;
         t->read_room = room;
     }
     t->read_entries[t->read_count] = t->count;
+    t->read_blocks[t->read_count] = t->blocks;
     t->reads[t->read_count++] = (emu_trace_read){unit, mask, value & mask};
 }
 
@@ -800,30 +421,31 @@ size_t emu_trace_cut(const emu_trace_read *reads, size_t count, uint64_t ends, u
     return number;
 }
 
+/*
+ * The reads with at least so many blocks between theirs and that of the one before, the first time `from`, which are the
+ * first in their block: their numbers and blocks, for which there is room. How many.
+ */
+size_t emu_trace_pauses(const emu_trace *t, uint64_t from, uint64_t distance, uint64_t *numbers, uint64_t *blocks)
+{
+    size_t found = 0;
+    for (size_t n = 0; n < t->read_count; n++)
+        if (t->read_blocks[n] - from >= distance && (!n || t->read_blocks[n - 1] != t->read_blocks[n])) {
+            numbers[found] = n;
+            blocks[found++] = from = t->read_blocks[n];
+        }
+    return found;
+}
+
 /* The bytes of `unit` that an access touches, as bits. */
-static uint8_t bytes_in(uint64_t unit, uint64_t address, unsigned size)
+static uint8_t bytes_in(uint64_t unit, uint64_t address, uint64_t size)
 {
     uint64_t from = address > unit ? address - unit : 0;
     uint64_t upto = address + size - unit < 8 ? address + size - unit : 8;
     return (uint8_t)(((1u << upto) - 1) & ~((1u << from) - 1));
 }
 
-/* The pieces of an access, which Unicorn announces by the address of its first byte: one, or two on two pages. */
-static unsigned pieces_of(emu_trace *t, uint64_t address, unsigned size, uint64_t *starts, unsigned *sizes)
-{
-    unsigned first = PAGE - (unsigned)(address % PAGE);
-    starts[0] = address;
-    sizes[0] = size;
-    if (first >= size)
-        return address - t->base < t->units * 8;
-    sizes[0] = first;
-    starts[1] = emu_trace_next_page(t->owner, reg(t, REG_RIP), address);
-    sizes[1] = size - first;
-    return 2;
-}
-
 /* These bytes of a unit are being read: note those that are unknown, when it is known what they hold. */
-static void note_unknown(emu_trace *t, struct watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller)
+static void note_unknown(emu_trace *t, uint64_t unit, uint8_t bytes, uintptr_t caller)
 {
     uint64_t at = number_of(t, unit), mask;
     const region *r;
@@ -831,56 +453,45 @@ static void note_unknown(emu_trace *t, struct watch *w, uint64_t unit, uint8_t b
     r = bytes ? region_of(t, unit) : NULL;
     if (!r)
         return;
-    if (bytes & t->asked[at] & ~t->given[at]) { /* which puts them into memory */
-        if (w)
-            ask_for(w, unit, bytes, caller);
-        else
-            emu_trace_unknown_read(t->owner, unit, bytes);
-    }
+    if (bytes & t->asked[at] & ~t->given[at]) /* which puts them into memory */
+        ask_for(t->watch, unit, bytes, caller);
     learn(t, unit, bytes);
     mask = mask_of(bytes);
     emu_trace_note_read(t, unit, mask, *(const uint64_t *)(r->host + (unit - r->gpa)));
 }
 
+/* Whether a physical address is one where bytes can be unknown. */
+static bool is_tracked(const emu_trace *t, uint64_t address) { return address - t->base < t->units * 8; }
+
+/* An access to physical memory, within a page: what is stored is known from now on. */
+static void note_physical(emu_trace *t, uint64_t start, uint64_t size, bool stores, uintptr_t caller)
+{
+    if (!is_tracked(t, start))
+        return;
+    emu_trace_note_access(t);
+    for (uint64_t unit = start & ~(uint64_t)7; unit < start + size; unit += 8) {
+        uint8_t bytes = bytes_in(unit, start, size);
+        if (stores)
+            learn(t, unit, bytes);
+        else
+            note_unknown(t, unit, bytes, caller);
+    }
+}
+
+/* Something other than an instruction's own access reads guest memory or has stored to it, within a page. */
+void emu_trace_accessed(emu_trace *t, uint64_t address, uint64_t size, int stores)
+{
+    if (t->watch)
+        note_physical(t, address, size, stores, 0);
+}
+
 #include "watched.h"
-
-static void on_read(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    emu_trace *t = user;
-    uint64_t starts[2];
-    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
-    (void)uc, (void)type, (void)value;
-    for (unsigned n = 0; n < count; n++) {
-        if (starts[n] - t->base >= t->units * 8)
-            continue;
-        emu_trace_note_access(t);
-        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            note_unknown(t, NULL, unit, bytes_in(unit, starts[n], sizes[n]), 0);
-    }
-}
-
-/* A store of recovery: from now on these bytes are its own. */
-static void on_overwrite(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
-{
-    emu_trace *t = user;
-    uint64_t starts[2];
-    unsigned sizes[2], count = pieces_of(t, address, (unsigned)size, starts, sizes);
-    (void)uc, (void)type, (void)value;
-    for (unsigned n = 0; n < count; n++) {
-        if (starts[n] - t->base >= t->units * 8)
-            continue;
-        emu_trace_note_access(t);
-        for (uint64_t unit = starts[n] & ~(uint64_t)7; unit < starts[n] + sizes[n]; unit += 8)
-            learn(t, unit, bytes_in(unit, starts[n], sizes[n]));
-    }
-}
 
 /* Install callback number `which` for Unicorn's hook `type`; user data is the trace, or `site` if given. */
 int emu_trace_hook(emu_trace *t, uintptr_t *handle, int which, int type, emu_trace_site *site, uint64_t begin,
                    uint64_t end)
 {
-    void *const callbacks[] = {on_site, on_store, on_block, on_block_watching, on_read, on_overwrite,
-                               on_code_in_nvdimm};
+    void *const callbacks[] = {on_site, on_store, on_block};
     return library.add_hook(t->uc, handle, type, callbacks[which], site ? (void *)site : t, begin, end);
 }
 
@@ -943,6 +554,7 @@ void emu_trace_close(emu_trace *t)
     free(t->touched);
     free(t->reads);
     free(t->read_entries);
+    free(t->read_blocks);
     free(t->tables);
     memset(t, 0, sizeof *t);
 }
@@ -996,14 +608,6 @@ void emu_trace_set_state(emu_trace *t, const void *general, const void *control,
     t->hflags = hflags;
 }
 
-/* Whether page tables in use are in the NVDIMM. */
-int emu_trace_has_tables(emu_trace *t)
-{
-    if (!t->table_count)
-        look_for_tables(t);
-    return t->table_count != 0;
-}
-
 void emu_trace_finish(emu_trace *t)
 {
     if (t->log)
@@ -1042,6 +646,26 @@ int emu_trace_set_unknown(emu_trace *t, const uint64_t *units, size_t count)
         uint64_t at = number_of(t, units[n]);
         if (at < t->units)
             t->unknown[at] = t->initial[at] = t->asked[at] = 0xff;
+    }
+    return 0;
+}
+
+/* The units of which something is known in this run, perhaps several times; how many, with no place for them. */
+size_t emu_trace_known(const emu_trace *t, emu_trace_unit *units)
+{
+    for (size_t n = 0; units && n < t->touches; n++)
+        units[n] = (emu_trace_unit){t->base + 8 * t->touched[n], t->unknown[t->touched[n]]};
+    return t->touches;
+}
+
+/* A run goes on from where this was known, of another one; -ENOMEM when memory ran out. */
+int emu_trace_know(emu_trace *t, const emu_trace_unit *units, size_t count)
+{
+    for (size_t n = 0; n < count; n++) {
+        uint64_t at = number_of(t, units[n].unit);
+        if (!touch(t, at))
+            return -ENOMEM;
+        t->unknown[at] = (uint8_t)units[n].unknown;
     }
     return 0;
 }

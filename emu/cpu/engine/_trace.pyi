@@ -17,13 +17,17 @@ class emu_trace_read:
     mask: int
     value: int
 
+class emu_trace_unit:
+    unit: int
+    unknown: int
+
 class emu_trace:
     owner: Pointer
     count: int
     limit: int
     blocks: int
     budget: int
-    stop_block: int
+    next_look: int
     first_access: int
     starved: int
     reads: emu_trace_read
@@ -65,7 +69,6 @@ class _Lib:
     EMU_TRACE_FULL: int
     EMU_TRACE_BUDGET: int
     EMU_TRACE_BLOCK: int
-    EMU_TRACE_CODE: int
     EMU_TRACE_ACCESS: int
     EMU_TRACE_NOWHERE: int
     @staticmethod
@@ -85,7 +88,7 @@ class _Lib:
     @staticmethod
     def emu_trace_clear(t: emu_trace, /) -> None: ...
     @staticmethod
-    def emu_trace_has_tables(t: emu_trace, /) -> int: ...
+    def emu_trace_set_stop_block(t: emu_trace, block: int, /) -> None: ...
     @staticmethod
     def emu_trace_finish(t: emu_trace, /) -> None: ...
     @staticmethod
@@ -117,13 +120,21 @@ class _Lib:
     @staticmethod
     def emu_trace_executes(t: emu_trace, /) -> int: ...
     @staticmethod
-    def emu_trace_at_budget(trace: Pointer, /) -> None: ...
+    def emu_trace_at_block(trace: Pointer, address: int, /) -> None: ...
+    @staticmethod
+    def emu_trace_accessed(t: emu_trace, address: int, size: int, stores: int, /) -> None: ...
     @staticmethod
     def emu_trace_track(t: emu_trace, base: int, size: int, /) -> int: ...
     @staticmethod
     def emu_trace_set_unknown(t: emu_trace, units: Pointer, count: int, /) -> int: ...
     @staticmethod
     def emu_trace_restore_unknown(t: emu_trace, /) -> None: ...
+    @staticmethod
+    def emu_trace_known(t: emu_trace, units: emu_trace_unit, /) -> int: ...
+    @staticmethod
+    def emu_trace_know(t: emu_trace, units: emu_trace_unit, count: int, /) -> int: ...
+    @staticmethod
+    def emu_trace_pauses(t: emu_trace, since: int, distance: int, numbers: Pointer, blocks: Pointer, /) -> int: ...
     @staticmethod
     def emu_trace_ask(t: emu_trace, unit: int, ask: int, /) -> None: ...
     @staticmethod

@@ -49,6 +49,8 @@ enum { HF_STEP = 0x100, HF_LONG = 0x4000, HF_CODE64 = 0x8000 };
 enum { PTE_PRESENT = 1, PTE_WRITABLE = 2, PTE_USER = 4, PTE_ACCESSED = 0x20, PTE_DIRTY = 0x40, PTE_LARGE = 0x80 };
 #define PTE_ADDRESS 0x000ffffffffff000u
 #define NO_ERROR_CODE UINT64_MAX
+/* Vectors of faults (SDM volume 3, table 6-1); #DB is one only sometimes, and then does not count here. */
+#define FAULTS (1u << 0 | 1u << 5 | 1u << 6 | 1u << 7 | 0x1fu << 10 | 1u << 16 | 1u << 17 | 3u << 19 | 1u << 21)
 
 static emu_delivery_layout delivery_at;
 /* Seen to work with this build of the library. */
@@ -204,7 +206,7 @@ static bool deliver(const emu_delivery *d, uint8_t *env, unsigned vector, uint64
         frame[words++] = code;
     frame[words++] = FIELD64(env, RIP_OFFSET);
     frame[words++] = FIELD32(SEGMENT(env, SEG_CS), 0);
-    frame[words++] = *flags;
+    frame[words++] = *flags | (source == FROM_EXCEPTION && vector < 32 && FAULTS >> vector & 1 ? EFLAGS_RF : 0);
     frame[words++] = GENERAL(env, GENERAL_RSP);
     frame[words++] = FIELD32(SEGMENT(env, SEG_SS), 0);
     rsp = (rsp & ~15ull) - 8 * words;
@@ -224,6 +226,14 @@ static bool deliver(const emu_delivery *d, uint8_t *env, unsigned vector, uint64
     *flags &= ~(uint32_t)(EFLAGS_TF | EFLAGS_NT | EFLAGS_RF | EFLAGS_VM | (kind & 1 ? 0 : EFLAGS_IF));
     enter_code64(env, SEGMENT_FLAGS(env, SEG_SS) >> DESC_DPL_SHIFT & 3);
     return true;
+}
+
+/* Whether INT1 may be at RIP, which the library takes for no instruction. */
+static bool at_int1(const emu_delivery *d, uint8_t *env)
+{
+    attempt a = {.d = d, .env = env};
+    const uint8_t *code = linear_ram(&a, FIELD64(env, RIP_OFFSET), 1, false, false);
+    return !code || *code == 0xf1;
 }
 
 /* Whether SYSCALL without prefixes is at RIP, so that two bytes further its successor is. */

@@ -370,7 +370,7 @@ class Engine:
 
     def count_blocks(self, count: int, limit: int, function: int, argument: int) -> None:
         """Count the blocks that begin, in a number at the first address. From the number at the second on, the C
-        function at the third is called for each, with the argument. After ``watch_blocks``.
+        function at the third is called for each, with the argument and the block's address. After ``watch_blocks``.
         """
         lib.emu_engine_count_blocks(self._e, count, limit, function, argument)
 

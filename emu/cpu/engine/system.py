@@ -76,6 +76,10 @@ class System:
         self._s.instruction_blocks = 1
         self._s.met, self._s.restarts, self._s.argument = met, restarts, argument
 
+    def debug_no_more(self) -> None:
+        """Blocks are whole again; code translated before is the caller's to drop."""
+        self._s.instruction_blocks = 0
+
     def set_watches(self, watches: Sequence[tuple[int, int, int]]) -> None:
         """Watch these and no others: linear address, size, and READ, WRITE or both. UsageError for too many."""
         if len(watches) > lib.EMU_WATCHES:
@@ -96,6 +100,11 @@ class System:
         """Addresses of a C function and its first argument that do what ``has_code`` does."""
         function = ffi.cast("uintptr_t", ffi.addressof(lib, "emu_system_has_code"))
         return int(function), int(ffi.cast("uintptr_t", self._s))
+
+    def take_code_change(self) -> bool:
+        """Since it was last asked, code was translated from a page that had none, or a page with code stored to."""
+        changed, self._s.code_changed = self._s.code_changed, 0
+        return bool(changed)
 
     def has_code(self, address: int, size: int) -> bool:
         """Code was translated from a page of these ``size`` bytes of guest memory at host ``address``."""

@@ -6,8 +6,8 @@ guest little; it depends on Unicorn's insides, so it is tried before (``emu.cpu.
 memory hooks write it, with which every load and store of the guest is slow: where the first way is not open, and to
 examine it.
 
-And a tracer stops at reads of bytes that a power failure left in doubt, so that somebody can say what they hold; that
-takes hooks.
+And a tracer stops at reads of bytes that a power failure left in doubt, so that somebody can say what they hold: it
+watches their pages (``watched.h``).
 
 Unicorn's register numbers come with the instructions to watch (``emu.cpu.sites``).
 """
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 STORE, FLUSH, FENCE = lib.EMU_TRACE_STORE, lib.EMU_TRACE_FLUSH, lib.EMU_TRACE_FENCE
 SPECIAL, DEVICE = lib.EMU_TRACE_SPECIAL, lib.EMU_TRACE_DEVICE
 FULL, BUDGET, BLOCK = lib.EMU_TRACE_FULL, lib.EMU_TRACE_BUDGET, lib.EMU_TRACE_BLOCK
-CODE, ACCESS = lib.EMU_TRACE_CODE, lib.EMU_TRACE_ACCESS
+ACCESS = lib.EMU_TRACE_ACCESS
 
 FIRST_MARK = 1 << 31
 """Instances from here on are of no instruction: the processor's own marks in page tables."""
 
 # Unicorn's hook types (unicorn/unicorn.h).
-_HOOK_CODE, _HOOK_BLOCK, _HOOK_MEM_READ, _HOOK_MEM_WRITE = 4, 8, 1 << 10, 1 << 11
+_HOOK_CODE, _HOOK_BLOCK, _HOOK_MEM_WRITE = 4, 8, 1 << 11
 # The callbacks, in the order of the table in C.
-_ON_SITE, _ON_STORE, _ON_BLOCK, _ON_BLOCK_WATCHING, _ON_READ, _ON_OVERWRITE, _ON_CODE = range(7)
+_ON_SITE, _ON_STORE, _ON_BLOCK = range(3)
 _EVERYWHERE = (1, 0)
 _SLOTS = {register: slot for slot, register in enumerate(GENERAL.values())}
 """Where the engine's state has a general register, by Unicorn's number."""
@@ -65,7 +65,7 @@ Row = tuple[int, int, int, int, int, int, int, int]
 """An ``Entry`` without names."""
 
 # emu_trace_entry, and how many of them lie in a row.
-_ENTRY = struct.Struct("=QQQIBBBB")
+ENTRY = struct.Struct("=QQQIBBBB")
 _CHUNK = lib.EMU_TRACE_CHUNK
 _READ, _NUMBER = ffi.sizeof("emu_trace_read"), struct.Struct("=Q")
 _PAGE = 4096
@@ -120,7 +120,7 @@ class Tracer:
     ``before_hooks()`` is called before hooks are added. ``on_new_block(address, size)`` sees code before it first
     executes; ``find_site(pc)`` is asked what matters about an instruction, if anything, when it is translated;
     ``on_unknown_read(unit, bytes)`` must put these bytes (bit 0 for the first) into memory; ``on_stop(why)`` gets FULL,
-    BUDGET, BLOCK or CODE; ``next_page(pc, address)`` says where the store by the instruction at ``pc``, whose first
+    BUDGET, BLOCK or ACCESS; ``next_page(pc, address)`` says where the store by the instruction at ``pc``, whose first
     byte is at guest-physical ``address``, goes on in the next page; None where that is not known. What they raise is
     kept for ``take_failure`` after ``on_failure`` was called, which should stop the engine.
     """
@@ -196,40 +196,29 @@ class Tracer:
                 return True
         self.before_hooks()
         self._hook(_ON_STORE, _HOOK_MEM_WRITE)
-        self._hook(_ON_BLOCK_WATCHING, _HOOK_BLOCK)
+        self._hook(_ON_BLOCK, _HOOK_BLOCK)
         return False
 
-    def watch_reads(self, spans: Iterable[tuple[int, int]], *, record: bool) -> None:
-        """Report reads of unknown bytes, and code in these ranges (first and last address); with ``record`` log what
-        ``record`` logs. Before running.
-        """
-        self.before_hooks()
-        self._hook(_ON_READ, _HOOK_MEM_READ)
-        self._hook(_ON_OVERWRITE, _HOOK_MEM_WRITE)
-        for span in spans:
-            self._hook(_ON_CODE, _HOOK_BLOCK, span)
-        if record:
-            self._hook(_ON_STORE, _HOOK_MEM_WRITE)
-        self._hook(_ON_BLOCK_WATCHING if record else _ON_BLOCK, _HOOK_BLOCK)
-
-    def watch_pages(self) -> bool:
-        """Report reads of unknown bytes, without hooks: only pages that have such bytes are slow. Memory that is put
-        back must be made known to the CPU. False when another tracer of this process does so. Before running.
+    def watch_pages(self) -> None:
+        """Report reads of unknown bytes, by instructions and by page walks: only pages that have such bytes are slow.
+        And the first access to the range (``first_access``). Memory that is put back must be made known to the CPU.
+        Before running; HostError when too many tracers of this process do so.
         """
         cpu, state = ffi.cast("void *", self._places.cpu), ffi.cast("void *", self._places.state)
         watched = ffi.cast("void *", _between(_accesses.__file__, "emu_watched"))
-        return not lib.emu_trace_watch(self._t, cpu, state, watched)
+        if lib.emu_trace_watch(self._t, cpu, state, watched):
+            raise HostError("too many recoveries are watched in one process", "run some in processes of their own")
 
     @property
     def executes(self) -> bool:
-        """Whether code in logged memory was executed since ``watch_pages``."""
+        """Whether code in logged memory was translated since ``restore_unknown``: so it is executed."""
         return bool(lib.emu_trace_executes(self._t))
 
     @property
     def counter(self) -> tuple[int, int, int, int]:
-        """For ``Cpu.count_blocks``, which must count where no hook does: what is done at the budget."""
-        count, limit = ffi.addressof(self._t, "blocks"), ffi.addressof(self._t, "budget")
-        places = (count, limit, ffi.addressof(lib, "emu_trace_at_budget"), self._t)
+        """For ``Cpu.count_blocks``, which must count where no hook does."""
+        count, limit = ffi.addressof(self._t, "blocks"), ffi.addressof(self._t, "next_look")
+        places = (count, limit, ffi.addressof(lib, "emu_trace_at_block"), self._t)
         first, second, third, fourth = (int(ffi.cast("uintptr_t", place)) for place in places)
         return first, second, third, fourth
 
@@ -290,7 +279,15 @@ class Tracer:
         count, size = self.count, ffi.sizeof("emu_trace_entry")
         for first in range(0, count, _CHUNK):
             number = min(_CHUNK, count - first)
-            yield from _ENTRY.iter_unpack(ffi.buffer(lib.emu_trace_at(self._t, first), number * size))
+            yield from ENTRY.iter_unpack(ffi.buffer(lib.emu_trace_at(self._t, first), number * size))
+
+    def log(self) -> bytes:
+        """All entries, ``ENTRY`` each."""
+        self._check_memory()
+        return b"".join(
+            bytes(ffi.buffer(lib.emu_trace_at(self._t, first), min(_CHUNK, self.count - first) * ENTRY.size))
+            for first in range(0, self.count, _CHUNK)
+        )
 
     def _check_memory(self) -> None:
         if self._t.starved:
@@ -298,6 +295,7 @@ class Tracer:
 
     def note_store(self, address: int, data: bytes, pc: int) -> None:
         """``data`` was just stored at guest-physical ``address`` by no instruction, at ``pc``: log it as one store."""
+        lib.emu_trace_accessed(self._t, address, len(data), True)
         at = 0
         while at < len(data):
             piece = data[at : at + 8 - (address + at) % 8]  # none crosses a page
@@ -308,6 +306,10 @@ class Tracer:
     def note_device(self, number: int, pc: int) -> None:
         """A device did something that the caller knows by ``number``, while the instruction at ``pc`` executed."""
         lib.emu_trace_note(self._t, DEVICE, pc, 0, number, 0, True)
+
+    def note_physical_read(self, address: int, size: int) -> None:
+        """Guest memory is about to be read at guest-physical ``address`` by no instruction."""
+        lib.emu_trace_accessed(self._t, address, size, False)
 
     def note_access(self) -> None:
         """A device read or wrote what belongs to a watched range: see ``first_access``."""
@@ -361,11 +363,11 @@ class Tracer:
 
     def stop_at_block(self, block: int) -> None:
         """``on_stop(BLOCK)`` when this block begins; 0 for never."""
-        self._t.stop_block = block
+        lib.emu_trace_set_stop_block(self._t, block)
 
     @property
     def first_access(self) -> int:
-        """The block that first loaded from or stored to a watched range; 0 for none yet."""
+        """The block that first loaded from or stored to the range, by page walks too; 0 for none yet."""
         return self._t.first_access
 
     # Unknown bytes
@@ -379,6 +381,20 @@ class Tracer:
     def restore_unknown(self) -> None:
         """A run begins, in which nothing was read or stored to yet: forget all ``reads`` and what was given."""
         lib.emu_trace_restore_unknown(self._t)
+
+    def known(self) -> bytes:
+        """The units that were read or stored to in this run, each with the bytes that are unknown for all that (bit 0
+        for the first), 8 bytes each; for ``know``.
+        """
+        units = ffi.new("emu_trace_unit[]", lib.emu_trace_known(self._t, ffi.NULL))
+        lib.emu_trace_known(self._t, units)
+        return bytes(ffi.buffer(units))
+
+    def know(self, known: bytes) -> None:
+        """After ``restore_unknown``: the run goes on from where an earlier one was."""
+        units = ffi.cast("emu_trace_unit *", ffi.from_buffer(known))
+        if lib.emu_trace_know(self._t, units, len(known) // ffi.sizeof("emu_trace_unit")):
+            raise HostError("not enough memory to trace the NVDIMM", "close other programs")
 
     def ask(self, unit: int, ask: bool) -> None:
         """Whether ``on_unknown_read`` is called for bytes of an unknown unit; if not, what is in memory counts."""
@@ -397,15 +413,18 @@ class Tracer:
         self._check_memory()
         return bytes(ffi.buffer(self._t.reads, self._t.read_count * _READ)) if self._t.read_count else b""
 
+    def pauses(self, since: int, distance: int) -> list[tuple[int, int]]:
+        """Those of ``reads`` with at least so many blocks before them, since the last one or block ``since``, and which
+        are the first of their block: the place in ``reads``, and the block's number.
+        """
+        numbers, blocks = (ffi.new("uint64_t[]", self._t.read_count) for _ in range(2))
+        count = lib.emu_trace_pauses(self._t, since, distance, numbers, blocks)
+        return [(int(numbers[n]) * _READ, int(blocks[n])) for n in range(count)]
+
     def read_entries(self) -> list[int]:
         """For each of ``reads`` the number of log entries made before it."""
         entries = ffi.buffer(self._t.read_entries, 8 * self._t.read_count) if self._t.read_count else b""
         return [number for (number,) in _NUMBER.iter_unpack(bytes(entries))]
-
-    @property
-    def has_tables(self) -> bool:
-        """Whether page tables that the guest uses now are in logged memory."""
-        return bool(lib.emu_trace_has_tables(self._t))
 
     # Failures
 

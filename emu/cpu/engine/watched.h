@@ -18,9 +18,8 @@ typedef struct { uint64_t first, end; } ram_area;
 
 typedef struct watch {
     emu_watcher watcher;
-    emu_watcher **watched;
+    emu_watched_slot *slot;
     emu_trace *trace;
-    environment *env;
     ram_area areas[MOST_REGIONS];
     unsigned area_count;
     bool executes;
@@ -44,21 +43,28 @@ static bool has_unknown(const emu_trace *t, uint64_t page)
     return false;
 }
 
+/* Whether it is to be known what is read there, or that anything is. */
+static bool is_watched(const emu_trace *t, uint64_t page)
+{
+    return is_tracked(t, page) && (!t->first_access || has_unknown(t, page));
+}
+
+/*
+ * A page that is mapped anew may still have an entry in the TLB for another privilege, which leads to where it was mapped
+ * before: that one goes.
+ */
 static bool on_watch_mapping(void *owner, uint64_t linear, uint64_t physical)
 {
     watch *w = owner;
-    place *p = place_of(w, linear);
-    uint64_t page = linear & -(uint64_t)PAGE;
-    physical &= -(uint64_t)PAGE;
-    if (physical - w->trace->base >= w->trace->units * 8 || !has_unknown(w->trace, physical)) {
-        if (p->page == page)
-            p->page = no_page((size_t)(p - w->places));
+    place *p = place_of(w, linear), empty = {no_page((size_t)(p - w->places)), 0},
+          wanted = {linear & -(uint64_t)PAGE, physical & -(uint64_t)PAGE};
+    bool watched = is_watched(w->trace, wanted.physical), same = p->page == wanted.page;
+    if (!watched && !same)
         return false;
-    }
-    if (p->page != page && p->page != no_page((size_t)(p - w->places)))
+    if (p->page != empty.page && (!same || p->physical != wanted.physical))
         generator.forget_address(w->watcher.cpu, p->page);
-    *p = (place){page, physical};
-    return true;
+    *p = watched ? wanted : empty;
+    return watched;
 }
 
 /*
@@ -67,7 +73,7 @@ static bool on_watch_mapping(void *owner, uint64_t linear, uint64_t physical)
  */
 static void ask_for(watch *w, uint64_t unit, uint8_t bytes, uintptr_t caller)
 {
-    uint8_t kept[RESTORED], *restored = w->env + RIP_OFFSET;
+    uint8_t kept[RESTORED], *restored = w->watcher.env + RIP_OFFSET;
     memcpy(kept, restored, sizeof kept);
     if (caller)
         generator.restore(w->watcher.cpu, caller, false);
@@ -83,20 +89,22 @@ static void on_watched_access(void *owner, uint64_t linear, unsigned size, bool 
     uint64_t start = p->physical + (linear - p->page);
     if (linear - p->page >= PAGE)
         return; /* another watcher's page, such as a data breakpoint's */
-    for (uint64_t unit = start & ~(uint64_t)7; unit < start + size; unit += 8) {
-        uint8_t bytes = bytes_in(unit, start, size);
-        if (stores)
-            learn(t, unit, bytes);
-        else
-            note_unknown(t, w, unit, bytes, caller);
-    }
+    note_physical(t, start, size, stores, caller);
+}
+
+static void on_walk(void *owner, uint64_t physical, unsigned size)
+{
+    note_physical(((watch *)owner)->trace, physical, size, false, 0);
 }
 
 static void on_code(void *owner, uint64_t ram)
 {
     watch *w = owner;
     for (unsigned n = 0; n < w->area_count; n++)
-        w->executes |= ram - w->areas[n].first < w->areas[n].end - w->areas[n].first;
+        if (ram - w->areas[n].first < w->areas[n].end - w->areas[n].first) {
+            w->executes = true;
+            emu_trace_note_access(w->trace);
+        }
 }
 
 static const char *bind_watch(void *handle)
@@ -106,22 +114,17 @@ static const char *bind_watch(void *handle)
 }
 
 /*
- * Note reads of unknown bytes from now on; the engine stands still. -EBUSY if another trace of this process does so.
- * `watched` is emu_watched.
+ * Note reads of unknown bytes from now on; the engine stands still. -EBUSY if as many traces of this process do so as
+ * can. `watched` is emu_watched.
  */
 int emu_trace_watch(emu_trace *t, void *cpu, void *env, void *watched)
 {
-    emu_watcher **slot = watched;
-    watch *w;
-    if (*slot)
-        return -EBUSY;
-    if (!(w = calloc(1, sizeof *w)))
+    watch *w = calloc(1, sizeof *w);
+    if (!w)
         return -ENOMEM;
-    w->watcher = (emu_watcher){.cpu = cpu, .uc = t->uc, .owner = w, .mapping = on_watch_mapping,
-                               .accessed = on_watched_access, .has_code = on_code};
-    w->watched = slot;
+    w->watcher = (emu_watcher){.cpu = cpu, .uc = t->uc, .owner = w, .env = env, .mapping = on_watch_mapping,
+                               .accessed = on_watched_access, .walked = on_walk, .has_code = on_code};
     w->trace = t;
-    w->env = env;
     for (size_t n = 0; n < PLACES; n++)
         w->places[n].page = no_page(n);
     for (unsigned n = 0; n < t->region_count; n++) {
@@ -130,15 +133,18 @@ int emu_trace_watch(emu_trace *t, void *cpu, void *env, void *watched)
         if (ram != UINT64_MAX)
             w->areas[w->area_count++] = (ram_area){ram, ram + r->size};
     }
+    if (!(w->slot = emu_begin_watching(watched, &w->watcher))) {
+        free(w);
+        return -EBUSY;
+    }
     t->watch = w;
-    *slot = &w->watcher;
     generator.forget_addresses(cpu);
     return 0;
 }
 
 static void close_watch(watch *w)
 {
-    *w->watched = NULL;
+    emu_end_watching(w->slot);
     free(w);
 }
 
@@ -152,9 +158,13 @@ static void watch_again(watch *w)
 static void begin_watch(watch *w)
 {
     w->watcher.load.size = 0;
+    w->executes = false;
 }
 
-/* Whether the guest has executed code in logged memory since it is watched. */
+/*
+ * Whether code in logged memory was translated since the run began. What was translated before is still executed: drop
+ * that before a run.
+ */
 int emu_trace_executes(const emu_trace *t)
 {
     return t->watch && t->watch->executes;

@@ -81,14 +81,15 @@ class MemoryCheck:
         """Compare what was written since the last call. ``given`` are bytes that the laboratory put into units before
         they were first read, as ``(mask, value)``. UnexplainedMemory names the first byte that differs.
         """
-        writes = [(number, event) for number, event in enumerate(events) if isinstance(event, Store | LabelWrite)]
+        events = events if isinstance(events, Sequence) else tuple(events)
         pages: dict[tuple[int, int], bytearray] = {}
         for unit, (mask, value) in (given or {}).items():
             for byte in range(UNIT):
                 if mask >> 8 * byte & 0xFF:
                     self._put(pages, unit + byte, bytes([value >> 8 * byte & 0xFF]))
-        for _, event in writes:
-            self._put(pages, event.address, event.data)
+        for event in events:
+            if isinstance(event, Store | LabelWrite):
+                self._put(pages, event.address, event.data)
         for number, written in self._written:
             for first, count in written():
                 for page in range(first, first + count):
@@ -97,6 +98,7 @@ class MemoryCheck:
             found = bytes(self._views[number][page * PAGE : page * PAGE + PAGE])
             if found != expected:
                 at = next(at for at in range(len(found)) if found[at] != expected[at])
+                writes = [(place, event) for place, event in enumerate(events) if isinstance(event, Store | LabelWrite)]
                 raise self._unexplained(number, page * PAGE + at, expected[at], found[at], writes)
 
     def _page(self, pages: dict[tuple[int, int], bytearray], number: int, page: int) -> bytearray:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from emu.persistence.lab.growth import (
@@ -93,6 +93,8 @@ class Exploration:
 
     ``covered`` says what was tried for certain when not all was: the memories of all crash points in which at most so
     many cells (see ``Rules``; cache lines, mostly) lack stores that had been made; -1 for none of them.
+
+    ``first`` is the first result that failed, as it was known when it was found.
     """
 
     results: list[Result]
@@ -101,6 +103,7 @@ class Exploration:
     tracked: frozenset[int]
     tree: Tree
     covered: int | None = None
+    first: Result | None = None
 
 
 Progress = Callable[[int, int, float], None]
@@ -138,7 +141,7 @@ class Explorer:
         self._interruption = interruption or Interruption()
         self._deadline = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
         self._on_failure = on_failure or (lambda result: None)
-        self._failed = False
+        self._first: Result | None = None
         self._share, self._counted = 0.0, 0.0
         self._growth = Growth(
             timeline,
@@ -151,7 +154,8 @@ class Explorer:
         )
 
     def _note_failure(self, result: Result) -> None:
-        self._failed = True
+        if self._first is None:
+            self._first = replace(result, points=set(result.points), direct=set(result.direct))
         self._on_failure(result)
 
     @property
@@ -177,7 +181,7 @@ class Explorer:
                 growth.finish(walker, node)
         results = sorted(growth.results.values(), key=lambda result: (result.observed, result.latest.key))
         because = sorted(growth.caveats) + ([stopped] if stopped else [])
-        return Exploration(results, growth.executed, because, self._tracked, growth.tree, covered)
+        return Exploration(results, growth.executed, because, self._tracked, growth.tree, covered, self._first)
 
     def _start(self) -> str:
         walkers = 0
@@ -206,7 +210,7 @@ class Explorer:
         """Why there is nothing more to be done now, or nothing."""
         if self._interruption.asked:
             return INTERRUPTED
-        if self._limits.first_failure and self._failed:
+        if self._limits.first_failure and self._first is not None:
             return FIRST_FAILURE
         if self._deadline is not None and time.monotonic() > self._deadline:
             return f"the time limit of {self._limits.seconds:g} s was reached"
@@ -228,7 +232,7 @@ class Explorer:
         growth = self._growth
         room = self._limits.executions - growth.executed
         if not room:
-            return f"the limit of {self._limits.executions} executions was reached"
+            return f"the limit on executions ({self._limits.executions}) was reached"
         lowest = min(growth.open.values())
         in_order = lowest < _IN_ORDER or self._limits.depth > 1
         ranks = [lowest] if in_order else sorted(set(growth.open.values()))

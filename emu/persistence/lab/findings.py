@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from emu.persistence.lab.explore import Exploration, Interrupted, Recovery, Result, Verdict
+from emu.persistence.lab.explore import FIRST_FAILURE, Exploration, Interrupted, Recovery, Result, Verdict
 from emu.persistence.lab.grouping import Found, joined
-from emu.persistence.lab.memories import Memories
+from emu.persistence.lab.memories import Budgeted, Memories, OutOfTime, Patience
 from emu.persistence.lab.naming import (
     ATOMICITY,
     MISSING_FENCE,
@@ -22,14 +21,13 @@ from emu.persistence.lab.naming import (
     TORN,
     UNEXPLAINED,
     Cause,
-    End,
     Namer,
 )
 from emu.persistence.lab.nested import InRecovery, Second, second_failure
-from emu.persistence.model.crashstate import FULL, Initial, Read
+from emu.persistence.model.crashstate import FULL, CrashState, Initial, Read
 from emu.persistence.model.events import Event
 from emu.persistence.model.image import Image, PartId, candidates, example
-from emu.persistence.model.repairs import Repair
+from emu.persistence.model.possible import first_crash
 from emu.persistence.model.timeline import Timeline
 
 __all__ = [
@@ -108,14 +106,12 @@ def with_promises(failures: Sequence[Failure], unkept: Sequence[Failure], events
     return result
 
 
-class _OutOfTime(Exception):
-    pass
-
-
 class Analyst:
-    """Explains the failures of one exploration by running recovery on chosen memories, for at most ``seconds``.
+    """Explains the failures of one exploration by running recovery on chosen memories, for at most ``seconds`` of
+    processor time; ``machine`` is where it runs (see ``Memories``). Power failed from event ``first`` on.
 
-    Power failed from event ``first`` on.
+    What failed first is explained first, from nothing but what recovery reads then. So its cause is the same whether
+    or not anything else was explored, and a run that stops at the first failure names the first cause of a whole one.
     """
 
     def __init__(
@@ -128,43 +124,58 @@ class Analyst:
         *,
         seconds: float = 20.0,
         first: int = 0,
+        machine: Budgeted | None = None,
     ) -> None:
         self._exploration = exploration
         self._timeline = timeline
         self._events = events
         self._initial = initial
-        self._memories = Memories(exploration, events, initial, recovery)
-        self._deadline = time.monotonic() + seconds
-        self._namer = Namer(timeline, events, initial, self._memories, self._end, first=first)
+        self._patience = Patience(seconds)
+        self._machine = machine
+        self._memories = Memories(exploration, events, initial, recovery, self._patience.check, machine)
+        self._namer = Namer(timeline, events, initial, self._memories, first=first)
         self._recovery = recovery
+        self._first: Found[Failure] | None = None
         self._nested: dict[tuple[object, ...], Found[Failure]] = {}
         self._found: dict[tuple[object, ...], Found[Failure]] = {}
         self._explained: set[tuple[Read, ...]] = set()
         self.unexplained = ""
 
     def explain(self) -> list[Failure]:
-        """One ``Failure`` for each cause, the earliest crash point first. ``unexplained`` says what was left out."""
-        failing = [result for result in self._exploration.results if result.leaf.verdict and not result.leaf.verdict.ok]
+        """One ``Failure`` for each cause: that of what failed first, then the earliest crash point first.
+        ``unexplained`` says what was left out.
+        """
+        results, first = self._exploration.results, self._exploration.first
+        failing = [result for result in results if result.leaf.verdict and not result.leaf.verdict.ok]
+        if first is not None and FIRST_FAILURE in self._exploration.incomplete_because:
+            failing = [first]
+        try:
+            if first is not None:
+                self._first = self._reduce(first) if first.direct else self._explain_nested(first)
+            if failing and failing[0] is not first:
+                self._explain_all(failing)
+        except (OutOfTime, Interrupted):
+            open_ones = {result.leaf.path() for result in failing if result.direct} - self._explained
+            states = len({result.leaf.path() for result in failing})
+            self.unexplained = (
+                "the causes are not complete: the search for them was given up after "
+                f"{max(0, self._patience.seconds):.3g} s of processor time, {len(open_ones)} of the {states} failing "
+                "states have none yet"
+            )
+        return self._joined()
+
+    def _explain_all(self, failing: Sequence[Result]) -> None:
         by_point: dict[int, list[Result]] = {}
         for result in failing:
             for point in result.direct:
                 by_point.setdefault(point, []).append(result)
-        for result in failing:
             if not result.direct:
                 self._explain_nested(result)
-        try:
-            for point in sorted(by_point):
-                self._explain_point(point, by_point[point])
-            for result in failing:
-                if result.direct and result.leaf.path() not in self._explained:
-                    self._reduce(result)
-        except (_OutOfTime, Interrupted):
-            open_ones = {result.leaf.path() for result in failing if result.direct} - self._explained
-            self.unexplained = (
-                f"the causes are not complete: the search for them was given up, {len(open_ones)} of the "
-                f"{len({result.leaf.path() for result in failing})} failing states have none yet"
-            )
-        return self._joined()
+        for point in sorted(by_point):
+            self._explain_point(point, by_point[point])
+        for result in failing:
+            if result.direct and result.leaf.path() not in self._explained:
+                self._reduce(result)
 
     def look_at(self, result: Result) -> Failure | None:
         """The cause of one failing result, if it is a new one; None too where it takes too long to say."""
@@ -173,7 +184,7 @@ class Analyst:
         known = list(self._found.values())
         try:
             self._reduce(result)
-        except (_OutOfTime, Interrupted):
+        except (OutOfTime, Interrupted):
             return None
         new = [found for found in self._found.values() if found not in known]
         if not new or any(found.repairs(new[0]) or found.shares(new[0]) for found in known):
@@ -183,7 +194,7 @@ class Analyst:
     def _joined(self) -> list[Failure]:
         """One failure for each bug."""
         failures = []
-        for group in joined(list(self._found.values())):
+        for group in joined(list(self._found.values()), self._first):
             failure = group[0].failure
             lost = {number for one in group for number in (*one.failure.lost, *one.failure.also)}
             failure.also = tuple(sorted(lost - set(failure.lost)))
@@ -194,7 +205,8 @@ class Analyst:
                 )
             failure.events.update(*(one.failure.events for one in group))
             failures.append(failure)
-        return sorted(failures, key=lambda failure: (failure.event, failure.lost, failure.kind))
+        first = None if self._first is None else self._first.failure
+        return sorted(failures, key=lambda one: (one is not first, one.event, one.lost, one.kind))
 
     def _explain_point(self, point: int, results: list[Result]) -> None:
         """The least losses that fail at one crash point, and for which of the failing results they stand."""
@@ -202,18 +214,20 @@ class Analyst:
         read = {unit for path in paths for unit, _, _ in path}
         whole = Image(self._timeline, self._initial, point)
         if self._fails(whole):
-            repairs = [self._note(whole, read)]
+            causes = [self._note(whole, read)]
         else:
             parts = candidates(self._timeline, point, read)
             found = [root for root in parts if self._fails(self._without(point, [root]))]
             pages = [page for page in self._pages(point) if self._fails(self._without(point, [], [page]))]
             lost = {root: set(self._without(point, [root]).lost()) for root in found}
             least = [root for root in found if not any(lost[other] < lost[root] for other in found)]
-            repairs = [self._note(self._without(point, [], [page]), read) for page in pages]
-            repairs += [self._note(self._without(point, [root]), read) for root in least]
+            causes = [self._note(self._without(point, [], [page]), read) for page in pages]
+            causes += [self._note(self._without(point, [root]), read) for root in least]
+        repairs = [cause.repair for cause, _ in causes if cause.repair is not None]
+        event = self._timeline.points[point].event
         for path in paths - self._explained:
             after = self._namer.begin(path, point)
-            if any(repair is not None and repair.rules_out(path, after) for repair in repairs):
+            if any(repair.rules_out(path, after, event) for repair in repairs):
                 self._explained.add(path)
 
     def _pages(self, point: int) -> list[int]:
@@ -222,41 +236,62 @@ class Analyst:
     def _without(self, point: int, roots: Iterable[PartId], pages: Iterable[int] = ()) -> Image:
         return Image(self._timeline, self._initial, point, frozenset(roots), frozenset(pages))
 
-    def _reduce(self, result: Result) -> None:
-        """No single loss explains it: take a memory that fails and undo losses as long as it still does."""
-        walker = result.latest if result.latest.point in result.direct else result.shortest
-        image = example(walker.state, self._timeline, self._initial, walker.point)
+    def _reduce(self, result: Result) -> Found[Failure] | None:
+        """Take a memory that fails, at the first crash that leaves it, and undo losses as long as it still does."""
+        path = result.leaf.path()
+        point = first_crash(self._timeline, path, self._initial)
+        state = None if point is None else CrashState.at(self._timeline, point, self._initial).after(path)
+        assert point is not None
+        assert state is not None, "a crash has left what recovery read"
+        image = example(state, self._timeline, self._initial, point)
+        while (smaller := self._with_less_lost(self._with_fewer_lost(image))) != image:
+            image = smaller
+        if not self._fails(image):
+            return None
+        _, found = self._note(image, {unit for unit, _, _ in path})
+        self._explained.add(path)
+        return found
+
+    def _with_fewer_lost(self, image: Image) -> Image:
+        """``image`` without the losses that it fails without: many at once, then fewer (Zeller's delta debugging)."""
+        losses: list[PartId | int] = [*sorted(image.roots), *sorted(image.lost_pages)]
+        size = len(losses)
+        while size:
+            at = 0
+            while at < len(losses):
+                fewer = losses[:at] + losses[at + size :]
+                roots = [loss for loss in fewer if isinstance(loss, PartId)]
+                smaller = self._without(image.point, roots, [loss for loss in fewer if isinstance(loss, int)])
+                if self._fails(smaller):
+                    image, losses = smaller, fewer
+                else:
+                    at += size
+            size //= 2
+        return image
+
+    def _with_less_lost(self, image: Image) -> Image:
+        """``image`` with only a part of what a loss forces, later stores to the same line, if it fails with that."""
         for root in sorted(image.roots):
-            smaller = self._without(walker.point, image.roots - {root}, image.lost_pages)
-            if self._fails(smaller):
-                image = smaller
-        for page in sorted(image.lost_pages):
-            smaller = self._without(walker.point, image.roots, image.lost_pages - {page})
-            if self._fails(smaller):
-                image = smaller
-        if self._fails(image):
-            self._note(image, {unit for unit, _, _ in result.leaf.path()})
-            self._explained.add(result.leaf.path())
+            rest = self._without(image.point, image.roots - {root}, image.lost_pages)
+            forced = sorted(set(image.lost()) - set(rest.lost()) - {root}, reverse=True)
+            less = (self._without(image.point, rest.roots | {part}, image.lost_pages) for part in forced[:_MANY])
+            image = next(filter(self._fails, less), image)
+        return image
 
     def _fails(self, image: Image) -> bool:
-        return not self._end(image.contents())[0].ok
+        return not self._memories.end(image.contents())[0].ok
 
-    def _end(self, contents: dict[int, int]) -> tuple[Verdict, tuple[Read, ...]]:
-        if time.monotonic() > self._deadline:
-            raise _OutOfTime
-        return self._memories.end(contents)
-
-    def _note(self, image: Image, read: set[int]) -> Repair | None:
-        """Name the cause of a failing memory; its repair."""
+    def _note(self, image: Image, read: set[int]) -> tuple[Cause, Found[Failure]]:
+        """Name the cause of a failing memory, and note it with those that are the same."""
         contents = image.contents()
-        verdict, path = self._end(contents)
+        verdict, path = self._memories.end(contents)
         event = self._timeline.points[image.point].event
         cause = self._namer.name(image, event, path)
         self._explained.add(path)
         found = self._found.get(self._key(cause, verdict))
         if found is None:
             if len(self._found) >= _MOST_FAILURES:
-                raise _OutOfTime
+                raise OutOfTime
             forced = {part.event for part in image.lost()} - set(cause.lost)
             uncertain = {root.unit for root in candidates(self._timeline, image.point, read)}
             failure = Failure(
@@ -275,27 +310,23 @@ class Analyst:
             found = self._found[self._key(cause, verdict)] = Found(
                 failure,
                 cause.kind,
-                frozenset(map(self._place, cause.lost)),
-                frozenset(self._place(number) for number in (cause.persisted,) if number is not None),
-                self._namer.repair_of(cause),
+                frozenset(map(self._namer.place, cause.lost)),
+                frozenset(self._namer.place(number) for number in (cause.persisted,) if number is not None),
+                self._namer.fixes(cause),
             )
         found.failure.events.add(event)
         found.add(event, path, self._namer.begin(path, image.point))
-        return cause.repair
+        return cause, found
 
     def _key(self, cause: Cause, verdict: Verdict) -> tuple[object, ...]:
         """Equal for what is surely the same cause: the same kind about the same word, or stores of the same places."""
         if cause.word is not None:
             return cause.kind, cause.word
         if cause.lost:
-            return (cause.kind, *map(self._place, cause.lost))
+            return (cause.kind, *map(self._namer.place, cause.lost))
         return cause.kind, verdict.reason, verdict.code
 
-    def _place(self, number: int) -> int:
-        """The instruction that made an event; an event that none is known of stands for itself."""
-        return self._events[number].pc or -1 - number
-
-    def _explain_nested(self, result: Result) -> None:
+    def _explain_nested(self, result: Result) -> Found[Failure]:
         verdict = result.leaf.verdict
         assert verdict is not None
         walker = result.shortest
@@ -306,6 +337,7 @@ class Analyst:
         if key not in self._nested:
             self._nested[key] = self._note_nested(result, event, verdict)
         self._nested[key].failure.events.add(event)
+        return self._nested[key]
 
     def _note_nested(self, result: Result, event: int, verdict: Verdict) -> Found[Failure]:
         walker, path = result.shortest, result.leaf.path()
@@ -313,8 +345,10 @@ class Analyst:
         for unit in state.units():
             contents[unit], state = state.read(unit, FULL)[-1]
         second = Second(())
-        with suppress(_OutOfTime, Interrupted):
-            second = second_failure(walker, path, self._exploration, self._initial, self._recovery, self._in_time)
+        with suppress(OutOfTime, Interrupted):
+            second = second_failure(
+                walker, path, self._exploration, self._initial, self._recovery, self._patience.check, self._machine
+            )
         if second.cause is not None and second.where is not None:
             why = f"power failed again during recovery, which lacks something itself: {second.cause.why}"
             failure = Failure(second.cause.kind, why, event, verdict, (), contents=contents, in_recovery=second.where)
@@ -334,11 +368,3 @@ class Analyst:
             # A repair of the workload that keeps recovery from reading this ends the failure, too.
             found.add(event, second.read, self._namer.begin(second.read, walker.point))
         return found
-
-    def _in_time(self, end: End) -> End:
-        def ends(contents: dict[int, int]) -> tuple[Verdict, tuple[Read, ...]]:
-            if time.monotonic() > self._deadline:
-                raise _OutOfTime
-            return end(contents)
-
-        return ends

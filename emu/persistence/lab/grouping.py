@@ -6,7 +6,7 @@ one flush or fence more makes impossible is one cause, however many stores it ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -26,28 +26,24 @@ class Found(Generic[T]):
     """A cause of this ``kind`` as it was found. ``lost`` and ``others`` are the places in the program of its lost
     stores and of the other stores that it is about.
 
-    ``repair`` (up to a crash point's event) is the flush or fence that it lacks; None for other kinds. ``ways``: what
-    recovery reads when it fails, which no crash up to the event behind it allows. Power failed before event ``crash``
-    at the latest.
+    ``fixes`` are places for the flush or fence that it lacks, each in all of the trace; none for other kinds.
+    ``ways``: what recovery reads when it fails, which no crash up to the event behind it allows. Power failed before
+    event ``crash`` at the latest.
     """
 
     failure: T
     kind: str
     lost: frozenset[int]
     others: frozenset[int] = frozenset()
-    repair: Callable[[int], Repair | None] | None = None
+    fixes: tuple[Repair, ...] = ()
     ways: dict[tuple[Read, ...], int] = field(default_factory=dict)
     crash: int = 0
-    _repairs: dict[int, Repair | None] = field(default_factory=dict)
 
     def repairs(self, other: Found[T]) -> bool:
         """Whether the flush or fence that this one lacks makes the other impossible."""
-        if self.repair is None or not other.ways:
-            return False
-        if other.crash not in self._repairs:
-            self._repairs[other.crash] = self.repair(other.crash)
-        repair = self._repairs[other.crash]
-        return repair is not None and all(repair.rules_out(path, after) for path, after in other.ways.items())
+        return bool(other.ways) and any(
+            all(fix.rules_out(path, after, other.crash) for path, after in other.ways.items()) for fix in self.fixes
+        )
 
     def add(self, crash: int, path: tuple[Read, ...], after: int) -> None:
         """Note one more way in which it shows."""
@@ -65,17 +61,21 @@ class Found(Generic[T]):
         return False
 
 
-def joined(found: Sequence[Found[T]]) -> list[list[Found[T]]]:
+def joined(found: Sequence[Found[T]], first: Found[T] | None = None) -> list[list[Found[T]]]:
     """``found`` in groups, each with one that stands for it first: that whose repair does most, or with the fewest
-    stores.
+    stores. ``first`` stands for its group whatever else is in it: it was reported by itself before the others were
+    known, and is to be found again among them.
     """
     groups = _that_share(found)
-    firsts = [min(group, key=lambda one: (len(one.lost), found.index(one))) for group in groups]
+    firsts = [first if first is not None and first in group else
+              min(group, key=lambda one: (len(one.lost), found.index(one))) for group in groups]  # fmt: skip
     covers = [[number for number, group in enumerate(groups) if number != own and all(map(first.repairs, group))]
               for own, first in enumerate(firsts)]  # fmt: skip
     result: list[list[Found[T]]] = []
     taken: set[int] = set()
-    for own in sorted(range(len(groups)), key=lambda number: (-len(covers[number]), number)):
+    for own in sorted(
+        range(len(groups)), key=lambda number: (firsts[number] is not first, -len(covers[number]), number)
+    ):
         if own not in taken:
             members = [number for number in covers[own] if number not in taken]
             taken.update((own, *members))

@@ -7,13 +7,15 @@ the rest: it can be taken away, grown by itself in another process, and put back
 from __future__ import annotations
 
 import time
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from emu.errors import EmuError
-from emu.persistence.lab.tree import Node, Tree, new_node
+from emu.persistence.lab.chunks import Chunks
+from emu.persistence.lab.tree import Node, Reads, Tree, new_node
 from emu.persistence.model.crashstate import CrashState, Initial, Known, Layer, Read, content_of
 from emu.persistence.model.events import Event
 from emu.persistence.model.timeline import Timeline, TimelineBuilder, build
@@ -255,20 +257,22 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """A branch that has grown. ``nodes`` are its nodes, parents first, each with its parent's place among them;
-    ``results`` and ``waiting`` name nodes by their place.
+    """A branch that has grown. ``nodes`` are its nodes, parents first: the place of each one's parent among them, what
+    it came by, its depth, its chunks by their numbers where it has grown, how many reads these have, where it forks and
+    how it ends. ``results`` have the place of their node, their points, the latest walker and, where it is another, the
+    shortest; ``waiting`` name nodes by their places, too.
     """
 
     executed: int
     caveats: frozenset[str]
-    nodes: tuple[tuple[int, Read | None, int, tuple[bytes, ...], tuple[int, int] | None, Verdict | None], ...]
-    results: tuple[tuple[int, tuple[int, ...], _Packed, _Packed], ...]
+    nodes: tuple[tuple[int, Read | None, int, array[int], int, tuple[int, int] | None, Verdict | None], ...]
+    results: tuple[tuple[int, tuple[int, ...], _Packed, _Packed | None], ...]
     waiting: tuple[tuple[int, tuple[_Packed, ...]], ...]
 
 
 class Growth:
     """A tree of reads and who waits in it. ``depth`` is the most power failures in a row; ``stop`` says when it must
-    not go on; ``progress`` is told the numbers of runs done and of open ends.
+    not go on; ``progress`` is told the numbers of runs done and of open ends. ``chunks`` are of this timeline.
     """
 
     def __init__(
@@ -277,12 +281,13 @@ class Growth:
         initial: Initial,
         *,
         depth: int = 1,
+        chunks: Chunks | None = None,
         on_failure: OnFailure = lambda result: None,
         stop: Callable[[], object] = lambda: None,
         progress: Callable[[int, int], None] = lambda done, open_ends: None,
         deadline: float | None = None,
     ) -> None:
-        self.tree = Tree()
+        self.tree = Tree(chunks or Chunks(timeline, initial))
         self.open: dict[Node, int] = {}  # the lowest rank of those that wait there
         self.results: dict[tuple[tuple[int, ...], int], Result] = {}
         self.executed = 0
@@ -373,17 +378,16 @@ class Growth:
 
     def _leaves(self, walker: Walker, node: Node) -> tuple[int, int] | None:
         """Where in the chunks of ``node`` the walker's memories do not all go on as before; None if they all do."""
-        state, point = walker.state, walker.point
-        one = len(state.layers) == 1
-        for number, chunk in enumerate(node.chunks):
-            reads: Iterable[tuple[int, int, int, int]]
-            if not one:
-                reads = chunk.all()
-            elif chunk.first <= point < chunk.last:  # most of them, so this is to cost little
-                reads = chunk.doubtful
-            else:
-                reads = chunk.look_at(self._timeline, point, self._initial)
-            for at, unit, mask, value in reads:
+        state = walker.state
+        doubtful: Iterable[tuple[int, Sequence[int]]]
+        if len(state.layers) == 1:
+            doubtful = self.tree.chunks.doubtful(node.chunks, walker.point)
+        else:
+            doubtful = ((number, range(len(piece))) for number, piece in enumerate(node.pieces()))
+        for number, places in doubtful:
+            reads = Reads(self.tree.chunks.data(node.chunks[number]))
+            for at in places:
+                unit, mask, value = reads[at]
                 options = state.read(unit, mask)
                 if len(options) > 1 or options[0][0] != value:
                     return number, at
@@ -422,8 +426,8 @@ class Growth:
         walkers = tuple(_pack(walker) for walker in node.waiting)
         return Branch(node.depth, node.came_by, walkers, end.rank, end.budget, seconds)
 
-    def put(self, node: Node, grown: Grown | Run) -> None:
-        """What became of the open end ``node`` elsewhere."""
+    def put(self, node: Node, grown: Grown | Run, numbers: Mapping[int, int]) -> None:
+        """What became of the open end ``node`` elsewhere; ``numbers`` are those here of the chunks there."""
         if isinstance(grown, Run):
             self._grow(node, grown)
             return
@@ -432,19 +436,20 @@ class Growth:
         del self.open[node]
         node.waiting = []
         nodes: list[Node] = []
-        for parent, came_by, depth, chunks, read, verdict in grown.nodes:
+        for parent, came_by, depth, chunks, length, read, verdict in grown.nodes:
             here = node
             if nodes:
                 assert came_by is not None
-                here = nodes[parent].children[came_by[2]] = new_node(nodes[parent], came_by, depth)
-            here.chunks = [self.tree.chunk(data) for data in chunks]
+                here = nodes[parent].children[came_by[2]] = new_node(self.tree.chunks, nodes[parent], came_by, depth)
+            here.chunks, here.length = array("I", [numbers[number] for number in chunks]), length
             here.read, here.verdict = read, verdict
             nodes.append(here)
         for place, walkers in grown.waiting:
             nodes[place].waiting = [self._unpack(packed) for packed in walkers]
             self.open[nodes[place]] = min(walker.rank for walker in nodes[place].waiting)
-        for place, points, first, last in grown.results:
-            shortest, latest = self._unpack(first), self._unpack(last)
+        for place, points, last, first in grown.results:
+            latest = self._unpack(last)
+            shortest = latest if first is None else self._unpack(first)
             result = Result(latest.observed, nodes[place], latest, shortest, set(points), set(points))
             self.results[latest.observed, id(nodes[place])] = result
             if not _succeeded(nodes[place]):
@@ -456,10 +461,12 @@ class Growth:
         return Walker(key, (Crash(point),), state, observed, given, lost, kept)
 
     @classmethod
-    def elsewhere(cls, branch: Branch, timeline: Timeline, initial: Initial, run: Callable[[Job], Run]) -> Grown:
-        """Grow a branch that was taken from another growth."""
+    def elsewhere(
+        cls, branch: Branch, timeline: Timeline, initial: Initial, chunks: Chunks, run: Callable[[Job], Run]
+    ) -> Grown:
+        """Grow a branch that was taken from another growth. What it reads is in ``chunks``."""
         until = None if branch.seconds is None else time.monotonic() + branch.seconds
-        growth = cls(timeline, initial, stop=lambda: until is not None and time.monotonic() > until)
+        growth = cls(timeline, initial, chunks=chunks, stop=lambda: until is not None and time.monotonic() > until)
         root = growth.tree.root
         root.came_by, root.depth = branch.last, branch.depth
         root.waiting = [growth._unpack(packed) for packed in branch.walkers]
@@ -472,15 +479,15 @@ class Growth:
         nodes = []
         for node in (order := [self.tree.root]):
             parent = places[node.parent] if node.parent is not None else 0
-            chunks = tuple(chunk.data for chunk in node.chunks)
-            nodes.append((parent, node.came_by, node.depth, chunks, node.read, node.verdict))
+            nodes.append((parent, node.came_by, node.depth, node.chunks, node.length, node.read, node.verdict))
             for child in node.children.values():
                 places[child] = len(order)
                 order.append(child)
         results = tuple(
-            (places[result.leaf], tuple(sorted(result.points)), _pack(result.shortest), _pack(result.latest))
+            (places[result.leaf], tuple(sorted(result.points)), _pack(result.latest),
+             None if result.shortest is result.latest else _pack(result.shortest))
             for result in self.results.values()
-        )
+        )  # fmt: skip
         waiting = tuple((places[node], tuple(_pack(walker) for walker in node.waiting)) for node in self.open)
         return Grown(self.executed, frozenset(self.caveats), tuple(nodes), results, waiting)
 

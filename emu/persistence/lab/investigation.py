@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ from emu.persistence.lab import resume
 from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
 from emu.persistence.lab.findings import ROBUSTNESS, Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
-from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, process_pool
+from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, be_there, process_pool
 from emu.persistence.lab.linux import KERNEL_CODE, Scene
 from emu.persistence.lab.live import LiveCauses
 from emu.persistence.lab.promised import unkept
@@ -45,10 +46,10 @@ STATES, ROBUST = "states", "robust"
 """Checks: see ``lab.states`` and ``lab.robust``."""
 CHECKS = (STATES, ROBUST)
 _LONGEST_OBSERVED = 4096
-ANALYSIS_S = 20.0
+ANALYSIS_S, _LEAST_ANALYSIS_S = 20.0, 2.0
 COUNTING_S = 10.0
 CAPTURE_S = 20.0
-_MOST_NAMED = 64
+_MOST_NAMED = 512
 _PATIENCE_S = 2.0
 
 
@@ -62,7 +63,8 @@ class Question:
     Power fails from ``start`` to ``stop`` only (see ``model.operations.window``). With ``durable_when_done`` what a
     finished operation stored must be durable when it says that it is done. With ``feed_printed`` recovery reads on its
     standard input what the workload had printed. ``checks`` are more ways to judge than how recovery ends: ``CHECKS``.
-    ``types`` are the words of ``--type``, which name fields in reports.
+    ``warnings``: what is wasted is to be shown, so its stacks are wanted. ``types`` are the words of ``--type``,
+    which name fields in reports.
 
     With ``linux`` both machines get its kernel, and its commands are workload and recovery. With ``tears`` its block
     writes are not looked at exactly.
@@ -82,6 +84,7 @@ class Question:
     durable_when_done: bool = False
     feed_printed: bool = False
     checks: frozenset[str] = frozenset()
+    warnings: bool = False
     types: tuple[str, ...] = ()
     linux: Request | None = None
     tears: Tears | None = None
@@ -219,8 +222,7 @@ def investigate(
 ) -> Answer:
     """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
     A ``workload`` is one that was recorded before, of the same question but for its rules. ``on_cause`` is told of
-    causes with the run that they are in, while the exploration goes on. Runs that are ``kept`` are not done again;
-    that is for one job and no executor.
+    causes with the run that they are in, while the exploration goes on. Runs that are ``kept`` are not done again.
 
     UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
     ``interruption``: what was found until then. Close the answer.
@@ -230,7 +232,24 @@ def investigate(
         scene = None
         if question.linux is not None:
             question, scene = _scene(question, question.linux, scratch)
+        if executor is None and question.jobs > 1:
+            # They start while the workload is recorded.
+            executor = scratch.enter_context(_processes(question.jobs, at_once=workload is None))
         return _answer(question, scene, workload, executor, progress, interruption, on_cause, kept)
+
+
+@contextmanager
+def _processes(jobs: int, *, at_once: bool) -> Iterator[Executor]:
+    """Processes for ``jobs`` jobs; they start ``at_once``, or when there is work for them."""
+    from concurrent.futures import BrokenExecutor
+
+    with process_pool(jobs) as pool:
+        try:
+            for _ in range(jobs if at_once else 0):
+                pool.submit(be_there)
+            yield pool
+        except BrokenExecutor:
+            raise HostError("a worker process died", "it may have run out of memory: use fewer --jobs") from None
 
 
 def _scene(question: Question, asked: Request, scratch: ExitStack) -> tuple[Question, Scene]:
@@ -279,7 +298,8 @@ def _answer(
     states = live = None
     if on_cause is not None:
         found_one = partial(on_cause, workload)
-        live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first)
+        live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first,
+                          machine=session.machine)  # fmt: skip
     try:
         if STATES in question.checks:
             states = states_of(happened, initial, frozenset(timeline.units), session.machine)
@@ -287,24 +307,24 @@ def _answer(
             session.judge(states.legal)
         if kept is not None:
             kept.serve(_made_with(question, workload, part, initial))
-        with _workers(question, task, session, executor, interruption, kept) as workers:
-            found = explore(
-                timeline,
-                initial,
-                workers,
-                limits=question.limits,
-                observe=observe,
-                progress=progress,
-                interruption=interruption,
-                on_failure=live,
-            )
+        began = time.monotonic()
+        found = explore(
+            timeline,
+            initial,
+            _workers(question, task, session, executor, interruption, kept),
+            limits=question.limits,
+            observe=observe,
+            progress=progress,
+            interruption=interruption,
+            on_failure=live,
+        )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
-        patience = _PATIENCE_S if interruption.asked else ANALYSIS_S
+        took = time.monotonic() - began
+        patience = _PATIENCE_S if interruption.asked else min(ANALYSIS_S, max(_LEAST_ANALYSIS_S, took))
         if interruption.asked:
             session.machine.interruption = Interruption()
-        analyst = Analyst(
-            found, timeline, workload.events, initial, session.recovery, seconds=patience, first=part.first
-        )
+        analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience,
+                          first=part.first, machine=session.machine)  # fmt: skip
         failures = analyst.explain()
         if question.durable_when_done and question.rules.flushes_count:
             broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
@@ -312,9 +332,10 @@ def _answer(
         if ROBUST in question.checks:
             failures += violations(found, timeline, happened, initial, failures)
         captures: Mapping[int, Capture] = {}
-        if recorded and failures and scene is None and not interruption.asked:
-            captures = capture(question.workload, workload, named(failures, len(workload.events)), timeout=CAPTURE_S,
-                               interruption=interruption)  # fmt: skip
+        waste = tuple(find_waste(workload.events, timeline))
+        wanted = named(failures, waste if question.warnings else (), len(workload.events))
+        if recorded and wanted and scene is None and not interruption.asked:
+            captures = capture(question.workload, workload, wanted, timeout=CAPTURE_S, interruption=interruption)
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
@@ -332,7 +353,7 @@ def _answer(
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,
-            tuple(find_waste(workload.events, timeline)),
+            waste,
             tuple(dict.fromkeys(because)),
             interruption.asked,
             states,
@@ -355,9 +376,14 @@ def _inexact(question: Question) -> list[str]:
     return [f"the kernel's writes of {what} of 4 KiB were tried whole, not at all, and {how}"]
 
 
-def named(failures: Iterable[Failure], events: int) -> list[int]:
-    """The events that ``failures`` name first, as far as there are such."""
-    found = (number for failure in failures for number in (*failure.lost[:4], failure.persisted))
+def named(failures: Sequence[Failure], waste: Iterable[Waste], events: int) -> list[int]:
+    """The events that a report names, as far as there are such: first those that make the causes."""
+    found: list[int | None] = []
+    for failure in failures:
+        found += [*failure.lost, failure.persisted]
+    found += [item.first_event for item in waste]
+    for failure in failures:
+        found += [failure.event, *failure.forced, *failure.also]
     return [number for number in dict.fromkeys(found) if number is not None and number < events][:_MOST_NAMED]
 
 
@@ -372,12 +398,12 @@ def _made_with(question: Question, workload: Workload, part: Window, initial: Co
         "release of emu": __version__,
         "image": resume.digest_of_file(question.workload.image),
         "image of recovery": resume.digest_of_file(question.recovery.image),
-        "content of an NVDIMM": resume.digest(*(initial.view(number) for number in range(len(workload.dimms)))),
-        "value of an option": resume.digest(
+        "content of an NVDIMM": resume.digest(initial.view(number) for number in range(len(workload.dimms))),
+        "value of an option": resume.digest([
             bare(question.workload), bare(question.recovery), question.rules, question.observe, question.limits.depth,
             question.budget, question.workload_timeout, question.event_limit, part, question.feed_printed,
             sorted(question.checks),
-        ),
+        ]),
         "recorded run": resume.digest(workload.events),
     }  # fmt: skip
 
@@ -395,7 +421,6 @@ def _observed_units(question: Question, workload: Workload) -> list[tuple[int, i
     return found
 
 
-@contextmanager
 def _workers(
     question: Question,
     task: Task,
@@ -403,22 +428,13 @@ def _workers(
     executor: Executor | None,
     interruption: Interruption,
     kept: KeptRuns | None,
-) -> Iterator[Workers]:
+) -> Workers:
     home = session.local_worker()
     if kept is not None:
         home = replace(home, recovery=kept.recovery(home.recovery))
-    if executor is not None:
-        yield ExecutorWorkers(task, executor, question.jobs, home, interruption)
-    elif question.jobs > 1:
-        from concurrent.futures import BrokenExecutor
-
-        with process_pool(question.jobs) as pool:
-            try:
-                yield ExecutorWorkers(task, pool, question.jobs, home, interruption)
-            except BrokenExecutor:
-                raise HostError("a worker process died", "it may have run out of memory: use fewer --jobs") from None
-    else:
-        yield home
+        if executor is not None:
+            task = replace(task, kept=kept.content())
+    return home if executor is None else ExecutorWorkers(task, executor, question.jobs, home, interruption, kept)
 
 
 def _outcomes(question: Question, workload: Workload, timeline: Timeline, found: Exploration) -> Iterator[Outcome]:

@@ -22,10 +22,12 @@ from functools import cached_property
 from typing import Any
 
 from emu.config import MachineConfig
+from emu.persistence.lab.chunks import Chunks
 from emu.persistence.lab.explore import LocalWorker, Recovery
 from emu.persistence.lab.growth import Branch, End, Grown, Growth, Interrupted, Job, Run, execute
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.lab.resume import KeptRuns
 from emu.persistence.lab.states import Judging, Legal
 from emu.persistence.lab.told import pieces
 from emu.persistence.lab.workload import Contents, Dimm
@@ -36,6 +38,8 @@ from emu.persistence.model.timeline import Timeline, build
 # Fewer jobs than this are done at home: sending them away costs more than doing them.
 _WORTH_SENDING = 24
 _LARGEST_BATCH = 32
+# Batches for each worker in a round: branches grow unequally, and at its end some wait for the last.
+_BATCHES = 16
 _POLL_S = 0.2
 
 
@@ -43,7 +47,8 @@ _POLL_S = 0.2
 class Task:
     """All that a worker must know: the machine that recovers, the workload's trace and the rules; power fails from
     event ``first`` on. ``linux``: recovery is a Linux machine's command. ``feed_printed``: it gets what was printed.
-    ``legal``: what it shows is judged, too.
+    ``legal``: what it shows is judged, too. ``kept``: the runs that need not be run, as ``KeptRuns.content``; without
+    it none are kept.
 
     ``key`` names the investigation. What a worker keeps belongs to that one: the next may find the same paths with
     other bytes behind them.
@@ -51,7 +56,7 @@ class Task:
 
     recovery: MachineConfig
     dimms: tuple[Dimm, ...]
-    events: tuple[Event, ...]
+    events: Sequence[Event]
     rules: Rules
     budget: int
     timeout: float
@@ -60,6 +65,7 @@ class Task:
     linux: bool = False
     feed_printed: bool = False
     legal: Legal | None = None
+    kept: bytes | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @cached_property
@@ -68,7 +74,10 @@ class Task:
 
 
 class Session:
-    """A worker's own machine and view of the crash states. Close it; an ``initial`` that was given stays open."""
+    """A worker's own machine and view of the crash states. Close it; an ``initial`` that was given stays open.
+
+    ``fresh`` are the runs that were not kept, where any are.
+    """
 
     def __init__(
         self,
@@ -80,6 +89,7 @@ class Session:
         self.timeline = timeline or build(task.events, task.rules, task.first)
         self._own = initial is None
         self.initial = Contents(task.recovery, task.dimms) if initial is None else initial
+        self.chunks = Chunks(self.timeline, self.initial)
         self.machine = MachineRecovery(
             task.recovery,
             budget=task.budget,
@@ -90,11 +100,16 @@ class Session:
             printed=pieces(task.events) if task.feed_printed else None,
             keep_shown=task.legal is not None,
         )
+        self.fresh: list[Run] = []
         self.judge(task.legal)
 
     def judge(self, legal: Legal | None) -> None:
         """Let what recovery shows be judged, where there is something ``legal``."""
         self.recovery: Recovery = self.machine if legal is None else Judging(self.machine, legal)
+
+    def keep(self, kept: KeptRuns) -> None:
+        """Run what is not kept only, and keep it."""
+        self.recovery = kept.recovery(self.recovery, self.fresh.append)
 
     def local_worker(self) -> LocalWorker:
         return LocalWorker(self.recovery, self.timeline, self.initial)
@@ -103,6 +118,15 @@ class Session:
         self.machine.close()
         if self._own:
             self.initial.close()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A batch that is done. ``chunks`` are those that its branches name; ``fresh`` are the runs that are to be kept."""
+
+    results: list[Grown | Run]
+    chunks: dict[int, bytes]
+    fresh: tuple[Run, ...]
 
 
 class _Kept(threading.local):
@@ -115,9 +139,11 @@ class _Kept(threading.local):
 _kept = _Kept()
 
 
-def run_batch(
-    key: str, pickled: bytes | None, batch: Sequence[Branch | Job], tracked: frozenset[int]
-) -> list[Grown | Run] | None:
+def be_there() -> None:
+    """Nothing, in a worker: for this it has started, and has imported all that it needs."""
+
+
+def run_batch(key: str, pickled: bytes | None, batch: Sequence[Branch | Job], tracked: frozenset[int]) -> Done | None:
     """Grow branches and do jobs in this thread; None when the task of that key is not here and did not come along."""
     session = _kept.session if _kept.key == key else None
     if session is None:
@@ -127,13 +153,22 @@ def run_batch(
         if _kept.session is not None:
             _kept.session.close()
         _kept.session = session = Session(task)
+        if task.kept is not None:
+            session.keep(KeptRuns("", task.kept))
         _kept.key = key
-    recovery, timeline, initial = session.recovery, session.timeline, session.initial
+    recovery, timeline, initial, chunks = session.recovery, session.timeline, session.initial, session.chunks
 
     def run(job: Job) -> Run:
         return execute(job, recovery, tracked, timeline, initial)
 
-    return [run(work) if isinstance(work, Job) else Growth.elsewhere(work, timeline, initial, run) for work in batch]
+    results = [
+        run(work) if isinstance(work, Job) else Growth.elsewhere(work, timeline, initial, chunks, run) for work in batch
+    ]
+    grown = (result for result in results if isinstance(result, Grown))
+    used = dict.fromkeys(number for result in grown for node in result.nodes for number in node[3])
+    done = Done(results, {number: chunks.data(number) for number in used}, tuple(session.fresh))
+    session.fresh.clear()
+    return done
 
 
 @contextmanager
@@ -210,7 +245,9 @@ def _end_with_parent() -> None:
 
 
 class ExecutorWorkers:
-    """Spreads branches over ``workers`` workers of ``executor``; small rounds are done by ``home``."""
+    """Spreads branches over ``workers`` workers of ``executor``; small rounds are done by ``home``. What is run is
+    ``kept``, where the task has what was kept before.
+    """
 
     def __init__(
         self,
@@ -219,8 +256,10 @@ class ExecutorWorkers:
         workers: int,
         home: LocalWorker,
         interruption: Interruption | None = None,
+        kept: KeptRuns | None = None,
     ) -> None:
         self._task = task
+        self._kept = kept
         self._executor = executor
         self._workers = workers
         self._home = home
@@ -232,7 +271,7 @@ class ExecutorWorkers:
         if len(ends) < _WORTH_SENDING:
             yield from self._home.grow(growth, ends, tracked)
             return
-        size = max(1, min(_LARGEST_BATCH, -(-len(ends) // (4 * self._workers))))
+        size = max(1, min(_LARGEST_BATCH, -(-len(ends) // (_BATCHES * self._workers))))
         batches = [ends[at : at + size] for at in range(0, len(ends), size)]
         taken = [[growth.take(end) for end in batch] for batch in batches]
         submitted = [self._submit(batch, tracked, introduce=not self._introduced and number < self._workers)
@@ -243,17 +282,20 @@ class ExecutorWorkers:
             if done is None:
                 done = self._wait(self._submit(work, tracked, introduce=True))
                 assert done is not None
-            for end, result in zip(batch, done, strict=True):
-                growth.put(end.node, result)
+            if self._kept is not None:
+                self._kept.add(tracked, done.fresh)
+            numbers = {number: growth.tree.chunks.add(data)[0] for number, data in done.chunks.items()}
+            for end, result in zip(batch, done.results, strict=True):
+                growth.put(end.node, result, numbers)
                 yield
 
     def _submit(
         self, batch: Sequence[Branch | Job], tracked: frozenset[int], *, introduce: bool
-    ) -> Future[list[Grown | Run] | None]:
+    ) -> Future[Done | None]:
         pickled = self._task.pickled if introduce else None
         return self._executor.submit(run_batch, self._task.key, pickled, batch, tracked)
 
-    def _wait(self, future: Future[list[Grown | Run] | None]) -> list[Grown | Run] | None:
+    def _wait(self, future: Future[Done | None]) -> Done | None:
         while not self._interruption.asked:
             try:
                 return future.result(_POLL_S)

@@ -71,6 +71,15 @@ class Talk:
         self._role, self._wanted = role, None
         self._line.clear()
 
+    @property
+    def line(self) -> bytes:
+        """What the kernel has printed of a line that goes on."""
+        return bytes(self._line)
+
+    @line.setter
+    def line(self, begun: bytes) -> None:
+        self._line[:] = begun
+
     def _write_serial(self, data: bytes) -> None:
         self._sink(data)
         for byte in data:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from emu.persistence.lab.explore import Exploration, Recovery, Result
 from emu.persistence.lab.findings import Analyst, Failure
+from emu.persistence.lab.memories import Budgeted
 from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import Initial
 from emu.persistence.model.events import Event
@@ -34,9 +35,10 @@ class LiveCauses:
         on_cause: OnCause,
         *,
         first: int = 0,
+        machine: Budgeted | None = None,
     ) -> None:
         nothing = Exploration([], 0, [], frozenset(timeline.units), Tree())
-        self._analyst = Analyst(nothing, timeline, events, initial, recovery, first=first)
+        self._analyst = Analyst(nothing, timeline, events, initial, recovery, first=first, machine=machine)
         self._on_cause = on_cause
         self._started = time.monotonic()
         self._spent = 0.0

@@ -1,24 +1,70 @@
-"""Memories that an analysis makes up, and what recovery makes of them."""
+"""Memories that an analysis makes up, and what recovery makes of them: in bounded time."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
-from emu.persistence.lab.explore import Exploration, Recovery, Verdict
+from emu.persistence.lab.explore import Exploration, Recovery, Run, Verdict
 from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import Initial, Read
 from emu.persistence.model.events import Event, Written, page_of, split
 
+# Basic blocks: how much longer recovery may run on an impossible memory than on that of the whole run, and at least.
+_TIMES_AS_LONG = 8
+_LEAST_BLOCKS = 1 << 16
+
+
+class OutOfTime(Exception):
+    """An analysis has used up its time."""
+
+
+class Patience:
+    """Ends what takes this thread more than ``seconds`` of processor time: how busy the host is does not matter."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._until = time.thread_time() + seconds
+
+    def check(self) -> None:
+        if time.thread_time() > self._until:
+            raise OutOfTime
+
+
+class Budgeted(Protocol):
+    """A machine that runs recoveries: each may run ``budget`` basic blocks, the last one took ``blocks``."""
+
+    budget: int
+
+    @property
+    def blocks(self) -> int: ...
+
 
 class Memories:
-    """Memories of one trace, by the content of each unit that was stored to; also impossible ones."""
+    """Memories of one trace, by the content of each unit that was stored to; also impossible ones, on which a recovery
+    may go astray for long: ``machine``, where recovery runs, is told not to let it.
+    """
 
-    def __init__(self, exploration: Exploration, events: Sequence[Event], initial: Initial, recovery: Recovery) -> None:
+    def __init__(
+        self,
+        exploration: Exploration,
+        events: Sequence[Event],
+        initial: Initial,
+        recovery: Recovery,
+        check: Callable[[], object],
+        machine: Budgeted | None = None,
+    ) -> None:
         self._tracked = exploration.tracked
         # What the analysis runs itself is kept apart: a result that nobody explored stays one that nobody explored.
         self._trees = (exploration.tree, Tree())
+        self._cut_short = Tree()
         self._initial = initial
         self._recovery = recovery
+        self._machine = machine
+        self._most_blocks: int | None = None
+        self.check = check
+        self._end = len(events)
         self._writes: dict[int, list[tuple[int, int, int]]] = {}
         for number, event in enumerate(events):
             if isinstance(event, Written):
@@ -47,14 +93,48 @@ class Memories:
 
     def end(self, contents: dict[int, int]) -> tuple[Verdict, tuple[Read, ...]]:
         """How recovery ends on a memory and what it reads: known from a tree of reads, or found by running it."""
-
-        def content(unit: int) -> int:
-            return contents[unit] if unit in contents else self._initial(unit)
-
-        for tree in self._trees:
-            node = tree.find(content)
-            if node is not None and node.verdict is not None:
-                return node.verdict, node.path()
-        run = self._recovery.run(self._tracked, lambda unit, mask: content(unit) & mask)
+        self.check()
+        known = self._known(contents, self._trees)
+        if known is not None:
+            return known
+        run = self._run(contents)
         self._trees[1].add(run.reads, run.verdict)
         return run.verdict, tuple(run.reads)
+
+    def accepts(self, contents: dict[int, int]) -> bool:
+        """Whether recovery ends well, in reasonable time, on a memory that need not be possible."""
+        self.check()
+        known = self._known(contents, (*self._trees, self._cut_short))
+        if known is not None:
+            return known[0].ok
+        if self._machine is None:
+            run = self._run(contents)
+        else:
+            usual = self._machine.budget
+            most = self._reasonable(self._machine)
+            self._machine.budget = min(usual, most)
+            try:
+                run = self._run(contents)
+            finally:
+                self._machine.budget = usual
+        self._cut_short.add(run.reads, run.verdict)
+        return run.verdict.ok
+
+    def _reasonable(self, machine: Budgeted) -> int:
+        if self._most_blocks is None:
+            self._run(self.after(self._end))
+            self._most_blocks = max(_LEAST_BLOCKS, _TIMES_AS_LONG * machine.blocks)
+        return self._most_blocks
+
+    def _known(self, contents: dict[int, int], trees: Sequence[Tree]) -> tuple[Verdict, tuple[Read, ...]] | None:
+        for tree in trees:
+            node = tree.find(lambda unit: self._content(contents, unit))
+            if node is not None and node.verdict is not None:
+                return node.verdict, node.path()
+        return None
+
+    def _content(self, contents: dict[int, int], unit: int) -> int:
+        return contents[unit] if unit in contents else self._initial(unit)
+
+    def _run(self, contents: dict[int, int]) -> Run:
+        return self._recovery.run(self._tracked, lambda unit, mask: self._content(contents, unit) & mask)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from emu.persistence.lab.explore import Verdict
 from emu.persistence.lab.memories import Memories
 from emu.persistence.model.crashstate import CrashState, Initial, Read
 from emu.persistence.model.events import UNIT, Event, Fence, Store, Told, WriteBack, Written, split
@@ -35,9 +34,6 @@ UNEXPLAINED = "unexplained"
 
 _LOOK_BACK = 64
 _POINTS_BACK = 256
-
-End = Callable[[dict[int, int]], tuple[Verdict, tuple[Read, ...]]]
-"""How recovery ends on a memory, and what it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +66,10 @@ class Scene:
         """What recovery reads."""
         return {unit for unit, _, _ in self.path}
 
+    def ended_by(self, repair: Repair) -> bool:
+        """Whether ``repair`` makes the failure impossible."""
+        return repair.rules_out(self.path, self.after, self.crash)
+
 
 class Namer:
     """Names the causes of failing memories of one trace. Power failed from event ``first`` on."""
@@ -80,7 +80,6 @@ class Namer:
         events: Sequence[Event],
         initial: Initial,
         memories: Memories,
-        end: End,
         *,
         first: int = 0,
     ) -> None:
@@ -88,17 +87,21 @@ class Namer:
         self._events = events
         self._initial = initial
         self._memories = memories
-        self._end = end
-        self.editor = Editor(events, timeline.rules, initial)
+        self._end = memories.end
+        points = frozenset(point.event for point in timeline.points)
+        self.editor = Editor(events, timeline.rules, initial, points, memories.check)
         self._before = first - 1
+        self._late_ones: dict[tuple[object, ...], tuple[str, int | None]] = {}
 
-    def repair_of(self, cause: Cause) -> Callable[[int], Repair | None] | None:
-        """The flush or fence that ``cause`` lacks, as a repair up to any crash point's event."""
-        if cause.kind == MISSING_FENCE:
-            return lambda crash: self.editor.fenced(cause.lost, crash)
-        if cause.kind == MISSING_FLUSH:
-            return lambda crash: self.editor.durable(cause.lost, crash)
-        return None
+    def fixes(self, cause: Cause) -> tuple[Repair, ...]:
+        """The places for the flush or fence that ``cause`` lacks: at the lost stores; a fence may also stand before the
+        store that persisted without them, and then waits for all that was flushed until there.
+        """
+        if cause.kind not in (MISSING_FLUSH, MISSING_FENCE) or cause.repair is None:
+            return ()
+        if cause.kind == MISSING_FLUSH or cause.persisted is None:
+            return (cause.repair,)
+        return cause.repair, self.editor.fenced_before(cause.persisted)
 
     def begin(self, path: tuple[Read, ...], point: int) -> int:
         """The event of the last crash point before ``point`` that does not allow ``path``; the one before all crashes
@@ -123,7 +126,7 @@ class Namer:
             return cause
         if image.lost_pages:
             repair = self.editor.journalled(crash)
-            if repair.rules_out(path, scene.after):
+            if scene.ended_by(repair):
                 why = (
                     "the file system had not journalled the blocks of a page that was stored to, so the page came back "
                     "as it was; a mapping made with MAP_SYNC journals them before the first store"
@@ -156,7 +159,7 @@ class Namer:
             verdict, read = self._end(self._memories.after(number + 1))
             units = {unit for unit, _, _ in read}
             if verdict.ok:
-                needed = [n for n in made if not self._end(self._memories.after(number + 1, without={n}))[0].ok]
+                needed = [n for n in made if not self._memories.accepts(self._memories.after(number + 1, without={n}))]
                 return tuple(needed or made)
             if len(made) == _LOOK_BACK:
                 break
@@ -175,10 +178,10 @@ class Namer:
             given = next((n for n in range(taken + 1, len(self._events)) if self.touches(n, {unit})), None)
             if given is None or self._memories.after(given + 1)[unit] != free:
                 continue
-            if self._end({**contents, unit: free})[0].ok:
+            if self._memories.accepts({**contents, unit: free}):
                 stores = [number for number in range(scene.crash) if self.touches(number, {unit})]
                 repair = self.editor.removed(stores, scene.crash)
-                if repair.rules_out(scene.path, scene.after):
+                if scene.ended_by(repair):
                     why = (
                         "the word that recovery waits for was stored before the power failed, and nobody is left who "
                         "would put it back"
@@ -199,26 +202,31 @@ class Namer:
             return None
         rules = self._timeline.rules
         if not rules.flushes_count:
-            repair = self.editor.durable(scene.lost, scene.crash)
+            repair = self.editor.durable(scene.lost)
             return self._if_repaired(
                 ORDERING, lambda later: f"nothing makes the store persist before {later}, which did", scene, repair
             )
-        fenced = self.editor.fenced(scene.lost, scene.crash)
+        fenced = self.editor.fenced(scene.lost)
         if fenced is not None:
             cause = self._if_repaired(MISSING_FENCE, partial(self._why_no_fence, scene), scene, fenced)
             if cause is not None:
                 return cause
         if not self.editor.flushes_help(scene.lost):
             return None
-        repair = self.editor.durable(scene.lost, scene.crash)
+        repair = self.editor.durable(scene.lost)
         return self._if_repaired(MISSING_FLUSH, partial(self._why_no_flush, scene), scene, repair)
 
     def _if_repaired(self, kind: str, why: Callable[[str], str], scene: Scene, repair: Repair) -> Cause | None:
-        if not repair.rules_out(scene.path, scene.after):
+        if not scene.ended_by(repair):
             return None
-        persisted = self._later(scene)
-        told = persisted is not None and isinstance(self._events[persisted], Told)
-        return Cause(kind, why("what was printed" if told else "a later store"), scene.lost, persisted, repair)
+        # Of the same instructions lost for the same reason it is said once what persisted without them.
+        key = (kind, *map(self.place, scene.lost))
+        if key not in self._late_ones:
+            persisted = self._later(scene)
+            told = persisted is not None and isinstance(self._events[persisted], Told)
+            self._late_ones[key] = why("what was printed" if told else "a later store"), persisted
+        text, persisted = self._late_ones[key]
+        return Cause(kind, text, scene.lost, persisted, repair)
 
     def _why_no_fence(self, scene: Scene, later: str) -> str:
         number, store = next((n, event) for n in scene.lost if isinstance(event := self._events[n], Store))
@@ -248,7 +256,7 @@ class Namer:
             units = [unit for unit, _, _ in split(store.address, store.data)]
             if len(units) > 1 and not all((number, unit) in gone for unit in units):
                 repair = self.editor.together([number], scene.crash)
-                if repair.rules_out(scene.path, scene.after):
+                if scene.ended_by(repair):
                     size = len(store.data)
                     why = f"the {size} bytes of the store are not one aligned 8-byte unit: one part persisted alone"
                     return Cause(TORN, why, (number,), None, repair)
@@ -257,10 +265,10 @@ class Namer:
     def _order(self, scene: Scene) -> Cause | None:
         """An earlier store persisted, and would do no harm had it come after the lost ones."""
         earlier = self._culprit(scene)
-        if earlier is None or not self._end(self._memories.after(max(scene.lost) + 1, without={earlier}))[0].ok:
+        if earlier is None or not self._memories.accepts(self._memories.after(max(scene.lost) + 1, without={earlier})):
             return None
         repair = self.editor.moved(earlier, scene.lost, scene.crash)
-        if not repair.rules_out(scene.path, scene.after):
+        if not scene.ended_by(repair):
             return None
         why = "the program makes the stores in the wrong order: this one must persist before an earlier one"
         return Cause(ORDERING, why, scene.lost, earlier, repair)
@@ -272,7 +280,7 @@ class Namer:
         if not group:
             return None
         repair = self.editor.together(group, scene.crash)
-        if not repair.rules_out(scene.path, scene.after):
+        if not scene.ended_by(repair):
             return None
         why = (
             "recovery cannot cope with a state in which some stores were made and this one was not; "
@@ -291,9 +299,9 @@ class Namer:
         if first is None or last is None:
             return set()
         group = {*scene.lost, *(number for number in range(first, last) if self.touches(number, scene.units))}
-        if self.editor.together(group, scene.crash).rules_out(scene.path, scene.after):
+        if scene.ended_by(self.editor.together(group, scene.crash)):
             for number in sorted(group - set(scene.lost)):
-                if self.editor.together(group - {number}, scene.crash).rules_out(scene.path, scene.after):
+                if scene.ended_by(self.editor.together(group - {number}, scene.crash)):
                     group.remove(number)
         return group
 
@@ -322,23 +330,27 @@ class Namer:
             if any(unit in units and (number, unit) not in gone for unit in self._units(number)):
                 yield number
 
-    def _end_without(self, scene: Scene, stores: set[int]) -> tuple[Verdict, tuple[Read, ...]]:
-        """How recovery ends when the failing memory lacks ``stores`` too."""
+    def _harms(self, scene: Scene, store: int) -> bool:
+        """Whether recovery accepts the failing memory when it lacks ``store`` too."""
         lost = {(part.event, part.unit) for part in scene.image.lost()}
-        return self._end(self._memories.after(scene.crash, stores, lost, scene.image.lost_pages))
+        return self._memories.accepts(self._memories.after(scene.crash, {store}, lost, scene.image.lost_pages))
 
     def _later(self, scene: Scene) -> int | None:
         """A store after the lost one that persisted: if possible one without which recovery succeeds."""
         later = range(scene.lost[0] + 1, scene.crash)
         read = list(islice(self._survivors(scene, later), _LOOK_BACK))
-        harmful = (number for number in read if self._end_without(scene, {number})[0].ok)
+        harmful = (number for number in read if self._harms(scene, number))
         return next(harmful, read[0] if read else None)
 
     def _culprit(self, scene: Scene) -> int | None:
         """The last store before the lost ones that persisted and without which recovery succeeds."""
         earlier = range(min(scene.crash, *scene.lost) - 1, -1, -1)
         near = islice(self._survivors(scene, earlier), _LOOK_BACK)
-        return next((number for number in near if self._end_without(scene, {number})[0].ok), None)
+        return next((number for number in near if self._harms(scene, number)), None)
+
+    def place(self, number: int) -> int:
+        """The instruction that made an event; an event that none is known of stands for itself."""
+        return self._events[number].pc or -1 - number
 
     def touches(self, number: int, units: set[int]) -> bool:
         return not units.isdisjoint(self._units(number))

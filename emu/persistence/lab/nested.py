@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from emu.persistence.lab.explore import Exploration, Recovery, Walker
-from emu.persistence.lab.memories import Memories
-from emu.persistence.lab.naming import Cause, End, Namer
+from emu.persistence.lab.memories import Budgeted, Memories
+from emu.persistence.lab.naming import Cause, Namer
 from emu.persistence.model.crashstate import FULL, CrashState, Initial, Read
 from emu.persistence.model.events import Event
 from emu.persistence.model.image import Image, example
@@ -47,10 +47,11 @@ def second_failure(
     exploration: Exploration,
     initial: Initial,
     recovery: Recovery,
-    checked: Callable[[End], End],
+    check: Callable[[], object],
+    machine: Budgeted | None,
 ) -> Second:
     """What recovery lacks, seen from the memories of ``walker``, from which the last recovery reads ``path`` and fails.
-    ``checked`` may end what takes too long.
+    ``check`` may end what takes too long.
     """
     first = _before_the_last(walker.state)
     before: dict[int, int] = {}
@@ -68,13 +69,12 @@ def second_failure(
     state = CrashState.at(timeline, timeline.points[-1].number, content).after(path)
     if events[: len(cut)] != cut or state is None:
         return unnamed
-    memories = Memories(exploration, events, content, recovery)
-    end = checked(memories.end)
-    image = _least(example(state, timeline, content, timeline.points[-1].number), end)
-    verdict, read = end(image.contents())
+    memories = Memories(exploration, events, content, recovery, check, machine)
+    image = _least(example(state, timeline, content, timeline.points[-1].number), memories)
+    verdict, read = memories.end(image.contents())
     if verdict.ok:
         return unnamed
-    cause = Namer(timeline, events, content, memories, end).name(image, len(cut), read)
+    cause = Namer(timeline, events, content, memories).name(image, len(cut), read)
     if cause.repair is None:
         return unnamed
     return unnamed._replace(cause=cause, where=InRecovery(events, len(cut), cause.lost, cause.persisted))
@@ -90,10 +90,10 @@ def _before_the_last(state: CrashState) -> CrashState:
     return CrashState(state.initial, layers, known)
 
 
-def _least(image: Image, end: End) -> Image:
+def _least(image: Image, memories: Memories) -> Image:
     """``image`` with as few losses as it fails with."""
     for root in sorted(image.roots):
         smaller = Image(image.timeline, image.initial, image.point, image.roots - {root}, image.lost_pages)
-        if not end(smaller.contents())[0].ok:
+        if not memories.end(smaller.contents())[0].ok:
             image = smaller
     return image

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import gc
+from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from emu.cpu import store_log
 from emu.cpu.crossing import next_page
 from emu.cpu.engine import trace
-from emu.cpu.engine.trace import Entry, Row, Tracer
-from emu.cpu.sites import LONGEST, SPECIALS, UNKNOWN, Site, SiteKind, find_site, find_sites
+from emu.cpu.engine.trace import Tracer
+from emu.cpu.sites import LONGEST, SPECIALS, UNKNOWN, Site, find_site, find_sites
 from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.machine import Machine
 from emu.memory import Region
 from emu.persistence.lab.code import writes_to_port
-from emu.persistence.model.events import (
-    Event,
-    Fence,
-    FenceKind,
-    Flush,
-    FlushKind,
-    LabelWrite,
-    Store,
-    WriteBack,
-    WriteBackKind,
-    label_address,
-)
+from emu.persistence.lab.log_events import columns, numbered_events
+from emu.persistence.model.columns import Events
+from emu.persistence.model.events import Event, LabelWrite, label_address
 from emu.persistence.model.operations import Mark, Print
 from emu.units import PAGE
 
@@ -42,14 +32,7 @@ TRACE_FULL, TRACE_BUDGET = "trace-full", "instruction-budget"
 OnStop = Callable[[int], None]
 OnLabels = Callable[[int, int, int], None]
 
-_FLUSHES = dict(enumerate(FlushKind))
-_FENCES = dict(enumerate(FenceKind))
-_WRITE_BACKS = dict(enumerate(WriteBackKind))
 _INVD, _UNKNOWN = SPECIALS.index("invd"), SPECIALS.index(UNKNOWN)
-# Plain numbers: an IntFlag costs a microsecond for each use, and this is used for each store.
-_NON_TEMPORAL, _LOCKED = int(SiteKind.NON_TEMPORAL), int(SiteKind.LOCKED)
-# A named tuple's own constructor takes twice as long, and this makes each store.
-_new_store = tuple.__new__
 
 
 def spans(machine: Machine) -> list[tuple[int, int]]:
@@ -86,7 +69,7 @@ class Recording:
         self._ranges = spans(machine)
         base = min(first for first, _ in self._ranges)
         tracer.cover(base, max(last for _, last in self._ranges) + 1 - base)
-        cpu.watch(tracer.retract, self.written, tracer.retract_function)
+        cpu.watch(tracer.retract, self.written, tracer.retract_function, tracer.note_physical_read)
         machine.memory.listen(self)
         for number, dimm in enumerate(machine.nvdimms):
             if dimm.device.labels is not None:
@@ -188,15 +171,9 @@ class Recording:
         """What was logged so far as events, each with the position of its first entry."""
         return numbered_events(self.tracer.rows(), self._label_writes)
 
-    def all_numbered_events(self) -> list[tuple[int, Event]]:
-        """As ``numbered_events``, in half the time: the garbage collector would look at all of a long log in vain."""
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            return list(self.numbered_events())
-        finally:
-            if collecting:
-                gc.enable()
+    def columns(self) -> tuple[Events, array[int]]:
+        """The events, and the position of the first entry of each: for a long log."""
+        return columns(self.tracer.log(), self._label_writes)
 
     def events(self) -> Iterator[Event]:
         return (event for _, event in self.numbered_events())
@@ -234,78 +211,3 @@ class _WatchedLabels:
         self._labels.write(offset, data)
         if data:
             self._recording.labels_written(self._number, offset, data)
-
-
-def numbered_events(rows: Iterable[Row], label_writes: Sequence[LabelWrite] = ()) -> Iterator[tuple[int, Event]]:
-    """The log as events, each with the position of its first entry: the pieces of one instruction's store are joined,
-    behind what the walk to its pages marks in page tables; a compare-and-swap that failed has no store.
-    """
-    failed, open_instance = -1, -1
-    first, pieces = 0, list[Row]()
-    for number, row in enumerate(rows):
-        pc, address, value, instance, _, kind, _, detail = row
-        if kind == trace.STORE:
-            if instance == open_instance:
-                pieces.append(row)
-            elif instance >= trace.FIRST_MARK:
-                yield number, _store(row)
-            elif instance != failed:
-                if len(pieces) == 1:
-                    yield first, _store(pieces[0])
-                elif pieces:
-                    yield from ((first, store) for store in _join(pieces))
-                first, open_instance, pieces = number, instance, [row]
-            continue
-        if pieces:
-            yield from ((first, store) for store in _join(pieces))
-            open_instance, pieces = -1, []
-        match kind:
-            case trace.FLUSH:
-                yield number, Flush(address, _FLUSHES[detail], pc)
-            case trace.FENCE:
-                if value:
-                    failed = instance
-                yield number, Fence(_FENCES[detail], bool(value), pc)
-            case trace.DEVICE:
-                yield number, label_writes[value]
-            case trace.SPECIAL if detail in _WRITE_BACKS:
-                yield number, WriteBack(_WRITE_BACKS[detail], pc)
-    if pieces:
-        yield from ((first, store) for store in _join(pieces))
-
-
-def _store(piece: Row) -> Store:
-    """That of an instruction with a single piece."""
-    pc, address, value, _, size, _, site, _ = piece
-    return _new_store(
-        Store, (address, value.to_bytes(size, "little"), site & _NON_TEMPORAL != 0, site & _LOCKED != 0, pc)
-    )
-
-
-def _join(rows: list[Row]) -> Iterator[Store]:
-    """One store for each run of adjacent bytes; bytes that the instruction stored twice hold what came last."""
-    if len(rows) == 1:
-        yield _store(rows[0])
-        return
-    pieces = [Entry._make(row) for row in rows]
-    first = pieces[0]
-    nt, locked = bool(first.site & _NON_TEMPORAL), bool(first.site & _LOCKED)
-    ordered = sorted(pieces, key=lambda piece: piece.address)
-    if any(left.address + left.size > right.address for left, right in pairwise(ordered)):
-        ordered = _last_of_each_byte(pieces)
-    start, data = ordered[0].address, bytearray()
-    for piece in ordered:
-        if piece.address != start + len(data):
-            yield Store(start, bytes(data), nt, locked, first.pc)
-            start, data = piece.address, bytearray()
-        data += piece.value.to_bytes(piece.size, "little")
-    yield Store(start, bytes(data), nt, locked, first.pc)
-
-
-def _last_of_each_byte(pieces: list[Entry]) -> list[Entry]:
-    last = {
-        piece.address + at: piece._replace(address=piece.address + at, value=byte, size=1)
-        for piece in pieces
-        for at, byte in enumerate(piece.value.to_bytes(piece.size, "little"))
-    }
-    return [last[address] for address in sorted(last)]

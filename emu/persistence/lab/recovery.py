@@ -6,12 +6,15 @@ translated code stays. The NVDIMM is a private mapping of its file, which never 
 
 What can be read of it is put into memory before a run where it is certain, and the reads are noted in C. Only bytes
 that can have several values are asked for when recovery reads them.
+
+A recovery of Linux mounts file systems and starts a program before it comes to what the power failure left in doubt. So
+it begins where an earlier one was that had read the same (``beginnings``).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +28,12 @@ from emu.cpu.engine import trace
 from emu.cpu.known_ports import KnownPorts
 from emu.cpu.snapshot import Snapshot
 from emu.devices.uart16550 import Uart16550
+from emu.errors import HostError
 from emu.linux.protocol import Message, Role
 from emu.persistence.lab import recorder
+from emu.persistence.lab.beginnings import DISTANCE, Beginnings, Moment, Place
 from emu.persistence.lab.explained import MemoryCheck
-from emu.persistence.lab.explore import Answer, Interrupted, Run, Settled, Verdict
+from emu.persistence.lab.explore import Answer, Interrupted, Nondeterministic, Run, Settled, Verdict
 from emu.persistence.lab.input import Input
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.linux import Talk
@@ -52,10 +57,9 @@ _OPTIONS = RunOptions(no_reboot=True, patience=10_000)
 # For each set of bytes of a unit, as bits, the bytes themselves.
 _MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for bits in range(1 << UNIT)]
 _BITS = {mask: bits for bits, mask in enumerate(_MASKS)}
-_WHOLE = struct.Struct("<Q")
+_WHOLE, _KNOWN = struct.Struct("<Q"), struct.Struct("=QQ")
 _ENDED_BY_DEVICES = ("power-off", "exit-port", "panic")
 _EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
-_WALKS = "recovery has page tables in the NVDIMM: what page walks read there is not followed"
 
 
 def private(config: MachineConfig) -> MachineConfig:
@@ -98,13 +102,14 @@ class Output:
 
 class MachineRecovery:
     """Runs the image of ``config`` as recovery. ``budget`` bounds a run, in basic blocks, ``timeout`` in seconds of
-    real time, for those that wait rather than run; ``record`` keeps its trace. ``linux``: the kernel boots once, and a
-    run begins when the file systems are about to be mounted.
+    real time, for those that wait rather than run; ``record`` keeps its trace. ``linux``: the kernel boots once, and
+    a run is what comes from when the file systems are about to be mounted.
 
     ``printed``: what recovery can read on its standard input (COM1), as far as the words of the model say that it is
     out. ``keep_shown``: ``shown`` is asked for.
 
-    An ``interruption`` ends a run with ``Interrupted``. Close it: it holds a machine.
+    ``budget`` may be changed between runs; ``blocks`` is what the last one took. An ``interruption`` ends a run with
+    ``Interrupted``. Close it: it holds a machine.
     """
 
     def __init__(
@@ -123,7 +128,8 @@ class MachineRecovery:
         self._input = None if printed is None else Input(printed, self._ask_told)
         self._config = private(config)
         self._linux = linux
-        self._budget = budget
+        self.budget = budget
+        self.blocks = 0
         self._record = record
         self.interruption = interruption or Interruption()
         self._watchdog = Watchdog(timeout)
@@ -131,9 +137,10 @@ class MachineRecovery:
         self._settled: Settled | None = None
         self._answer: Answer = lambda unit, mask: 0
         self._tracked: frozenset[int] | None = None
-        self._caveat = ""
         self._machine: Machine | None = None
-        self._snapshot: Snapshot | None = None
+        self._first: Moment | None = None
+        self._beginnings: Beginnings | None = None
+        self._pause: list[int] | None = None
         self._undo: Undo | None = None
         self._areas: list[tuple[int, int, int, Backend]] = []
         self._check: MemoryCheck | None = None
@@ -142,6 +149,8 @@ class MachineRecovery:
         # By the run's last access to a port, why the CPU stopped then, and whether it would have taken an interrupt.
         self._verdicts: dict[tuple[int | None, StopKind, bool], Verdict] = {}
         self._labels_known: dict[int, int] = {}
+        self._talk: Talk | None = None
+        self._began: Moment | None = None
         self._always: Run | None = None
 
     @property
@@ -161,8 +170,10 @@ class MachineRecovery:
             if self._check is not None:
                 self._check.close()
             # It may have been interrupted on its way to the first access.
-            if self._snapshot is not None:
-                self._snapshot.close()
+            if self._beginnings is not None:
+                self._beginnings.close()
+            if self._first is not None:
+                self._first.close()
             if self._undo is not None:
                 self._undo.close()
             self._areas.clear()
@@ -181,19 +192,49 @@ class MachineRecovery:
         if self._always is not None:
             return self._always
         assert self._spins is not None
-        self._go_back()
+        assert self._first is not None
+        tracer = self._recording.tracer
         self._settle(tracked, None if self._record else settled)
         self._answer = answer
-        for unit, mask, value in given:
-            self._poke(unit, mask, value)
-            self._recording.tracer.give(unit, _BITS[mask])
+        begin, start = self._first, None
+        if self._beginnings is not None and settled is not None:
+            place = self._beginnings.find(settled, answer)
+            start, begin = self._beginnings.nearest(place)
+            self._go_back(begin, given)
+            if start is not place:
+                self._pause_at(place, begin.reads)
+        else:
+            self._go_back(begin, given)
         verdict = self._verdict()
         if self._spins.proven:
             # What it went round for once more is no read of its own, and all was asked for again.
             self._tracked = None
-            return self._run_of(verdict, *self._spins.reads)
-        tracer = self._recording.tracer
-        return self._run_of(verdict, tracer.reads(), tracer.read_entries() if self._record else ())
+            reads, positions = self._spins.reads
+            return self._run_of(verdict, begin.reads + reads, positions)
+        reads = tracer.reads()
+        if start is not None and self._beginnings is not None:
+            self._beginnings.add(start, reads, tracer.pauses(begin.block, DISTANCE))
+        return self._run_of(verdict, begin.reads + reads, tracer.read_entries() if self._record else ())
+
+    def _pause_at(self, place: Place, read: bytes) -> None:
+        """Go on to ``place`` and keep that moment; ``read`` is what was read before the run began."""
+        machine, tracer, reached = self._machine, self._recording.tracer, list[int]()
+        assert machine is not None
+        assert self._beginnings is not None
+        self._pause = reached
+        tracer.set_budget(place.block)
+        try:
+            self._drive(machine, self._recording, until=reached)
+        finally:
+            self._pause = None
+        read += tracer.reads()
+        if reached != [place.block] or read != place.reads():
+            raise Nondeterministic(
+                f"recovery came to basic block {place.block} with other reads than when it had read the same"
+            )
+        moment = self._moment(tracer.blocks - 1, read)
+        self._beginnings.keep(place, moment)
+        self._continue(moment)
 
     def _verdict(self) -> Verdict:
         """Let recovery run to its end. Its accesses to ports are known, mostly, and so is what came of them."""
@@ -239,15 +280,12 @@ class MachineRecovery:
 
     def _run_of(self, verdict: Verdict, data: bytes, positions: Sequence[int]) -> Run:
         """What came of it: ``data`` are its reads, ``positions`` the numbers of log entries before them."""
+        self.blocks = self._recording.tracer.blocks - self._block
         reads = Reads(data)
         events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
             self._check.verify((event for _, event in events), _contents(reads))
-        if self._recording.tracer.has_tables:
-            self._caveat = _WALKS
-        if self._recording.tracer.executes:
-            self._caveat = _EXECUTES
-        return Run(reads, verdict, events, self._caveat)
+        return Run(reads, verdict, events, _EXECUTES if self._recording.tracer.executes else "")
 
     def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
         """Let the settled content be in memory, and only the other tracked units be asked for."""
@@ -256,6 +294,7 @@ class MachineRecovery:
         if not same or (settled is None and self._settled is not None):
             tracer.set_unknown(tracked)
             self._tracked, self._settled = tracked, None
+            self._begin_anew(tracked)
         if settled is not None and settled != self._settled:
             for unit, value in settled.since(self._settled):
                 place = self._place(unit)
@@ -270,7 +309,7 @@ class MachineRecovery:
         machine = board.build(self._config, board.Outputs(serial=self._show), _OPTIONS)
         try:
             recording = recorder.Recording(machine)
-            recording.tracer.watch_reads(recorder.spans(machine), record=self._record)
+            self._watch(machine, recording)
         except BaseException:
             machine.close()
             raise
@@ -280,6 +319,17 @@ class MachineRecovery:
             assert isinstance(uart, Uart16550)
             uart.supply(partial(self._feed, recording.tracer))
         return machine, recording
+
+    def _watch(self, machine: Machine, recording: recorder.Recording) -> None:
+        """See what is read of the NVDIMM from now on; HostError where that is not possible."""
+        if not read_watch.is_available():
+            raise HostError(
+                "this build of Unicorn does not let emu see what recovery reads",
+                "install the release of unicorn that emu pins",
+            )
+        recording.tracer.watch_pages()
+        if not self._record or recording.start():
+            machine.cpu.count_blocks(recording.tracer.counter)
 
     def _drive(
         self, machine: Machine | None, recording: recorder.Recording, *, until: list[int] | None = None
@@ -309,10 +359,6 @@ class MachineRecovery:
         tracer.on_unknown_read = self._unknown_read
         self._recording.on_label_read = self._read_labels
         self._recording.on_label_write = self._know_labels
-        self._printed = bytes(self._output.data)
-        self._shown_before = b"" if self._shown is None else self.shown
-        self._rewind = machine.rewinder({name: device.save() for name, device in machine.devices.items()})
-        self._snapshot = Snapshot(machine.cpu)
         self._areas = [
             (start, size, offset, dimm.backend)
             for number, dimm in enumerate(machine.nvdimms)
@@ -330,6 +376,44 @@ class MachineRecovery:
             # What the NVDIMMs' _DSM answers is in memory. What is printed or typed in a run is asked of the devices.
             self._ports = KnownPorts(machine.cpu, DSM, self._ended_by_device)
             machine.be_quiet()
+        self._first = self._moment(self._block)
+
+    def _moment(self, block: int, reads: bytes = b"") -> Moment:
+        """The machine as it stands, before basic block ``block``."""
+        machine, undo, known = self._machine, self._undo, self._recording.tracer.known()
+        unknown = dict(_KNOWN.iter_unpack(known))
+        assert machine is not None
+        assert undo is not None
+        return Moment(
+            Snapshot(machine.cpu),
+            None if self._first is None else undo.save(self._unknown(unknown)),
+            machine.rewinder({name: device.save() for name, device in machine.devices.items()}),
+            known,
+            unknown,
+            block,
+            reads,
+            bytes(self._output.data),
+            b"" if self._shown is None else self.shown,
+            b"" if self._talk is None else self._talk.line,
+        )
+
+    def _begin_anew(self, tracked: frozenset[int]) -> None:
+        """Forget where runs were that were watched for other units. None begin there unless all depends on reads."""
+        if not self._linux or self._record or self._input is not None:
+            return
+        if self._beginnings is not None and self._beginnings.tracked != tracked:
+            self._beginnings.close()
+            self._beginnings = None
+        if self._beginnings is None and all(unit < label_address(0, 0) for unit in tracked):
+            assert self._first is not None
+            self._beginnings = Beginnings(self._first, tracked)
+
+    def _unknown(self, unknown: Mapping[int, int]) -> Iterator[tuple[Backend, int, int]]:
+        """The tracked bytes that a run has neither read nor stored to: backend, offset and mask of each unit's."""
+        for unit in self._tracked or ():
+            place, mask = self._place(unit), _MASKS[unknown.get(unit, 0xFF)]
+            if place is not None and mask:
+                yield *place, mask
 
     def _at_first_access(self) -> bool:
         """Find the block of the first access on one machine, stop another one there; False if there is no access."""
@@ -362,7 +446,7 @@ class MachineRecovery:
 
     def _at_snapshot(self) -> bool:
         """Boot Linux, unwatched and so at full speed, to where init asks what to do; False if it does not come."""
-        talk = Talk(self._output, Role.RECOVERY)
+        talk = self._talk = Talk(self._output, Role.RECOVERY)
         machine = self._machine = talk.machine = board.build(
             self._config, talk.outputs._replace(debugcon=self._show), _OPTIONS
         )
@@ -381,11 +465,7 @@ class MachineRecovery:
             return False
         talk.play(Role.RECOVERY)
         self._recording = recorder.Recording(machine)
-        tracer = self._recording.tracer
-        if not read_watch.is_available() or not tracer.watch_pages():
-            tracer.watch_reads(recorder.spans(machine), record=self._record)
-        elif not self._record or self._recording.start():
-            machine.cpu.count_blocks(tracer.counter)
+        self._watch(machine, self._recording)
         machine.cpu.invalidate(0, 1)
         self._block = 0
         return True
@@ -405,7 +485,7 @@ class MachineRecovery:
                     default(why)
 
             tracer.on_stop = stop
-            tracer.set_budget(self._budget)
+            tracer.set_budget(self.budget)
             machine.boot()
             ended = self._drive(machine, recording, until=accessed)
             # The block that reads first may also be the one that ends the run.
@@ -414,45 +494,65 @@ class MachineRecovery:
             machine.close()
             tracer.close()
 
-    def _go_back(self) -> None:
+    def _go_back(self, moment: Moment, given: Sequence[Read]) -> None:
+        """Begin a run at ``moment``, with what is ``given`` in memory."""
         machine, tracer = self._machine, self._recording.tracer
         assert machine is not None
-        assert self._spins is not None
-        assert self._snapshot is not None
         assert self._undo is not None
-        if self._linux:
-            self._forget_code()
-        self._undo.undo()
+        self._undo.undo(moment.memory)
+        self._forget_code(moment)
         if self._ports is None or self._ports.devices_know:
-            self._rewind()
+            moment.devices()
             machine.be_quiet()
-            self._output.data[:] = self._printed
+            self._output.data[:] = moment.printed
             if self._shown is not None:
-                self._shown.data[:] = self._shown_before
-        self._snapshot.rewind()
+                self._shown.data[:] = moment.shown
+            if self._talk is not None:
+                self._talk.line = moment.line
+        moment.cpu.rewind()
         if self._ports is not None:
             self._ports.begin()
         tracer.restore_unknown()
+        tracer.know(moment.known)
         self._recording.clear()
-        tracer.blocks = self._block
-        self._spins.start(self._budget)
+        self._continue(moment)
+        for unit, mask, value in given:
+            unknown = _BITS[mask] & moment.unknown.get(unit, 0xFF)
+            if unknown:
+                self._poke(unit, _MASKS[unknown], value & _MASKS[unknown])
+                tracer.give(unit, unknown)
+
+    def _continue(self, moment: Moment) -> None:
+        """The machine stands at ``moment``; what it has read and executed so far counts."""
+        assert self._spins is not None
+        self._recording.tracer.blocks = moment.block
+        self._spins.start(self.budget - (moment.block - self._block))
         self._labels_known.clear()
-        self._caveat = ""
         if self._input is not None:
             self._input.rewind()
 
-    def _forget_code(self) -> None:
-        """What was translated from pages that are put back is of another run: a kernel changes code, loads programs."""
+    def _forget_code(self, moment: Moment) -> None:
+        """What was translated from pages that are put back is of another run: a kernel changes code, loads programs.
+        What was translated from an NVDIMM may be of other content than the next run's.
+        """
         machine, undo = self._machine, self._undo
         assert machine is not None
         assert undo is not None
+        changed, began = machine.cpu.take_code_change(), self._began
+        self._began = moment
+        if began is moment and not changed:
+            return
+        if self._recording.tracer.executes:
+            machine.cpu.invalidate(0, 1)
         for backend in machine.backends:
             for first, count in undo.stored(backend):
                 machine.cpu.restored(backend.mapping.address + first * PAGE, count * PAGE)
 
     def _stop(self, why: int, default: recorder.OnStop) -> None:
-        if why == trace.CODE:
-            self._caveat = _EXECUTES
+        if why == trace.BUDGET and self._pause is not None:
+            assert self._machine is not None
+            self._pause.append(self._recording.tracer.blocks)
+            self._machine.cpu.stop_before_block()
         elif why != trace.BUDGET or self._spins is None or not self._spins.before_block():
             default(why)
 
@@ -476,7 +576,7 @@ class MachineRecovery:
     def _feed(self, tracer: Tracer) -> bytes:
         """The guest looks for input. Before the first access that is what stops it there."""
         assert self._input is not None
-        if self._snapshot is None:
+        if self._first is None:
             tracer.note_access()
             return b""
         return self._input.read()

@@ -1,7 +1,8 @@
 """Recoveries that an exploration ran, kept in a file, so that the next one need not run them again.
 
 An exploration that is given them asks for the same runs in the same order and gets those that are kept from here: its
-result is that of one that was never interrupted. A file says what it was made with, and serves nothing else.
+result is that of one that was never interrupted. A file says what it was made with, and serves nothing else. Workers
+get what is kept when they begin, and bring home what they have run since.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from emu.errors import HostError, UsageError
+from emu.persistence.lab.chunks import READ_SIZE, Chunks
 from emu.persistence.lab.explore import Answer, Recovery, Run, Settled, Spin, Verdict
-from emu.persistence.lab.tree import Reads, Tree
+from emu.persistence.lab.tree import Node, Reads, Tree
 from emu.persistence.model.crashstate import Read
 from emu.persistence.model.events import (
     Event,
@@ -37,15 +39,18 @@ _LARGEST = 1 << 30
 
 class KeptRuns:
     """The runs of one exploration. ``name`` is the file that they are kept in; empty where it does not exist yet.
+    ``content`` is what it holds, where that was read already.
 
     UsageError when that is damaged, HostError when it cannot be read.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, content: bytes | None = None) -> None:
         self._name = name
         self._made_with: dict[str, str] = {}
         self._sets: dict[str, _Runs] = {}
-        content = _read(name)
+        self._tracked, self._key = frozenset[int](), ""
+        if content is None:
+            content = _read(name)
         if content is not None:
             try:
                 self._load(content)
@@ -62,18 +67,31 @@ class KeptRuns:
                 )
         self._made_with = dict(made_with)
 
-    def recovery(self, recovery: Recovery) -> Recovery:
-        """``recovery``, which is only asked for runs that are not kept; these are kept from then on."""
-        return _Remembering(self, recovery)
+    def recovery(self, recovery: Recovery, on_run: Callable[[Run], None] = lambda run: None) -> Recovery:
+        """``recovery``, which is only asked for runs that are not kept. These are kept from then on; ``on_run`` is told
+        of each.
+        """
+        return _Remembering(self, recovery, on_run)
 
-    def of(self, tracked: frozenset[int]) -> _Runs:
-        """The runs in which these units were tracked."""
-        return self._sets.setdefault(_digest(",".join(map(str, sorted(tracked))).encode()), _Runs())
+    def find(self, tracked: frozenset[int], answer: Answer) -> Run | None:
+        """The run from a memory, asked about as that run did, with these units tracked; None if it is not kept."""
+        return self._of(tracked).find(answer)
+
+    def add(self, tracked: frozenset[int], runs: Iterable[Run]) -> None:
+        """Keep runs in which these units were tracked."""
+        kept = self._of(tracked)
+        for run in runs:
+            kept.add(run)
+
+    def _of(self, tracked: frozenset[int]) -> _Runs:
+        if not self._key or tracked != self._tracked:
+            self._tracked, self._key = tracked, _digest(",".join(map(str, sorted(tracked))).encode())
+        return self._sets.setdefault(self._key, _Runs())
 
     def content(self) -> bytes:
         """What the file is to hold."""
-        chunks: dict[bytes, int] = {}
-        sets = {key: [run.to_json(chunks) for run in runs.runs] for key, runs in self._sets.items()}
+        chunks = Chunks()
+        sets = {key: [_run_to_json(run, chunks) for run in runs] for key, runs in self._sets.items()}
         kept = {
             "made_with": self._made_with,
             "sets": sets,
@@ -93,7 +111,7 @@ class KeptRuns:
         for key, runs in kept["sets"].items():
             self._sets[key] = found = _Runs()
             for run in runs:
-                found.add(_Kept.from_json(run, chunks))
+                found.add(_run_from_json(run, chunks))
 
 
 def _read(name: str) -> bytes | None:
@@ -118,7 +136,7 @@ def _digest(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def digest(*parts: object) -> str:
+def digest(parts: Iterable[object]) -> str:
     """Of memory, or of the text of anything else."""
     whole = hashlib.sha256()
     for part in parts:
@@ -126,38 +144,30 @@ def digest(*parts: object) -> str:
     return whole.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A whole run, from its beginning."""
+def _run_to_json(run: Run, chunks: Chunks) -> dict[str, Any]:
+    """A whole run, from its beginning; parts of its reads go to ``chunks``, each once."""
+    verdict = asdict(run.verdict)
+    if run.verdict.spin is not None:
+        verdict["spin"]["reads"] = [[address, data.hex()] for address, data in run.verdict.spin.reads]
+    return {
+        "reads": list(chunks.add(Reads.of(run.reads).data)),
+        "verdict": verdict,
+        "trace": [[reads, *_to_json(event)] for reads, event in run.trace],
+        "caveat": run.caveat,
+    }
 
-    reads: Reads
-    run: Run
 
-    def to_json(self, chunks: dict[bytes, int]) -> dict[str, Any]:
-        """For JSON; parts of the reads go to ``chunks``, each once."""
-        verdict = asdict(self.run.verdict)
-        spin = self.run.verdict.spin
-        if spin is not None:
-            verdict["spin"]["reads"] = [[address, data.hex()] for address, data in spin.reads]
-        return {
-            "reads": [chunks.setdefault(chunk, len(chunks)) for chunk in self.reads.pieces()],
-            "verdict": verdict,
-            "trace": [[reads, *_to_json(event)] for reads, event in self.run.trace],
-            "caveat": self.run.caveat,
-        }
-
-    @classmethod
-    def from_json(cls, kept: Mapping[str, Any], chunks: Sequence[bytes]) -> _Kept:
-        """ValueError, KeyError or TypeError for what ``to_json`` does not write."""
-        data = b"".join(chunks[number] for number in kept["reads"])
-        if len(data) % 24:
-            raise ValueError
-        reads, verdict = Reads(data), dict(kept["verdict"])
-        spin = verdict.pop("spin")
-        if spin is not None:
-            spin = Spin(spin["pc"], spin["instruction"], tuple((at, bytes.fromhex(data)) for at, data in spin["reads"]))
-        trace = tuple((number, _from_json(kind, fields)) for number, kind, fields in kept["trace"])
-        return cls(reads, Run(reads, Verdict(**verdict, spin=spin), trace, str(kept["caveat"])))
+def _run_from_json(kept: Mapping[str, Any], chunks: Sequence[bytes]) -> Run:
+    """ValueError, KeyError or TypeError for what ``_run_to_json`` does not write."""
+    data = b"".join(chunks[number] for number in kept["reads"])
+    if len(data) % READ_SIZE:
+        raise ValueError
+    verdict = dict(kept["verdict"])
+    spin = verdict.pop("spin")
+    if spin is not None:
+        spin = Spin(spin["pc"], spin["instruction"], tuple((at, bytes.fromhex(data)) for at, data in spin["reads"]))
+    trace = tuple((number, _from_json(kind, fields)) for number, kind, fields in kept["trace"])
+    return Run(Reads(data), Verdict(**verdict, spin=spin), trace, str(kept["caveat"]))
 
 
 _EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Store, Flush, Fence, WriteBack, LabelWrite)}
@@ -182,26 +192,24 @@ class _Runs:
     """Runs with the same tracked units, found by the memory that they start from."""
 
     def __init__(self) -> None:
-        self.runs: list[_Kept] = []
         self._tree = Tree()
-        self._by_verdict: dict[int, _Kept] = {}
+        self._runs: dict[Node, Run] = {}  # by where they end; the tree has what they have read
 
-    def add(self, kept: _Kept) -> None:
-        # Every run gets a verdict of its own, by which the tree's leaf tells whose it is.
-        kept = replace(kept, run=replace(kept.run, verdict=replace(kept.run.verdict)))
-        self.runs.append(kept)
-        self._by_verdict[id(kept.run.verdict)] = kept
-        self._tree.add(kept.reads, kept.run.verdict)
+    def __iter__(self) -> Iterator[Run]:
+        return (replace(run, reads=leaf.reads) for leaf, run in self._runs.items())
+
+    def add(self, run: Run) -> None:
+        self._runs[self._tree.add(run.reads, run.verdict)] = replace(run, reads=())
 
     def find(self, answer: Answer) -> Run | None:
         """The run from a memory, asked about as that run did, if it is kept."""
         node = self._tree.root
         while True:
-            for chunk in node.chunks:
-                if any(answer(unit, mask) != value for unit, mask, value in Reads(chunk.data)):
+            for piece in node.pieces():
+                if any(answer(unit, mask) != value for unit, mask, value in piece):
                     return None
             if node.read is None:
-                return None if node.verdict is None else self._by_verdict[id(node.verdict)].run
+                return None if node.is_open else replace(self._runs[node], reads=node.reads)
             value = answer(*node.read)
             if value not in node.children:
                 return None
@@ -211,17 +219,18 @@ class _Runs:
 class _Remembering:
     """A recovery that remembers what it did before."""
 
-    def __init__(self, kept: KeptRuns, recovery: Recovery) -> None:
+    def __init__(self, kept: KeptRuns, recovery: Recovery, on_run: Callable[[Run], None]) -> None:
         self._kept = kept
         self._recovery = recovery
+        self._on_run = on_run
 
     def run(
         self, tracked: frozenset[int], answer: Answer, settled: Settled | None = None, given: Sequence[Read] = ()
     ) -> Run:
-        runs = self._kept.of(tracked)
-        run = runs.find(answer)
+        run = self._kept.find(tracked, answer)
         if run is None:
             # What was asked on the way is what this run asks first, too.
             run = self._recovery.run(tracked, answer, settled, given)
-            runs.add(_Kept(Reads.of(run.reads), run))
+            self._kept.add(tracked, [run])
+            self._on_run(run)
         return run

@@ -12,12 +12,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.cpu.engine.trace import Tracer
-from emu.cpu.sites import SiteKind, find_sites
 from emu.devices.contract import ExitRequest
-from emu.errors import Status, UsageError
+from emu.errors import Status
 from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explore import Spin
-from emu.persistence.model.events import UNIT
 from emu.units import PAGE, U64_MAX
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ ENDLESS = "endless-loop"
 _FIRST_LOOK = 1 << 14  # basic blocks: two milliseconds
 _SHORTEST_LOOK = 512
 _WORDS_KEPT = 8
-_LOOKED_THROUGH = 128
 _MOST_PAGES = 1024
 _Page = tuple[int, int]
 
@@ -138,19 +135,7 @@ class SpinWatch:
         first = (bytes_of_unit & -bytes_of_unit).bit_length() - 1
         word = unit + first, bytes_of_unit.bit_count()
         if word not in self._words:
-            self._words[word] = self._reader(unit)
-
-    def _reader(self, unit: int) -> int:
-        """The instruction that reads ``unit``. At a locked one the engine still stands at one before it."""
-        cpu = self._machine.cpu
-        try:
-            code = cpu.read_linear(cpu.rip, _LOOKED_THROUGH)
-        except UsageError:
-            return cpu.rip
-        locked = (site for site in find_sites(code, cpu.rip, cpu.mode) if site.kind & SiteKind.LOCKED)
-        return next(
-            (site.pc for site in locked if (cpu.translate(cpu.linear_address(site)) or 0) & -UNIT == unit), cpu.rip
-        )
+            self._words[word] = self._machine.cpu.rip
 
     def _end(self) -> None:
         assert self._head is not None

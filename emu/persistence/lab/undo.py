@@ -8,9 +8,9 @@ pages. A page that comes back unchanged often is protected again.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from emu.host import kernel
+from emu.host import faults, kernel
 from emu.host.faults import DirtyLog
 from emu.machine import Machine
 from emu.memory import Backend
@@ -49,6 +49,22 @@ class _Kept:
         kernel.unmap_memory(self._address, self._size)
 
 
+class Copies:
+    """What the memory of a machine held at a later moment, for ``Undo.undo``. ``close`` it."""
+
+    def __init__(self, of: Mapping[int, faults.Copies]) -> None:
+        self.of = of
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes."""
+        return sum(copies.size for copies in self.of.values())
+
+    def close(self) -> None:
+        for copies in self.of.values():
+            copies.close()
+
+
 class Undo:
     """The memory of ``machine``, or of those of its ``backends``, as it is now. Close it before the machine."""
 
@@ -62,10 +78,22 @@ class Undo:
             self.close()
             raise
 
-    def undo(self) -> None:
-        """Put back everything that was stored."""
-        for kept in self._kept.values():
-            kept.log.undo()
+    def save(self, unknown: Iterable[tuple[Backend, int, int]] = ()) -> Copies:
+        """What memory holds now, to go back to. The bytes of 8 aligned ones of a backend (with their offset) that are
+        under a mask are not part of it: ``change`` decides what they hold then.
+        """
+        masks: dict[int, dict[int, int]] = {key: {} for key in self._kept}
+        for backend, offset, mask in unknown:
+            masks[id(backend)][offset] = mask
+        saved = Copies({key: kept.log.save() for key, kept in self._kept.items()})
+        for key, copies in saved.of.items():
+            copies.take_from_before(masks[key])
+        return saved
+
+    def undo(self, to: Copies | None = None) -> None:
+        """Put back everything that was stored, or go on from there to what was saved."""
+        for key, kept in self._kept.items():
+            kept.log.undo(None if to is None else to.of[key])
 
     def change(self, backend: Backend, offset: int, value: int) -> None:
         """Change 8 aligned bytes of the memory that is put back, and of that which is there."""

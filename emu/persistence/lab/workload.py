@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,7 +65,7 @@ class Workload:
     that were executed, by address, and ``began_with`` has files with what the NVDIMMs held when its command began.
     """
 
-    events: tuple[Event, ...]
+    events: Sequence[Event]
     ended: Exit
     output: str
     dimms: tuple[Dimm, ...]
@@ -149,10 +149,11 @@ def record(
             if failure is not None:
                 raise failure
             # What the guest did until it had stopped is in the log too, or the log would not explain the memory.
-            numbered = recording.all_numbered_events()
-            check.verify(event for _, event in numbered)
-            events = tuple(event for entry, event in numbered if upto is not None or entry < event_limit)
-            said = recording.said([entry for entry, _ in numbered])
+            events, entries = recording.columns()
+            check.verify(events)
+            said = recording.said(entries)
+            if upto is None:
+                events = events[: bisect_left(entries, event_limit)]
             if upto is not None and len(events) >= upto:
                 request = _power_failure(upto)
                 events, ended = events[:upto], Exit(request.reason, request.status, None, request.detail)
@@ -178,7 +179,7 @@ def record(
                 tuple(recording.doubts()),
                 machine.cpu.registers()["rip"],
                 tuple(one for one in said if one.event <= len(events)),
-                array("Q", (entry for entry, _ in numbered[: len(events)])),
+                entries[: len(events)],
                 {page: frozenset(contents) for page, contents in pages.pages.items()},
                 None if scene is None else own,
             )

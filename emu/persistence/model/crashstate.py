@@ -132,11 +132,12 @@ class CrashState:
 
     def _certain(self, unit: int) -> int | None:
         """The content of a unit that can hold only one, where that is quickly seen: most reads are of such units."""
-        timeline, point = self.layers[0].timeline, self.layers[0].point
-        if len(self.layers) > 1 or timeline.rules.pages_can_be_lost or timeline.pending_parts(unit, point):
+        if len(self.layers) > 1:
             return None
-        covered, value = timeline.durable(unit, point)
-        return self.initial(unit) & ~covered | value & covered
+        layer = self.layers[0]
+        since, contents = layer.timeline.settled(unit)
+        content = contents[bisect_right(since, layer.point) - 1]
+        return None if content is None else content_of(unit, content, self.initial)
 
     def _read_layer(
         self, number: int, known: tuple[Known, ...], unit: int, mask: int

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from emu.errors import UsageError
+from emu.units import counted
 
 BEGIN, DONE = "begin", "done"
 _MOST_NAMED = 8
@@ -93,7 +94,9 @@ def _place(text: str, option: str, marks: Sequence[Mark], events: int, first: in
     place = parse_place(text, option)
     if isinstance(place, int):
         if place > events:
-            raise UsageError(f"{option} {text}: the run has only {events} events", f"give 0 to {events}, or a mark")
+            raise UsageError(
+                f"{option} {text}: the run has only {counted(events, 'event')}", f"give 0 to {events}, or a mark"
+            )
         return place
     found = next((mark.event for mark in marks if mark.name == place and mark.event >= first), None)
     if found is None:

@@ -17,6 +17,7 @@ units alone.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -113,42 +114,41 @@ class Component:
         """The oldest pending store of the chain."""
         return self._chain[0] if self._chain else None
 
-    def add(self, unit: int, part: Part, durable: Content) -> None:
+    def add(self, unit: int, part: Part, durable: Mapping[int, Content]) -> None:
+        """The next store has this part; what of its unit is ``durable`` lies beneath, where nothing is pending yet."""
+        event, mask, value, nt = part
         entry = self.units.get(unit)
         if entry is None:
-            entry = self.units[unit] = _Unit([], [durable])
-        parts = entry.parts
-        if parts and parts[-1].event == part.event:
+            entry = self.units[unit] = _Unit([], [durable.get(unit, NOTHING)])
+        parts, contents = entry.parts, entry.contents
+        if parts and parts[-1][0] == event:
             # One instruction that writes a unit byte by byte (REP MOVSB) is still one part.
-            last = parts.pop()
-            entry.contents.pop()
-            mask, value = overlay((last.mask, last.value), (part.mask, part.value))
-            part = Part(part.event, mask, value, part.nt)
-        else:
-            self._account(unit, entry, part)
-        parts.append(part)
-        _, mask, value, _ = part
-        entry.contents.append((mask, value) if mask == _WHOLE else overlay(entry.contents[-1], (mask, value)))
-
-    def _account(self, unit: int, entry: _Unit, part: Part) -> None:
-        if part.nt:
+            _, under, below, _ = parts.pop()
+            contents.pop()
+            mask, value = overlay((under, below), (mask, value))
+            part = Part(event, mask, value, nt)
+        elif nt:
             self.nt_parts += 1
             if not entry.regular:
-                self._nt_choices = self._nt_choices // (len(entry.parts) + 1) * (len(entry.parts) + 2)
+                self._nt_choices = self._nt_choices // (len(parts) + 1) * (len(parts) + 2)
+            else:
+                self.mixed.add(unit)
         else:
-            if not entry.regular and entry.parts:
-                self._nt_choices //= len(entry.parts) + 1
+            if entry.regular != len(parts):
+                if not entry.regular:
+                    self._nt_choices //= len(parts) + 1
+                self.mixed.add(unit)
             entry.regular += 1
             # Stores come in their order, so its other parts are those of the last one.
-            if self._chain and self._chain[-1] == part.event:
+            if self._chain and self._chain[-1] == event:
                 self._subsets += 0 if self._whole else 1 << self._sizes[-1]
                 self._sizes[-1] += 1
             else:
-                self._chain.append(part.event)
+                self._chain.append(event)
                 self._sizes.append(1)
                 self._subsets += 1
-        if entry.regular <= len(entry.parts) and entry.regular:
-            self.mixed.add(unit)
+        parts.append(part)
+        contents.append((mask, value) if mask == _WHOLE else overlay(contents[-1], (mask, value)))
 
     def commit(self, *, through: int, nt: bool) -> dict[int, Content]:
         """Make durable the regular stores up to event ``through``, with ``nt`` all non-temporal ones, and what must
@@ -185,7 +185,7 @@ class Component:
         for unit, part in sorted(
             ((unit, part) for unit, _, parts in left for part in parts), key=lambda item: item[1].event
         ):
-            self.add(unit, part, bases[unit])
+            self.add(unit, part, bases)
 
     def freeze(self) -> FrozenComponent:
         units = {unit: FrozenUnit(entry.parts, entry.contents, len(entry.parts)) for unit, entry in self.units.items()}

@@ -6,9 +6,9 @@ together. The edited trace is judged by the same model, so whether a repair repa
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from emu.config import PersistenceDomain
 from emu.persistence.model.crashstate import CrashState, Initial, Read
@@ -25,7 +25,7 @@ from emu.persistence.model.events import (
     split,
 )
 from emu.persistence.model.rules import Media, Rules
-from emu.persistence.model.timeline import Timeline, build
+from emu.persistence.model.timeline import Timeline, TimelineBuilder
 
 Step = tuple[int, Event | None]
 """An event of an edited trace, behind the number of the original event that comes next or that it is. None stands for
@@ -33,37 +33,141 @@ the host's write-back of everything, which a guest on a page cache can only ask 
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    """A part of an edited trace: its crash points and, for each, the original event that power fails before."""
+class _Edit:
+    """An edited trace, whose ``steps`` are applied as far as somebody asks, up to event ``end`` at least. The trace
+    begins anew, with what persisted, behind each write-back of everything; there are no crash points before step
+    ``first``. Besides the crash points of the edited trace there is one before each of the ``points`` among the
+    original ``events``.
+    """
 
-    timeline: Timeline
-    initial: Initial
-    points: tuple[tuple[int, int], ...]
+    def __init__(
+        self,
+        steps: Iterable[Step],
+        rules: Rules,
+        initial: Initial,
+        *,
+        end: int = 0,
+        first: int = 0,
+        events: Sequence[Event] = (),
+        points: Container[int] = (),
+    ) -> None:
+        self._steps = iter(steps)
+        self._rules = rules
+        self._contents = _Contents(initial)
+        self._end = end
+        self._first = first
+        self._events = events
+        self._points = points
+        self._taken = 0
+        self._next: Step | None = next(self._steps, None)
+        self._builder, self._initial = TimelineBuilder(rules), initial
+        # In order: the original event that power fails before, and where its memories are.
+        self._crashes: list[int] = []
+        self._memories: list[tuple[Timeline, int, Initial]] = []
+
+    def allows(self, path: Sequence[Read], after: int, until: int) -> bool:
+        """Whether some crash behind the original event ``after``, up to ``until``, lets recovery read ``path``."""
+        until = max(until, self._end)
+        self._grow(until)
+        among = slice(bisect_right(self._crashes, after), bisect_right(self._crashes, until))
+        return any(
+            CrashState.at(timeline, number, initial).after(path) is not None
+            for timeline, number, initial in self._memories[among]
+        )
+
+    def _grow(self, until: int) -> None:
+        """Apply all that comes before the original event ``until``."""
+        if self._crashes and self._crashes[-1] >= until:
+            return
+        while self._next is not None:
+            tag, event = self._next
+            original = tag < len(self._events) and event is self._events[tag]
+            if original and tag >= until:
+                break
+            if event is None:
+                self._crash_point(tag)
+                self._builder, self._initial = TimelineBuilder(self._rules), self._contents.so_far()
+            else:
+                if self._builder.state.commits(event) or (original and tag in self._points):
+                    self._crash_point(tag)
+                self._builder.state.apply(event)
+                self._contents.apply(event)
+            self._next = next(self._steps, None)
+            self._taken += 1
+        self._crash_point(until)
+
+    def _crash_point(self, before: int) -> None:
+        point = self._builder.crash_point()
+        if self._taken >= self._first:
+            self._crashes.append(before)
+            self._memories.append((self._builder.timeline, point.number, self._initial))
+
+
+class _Contents:
+    """What a trace leaves in each unit where everything persists, as of each moment that was asked for."""
+
+    def __init__(self, initial: Initial) -> None:
+        self._initial = initial
+        self._asked = 0
+        self._stored: dict[int, tuple[list[int], list[int]]] = {}  # since which moment, and what
+
+    def apply(self, event: Event) -> None:
+        if isinstance(event, Written):
+            for unit, mask, value in split(event.address, event.data):
+                since, contents = self._stored.setdefault(unit, ([], []))
+                before = contents[-1] if contents else self._initial(unit)
+                if not since or since[-1] != self._asked:
+                    since.append(self._asked)
+                    contents.append(before)
+                contents[-1] = before & ~mask | value
+
+    def so_far(self) -> Initial:
+        moment = self._asked = self._asked + 1
+
+        def content(unit: int) -> int:
+            since, contents = self._stored.get(unit, _NEVER)
+            at = bisect_left(since, moment)
+            return contents[at - 1] if at else self._initial(unit)
+
+        return content
+
+
+_NEVER: tuple[list[int], list[int]] = [], []
 
 
 class Repair:
-    """An edited trace. Recoveries are given by the ``path`` of what they read."""
+    """Edits of a trace of which each covers some of the crash points. Recoveries are given by the ``path`` of what they
+    read.
+    """
 
-    def __init__(self, views: Sequence[_View]) -> None:
-        self._views = views
+    def __init__(self, *edits: _Edit) -> None:
+        self._edits = edits
 
-    def rules_out(self, path: Sequence[Read], after: int) -> bool:
-        """Whether no crash behind the original event ``after`` lets recovery read ``path``."""
-        return not any(
-            event > after and CrashState.at(view.timeline, number, view.initial).after(path) is not None
-            for view in self._views
-            for number, event in view.points
-        )
+    def rules_out(self, path: Sequence[Read], after: int, until: int) -> bool:
+        """Whether no crash behind the original event ``after``, up to ``until``, lets recovery read ``path``."""
+        return not any(edit.allows(path, after, until) for edit in self._edits)
 
 
 class Editor:
-    """Makes the repairs of one trace. Each reaches up to a crash: power fails before event ``crash`` at the latest."""
+    """Makes the repairs of one trace. Those that add flushes or fences are for all of it, and made once for the same
+    stores; the others reach up to a crash: power fails before event ``crash`` at the latest. ``points`` are the
+    events that power can fail before; ``tick`` is told before each repair, and may end what takes too long.
+    """
 
-    def __init__(self, events: Sequence[Event], rules: Rules, initial: Initial) -> None:
+    def __init__(
+        self,
+        events: Sequence[Event],
+        rules: Rules,
+        initial: Initial,
+        points: Container[int],
+        tick: Callable[[], object] = lambda: None,
+    ) -> None:
         self._events = events
         self._rules = rules
         self._initial = initial
+        self._points = points
+        self._tick = tick
+        self._made: dict[tuple[str, frozenset[int]], Repair] = {}
         self._flushes: dict[int, list[int]] = {}
         self._write_backs: list[int] = []  # of every line
         for number, event in enumerate(events):
@@ -74,33 +178,26 @@ class Editor:
 
     def journalled(self, crash: int) -> Repair:
         """The mapping is made with MAP_SYNC."""
-        return self._repair(self._steps(0, crash), crash, replace(self._rules, media=Media.DAX_SYNC))
+        return self._up_to(crash, self._steps(0, crash), replace(self._rules, media=Media.DAX_SYNC))
 
-    def fenced(self, stores: Iterable[int], crash: int) -> Repair | None:
-        """A fence after each of ``stores``: behind the flush that follows it where it needs one; None if none does."""
-        places = set[int]()
-        for number in self._like(stores, crash):
-            store = self._events[number]
-            if not isinstance(store, Store):  # a label write, durable by itself
-                continue
-            if store.nt or self._rules.domain is PersistenceDomain.EADR:
-                places.add(number)
-            else:
-                flushes = (self.flush_after(number, line, crash) for line in self.lines(number))
-                places.update(place for place in flushes if place is not None)
-        if not places or not self._rules.flushes_count:
-            return None
-        return self._repair(self._inserted({place: [Fence(FenceKind.SFENCE)] for place in places}, crash), crash)
+    def fenced(self, stores: Iterable[int]) -> Repair | None:
+        """A fence after each of ``stores``: behind the flush that follows it where it needs one. None where flushes and
+        fences mean nothing.
+        """
+        return self._throughout("fence", stores, self._fenced) if self._rules.flushes_count else None
 
-    def durable(self, stores: Iterable[int], crash: int) -> Repair:
+    def fenced_before(self, event: int) -> Repair:
+        """A fence before this event, and before all of the same instruction."""
+        return self._throughout("before", [event], self._fenced_before)
+
+    def durable(self, stores: Iterable[int]) -> Repair:
         """Each of ``stores`` is made durable right after it."""
-        edits = {number: self._make_durable([number]) for number in self._like(stores, crash)}
-        return self._repair(self._inserted(edits, crash), crash)
+        return self._throughout("durable", stores, self._made_durable)
 
     def removed(self, stores: Iterable[int], crash: int) -> Repair:
         """``stores`` do not reach the persistent memory at all."""
-        gone = set(self._like(stores, crash))
-        return self._repair([step for step in self._steps(0, crash) if step[0] not in gone], crash)
+        is_one = self._is_like(stores)
+        return self._up_to(crash, [step for step in self._steps(0, crash) if not is_one(step[0])])
 
     def moved(self, store: int, behind: Sequence[int], crash: int) -> Repair:
         """``store`` is made only after those ``behind`` which it goes are durable."""
@@ -108,20 +205,24 @@ class Editor:
         steps = [*self._steps(0, store), *self._steps(store + 1, last + 1)]
         steps += [(last + 1, event) for event in self._make_durable(behind)]
         steps += [(last + 1, self._events[store]), *self._steps(last + 1, crash)]
-        return self._repair(steps, max(crash, last + 1))
+        return self._up_to(max(crash, last + 1), steps)
 
     def together(self, stores: Iterable[int], crash: int) -> Repair:
         """``stores`` take effect at once, durably, where the last of them is."""
         whole = set(stores)
         last = max(whole)
-        before = [step for step in self._steps(0, min(crash, last + 1)) if step[0] not in whole]
-        views = list(self._views(before, min(crash, last + 1), self._rules))
-        if crash > last:
-            # And from there on: crash points before they are durable do not exist.
-            inserted: list[Step] = [(last + 1, event) for event in self._make_durable(sorted(whole))]
-            steps = [*self._steps(0, last + 1), *inserted, *self._steps(last + 1, crash)]
-            views += self._views(steps, crash, self._rules, first=last + 1 + len(inserted))
-        return Repair(views)
+        end = min(crash, last + 1)
+        before = _Edit(
+            [step for step in self._steps(0, end) if step[0] not in whole], self._rules, self._initial, end=end
+        )
+        self._tick()
+        if crash <= last:
+            return Repair(before)
+        # And from there on: crash points before they are durable do not exist.
+        inserted: list[Step] = [(last + 1, event) for event in self._make_durable(sorted(whole))]
+        steps = [*self._steps(0, last + 1), *inserted, *self._steps(last + 1, crash)]
+        first = last + 1 + len(inserted)
+        return Repair(before, _Edit(steps, self._rules, self._initial, end=crash, first=first))
 
     def flushes_help(self, stores: Iterable[int]) -> bool:
         """Whether a flush can make any of ``stores`` durable: not where caches survive, nor past them."""
@@ -136,25 +237,64 @@ class Editor:
             return []
         return list(dict.fromkeys(line_of(unit) for unit, _, _ in split(store.address, store.data)))
 
-    def flush_after(self, number: int, line: int, end: int | None = None) -> int | None:
-        """The first flush of ``line`` after event ``number`` and before event ``end``."""
+    def flush_after(self, number: int, line: int) -> int | None:
+        """The first flush of ``line`` after event ``number``."""
         first = None
         for flushes in (self._flushes.get(line, []), self._write_backs):
             at = bisect_right(flushes, number)
-            if at < len(flushes) and (end is None or flushes[at] < end):
-                first = end = flushes[at]
+            if at < len(flushes) and (first is None or flushes[at] < first):
+                first = flushes[at]
         return first
 
     def flushed_before(self, number: int, line: int) -> bool:
         """Whether ``line`` was ever flushed before event ``number``."""
         return any(flushes and flushes[0] < number for flushes in (self._flushes.get(line), self._write_backs))
 
-    def _like(self, stores: Iterable[int], crash: int) -> list[int]:
-        """``stores`` and all that the same instructions made: a program is repaired in its source."""
-        numbers = set(stores)
-        places = {self._events[number].pc for number in numbers} - {0}
-        same = (n for n, event in enumerate(self._events[:crash]) if isinstance(event, Store) and event.pc in places)
-        return sorted(numbers.union(same))
+    def _places(self, stores: Iterable[int]) -> frozenset[int]:
+        """The instructions that made ``stores``; one whose instruction is not known stands for itself, negative."""
+        return frozenset(self._events[number].pc or -1 - number for number in stores)
+
+    def _is_like(self, stores: Iterable[int]) -> Callable[[int], bool]:
+        """Whether an event is one of ``stores``, or of the same instruction: a program is repaired in its source."""
+        places, events = self._places(stores), self._events
+        return lambda number: isinstance(events[number], Written) and (events[number].pc or -1 - number) in places
+
+    def _throughout(
+        self, what: str, stores: Iterable[int], edit: Callable[[Callable[[int], bool]], Iterator[Step]]
+    ) -> Repair:
+        key = what, self._places(stores)
+        made = self._made.get(key)
+        if made is None:
+            self._tick()
+            steps = edit(self._is_like(stores))
+            whole = _Edit(steps, self._rules, self._initial, events=self._events, points=self._points)
+            made = self._made[key] = Repair(whole)
+        return made
+
+    def _fenced(self, is_one: Callable[[int], bool]) -> Iterator[Step]:
+        due = set[int]()
+        for number, event in enumerate(self._events):
+            if is_one(number) and isinstance(event, Store):  # a label write is durable by itself
+                if event.nt or self._rules.domain is PersistenceDomain.EADR:
+                    due.add(number)
+                else:
+                    flushes = (self.flush_after(number, line) for line in self.lines(number))
+                    due.update(flush for flush in flushes if flush is not None)
+            yield number, event
+            if number in due:
+                yield number + 1, Fence(FenceKind.SFENCE)
+
+    def _fenced_before(self, is_one: Callable[[int], bool]) -> Iterator[Step]:
+        for number, event in enumerate(self._events):
+            if is_one(number):
+                yield number, Fence(FenceKind.SFENCE)
+            yield number, event
+
+    def _made_durable(self, is_one: Callable[[int], bool]) -> Iterator[Step]:
+        for number, event in enumerate(self._events):
+            yield number, event
+            if is_one(number):
+                yield from ((number + 1, new) for new in self._make_durable([number]))
 
     def _make_durable(self, stores: Iterable[int]) -> list[Event | None]:
         if not self._rules.flushes_count:
@@ -168,35 +308,6 @@ class Editor:
     def _steps(self, first: int, end: int) -> list[Step]:
         return list(zip(range(first, end), self._events[first:end], strict=False))
 
-    def _inserted(self, edits: Mapping[int, Sequence[Event | None]], crash: int) -> list[Step]:
-        """The trace with what ``edits`` puts behind each event."""
-        steps: list[Step] = []
-        for number, event in self._steps(0, crash):
-            steps.append((number, event))
-            steps += [(number + 1, new) for new in edits.get(number, ())]
-        return steps
-
-    def _repair(self, steps: Sequence[Step], end: int, rules: Rules | None = None) -> Repair:
-        return Repair(list(self._views(steps, end, rules or self._rules)))
-
-    def _views(self, steps: Sequence[Step], end: int, rules: Rules, first: int = 0) -> Iterator[_View]:
-        """The parts between write-backs of everything; without the crash points before step ``first``."""
-        cuts = [at for at, (_, event) in enumerate(steps) if event is None]
-        initial, start = self._initial, 0
-        for stop in (*cuts, len(steps)):
-            part = [event for _, event in steps[start:stop] if event is not None]
-            timeline = build(part, rules)
-            events = [event for event, _ in steps[start:stop]] + [steps[stop][0] if stop < len(steps) else end]
-            points = tuple((p.number, events[p.event]) for p in timeline.points if start + p.event >= first)
-            yield _View(timeline, initial, points)
-            initial, start = _after(part, initial), stop + 1
-
-
-def _after(events: Iterable[Event], initial: Initial) -> Initial:
-    """The content of each unit once all of ``events`` persisted."""
-    contents: dict[int, int] = {}
-    for event in events:
-        if isinstance(event, Written):
-            for unit, mask, value in split(event.address, event.data):
-                contents[unit] = contents.get(unit, initial(unit)) & ~mask | value
-    return lambda unit: contents[unit] if unit in contents else initial(unit)
+    def _up_to(self, crash: int, steps: Iterable[Step], rules: Rules | None = None) -> Repair:
+        self._tick()
+        return Repair(_Edit(steps, rules or self._rules, self._initial, end=crash))

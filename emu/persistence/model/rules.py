@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from emu.config import PersistenceDomain
 from emu.persistence.model.blocks import Blocks
@@ -53,6 +53,17 @@ class Rules:
     failed_cas: FailedCas = FailedCas.BARRIER
     trusted_from: int | None = None
     blocks: Blocks | None = None
+    component_mask: int = field(init=False, repr=False, compare=False)
+    """The bits of a unit's address that name its component, unless it is a block's."""
+
+    def __post_init__(self) -> None:
+        mask = -CACHE_LINE if self.order is Order.LINE else -UNIT
+        if self.media is Media.PAGE_CACHE:
+            mask = -PAGE
+        elif self.domain is PersistenceDomain.EADR:
+            mask = 0
+        # It is asked for with every read of a crash state.
+        object.__setattr__(self, "component_mask", mask)
 
     def piece(self, event: int) -> int | None:
         """The event that stands for all that persists together with this store of a block write; None for another."""
@@ -66,16 +77,12 @@ class Rules:
         return self.trusted_from is not None and pc >= self.trusted_from
 
     @property
-    def component_mask(self) -> int:
-        """The bits of a unit's address that name its component, unless it is a block's."""
-        if self.media is Media.PAGE_CACHE:
-            return -PAGE
-        if self.domain is PersistenceDomain.EADR:
-            return 0
-        return -CACHE_LINE if self.order is Order.LINE else -UNIT
+    def stores_are_alike(self) -> bool:
+        """Whether it is all one which instruction, of which code, has made a store."""
+        return self.blocks is None and self.trusted_from is None
 
     def component(self, unit: int) -> int:
-        return page_of(unit) if self.is_block(unit) else unit & self.component_mask
+        return unit & self.component_mask if self.blocks is None or not self.is_block(unit) else page_of(unit)
 
     def cell(self, unit: int) -> int:
         if self.media is Media.DAX_SYNC or self.domain is PersistenceDomain.EADR:

@@ -33,6 +33,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from emu.config import PersistenceDomain
+from emu.persistence.model.columns import Events
 from emu.persistence.model.events import (
     UNIT,
     Event,
@@ -124,6 +125,26 @@ class PersistState:
     def _is_plain_load(self, fence: Fence) -> bool:
         return fence.failed and self.rules.failed_cas == "load"
 
+    def store_part(self, unit: int, mask: int, value: int, nt: bool) -> None:
+        """The next event is a store to one unit, not locked; stores are alike (see ``Rules``)."""
+        self._add_part(unit & self._component_mask, self.events, unit, mask, value, nt and self._flushes_count)
+        self.events += 1
+
+    def _add_part(
+        self, key: int, number: int, unit: int, mask: int, value: int, nt: bool, *, whole: bool = False
+    ) -> None:
+        component = self.components.get(key)
+        if component is None:
+            component = self.components[key] = Component(whole=whole)
+        component.add(unit, _new_part(Part, (number, mask, value, nt)), self.durable)
+        self.changed_components.add(key)
+        page = unit & -PAGE
+        if page not in self.pages:
+            self.pages.add(page)
+            self.new_pages.append(page)
+        if nt:
+            self._with_nt.add(key)
+
     def _store(self, store: Store) -> None:
         address, data, nt, locked, pc = store
         piece = None if self.rules.blocks is None else self.rules.piece(self.events)
@@ -131,18 +152,8 @@ class PersistState:
         number = self.events if piece is None else piece
         for unit, mask, value in split(address, data):
             key = unit & self._component_mask if self.rules.blocks is None else self.rules.component(unit)
-            component = self.components.get(key)
-            if component is None:
-                component = self.components[key] = Component(whole=piece is not None)
-            component.add(unit, _new_part(Part, (number, mask, value, nt)), self.durable.get(unit, NOTHING))
-            self.changed_components.add(key)
-            page = unit & -PAGE
-            if page not in self.pages:
-                self.pages.add(page)
-                self.new_pages.append(page)
-            if nt:
-                self._with_nt.add(key)
-            elif piece is not None:  # durable after the next fence, as any non-temporal store
+            self._add_part(key, number, unit, mask, value, nt, whole=piece is not None)
+            if piece is not None:  # durable after the next fence, as any non-temporal store
                 self._marked[key] = piece
         if locked and self._visible_is_durable:  # it does not wait in the store buffer
             self._commit(0, through=self.events, nt=False)
@@ -309,8 +320,8 @@ class TimelineBuilder:
         self._product = 1
         self._pages_counted = 0
 
-    def add(self, event: Event) -> None:
-        if self.state.commits(event):
+    def add(self, event: Event, *, crashes: bool = True) -> None:
+        if crashes and self.state.commits(event):
             self.crash_point()
         self.state.apply(event)
 
@@ -369,10 +380,14 @@ def build(events: Iterable[Event], rules: Rules, first: int = 0) -> Timeline:
     What is pending there stays pending: the crash points that are left are those of the whole timeline.
     """
     builder = TimelineBuilder(rules)
-    for number, event in enumerate(events):
-        if number < first:
-            builder.state.apply(event)
-        else:
-            builder.add(event)
+    if isinstance(events, Events) and rules.stores_are_alike:
+        for number, part in enumerate(events.parts()):
+            if part is not None:
+                builder.state.store_part(*part)  # none that power must fail before
+            else:
+                builder.add(events[number], crashes=number >= first)
+    else:
+        for number, event in enumerate(events):
+            builder.add(event, crashes=number >= first)
     builder.crash_point()
     return builder.timeline

@@ -49,11 +49,13 @@ class Describer:
 
     def named(self, number: int) -> dict[str, Any]:
         """An event that a failure names, with the stack that it was made on, the innermost frame first."""
-        stack = [
+        return {**self.event(number), "stack": self._stack(number)}
+
+    def _stack(self, number: int) -> list[dict[str, Any]]:
+        return [
             {**frame._asdict(), "source_path": self._sources.line(frame.source)[0] if frame.source else None}
             for frame in self._stacks.get(number, ())
         ]
-        return {**self.event(number), "stack": stack}
 
     def place(self, pc: int) -> dict[str, Any]:
         found = self.symbols.find(pc)
@@ -178,12 +180,12 @@ class Describer:
             "explanation": failure.explanation,
             "crash_point": failure.event,
             "crash_points": sorted(failure.events),
-            "next_event": self.event(failure.event) if failure.event < len(self._answer.workload.events) else None,
+            "next_event": self.named(failure.event) if failure.event < len(self._answer.workload.events) else None,
             "verdict": ending(failure.verdict),
             "spin": self.spin(failure.verdict.spin),
             "lost": [self.named(number) for number in failure.lost],
-            "forced": [self.event(number) for number in failure.forced],
-            "also_lost": [self.event(number) for number in failure.also],
+            "forced": [self.named(number) for number in failure.forced],
+            "also_lost": [self.named(number) for number in failure.also],
             "gave_up": failure.gave_up,
             "lost_pages": [{"address": page, "offset": self.offset(page)} for page in failure.lost_pages],
             "persisted": None if failure.persisted is None else self.named(failure.persisted),
@@ -212,11 +214,12 @@ class Describer:
             place = self.place(item.pc)
             entry = found.setdefault(
                 (item.kind, place["source"] or item.pc),
-                {"kind": item.kind, "count": 0, "first_event": item.first_event, **place},
-            )
+                {"kind": item.kind, "count": 0, "first_event": item.first_event, **place,
+                 "stack": self._stack(item.first_event)},
+            )  # fmt: skip
             entry["count"] += item.count
             if item.first_event < entry["first_event"]:
-                entry.update(first_event=item.first_event, **place)
+                entry.update(first_event=item.first_event, **place, stack=self._stack(item.first_event))
         return list(found.values())
 
 

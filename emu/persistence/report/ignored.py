@@ -16,17 +16,18 @@ from typing import Any
 
 from emu.errors import HostError, Status, UsageError
 from emu.persistence.report.terminal import failure_lines
-from emu.persistence.report.words import counted
+from emu.units import counted
 
 SCHEMA = "emu.crash/1"
+_MOST_RULES = 1 << 20
 _LARGEST = 256 << 20
 _KEYS = ("kind", "function", "source")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A line of a suppression file: what has this kind, and names a place in such a function or on such a source line.
-    The values are patterns of ``fnmatch``; None is anything.
+    """A line of a suppression file: what has this kind, and was made in such a function or on such a source line, or
+    called from there. The values are patterns of ``fnmatch``; None is anything.
     """
 
     line: int
@@ -53,14 +54,21 @@ class Rule:
 
 
 def frames(place: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The place itself."""
+    """The place itself, and those that it was called from, as far as its stack is known."""
     yield place
+    for frame in place.get("stack") or ():
+        yield {"symbol": frame["function"], "source": frame["source"], "source_path": frame["source_path"]}
 
 
 def load_rules(path: str) -> tuple[Rule, ...]:
     """The rules of a suppression file. UsageError names the line that is wrong; HostError when it cannot be read."""
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        with Path(path).open("rb") as file:
+            text = file.read(_MOST_RULES).decode("utf-8")
+            if file.read(1):
+                raise UsageError(
+                    f"{path} is too long for suppressions", f"give at most {_MOST_RULES >> 10} KiB of rules"
+                )
     except (OSError, ValueError) as error:
         raise HostError(
             f"{path}: cannot read the suppressions: {getattr(error, 'strerror', None) or error}", "give a text file"

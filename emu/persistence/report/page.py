@@ -23,6 +23,7 @@ from emu.persistence.report.page_timeline import (
     timeline,
 )
 from emu.persistence.report.symbols import Symbols
+from emu.units import counted
 
 _MOST_OUTPUT = 2000
 _MOST_OUTCOMES = 300
@@ -173,7 +174,7 @@ def _observed(page: Page) -> Html | None:
     question, outcomes = page.answer.question, page.result["outcomes"]
     if not question.observe:
         return None
-    titles = [f"{offset:#x}, {length} bytes" for offset, length in question.observe]
+    titles = [f"{offset:#x}, {counted(length, 'byte')}" for offset, length in question.observe]
     rows = [
         tag("tr", [tag("td", data, class_="mono") for data in outcome["observed"]],
             tag("td", _word(outcome["verdict"])), tag("td", words.some(outcome["crash_points"], SHOWN)))
@@ -231,11 +232,11 @@ def _ignored(page: Page) -> Html | None:
         return None
     unused = [[tag("code", rule["rule"]), " "] for rule in ignored["rules"] if not rule["matched"]]
     causes_known = [tag("li", words.ignored_cause(item)) for item in ignored["failures"]]
-    count = words.counted(len(causes_known), "cause")
+    count = counted(len(causes_known), "cause")
     return tag(
         "section",
         heading(words.IGNORED),
-        tag("p", f"{count} and {words.counted(ignored['warnings'], 'warning')}, by the suppressions or the baseline."),
+        tag("p", f"{count} and {counted(ignored['warnings'], 'warning')}, by the suppressions or the baseline."),
         tag("ul", causes_known) if causes_known else None,
         tag("p", "Rules that fitted nothing: ", unused) if unused else None,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from emu.persistence.model.events import Event, Fence, Flush, FlushKind, LabelWrite, Store, Told, WriteBack
 from emu.persistence.report.lanes import Lane, LineState, Picture, lines_of
 from emu.persistence.report.markup import Html, join, tag
+from emu.units import counted
 
 _ACROSS = Fence | WriteBack | Told
 LOST, FORCED, PERSISTED, NOT_MADE = "lost", "lost with it", "persisted", "not made yet"
@@ -157,7 +158,9 @@ def panel(lanes: Sequence[Lane], window: range, scene: Scene, title: str, name: 
     width, height = round(frame.x(window.stop) + 14), frame.height
     hidden = len(lanes) - len(rows)
     desc = f"{len(rows)} cache lines. Bands show whether their newest stores are dirty, flush pending or durable. " + (
-        f"{hidden} lines on which nothing happens here are not drawn." if hidden else ""
+        f"{counted(hidden, 'line')} without anything that happens here {'is' if hidden == 1 else 'are'} left out."
+        if hidden
+        else ""
     )
     return tag(
         "svg",

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from emu.linux import kallsyms
 from emu.linux.cpio import files
 from emu.persistence.report import debug_info
 from emu.persistence.report.symbols import Place, Symbols
@@ -112,7 +113,13 @@ class ProgramSymbols(Symbols):
         codes = [code for content in self._pages.get(address & -PAGE, ()) if (code := self._index.get(content))]
         places = {self._in(code.path).find(code.address + address % PAGE) for code in codes}
         named = [place for place in places if place.symbol]
-        return named[0] if len(named) == 1 else Place()
+        if len(named) == 1:
+            return named[0]
+        if named or len(codes) != 1:
+            return Place()
+        # A stripped library without a debug file: where in which file still says whose code it is.
+        (code,) = codes
+        return Place(f"{Path(code.path).name}+{code.address + address % PAGE:#x}")
 
     def _in(self, path: str) -> Symbols:
         if path not in self._modules:
@@ -122,7 +129,7 @@ class ProgramSymbols(Symbols):
 
     @cached_property
     def _of_kernel(self) -> Symbols:
-        return Symbols("", _system_map(self._kernel))
+        return Symbols("", _system_map(self._kernel) or (kallsyms.of_file(self._kernel) if self._kernel else ()))
 
 
 def _system_map(kernel: str | None) -> Sequence[tuple[int, int, str]]:

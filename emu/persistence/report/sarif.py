@@ -132,7 +132,7 @@ def _warning(result: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, An
         "message": {
             "text": visible(f"{item['kind']}, {words.times(item['count'])}, first as event {item['first_event']}")
         },
-        "locations": [_location(result, item)],
+        "locations": [_location(result, words.author_place(item))],
         "occurrenceCount": item["count"],
     }
 

@@ -41,6 +41,9 @@ class Unwinder:
             entries += self._dwarf.CFI_entries() if self._dwarf.has_CFI() else []
             entries += self._dwarf.EH_CFI_entries() if self._dwarf.has_EH_CFI() else []
         self._frames = [entry for entry in entries if isinstance(entry, FDE)]
+        # Stacks of one program have most addresses in common.
+        self._rows: dict[int, dict[Any, Any] | None] = {}
+        self._functions: dict[int, list[tuple[str, str]]] = {}
 
     def frames(self, capture: dict[str, Any]) -> Iterator[int]:
         """An address in each function, the innermost first: behind a call, the last byte of it."""
@@ -87,6 +90,11 @@ class Unwinder:
         return found.get(_RETURN)
 
     def _row(self, pc: int) -> dict[Any, Any] | None:
+        if pc not in self._rows:
+            self._rows[pc] = self._look_up(pc)
+        return self._rows[pc]
+
+    def _look_up(self, pc: int) -> dict[Any, Any] | None:
         for entry in self._frames:
             start = entry.header["initial_location"]
             if start <= pc < start + entry.header["address_range"]:
@@ -96,6 +104,11 @@ class Unwinder:
 
     def functions(self, pc: int) -> list[tuple[str, str]]:
         """The functions that are at ``pc``, those inlined first, each with where it was called if it was inlined."""
+        if pc not in self._functions:
+            self._functions[pc] = self._find(pc)
+        return self._functions[pc]
+
+    def _find(self, pc: int) -> list[tuple[str, str]]:
         unit = self._unit(pc)
         if unit is None:
             return []

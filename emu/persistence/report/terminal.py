@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,22 +14,36 @@ from emu.persistence.report import words
 from emu.persistence.report.colours import BOLD, GREEN, RED, YELLOW, paint
 from emu.persistence.report.numbers import readable
 from emu.persistence.report.symbols import Symbols
+from emu.units import counted
 
 _SHOWN = 10
+# "1. ", or what a line is about and the blanks behind it.
+_LABEL = re.compile(r" *(?:\d+\. |\w+(?: \w+)? {2,})?")
 _COLOURS = {"ok": GREEN, "failed": RED, "workload failed": RED}
 
 
-def report_lines(result: Mapping[str, Any], *, colour: bool = False) -> Iterator[str]:
-    """The report for a terminal, from the document: the verdict and its causes first, the numbers after."""
+def report_lines(result: Mapping[str, Any], *, colour: bool = False, width: int | None = None) -> Iterator[str]:
+    """The report for a terminal, from the document: the verdict and its causes first, the numbers after. Prose is
+    wrapped at words to ``width`` columns; None leaves each line whole, for other programs.
+    """
+
+    def shown(line: str, style: str = "") -> Iterator[str]:
+        return (paint(part, style) if colour and style else part for part in wrapped(line, width))
+
     headline, *why = _verdict(result)
-    yield paint(headline, _COLOURS.get(result["verdict"], YELLOW)) if colour else headline
-    yield from why
+    yield from shown(headline, _COLOURS.get(result["verdict"], YELLOW))
+    for line in why:
+        yield from shown(line)
     for number, failure in enumerate(result["failures"], 1):
         title, *lines = failure_lines(number, failure)
-        yield from ("", paint(title, BOLD) if colour else title, *lines)
+        yield ""
+        yield from shown(title, BOLD)
+        for line in lines:
+            yield from shown(line)
     if result["failures"]:
         yield ""
-    yield from _numbers(result)
+    for line in _numbers(result):
+        yield from shown(line)
     if any(outcome["observed"] for outcome in result["outcomes"]):
         yield ""
         yield f"{words.OBSERVED[:1].lower()}{words.OBSERVED[1:]}:"
@@ -39,13 +54,31 @@ def report_lines(result: Mapping[str, Any], *, colour: bool = False) -> Iterator
     if result["matrix"] is not None:
         yield from _matrix(result["matrix"])
     if result["ignored"] is not None:
-        yield from _ignored(result["ignored"])
+        for line in _ignored(result["ignored"]):
+            yield from shown(line)
     for warning in result["warnings"]:
         if warning["kind"] == "note":
             yield ""
-            yield f"note: {warning['text']}"
+            yield from shown(f"note: {warning['text']}")
         else:
-            yield f"warning: {warning['kind']} at {words.place(warning)}, {words.times(warning['count'])}"
+            yield from shown(f"warning: {warning['kind']} at {words.place(warning)}, {words.times(warning['count'])}")
+            for line in _stack(warning):
+                yield from shown(line)
+
+
+def wrapped(line: str, width: int | None) -> list[str]:
+    """``line`` in parts of at most ``width`` columns, cut at blanks only; what follows stands under the text, not under
+    its label.
+    """
+    if width is None or len(line) <= width:
+        return [line]
+    import textwrap
+
+    label = _LABEL.match(line)
+    assert label is not None, "the pattern fits every line"
+    hanging = label.end() if label.end() <= width // 2 else 2
+    return textwrap.wrap(line, width, subsequent_indent=" " * hanging, drop_whitespace=True, break_long_words=False,
+                         break_on_hyphens=False)  # fmt: skip
 
 
 def _matrix(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -63,8 +96,8 @@ def _matrix(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _ignored(ignored: Mapping[str, Any]) -> Iterator[str]:
     """What suppressions and the baseline took away, and which rules are of no use."""
     yield ""
-    count = words.counted(len(ignored["failures"]), "cause")
-    yield f"ignored: {count}, {words.counted(ignored['warnings'], 'warning')}"
+    count = counted(len(ignored["failures"]), "cause")
+    yield f"ignored: {count}, {counted(ignored['warnings'], 'warning')}"
     for item in ignored["failures"]:
         yield f"  {words.ignored_cause(item)}"
     for rule in ignored["rules"]:

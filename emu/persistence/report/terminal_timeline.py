@@ -12,6 +12,7 @@ from emu.persistence.model.events import Event, Fence, Flush, FlushKind, LabelWr
 from emu.persistence.report.colours import paint
 from emu.persistence.report.lanes import Lane, LineState, Picture, draw
 from emu.persistence.report.markup import visible
+from emu.units import counted
 
 LEGEND = (
     "  s store   n non-temporal store   x locked store   w CLWB or CLFLUSHOPT   f CLFLUSH   | fence",
@@ -42,11 +43,11 @@ def timeline_lines(answer: Answer, *, width: int = 80, colour: bool = False) -> 
             part = range(start, min(start + columns, window.stop))
             lines += ["", *_panel(answer, picture, part, roles, signs, names, margin, colour)]
     if picture.events_left_out:
-        lines.append(f"{picture.events_left_out} events away from the failures are not shown")
+        lines.append(f"not shown: {counted(picture.events_left_out, 'event')} away from the failures")
     if picture.lines_left_out:
-        lines.append(f"{picture.lines_left_out} more cache lines are not shown")
+        lines.append(f"not shown: {counted(picture.lines_left_out, 'more cache line')}")
     if picture.clean_left_out:
-        lines.append(f"{picture.clean_left_out} cache lines that were flushed but never stored to are not shown")
+        lines.append(f"not shown: {counted(picture.clean_left_out, 'cache line')} flushed but never stored to")
     return lines
 
 

@@ -10,6 +10,7 @@ from emu.config import PersistenceDomain
 from emu.persistence.lab import findings
 from emu.persistence.model import waste
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
+from emu.units import counted
 
 _DOMAIN = {
     PersistenceDomain.ADR: "On this platform (ADR) whatever reached the memory controller survives, and CPU caches do "
@@ -240,10 +241,6 @@ def times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def causes_found(count: int) -> str:
     return f"{counted(count, 'cause')} found"
 
@@ -251,11 +248,15 @@ def causes_found(count: int) -> str:
 def trace(result: Mapping[str, Any]) -> str:
     """What the document says of the recorded run's events."""
     counts = result["events"]
-    labels = f", {counts['label_writes']} label writes" if "label_writes" in counts else ""
-    return (
-        f"{counts['stores']} stores, {counts['nt_stores']} non-temporal stores, {counts['flushes']} flushes, "
-        f"{counts['fences']} fences{labels}, {result['crash_points']} crash points"
-    )
+    said = [
+        counted(counts["stores"], "store"),
+        counted(counts["nt_stores"], "non-temporal store"),
+        counted(counts["flushes"], "flush", "flushes"),
+        counted(counts["fences"], "fence"),
+        *([counted(counts["label_writes"], "label write")] if "label_writes" in counts else []),
+        counted(result["crash_points"], "crash point"),
+    ]
+    return ", ".join(said)
 
 
 CAUSES = "Why it fails"

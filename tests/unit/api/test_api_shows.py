@@ -84,7 +84,7 @@ def test_labels_show_their_namespaces() -> None:
     page = shown(labels)
     for words in ("<evil>", str(UUID(int=7)), "16 MiB"):
         assert words in page.text
-    assert repr(labels) == "<emu label area of 128 KiB: 1 labels>"
+    assert repr(labels) == "<emu label area of 128 KiB: 1 label>"
     blank = Labels(bytes(128 << 10))
     assert not blank.valid
     assert blank.problems[0] in shown(blank).text

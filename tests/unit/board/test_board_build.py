@@ -58,6 +58,19 @@ def test_ram_is_split_as_on_a_q35(image: str, ram: int, expected: list[tuple[int
         assert machine.nvdimms[0].device.gpa == window
 
 
+@pytest.mark.parametrize(("slots", "kept"), [(128, 0), (129, 256 << 10)])
+def test_many_slots_keep_ram_for_their_tables(image: str, slots: int, kept: int) -> None:
+    """The guest's memory map (the flat guest's PVH start info, in RDI) says that it is not its own."""
+    config = MachineConfig(image=image, ram_size=16 * MIB, slots=slots, max_memory=8 * GIB)
+    with board.build(config, board.Outputs()) as machine:
+        machine.boot()
+        info = machine.cpu.registers()["rdi"]
+        entries, count = struct.unpack("<QI", machine.memory.read(info + 40, 12))
+        ranges = [struct.unpack("<QQI", machine.memory.read(entries + 24 * n, 20)) for n in range(count)]
+    assert ranges[2] == (MIB, 15 * MIB - kept, 1)
+    assert ranges[3:] == ([(16 * MIB - kept, kept, 3)] if kept else [])
+
+
 def test_nvdimms_lie_behind_each_other_in_plug_order(machine: Machine) -> None:
     placed = [(item.device.slot, item.device.gpa, item.device.size) for item in machine.nvdimms]
     assert placed == [(0, 4 * GIB, 2 * MIB), (1, 4 * GIB + 2 * MIB, 4 * MIB)]

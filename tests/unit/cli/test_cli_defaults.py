@@ -21,7 +21,7 @@ def words(line: str, *files: tuple[str, str]) -> str:
     for name, text in files:
         Path(name).write_text(text)
     given = line.split()
-    return " ".join(defaults.applied(given[0], given))
+    return " ".join(defaults.applied(given[0], given).words)
 
 
 def test_no_file_changes_nothing() -> None:
@@ -83,9 +83,29 @@ def test_mistakes(text: str, message: str) -> None:
         words("run", ("emu.toml", text))
 
 
+@pytest.mark.parametrize(
+    ("text", "command", "message"),
+    [
+        ('[run]\ntimeout = "soon"', "run hello", "emu.toml: --timeout: 'soon' is not a positive number of seconds"),
+        ('[crash]\nmedia = "daxx"', "crash hello", "emu.toml: --media: 'daxx' is not accepted"),
+        ('[machine]\nnvdimm = "file=x,szie=2M"', "run hello", "emu.toml: --nvdimm: invalid parameter 'szie'"),
+        ('[machine]\nnvdimm = "file=x,sync=maybe"', "run hello", "emu.toml: sync: 'maybe' is not accepted"),
+        ('[machine]\nmemory = "1"\nappend = "-x"', "run nowhere", "no image 'nowhere'"),
+        ('[run]\ntimeout = "1"', "run hello --timeout soon", "--timeout: 'soon' is not a positive number"),
+        ('[machine]\nnvdimm = "file=absent/x,size=1M"', "run hello", "emu.toml: "),
+    ],
+)
+def test_what_the_file_said_is_laid_at_its_door(
+    text: str, command: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("emu.toml").write_text(text)
+    assert main(command.split()) in (2, 4)
+    assert capfd.readouterr().err.startswith(f"emu: {message}")
+
+
 def test_a_pyproject_that_is_odd() -> None:
     Path("pyproject.toml").write_text("tool = 1 # [tool.emu")
-    assert defaults.applied("run", ["run"]) == ["run"]
+    assert defaults.applied("run", ["run"]).words == ["run"]
     Path("pyproject.toml").write_text("[tool]\nemu = 1 # [tool.emu")
     with pytest.raises(UsageError, match=r"tool\.emu is not a table"):
         defaults.applied("run", ["run"])

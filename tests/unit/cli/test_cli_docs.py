@@ -10,8 +10,9 @@ import pytest
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-@pytest.mark.parametrize("page", ["options", "commands", "cpu-features"])
-def test_reference_page_is_up_to_date(page: str) -> None:
+@pytest.mark.parametrize("page", ["options", "commands", "cpu-features", "documents"])
+def test_reference_page_is_up_to_date(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
     generate = runpy.run_path(str(DOCS / "generate.py"))
     written = (DOCS / "reference" / f"{page}.md").read_text()
     assert written == generate[f"{page.replace('-', '_')}_page"](), "run: python docs/generate.py"
@@ -34,3 +35,19 @@ def test_a_circle_of_imports_cannot_be_drawn(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(imports, "rooms", lambda: {"cli": {"machine"}, "machine": {"cli"}})
     with pytest.raises(CycleError):
         imports.drawing()
+
+
+def test_each_key_of_the_documents_says_what_it_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for those that say it by their values, and those that only hold others."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    schemas = import_module("schemas")
+    silent = []
+    for path in schemas.SCHEMAS.glob("*.schema.json"):
+        rows = list(schemas.Reader().document(schemas.loaded(path.name)))
+        assert [row.path for row in rows].count("schema") >= 1
+        silent += [
+            f"{path.name}: {row.path}"
+            for row in rows
+            if not row.meaning and not row.kind.startswith(("`", "object", "list of object", "null or object"))
+        ]
+    assert silent == []

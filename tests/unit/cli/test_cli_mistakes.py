@@ -40,6 +40,10 @@ def said(words: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("help inti", "'inti' is not a verb"),
         ("help label inti", "did you mean 'init'?"),
         ("help run fast", "'emu run' has no 'fast'"),
+        (
+            "run hello --append -v",
+            "\n     if it is the value of --append, write --append=-v; ",
+        ),
         ("run hello other", "'other' is one word too many\n     'emu run --help' says what it takes"),
     ],
 )

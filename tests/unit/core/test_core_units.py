@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.errors import UsageError
-from emu.units import U64_MAX, align_down, align_up, human_size, parse_number, parse_size
+from emu.units import U64_MAX, align_down, align_up, counted, human_size, parse_number, parse_size
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,8 @@ def test_alignment(value: int, alignment: int) -> None:
 
 def test_human_sizes() -> None:
     assert [human_size(n) for n in (0, 1000, 1024, 64 << 20, 1 << 40)] == ["0 B", "1000 B", "1 KiB", "64 MiB", "1 TiB"]
+
+
+def test_one_is_one() -> None:
+    assert [counted(n, "store") for n in (0, 1, 2)] == ["0 stores", "1 store", "2 stores"]
+    assert [counted(n, "flush", "flushes") for n in (1, 2)] == ["1 flush", "2 flushes"]

@@ -62,6 +62,55 @@ def test_page_fault_frame_has_error_code_address_and_the_faulting_rip(guest: Gue
     )
 
 
+def test_only_faults_push_rf_and_it_is_gone_behind_the_return(guest: Guest) -> None:
+    """Intel SDM volume 3, section 18.3.1.1; the flags of each frame are sent to a port."""
+    send = b"\x8b\x44\x24%c\xe7\x80"  # mov eax, [rsp + %c]; out 80h, eax
+    handlers = {3: send % 16 + b"\x48\xcf", 6: send % 16 + b"\x48\x83\x04\x24\x02\x48\xcf"}  # 6: add qword [rsp], 2
+    handlers[14] = send % 24 + b"\x48\x83\xc4\x08\x48\x83\x04\x24\x08\x48\xcf"  # add rsp, 8; add qword [rsp], 8
+    for vector, code in handlers.items():
+        guest.gate64(vector, HANDLERS + 0x40 * vector)
+        guest.put(HANDLERS + 0x40 * vector, code)
+    load = b"\x48\x8b\x04\x25" + struct.pack("<I", NOT_THERE)
+    guest.run_long(b"\x0f\x0b\xcc" + load + b"\xcd\x03\x0f\x0b\x0f\x0b\xcc" + HLT)
+    assert [value >> 16 & 1 for _, value in guest.out] == [1, 0, 1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("code", "register", "vector"),
+    [
+        ("50", "rsp", 12),  # push rax
+        ("c3", "rsp", 12),  # ret
+        ("c9", "rbp", 12),  # leave
+        ("488b4500", "rbp", 12),  # mov rax, [rbp]
+        ("648b4500", "rbp", 13),  # mov eax, fs:[rbp]
+        ("488b0429", "rbp", 13),  # mov rax, [rcx+rbp]
+        ("ff31", "rcx", 13),  # push [rcx]
+    ],
+)
+def test_the_stack_beyond_canonical_addresses_is_a_stack_fault(
+    guest: Guest, code: str, register: str, vector: int
+) -> None:
+    """Intel SDM volume 3, section 6.15, interrupt 12; on a stack of its own, since RSP may be wrong."""
+    for number in (12, 13):
+        guest.gate64(number, HANDLERS + 0x40 * number, ist=1)
+        guest.put(HANDLERS + 0x40 * number, HLT)
+    guest.put(TSS + 0x24, struct.pack("<Q", USER_STACK))
+    guest.long(LTR + bytes.fromhex(code))
+    guest.cpu.set_register(register, 1 << 62)
+    guest.cpu.run()
+    last = guest.cpu.last_exception
+    assert (last.vector, last.error_code, last.rip) == (vector, 0, START + len(LTR))
+    assert guest.cpu.registers()["rip"] == HANDLERS + 0x40 * vector + 1
+
+
+def test_protected_mode_faults_push_rf(guest: Guest) -> None:
+    for vector, code in ((6, b"\x83\x04\x24\x02\xcf"), (3, b"\x8b\x44\x24\x08\xe7\x80" + HLT)):  # 6: add dword [esp], 2
+        guest.gate32(vector, HANDLERS + 0x40 * vector)
+        guest.put(HANDLERS + 0x40 * vector, (b"\x8b\x44\x24\x08\xe7\x80" if vector == 6 else b"") + code)
+    guest.run_protected(b"\x0f\x0b\xcc" + HLT)
+    assert [value >> 16 & 1 for _, value in guest.out] == [1, 0]
+
+
 def test_stack_is_aligned_to_16_before_the_frame(guest: Guest) -> None:
     guest.gate64(3, HANDLERS)
     guest.put(HANDLERS, HLT)
@@ -93,6 +142,16 @@ def test_interrupt_gate_clears_if_and_trap_gate_keeps_it(guest: Guest, kind: int
     guest.run_long(b"\xfb\xcd\x30")
     assert guest.cpu.registers()["rflags"] & 0x200 == enabled
     assert guest.quads(STACK - 40, 3)[2] & 0x200
+
+
+def test_int1_is_a_trap_that_asks_no_gate(guest: Guest) -> None:
+    """Intel SDM volume 2, INT n/INTO/INT3/INT1: #DB behind it, from any privilege, and RF stays clear."""
+    guest.gate64(1, HANDLERS)
+    guest.put(HANDLERS, b"\x8b\x44\x24\x10\xe7\x80\x8b\x04\x24\xe7\x81" + HLT)  # the flags and RIP of the frame
+    guest.run_long(b"\xf1\x90" + HLT)
+    assert [(port, value & (0x10000 if port == 0x80 else ~0)) for port, value in guest.out] == [
+        (0x80, 0), (0x81, START + 1)
+    ]  # fmt: skip
 
 
 def test_general_protection_fault_carries_the_selector(guest: Guest) -> None:

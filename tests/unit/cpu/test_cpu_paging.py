@@ -32,6 +32,8 @@ class Sparse:
     def read(self, gpa: int, size: int) -> bytes:
         return bytes(self.bytes.get(gpa + n, 0) for n in range(size))
 
+    look_at = read
+
     def write(self, gpa: int, data: bytes) -> None:
         self.bytes.update({gpa + n: value for n, value in enumerate(data)})
 

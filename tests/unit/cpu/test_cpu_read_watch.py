@@ -64,7 +64,7 @@ class _Machine(Scratch):
                     self.memory[unit + byte] = values[unit + byte - _BASE]
 
         tracer.on_unknown_read = put
-        assert tracer.watch_pages()
+        tracer.watch_pages()
         self.cpu.count_blocks(tracer.counter)
         self.begin(range(_BASE, _BASE + _SIZE, 8))
 

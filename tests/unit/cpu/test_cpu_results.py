@@ -5,13 +5,14 @@ Expected values are those of the Intel SDM, volume 2, and of CPUs.
 
 from __future__ import annotations
 
+import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
-from cpu_harness import CODE, HLT, Guest
+from cpu_harness import CODE, HANDLERS, HLT, Guest
 
 DATA = 0x120000
 U64 = (1 << 64) - 1
@@ -112,6 +113,27 @@ def test_a_simd_exception_that_is_not_masked_is_raised(guest: Guest) -> None:
     _run(guest, code, struct.pack("<Iff", 0x1D80, 1, 0))
     assert guest.cpu.last_exception is not None
     assert guest.cpu.last_exception.vector == 19
+
+
+@pytest.mark.parametrize(
+    ("factor", "flags"), [(2.0**70, 0x8), (2.0**70 * (1 + 2**-20), 0x28)], ids=["exact", "inexact"]
+)
+def test_an_overflow_that_is_not_masked_sets_pe_only_if_the_scaled_result_is_inexact(
+    guest: Guest, factor: float, flags: int
+) -> None:
+    """Intel SDM volume 1, section 4.9.1.4: as if the exponent had no limit. Another's SIGFPE handler stays."""
+    before = signal.getsignal(signal.SIGFPE)
+    code = "0f20e00d000400000f22e00fae13f30f104304f30f594308"  # as above, but mulss
+    _run(guest, code, struct.pack("<Iff", 0x1B80, factor, factor))
+    assert guest.cpu.last_exception is not None
+    assert guest.cpu.last_exception.vector == 19
+    _run(guest, code + "0fae5b0c", struct.pack("<Iff", 0x1F80, factor, factor))  # masked: the result is infinite
+    assert struct.unpack_from("<I", guest.memory, DATA + 12) == (0x1FA8,)
+    guest.gate64(19, HANDLERS)
+    guest.put(HANDLERS, bytes.fromhex("0fae5b0c") + HLT)  # stmxcsr [rbx+12]
+    _run(guest, code, struct.pack("<Iff", 0x1B80, factor, factor))
+    assert struct.unpack_from("<I", guest.memory, DATA + 12) == (0x1B80 | flags,)
+    assert signal.getsignal(signal.SIGFPE) is before
 
 
 ON = "0f20e00d000204000f22e0b90000000031d2b8030000000f01d1"  # CR4.OSFXSR and OSXSAVE, XCR0 = 3

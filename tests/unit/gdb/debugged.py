@@ -11,7 +11,7 @@ from pathlib import Path
 from gdb_client import PATIENCE_S, Client
 
 from emu import board
-from emu.config import BackendConfig, MachineConfig, NvdimmConfig
+from emu.config import BackendConfig, MachineConfig, NvdimmConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.gdb.gate import Gate
 from emu.gdb.server import Server
@@ -45,12 +45,11 @@ def debugged(folder: Path, code: bytes, *, paused: bool = True) -> Iterator[Debu
     image, output = folder / "guest.bin", bytearray()
     image.write_bytes(code)
     nvdimm = NvdimmConfig(backend=BackendConfig(id="m0", path=str(folder / "pmem.img"), size=2 * MIB, share=True))
-    config = MachineConfig(
-        image=str(image), ram_size=16 * MIB, nvdimms=(nvdimm,), slots=2, max_memory=256 * MIB, start_paused=paused
-    )
+    config = MachineConfig(image=str(image), ram_size=16 * MIB, nvdimms=(nvdimm,), slots=2, max_memory=256 * MIB)
     ends: list[Exit] = []
     gate = Gate()
-    with board.build(config, gate.around(board.Outputs(serial=output.extend))) as machine:
+    outputs = gate.around(board.Outputs(serial=output.extend))
+    with board.build(config, outputs, RunOptions(start_paused=paused)) as machine:
         server = Server(machine, UnixAddress(str(folder / "gdb.sock")))
         gate.seen = lambda: server.travel.seen
         server.start()

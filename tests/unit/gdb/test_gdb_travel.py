@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -167,3 +168,35 @@ def test_interrupts_come_at_the_same_instructions_again(start: Start) -> None:
     for expected in seen[1:]:
         gdb.ask(b"c")
         assert (gdb.ask(b"g"), gdb.ask(b"m200000,8")) == expected
+
+
+def test_a_guest_that_nobody_looks_at_runs_a_block_at_a_time(tmp_path: Path) -> None:
+    """A debugger that comes later has each instruction, also back; when it has gone, so has that."""
+    spin = bytes.fromhex("48ffc1" + "90" * 28 + "ebdf")  # loop: inc rcx; 28 times nop; jmp loop
+    with debugged(tmp_path, spin, paused=False) as running:
+        machine, debugging = running.machine, running.machine.debug()
+
+        def looked() -> tuple[int, int]:
+            return machine.call(lambda: (debugging.instructions, machine.cpu.registers()["rcx"]))
+
+        def steps_a_turn() -> float:
+            before, turns = looked()
+            while (now := looked())[1] < turns + 1000:
+                time.sleep(0.01)
+            return (now[0] - before) / (now[1] - turns)
+
+        assert steps_a_turn() == pytest.approx(1, abs=0.01)
+        gdb = running.connect()
+        here = look(gdb)
+        before, _ = looked()
+        gdb.ask(b"s")
+        assert looked()[0] == before + 1
+        assert gdb.ask(b"bs").startswith(b"T05")
+        assert look(gdb) == here
+        gdb.send(b"c")
+        assert steps_a_turn() == pytest.approx(30, abs=0.1)
+        gdb.interrupt()
+        gdb.receive()
+        assert gdb.ask(b"D") == b"OK"
+        assert steps_a_turn() == pytest.approx(1, abs=0.01)
+        gdb.close()

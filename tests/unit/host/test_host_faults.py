@@ -68,6 +68,49 @@ def test_what_was_stored_is_put_back_again_and_again(memory: tuple[int, memoryvi
     kernel.unmap_memory(copies, len(view))
 
 
+def test_a_later_moment_comes_back_too(memory: tuple[int, memoryview]) -> None:
+    """Any moment after any other; where it takes 8 bytes from before, these hold what is changed there meanwhile."""
+    address, view = memory
+    rng = random.Random("moments")
+    view[:] = rng.randbytes(len(view))
+    before = kernel.map_memory(len(view), what="copies", reserve=False)
+    copied = kernel.memory_view(before, len(view))
+    log = DirtyLog(address, len(view))
+    log.start()
+    log.keep(before)
+
+    def store_somewhere() -> None:
+        for _ in range(rng.randrange(30)):
+            view[rng.randrange(len(view))] ^= 1
+
+    moments: list[tuple[faults.Copies, bytes]] = [(log.save(), bytes(view))]
+    for number in range(4):
+        store_somewhere()
+        moments.append((log.save(), bytes(view)))
+        if number % 2:
+            log.undo()
+    for _ in range(400):
+        store_somewhere()
+        copies, then = rng.choice(moments)
+        log.undo(copies)
+        assert view == then
+    view[5 * PAGE] ^= 1
+    taking, then = log.save(), bytes(view)
+    taking.take_from_before({5 * PAGE + 16: 0xFF00, 63 * PAGE: 0xFF})
+    for value in (b"\x11" * 8, b"\x22" * 8):
+        store_somewhere()
+        copied[5 * PAGE + 16 : 5 * PAGE + 24] = value
+        log.undo(taking)
+        expected = bytearray(then)
+        expected[5 * PAGE + 17] = value[1]
+        assert view == expected
+    for copies in [taking, *(copies for copies, _ in moments)]:
+        copies.close()
+    log.stop()
+    copied.release()
+    kernel.unmap_memory(before, len(view))
+
+
 def test_stores_of_our_own_are_seen_as_runs(memory: tuple[int, memoryview]) -> None:
     address, view = memory
     view[:] = b"\1" * len(view)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import linux_kernel
 import pytest
 
 from emu.errors import HostError, UsageError
@@ -142,3 +143,12 @@ def test_without_zstd_its_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_names_are_those_of_lsmod() -> None:
     assert kernel.name_of("kernel/fs/mb-cache.ko.xz") == "mb_cache"
+
+
+def test_tests_skip_where_there_is_no_kernel_and_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(kernel.VARIABLE, raising=False)
+    monkeypatch.setattr(kernel, "_PLACES", (f"{tmp_path}/vmlinuz-*",))
+    assert "there is no Linux kernel on this host" in linux_kernel.why_none()
+    monkeypatch.setenv(kernel.VARIABLE, str(tmp_path / "missing"))
+    with pytest.raises(UsageError, match="cannot read the kernel"):
+        linux_kernel.why_none()

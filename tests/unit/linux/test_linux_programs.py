@@ -71,6 +71,25 @@ def test_script_brings_its_interpreters(tmp_path: Path) -> None:
     assert os.path.realpath(shutil.which("cat") or "") in tree
 
 
+def test_shell_script_brings_the_programs_that_it_names(tmp_path: Path) -> None:
+    for name, text in (
+        ("outer", f"#!/bin/sh\nset -e\ncp a b; sync # and not head\n{tmp_path}/inner | ./no-such\n"),
+        ("inner", f"#!/usr/bin/env bash\ntail -1 x && {tmp_path}/outer\n"),
+        ("other", "#!/bin/cat\nsort x\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    tree = Tree()
+    closure = programs.Closure(tree)
+    closure.program(str(tmp_path / "outer"))
+    closure.program(str(tmp_path / "other"))
+    for program in ("cp", "sync", "bash", "tail"):
+        assert os.path.realpath(shutil.which(program) or "") in tree
+    assert str(tmp_path / "inner") in tree
+    for program in ("head", "sort"):
+        assert os.path.realpath(shutil.which(program) or "") not in tree
+
+
 def test_script_without_its_interpreter(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("#!/no/such/interpreter\n")

@@ -265,20 +265,20 @@ def test_a_snapshot_file_exists_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not path.exists()
     writer.finish()
     writer.close()
-    reader = FileReader(str(path), Decoder(FROM_SOURCE))
+    reader = FileReader(str(path), Decoder(FROM_SOURCE), interrupt)
     assert reader.receive().meta == b"abc"
     reader.finish()
     with pytest.raises(StreamError, match="ends too early"):
         reader.receive()
     reader.close()
     path.write_bytes(path.read_bytes() + b"x")
-    reader = FileReader(str(path), Decoder(FROM_SOURCE))
+    reader = FileReader(str(path), Decoder(FROM_SOURCE), interrupt)
     reader.receive()
     with pytest.raises(StreamError, match="behind the end"):
         reader.finish()
     reader.close()
     with pytest.raises(HostError, match="No such file"):
-        FileReader(str(tmp_path / "none"), Decoder(FROM_SOURCE))
+        FileReader(str(tmp_path / "none"), Decoder(FROM_SOURCE), interrupt)
     interrupt.close()
 
 

@@ -111,3 +111,22 @@ def test_a_worker_that_reads_the_script_does_not_start_the_command_again(folder:
     command = [sys.executable, "-c", code, folder / "emu-python"]
     done = subprocess.run(command, capture_output=True, env=environment(), timeout=PATIENCE_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_standard_streams_may_be_folders(folder: Path, tmp_path: Path) -> None:
+    """Python would not start (status 1): a descriptor that gives nothing and takes nothing stands in for them."""
+    install(
+        tmp_path,
+        "#!python\nimport os\nseen = [os.path.realpath(f'/proc/self/fd/{n}') for n in range(3)]\n"
+        "print(seen, file=open('seen', 'w'))\n",
+    )
+    shutil.copy2(folder / "emu", tmp_path / "emu")
+    opened = os.open("/", os.O_RDONLY)
+    try:
+        done = subprocess.run(
+            [tmp_path / "emu"], stdin=opened, stdout=opened, stderr=opened, cwd=tmp_path, timeout=PATIENCE_S
+        )
+    finally:
+        os.close(opened)
+    assert done.returncode == 0
+    assert (tmp_path / "seen").read_text() == "['/dev/null', '/dev/null', '/dev/null']\n"

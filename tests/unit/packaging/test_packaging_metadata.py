@@ -66,12 +66,25 @@ def test_every_native_module_is_declared_and_committed(project: dict[str, Any], 
     declared = {module["name"]: module for module in project["tool"]["setuptools"]["ext-modules"]}
     sources = (path.relative_to(ROOT) for path in (ROOT / "emu").glob("**/_*.cdef.txt"))
     names = {str(path).removesuffix(".cdef.txt") for path in sources}
-    assert {name.rpartition("/")[0] for name in names} == {"emu/host", "emu/cpu/engine"}
+    assert {name.rpartition("/")[0] for name in names} == {"emu/host", "emu/cpu/engine", "emu/persistence/lab"}
     assert set(declared) == {name.replace("/", ".") for name in names}
     for name in names:
         assert declared[name.replace("/", ".")]["py-limited-api"] is True
         for ending in (".c", ".cdef.txt", ".csrc.c"):
             assert f"{name}{ending}" in committed
+
+
+def included(file: Path) -> set[str]:
+    """The headers of ours that ``file`` includes, and that they include."""
+    names = re.findall(r'^#include "(.+)"$', file.read_text(), re.MULTILINE)
+    return set(names).union(*(included(file.parent / name) for name in names))
+
+
+def test_a_native_module_is_built_again_when_a_header_changes(project: dict[str, Any]) -> None:
+    for module in project["tool"]["setuptools"]["ext-modules"]:
+        source = ROOT / module["sources"][0].replace(".c", ".csrc.c")
+        files = {source.name} | included(source)
+        assert set(module["depends"]) == {str((source.parent / name).relative_to(ROOT)) for name in files}
 
 
 def test_generated_files_are_not_committed(committed: list[str]) -> None:

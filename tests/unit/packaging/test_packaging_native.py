@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 MODULES = sorted(
     str(path.relative_to(ROOT)).removesuffix(".cdef.txt")
-    for room in ("emu/host", "emu/cpu/engine")
+    for room in ("emu/host", "emu/cpu/engine", "emu/persistence/lab")
     for path in (ROOT / room).glob("_*.cdef.txt")
 )
 GENERATOR = "2.1.1"

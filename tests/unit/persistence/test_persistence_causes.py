@@ -15,7 +15,7 @@ from test_persistence_explore import RULES, Memory, Toy, clean
 
 from emu.config import PersistenceDomain
 from emu.persistence.lab import findings
-from emu.persistence.lab.explore import LocalWorker, explore
+from emu.persistence.lab.explore import Limits, LocalWorker, explore
 from emu.persistence.lab.findings import Analyst, Failure
 from emu.persistence.model.crashstate import CrashState, Read, memories
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
@@ -37,14 +37,17 @@ def with_places(events: Sequence[Event]) -> list[Event]:
     return [event._replace(pc=0x1000 + number) for number, event in enumerate(events)]
 
 
-def explained(events: Sequence[Event], rules: Rules, body: Callable[[Memory], int]) -> tuple[list[Failure], set]:
+def explained(
+    events: Sequence[Event], rules: Rules, body: Callable[[Memory], int], limits: Limits | None = None
+) -> tuple[list[Failure], set]:
     """The causes, and the paths of the failing recoveries."""
     timeline, toy = build(events, rules), Toy(body)
-    exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean))
+    exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean), limits=limits)
     analyst = Analyst(exploration, timeline, events, clean, toy)
     failures = analyst.explain()
     assert not analyst.unexplained
-    return failures, {found.leaf.path() for found in exploration.results if not found.leaf.verdict.ok}
+    verdicts = [(found.leaf.path(), found.leaf.verdict) for found in exploration.results]
+    return failures, {path for path, verdict in verdicts if verdict is not None and not verdict.ok}
 
 
 def ending(body: Callable[[Memory], int], contents: dict[int, int], tracked: frozenset) -> tuple[int, tuple[Read, ...]]:
@@ -203,6 +206,25 @@ def test_the_repair_that_is_named_repairs(rules: Rules) -> None:
         {findings.ATOMICITY} if rules.domain is PersistenceDomain.EADR else {findings.MISSING_FLUSH, findings.ORDERING}
     )
     assert expected <= seen.keys() or not rules.flushes_count, seen
+
+
+@pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.fuzz
+def test_the_first_failure_alone_has_the_first_cause_of_all(rules: Rules) -> None:
+    rng, failing = random.Random(f"first {rules}"), 0
+    for _ in range(times(100)):
+        events = random_events(rng)
+        body = random_body(rng.randint(0, 10**9), events)
+        everything, _ = explained(events, rules, body)
+        alone, _ = explained(events, rules, body, Limits(first_failure=True))
+        # In a whole run more crash points and more lost stores may turn out to be of the same cause.
+        said = [
+            [(one.kind, one.lost, one.persisted, one.event, one.contents) for one in causes]
+            for causes in (everything[:1], alone)
+        ]
+        assert said[0] == said[1], (events, everything, alone)
+        failing += bool(everything)
+    assert failing > 10
 
 
 def word_and_value(memory: Memory) -> int:

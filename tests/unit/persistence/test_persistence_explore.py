@@ -11,6 +11,7 @@ import pytest
 from fuzzing import times
 
 from emu.config import PersistenceDomain
+from emu.persistence.lab.chunks import Chunks
 from emu.persistence.lab.explore import (
     Answer,
     Exploration,
@@ -212,7 +213,7 @@ def test_a_limit_of_executions_is_said_and_keeps_what_was_found() -> None:
     worker = LocalWorker(Toy(read_log(2)), timeline, clean)
     exploration = explore(timeline, clean, worker, limits=Limits(executions=4))
     assert exploration.executed == 4
-    assert exploration.incomplete_because == ["the limit of 4 executions was reached"]
+    assert exploration.incomplete_because == ["the limit on executions (4) was reached"]
     covered = {point for result in exploration.results if result.leaf.verdict for point in result.points}
     missing = {point for result in exploration.results if not result.leaf.verdict for point in result.points}
     assert covered
@@ -355,13 +356,14 @@ class Elsewhere(LocalWorker):
         def run(job: Job) -> Run:
             return execute(job, self.recovery, tracked, self.timeline, self.initial)
 
-        taken = [pickle.loads(pickle.dumps(growth.take(end))) for end in ends]
+        taken, chunks = [pickle.loads(pickle.dumps(growth.take(end))) for end in ends], Chunks()
         done = [
-            run(work) if isinstance(work, Job) else Growth.elsewhere(work, self.timeline, self.initial, run)
+            run(work) if isinstance(work, Job) else Growth.elsewhere(work, self.timeline, self.initial, chunks, run)
             for work in reversed(taken)
         ]
+        numbers = {number: growth.tree.chunks.add(data)[0] for number, data in enumerate(chunks)}
         for end, result in zip(ends, reversed(done), strict=True):
-            growth.put(end.node, pickle.loads(pickle.dumps(result)))
+            growth.put(end.node, pickle.loads(pickle.dumps(result)), numbers)
             yield
 
 

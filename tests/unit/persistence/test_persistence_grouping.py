@@ -46,7 +46,7 @@ def test_what_one_fence_repairs_is_one_cause() -> None:
 
     written = [store(0, 1), store(64, 1), flush(0), flush(64), store(128, 1), *durable(128)]
     (failure,) = causes(written, body)
-    assert (failure.kind, failure.lost, failure.also) == (findings.MISSING_FENCE, (1,), (0,))
+    assert (failure.kind, failure.lost, failure.also) == (findings.MISSING_FENCE, (0,), (1,))
 
 
 def test_what_needs_two_flushes_is_two_causes() -> None:
@@ -91,12 +91,12 @@ class _Rules:
 
     paths: frozenset[str]
 
-    def rules_out(self, path: tuple[Read, ...], after: int) -> bool:
+    def rules_out(self, path: tuple[Read, ...], after: int, until: int) -> bool:
         return path in self.paths
 
 
 def found(name: str, kind: str, lost: set[int], repairs: str = "") -> Found[str]:
-    one = Found(name, kind, frozenset(lost), repair=(lambda crash: _Rules(frozenset(repairs))) if repairs else None)  # type: ignore[arg-type, return-value]
+    one = Found(name, kind, frozenset(lost), fixes=(_Rules(frozenset(repairs)),))  # type: ignore[arg-type]
     one.add(1, name, 0)  # type: ignore[arg-type]
     return one
 
@@ -127,3 +127,11 @@ def found(name: str, kind: str, lost: set[int], repairs: str = "") -> Found[str]
 )  # fmt: skip
 def test_joined(causes: list[Found[str]], expected: list[str]) -> None:
     assert ["".join(one.failure for one in group) for group in joined(causes)] == expected
+
+
+def test_what_was_found_first_stands_for_its_group_and_begins() -> None:
+    """Though the repair of another one does more, or another one has fewer stores: it was reported before these."""
+    first = found("a", "missing flush", {1, 2}, "a")
+    causes = [found("b", "missing flush", {3}, "ab"), found("c", "missing flush", {2}), first]
+    assert ["".join(one.failure for one in group) for group in joined(causes, first)] == ["ac", "b"]
+    assert ["".join(one.failure for one in group) for group in joined(causes)] != ["ac", "b"]

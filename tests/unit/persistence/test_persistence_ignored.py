@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from emu.persistence.report.ignored import Rule, apply, compare, fingerprint
+from emu.errors import UsageError
+from emu.persistence.report.ignored import Rule, apply, compare, fingerprint, load_rules
 
 
 def place(symbol: str = "put+0x10", source: str = "log.c:42", text: str | None = "log->size = n;") -> dict[str, Any]:
@@ -75,3 +76,18 @@ def test_a_rule_fits_when_all_that_it_says_is_so() -> None:
     assert not Rule(1, "", function="put", source="log.c:42").fits("", [place(symbol="x"), place(source="log.c:43")])
     assert not Rule(1, "", function="pu").fits("missing flush", [place()])
     assert not Rule(1, "", function="put").fits("recovery logic bug", [])
+
+
+def test_a_rule_fits_every_frame_of_the_stack() -> None:
+    frames = [("memcpy", "string.c:7"), ("put", "log.c:42"), ("append", "log.c:80"), ("main", "prog.c:9")]
+    stack = [{"function": name, "source": at, "source_path": f"src/{at.partition(':')[0]}"} for name, at in frames]
+    store = {**place(symbol="memcpy+0x4", source="string.c:7"), "stack": stack}
+    assert all(Rule(1, "", function=name, source=at).fits("missing flush", [store]) for name, at in frames)
+    assert Rule(1, "", source="src/prog.c:*").fits("missing flush", [store])
+    assert not Rule(1, "", function="append", source="log.c:42").fits("missing flush", [store]), "two frames"
+    assert not Rule(1, "", function="other").fits("missing flush", [store])
+
+
+def test_suppressions_without_end_are_refused() -> None:
+    with pytest.raises(UsageError, match="too long"):
+        load_rules("/dev/zero")

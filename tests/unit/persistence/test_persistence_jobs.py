@@ -71,3 +71,29 @@ def test_a_pool_that_is_killed_says_nothing(tmp_path: Path) -> None:
     script.write_text(KILLED)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (-9, "", "")
+
+
+WHILE_RECORDING = """\
+import multiprocessing
+from emu import guest
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.persistence.lab import investigation
+
+if __name__ == "__main__":
+    record = investigation.record
+    def recorded(*words, **options):
+        print(len(multiprocessing.active_children()), "are starting")
+        return record(*words, **options)
+    investigation.record = recorded
+    dimm = NvdimmConfig(backend=BackendConfig(id="m", kind=BackendKind.RAM, size=2 << 20))
+    config = MachineConfig(image=str(guest.find("commit-fixed").path), slots=1, nvdimms=(dimm,))
+    with investigation.investigate(investigation.Question(config, config, jobs=2)) as answer:
+        print(answer.complete, len(multiprocessing.active_children()), "are left")
+"""
+
+
+def test_workers_start_while_the_workload_is_recorded(tmp_path: Path) -> None:
+    script = tmp_path / "recording.py"
+    script.write_text(WHILE_RECORDING)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "2 are starting\nTrue 0 are left\n"), done.stderr

@@ -181,6 +181,18 @@ def test_programs_at_one_address_are_told_apart_or_not_named() -> None:
     assert name_at(named, other) == ""
 
 
+def test_stripped_code_is_named_by_its_file_and_the_place_in_it() -> None:
+    tree, path = Tree(), Path(guest.__file__).with_name("images") / "linux-init"
+    data = path.read_bytes()
+    tree.file(str(path), data, executable=True)
+    first = next(segment for segment in _segments(data) if segment.kind == 1 and segment.flags & 1)
+    start = first.offset & -PAGE
+    content = data[start : start + PAGE].ljust(PAGE, b"\0")
+    found = ProgramSymbols({PROGRAM: frozenset([content])}, tree.archive(), None)
+    assert found.find(PROGRAM + 0x20).symbol == f"linux-init+{first.address + start - first.offset + 0x20:#x}"
+    assert found.find(PROGRAM + PAGE).symbol == ""
+
+
 def _code_at(data: bytes, address: int) -> bytes:
     for segment in _segments(data):
         if segment.kind == 1 and 0 <= address - segment.address < segment.size:

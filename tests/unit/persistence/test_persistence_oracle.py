@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from fuzzing import times
+from fuzzing import PROGRAMS, times
 from persistence_oracle import LABEL, SIZE, Machine
 
 from emu.config import PersistenceDomain
@@ -108,7 +108,7 @@ def every_point(events: list[Event], rules: Rules) -> Timeline:
 def test_same_memories_as_the_operational_machine(domain: PersistenceDomain, order: Order, chunk: int) -> None:
     rng = random.Random(f"{domain}{order}{chunk}")
     machine, rules = Machine(domain.platform, order), Rules(domain, order)
-    for _ in range(times(650)):
+    for _ in range(PROGRAMS // (8 * len(MODES))):
         program, before = random_program(rng, rng.randint(1, 6)), random_content(rng)
         assert images(build(to_events(program), rules), before) == machine.run(program, before), (program, before)
 
@@ -117,7 +117,7 @@ def test_same_memories_as_the_operational_machine(domain: PersistenceDomain, ord
 @pytest.mark.fuzz
 def test_crashing_only_before_commits_and_at_the_end_loses_no_memory(domain: PersistenceDomain, order: Order) -> None:
     rng, rules = random.Random(f"points{domain}{order}"), Rules(domain, order)
-    for _ in range(times(1250)):
+    for _ in range(PROGRAMS // (4 * len(MODES))):
         events, before = to_events(random_program(rng, rng.randint(1, 8))), random_content(rng)
         assert images(build(events, rules), before) == images(every_point(events, rules), before), (events, before)
 

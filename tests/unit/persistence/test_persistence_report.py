@@ -30,7 +30,7 @@ from emu.persistence.report.lanes import MOST_EVENTS, MOST_LINES, LineState, dra
 from emu.persistence.report.markup import Html, embedded_json, tag, visible
 from emu.persistence.report.page import report_html
 from emu.persistence.report.symbols import load_symbols
-from emu.persistence.report.terminal import report_lines
+from emu.persistence.report.terminal import report_lines, wrapped
 from emu.persistence.report.terminal_timeline import timeline_lines
 from emu.units import CACHE_LINE, MIB
 
@@ -445,9 +445,10 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
     assert not wants_colour(Terminal(True))  # type: ignore[arg-type]
 
 
-def said(guest: str, *, colour: bool = False) -> list[str]:
+def said(guest: str, *, colour: bool = False, width: int | None = None) -> list[str]:
     answer = investigated(guest)
-    return list(report_lines(document(answer, load_symbols(answer.question.workload.image)), colour=colour))
+    described = document(answer, load_symbols(answer.question.workload.image))
+    return list(report_lines(described, colour=colour, width=width))
 
 
 def test_terminal_says_verdict_cause_and_remedy_before_the_numbers() -> None:
@@ -466,3 +467,25 @@ def test_the_verdict_is_coloured_and_says_the_same_without(guest: str, colour: s
     assert coloured[0] == f"\x1b[{colour}m{plain[0]}\x1b[0m"
     assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured] == plain
     assert "\x1b" not in "".join(plain)
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_a_terminal_gets_whole_words_and_text_stays_beside_its_label(width: int) -> None:
+    labelled = "   persisted  event 5: 8 bytes at offset 0x40, main+0xf7, prog.c:19, mov qword ptr [rdi + 0x40], rbx"
+    numbered = "1. missing fence: the line was flushed, but no fence waits for the flush before a later store"
+    for line, hanging in (
+        (labelled, 14 if width > 20 else 2),
+        (numbered, 3),
+        ("ok: every crash state recovers " * 4, 0),
+    ):
+        parts = wrapped(line, width)
+        assert " ".join(parts).split() == line.split()
+        assert all(len(part) <= width for part in parts)
+        assert all(len(part) - len(part.lstrip()) == hanging for part in parts[1:])
+    assert wrapped(labelled, None) == [labelled], "other programs get lines whole"
+
+
+def test_every_part_of_a_painted_line_is_painted() -> None:
+    painted, plain = (said("commit-noflush", colour=colour, width=40) for colour in (True, False))
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in painted] == plain
+    assert [line.count("\x1b[") for line in painted[:2]] == [2, 2], "the verdict takes two lines"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from emu.persistence.lab.chunks import READ_SIZE, Chunks
 from emu.persistence.lab.explore import Verdict
 from emu.persistence.lab.tree import Node, Reads, Tree
 from emu.persistence.model.crashstate import FULL, Read
@@ -36,15 +37,20 @@ def test_reads_are_a_sequence_and_fall_into_pieces_without_loss() -> None:
     packed = Reads.of(reads)
     assert (list(packed), len(packed), packed[7], packed[-1]) == (reads, 1000, reads[7], reads[-1])
     assert list(packed[3:40]) == reads[3:40]
-    assert b"".join(packed.pieces()) == packed.data
-    assert max(map(len, packed.pieces())) <= 128 * 24
+    chunks = Chunks()
+    numbers = chunks.add(packed.data)
+    assert b"".join(map(chunks.data, numbers)) == packed.data
+    assert chunks.size(numbers) == 1000
+    assert max(map(len, chunks)) <= 128 * READ_SIZE
+    assert chunks.add(packed.data) == numbers
 
 
 def test_runs_that_go_different_ways_for_a_moment_share_what_follows() -> None:
     reads = [(8 * number, FULL, number) for number in range(3000)]
     detour = [(8 * (1 << 20), FULL, 1), (8 * (1 << 21), FULL, 2)]
-    first = set(Reads.of(reads).pieces())
-    second = set(Reads.of(reads[:1000] + detour + reads[1000:]).pieces())
+    chunks = Chunks()
+    first = set(chunks.add(Reads.of(reads).data))
+    second = set(chunks.add(Reads.of(reads[:1000] + detour + reads[1000:]).data))
     assert len(second - first) <= 3 < len(first)
 
 

@@ -1,0 +1,322 @@
+"""What cannot run is refused before anything is written: one message that says what, where and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from emu.config import BackendConfig, MachineConfig, NvdimmConfig, OnOffAuto
+from emu.errors import EmuError, HostError, UsageError
+from emu.linux import kernel, namespaces
+from emu.linux.namespaces import FileSystem
+from emu.linux.prepare import Prepared, Request, prepare
+from emu.linux.protocol import Role
+from emu.units import KIB, MIB
+
+X86_64, AARCH64 = 62, 183
+EXECUTABLE, RELOCATABLE = 2, 1
+
+
+def elf(machine: int = X86_64, kind: int = EXECUTABLE, *, order: str = "little", length: int = 0x78) -> bytes:
+    """A static ELF program of one segment, ``length`` bytes of the file."""
+
+    def number(value: int, size: int) -> bytes:
+        return value.to_bytes(size, "big" if order == "big" else "little")
+
+    head = b"\x7fELF\x02" + (b"\x02" if order == "big" else b"\x01") + b"\x01" + bytes(9)
+    head += number(kind, 2) + number(machine, 2) + number(1, 4) + number(0x400078, 8) + number(64, 8) + bytes(8)
+    head += bytes(4) + number(64, 2) + number(56, 2) + number(1, 2) + bytes(6)
+    segment = number(1, 4) + number(5, 4) + number(0, 8) + number(0x400000, 8) * 2 + number(length, 8) * 2
+    return head + segment + number(0x1000, 8)
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder to stand in, with a file that passes for a kernel without modules."""
+    monkeypatch.chdir(tmp_path)
+    head = bytearray(0x600)
+    head[0x202:0x206] = b"HdrS"
+    Path("kernel").write_bytes(head)
+    monkeypatch.setenv(kernel.VARIABLE, str(tmp_path / "kernel"))
+    executable("program", elf())
+
+
+def executable(name: str, data: bytes) -> None:
+    Path(name).write_bytes(data)
+    Path(name).chmod(0o755)
+
+
+def nvdimm(path: str = "p.img", size: int | None = 64 * MIB, **more: bool) -> NvdimmConfig:
+    return NvdimmConfig(backend=BackendConfig(id="m", path=path, size=size, share=True, sync=OnOffAuto.OFF, **more))
+
+
+def prepared(
+    execute: str = "./program",
+    *added: str,
+    named: str | None = None,
+    use: FileSystem | None = None,
+    dimm: NvdimmConfig | None = None,
+    commands: Mapping[Role, str] | None = None,
+    cmdline: str = "",
+) -> Prepared:
+    dimms = (dimm or nvdimm(),)
+    config = MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, nvdimms=dimms, cmdline=cmdline)
+    with contextlib.ExitStack() as scratch:
+        return prepare(Request(named, use, added, commands or {Role.EXEC: execute}), config, scratch)
+
+
+def refusal(make: Callable[[], object], kind: type[EmuError] = UsageError) -> str:
+    """What is said of it, and what to do; no file has come or changed."""
+    before = {path: path.lstat().st_mtime_ns for path in Path().rglob("*")}
+    with pytest.raises(kind) as caught:
+        make()
+    assert {path: path.lstat().st_mtime_ns for path in Path().rglob("*")} == before
+    assert caught.value.remedy
+    return caught.value.what
+
+
+def test_what_can_run_is_not_refused() -> None:
+    Path("notes").write_text("text")
+    made = prepared("./program 1", "notes", "notes", "notes:/a/../b", "notes:/etc/passwd", use=FileSystem.EXT4)
+    assert made.steps[0].writes
+    assert not Path("p.img").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "file is not a Linux kernel"),
+        (b"#!/bin/sh\n", "file is not a Linux kernel"),
+        (elf(), "file is not a Linux kernel"),
+        (elf(AARCH64), "another architecture: AArch64"),
+        (elf(22, order="big"), "another architecture: S/390"),
+        (b"MZ".ljust(56, b"\0") + b"ARM\x64" + bytes(4), "another architecture: AArch64"),
+        (b"MZ".ljust(56, b"\0") + b"RSC\x05" + bytes(4), "another architecture: RISC-V"),
+    ],
+)
+def test_kernels(content: bytes, says: str) -> None:
+    Path("file").write_bytes(content)
+    assert says in refusal(lambda: prepared(named="file"))
+
+
+def test_kernel_names() -> None:
+    Path("folder").mkdir()
+    assert refusal(lambda: prepared(named="")) == "--kernel: the name is empty"
+    assert refusal(lambda: prepared(named="folder")) == "folder: cannot read the kernel: Is a directory"
+    assert refusal(lambda: prepared(named="absent")) == "absent: cannot read the kernel: No such file or directory"
+
+
+def modules_folder(*, dep: str | None) -> Path:
+    """A kernel unpacked with its modules, of which ``dep`` is the table."""
+    head = bytearray(0x600)
+    head[0x202:0x206] = b"HdrS"
+    head[0x20E:0x210] = (0x300).to_bytes(2, "little")
+    head[0x500:0x508] = b"6.0-test"
+    Path("unpacked/boot").mkdir(parents=True)
+    Path("unpacked/boot/vmlinuz").write_bytes(head)
+    folder = Path("unpacked/lib/modules/6.0-test")
+    (folder / "kernel").mkdir(parents=True)
+    if dep is not None:
+        (folder / "modules.dep").write_bytes(dep.encode("utf-8", "surrogateescape"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("dep", "module", "kind", "says"),
+    [
+        (None, None, HostError, "has modules, and no modules.dep"),
+        ("", None, UsageError, "the kernel 6.0-test has no module nfit"),
+        ("\udcff\udcfe:\n::: :\n\0", None, UsageError, "the kernel 6.0-test has no module nfit"),
+        ("kernel/nfit.ko:\n", None, UsageError, "kernel/nfit.ko: cannot read the kernel module"),
+        ("kernel/nfit.ko:\n", b"", UsageError, "kernel/nfit.ko: the kernel module is damaged"),
+        ("kernel/nfit.ko:\n", b"rubbish", UsageError, "kernel/nfit.ko: the kernel module is damaged"),
+    ],
+)
+def test_modules(dep: str | None, module: bytes | None, kind: type[EmuError], says: str) -> None:
+    folder = modules_folder(dep=dep)
+    if module is not None:
+        (folder / "kernel/nfit.ko").write_bytes(module)
+    if dep and dep.startswith("kernel"):
+        (folder / "modules.builtin").write_text("kernel/nd_pmem.ko\nkernel/ext4.ko\n")
+    assert says in refusal(lambda: prepared(named="unpacked/boot/vmlinuz"), kind)
+
+
+@pytest.mark.parametrize("role", [Role.EXEC, Role.SETUP, Role.RECOVERY])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "the command is empty"),
+        (" \t", "the command is empty"),
+        ("./program 'abc", "No closing quotation in './program 'abc'"),
+        ('echo "abc | cat', "No closing quotation in 'echo \"abc | cat'"),
+        ("./program a\0b", "a zero byte"),
+    ],
+)
+def test_command_lines(role: Role, text: str, says: str) -> None:
+    option = {Role.EXEC: "--exec", Role.SETUP: "--setup", Role.RECOVERY: "--recover"}[role]
+    message = refusal(lambda: prepared(commands={Role.EXEC: "./program", role: text}))
+    assert message.startswith(f"{option}: ")
+    assert says in message
+
+
+def test_commands_of_more_words_than_init_takes() -> None:
+    assert prepared("./program" + 1023 * " x").config.initrd
+    assert "has 1025 words, and 1024 go" in refusal(lambda: prepared("./program" + 1024 * " x"))
+    assert "go" in refusal(lambda: prepared("./program " + "x" * 256 * KIB))
+
+
+SCRIPT = b"#!/bin/sh\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "says"),
+    [
+        (None, 0, "there is no program ./file"),
+        (SCRIPT, 0o644, "./file is not executable"),
+        (elf(), 0o644, "./file is not executable"),
+        (b"echo hello\n", 0o755, "file is no program"),
+        (b"", 0o755, "file is no program"),
+        (b"#!\necho hello\n", 0o755, "file: its '#!' names no interpreter"),
+        (b"#!  ", 0o755, "file: its '#!' names no interpreter"),
+        (b"#!/no/such/sh\n", 0o755, "file needs its interpreter: cannot read /no/such/sh"),
+        (b"#!/usr\n", 0o755, "file needs its interpreter: /usr is not a regular file"),
+        (b"#!/etc/passwd\n", 0o755, "file needs its interpreter: /etc/passwd is no program"),
+        (b"#!/usr/bin/env no-such-program\n", 0o755, "no program 'no-such-program' in PATH"),
+        (elf(AARCH64), 0o755, "file is a program for another architecture: AArch64"),
+        (elf(kind=RELOCATABLE), 0o755, "an ELF file of type 1, which is not linked"),
+        (elf(length=0x79), 0o755, "file: the ELF file is damaged or cut short"),
+        (elf()[:0x70], 0o755, "file: the ELF file is damaged"),
+        (elf()[:64], 0o755, "file: the ELF file is damaged"),
+        (elf()[:20], 0o755, "cut-short ELF file"),
+        (elf()[:54] + bytes(2) + elf()[56:], 0o755, "file: the ELF file is damaged"),
+        (elf()[:56] + b"\xff\xff" + elf()[58:], 0o755, "file: the ELF file is damaged"),
+        (elf()[:32] + b"\xff" * 8 + elf()[40:], 0o755, "file: the ELF file is damaged"),
+    ],
+)
+def test_programs(content: bytes | None, mode: int, says: str) -> None:
+    if content is not None:
+        Path("file").write_bytes(content)
+        Path("file").chmod(mode)
+    assert says in refusal(lambda: prepared("./file one"))
+    assert says in refusal(lambda: prepared("./file one | cat"))
+    assert says in refusal(lambda: prepared(commands={Role.EXEC: "./program", Role.RECOVERY: "./file"}))
+
+
+def test_program_that_is_a_folder_or_not_in_path() -> None:
+    Path("folder").mkdir()
+    assert refusal(lambda: prepared("./folder")) == "there is no program ./folder"
+    assert refusal(lambda: prepared("no-such-program -x")) == "there is no program 'no-such-program' in PATH"
+
+
+@pytest.mark.skipif(
+    shutil.which("aarch64-linux-gnu-gcc") is None,
+    reason="needs a cross compiler: apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+)
+def test_program_of_another_compiler() -> None:
+    subprocess.run(
+        ["aarch64-linux-gnu-gcc", "-o", "real", "-x", "c", "-"], input=b"int main(void) { return 0; }", check=True
+    )
+    assert "real is a program for another architecture: AArch64" in refusal(lambda: prepared("./real"))
+
+
+@pytest.mark.parametrize(
+    ("added", "says"),
+    [
+        (("",), "there is no file in it"),
+        ((":/x",), "there is no file in it"),
+        (("/no/file",), "cannot read /no/file"),
+        (("/dev/zero",), "/dev/zero is not a regular file"),
+        (("one:here",), "'here' is not an absolute path of the guest"),
+        (("one:../here",), "'../here' is not an absolute path of the guest"),
+        (("one:/",), "'/' is not an absolute path of the guest"),
+        (("one:/a/..",), "'/a/..' is not an absolute path of the guest"),
+        (("one:/x", "two:/x"), "/x would be two different files of the guest"),
+        (("one:/x", "two:/a/../x"), "/x would be two different files of the guest"),
+        (("one:/init",), "/init would be two different files of the guest"),
+        (("one:/emu/plan",), "/emu/plan would be two different files of the guest"),
+        (("one:/tmp",), "/tmp is a directory of the guest already"),
+        (("one:/x", "two:/x/y"), "/x is a file of the guest already"),
+        (("one:/pmem/x",), "/pmem/x would not be seen"),
+        (("one:/proc/x",), "/proc/x would not be seen"),
+        (("one:/dev/shm/x",), "/dev/shm/x would not be seen"),
+        (("link:/x",), "cannot read"),
+        (("one\0:/x",), "is not a file name"),
+    ],
+)
+def test_added_files(added: tuple[str, ...], says: str) -> None:
+    Path("one").write_text("1")
+    Path("two").write_text("2")
+    Path("link").symlink_to("nowhere")
+    assert says in refusal(lambda: prepared("./program", *added))
+
+
+def test_files_for_others_in_an_added_folder_are_taken_as_they_are() -> None:
+    """A folder is data, until something in it is executed: Python's library has a script for /usr/local/bin/python."""
+    Path("folder").mkdir()
+    executable("folder/script", b"#!/no/such/interpreter\n")
+    executable("folder/arm", elf(AARCH64))
+    Path("folder/link").symlink_to("nowhere")
+    made = prepared("./program", "folder")
+    assert isinstance(made.config.initrd, bytes)
+    for name in (b"folder/script\0", b"folder/arm\0", b"folder/link\0"):
+        assert name in made.config.initrd
+
+
+def test_command_line_of_the_kernel() -> None:
+    assert "Linux takes 2047" in refusal(lambda: prepared(cmdline="a" * 2000))
+
+
+def filled(name: str, size: int, *pieces: tuple[int, bytes]) -> str:
+    with Path(name).open("wb") as file:
+        file.truncate(size)
+        for at, data in pieces:
+            file.seek(at)
+            file.write(data)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("pieces", "says"),
+    [
+        ([(510, b"\x55\xaa")], "f.img holds a partition table or boot sector"),
+        ([(510, b"\x55\xaa"), (512, b"EFI PART")], "f.img holds a GPT partition table"),
+        ([(0, b"LUKS\xba\xbe")], "f.img holds an encrypted volume (LUKS)"),
+        ([(0x10040, b"_BHRfS_M")], "f.img holds btrfs"),
+        ([(1080, b"\x53\xef")], "f.img: ext4 lies directly on a raw namespace"),
+        ([(0, b"XFSB")], "f.img: xfs lies directly on a raw namespace"),
+        ([(40 * MIB, b"x")], "f.img holds data, and no file system that emu knows"),
+    ],
+)
+def test_data_of_others(pieces: list[tuple[int, bytes]], says: str) -> None:
+    path = filled("f.img", 64 * MIB, *pieces)
+    assert says in refusal(lambda: prepared(dimm=nvdimm(path)))
+
+
+@pytest.mark.parametrize(
+    ("use", "size", "says"),
+    [
+        (None, 4 * KIB, "p.img: 4 KiB are too small for ext4"),
+        (FileSystem.EXT4, 9 * MIB, "p.img: 9 MiB are too small for ext4"),
+        (FileSystem.XFS, 300 * MIB, "p.img: 300 MiB are too small for xfs"),
+        (FileSystem.DEVDAX, 3 * MIB, "p.img: 3 MiB are too small for devdax"),
+        (None, None, "p.img is new and no size was given"),
+    ],
+)
+def test_sizes(use: FileSystem | None, size: int | None, says: str) -> None:
+    assert says in refusal(lambda: prepared(use=use, dimm=nvdimm(size=size)))
+
+
+def test_blank_and_readonly() -> None:
+    path = filled("f.img", 64 * MIB)
+    assert refusal(lambda: prepared(dimm=nvdimm(path, readonly=True))) == "f.img is blank and readonly"
+
+
+def test_without_mkfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(namespaces, "_MKFS_FOLDERS", ())
+    assert "mkfs.ext4" in refusal(prepared, HostError)
