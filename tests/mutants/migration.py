@@ -116,4 +116,20 @@ MUTANTS = (
         "        first = move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)third) ^ second;\n",
         ("tests/unit/host/test_host_pages.py::test_crc32c_table_hardware_and_running_value_agree",),
     ),
+    Mutant(
+        "checksum-of-the-original",
+        "what is summed is the copy that is sent, not memory that the guest may store to in between",
+        "emu/host/_pages.csrc.c",
+        "            *crc = emu_crc32c(*crc, copy, PAGE, hardware);\n",
+        "            *crc = emu_crc32c(*crc, memory ? memory + n * PAGE : copy, PAGE, hardware);\n",
+        ("tests/unit/host/test_host_pages.py::test_the_crc_of_pages_taken_while_they_change_is_that_of_the_copy",),
+    ),
+    Mutant(
+        "rounds-end-whenever",
+        "the guest is stopped only when what is left fits into the downtime that is allowed",
+        _SOURCE,
+        "                if expected <= self._parameters().downtime_limit:\n",
+        "                if expected >= 0:\n",
+        (f"{_PHASES}::test_a_guest_that_dirties_faster_than_the_line_is_not_stopped_for_longer_than_allowed",),
+    ),
 )

@@ -6,7 +6,10 @@ import os
 import random
 import select
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +100,49 @@ def test_what_is_read_is_the_same_in_parts(
     assert target[count * PAGE :] == b"z" * PAGE
     with pytest.raises(HostError, match="f ended early"):  # whichever part it is that ends
         pages.read(files[0], (202 - count) * PAGE, target[: count * PAGE], what="f")
+
+
+STORE = """
+import os, sys
+fd, value = os.open(sys.argv[1], os.O_RDWR), 0
+while True:
+    value += 1
+    for page in range(1, 201):
+        os.pwrite(fd, value.to_bytes(8, "little"), page * 4096)
+"""
+
+
+@pytest.fixture
+def unrest(files: tuple[int, int], tmp_path: Path) -> Iterator[memoryview]:
+    """The 200 pages of the first file, as memory; another process stores to all of them, again and again."""
+    address = kernel.map_memory(201 * PAGE, what="test", fd=files[0], shared=True, write=False)
+    view = kernel.memory_view(address, 201 * PAGE)
+    before = bytes(view[PAGE : PAGE + 8])
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", STORE, str(tmp_path / "from")]) as other:
+        while view[PAGE : PAGE + 8] == before and other.poll() is None:
+            time.sleep(0.01)
+        yield view[PAGE:]
+        assert other.poll() is None
+        other.kill()
+    kernel.unmap_memory(address, 201 * PAGE)
+
+
+def test_the_sums_of_a_torn_read_are_those_of_what_is_there(files: tuple[int, int], unrest: memoryview) -> None:
+    target = pages.buffer(200 * PAGE)
+    for _ in range(100):
+        summed = pages.read(files[0], PAGE, target, what="f")
+        assert summed == pages.sums_of(target)
+
+
+def test_the_crc_of_pages_taken_while_they_change_is_that_of_the_copy(unrest: memoryview) -> None:
+    target = pages.buffer(200 * PAGE)
+    for _ in range(300):
+        taken = pages.take(unrest, 0, target, 0, what="f")
+        crc, at = 0, 0
+        for first, count in (*taken.zero, (200, 0)):
+            crc = pages.crc32c(target[at * PAGE : first * PAGE], crc)
+            at = first + count
+        assert taken.crc == crc
 
 
 def test_a_copy_leaves_zero_pages_out_and_names_them(files: tuple[int, int]) -> None:

@@ -359,16 +359,21 @@ class Busy:
 
 def test_a_guest_that_dirties_faster_than_the_line_is_not_stopped_for_longer_than_allowed(pair: Pair) -> None:
     source, destination = pair()
-    stopper: list[threading.Timer] = []
+    watcher: list[threading.Thread] = []
 
     def give_up_later(side: Any, interrupt: Any) -> None:
-        stopper.append(threading.Timer(0.9, interrupt.set))
-        stopper[0].start()
+        def watch() -> None:
+            while side._progress.rounds < 3 and not side._progress.status.over and source.running:
+                time.sleep(0.01)
+            interrupt.set()
+
+        watcher.append(threading.Thread(target=watch))
+        watcher[0].start()
 
     slow = Parameters(max_bandwidth=3_000_000, downtime_limit=1)
     with Busy(source):
         result = migrate(source, destination, parameters=slow, on_source=give_up_later)
-    stopper[0].join()
+    watcher[0].join()
     assert isinstance(result.source, Cancelled)
     assert "stop" not in source.history
     assert source.running

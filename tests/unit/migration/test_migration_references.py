@@ -27,10 +27,13 @@ Pair = tuple[FakeGuest, FakeGuest]
 TMPFS = Path("/dev/shm")
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
+@pytest.fixture(params=["populated", "not populated"])
+def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two machines; the second copies into its memory where that is populated, else into its file."""
     source = make_guest(tmp_path / "source.img")
     destination = make_guest(tmp_path / "destination.img", running=False)
+    assert destination.pmem is not None
+    destination.pmem.populated = request.param == "populated"
     fill(source)
     yield source, destination
     source.close()
@@ -247,14 +250,13 @@ def test_what_a_file_in_memory_holds_is_populated_and_its_holes_stay(backend: Ba
     assert Path(str(backend.config.path)).stat().st_blocks == before
 
 
-@pytest.mark.parametrize("populated", [True, False])
 def test_pages_over_tcp_arrive_in_memory_that_is_populated_and_in_files_that_are_not(
-    pair: Pair, populated: bool, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, destination = pair
     assert source.pmem is not None
     assert destination.pmem is not None
-    destination.pmem.populated = populated
+    populated = destination.pmem.populated
     destination.pmem.view[:] = b"\xff" * PMEM
     stored: list[int] = []
     store = destination.pmem.store
