@@ -188,7 +188,7 @@ def test_limits_make_the_result_incomplete(tmp_path: Path) -> None:
     _, result = crash(*words)
     assert result["executed"] == 3
     assert result["complete"] is False
-    assert "3 executions" in result["incomplete_because"][0]
+    assert "executions (3)" in result["incomplete_because"][0]
     assert any(outcome["verdict"] is None for outcome in result["outcomes"])
 
 
