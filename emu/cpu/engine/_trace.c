@@ -989,20 +989,6 @@ void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t va
 }
 
 /*
- * Where to cut reads into pieces: behind each whose unit is among so many of `among`, and before a piece has more than
- * `longest`. Their ends are put in `cuts`, which has room for `count` of them; how many there are.
- */
-size_t emu_trace_cut(const emu_trace_read *reads, size_t count, uint64_t ends, uint64_t among, size_t longest,
-                     uint64_t *cuts)
-{
-    size_t number = 0, begin = 0;
-    for (size_t n = 1; n <= count; n++)
-        if (n == count || n - begin == longest || reads[n - 1].unit % among < ends)
-            cuts[number++] = begin = n;
-    return number;
-}
-
-/*
  * The reads with at least so many blocks between theirs and that of the one before, the first time `from`, which are the
  * first in their block: their numbers and blocks, for which there is room. How many.
  */
@@ -1268,11 +1254,11 @@ void emu_trace_restore_unknown(emu_trace *t)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 175), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 151), // char const *()(void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 162), // emu_trace_entry const *()(emu_trace const *, uint64_t)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // emu_trace const *
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // emu_trace_entry const *()(emu_trace const *, uint64_t)
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 153), // emu_trace const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // emu_trace_site *()(void *, uint64_t)
@@ -1280,8 +1266,8 @@ static void *_cffi_types[] = {
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, emu_trace_unit const *, size_t)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 161), // emu_trace *
-/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // emu_trace_unit const *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 153), // emu_trace *
+/* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 160), // emu_trace_unit const *
 /* 14 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
 /* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uint64_t const *, size_t)
@@ -1303,7 +1289,7 @@ static void *_cffi_types[] = {
 /* 32 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 175), // void const *
+/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // void const *
 /* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
@@ -1311,7 +1297,7 @@ static void *_cffi_types[] = {
 /* 40 */ _CFFI_OP(_CFFI_OP_POINTER, 49), // uintptr_t *
 /* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 43 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // emu_trace_site *
+/* 43 */ _CFFI_OP(_CFFI_OP_POINTER, 159), // emu_trace_site *
 /* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -1338,7 +1324,7 @@ static void *_cffi_types[] = {
 /* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace const *, emu_trace_unit *)
 /* 69 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 70 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // emu_trace_unit *
+/* 70 */ _CFFI_OP(_CFFI_OP_POINTER, 160), // emu_trace_unit *
 /* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace const *, uint64_t, uint64_t, uint64_t *, uint64_t *)
 /* 73 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
@@ -1347,103 +1333,95 @@ static void *_cffi_types[] = {
 /* 76 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
 /* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 76),
 /* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 14), // size_t()(emu_trace_read const *, size_t, uint64_t, uint64_t, size_t, uint64_t *)
-/* 80 */ _CFFI_OP(_CFFI_OP_POINTER, 165), // emu_trace_read const *
-/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
+/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 83 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 76),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *)
+/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 5), // uint64_t()(void *, uint64_t, uint64_t)
-/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 92 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *)
-/* 93 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
-/* 96 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 100 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, int, void const *)
-/* 105 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 107 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
-/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t)
-/* 110 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, int)
-/* 114 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, uint64_t, int)
-/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, int, void const *)
+/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 99 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t)
+/* 102 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t, int)
+/* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t, uint64_t, int)
+/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
+/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 121 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
-/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, uint8_t)
-/* 131 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 132 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 135 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, uint64_t, void const *)
-/* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 137 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
-/* 139 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 140 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(emu_trace *, void const *, void const *, void const *)
-/* 141 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 142 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
-/* 143 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
-/* 144 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t, uint8_t)
+/* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 127 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t, void const *)
+/* 128 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, void const *, void const *, void const *)
+/* 133 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 134 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 135 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
+/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(void *, int)
+/* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 141 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(void *, uint64_t)
+/* 143 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 145 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(void *, int)
+/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(void *, uint64_t, uint32_t)
 /* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 149 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 150 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(void *, uint64_t)
-/* 151 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 153 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 154 */ _CFFI_OP(_CFFI_OP_FUNCTION, 175), // void()(void *, uint64_t, uint32_t)
-/* 155 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 158 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 159 */ _CFFI_OP(_CFFI_OP_POINTER, 160), // char const *
-/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 161 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
-/* 162 */ _CFFI_OP(_CFFI_OP_POINTER, 163), // emu_trace_entry const *
-/* 163 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
-/* 164 */ _CFFI_OP(_CFFI_OP_POINTER, 165), // emu_trace_read *
-/* 165 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
-/* 166 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
-/* 167 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
-/* 168 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // emu_trace_unit
-/* 169 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 170 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 171 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
-/* 172 */ _CFFI_OP(_CFFI_OP_POINTER, 87), // uint64_t(*)(void *, uint64_t, uint64_t)
-/* 173 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // void(*)(void *, int)
-/* 174 */ _CFFI_OP(_CFFI_OP_POINTER, 154), // void(*)(void *, uint64_t, uint32_t)
-/* 175 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 150 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 151 */ _CFFI_OP(_CFFI_OP_POINTER, 152), // char const *
+/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 153 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_trace
+/* 154 */ _CFFI_OP(_CFFI_OP_POINTER, 155), // emu_trace_entry const *
+/* 155 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_trace_entry
+/* 156 */ _CFFI_OP(_CFFI_OP_POINTER, 157), // emu_trace_read *
+/* 157 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_trace_read
+/* 158 */ _CFFI_OP(_CFFI_OP_POINTER, 7), // emu_trace_site *(*)(void *, uint64_t)
+/* 159 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_trace_site
+/* 160 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // emu_trace_unit
+/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 162 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
+/* 163 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
+/* 164 */ _CFFI_OP(_CFFI_OP_POINTER, 79), // uint64_t(*)(void *, uint64_t, uint64_t)
+/* 165 */ _CFFI_OP(_CFFI_OP_POINTER, 138), // void(*)(void *, int)
+/* 166 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // void(*)(void *, uint64_t, uint32_t)
+/* 167 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1810,7 +1788,7 @@ _cffi_f_emu_trace_at(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(162));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(154));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1940,7 +1918,7 @@ _cffi_f_emu_trace_bind(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(159));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(151));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2018,83 +1996,6 @@ _cffi_f_emu_trace_close(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_trace_close _cffi_d_emu_trace_close
-#endif
-
-static size_t _cffi_d_emu_trace_cut(emu_trace_read const * x0, size_t x1, uint64_t x2, uint64_t x3, size_t x4, uint64_t * x5)
-{
-  return emu_trace_cut(x0, x1, x2, x3, x4, x5);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_trace_cut(PyObject *self, PyObject *args)
-{
-  emu_trace_read const * x0;
-  size_t x1;
-  uint64_t x2;
-  uint64_t x3;
-  size_t x4;
-  uint64_t * x5;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  size_t result;
-  PyObject *pyresult;
-  PyObject *arg0;
-  PyObject *arg1;
-  PyObject *arg2;
-  PyObject *arg3;
-  PyObject *arg4;
-  PyObject *arg5;
-
-  if (!PyArg_UnpackTuple(args, "emu_trace_cut", 6, 6, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5))
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(80), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_trace_read const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(80), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  x1 = _cffi_to_c_int(arg1, size_t);
-  if (x1 == (size_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x2 = _cffi_to_c_int(arg2, uint64_t);
-  if (x2 == (uint64_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x3 = _cffi_to_c_int(arg3, uint64_t);
-  if (x3 == (uint64_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x4 = _cffi_to_c_int(arg4, size_t);
-  if (x4 == (size_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(76), arg5, (char **)&x5);
-  if (datasize != 0) {
-    x5 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(76), arg5, (char **)&x5,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_trace_cut(x0, x1, x2, x3, x4, x5); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, size_t);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_trace_cut _cffi_d_emu_trace_cut
 #endif
 
 static int _cffi_d_emu_trace_executes(emu_trace const * x0)
@@ -3662,45 +3563,44 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TRACE_NOWHERE", (void *)_cffi_const_EMU_TRACE_NOWHERE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_SPECIAL", (void *)_cffi_const_EMU_TRACE_SPECIAL, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_TRACE_STORE", (void *)_cffi_const_EMU_TRACE_STORE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_trace_accessed", (void *)_cffi_f_emu_trace_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 118), (void *)_cffi_d_emu_trace_accessed },
+  { "emu_trace_accessed", (void *)_cffi_f_emu_trace_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_trace_accessed },
   { "emu_trace_add_region", (void *)_cffi_f_emu_trace_add_region, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 31), (void *)_cffi_d_emu_trace_add_region },
-  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 113), (void *)_cffi_d_emu_trace_ask },
+  { "emu_trace_ask", (void *)_cffi_f_emu_trace_ask, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_trace_ask },
   { "emu_trace_at", (void *)_cffi_f_emu_trace_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_trace_at },
-  { "emu_trace_at_block", (void *)_cffi_f_emu_trace_at_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 150), (void *)_cffi_d_emu_trace_at_block },
-  { "emu_trace_await", (void *)_cffi_f_emu_trace_await, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_await },
+  { "emu_trace_at_block", (void *)_cffi_f_emu_trace_at_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 142), (void *)_cffi_d_emu_trace_at_block },
+  { "emu_trace_await", (void *)_cffi_f_emu_trace_await, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_trace_await },
   { "emu_trace_bind", (void *)_cffi_f_emu_trace_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_trace_bind },
-  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_clear },
-  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_close },
-  { "emu_trace_cut", (void *)_cffi_f_emu_trace_cut, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_trace_cut },
+  { "emu_trace_clear", (void *)_cffi_f_emu_trace_clear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 84), (void *)_cffi_d_emu_trace_clear },
+  { "emu_trace_close", (void *)_cffi_f_emu_trace_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 84), (void *)_cffi_d_emu_trace_close },
   { "emu_trace_executes", (void *)_cffi_f_emu_trace_executes, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 61), (void *)_cffi_d_emu_trace_executes },
-  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_finish },
-  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 130), (void *)_cffi_d_emu_trace_give },
+  { "emu_trace_finish", (void *)_cffi_f_emu_trace_finish, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 84), (void *)_cffi_d_emu_trace_finish },
+  { "emu_trace_give", (void *)_cffi_f_emu_trace_give, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 122), (void *)_cffi_d_emu_trace_give },
   { "emu_trace_hook", (void *)_cffi_f_emu_trace_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_trace_hook },
   { "emu_trace_know", (void *)_cffi_f_emu_trace_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_trace_know },
   { "emu_trace_known", (void *)_cffi_f_emu_trace_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_trace_known },
   { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 64), (void *)_cffi_d_emu_trace_learn_generator },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 174), (void *)emu_trace_new_block },
-  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 166), (void *)emu_trace_new_instruction },
-  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 172), (void *)emu_trace_next_page },
-  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 95), (void *)_cffi_d_emu_trace_note },
-  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_note_access },
-  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 124), (void *)_cffi_d_emu_trace_note_read },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 166), (void *)emu_trace_new_block },
+  { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 158), (void *)emu_trace_new_instruction },
+  { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 164), (void *)emu_trace_next_page },
+  { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 87), (void *)_cffi_d_emu_trace_note },
+  { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 84), (void *)_cffi_d_emu_trace_note_access },
+  { "emu_trace_note_read", (void *)_cffi_f_emu_trace_note_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 116), (void *)_cffi_d_emu_trace_note_read },
   { "emu_trace_open", (void *)_cffi_f_emu_trace_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_trace_open },
   { "emu_trace_pauses", (void *)_cffi_f_emu_trace_pauses, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 72), (void *)_cffi_d_emu_trace_pauses },
-  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 92), (void *)_cffi_d_emu_trace_restore_unknown },
-  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_retract },
-  { "emu_trace_set_budget", (void *)_cffi_f_emu_trace_set_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_set_budget },
-  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 135), (void *)_cffi_d_emu_trace_set_initial },
-  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 104), (void *)_cffi_d_emu_trace_set_segment },
-  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 140), (void *)_cffi_d_emu_trace_set_state },
-  { "emu_trace_set_stop_block", (void *)_cffi_f_emu_trace_set_stop_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_trace_set_stop_block },
+  { "emu_trace_restore_unknown", (void *)_cffi_f_emu_trace_restore_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 84), (void *)_cffi_d_emu_trace_restore_unknown },
+  { "emu_trace_retract", (void *)_cffi_f_emu_trace_retract, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_trace_retract },
+  { "emu_trace_set_budget", (void *)_cffi_f_emu_trace_set_budget, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_trace_set_budget },
+  { "emu_trace_set_initial", (void *)_cffi_f_emu_trace_set_initial, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 127), (void *)_cffi_d_emu_trace_set_initial },
+  { "emu_trace_set_segment", (void *)_cffi_f_emu_trace_set_segment, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 96), (void *)_cffi_d_emu_trace_set_segment },
+  { "emu_trace_set_state", (void *)_cffi_f_emu_trace_set_state, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 132), (void *)_cffi_d_emu_trace_set_state },
+  { "emu_trace_set_stop_block", (void *)_cffi_f_emu_trace_set_stop_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_trace_set_stop_block },
   { "emu_trace_set_unknown", (void *)_cffi_f_emu_trace_set_unknown, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 16), (void *)_cffi_d_emu_trace_set_unknown },
   { "emu_trace_start_log", (void *)_cffi_f_emu_trace_start_log, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_emu_trace_start_log },
-  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 173), (void *)emu_trace_stop },
+  { "emu_trace_stop", (void *)&_cffi_externpy__emu_trace_stop, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 165), (void *)emu_trace_stop },
   { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_trace_track },
   { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_trace_translate_again },
   { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 174), (void *)emu_trace_unknown_read },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 166), (void *)emu_trace_unknown_read },
   { "emu_trace_watch", (void *)_cffi_f_emu_trace_watch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_emu_trace_watch },
 };
 
@@ -3731,7 +3631,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                _CFFI_OP(_CFFI_OP_NOOP, 36) },
   { "reads", offsetof(emu_trace, reads),
              sizeof(((emu_trace *)0)->reads),
-             _CFFI_OP(_CFFI_OP_NOOP, 164) },
+             _CFFI_OP(_CFFI_OP_NOOP, 156) },
   { "read_entries", offsetof(emu_trace, read_entries),
                     sizeof(((emu_trace *)0)->read_entries),
                     _CFFI_OP(_CFFI_OP_NOOP, 76) },
@@ -3752,16 +3652,16 @@ static const struct _cffi_field_s _cffi_fields[] = {
                 _CFFI_OP(_CFFI_OP_NOOP, 24) },
   { "size", offsetof(emu_trace_entry, size),
             sizeof(((emu_trace_entry *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 133) },
+            _CFFI_OP(_CFFI_OP_NOOP, 125) },
   { "kind", offsetof(emu_trace_entry, kind),
             sizeof(((emu_trace_entry *)0)->kind),
-            _CFFI_OP(_CFFI_OP_NOOP, 133) },
+            _CFFI_OP(_CFFI_OP_NOOP, 125) },
   { "site", offsetof(emu_trace_entry, site),
             sizeof(((emu_trace_entry *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 133) },
+            _CFFI_OP(_CFFI_OP_NOOP, 125) },
   { "detail", offsetof(emu_trace_entry, detail),
               sizeof(((emu_trace_entry *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 133) },
+              _CFFI_OP(_CFFI_OP_NOOP, 125) },
   { "unit", offsetof(emu_trace_read, unit),
             sizeof(((emu_trace_read *)0)->unit),
             _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3779,7 +3679,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
           _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "displacement", offsetof(emu_trace_site, displacement),
                     sizeof(((emu_trace_site *)0)->displacement),
-                    _CFFI_OP(_CFFI_OP_NOOP, 170) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 162) },
   { "address_mask", offsetof(emu_trace_site, address_mask),
                     sizeof(((emu_trace_site *)0)->address_mask),
                     _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3788,31 +3688,31 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 5) },
   { "base", offsetof(emu_trace_site, base),
             sizeof(((emu_trace_site *)0)->base),
-            _CFFI_OP(_CFFI_OP_NOOP, 169) },
+            _CFFI_OP(_CFFI_OP_NOOP, 161) },
   { "index", offsetof(emu_trace_site, index),
              sizeof(((emu_trace_site *)0)->index),
-             _CFFI_OP(_CFFI_OP_NOOP, 169) },
+             _CFFI_OP(_CFFI_OP_NOOP, 161) },
   { "segment", offsetof(emu_trace_site, segment),
                sizeof(((emu_trace_site *)0)->segment),
-               _CFFI_OP(_CFFI_OP_NOOP, 169) },
+               _CFFI_OP(_CFFI_OP_NOOP, 161) },
   { "base_slot", offsetof(emu_trace_site, base_slot),
                  sizeof(((emu_trace_site *)0)->base_slot),
-                 _CFFI_OP(_CFFI_OP_NOOP, 171) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 163) },
   { "index_slot", offsetof(emu_trace_site, index_slot),
                   sizeof(((emu_trace_site *)0)->index_slot),
-                  _CFFI_OP(_CFFI_OP_NOOP, 171) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 163) },
   { "scale", offsetof(emu_trace_site, scale),
              sizeof(((emu_trace_site *)0)->scale),
-             _CFFI_OP(_CFFI_OP_NOOP, 133) },
+             _CFFI_OP(_CFFI_OP_NOOP, 125) },
   { "size", offsetof(emu_trace_site, size),
             sizeof(((emu_trace_site *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 133) },
+            _CFFI_OP(_CFFI_OP_NOOP, 125) },
   { "site", offsetof(emu_trace_site, site),
             sizeof(((emu_trace_site *)0)->site),
-            _CFFI_OP(_CFFI_OP_NOOP, 133) },
+            _CFFI_OP(_CFFI_OP_NOOP, 125) },
   { "detail", offsetof(emu_trace_site, detail),
               sizeof(((emu_trace_site *)0)->detail),
-              _CFFI_OP(_CFFI_OP_NOOP, 133) },
+              _CFFI_OP(_CFFI_OP_NOOP, 125) },
   { "unit", offsetof(emu_trace_unit, unit),
             sizeof(((emu_trace_unit *)0)->unit),
             _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3822,24 +3722,24 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_trace", 161, 0,
+  { "$emu_trace", 153, 0,
     sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
-  { "$emu_trace_entry", 163, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_entry", 155, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
-  { "$emu_trace_read", 165, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_read", 157, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
-  { "$emu_trace_site", 167, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_site", 159, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 14 },
-  { "$emu_trace_unit", 168, _CFFI_F_CHECK_FIELDS,
+  { "$emu_trace_unit", 160, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_trace_unit), offsetof(struct _cffi_align_typedef_emu_trace_unit, y), 36, 2 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_trace", 161 },
-  { "emu_trace_entry", 163 },
-  { "emu_trace_read", 165 },
-  { "emu_trace_site", 167 },
-  { "emu_trace_unit", 168 },
+  { "emu_trace", 153 },
+  { "emu_trace_entry", 155 },
+  { "emu_trace_read", 157 },
+  { "emu_trace_site", 159 },
+  { "emu_trace_unit", 160 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3849,12 +3749,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  60,  /* num_globals */
+  59,  /* num_globals */
   5,  /* num_struct_unions */
   0,  /* num_enums */
   5,  /* num_typenames */
   NULL,  /* no includes */
-  176,  /* num_types */
+  168,  /* num_types */
   1,  /* flags */
 };
 

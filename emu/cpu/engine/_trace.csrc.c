@@ -409,20 +409,6 @@ void emu_trace_note_read(emu_trace *t, uint64_t unit, uint64_t mask, uint64_t va
 }
 
 /*
- * Where to cut reads into pieces: behind each whose unit is among so many of `among`, and before a piece has more than
- * `longest`. Their ends are put in `cuts`, which has room for `count` of them; how many there are.
- */
-size_t emu_trace_cut(const emu_trace_read *reads, size_t count, uint64_t ends, uint64_t among, size_t longest,
-                     uint64_t *cuts)
-{
-    size_t number = 0, begin = 0;
-    for (size_t n = 1; n <= count; n++)
-        if (n == count || n - begin == longest || reads[n - 1].unit % among < ends)
-            cuts[number++] = begin = n;
-    return number;
-}
-
-/*
  * The reads with at least so many blocks between theirs and that of the one before, the first time `from`, which are the
  * first in their block: their numbers and blocks, for which there is room. How many.
  */

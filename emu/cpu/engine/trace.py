@@ -439,16 +439,6 @@ class Tracer:
         return failure
 
 
-def cut(reads: bytes, *, ends: int, among: int, longest: int) -> Sequence[int]:
-    """The places, in bytes, where to cut what ``Tracer.reads`` gave into pieces, the end included: behind each
-    read whose unit is, modulo ``among``, less than ``ends``, and behind ``longest`` reads.
-    """
-    count = len(reads) // _READ
-    cuts = ffi.new("uint64_t[]", count)
-    found = lib.emu_trace_cut(ffi.cast("void *", ffi.from_buffer(reads)), count, ends, among, longest, cuts)
-    return [_READ * end for end in memoryview(ffi.buffer(cuts)).cast("Q")[:found]] if found else ()
-
-
 def _between(module: str, name: str) -> int:
     """The host address of a variable of one of the modules that stand before Unicorn's functions."""
     return loader.Library(module).symbol(name)
