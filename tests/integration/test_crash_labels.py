@@ -192,7 +192,7 @@ def test_a_label_write_in_a_finding_is_said_on_the_terminal(tmp_path: Path) -> N
     (persisted,) = [line for line in lines if line.startswith("   persisted ")]
     assert f": 1 byte at offset {AT:#x} of the label area, " in persisted
     (trace,) = [line for line in lines if line.startswith("trace: ")]
-    assert trace.endswith(" 1 label writes, 3 crash points")
+    assert trace.endswith(" 1 label write, 3 crash points")
 
 
 def test_labels_are_not_in_the_page_cache(tmp_path: Path) -> None:
@@ -234,5 +234,5 @@ def test_reports_show_it(tmp_path: Path) -> None:
     assert row.split("label+0x1000")[1].strip() == "|  |l--|"
     page = report_html(result, answer, symbols)
     assert "label-write of 1 byte at offset 0x1000 of the label area = 07" in page
-    assert "1 label writes" in page
+    assert "1 label write" in page
     assert not any(isinstance(event, Store) and event.address > 1 << 59 for event in answer.workload.events)

@@ -73,7 +73,7 @@ def test_the_list_names_every_lesson_and_a_teachers(teacher: Path) -> None:
     assert listed.status == 0
     for row in rows:
         assert row["name"] in listed.out
-    assert len(rows) == 12
+    assert len(rows) == 13
 
 
 def test_lines_of_a_pipe_are_answers(teacher: Path) -> None:

@@ -151,7 +151,9 @@ class Analyst:
             failing = [first]
         try:
             if first is not None:
-                self._first = self._reduce(first) if first.direct else self._explain_nested(first)
+                # A second crash may have come first to what one alone leaves, too.
+                alone = first_crash(self._timeline, first.leaf.path(), self._initial) is not None
+                self._first = self._reduce(first) if alone else self._explain_nested(first)
             if failing and failing[0] is not first:
                 self._explain_all(failing)
         except (OutOfTime, Interrupted):
@@ -358,11 +360,11 @@ class Analyst:
                 "nested",
                 *(events[number].pc or -1 - number for number in second.where.lost),
             )
-            return self._found.setdefault(key, Found(failure, "nested", frozenset()))
-        counts = ", then ".join(f"{len(crash.events)} of its events" for crash in walker.crashes[1:])
-        why = f"power failed again during recovery, after {counts}; no repair of recovery was found"
-        failure = Failure(RECOVERY_LOGIC, why, event, verdict, (), contents=contents, gave_up=True)
-        key = (RECOVERY_LOGIC, "nested", verdict.reason, verdict.code)
+        else:
+            counts = ", then ".join(f"{len(crash.events)} of its events" for crash in walker.crashes[1:])
+            why = f"power failed again during recovery, after {counts}; no repair of recovery was found"
+            failure = Failure(RECOVERY_LOGIC, why, event, verdict, (), contents=contents, gave_up=True)
+            key = (RECOVERY_LOGIC, "nested", verdict.reason, verdict.code)
         found = self._found.setdefault(key, Found(failure, "nested", frozenset()))
         if second.read and len(walker.crashes) == 2:
             # A repair of the workload that keeps recovery from reading this ends the failure, too.
