@@ -200,7 +200,8 @@ def migrate(source: RunningMachine, *words: str | Path, timeout: float = TIMEOUT
         destination = RunningMachine("--incoming", address, *words, qmp=True)
         try:
             source.qmp.execute("query-status")
-            command = [*EMU, "migrate", "--qmp", str(source.socket), address, "--json"]
+            # Not --json: so the reason that the source was given, which the destination may not have said yet, is told.
+            command = [*EMU, "migrate", "--qmp", str(source.socket), address]
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
             )

@@ -15,7 +15,7 @@ Unicorn's register numbers come with the instructions to watch (``emu.cpu.sites`
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from emu.cpu.engine import _accesses, _translate, library, loader
