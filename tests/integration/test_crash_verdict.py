@@ -146,14 +146,14 @@ def test_a_recovery_that_waits_for_ever_is_a_failure_with_a_bound(tmp_path: Path
 
 
 def test_counts_of_thousands_of_digits_are_readable_and_valid_json(tmp_path: Path) -> None:
-    # mov ecx, 0x10000; mov eax, 1; cmp [rdi], 0; jne +3; rep stosq; hlt
-    workload = image(tmp_path, b"\xb9\x00\x00\x01\x00\xb8\x01\x00\x00\x00\x48\x83\x3f\x00\x75\x03\xf3\x48\xab", HALT)
+    # mov ecx, 0x4000; mov eax, 1; cmp [rdi], 0; jne +3; rep stosq; hlt
+    workload = image(tmp_path, b"\xb9\x00\x40\x00\x00\xb8\x01\x00\x00\x00\x48\x83\x3f\x00\x75\x03\xf3\x48\xab", HALT)
     ended = crash(workload)
     assert ended.status == 0
-    assert "eager 10^19728 /" in ended.out  # 2^65536 sets of persisted units
+    assert "eager 10^4932 /" in ended.out  # 2^16384 sets of persisted units
     found = crash(workload, "--json", "--html", tmp_path / "page.html").document
-    assert (found["eager"], found["eager_log10"]) == (None, 19728.302)
-    assert "10^19728" in (tmp_path / "page.html").read_text()
+    assert (found["eager"], found["eager_log10"]) == (None, 4932.075)
+    assert "10^4932" in (tmp_path / "page.html").read_text()
     small = crash("commit-fixed", "--json").document
     assert (small["eager"], round(10 ** small["eager_log10"])) == (21, 21)
 

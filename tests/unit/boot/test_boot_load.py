@@ -306,7 +306,7 @@ def test_random_bytes_load_or_are_refused(image: bytes) -> None:
     never_anything_but_a_usage_error(image)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     st.sampled_from(SEEDS),
     st.lists(

@@ -490,11 +490,11 @@ def mutate(frames: list[tuple[FrameType, bytes, bytes]], rng: random.Random) -> 
 
 @pytest.mark.slow
 @pytest.mark.fuzz
-def test_ten_thousand_mutated_streams_neither_crash_nor_escape() -> None:
+def test_mutated_streams_neither_crash_nor_escape() -> None:
     good = recording()
     rng = random.Random(2024)
     taken = 0
-    count = times(10_000)
+    count = times(3_000)
     for _ in range(count):
         accepted, guest, answers = play(mutate(good, rng))
         taken += accepted

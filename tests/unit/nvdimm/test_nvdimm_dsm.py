@@ -208,9 +208,9 @@ def decode(raw: bytes) -> tuple[bytes, int, int]:
     return (page + raw).ljust(4096, b"\xcd"), pick(5, 0, PAGE, PAGE + 1, SIZE - 4096, SIZE - 4095, SIZE), size
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(min_size=20 * _CALL_BYTES, max_size=20 * _CALL_BYTES))
-def test_ten_thousand_hostile_calls(raw: bytes) -> None:
+def test_hostile_calls(raw: bytes) -> None:
     """Nothing raises; only the label areas of writable NVDIMMs change, and of the page only the answer."""
     guest = Guest()
     for place in range(0, len(raw), _CALL_BYTES):
