@@ -119,7 +119,7 @@ def test_sqlite_keeps_a_transaction_whole_only_when_it_is_synchronous(synchronou
 
 @pytest.mark.parametrize("how", ["work", "overwrite"])
 def test_shell_script_replaces_a_file_whole_or_not(how: str) -> None:
-    """cp, sync and mv leave the old file or the new one; writing over it leaves an empty one between."""
+    """cp, sync and mv leave the old file or the new one; emptying it first leaves an empty one between."""
     script = str(PROGRAMS / "save.sh")
     options = ("--granularity", "block", "--tears", "0", "--max-executions", "40")
     found = crash(f"{script} create", f"{script} {how}", f"{script} check", *options)
@@ -127,15 +127,15 @@ def test_shell_script_replaces_a_file_whole_or_not(how: str) -> None:
     assert found["executed"] > 4
 
 
-def test_python_stores_into_a_mapped_file() -> None:
+def test_python_stores_into_a_mapped_file(tmp_path: Path) -> None:
     """An interpreter and what it opens by name: the library comes with --add."""
     if not PYTHON.is_dir() or not os.access("/usr/bin/python3", os.X_OK):
         missing("Debian's Python 3.11", "apt-get install python3")
     program = (
         "import mmap, os; f = os.open('/pmem/a', os.O_RDWR | os.O_CREAT); os.ftruncate(f, 4096); "
-        "m = mmap.mmap(f, 4096); m[:5] = b'hello'; m.flush(); print(open('/pmem/a', 'rb').read(5).decode())"
+        "m = mmap.mmap(f, 4096); m[:5] = b'hello'; m.flush(); print(os.pread(f, 5, 0).decode())"
     )
     library = [word for name in ("encodings", "os.py", "lib-dynload") for word in ("--add", PYTHON / name)]
-    words = ["--nvdimm", "size=32M", *library, "--exec", f'/usr/bin/python3 -ISc "{program}"']
+    words = ["--nvdimm", f"file={tmp_path}/pmem.img,size=32M", *library, "--exec", f'/usr/bin/python3 -ISc "{program}"']
     ran = emu("run", "linux", *words, timeout=600)
     assert (ran.status, ran.out) == (0, "hello\n")

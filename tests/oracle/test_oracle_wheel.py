@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tomllib
 from pathlib import Path
@@ -55,8 +56,8 @@ def _newer_pythons() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("python", _newer_pythons())
-def test_the_same_wheel_serves_a_newer_python(python: str, built: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", [sys.executable, *_newer_pythons()])
+def test_one_wheel_serves_this_python_and_newer_ones(python: str, built: Path, tmp_path: Path) -> None:
     (made,) = built.glob("*.whl")
     subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
     pip = [tmp_path / "venv/bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]

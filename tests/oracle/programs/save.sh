@@ -1,6 +1,6 @@
 #!/bin/sh
 # Replaces /pmem/settings, with the words of pool.h: a whole new file takes the place of the old one. "overwrite" instead
-# of "work" writes over the old one.
+# of "work" empties the old one first.
 set -e
 case "$1" in
 create) echo "colour red" > /pmem/settings ;;
@@ -10,6 +10,10 @@ work)
     sync
     mv /pmem/new /pmem/settings
     ;;
-overwrite) echo "colour blue" > /pmem/settings ;;
+overwrite)
+    : > /pmem/settings
+    sync
+    echo "colour blue" > /pmem/settings
+    ;;
 check) grep -qx -e "colour red" -e "colour blue" /pmem/settings ;;
 esac
