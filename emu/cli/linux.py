@@ -22,7 +22,7 @@ from emu.linux.initramfs import Input
 from emu.linux.namespaces import FileSystem
 from emu.linux.prepare import NAME, Request, prepare
 from emu.linux.protocol import Role
-from emu.units import MIB
+from emu.units import MIB, align_up
 
 if TYPE_CHECKING:
     from emu.api.capture import Capture
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _RAM = 256 * MIB
 """Without -m: a distribution's kernel and its modules need more than other guests."""
+_PER_DISK = 8
+"""RAM for each byte of the initial RAM disk: Linux gives what it unpacks there half of what is left."""
 _LAST_LINES = 80
 """An oops of Linux 6.1 takes about 60."""
 
@@ -64,7 +66,10 @@ def run(
             how = RunOptions(
                 no_reboot=True, start_paused=options.start_paused, accept_incomplete=options.accept_incomplete
             )
-            machine = stack.enter_context(board.build(prepared.config, outputs, how))
+            disk = prepared.config.initrd
+            roomy = 0 if options.memory is not None or disk is None else align_up(_PER_DISK * len(disk), MIB)
+            config = replace(prepared.config, ram_size=max(prepared.config.ram_size, roomy))
+            machine = stack.enter_context(board.build(config, outputs, how))
             machine.boot()
             prepared.format(machine)
         if not options.quiet and not options.json:

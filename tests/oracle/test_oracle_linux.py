@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import random
 import re
 import subprocess
 import sys
@@ -46,6 +47,16 @@ def test_uname_and_the_file_system_are_those_of_the_kernel(tmp_path: Path) -> No
     assert done.stderr == b"trouble\n"
     assert done.returncode == 7
     assert lines[3002:] == [], "the kernel has found an error in the machine"
+
+
+def test_programs_and_files_of_any_size_have_room(tmp_path: Path) -> None:
+    """What is added lies in RAM twice while Linux unpacks it."""
+    (tmp_path / "large").write_bytes(random.Random(1).randbytes(90 << 20))
+    added = ("--add", f"{tmp_path / 'large'}:/large")
+    done = run_linux("--nvdimm", f"file={tmp_path / 'p'},size=64M", *added, "--exec", "cksum < /large")
+    with (tmp_path / "large").open("rb") as large:
+        expected = subprocess.run(["cksum"], stdin=large, capture_output=True, check=True)
+    assert (done.returncode, done.stdout) == (0, expected.stdout)
 
 
 @pytest.mark.parametrize(("use", "label_size"), [(FileSystem.NONE, 0), (FileSystem.EXT4, 128 * KIB)])
