@@ -35,14 +35,11 @@ from emu.persistence.report.export import FILES, export
 from emu.persistence.report.matrix import matrix as judge_all
 from emu.persistence.report.symbols import Symbols, load_symbols
 from emu.persistence.report.types import load_types
-from emu.units import MIB
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 _SHOWN = 8
-LINUX_RAM = 256 * MIB
-"""Without another size: a distribution's kernel and its modules need more than other guests."""
 LINUX_TIMEOUT_S = 600.0
 TEARS = 2
 """Places where a block write is torn with ``--granularity block``."""
@@ -122,11 +119,12 @@ def crash(
             kernel=None if kernel is None else os.fsdecode(kernel),
             file_system=fs,
             added=add,
+            default_memory=memory is None,
         )
         recovery_blocks, timeout = max(recovery_blocks, LINUX_BLOCKS), max(timeout, LINUX_TIMEOUT_S)
     config = configuration(None if linux else image, nvdimms, memory=memory, append=append, machine=machine)
     asked = question(
-        linux_machine(config, default_memory=memory is None) if linux else config,
+        config,
         recover=recover,
         recover_append=recover_append,
         observe=observe,
@@ -225,14 +223,6 @@ def _symbols(answer: Answer) -> Symbols:
     return ProgramSymbols(answer.workload.pages, disk, question.workload.image)
 
 
-def linux_machine(config: MachineConfig, *, default_memory: bool) -> MachineConfig:
-    """``config`` as a Linux guest of the laboratory needs it; with ``default_memory`` it gets as much as ``emu run
-    linux``.
-    """
-    config = replace(config, initrd=None, image=None)
-    return replace(config, ram_size=LINUX_RAM) if default_memory else config
-
-
 def linux_request(
     *,
     execute: str | None,
@@ -241,6 +231,7 @@ def linux_request(
     kernel: str | None,
     file_system: str | None,
     added: Sequence[str],
+    default_memory: bool = False,
 ) -> Request:
     """The commands and the kernel of a Linux crash test; UsageError when one is missing."""
     if execute is None or recover is None:
@@ -249,7 +240,9 @@ def linux_request(
     commands = {Role.EXEC: execute, Role.RECOVERY: recover}
     if setup is not None:
         commands[Role.SETUP] = setup
-    return Request(kernel, FileSystem(file_system) if file_system else None, added, commands)
+    return Request(
+        kernel, FileSystem(file_system) if file_system else None, added, commands, default_memory=default_memory
+    )
 
 
 def _known(

@@ -201,13 +201,12 @@ def _interruptible(work: Callable[[Interruption], Investigated]) -> Investigated
 
 
 def _question(options: argparse.Namespace) -> Question:
-    from emu.api.crashes import LINUX_BLOCKS, LINUX_TIMEOUT_S, linux_machine, question
+    from emu.api.crashes import LINUX_BLOCKS, LINUX_TIMEOUT_S, question
 
     linux = None
     if options.image == "linux" and not os.path.exists("linux"):  # noqa: PTH110 - as for any image
         linux = _linux(options)
         config = machine_options.machine_config(options, None, files_needed=False)
-        config = linux_machine(config, default_memory=options.memory is None)
     else:
         config = machine_options.machine_config(options, _image(options), files_needed=False)
     timeout = options.timeout
@@ -272,6 +271,7 @@ def _linux(options: argparse.Namespace) -> Request:
         kernel=options.kernel,
         file_system=options.fs,
         added=options.add,
+        default_memory=options.memory is None,
     )
 
 

@@ -22,17 +22,12 @@ from emu.linux.initramfs import Input
 from emu.linux.namespaces import FileSystem
 from emu.linux.prepare import NAME, Request, prepare
 from emu.linux.protocol import Role
-from emu.units import MIB, align_up
 
 if TYPE_CHECKING:
     from emu.api.capture import Capture
     from emu.linux.prepare import Prepared
     from emu.machine import Exit, Machine
 
-_RAM = 256 * MIB
-"""Without -m: a distribution's kernel and its modules need more than other guests."""
-_PER_DISK = 8
-"""RAM for each byte of the initial RAM disk: Linux gives what it unpacks there half of what is left."""
 _LAST_LINES = 80
 """An oops of Linux 6.1 takes about 60."""
 
@@ -49,14 +44,12 @@ def run(
     _refuse(options)
     at_terminal = options.exec is None and not options.json and sys.stdin is not None and sys.stdin.isatty()
     config = machine_options.machine_config(options, None)
-    config = replace(config, initrd=None)
-    if options.memory is None:
-        config = replace(config, ram_size=_RAM)
     if at_terminal and "clock" not in "".join(options.machine):
         config = replace(config, clock=Clock.REAL)  # with virtual time a shell that waits is a busy one
     commands = {} if options.exec is None else {Role.EXEC: options.exec}
     stdin = Input.TERMINAL if at_terminal else Input.NONE if _is_nothing(0) else Input.FRAMED
-    request = Request(options.kernel, options.fs and FileSystem(options.fs), options.add, commands, stdin)
+    file_system = options.fs and FileSystem(options.fs)
+    request = Request(options.kernel, file_system, options.add, commands, stdin, options.memory is None)
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         with contextlib.ExitStack() as scratch:
@@ -66,10 +59,7 @@ def run(
             how = RunOptions(
                 no_reboot=True, start_paused=options.start_paused, accept_incomplete=options.accept_incomplete
             )
-            disk = prepared.config.initrd
-            roomy = 0 if options.memory is not None or disk is None else align_up(_PER_DISK * len(disk), MIB)
-            config = replace(prepared.config, ram_size=max(prepared.config.ram_size, roomy))
-            machine = stack.enter_context(board.build(config, outputs, how))
+            machine = stack.enter_context(board.build(prepared.config, outputs, how))
             machine.boot()
             prepared.format(machine)
         if not options.quiet and not options.json:

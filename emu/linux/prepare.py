@@ -15,6 +15,7 @@ from emu.linux.initramfs import Input, Plan
 from emu.linux.namespaces import FileSystem, Planner, Step
 from emu.linux.programs import command, shell
 from emu.linux.protocol import Role
+from emu.units import MIB, align_up
 
 if TYPE_CHECKING:
     from emu.machine import Machine
@@ -32,14 +33,23 @@ _LONGEST_COMMAND_LINE = 2047
 """COMMAND_LINE_SIZE of Linux on x86 (asm/setup.h), without the zero byte."""
 
 
+_LEAST_RAM = 256 * MIB
+"""A distribution's kernel and its modules need more than other guests."""
+_RAM_PER_DISK = 8
+"""For each byte of the initial RAM disk: Linux gives what it unpacks there half of what is left."""
+
+
 class Request(NamedTuple):
-    """What a user asks for. ``commands`` are command lines by role, none of EXEC for a shell."""
+    """What a user asks for. ``commands`` are command lines by role, none of EXEC for a shell. ``default_memory``: the
+    machine gets as much RAM as all that needs, whatever its description says.
+    """
 
     kernel: str | None = None
     file_system: FileSystem | None = None
     added: Sequence[str] = ()
     commands: Mapping[Role, str] = {}
     input: Input = Input.NONE
+    default_memory: bool = False
 
 
 class Prepared(NamedTuple):
@@ -92,4 +102,6 @@ def prepare(
             f"the kernel's command line has {length} bytes with what emu adds, and Linux takes {_LONGEST_COMMAND_LINE}",
             f"shorten --append to {_LONGEST_COMMAND_LINE - len(COMMAND_LINE) - 1}",
         )
+    if request.default_memory:
+        config = replace(config, ram_size=max(_LEAST_RAM, align_up(_RAM_PER_DISK * len(disk), MIB)))
     return Prepared(replace(config, image=found.path, initrd=disk, cmdline=cmdline), found, steps)
