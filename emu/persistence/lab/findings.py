@@ -151,9 +151,7 @@ class Analyst:
             failing = [first]
         try:
             if first is not None:
-                # A second crash may have come first to what one alone leaves, too.
-                alone = first_crash(self._timeline, first.leaf.path(), self._initial) is not None
-                self._first = self._reduce(first) if alone else self._explain_nested(first)
+                self._first = self._explain(first)
             if failing and failing[0] is not first:
                 self._explain_all(failing)
         except (OutOfTime, Interrupted):
@@ -177,7 +175,7 @@ class Analyst:
             self._explain_point(point, by_point[point])
         for result in failing:
             if result.direct and result.leaf.path() not in self._explained:
-                self._reduce(result)
+                self._explain(result)
 
     def look_at(self, result: Result) -> Failure | None:
         """The cause of one failing result, if it is a new one; None too where it takes too long to say."""
@@ -185,7 +183,7 @@ class Analyst:
             return None
         known = list(self._found.values())
         try:
-            self._reduce(result)
+            self._explain(result)
         except (OutOfTime, Interrupted):
             return None
         new = [found for found in self._found.values() if found not in known]
@@ -238,12 +236,15 @@ class Analyst:
     def _without(self, point: int, roots: Iterable[PartId], pages: Iterable[int] = ()) -> Image:
         return Image(self._timeline, self._initial, point, frozenset(roots), frozenset(pages))
 
-    def _reduce(self, result: Result) -> Found[Failure] | None:
-        """Take a memory that fails, at the first crash that leaves it, and undo losses as long as it still does."""
+    def _explain(self, result: Result) -> Found[Failure] | None:
+        """Also what a second crash came to first is explained by the first one, where that alone can leave it."""
         path = result.leaf.path()
         point = first_crash(self._timeline, path, self._initial)
-        state = None if point is None else CrashState.at(self._timeline, point, self._initial).after(path)
-        assert point is not None
+        return self._explain_nested(result) if point is None else self._reduce(path, point)
+
+    def _reduce(self, path: tuple[Read, ...], point: int) -> Found[Failure] | None:
+        """Take a memory that fails, of the first crash point that leaves it, and undo losses while it still does."""
+        state = CrashState.at(self._timeline, point, self._initial).after(path)
         assert state is not None, "a crash has left what recovery read"
         image = example(state, self._timeline, self._initial, point)
         while (smaller := self._with_less_lost(self._with_fewer_lost(image))) != image:
