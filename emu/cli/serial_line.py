@@ -13,6 +13,7 @@ import select
 import socket
 import threading
 import tty
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -34,15 +35,15 @@ def make_line(stack: contextlib.ExitStack, target: str) -> SerialLine:
     return _PseudoTerminal(stack) if target == "pty" else _Socket(stack, target)
 
 
-class SerialLine:
+class SerialLine(ABC):
     """A sink for what the guest says and, from ``attach`` on, the source of what is typed at COM1."""
 
     def __init__(self) -> None:
         self._ended: Callable[[], bool] = lambda: False
 
+    @abstractmethod
     def __call__(self, data: bytes) -> None:
         """The guest says this; in the machine's thread."""
-        raise NotImplementedError
 
     def attach(self, stack: contextlib.ExitStack, machine: Machine) -> None:
         """Connect it to ``machine``, which does not run yet, until ``stack`` closes."""
@@ -54,13 +55,13 @@ class SerialLine:
         typist.start(lambda: self._follow(typist))
         stack.callback(typist.stop)
 
+    @abstractmethod
     def _begin(self) -> None:
         """Tell the user where it is; wait for whom the guest must not start without."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _follow(self, typist: Typist) -> None:
         """Have ``typist`` type what comes, until it is stopped; in a thread of its own."""
-        raise NotImplementedError
 
 
 class _PseudoTerminal(SerialLine):

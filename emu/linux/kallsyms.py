@@ -64,12 +64,11 @@ def functions(image: bytes) -> list[tuple[int, int, str]]:
 def of_file(path: str) -> list[tuple[int, int, str]]:
     """The functions of the kernel at ``path``, an ELF file or a bzImage; none where it cannot be read or unpacked."""
     try:
-        image: bytes | None = Path(path).read_bytes()
-        if image is not None and not image.startswith(elf.MAGIC):
-            image = payload.vmlinux(image, path)
+        data = Path(path).read_bytes()
+        image = data if data.startswith(elf.MAGIC) else payload.vmlinux(data, path)
     except (OSError, UsageError):
         return []
-    return functions(image) if image is not None else []
+    return [] if image is None else functions(image)
 
 
 def _align(at: int) -> int:

@@ -142,10 +142,10 @@ class Closure:
                 for name in sorted(names):
                     self._add_member(os.path.join(folder, name), posixpath.join(goal, name))
             return
-        data, executable = read_file(source)
-        if place is None:
-            place = self._mirror(source)
-        self._tree.file(place, data, executable=executable)
+        self._put(source, place, *read_file(source))
+
+    def _put(self, source: str, place: str | None, data: bytes, executable: bool) -> None:
+        self._tree.file(place or self._mirror(source), data, executable=executable)
         self._needs(source, data, ())
 
     def program(self, path: str) -> None:
@@ -153,9 +153,9 @@ class Closure:
 
         A shell script brings the programs that its words name, as a line of ``--exec`` does.
         """
-        data = read_file(path)[0]
+        data, executable = read_file(path)
         check_program(data, path)
-        self.add(path)
+        self._put(os.path.abspath(path), None, data, executable)
         if path in self._scripts or not data.startswith(b"#!"):
             return
         self._scripts.add(path)
