@@ -22,6 +22,7 @@ from emu.persistence.model.events import (
     Store,
     WriteBack,
     WriteBackKind,
+    new_event,
 )
 
 _FLUSHES = dict(enumerate(FlushKind))
@@ -29,8 +30,6 @@ _FENCES = dict(enumerate(FenceKind))
 _WRITE_BACKS = dict(enumerate(WriteBackKind))
 # Plain numbers: an IntFlag costs a microsecond for each use, and this is used for each store.
 _NON_TEMPORAL, _LOCKED = int(SiteKind.NON_TEMPORAL), int(SiteKind.LOCKED)
-# A named tuple's own constructor takes twice as long, and this makes each store.
-_new_store = tuple.__new__
 
 
 def numbered_events(rows: Iterable[Row], label_writes: Sequence[LabelWrite] = ()) -> Iterator[tuple[int, Event]]:
@@ -74,7 +73,7 @@ def numbered_events(rows: Iterable[Row], label_writes: Sequence[LabelWrite] = ()
 def _store(piece: Row) -> Store:
     """That of an instruction with a single piece."""
     pc, address, value, _, size, _, site, _ = piece
-    return _new_store(
+    return new_event(
         Store, (address, value.to_bytes(size, "little"), site & _NON_TEMPORAL != 0, site & _LOCKED != 0, pc)
     )
 

@@ -19,6 +19,7 @@ from emu.persistence.model.events import (
     FlushKind,
     Store,
     byte_mask,
+    new_event,
 )
 
 # What a byte of the column of kinds means: an event that is kept as it is; a store, with bits for non-temporal and
@@ -28,8 +29,6 @@ NON_TEMPORAL, LOCKED = 1, 2
 _FLUSHES = {FLUSH + number: kind for number, kind in enumerate(FlushKind)}
 _FENCES = {FENCE + number: kind for number, kind in enumerate(FenceKind)}
 _MASKS = [[byte_mask(first, size) for size in range(UNIT - first + 1)] for first in range(UNIT)]
-# A named tuple's own constructor takes twice as long, and this makes each store.
-_new = tuple.__new__
 
 Part = tuple[int, int, int, bool]
 """A store to one unit: the unit, the mask and the value of its bytes there, and whether it is non-temporal."""
@@ -88,7 +87,7 @@ class Events(Sequence[Event]):
             return self._others[number]
         if kind < FLUSH:
             data = value.to_bytes(size, "little")
-            return _new(Store, (address, data, kind & NON_TEMPORAL != 0, kind & LOCKED != 0, pc))
+            return new_event(Store, (address, data, kind & NON_TEMPORAL != 0, kind & LOCKED != 0, pc))
         return Flush(address, _FLUSHES[kind], pc) if kind < FENCE else Fence(_FENCES[kind], False, pc)
 
     def parts(self) -> Iterator[Part | None]:
