@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+
+from emu.hints import TypeVar
 
 T = TypeVar("T")
+
+# Any thread that lets a signal through again (a process is started, a mask set back) may take it for itself before
+# this one wakes up. Python has it noted then, and runs its handler here: so here somebody must look now and then.
+_LOOK_S = 0.1
 
 
 def in_thread(work: Callable[[], T], *, name: str, interrupt: Callable[[], None] | None = None) -> T:
@@ -19,24 +24,40 @@ def in_thread(work: Callable[[], T], *, name: str, interrupt: Callable[[], None]
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
+    begin, over = threading.Event(), threading.Event()
+    wanted = True
 
     def do() -> None:
+        begin.wait()
         try:
-            outcome.append(work())
+            if wanted:
+                outcome.append(work())
         except BaseException as error:
             failure.append(error)
+        finally:
+            over.set()
 
     thread = threading.Thread(target=do, name=name, daemon=True)
-    thread.start()
     try:
-        thread.join()
+        thread.start()
+        begin.set()
+        _wait_for(over)
     except BaseException:
-        if interrupt is not None:
+        if not begin.is_set():  # interrupted while the thread started: nothing was done, and nothing will be
+            wanted = False
+            begin.set()
+        elif interrupt is not None:
             interrupt()
-            while thread.is_alive():
+            while not over.is_set():
                 with contextlib.suppress(KeyboardInterrupt):
-                    thread.join()
+                    _wait_for(over)
         raise
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def _wait_for(over: threading.Event) -> None:
+    """Not for the thread itself: Python 3.11 takes one whose ``join`` an exception interrupted for stopped."""
+    while not over.wait(_LOOK_S):
+        pass

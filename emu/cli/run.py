@@ -6,10 +6,10 @@ import contextlib
 import os
 import signal
 import stat
-import threading
 import time
 from functools import partial
 
+from emu.api.threads import in_thread
 from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
@@ -308,17 +308,7 @@ def drive(machine: Machine, timeout: float | None) -> tuple[Exit, EmuError | Non
 
 
 def _drive(machine: Machine, timeout: float | None) -> Exit:
-    """Run the machine in a thread of its own, so that this one can take signals meanwhile.
-
-    Python runs signal handlers between byte codes of the main thread only, and the CPU may run guest code for hours.
-    """
-    outcome: list[Exit | BaseException] = []
-
-    def work() -> None:
-        try:
-            outcome.append(machine.run(timeout))
-        except BaseException as error:
-            outcome.append(error)
+    """Run the machine in a thread of its own, so that this one can take the signals that end it."""
 
     def interrupted(number: int, _frame: object) -> None:
         machine.end(ExitRequest("interrupted", Status.INTERRUPTED, None, signal.Signals(number).name))
@@ -328,18 +318,11 @@ def _drive(machine: Machine, timeout: float | None) -> Exit:
         for number in signals.ENDING
         if signal.getsignal(number) is not signal.SIG_IGN  # nohup, or a shell's background job
     }
-    thread = threading.Thread(target=work, name="cpu", daemon=True)
     try:
-        thread.start()
-        while thread.is_alive():
-            thread.join()
+        return in_thread(lambda: machine.run(timeout), name="cpu")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    result = outcome[0]
-    if isinstance(result, BaseException):
-        raise result
-    return result
 
 
 _CRASHES = {"guest_crash": "guest crash", "emulator_kill": "kill -9", "host_power_loss": "host power loss"}
