@@ -72,7 +72,7 @@ def _load_copy(path: str) -> Library:
 
 def bind_all(library: Library) -> None:
     """Let every module that a plain run needs find what it calls; HostError when ``library`` is not as they know it."""
-    accesses, system, between = (Library(ours.__file__) for ours in (_accesses, _system, _translate))
+    between, system, accesses = Library(_translate.__file__), Library(_system.__file__), Library(_accesses.__file__)
     bind(_hooks.ffi, _hooks.lib.emu_hooks_bind, library)
     bind(_accesses.ffi, _accesses.lib.emu_accesses_bind, library, system, between)
     bind(_system.ffi, _system.lib.emu_system_bind, library, between, accesses)

@@ -1,7 +1,8 @@
 """Counts the different memories over all crash points without listing them.
 
 At one crash point the cells (see ``Rules``) are independent, so its memories are a product. A memory counts once even
-if several crash points allow it.
+if several crash points allow it. In a cell, units whose stores never wait in order with those of another are
+independent, too; here each of these *groups* of units counts as a cell of its own.
 
 Most cells never hold again what they held before: each of their contents is allowed by crash points that follow each
 other without a gap. So is what all these cells hold together, and how many of their contents are allowed from point a
@@ -39,6 +40,31 @@ def count_distinct(timeline: Timeline, initial: Initial, *, seconds: float = 10.
         return None
 
 
+def _groups(timeline: Timeline) -> Iterator[list[int]]:
+    """The units, by cells and, in these, by groups that are independent of each other at all crash points."""
+    cells: dict[int, list[int]] = {}
+    for unit in sorted(timeline.units):
+        cells.setdefault(timeline.rules.cell(unit), []).append(unit)
+    if timeline.rules.pages_can_be_lost:
+        yield from cells.values()
+        return
+    for units in cells.values():
+        group = {unit: unit for unit in units}  # to one of its group, and at last to itself
+
+        def first(unit: int, group: dict[int, int] = group) -> int:
+            while group[unit] != unit:
+                unit = group[unit]
+            return unit
+
+        for ordered in timeline.ordered(units):
+            for unit in ordered[1:]:
+                group[first(unit)] = first(ordered[0])
+        groups: dict[int, list[int]] = {}
+        for unit in units:
+            groups.setdefault(first(unit), []).append(unit)
+        yield from groups.values()
+
+
 class _Count:
     def __init__(self, timeline: Timeline, initial: Initial, deadline: float) -> None:
         self._timeline = timeline
@@ -47,17 +73,19 @@ class _Count:
         self._now: list[Contents] = []  # of each cell, at the crash point that is being looked at
         self._changes: list[dict[int, Contents]] = [{} for _ in timeline.points]
         self._returning: set[int] = set()  # cells of which a content is allowed again after it was not
-        cells: dict[int, list[int]] = {}
-        for unit in sorted(timeline.units):
-            cells.setdefault(timeline.rules.cell(unit), []).append(unit)
-        for number, units in enumerate(cells.values()):
+        for number, units in enumerate(_groups(timeline)):
             self._look_at(number, units)
 
     def _look_at(self, number: int, units: Sequence[int]) -> None:
         gone: set[tuple[int, ...]] = set()
         before: Contents | None = None
+        known: dict[object, Contents] = {}
         for point in self._timeline.changes_of(units):
-            contents = self._contents(units, point)
+            # What else changes in the component of these units has no part in what they can hold.
+            same = self._timeline.content_of(units, point)
+            contents = known.get(same)
+            if contents is None:
+                contents = known[same] = self._contents(units, point)
             if before is None:
                 self._now.append(contents)
             elif contents != before:
