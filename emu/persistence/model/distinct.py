@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
-from emu.persistence.model.crashstate import FULL, CrashState, Initial, possible_values
+from emu.persistence.model.crashstate import FULL, CrashState, Initial, content_of, possible_values
 from emu.persistence.model.timeline import Timeline
 
 _MOST_CONTENTS = 1 << 16
@@ -79,13 +79,9 @@ class _Count:
     def _look_at(self, number: int, units: Sequence[int]) -> None:
         gone: set[tuple[int, ...]] = set()
         before: Contents | None = None
-        known: dict[object, Contents] = {}
         for point in self._timeline.changes_of(units):
-            # What else changes in the component of these units has no part in what they can hold.
-            same = self._timeline.content_of(units, point)
-            contents = known.get(same)
-            if contents is None:
-                contents = known[same] = self._contents(units, point)
+            self._check()
+            contents = self._in_order(units, point) or self._in_any_order(units, point)
             if before is None:
                 self._now.append(contents)
             elif contents != before:
@@ -95,12 +91,40 @@ class _Count:
                     self._returning.add(number)
             before = contents
 
-    def _contents(self, units: Sequence[int], point: int) -> Contents:
+    def _in_order(self, units: Sequence[int], point: int) -> Contents | None:
+        """What units of a group can hold where all that is pending of them persists one part after the other, which is
+        the rule; None elsewhere.
+        """
+        timeline = self._timeline
+        if timeline.rules.pages_can_be_lost:
+            return None
+        values, steps = [], []
+        for place, unit in enumerate(units):
+            component = timeline.component(timeline.rules.component(unit), point)
+            entry = None if component is None else component.units.get(unit)
+            below = timeline.durable(unit, point) if entry is None else entry.contents[0]
+            values.append(content_of(unit, below, self._initial))
+            if entry is None:
+                continue
+            if entry.length > _MOST_CONTENTS:
+                raise _TooMany
+            for part, content in zip(entry.parts[: entry.length], entry.contents[1:], strict=False):
+                if part.nt and len(units) > 1:
+                    return None
+                steps.append((part.event, place, content))
+        if len({event for event, _, _ in steps}) < len(steps):
+            return None
+        found = {tuple(values)}
+        for _, place, content in sorted(steps):
+            values[place] = content_of(units[place], content, self._initial)
+            found.add(tuple(values))
+        return frozenset(found)
+
+    def _in_any_order(self, units: Sequence[int], point: int) -> Contents:
         if any(self._timeline.pending_parts(unit, point) > _MOST_CONTENTS for unit in units):
             raise _TooMany
         found = set()
         state = CrashState.at(self._timeline, point, self._initial)
-        self._check()
         for values, _ in possible_values(state, [(unit, FULL) for unit in units]):
             found.add(values)
             if len(found) > _MOST_CONTENTS:

@@ -304,17 +304,6 @@ class Timeline:
                 if frozen is not None and (frozen.whole or frozen.length > 1):
                     yield [unit for unit, entry in frozen.units.items() if entry.has_regular]
 
-    def content_of(self, units: Iterable[int], point: int) -> object:
-        """The same for crash points at which the same parts of these units wait, above the same durable bytes."""
-        found: list[object] = []
-        for unit in units:
-            component = self.component(self.rules.component(unit), point)
-            entry = None if component is None else component.units.get(unit)
-            # Those that wait are the last ones of all that ever did, up to one.
-            parts = None if entry is None else (entry.parts[0].event, entry.length)
-            found += (parts, self.durable(unit, point), self.page_stored(page_of(unit), point))
-        return tuple(found)
-
     def page_stored(self, page: int, point: int) -> bool:
         return self._pages.get(page, point + 1) <= point
 
