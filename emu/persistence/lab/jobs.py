@@ -7,6 +7,7 @@ every worker under the same paths.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -42,6 +43,8 @@ _LARGEST_BATCH = 32
 # Batches for each worker in a round: branches grow unequally, and at its end some wait for the last.
 _BATCHES = 16
 _POLL_S = 0.2
+# As for the command's own process (emu.cli.start): what an exploration makes stays, and is no garbage.
+_GARBAGE_THRESHOLD = 100_000
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,7 @@ def _start_tracker() -> None:
 
 def _follow_parent() -> None:
     """In a worker: end when the parent does. Ctrl-C at the terminal reaches us too, and is the parent's business."""
+    gc.set_threshold(_GARBAGE_THRESHOLD)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="follow-parent", daemon=True).start()
 
