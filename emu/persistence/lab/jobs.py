@@ -13,7 +13,6 @@ import pickle
 import signal
 import sys
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
@@ -71,7 +70,7 @@ class Task:
     legal: Legal | None = None
     kept: bytes | None = None
     all_reads: bool = False
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    key: str = field(default_factory=lambda: os.urandom(16).hex())
 
     @cached_property
     def pickled(self) -> bytes:
