@@ -462,7 +462,7 @@ class MachineRecovery:
         machine.boot()
         reached = talk.await_message(Message.SNAPSHOT, Role.RECOVERY)
         ended: Exit | None = None
-        with self.interruption.ends(machine):
+        with self.interruption.ends(machine), self._watchdog.watches(machine):
             while not reached and ended is None:
                 ended = machine.step()
         if ended is not None:

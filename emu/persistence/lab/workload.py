@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,6 +25,7 @@ from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.linux import CodePages, Scene, Talk, begin, is_user
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import Output, private
+from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.model.events import Event, label_address
 from emu.persistence.model.operations import Mark, Print
 from emu.units import MIB
@@ -132,7 +135,8 @@ def record(
     with board.build(own, outputs, RunOptions(no_reboot=True)) as machine:
         pages, ended = CodePages(), None
         if scene is not None and talk is not None:
-            own, ended = begin(machine, scene, talk, partial(_drive, machine, interruption))
+            with closing(Watchdog(math.inf if timeout is None else timeout)) as watchdog:
+                own, ended = begin(machine, scene, talk, partial(_drive, machine, interruption, watchdog))
         recording = Recording(machine, log_limit=event_limit if upto is None else upto)
         tracer, check = recording.tracer, None
         try:
@@ -190,9 +194,9 @@ def record(
             tracer.close()
 
 
-def _drive(machine: Machine, interruption: Interruption, until: list[int]) -> Exit | None:
+def _drive(machine: Machine, interruption: Interruption, watchdog: Watchdog, until: list[int]) -> Exit | None:
     """Run the machine to its end, or until something is in ``until``."""
-    with interruption.ends(machine):
+    with interruption.ends(machine), watchdog.watches(machine):
         while not until:
             ended = machine.step()
             if ended is not None:

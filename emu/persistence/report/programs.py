@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from emu.linux import kallsyms
 from emu.linux.cpio import files
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.report import debug_info
 from emu.persistence.report.symbols import Place, Symbols
 from emu.units import PAGE
@@ -81,8 +82,11 @@ def debug_file(path: str, data: bytes) -> str:
 class ProgramSymbols(Symbols):
     """``pages`` are what was executed, ``disk`` the initial RAM disk, ``kernel`` the path of the kernel's image."""
 
-    def __init__(self, pages: Mapping[int, frozenset[bytes]], disk: bytes, kernel: str | None) -> None:
+    def __init__(
+        self, pages: Mapping[int, frozenset[bytes]], disk: bytes, kernel: str | None, deadline: Deadline = NEVER
+    ) -> None:
         super().__init__()
+        self._deadline = deadline
         self._pages = pages
         self._disk = disk
         self._kernel = kernel
@@ -123,7 +127,7 @@ class ProgramSymbols(Symbols):
 
     def _in(self, path: str) -> Symbols:
         if path not in self._modules:
-            found = debug_info.read(debug_file(path, self._programs[path]))
+            found = debug_info.read(debug_file(path, self._programs[path]), deadline=self._deadline)
             self._modules[path] = Symbols(found.note, found.functions, found.lines)
         return self._modules[path]
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from emu.persistence.report.debug_reader import bound, text_of
+from emu.persistence.report.debug_reader import bound, dwarf_of, text_of
 from emu.words import printable
 
 _MOST_FRAMES = 64
@@ -33,9 +33,7 @@ class Unwinder:
     def __init__(self, elf: Any) -> None:
         from elftools.dwarf.callframe import FDE
 
-        self._dwarf: Any = (
-            elf.get_dwarf_info() if elf.has_dwarf_info() or elf.get_section_by_name(".eh_frame") else None
-        )
+        self._dwarf: Any = dwarf_of(elf)
         entries: list[Any] = []
         if self._dwarf is not None:
             entries += self._dwarf.CFI_entries() if self._dwarf.has_CFI() else []
