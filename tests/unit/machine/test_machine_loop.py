@@ -21,7 +21,7 @@ from emu.machine import Exit, Machine, RunState
 
 MIB = 1 << 20
 COUNTER = 0x200000
-WAIT_S = 20
+WAIT_S = 60
 
 HALT = b"\xf4"
 IDLE = b"\xfb\xf4\xeb\xfd"  # sti; again: hlt; jmp again
