@@ -220,7 +220,8 @@ def _symbols(answer: Answer) -> Symbols:
 
     disk = question.workload.initrd
     assert isinstance(disk, bytes), "the laboratory has built it"
-    return ProgramSymbols(answer.workload.pages, disk, question.workload.image)
+    asked = {event.pc for event in answer.workload.events}
+    return ProgramSymbols(answer.workload.pages, disk, question.workload.image, asked)
 
 
 def linux_request(
