@@ -1,11 +1,11 @@
 """Stops for whoever debugs the guest: breakpoints, steps, and accesses to watched memory.
 
-The guest runs in basic blocks as without a debugger, and as fast; only blocks in which somebody wants to stand, and all
-while memory is watched, are executed instruction by instruction. Time passes, and interrupts come, between blocks as
-ever, so the guest cannot see any of this, and the run is the same with a debugger and without. An instruction's place in
-it is a number: that of its block times ``BLOCK``, and its offset in the block. An instruction that raises a fault has
-begun, and begins again when the handler returns to it; REP begins once for each turn. A breakpoint at one of them is
-met once all the same.
+The guest runs in basic blocks as without a debugger; only those in which somebody wants to stand, and all while memory
+is watched, are executed instruction by instruction. Time passes, and interrupts come, between blocks as ever, so the
+guest cannot see any of this, and the run is the same with a debugger and without. An instruction's place in it is a
+number: that of its block times ``BLOCK``, and its offset in the block. An instruction that raises a fault has begun,
+and begins again when the handler returns to it; REP begins once for each turn. A breakpoint at one of them is met once
+all the same.
 
 An interrupt or a deadline that is due comes before a breakpoint at the block where it is due, and after the block that
 accessed what is watched.

@@ -1,8 +1,9 @@
 """Going back in time: the run is kept as moments, and is executed again from the last one before where it is to be.
 
 A guest is deterministic between inputs: time is counted in code, so that the same blocks come with the same interrupts,
-and an instruction has its place in the run (``emu.cpu.debugging``). What comes from outside (typed bytes, the debugger's own stores) begins a new past. A moment is the CPU, the
-devices, and the pages that were stored to since the first one. Output of what is executed again is not shown again.
+and an instruction has its place in the run (``emu.cpu.debugging``). What comes from outside (typed bytes, the
+debugger's own stores) begins a new past. A moment is the CPU, the devices, and the pages that were stored to since the
+first one. Output of what is executed again is not shown again.
 """
 
 from __future__ import annotations

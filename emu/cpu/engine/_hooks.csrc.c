@@ -139,10 +139,13 @@ typedef struct emu_engine {
     const uint64_t *breakpoints;
     size_t breakpoint_count;
     bool held;
-    /* Instructions are blocks: of the block that begins at `block_start`, or of none, which has no size. */
+    /*
+     * Instructions are blocks: of the block that begins at `block_start`, or of none, which has no size. `length` is
+     * that of the instruction announced last.
+     */
     bool single;
     uint64_t block_start;
-    uint32_t block_size;
+    uint32_t block_size, length;
     uint32_t *instruction_blocks;
     size_t universe;
     uint32_t whole_universe;
@@ -438,9 +441,10 @@ static bool is_due(emu_engine *e, uint64_t address, bool within)
 static bool announce(emu_engine *e, uint64_t address, uint32_t size)
 {
     bool again = e->attention.again && address == e->last_block, within;
+    uint32_t length = size;
     if (e->single) {
         if (is_inside(e, address, again)) {
-            announce_inside(e, address, again);
+            announce_inside(e, address, size, again);
             return false;
         }
         if (again)
@@ -456,6 +460,7 @@ static bool announce(emu_engine *e, uint64_t address, uint32_t size)
     e->attention.again = 0;
     e->last_block = address;
     e->last_size = size;
+    e->length = length;
     if (e->attention.debugging && !again)
         count_block(e);
     if (e->attention.real_time) {

@@ -53,11 +53,11 @@ static void go_on_from_here(emu_engine *e)
     }
 }
 
-/* Whether this instruction comes behind the one before in the same block; a jump back, or REP's next turn, does not. */
+/* Whether this instruction comes right behind the one before, in the same block: one that jumps ends its block. */
 static bool is_inside(const emu_engine *e, uint64_t address, bool again)
 {
     return address - e->block_start < e->block_size && !e->restarted &&
-           (again ? address != e->block_start : address > e->last_block);
+           (again ? address != e->block_start : address == e->last_block + e->length);
 }
 
 /* Its code, and what else decides where the block ends; false for code elsewhere than in RAM. */
@@ -235,7 +235,7 @@ static uint32_t debug_stop(emu_engine *e, uint64_t address, bool begins)
     return 0;
 }
 
-static void announce_inside(emu_engine *e, uint64_t address, bool again)
+static void announce_inside(emu_engine *e, uint64_t address, uint32_t size, bool again)
 {
     uint32_t stop;
     if (!again) {
@@ -245,6 +245,7 @@ static void announce_inside(emu_engine *e, uint64_t address, bool again)
     e->attention.again = 0;
     e->last_block = address;
     e->last_size = 0;
+    e->length = size;
     if (e->held)
         e->held = false;
     else if (e->reason & EMU_WATCH)

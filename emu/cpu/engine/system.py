@@ -68,8 +68,8 @@ class System:
         lib.emu_system_debug_on(self._s)
 
     def debug(self, met: int, restarts: int, argument: int) -> None:
-        """C functions at these addresses hear from now on, with ``argument``, of an access to what is watched (``met``),
-        and of an instruction that is given up and begins again at once (``restarts``).
+        """C functions at these addresses hear from now on, with ``argument``, of an access to what is watched
+        (``met``), and of an instruction that is given up and begins again at once (``restarts``).
         """
         self._s.met, self._s.restarts, self._s.argument = met, restarts, argument
 

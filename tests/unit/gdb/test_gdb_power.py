@@ -24,7 +24,9 @@ CODE_BYTES = bytes.fromhex(
 END = CODE + len(CODE_BYTES) - 1
 
 # The same in blocks: the last flush, MOVNTI and the last store begin one each.
-BLOCKS = CODE_BYTES[:29] + b"\xeb\x00" + CODE_BYTES[29:34] + b"\xeb\x00" + CODE_BYTES[34:42] + b"\xeb\x00" + CODE_BYTES[42:]
+BLOCKS = (
+    CODE_BYTES[:29] + b"\xeb\x00" + CODE_BYTES[29:34] + b"\xeb\x00" + CODE_BYTES[34:42] + b"\xeb\x00" + CODE_BYTES[42:]
+)
 
 Start = Callable[..., tuple[Debugged, Client]]
 

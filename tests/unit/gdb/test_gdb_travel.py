@@ -172,7 +172,7 @@ def test_interrupts_come_at_the_same_instructions_again(start: Start) -> None:
 
 
 def test_the_guest_runs_in_whole_blocks_while_it_is_debugged(tmp_path: Path) -> None:
-    """Going on past a breakpoint that is not met, and before and after a debugger is there; a step is one instruction."""
+    """Also with a breakpoint that is not met, and without a debugger; a step is one instruction all the same."""
     spin = bytes.fromhex("48ffc1" + "90" * 28 + "ebdf")  # loop: inc rcx; 28 times nop; jmp loop
     with debugged(tmp_path, spin, paused=False) as running:
         machine, debugging = running.machine, running.machine.debug()
