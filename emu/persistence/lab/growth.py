@@ -6,7 +6,6 @@ the rest: it can be taken away, grown by itself in another process, and put back
 
 from __future__ import annotations
 
-import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Protocol
 
 from emu.errors import EmuError
 from emu.persistence.lab.chunks import Chunks
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.matters import Matters, units_above
 from emu.persistence.lab.tree import Node, Reads, Tree, new_node
 from emu.persistence.model.crashstate import CrashState, Initial, Known, Layer, Read, content_of
@@ -264,7 +264,7 @@ class Branch:
     walkers: tuple[_Packed, ...]
     rank: int
     budget: int
-    seconds: float | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +298,7 @@ class Growth:
         on_failure: OnFailure = lambda result: None,
         stop: Callable[[], object] = lambda: None,
         progress: Callable[[int, int], None] = lambda done, open_ends: None,
-        deadline: float | None = None,
+        deadline: Deadline = NEVER,
     ) -> None:
         self.tree = Tree(chunks or Chunks(timeline, initial))
         self.open: dict[Node, int] = {}  # the lowest rank of those that wait there
@@ -444,10 +444,10 @@ class Growth:
         node = end.node
         if self.depth > 1:
             return _job(_middle(node.waiting, self.open[node]), node)
-        seconds = None if self._deadline is None else self._deadline - time.monotonic()
         walkers = tuple(_pack(walker) for walker in node.waiting)
         above = frozenset[int]() if self._matters is None else units_above(node, self._above)
-        return Branch(node.depth, node.came_by, above, node.matters, node.span, walkers, end.rank, end.budget, seconds)
+        return Branch(node.depth, node.came_by, above, node.matters, node.span, walkers, end.rank, end.budget,
+                      self._deadline.left)  # fmt: skip
 
     def put(self, node: Node, grown: Grown | Run, numbers: Mapping[int, int]) -> None:
         """What became of the open end ``node`` elsewhere; ``numbers`` are those here of the chunks there."""
@@ -495,13 +495,13 @@ class Growth:
         run: Callable[[Job], Run],
     ) -> Grown:
         """Grow a branch that was taken from another growth. What it reads is in ``chunks``."""
-        until = None if branch.seconds is None else time.monotonic() + branch.seconds
+        until = Deadline.after(branch.seconds)
         growth = cls(
             timeline,
             initial,
             chunks=chunks,
             matters=matters,
-            stop=lambda: until is not None and time.monotonic() > until,
+            stop=lambda: not until.left,
         )
         root = growth.tree.root
         root.came_by, root.depth, root.matters, root.span = branch.last, branch.depth, branch.matters, branch.span

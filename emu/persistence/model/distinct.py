@@ -33,9 +33,9 @@ class _TooMany(Exception):
 
 
 def count_distinct(timeline: Timeline, initial: Initial, *, seconds: float = 10.0) -> int | None:
-    """The number of different memories; None when finding it would take too long."""
+    """The number of different memories; None when finding it would take more than ``seconds`` of processor time."""
     try:
-        return _Count(timeline, initial, time.monotonic() + seconds).total()
+        return _Count(timeline, initial, time.thread_time() + seconds).total()
     except _TooMany:
         return None
 
@@ -134,7 +134,7 @@ class _Count:
         return frozenset(found)
 
     def _check(self) -> None:
-        if time.monotonic() > self._deadline:
+        if time.thread_time() > self._deadline:
             raise _TooMany
 
     def total(self) -> int:
