@@ -247,6 +247,11 @@ def is_uuid(text: str) -> bool:
     return re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) is not None
 
 
+def module_texts(initrd: str) -> list[str]:
+    """What QEMU's ``-initrd`` lists for a Multiboot image: "FILE TEXT,FILE TEXT" with ",," for a comma in one."""
+    return [text.replace("\0", ",") for text in initrd.replace(",,", "\0").split(",")]
+
+
 class MachineConfig(Record, kw_only=True):
     """A whole machine. ``image`` None means none yet (a machine that waits for an incoming migration).
 
