@@ -225,7 +225,10 @@ def _symbols(answer: Answer) -> Symbols:
 
     disk = question.workload.initrd
     assert isinstance(disk, bytes), "the laboratory has built it"
-    return ProgramSymbols(answer.workload.pages, disk, question.workload.image, question.limits.deadline)
+    asked = {event.pc for event in answer.workload.events}
+    return ProgramSymbols(
+        answer.workload.pages, disk, question.workload.image, asked, deadline=question.limits.deadline
+    )
 
 
 def linux_request(

@@ -157,6 +157,7 @@ def run(options: argparse.Namespace) -> int:
             warnings=options.warnings,
             about=about(options.words),
             matrix=found.matrix,
+            timeline=options.json,
         )
         result = known(result)
         _write(outputs, result, found)

@@ -185,7 +185,7 @@ class Explorer:
             for walker, node in waiting:
                 growth.finish(walker, node)
         results = sorted(growth.results.values(), key=lambda result: (result.observed, result.latest.key))
-        because = sorted(growth.caveats) + ([stopped] if stopped else [])
+        because = [stopped] if stopped else []
         return Exploration(
             results, growth.executed, because, self._tracked, growth.tree, covered, self._first, growth.whole
         )

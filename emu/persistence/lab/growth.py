@@ -54,13 +54,12 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Run:
     """One recovery: what it read of the tracked units, how it ended, and what it did to the persistent memory, each
-    event with the number of reads that came before it. ``caveat`` says what the run did that reads do not show.
+    event with the number of reads that came before it.
     """
 
     reads: Sequence[Read]
     verdict: Verdict
     trace: tuple[tuple[int, Event], ...] = ()
-    caveat: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +276,6 @@ class Grown:
     """
 
     executed: int
-    caveats: frozenset[str]
     nodes: tuple[tuple[int, Read | None, int, array[int], int, tuple[int, int] | None, Verdict | None], ...]
     results: tuple[tuple[int, tuple[int, ...], _Packed, _Packed | None], ...]
     waiting: tuple[tuple[int, tuple[_Packed, ...], frozenset[int] | None, int], ...]
@@ -306,7 +304,6 @@ class Growth:
         self.open: dict[Node, int] = {}  # the lowest rank of those that wait there
         self.results: dict[tuple[tuple[int, ...], int], Result] = {}
         self.executed = 0
-        self.caveats: set[str] = set()
         self.stored: set[int] = set()
         self._timeline = timeline
         self._initial = initial
@@ -356,7 +353,6 @@ class Growth:
     def _grow(self, node: Node, run: Run) -> None:
         del self.open[node]
         self.executed += 1
-        self.caveats.update([run.caveat] if run.caveat else [])
         self.tree.grow(node, run.reads, run.verdict)
         if self.depth > 1 and run.trace:
             self._add_crashes(node, run)
@@ -459,7 +455,6 @@ class Growth:
             self._grow(node, grown)
             return
         self.executed += grown.executed
-        self.caveats |= grown.caveats
         del self.open[node]
         node.waiting = []
         nodes: list[Node] = []
@@ -534,7 +529,7 @@ class Growth:
             (places[node], tuple(_pack(walker) for walker in node.waiting), node.matters, node.span)
             for node in self.open
         )
-        return Grown(self.executed, frozenset(self.caveats), tuple(nodes), results, waiting, self.whole)
+        return Grown(self.executed, tuple(nodes), results, waiting, self.whole)
 
 
 def _succeeded(leaf: Node) -> bool:

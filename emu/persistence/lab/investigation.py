@@ -301,7 +301,7 @@ def _answer(
     happened = workload.events[: part.last]
     timeline = build(happened, question.rules, part.first)
     task = Task(question.recovery, workload.dimms, happened, question.rules, question.budget,
-                question.workload_timeout, question.limits.depth > 1, part.first, scene is not None,
+                question.workload_timeout, question.limits.depth > 1, part.first, workload.booted,
                 question.feed_printed, () if STATES in question.checks else None,
                 # Robustness is about all reads; what Linux's recovery has read spares the analysis its slow runs.
                 all_reads=ROBUST in question.checks or scene is not None)  # fmt: skip

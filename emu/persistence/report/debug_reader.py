@@ -11,7 +11,7 @@ import json
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,17 @@ def functions(elf: Any) -> Iterator[tuple[int, int, str]]:
 
 
 def lines(elf: Any) -> Iterator[tuple[int, str]]:
-    """(address, ``FILE:LINE``) of each row of the line tables, and (address, nothing) where a sequence ends.
+    """(address, ``FILE:LINE``) of each row of the line tables, and (address, nothing) where a sequence ends."""
+    yield from rows(program for _, program in _programs(elf)).items()
+
+
+def rows(programs: Iterable[Any]) -> dict[int, str]:
+    """``FILE:LINE`` by address, of these line programs; nothing where a sequence ends.
 
     Of several rows for one address the last one counts (DWARF 5, 6.2.5: those before it cover no instruction).
     """
     found: dict[int, str] = {}
-    for _, program in _programs(elf):
+    for program in programs:
         files = program["file_entry"]
         base = 0 if program["version"] >= 5 else 1
         for entry in program.get_entries():
@@ -61,7 +66,7 @@ def lines(elf: Any) -> Iterator[tuple[int, str]]:
                 found[state.address] = f"{name}:{state.line}"
             if len(found) == _MOST_ENTRIES:
                 break
-    yield from found.items()
+    return found
 
 
 def paths(elf: Any) -> Iterator[tuple[str, str]]:

@@ -274,12 +274,14 @@ def document(
     warnings: bool = False,
     about: Mapping[str, Any] | None = None,
     matrix: Sequence[Mapping[str, Any]] | None = None,
+    timeline: bool = True,
 ) -> dict[str, Any]:
     """The document. ``exported`` says for the number of a failure where its memory was written and how to boot it;
-    ``about`` is how it came about (``about.about``), ``matrix`` are the rows of ``matrix.matrix``.
+    ``about`` is how it came about (``about.about``), ``matrix`` are the rows of ``matrix.matrix``. Where the document
+    is not what is printed, nobody needs its ``timeline``, in which thousands of events have names.
     """
     describe = Describer(answer, symbols)
-    question, events = answer.question, answer.workload.events
+    question = answer.question
     rules = question.rules
     judgement = conclude(answer, symbols)
     notes = [symbols.note] if symbols.note and answer.failures else []
@@ -344,12 +346,14 @@ def document(
         "ignored": None,
         "matrix": None if matrix is None else list(matrix),
         "warnings": (describe.waste() if warnings else []) + [{"kind": "note", "text": note} for note in notes],
-        "timeline": {
-            "events": [describe.event(number) for number in range(min(len(events), _MOST_EVENTS))],
-            "points": [
-                {"event": point.event, "eager": numbers.exact(point.eager)}
-                for point in answer.timeline.points[:_MOST_EVENTS]
-            ],
-            "truncated": len(events) > _MOST_EVENTS,
-        },
+        **({"timeline": _timeline(answer, describe)} if timeline else {}),
+    }
+
+
+def _timeline(answer: Answer, describe: Describer) -> dict[str, Any]:
+    events, points = len(answer.workload.events), answer.timeline.points
+    return {
+        "events": [describe.event(number) for number in range(min(events, _MOST_EVENTS))],
+        "points": [{"event": point.event, "eager": numbers.exact(point.eager)} for point in points[:_MOST_EVENTS]],
+        "truncated": events > _MOST_EVENTS,
     }

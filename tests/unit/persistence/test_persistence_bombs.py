@@ -138,6 +138,12 @@ BOMBS: dict[str, Callable[[], Bomb]] = {
 NO_SECTIONS = ("symbols of no bytes", "symbols beyond the file")
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is processor time; on a busy machine ten times as much on the clock can be less than that."""
+    monkeypatch.setattr(readers, "_WALL_FACTOR", 100)
+
+
 @pytest.fixture(scope="module")
 def sound() -> debug_info.DebugInfo:
     found = debug_info.read(str(IMAGE))
