@@ -25,7 +25,7 @@ from emu.persistence.report import debug_info, readers
 from emu.persistence.report.symbols import load_symbols
 
 IMAGE = Path(__file__).parents[3] / "guest" / "images" / "commit-noflush.elf"
-SECONDS = 1.0
+SECONDS = 0.5
 # The reader's parts, its start, and a busy machine.
 BOUND_CPU_S = 4 * SECONDS + 3
 _FIELDS = {"type": 4, "flags": 8, "offset": 24, "size": 32, "entsize": 56}
