@@ -125,7 +125,7 @@ def outcome(guest: Guest, random: Random) -> list[object]:
 def test_random_tables_and_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EMU_STOP_EVERY_BLOCK", raising=False)  # C leaves to Python what meets a stop
     by_python = total = 0
-    for seed in range(times(60)):
+    for seed in range(times(100)):
         seen = []
         for native in (True, False):
             guest = Guest(native_delivery=native)
