@@ -58,15 +58,22 @@ class Forge:
             theirs.close()
             for descriptor in given[:3]:
                 os.close(descriptor)
-            process = int.from_bytes(reply.recv(4), "little")
+            process = _number(reply)
             try:
                 written = _exchange({out: bytearray(), errors: bytearray()}, into, stdin or b"", reply, timeout)
-            except TimeoutError:
+            except BaseException as error:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(words, timeout) from None
-            status = int.from_bytes(reply.recv(4), "little", signed=True)
-        return Done(status, *written)
+                if isinstance(error, TimeoutError):
+                    raise subprocess.TimeoutExpired(words, timeout) from None
+                raise
+            return Done(_number(reply), *written)
+
+
+def _number(reply: socket.socket) -> int:
+    data = reply.recv(4, socket.MSG_WAITALL)
+    assert len(data) == 4, "the process that forks has ended"
+    return int.from_bytes(data, "little", signed=True)
 
 
 def _exchange(
