@@ -338,7 +338,7 @@ def _answer(
         captures: Mapping[int, Capture] = {}
         waste = tuple(find_waste(workload.events, timeline))
         wanted = named(failures, waste if question.warnings else (), len(workload.events))
-        if recorded and wanted and scene is None and not interruption.asked:
+        if recorded and wanted and (scene is None) == (workload.again is None) and not interruption.asked:
             captures = capture(question.workload, workload, wanted, timeout=CAPTURE_S, interruption=interruption)
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
