@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from emu.persistence.lab.explore import FIRST_FAILURE, Exploration, Interrupted, Recovery, Result, Verdict
 from emu.persistence.lab.grouping import Found, joined
@@ -13,6 +14,7 @@ from emu.persistence.lab.naming import (
     ATOMICITY,
     MISSING_FENCE,
     MISSING_FLUSH,
+    MISSING_FSYNC,
     MISSING_MAP_SYNC,
     ORDERING,
     PERSISTED_LOCK,
@@ -21,6 +23,8 @@ from emu.persistence.lab.naming import (
     TORN,
     UNEXPLAINED,
     Cause,
+    Lacking,
+    LookForSync,
     Namer,
 )
 from emu.persistence.lab.nested import InRecovery, Second, second_failure
@@ -34,6 +38,7 @@ __all__ = [
     "ATOMICITY",
     "MISSING_FENCE",
     "MISSING_FLUSH",
+    "MISSING_FSYNC",
     "MISSING_MAP_SYNC",
     "ORDERING",
     "PERSISTED_LOCK",
@@ -108,7 +113,8 @@ def with_promises(failures: Sequence[Failure], unkept: Sequence[Failure], events
 
 class Analyst:
     """Explains the failures of one exploration by running recovery on chosen memories, for at most ``seconds`` of
-    processor time; ``machine`` is where it runs (see ``Memories``). Power failed from event ``first`` on.
+    processor time; ``machine`` is where it runs (see ``Memories``). Power failed from event ``first`` on. Of a Linux
+    guest ``unsynced`` knows what the kernel had not written yet; the time that it takes does not count.
 
     What failed first is explained first, from nothing but what recovery reads then. So its cause is the same whether
     or not anything else was explored, and a run that stops at the first failure names the first cause of a whole one.
@@ -125,6 +131,7 @@ class Analyst:
         seconds: float = 20.0,
         first: int = 0,
         machine: Budgeted | None = None,
+        unsynced: LookForSync | None = None,
     ) -> None:
         self._exploration = exploration
         self._timeline = timeline
@@ -133,13 +140,18 @@ class Analyst:
         self._patience = Patience(seconds)
         self._machine = machine
         self._memories = Memories(exploration, events, initial, recovery, self._patience.check, machine)
-        self._namer = Namer(timeline, events, initial, self._memories, first=first)
+        look = None if unsynced is None else partial(self._look_for_sync, unsynced)
+        self._namer = Namer(timeline, events, initial, self._memories, first=first, unsynced=look)
         self._recovery = recovery
         self._first: Found[Failure] | None = None
         self._nested: dict[tuple[object, ...], Found[Failure]] = {}
         self._found: dict[tuple[object, ...], Found[Failure]] = {}
         self._explained: set[tuple[Read, ...]] = set()
         self.unexplained = ""
+
+    def _look_for_sync(self, look: LookForSync, crash: int, path: tuple[Read, ...]) -> Lacking | None:
+        with self._patience.suspended():
+            return look(crash, path)
 
     def explain(self) -> list[Failure]:
         """One ``Failure`` for each cause: that of what failed first, then the earliest crash point first.

@@ -33,6 +33,7 @@ from emu.persistence.lab.robust import violations
 from emu.persistence.lab.stacks import Capture, capture
 from emu.persistence.lab.states import States, states_of
 from emu.persistence.lab.told import tell
+from emu.persistence.lab.unsynced import Unsynced
 from emu.persistence.lab.workload import Contents, Workload, record
 from emu.persistence.model.blocks import Tears, find_blocks
 from emu.persistence.model.distinct import count_distinct
@@ -297,11 +298,13 @@ def _answer(
                 all_reads=ROBUST in question.checks or scene is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, interruption)
-    states = live = None
+    states = live = unsynced = None
+    if workload.again is not None:
+        unsynced = Unsynced(workload, workload.again, question.budget, question.workload_timeout, interruption)
     if on_cause is not None:
         found_one = partial(on_cause, workload)
         live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first,
-                          machine=session.machine)  # fmt: skip
+                          machine=session.machine, unsynced=unsynced)  # fmt: skip
     try:
         if STATES in question.checks:
             # Of all of the run: what a crash inside of an operation may show is known only when that has ended.
@@ -328,7 +331,7 @@ def _answer(
         if interruption.asked:
             session.machine.interruption = Interruption()
         analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience,
-                          first=part.first, machine=session.machine)  # fmt: skip
+                          first=part.first, machine=session.machine, unsynced=unsynced)  # fmt: skip
         failures = analyst.explain()
         if question.durable_when_done and question.rules.flushes_count:
             broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))

@@ -147,15 +147,19 @@ class Again(NamedTuple):
     booted: Booted
     config: MachineConfig
 
-    def machine(self, talk: Talk, drive: Callable[[Machine, list[int]], Exit | None]) -> Machine:
-        """A machine that stands where the command begins, as the first one did."""
+    def machine(
+        self, talk: Talk, drive: Callable[[Machine, list[int]], Exit | None], role: Role = Role.WORKLOAD
+    ) -> Machine:
+        """A machine that stands where the command begins, as the first one did. As ``Role.EXEC`` it unmounts the file
+        systems in the end.
+        """
         machine = talk.machine = self.booted.machine(self.config, talk.outputs, RunOptions(no_reboot=True))
         try:
-            drive(machine, talk.await_message(Message.BEGIN, Role.WORKLOAD))
+            drive(machine, talk.await_message(Message.BEGIN, role))
         except BaseException:
             machine.close()
             raise
-        talk.play(Role.WORKLOAD)
+        talk.play(role)
         return machine
 
 
