@@ -60,7 +60,6 @@ _MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for 
 _BITS = {mask: bits for bits, mask in enumerate(_MASKS)}
 _WHOLE, _KNOWN = struct.Struct("<Q"), struct.Struct("=QQ")
 _ENDED_BY_DEVICES = ("power-off", "exit-port", "panic")
-_EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
 
 
 def private(config: MachineConfig) -> MachineConfig:
@@ -287,7 +286,7 @@ class MachineRecovery:
         events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
             self._check.verify((event for _, event in events), _contents(reads))
-        return Run(reads, verdict, events, _EXECUTES if self._recording.tracer.executes else "")
+        return Run(reads, verdict, events)
 
     def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
         """Let the settled content be in memory, and only the other tracked units be asked for. Reads of those that do

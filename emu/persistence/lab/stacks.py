@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Container, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +22,7 @@ from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.linux import Talk, is_user
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import private
+from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.lab.workload import Workload, drive
 from emu.persistence.model.events import Told
 from emu.units import PAGE
@@ -81,7 +82,7 @@ def capture(
             )
     if not wanted:
         return {}
-    with _machine(config, workload, interruption) as machine:
+    with closing(Watchdog(timeout)) as watchdog, _machine(config, workload, interruption, watchdog) as machine:
         recording = Recording(machine, log_limit=max(one.entry for group in wanted.values() for one in group) + _KEPT)
         watch = _Watch(machine, recording, wanted, workload.pages)
         try:
@@ -102,10 +103,10 @@ def capture(
             recording.tracer.close()
 
 
-def _machine(config: MachineConfig, workload: Workload, interruption: Interruption) -> Machine:
+def _machine(config: MachineConfig, workload: Workload, interruption: Interruption, watchdog: Watchdog) -> Machine:
     """A machine that stands where the recording of ``workload`` began."""
     if workload.again is not None:
-        return workload.again.machine(Talk(_nowhere, Role.WORKLOAD), partial(drive, interruption))
+        return workload.again.machine(Talk(_nowhere, Role.WORKLOAD), partial(drive, interruption, watchdog))
     return board.build(private(config), board.Outputs(), RunOptions(no_reboot=True))
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from emu.errors import UsageError
 from emu.linux.protocol import Message, Role
 from emu.persistence.lab.interruption import Interruption
-from emu.persistence.lab.linux import Talk, is_user, with_contents
+from emu.persistence.lab.linux import Drive, Talk, is_user, with_contents
 from emu.persistence.lab.naming import MISSING_FSYNC, MISSING_MAP_SYNC, Lacking
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import MachineRecovery
@@ -56,7 +56,7 @@ class Unsynced:
         self._again = again
         self._budget = budget
         self._timeout = timeout
-        self._interruption = interruption
+        self.interruption = interruption
         self._known: dict[tuple[Read, ...], Lacking | None] = {}
         mine = [event for event in workload.events if isinstance(event, Store) and is_user(event.pc)]
         self._units = frozenset(unit for event in mine for unit, _, _ in split(event.address, event.data))
@@ -96,7 +96,7 @@ class Unsynced:
         linux = self._again.booted
         with (
             closing(Contents(left, self._workload.dimms)) as contents,
-            closing(MachineRecovery(left, budget=self._budget, timeout=self._timeout, interruption=self._interruption,
+            closing(MachineRecovery(left, budget=self._budget, timeout=self._timeout, interruption=self.interruption,
                                     linux=linux)) as recovery,
         ):  # fmt: skip
             return recovery.run(self._units, lambda unit, mask: contents(unit) & mask)
@@ -107,16 +107,16 @@ class Unsynced:
     def _machine(self, role: Role = Role.WORKLOAD) -> Iterator[tuple[_Rerun, Talk]]:
         talk = Talk(lambda data: None, role)
         watchdog = Watchdog(self._timeout)
-        with closing(watchdog), self._again.machine(talk, partial(drive, self._interruption), role) as machine:
+        run = partial(drive, self.interruption, watchdog)
+        with closing(watchdog), self._again.machine(talk, run, role) as machine:
             recording = Recording(machine)
-            with watchdog.watches(machine):
-                recording.start()
-                machine.cpu.invalidate(0, 1)
-                try:
-                    yield _Rerun(machine, recording, self._workload, self._interruption), talk
-                finally:
-                    machine.cpu.close()
-                    recording.tracer.close()
+            recording.start()
+            machine.cpu.invalidate(0, 1)
+            try:
+                yield _Rerun(machine, recording, self._workload, partial(run, machine)), talk
+            finally:
+                machine.cpu.close()
+                recording.tracer.close()
 
     def _content(self, machine: Machine, name: str) -> MachineConfig:
         return with_contents(machine, Path(self._again.booted.ram).parent, name)
@@ -153,11 +153,11 @@ def _is_own(event: Event) -> bool:
 class _Rerun:
     """A machine that stands where the command of ``workload`` begins, and is recorded as then."""
 
-    def __init__(self, machine: Machine, recording: Recording, workload: Workload, interruption: Interruption) -> None:
+    def __init__(self, machine: Machine, recording: Recording, workload: Workload, run: Drive) -> None:
         self.machine = machine
         self._recording = recording
         self._workload = workload
-        self._interruption = interruption
+        self._run = run
         self._callbacks: list[object] = []
 
     @property
@@ -189,7 +189,7 @@ class _Rerun:
 
     def drive(self, until: list[int]) -> bool:
         """Run until something is in ``until``; False if the run ended before."""
-        return drive(self._interruption, self.machine, until) is None
+        return self._run(until) is None
 
     def _run_to(self, places: Sequence[int], come: Callable[[], bool]) -> bool:
         """Run to behind the first execution of one of ``places`` at which ``come``."""
@@ -208,7 +208,7 @@ class _Rerun:
 
     def to_end(self) -> bool:
         """Run to the end of the command."""
-        ended = drive(self._interruption, self.machine, [])
+        ended = self._run([])
         return ended is not None and ended.reason == self._workload.ended.reason
 
     def to_event(self, number: int) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,6 +25,7 @@ from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.linux import Again, Begun, CodePages, Scene, Talk, begin, is_user
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import Output, private
+from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.model.events import Event, label_address
 from emu.persistence.model.operations import Mark, Print
 from emu.units import MIB
@@ -136,7 +139,8 @@ def record(
         pages, ended = CodePages(), None
         begun: Begun | None = None
         if scene is not None and talk is not None:
-            begun = begin(machine, scene, talk, partial(drive, interruption, machine))
+            with closing(Watchdog(math.inf if timeout is None else timeout)) as watchdog:
+                begun = begin(machine, scene, talk, partial(drive, interruption, watchdog, machine))
             own, ended = begun.config, begun.ended
         recording = Recording(machine, log_limit=event_limit if upto is None else upto)
         tracer, check = recording.tracer, None
@@ -197,9 +201,9 @@ def record(
             tracer.close()
 
 
-def drive(interruption: Interruption, machine: Machine, until: list[int]) -> Exit | None:
+def drive(interruption: Interruption, watchdog: Watchdog, machine: Machine, until: list[int]) -> Exit | None:
     """Run the machine to its end, or until something is in ``until``."""
-    with interruption.ends(machine):
+    with interruption.ends(machine), watchdog.watches(machine):
         while not until:
             ended = machine.step()
             if ended is not None:

@@ -21,6 +21,7 @@ from emu.words import printable
 
 # Address space; what needs more of it fails.
 _MEMORY = 512 * MIB
+_MOST_UNPACKED = 128 * MIB
 _MOST_ENTRIES = 1 << 20
 _LONGEST_NAME = 200
 _LONGEST_PATH = 4096
@@ -86,13 +87,24 @@ def paths(elf: Any) -> Iterator[tuple[str, str]]:
 
 def _programs(elf: Any) -> Iterator[tuple[Any, Any]]:
     """Each compilation unit with the line program that it has."""
-    if not elf.has_dwarf_info():
-        return
-    dwarf = elf.get_dwarf_info()
-    for unit in dwarf.iter_CUs():
+    dwarf = dwarf_of(elf)
+    for unit in dwarf.iter_CUs() if dwarf else ():
         program = dwarf.line_program_for_CU(unit)
         if program is not None:
             yield unit, program
+
+
+def dwarf_of(elf: Any) -> Any:
+    """The DWARF of an ELF file, call frames included; None where it has none.
+
+    MemoryError where a section would unpack to more than a sound one needs: that is one call into C, which no timer of
+    Python's ends.
+    """
+    if not elf.has_dwarf_info() and not elf.get_section_by_name(".eh_frame"):
+        return None
+    if any(section.compressed and section.data_size > _MOST_UNPACKED for section in elf.iter_sections()):
+        raise MemoryError
+    return elf.get_dwarf_info()
 
 
 def bound(seconds: float) -> None:

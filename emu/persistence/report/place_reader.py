@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from emu.persistence.report.debug_reader import bound, rows
+from emu.persistence.report.debug_reader import bound, dwarf_of, rows
 from emu.persistence.report.units import UnitFinder
 from emu.words import printable
 
@@ -56,9 +56,9 @@ def _functions(elf: Any) -> Iterator[tuple[int, int, str]]:
 
 
 def _sources(elf: Any, addresses: Iterable[int]) -> dict[int, str]:
-    if not elf.has_dwarf_info():
+    dwarf = dwarf_of(elf)
+    if dwarf is None:
         return {}
-    dwarf = elf.get_dwarf_info()
     finder, tables = UnitFinder(dwarf), dict[int, list[tuple[int, str]]]()
     found = {}
     for address in addresses:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from emu.linux import kallsyms
 from emu.linux.cpio import files
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.report import readers
 from emu.persistence.report.demangle import demangled
 from emu.persistence.report.symbols import CodeAt, CodeFile, Place, Symbols
@@ -82,9 +83,16 @@ class ProgramSymbols(Symbols):
     """
 
     def __init__(
-        self, pages: Mapping[int, frozenset[bytes]], disk: bytes, kernel: str | None, asked: Iterable[int] = ()
+        self,
+        pages: Mapping[int, frozenset[bytes]],
+        disk: bytes,
+        kernel: str | None,
+        asked: Iterable[int] = (),
+        *,
+        deadline: Deadline = NEVER,
     ) -> None:
         super().__init__()
+        self._deadline = deadline
         self._pages = pages
         self._disk = disk
         self._kernel = kernel
@@ -146,7 +154,8 @@ class ProgramSymbols(Symbols):
             wanted.setdefault(code.file.debug, []).append(code)
             self._places[code] = Place()
         data = json.dumps({path: [code.address for code in some] for path, some in wanted.items()})
-        for line in readers.ask(_READER, "/", _SECONDS, data=data.encode()).output.splitlines(keepends=True):
+        said = readers.ask(_READER, "/", _SECONDS, data=data.encode(), deadline=self._deadline)
+        for line in said.output.splitlines(keepends=True):
             if line.endswith(b"\n"):
                 path, found = json.loads(line)
                 named = demangled(symbol.partition("+")[0] for symbol, _ in found)

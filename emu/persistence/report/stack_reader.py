@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emu.persistence.report.debug_reader import bound, text_of
+from emu.persistence.report.debug_reader import bound, dwarf_of, text_of
 from emu.persistence.report.frame_tables import FrameTables
 from emu.persistence.report.units import UnitFinder
 from emu.units import PAGE
@@ -169,10 +169,6 @@ class Names:
         return f"{printable(text_of(files[number.value - base].name), _LONGEST_NAME)}:{line.value}"
 
 
-def _dwarf(elf: Any) -> Any | None:
-    return elf.get_dwarf_info() if elf.has_dwarf_info() or elf.get_section_by_name(".eh_frame") else None
-
-
 def main() -> None:
     path, seconds = sys.argv[1], float(sys.argv[2])
     bound(seconds)
@@ -187,8 +183,8 @@ def main() -> None:
         codes, names = [], []
         for code, debug in asked.get("files") or [[path, path]]:
             read = elf(code)
-            codes.append(FrameTables(read, _dwarf(read)))
-            names.append(Names(_dwarf(read if debug == code else elf(debug))))
+            codes.append(FrameTables(read, dwarf_of(read)))
+            names.append(Names(dwarf_of(read if debug == code else elf(debug))))
         unwinder = Unwinder(codes, names)
         stacks = [[(*place, functions) for place, functions in unwinder.frames(one)] for one in asked["captures"]]
     sys.stdout.write(json.dumps(stacks))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.stacks import Capture
 from emu.persistence.report import readers
 from emu.persistence.report.demangle import demangled
@@ -42,8 +43,12 @@ class Frame(NamedTuple):
     library: bool
 
 
-def unwind(path: str | None, captures: Mapping[int, Capture], symbols: Symbols) -> dict[int, list[Frame]]:
-    """The stack of each capture, the innermost frame first. What cannot be read gives none, never an error."""
+def unwind(
+    path: str | None, captures: Mapping[int, Capture], symbols: Symbols, deadline: Deadline = NEVER
+) -> dict[int, list[Frame]]:
+    """The stack of each capture, the innermost frame first. What cannot be read until ``deadline`` gives none, never an
+    error.
+    """
     if path is None or not captures:
         return {}
     numbers: dict[CodeFile, int] = {}
@@ -59,7 +64,7 @@ def unwind(path: str | None, captures: Mapping[int, Capture], symbols: Symbols) 
         asked.append({"pc": one.pc, "registers": one.registers, "stack": one.stack.hex(), "pages": pages})
     files = [(file.path, file.debug) for file in numbers]
     data = json.dumps({"files": files, "captures": asked}).encode()
-    said = readers.ask(_READER, path, _SECONDS, data=data)
+    said = readers.ask(_READER, path, _SECONDS, data=data, deadline=deadline)
     try:
         stacks = json.loads(said.output) if said.status == 0 else []
     except ValueError:
