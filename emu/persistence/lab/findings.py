@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.explore import FIRST_FAILURE, Exploration, Interrupted, Recovery, Result, Verdict
@@ -14,6 +15,7 @@ from emu.persistence.lab.naming import (
     ATOMICITY,
     MISSING_FENCE,
     MISSING_FLUSH,
+    MISSING_FSYNC,
     MISSING_MAP_SYNC,
     ORDERING,
     PERSISTED_LOCK,
@@ -22,6 +24,8 @@ from emu.persistence.lab.naming import (
     TORN,
     UNEXPLAINED,
     Cause,
+    Lacking,
+    LookForSync,
     Namer,
 )
 from emu.persistence.lab.nested import InRecovery, Second, second_failure
@@ -35,6 +39,7 @@ __all__ = [
     "ATOMICITY",
     "MISSING_FENCE",
     "MISSING_FLUSH",
+    "MISSING_FSYNC",
     "MISSING_MAP_SYNC",
     "ORDERING",
     "PERSISTED_LOCK",
@@ -110,7 +115,8 @@ def with_promises(failures: Sequence[Failure], unkept: Sequence[Failure], events
 class Analyst:
     """Explains the failures of one exploration by running recovery on chosen memories, for at most ``seconds`` of
     processor time, and until ``deadline``; ``machine`` is where it runs (see ``Memories``). Power failed from event
-    ``first`` on.
+    ``first`` on. Of a Linux guest ``unsynced`` knows what the kernel had not written yet; the processor time that it
+    takes does not count.
 
     What failed first is explained first, from nothing but what recovery reads then. So its cause is the same whether
     or not anything else was explored, and a run that stops at the first failure names the first cause of a whole one.
@@ -128,6 +134,7 @@ class Analyst:
         deadline: Deadline = NEVER,
         first: int = 0,
         machine: Budgeted | None = None,
+        unsynced: LookForSync | None = None,
     ) -> None:
         self._exploration = exploration
         self._timeline = timeline
@@ -136,13 +143,18 @@ class Analyst:
         self._patience = Patience(seconds, deadline)
         self._machine = machine
         self._memories = Memories(exploration, events, initial, recovery, self._patience.check, machine)
-        self._namer = Namer(timeline, events, initial, self._memories, first=first)
+        look = None if unsynced is None else partial(self._look_for_sync, unsynced)
+        self._namer = Namer(timeline, events, initial, self._memories, first=first, unsynced=look)
         self._recovery = recovery
         self._first: Found[Failure] | None = None
         self._nested: dict[tuple[object, ...], Found[Failure]] = {}
         self._found: dict[tuple[object, ...], Found[Failure]] = {}
         self._explained: set[tuple[Read, ...]] = set()
         self.unexplained = ""
+
+    def _look_for_sync(self, look: LookForSync, crash: int, path: tuple[Read, ...]) -> Lacking | None:
+        with self._patience.suspended():
+            return look(crash, path)
 
     def explain(self) -> list[Failure]:
         """One ``Failure`` for each cause: that of what failed first, then the earliest crash point first.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from emu.persistence.lab.deadline import NEVER, Deadline
@@ -30,6 +31,15 @@ class Patience:
         self._seconds = seconds
         self._until = time.thread_time() + seconds
         self._deadline = deadline
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """What is done meanwhile takes nothing of it."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            self._until += time.thread_time() - began
 
     def check(self) -> None:
         if time.thread_time() > self._until or not self._deadline.left:
