@@ -34,6 +34,7 @@ UNEXPLAINED = "unexplained"
 
 _LOOK_BACK = 64
 _POINTS_BACK = 256
+_STEPS_OF_A_POINT = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Namer:
         self._memories = memories
         self._end = memories.end
         points = frozenset(point.event for point in timeline.points)
-        self.editor = Editor(events, timeline.rules, initial, points, memories.check)
+        self.editor = Editor(events, timeline.rules, initial, points, memories.patience.spend)
         self._before = first - 1
         self._late_ones: dict[tuple[object, ...], tuple[str, int | None]] = {}
 
@@ -110,6 +111,7 @@ class Namer:
         What fails in the same way behind such a point is the same failure; before it, it is another one.
         """
         for earlier in range(point - 1, max(-1, point - _POINTS_BACK), -1):
+            self._memories.patience.spend(_STEPS_OF_A_POINT)
             if CrashState.at(self._timeline, earlier, self._initial).after(path) is None:
                 return self._timeline.points[earlier].event
         return self._before if point < _POINTS_BACK else self._timeline.points[point - _POINTS_BACK].event

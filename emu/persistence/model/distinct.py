@@ -13,7 +13,6 @@ only their number matters for the cells that follow.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
@@ -22,6 +21,8 @@ from emu.persistence.model.timeline import Timeline
 
 _MOST_CONTENTS = 1 << 16
 _MOST_CLASSES = 1 << 18
+_MOST_STEPS = 10_000_000  # of about a microsecond
+_STEPS_OF_A_STATE = 10
 
 Contents = frozenset[tuple[int, ...]]
 """What a cell can hold at one crash point."""
@@ -31,19 +32,21 @@ class _TooMany(Exception):
     pass
 
 
-def count_distinct(timeline: Timeline, initial: Initial, *, seconds: float = 10.0) -> int | None:
-    """The number of different memories; None when finding it would take too long."""
+def count_distinct(timeline: Timeline, initial: Initial, *, steps: int = _MOST_STEPS) -> int | None:
+    """The number of different memories; None when finding it would take more ``steps``: counted, so that the answer is
+    the same on every host.
+    """
     try:
-        return _Count(timeline, initial, time.monotonic() + seconds).total()
+        return _Count(timeline, initial, steps).total()
     except _TooMany:
         return None
 
 
 class _Count:
-    def __init__(self, timeline: Timeline, initial: Initial, deadline: float) -> None:
+    def __init__(self, timeline: Timeline, initial: Initial, steps: int) -> None:
         self._timeline = timeline
         self._initial = initial
-        self._deadline = deadline
+        self._steps_left = steps
         self._now: list[Contents] = []  # of each cell, at the crash point that is being looked at
         self._changes: list[dict[int, Contents]] = [{} for _ in timeline.points]
         self._returning: set[int] = set()  # cells of which a content is allowed again after it was not
@@ -72,17 +75,17 @@ class _Count:
             raise _TooMany
         found = set()
         state = CrashState.at(self._timeline, point, self._initial)
-        self._check()
+        self._spend(_STEPS_OF_A_STATE)
         for values, _ in possible_values(state, [(unit, FULL) for unit in units]):
             found.add(values)
             if len(found) > _MOST_CONTENTS:
                 raise _TooMany
-            if len(found) % 256 == 0:
-                self._check()
+            self._spend(_STEPS_OF_A_STATE * len(units))
         return frozenset(found)
 
-    def _check(self) -> None:
-        if time.monotonic() > self._deadline:
+    def _spend(self, steps: int) -> None:
+        self._steps_left -= steps
+        if self._steps_left < 0:
             raise _TooMany
 
     def total(self) -> int:
@@ -122,7 +125,7 @@ class _Count:
                     left[cell] = both
                     if not count:
                         return
-            self._check()
+            self._spend(1 + len(self._changes[last]))
             yield last, count
 
     def _others(self, first: int, last: int, count: int) -> int:
@@ -136,13 +139,13 @@ class _Count:
         for cell in changed:
             by_points = self._by_points(cell, first, last)
             merged: dict[int, int] = {}
+            self._spend(len(classes) * len(by_points))
             for before, count in classes.items():
                 for points, contents in by_points.items():
                     if both := before & points:
                         merged[both] = merged.get(both, 0) + count * contents
             if len(merged) > _MOST_CLASSES:
                 raise _TooMany
-            self._check()
             classes = merged
         return same * sum(classes.values())
 
