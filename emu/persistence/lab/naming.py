@@ -35,6 +35,7 @@ UNEXPLAINED = "unexplained"
 _LOOK_BACK = 64
 _POINTS_BACK = 256
 _STEPS_OF_A_POINT = 60
+_LATER_STORE = "a later store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +226,15 @@ class Namer:
         key = (kind, *map(self.place, scene.lost))
         if key not in self._late_ones:
             persisted = self._later(scene)
-            told = persisted is not None and isinstance(self._events[persisted], Told)
-            self._late_ones[key] = why("what was printed" if told else "a later store"), persisted
+            self._late_ones[key] = why(self._later_event(persisted)), persisted
         text, persisted = self._late_ones[key]
         return Cause(kind, text, scene.lost, persisted, repair)
+
+    def _later_event(self, number: int | None) -> str:
+        event = None if number is None else self._events[number]
+        if not isinstance(event, Told):
+            return _LATER_STORE
+        return "what was printed" if event.printed else f'"{event.text.decode()}"'
 
     def _why_no_fence(self, scene: Scene, later: str) -> str:
         number, store = next((n, event) for n in scene.lost if isinstance(event := self._events[n], Store))
@@ -247,7 +253,8 @@ class Namer:
             early = self.editor.flushed_before(root.event, line)
             hint = "; its line was flushed before the store, which is too early" if early else ""
             return f"the line of the store is never flushed after it{hint}"
-        return f"the line of the store is flushed only after {later}, which persisted without it"
+        without = ", which persisted without it" if later == _LATER_STORE else ""
+        return f"the line of the store is flushed only after {later}{without}"
 
     def _torn(self, scene: Scene) -> Cause | None:
         """A part of a store persisted without the others."""
