@@ -83,6 +83,19 @@ static struct {
     const char *(*describe)(int error);
 } library;
 
+/*
+ * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
+ * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
+ * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
+ * `debugging`: count blocks and look for where a debugger stops.
+ */
+typedef union {
+    volatile uint64_t any;
+    struct {
+        volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing, debugging;
+    };
+} emu_attention;
+
 /* How long the block is that began at a linear address, with what decides how it is translated, and its code's sum. */
 typedef struct { uint64_t address, mode, sum; uint32_t size; } known_block;
 
@@ -166,18 +179,7 @@ typedef struct emu_engine {
     bool passing;
     uint64_t passed, passed_before;
     uint32_t passed_reason, passed_before_reason;
-    /*
-     * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
-     * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
-     * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
-     * `debugging`: count blocks and look for where a debugger stops.
-     */
-    union {
-        volatile uint64_t any;
-        struct {
-            volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing, debugging;
-        };
-    } attention;
+    emu_attention attention;
 } emu_engine;
 
 uint64_t emu_register_read(void *owner, uint64_t gpa, int size);
@@ -439,7 +441,7 @@ static bool is_due(emu_engine *e, uint64_t address, bool within)
  * that another thread asks for may be taken anywhere; it lets pass a block that begins inside the one before, which may
  * be the rest of a block that overwrote itself.
  */
-static bool announce(emu_engine *e, uint64_t address, uint32_t size)
+static __attribute__((noinline)) bool announce(emu_engine *e, uint64_t address, uint32_t size)
 {
     bool again = e->attention.again && address == e->last_block, within;
     uint32_t length = size;
@@ -482,10 +484,17 @@ static bool announce(emu_engine *e, uint64_t address, uint32_t size)
  */
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
+    static const emu_attention only_idle = {.idle = 1};
     emu_engine *e = user;
+    uint64_t attention = e->attention.any;
     bool begins = true;
     (void)uc;
-    if (__builtin_expect(e->attention.any != 0, 0) && !is_passed_quickly(e, address, size))
+    if (attention == only_idle.any && !e->held) { /* a recovery: its blocks are counted, and nobody looks at the clock */
+        e->same = address == e->last_block;
+        e->last_block = address;
+        e->last_size = size;
+        e->deferred = false;
+    } else if (__builtin_expect(attention != 0, 0) && !is_passed_quickly(e, address, size))
         begins = announce(e, address, size);
     else {
         e->last_block = address;

@@ -294,6 +294,7 @@ static inline bool is_passed_quickly(emu_engine *e, uint64_t address, uint32_t s
         e->until < next + BLOCK || (e->counting && e->time + size >= e->deadline) ||
         breakpoint_between(e, address - 1, address + size, &last))
         return false;
+    e->deferred = false;
     e->before = e->begun;
     e->begun = e->place = next;
     return true;
