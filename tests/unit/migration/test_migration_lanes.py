@@ -285,7 +285,7 @@ def test_strangers_at_the_door_of_the_lanes_are_sent_away(pair: Pair, tmp_path: 
         if number == 1:
             probe = connected(door)
             probe.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            forger = hello(door, struct.pack("<16sH", b"guessed", 0))
+            forger = hello(door, struct.pack("<16sH", b"guessed", 1))
             second = hello(door, b"", FrameType.ZEROS)
             strangers.extend((connected(door), probe, forger, second))
         return connected(door)
