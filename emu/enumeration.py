@@ -2,7 +2,7 @@
 
 To a type checker these are ``enum``'s. That one takes a tenth of a millisecond or more for each enumeration, and what a
 guest run imports has thirty. Here a member is an ordinary instance with a ``name`` and a ``value``, found by
-``Kind(value)`` and ``Kind["NAME"]``; an enumeration is iterated over and has a length, and members are pickled and
+``Kind(value)`` and ``Kind["NAME"]``; an enumeration is a collection of them, and members are pickled and
 copied as themselves. What there is not: ``_missing_`` and its kin, functions that make enumerations, and members for
 flags put together, which are plain numbers.
 """
@@ -53,6 +53,9 @@ else:
 
         def __len__(cls):
             return len(cls._by_value)
+
+        def __contains__(cls, member):
+            return isinstance(member, cls) or member in cls._by_value
 
         def __setattr__(cls, name, value):
             if name in cls.__dict__["_members"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import copy
 import enum
 import json
@@ -64,13 +65,16 @@ EXPRESSIONS = """
 json.dumps([Number.TWO, Word.NO, {"k": Number.ONE}])
 [copy.copy(m) is m and copy.deepcopy([m])[0] is m for m in (Kind.FIRST, Number.TWO, Word.NO)]
 [Word.YES.upper(), Number.TWO.bit_length(), bool(Kind.FIRST)]
-["yes" in list(Word), Kind.FIRST in list(Kind)]
+["yes" in list(Word), Kind.FIRST in Kind, Word.NO in Word, isinstance(Kind, collections.abc.Collection)]
 """.strip().splitlines()
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_an_expression_says_the_same_of_both(expression: str) -> None:
-    ours, theirs = (eval(expression, {"json": json, "copy": copy, **vars(kinds(of))}) for of in (enumeration, enum))
+    ours, theirs = (
+        eval(expression, {"json": json, "copy": copy, "collections": collections, **vars(kinds(of))})
+        for of in (enumeration, enum)
+    )
     assert ours == theirs
 
 
