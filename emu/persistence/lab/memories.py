@@ -25,7 +25,7 @@ class GaveUp(Exception):
 
 
 class Patience:
-    """Ends an analysis that takes more than ``limit`` steps, or comes to the ``deadline``. Steps are counted, not timed,
+    """Ends an analysis after more than ``limit`` steps, or at the ``deadline``. Steps are counted, not timed,
     so the same analysis ends at the same place on every host, however busy. A step is about a microsecond: what takes
     it longer counts as several.
     """
