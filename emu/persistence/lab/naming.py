@@ -37,6 +37,8 @@ UNEXPLAINED = "unexplained"
 
 _LOOK_BACK = 64
 _POINTS_BACK = 256
+_STEPS_OF_A_POINT = 60
+_LATER_STORE = "a later store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Namer:
         self._unsynced = unsynced
         self._end = memories.end
         points = frozenset(point.event for point in timeline.points)
-        self.editor = Editor(events, timeline.rules, initial, points, memories.check)
+        self.editor = Editor(events, timeline.rules, initial, points, memories.patience.spend)
         self._before = first - 1
         self._late_ones: dict[tuple[object, ...], tuple[str, int | None]] = {}
 
@@ -130,6 +132,7 @@ class Namer:
         What fails in the same way behind such a point is the same failure; before it, it is another one.
         """
         for earlier in range(point - 1, max(-1, point - _POINTS_BACK), -1):
+            self._memories.patience.spend(_STEPS_OF_A_POINT)
             if CrashState.at(self._timeline, earlier, self._initial).after(path) is None:
                 return self._timeline.points[earlier].event
         return self._before if point < _POINTS_BACK else self._timeline.points[point - _POINTS_BACK].event
@@ -273,10 +276,15 @@ class Namer:
         key = (kind, *map(self.place, scene.lost))
         if key not in self._late_ones:
             persisted = self._later(scene)
-            told = persisted is not None and isinstance(self._events[persisted], Told)
-            self._late_ones[key] = why("what was printed" if told else "a later store"), persisted
+            self._late_ones[key] = why(self._later_event(persisted)), persisted
         text, persisted = self._late_ones[key]
         return Cause(kind, text, scene.lost, persisted, repair)
+
+    def _later_event(self, number: int | None) -> str:
+        event = None if number is None else self._events[number]
+        if not isinstance(event, Told):
+            return _LATER_STORE
+        return "what was printed" if event.printed else f'"{event.text.decode()}"'
 
     def _why_no_fence(self, scene: Scene, later: str) -> str:
         number, store = next((n, event) for n in scene.lost if isinstance(event := self._events[n], Store))
@@ -295,7 +303,8 @@ class Namer:
             early = self.editor.flushed_before(root.event, line)
             hint = "; its line was flushed before the store, which is too early" if early else ""
             return f"the line of the store is never flushed after it{hint}"
-        return f"the line of the store is flushed only after {later}, which persisted without it"
+        without = ", which persisted without it" if later == _LATER_STORE else ""
+        return f"the line of the store is flushed only after {later}{without}"
 
     def _torn(self, scene: Scene) -> Cause | None:
         """A part of a store persisted without the others."""
