@@ -247,6 +247,11 @@ def is_uuid(text: str) -> bool:
     return list(map(len, parts)) == [8, 4, 4, 4, 12] and set("".join(parts)) <= set("0123456789abcdefABCDEF")
 
 
+def module_texts(initrd: str) -> list[str]:
+    """What QEMU's ``-initrd`` lists for a Multiboot image: "FILE TEXT,FILE TEXT" with ",," for a comma in one."""
+    return [text.replace("\0", ",") for text in initrd.replace(",,", "\0").split(",")]
+
+
 class MachineConfig(Record, kw_only=True):
     """A whole machine. ``image`` None means none yet (a machine that waits for an incoming migration).
 

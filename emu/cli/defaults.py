@@ -71,9 +71,10 @@ def _counts(name: str) -> bool:
 
 
 def _read(name: str) -> bytes:
+    from emu.host.inputs import read_whole
+
     try:
-        with open(name, "rb") as file:  # noqa: PTH123 - as above
-            return file.read(_LARGEST)
+        return read_whole(name, _LARGEST)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = getattr(error, "strerror", None) or "not a name of a file"
         raise HostError(f"{name}: {why}", "give another with --config FILE, or --config none") from None

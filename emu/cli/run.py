@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     config, how = configuration(options), run_options(options)
     targets = ("stdio" if options.serial is None else options.serial, options.debugcon)
     into = [target.removeprefix(characters.FILE) for target in targets if target.startswith(characters.FILE)]
-    claims = _claims(config, how, into)
+    claims = _claims(config, how, into, options.defaults)
     cut = _power_cut(options, config, how)
     began = time.monotonic()
     serial = _capture() if options.json else None
@@ -199,10 +199,10 @@ def _capture() -> Capture:
     return Capture()
 
 
-def _claims(config: MachineConfig, how: RunOptions, into: list[str]) -> Claims | None:
+def _claims(config: MachineConfig, how: RunOptions, into: list[str], defaults: str) -> Claims | None:
     """The files of this run; None when nothing is written that could be one of its inputs.
 
-    ``into`` are the files that the guest's output goes to.
+    ``into`` are the files that the guest's output goes to, ``defaults`` is the one that options came from, if any.
     """
     if not into and not any(stat.S_ISREG(os.fstat(stream).st_mode) for stream in (1, 2)):
         return None
@@ -211,6 +211,8 @@ def _claims(config: MachineConfig, how: RunOptions, into: list[str]) -> Claims |
     claims = claims_of(config)
     if how.incoming is not None and how.incoming.startswith(characters.FILE):
         claims.reads(how.incoming.removeprefix(characters.FILE), "the snapshot")
+    if defaults:
+        claims.reads(defaults, "the defaults in")
     claims.writes_standard_streams()
     return claims
 

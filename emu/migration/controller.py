@@ -12,7 +12,7 @@ from typing import Any
 
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, HostError, UsageError
-from emu.host.claims import Claims, claims_of
+from emu.host.claims import Claims, claims_of_machine
 from emu.host.sockets import Listener, SocketAddress
 from emu.machine import Machine, RunState
 from emu.migration import uri as addresses
@@ -264,13 +264,8 @@ class MigrationControl:
 
     def _claims(self) -> Claims:
         """The files of the machine: none of them may become a snapshot of it."""
-        claims = claims_of(self._machine.config)
-        for backend in self._machine.backends:
-            if backend.config.path is not None:
-                claims.reads(backend.config.path, "the file of memory that is plugged", memory=True)
-        for output in self._outputs:
-            claims.changes(output, "the guest's output")
-        return claims
+        memory = (backend.config.path for backend in self._machine.backends)
+        return claims_of_machine(self._machine.config, memory, self._outputs)
 
     def _gone_to(self) -> str:
         """Where the machine was handed over to, or nothing; true from the moment at which a client can learn of it."""
