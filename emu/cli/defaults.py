@@ -7,7 +7,6 @@ command line says wins. Where there is no such file, this costs a look at two na
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -41,6 +40,8 @@ class Applied(NamedTuple):
 
 
 def _is_about(what: str, word: str) -> bool:
+    import re  # a run without a mistake does without
+
     if word.startswith("-"):
         option, _, value = word.partition("=")
         if re.search(rf"(?<![\w-])--?{re.escape(option.lstrip('-'))}(?![\w-])", what):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import stat
 import time
 from functools import partial
@@ -13,6 +12,7 @@ from emu.api.threads import in_thread
 from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
+from emu.cli.signals import signal
 from emu.config import MachineConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, Status, UsageError
@@ -313,12 +313,12 @@ def _drive(machine: Machine, timeout: float | None) -> Exit:
     """Run the machine in a thread of its own, so that this one can take the signals that end it."""
 
     def interrupted(number: int, _frame: object) -> None:
-        machine.end(ExitRequest("interrupted", Status.INTERRUPTED, None, signal.Signals(number).name))
+        machine.end(ExitRequest("interrupted", Status.INTERRUPTED, None, signals.name(number)))
 
     before = {
         number: signal.signal(number, interrupted)
         for number in signals.ENDING
-        if signal.getsignal(number) is not signal.SIG_IGN  # nohup, or a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN  # nohup, or a shell's background job
     }
     try:
         return in_thread(lambda: machine.run(timeout), name="cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.report import debug_info
@@ -16,6 +17,20 @@ class Place:
 
     symbol: str = ""
     source: str = ""
+
+
+class CodeFile(NamedTuple):
+    """A file of code, by its path, and the one that has its names: itself or, where it is stripped, a separate one."""
+
+    path: str
+    debug: str
+
+
+class CodeAt(NamedTuple):
+    """Where in which file code is from: ``address`` is that which the file's symbols use."""
+
+    file: CodeFile
+    address: int
 
 
 @dataclass(slots=True)
@@ -37,6 +52,14 @@ class Symbols:
         if at >= 0:
             source = self._lines[at][1]
         return Place(symbol, source)
+
+    def page(self, content: bytes) -> CodeAt | None:
+        """Where a page of code with this content is from; None for a guest that is one image."""
+        return None
+
+    def find_in(self, code: CodeAt) -> Place:
+        """What is there, in a file that ``page`` has named."""
+        return Place()
 
 
 def load_symbols(path: str | None, deadline: Deadline = NEVER) -> Symbols:
