@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from qmp_machine import Client, Emu, QmpFailure
 
 from emu import board
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.errors import EmuError
 from emu.guest import images
 from emu.machine import Machine
 from emu.persistence.lab.workload import record
@@ -46,6 +48,40 @@ def program(turns: int) -> bytes:
     return SET_UP + LOOP + turns.to_bytes(4, "little") + REST
 
 
+# What a system call does first in a random guest: clocks, waits, devices, stores of several kinds, the x87, flags. RBX
+# is the NVDIMM, R14 a sum of all that was seen; RAX, RDX, RSI, RDI and R8 to R10 are free.
+PIECES = [bytes.fromhex(code) for code in (
+    "0f31 4901c6",  # rdtsc; add r14, rax
+    "e440 4901c6",  # in al, 40h (the PIT's counter); add r14, rax
+    "b000 e670 e471 4901c6",  # seconds of the RTC
+    "b00a e620 e420 4901c6",  # requests that wait at the PIC
+    "fb f4",  # sti; hlt
+    "4c89b300020000 660faeb300020000 0faef8",  # mov [rbx + 200h], r14; clwb; sfence
+    "4d89f0 4c0fc3b340020000",  # movnti [rbx + 240h], r14
+    "f04c0fc18380020000",  # lock xadd [rbx + 280h], r8
+    "488dbbc0020000 b90d000000 f3aa",  # lea rdi, [rbx + 2c0h]; mov ecx, 13; rep stosb
+    "d9eb dd9b00030000 9b",  # fldpi; fstp qword [rbx + 300h]; fwait
+    "9c 58 4901c6 50 9d",  # pushf; pop rax; add r14, rax; push rax; popf
+    "41f6c601 7403 49ffc6",  # test r14b, 1; jz 1f; inc r14; 1:
+    "0fa2",  # cpuid, of whatever
+    "e680",  # out 80h, al
+)]  # fmt: skip
+
+
+def random_program(random: Random, turns: int) -> bytes:
+    """A guest whose system calls are made of PIECES. CPUID and REP change RBX and RCX, which it needs."""
+    pieces = [random.choice(PIECES) for _ in range(random.randint(1, 12))]
+    code = bytes.fromhex("5351") + b"".join(pieces) + bytes.fromhex("595b")  # push rbx; push rcx; ...
+    if pieces.count(PIECES[12]):
+        code = code.replace(PIECES[12], b"\x53" + PIECES[12] + b"\x5b")
+    start = bytearray(SET_UP)
+    for place in (b"\x48\x8d\x05\xf1\0\0\0", b"\x48\x8d\x05\xdc\0\0\0"):  # where `tick` and the IDT's address are
+        at = start.index(place) + 3
+        start[at : at + 4] = (place[3] + len(code)).to_bytes(4, "little")
+    entry = REST.index(bytes.fromhex("4901ce4989cb"))
+    return bytes(start) + LOOP + turns.to_bytes(4, "little") + REST[:entry] + code + REST[entry:]
+
+
 def configured(folder: Path, image: str) -> MachineConfig:
     backend = BackendConfig(id="m", kind=BackendKind.RAM, size=2 * MIB)
     return MachineConfig(image=image, slots=1, nvdimms=(NvdimmConfig(backend=backend),), ram_size=16 * MIB)
@@ -65,7 +101,8 @@ def outcome(config: MachineConfig, disturb: Callable[[Machine], None]) -> tuple[
         ended = machine.run(WAIT_S)
         thread.join()
         # How far the clock has looked is no matter of the guest's: it looks whenever the machine stands still.
-        machine.devices["rtc"].catch_up(machine.cpu.now())  # type: ignore[attr-defined]
+        for clock in ("rtc", "pit"):
+            machine.devices[clock].catch_up(machine.cpu.now())  # type: ignore[attr-defined]
         memory = [machine.memory.read(region.gpa, region.size) for region in machine.memory.regions]
         return ended, machine.cpu.now(), machine.cpu.registers(), machine.save(), memory
 
@@ -90,6 +127,35 @@ def test_a_hundred_disturbed_runs_are_like_one_that_is_left_alone(guest: Machine
 
         assert outcome(guest, disturb) == plain, f"run {seed}"
         seed += 1
+
+
+def bother(machine: Machine, random: Random) -> None:
+    """Stop, ask and let go at random, as an operator's tools do."""
+    while machine.exit is None:
+        kind = random.randrange(4)
+        if kind == 0:
+            machine.pause()
+            time.sleep(random.random() * 0.0005)
+            machine.resume()
+        elif kind == 1:
+            with contextlib.suppress(EmuError):  # it has ended
+                machine.call(machine.cpu.registers)
+        elif kind == 2:
+            machine.cpu.request_stop()
+        time.sleep(random.random() * 0.001)
+
+
+@pytest.mark.fuzz
+def test_random_guests_do_not_notice_that_they_are_watched(tmp_path: Path) -> None:
+    for seed in range(times(4)):
+        random = Random(seed)
+        path = tmp_path / f"{seed}.bin"
+        path.write_bytes(random_program(random, 300))
+        config = configured(tmp_path, str(path))
+        plain = outcome(config, lambda machine: None)
+        assert plain[0].reason == "halt", seed
+        for _ in range(times(4)):
+            assert outcome(config, lambda machine, random=random: bother(machine, random)) == plain, f"guest {seed}"
 
 
 def test_a_stop_in_every_block_changes_nothing(guest: MachineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
