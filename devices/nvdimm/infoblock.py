@@ -78,10 +78,15 @@ def overhead(start: int) -> int:
 
 def read(raw: bytes, parent: UUID) -> InfoBlock | None:
     """The valid info block in ``raw`` (``SIZE`` bytes) of the namespace with the label ``parent``, None without one."""
-    if raw[:16] not in _SIGNATURES.values() or len(raw) != SIZE:
+    if not is_meant(raw) or len(raw) != SIZE:
         return None
     block = InfoBlock.unpack_from(raw)
     return block if block == _with_checksum(block) and block.parent_uuid == parent else None
+
+
+def is_meant(raw: bytes) -> bool:
+    """Whether ``raw`` begins as an info block does, valid or not."""
+    return raw[:16] in _SIGNATURES.values()
 
 
 def _with_checksum(block: InfoBlock) -> InfoBlock:

@@ -71,6 +71,8 @@ def build(plan: Plan, modules: Modules) -> bytes:
     for command in plan.commands.values():
         for program in command.programs:
             closure.program(program)
+        for path in command.named:
+            closure.optional(path)
     if Role.EXEC in plan.commands and plan.input is Input.TERMINAL:
         _add_tools(closure)
     for text in plan.added:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,6 +90,8 @@ def release_of(path: str) -> str:
     from emu.boot.elf import MAGIC
 
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise UsageError(f"{path} is not a Linux kernel, but a FIFO", _X86_64)
         with open(path, "rb") as file:
             head = file.read(_HEAD)
             if is_linux(head):

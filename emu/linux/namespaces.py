@@ -25,6 +25,8 @@ from emu.devices.nvdimm.index import LabelError, Version
 from emu.devices.nvdimm.labels import BytesLabels, LabelArea, initialise, is_blank
 from emu.devices.nvdimm.namespace import Mode, Namespace, mode_of
 from emu.errors import HostError, UsageError
+from emu.linux import superblocks
+from emu.linux.superblocks import Read
 from emu.memory import open_backend
 from emu.memory.mapping import Mapping
 from emu.units import KIB, MIB, PAGE, align_down, human_size
@@ -36,8 +38,6 @@ _CHUNK = 4 * MIB
 _EPOCH = "946684800"
 """2000-01-01, when emu's machines are turned on: a file system is no younger than its first mount."""
 _MKFS_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-
-Read = Callable[[int, int], bytes]
 
 
 class FileSystem(enum.StrEnum):
@@ -200,9 +200,11 @@ class Planner:
                 self._agree(name, FileSystem.DEVDAX)
                 return step._replace(use=FileSystem.DEVDAX)
             data_at = step.base + block.data_offset
-            found = _file_system(read, data_at)
-            if found is not None:
+            kind = superblocks.kind_of(read, data_at)
+            if kind is not None:
+                found = FileSystem(kind)
                 self._agree(name, found)
+                superblocks.check(kind, read, data_at, step.base + step.size - data_at, name)
                 return step._replace(use=found)
         # An info block, of ours or of ndctl's, is no reason to keep off: what is behind it must be blank.
         if not is_zero(step.base if block is None else data_at, step.base + step.size):
@@ -229,11 +231,16 @@ class Planner:
             )
 
     def _refuse_unknown(self, name: str, step: Step, read: Read) -> None:
-        raw = _file_system(read, step.base)
+        raw = superblocks.kind_of(read, step.base)
         if raw is not None:
             raise UsageError(
                 f"{name}: {raw} lies directly on a raw namespace, where Linux has no DAX",
                 "take a blank file, or give --fs none and mount it yourself",
+            )
+        if infoblock.is_meant(read(step.base + infoblock.OFFSET, infoblock.SIZE)):
+            raise UsageError(
+                f"{name}: its info block is damaged, or does not belong to the namespace's label",
+                "'emu label list' shows the label; --fs none leaves it alone",
             )
         other = next((what for at, magic, what in _OTHERS if read(step.base + at, len(magic)) == magic), None)
         raise UsageError(
@@ -272,13 +279,6 @@ def _mkfs(use: FileSystem) -> str:
             return str(Path(folder, tool))
     remedy = f"install the package {_PACKAGES[use]}, or give --fs devdax or --fs none"
     raise HostError(f"{tool}, which makes the file system, is not on this host", remedy)
-
-
-def _file_system(read: Read, at: int) -> FileSystem | None:
-    """Which file system begins at ``at``, by its magic number."""
-    if read(at + KIB + 0x38, 2) == b"\x53\xef":
-        return FileSystem.EXT4
-    return FileSystem.XFS if read(at, 4) == b"XFSB" else None
 
 
 def _is_absent(path: str | None) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from emu.errors import UsageError
+from emu.linux import shell as shells
 from emu.linux.cpio import Tree
 from emu.units import MIB
 
@@ -34,7 +35,6 @@ _MOST_SCRIPTS = 5
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _EXECUTABLE, _SHARED = 2, 3
 ARCHITECTURES = {3: "i386", 40: "ARM", 183: "AArch64", 243: "RISC-V", 21: "PowerPC", 22: "S/390", 8: "MIPS"}
-_SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh", "busybox"))
 _SHELL_SIGNS = set("|&;<>()$`*?[]{}~#\n=!")
 
 
@@ -114,6 +114,21 @@ def check_program(data: bytes, name: str) -> None:
         raise UsageError(f"{name}: the ELF file is damaged or cut short", "build or copy it again")
 
 
+def check_interpreters(data: bytes, name: str) -> None:
+    """UsageError for a script whose interpreter is a script, and so on, more often than Linux follows, or for ever."""
+    first = name
+    for _ in range(_MOST_SCRIPTS + 1):
+        words = _script_words(data) if data.startswith(b"#!") else []
+        if not words:
+            return
+        name = words[0]
+        data, _executable = read_file(name)
+    raise UsageError(
+        f"{first}: its '#!' leads from script to script, more than {_MOST_SCRIPTS} times or in a circle",
+        "let it name a program, such as #!/bin/sh",
+    )
+
+
 def _script_words(data: bytes) -> list[str]:
     return os.fsdecode(data[2 : data.find(b"\n") if b"\n" in data else len(data)]).split()
 
@@ -156,13 +171,22 @@ class Closure:
         data, executable = read_file(path)
         check_program(data, path)
         self._put(os.path.abspath(path), None, data, executable)
+        check_interpreters(data, path)
         if path in self._scripts or not data.startswith(b"#!"):
             return
         self._scripts.add(path)
-        if any(posixpath.basename(word) in _SHELLS for word in _script_words(data)[:2]):
-            for word, found in named_programs(re.sub(r"(?m)(^|\s)#.*$", "", os.fsdecode(data))).items():
-                with contextlib.suppress(UsageError):  # the script may do without it
-                    (self.program if "/" in word else self.add)(found)
+        if any(posixpath.basename(word) in shells.SHELLS for word in _script_words(data)[:2]):
+            found = shells.programs_of(os.fsdecode(data), _program_or_none)
+            for program in (*found.run.values(), *found.named.values()):
+                self.optional(program)
+
+    def optional(self, path: str) -> None:
+        """What a command's words name and may do without, or may take as data: with what it needs if that is there."""
+        try:
+            self.program(path)
+        except UsageError:
+            with contextlib.suppress(UsageError):
+                self.add(path)
 
     def _add_member(self, path: str, place: str) -> None:
         if os.path.islink(path) and not os.path.exists(path):
@@ -336,16 +360,18 @@ def _in_path(name: str) -> str | None:
 
 
 class Command(NamedTuple):
-    """What the guest executes, and the programs of the host that it takes for that."""
+    """What the guest executes; the programs of the host that it takes for that; and those that its words name by a
+    path, which it may execute too or only read."""
 
     arguments: tuple[str, ...]
     programs: tuple[str, ...]
+    named: tuple[str, ...] = ()
 
 
 def command(text: str, option: str) -> Command:
     """What ``text`` means: the words of one program, or, when it has signs of a shell in it, a line for ``sh``.
 
-    The programs of a shell's line are those of its words that name one; others come with ``--add``.
+    The programs are those that it runs (``shell.programs_of``); others come with ``--add``.
     """
     try:
         words = shlex.split(text)
@@ -355,28 +381,16 @@ def command(text: str, option: str) -> Command:
         raise UsageError(f"{option}: the command is empty", f"write {option} 'COMMAND'")
     if "\0" in text:
         raise UsageError(f"{option}: the command has a zero byte in it", "leave it away")
-    if not _SHELL_SIGNS & set(text) and words[0] not in _SHELL_WORDS:
+    found = shells.programs_of(text, _program_or_none)
+    run, named = (tuple(dict.fromkeys(paths.values())) for paths in found)
+    if not _SHELL_SIGNS & set(text) and words[0] not in shells.WORDS:
         program = find_program(words[0])
-        return Command((program, *words[1:]), (program,))
+        return Command((program, *words[1:]), tuple(dict.fromkeys((program, *run))), named)
     shell = _find_shell("sh", "busybox")  # busybox would run its own tools instead of the host's programs
     first = re.match(r"\s*([\w.+-]*/[\w./+-]+)(?=[\s;|&<>]|$)", text)
     if first is not None:
         find_program(first[1])  # refuses here what the shell would not find in the guest
-    return Command((*_as_shell(shell), "-c", text), (shell, *dict.fromkeys(named_programs(text).values())))
-
-
-def named_programs(text: str) -> dict[str, str]:
-    """The programs of the host that words of a shell's ``text`` name, by the word."""
-    words = (word for word in re.findall(r"[\w./+-]+", text) if word not in _SHELL_WORDS)
-    return {word: found for word in words if (found := _program_or_none(word)) is not None}
-
-
-# Reserved words and what every shell does by itself (POSIX.1-2017, XCU 2.4 and 2.14).
-_SHELL_WORDS = frozenset(
-    ("!", "{", "}", "case", "do", "done", "elif", "else", "esac", "fi", "for", "if", "in", "then", "until", "while",
-     ".", ":", "break", "cd", "continue", "echo", "eval", "exec", "exit", "export", "false", "printf", "pwd", "read",
-     "return", "set", "shift", "test", "times", "trap", "true", "type", "umask", "unset", "wait", "["),
-)  # fmt: skip
+    return Command((*_as_shell(shell), "-c", text), tuple(dict.fromkeys((shell, *run))), named)
 
 
 def _program_or_none(word: str) -> str | None:

@@ -157,17 +157,16 @@ class Analyst:
             if failing and failing[0] is not first:
                 self._explain_all(failing)
         except GaveUp as end:
-            self._say_unexplained(failing, f"given up {end}")
+            self._say_unexplained(failing, str(end))
         except Interrupted:
-            self._say_unexplained(failing, "interrupted")
+            self._say_unexplained(failing, self._patience.why_over or "the search for them was interrupted")
         return self._joined()
 
     def _say_unexplained(self, failing: Sequence[Result], why: str) -> None:
         open_ones = {result.leaf.path() for result in failing if result.direct} - self._explained
         states = len({result.leaf.path() for result in failing})
         self.unexplained = (
-            f"the causes are not complete: the search for them was {why}, {len(open_ones)} of the {states} failing "
-            "states have none yet"
+            f"the causes are not complete: {why}, {len(open_ones)} of the {states} failing states have none yet"
         )
 
     def _explain_all(self, failing: Sequence[Result]) -> None:
@@ -328,7 +327,7 @@ class Analyst:
         found = self._found.get(self._key(cause, verdict))
         if found is None:
             if len(self._found) >= _MOST_FAILURES:
-                raise GaveUp(f"at {_MOST_FAILURES} causes")
+                raise GaveUp(f"the search for them ended with {_MOST_FAILURES}")
             forced = {part.event for part in image.lost()} - set(cause.lost)
             uncertain = {root.unit for root in candidates(self._timeline, image.point, read)}
             failure = Failure(

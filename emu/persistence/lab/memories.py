@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.explore import Exploration, Recovery, Run, Verdict
 from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import Initial, Read
@@ -26,17 +27,26 @@ class GaveUp(Exception):
 class Patience:
     """Ends an analysis that takes more than ``limit`` steps. They are counted, not timed, so the same analysis ends at
     the same place on every host, however busy. A step is about a microsecond: what takes it longer counts as several.
+    It ends at the ``deadline`` too, which its user has set.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, deadline: Deadline = NEVER) -> None:
+        self._limit = limit
+        self._deadline = deadline
         self.spent = 0
 
     def spend(self, steps: int) -> None:
-        """``GaveUp`` where these are too many."""
+        """``GaveUp`` where these are too many, or it is over."""
         self.spent += steps
-        if self.spent > self.limit:
-            raise GaveUp(f"after {self.limit:,} steps")
+        if self.why_over:
+            raise GaveUp(self.why_over)
+
+    @property
+    def why_over(self) -> str:
+        """Why nothing more may be done, or nothing."""
+        if not self._deadline.left:
+            return str(self._deadline)
+        return f"the search for them was given up after {self._limit:,} steps" if self.spent > self._limit else ""
 
 
 class Budgeted(Protocol):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -13,9 +15,10 @@ import pytest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig, OnOffAuto
 from emu.errors import EmuError, HostError, UsageError
 from emu.linux import kernel, namespaces
-from emu.linux.namespaces import FileSystem
+from emu.linux.namespaces import FileSystem, Planner
 from emu.linux.prepare import Prepared, Request, prepare
 from emu.linux.protocol import Role
+from emu.memory import open_backend
 from emu.units import KIB, MIB
 
 X86_64, AARCH64 = 62, 183
@@ -106,6 +109,8 @@ def test_kernels(content: bytes, says: str) -> None:
 
 def test_kernel_names() -> None:
     Path("folder").mkdir()
+    os.mkfifo("pipe")  # which nobody writes to
+    assert refusal(lambda: prepared(named="pipe")) == "pipe is not a Linux kernel, but a FIFO"
     assert refusal(lambda: prepared(named="")) == "--kernel: the name is empty"
     assert refusal(lambda: prepared(named="folder")) == "folder: cannot read the kernel: Is a directory"
     assert refusal(lambda: prepared(named="absent")) == "absent: cannot read the kernel: No such file or directory"
@@ -205,6 +210,35 @@ def test_programs(content: bytes | None, mode: int, says: str) -> None:
     assert says in refusal(lambda: prepared("./file one"))
     assert says in refusal(lambda: prepared("./file one | cat"))
     assert says in refusal(lambda: prepared(commands={Role.EXEC: "./program", Role.RECOVERY: "./file"}))
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_scripts_that_run_scripts_without_an_end(count: int) -> None:
+    """Linux follows five; the sixth, and a circle, are refused."""
+    here = Path.cwd()
+    for n in range(count):
+        executable(f"file{n}", f"#!{here}/file{n + 1}\n".encode())
+    executable(f"file{count}", f"#!{here}/file0\n".encode())
+    assert "its '#!' leads from script to script" in refusal(lambda: prepared("./file0"))
+    executable(f"file{count}", f"#!{here}/program\n".encode())
+    if count == 5:
+        assert "its '#!' leads from script to script" in refusal(lambda: prepared("./file0"))
+    assert prepared("./file1" if count else "./file0").config.initrd
+
+
+def test_programs_that_are_run_by_others_are_examined_as_well() -> None:
+    executable("arm", elf(AARCH64))
+    for line in ("env ./arm x", "timeout 5 ./arm", "sh -c ./arm", "cat x | xargs ./arm"):
+        assert "another architecture: AArch64" in refusal(lambda line=line: prepared(line))
+
+
+def test_files_that_are_only_read_need_not_be_programs() -> None:
+    executable("data", b"not a program")
+    executable("arm", elf(AARCH64))
+    made = prepared("cat ./data ./arm").config.initrd
+    assert isinstance(made, bytes)
+    assert b"not a program" in made
+    assert elf(AARCH64) in made
 
 
 def test_program_that_is_a_folder_or_not_in_path() -> None:
@@ -309,6 +343,67 @@ def test_data_of_others(pieces: list[tuple[int, bytes]], says: str) -> None:
 )
 def test_sizes(use: FileSystem | None, size: int | None, says: str) -> None:
     assert says in refusal(lambda: prepared(use=use, dimm=nvdimm(size=size)))
+
+
+BLOCK = 2 * MIB
+"""Where the file system begins."""
+
+
+@pytest.fixture(scope="module", params=["ext4", "xfs"])
+def formatted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An NVDIMM with a file system that the host's mkfs made."""
+    kind = str(request.param)
+    if shutil.which(f"mkfs.{kind}", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
+        pytest.skip(f"mkfs.{kind} is missing: apt-get install e2fsprogs xfsprogs")
+    path = tmp_path_factory.mktemp(kind) / kind
+    config = nvdimm(str(path), 304 * MIB if kind == "xfs" else 32 * MIB)
+    with contextlib.ExitStack() as scratch:
+        step = Planner(FileSystem(kind), scratch).examine(config)
+        step.carry_out(scratch.enter_context(open_backend(config.backend)).mapping, 0, 1 << 32, 0)
+    return path
+
+
+def changed(original: Path, at: int, data: bytes) -> NvdimmConfig:
+    shutil.copyfile(original, "f.img")
+    with Path("f.img").open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+    return nvdimm("f.img", None)
+
+
+def test_damaged_superblocks(formatted: Path) -> None:
+    kind = formatted.name
+    assert prepared(dimm=changed(formatted, 0, b"")).config.initrd
+    start, size = (1024, 1024) if kind == "ext4" else (0, 512)
+    for place in (4, 8, 0x80, size - 1):
+        at = BLOCK + start + place
+        before = formatted.read_bytes()[at]
+        dimm = changed(formatted, at, bytes([before ^ 0x10]))
+        message = refusal(lambda dimm=dimm: prepared(dimm=dimm))
+        assert message == f"f.img: the superblock of its {kind} is damaged: the checksum is wrong"
+
+
+def test_file_systems_that_were_cut_short(formatted: Path) -> None:
+    shutil.copyfile(formatted, "f.img")
+    os.truncate("f.img", formatted.stat().st_size - 4 * MIB)
+    message = refusal(lambda: prepared(dimm=nvdimm("f.img", None)))
+    assert re.fullmatch(rf"f.img: its {formatted.name} has \d+ MiB, and there is room for \d+ MiB", message)
+
+
+def test_damaged_info_block(formatted: Path) -> None:
+    dimm = changed(formatted, 0x1000 + 100, b"\1")
+    assert "f.img: its info block is damaged" in refusal(lambda: prepared(dimm=dimm))
+
+
+def test_blocks_that_are_too_small_for_dax(formatted: Path) -> None:
+    options = ["-b", "1024"] if formatted.name == "ext4" else ["-b", "size=1024"]
+    tool = shutil.which(f"mkfs.{formatted.name}", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    assert tool
+    Path("other").touch()
+    os.truncate("other", formatted.stat().st_size - BLOCK)
+    subprocess.run([tool, "-q", *options, "other"], check=True, capture_output=True)
+    dimm = changed(formatted, BLOCK, Path("other").read_bytes())
+    assert "has blocks of 1024 bytes, and DAX needs 4096" in refusal(lambda: prepared(dimm=dimm))
 
 
 def test_blank_and_readonly() -> None:
