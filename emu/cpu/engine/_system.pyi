@@ -24,6 +24,7 @@ class emu_system:
     instruction_blocks: int
     met: int
     restarts: int
+    spans: int
     argument: int
     met_address: int
     met_access: int
@@ -33,7 +34,7 @@ class _Lib:
     EMU_WATCHES: int
 
     @staticmethod
-    def emu_system_bind(library: Pointer, translation: Pointer, /) -> Pointer: ...
+    def emu_system_bind(library: Pointer, translation: Pointer, accesses: Pointer, /) -> Pointer: ...
     @staticmethod
     def emu_system_know(layout: emu_system_layout, /) -> None: ...
     @staticmethod

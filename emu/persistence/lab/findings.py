@@ -14,6 +14,7 @@ from emu.persistence.lab.naming import (
     ATOMICITY,
     MISSING_FENCE,
     MISSING_FLUSH,
+    MISSING_FSYNC,
     MISSING_MAP_SYNC,
     ORDERING,
     PERSISTED_LOCK,
@@ -22,6 +23,7 @@ from emu.persistence.lab.naming import (
     TORN,
     UNEXPLAINED,
     Cause,
+    LookForSync,
     Namer,
 )
 from emu.persistence.lab.nested import InRecovery, Second, second_failure
@@ -35,6 +37,7 @@ __all__ = [
     "ATOMICITY",
     "MISSING_FENCE",
     "MISSING_FLUSH",
+    "MISSING_FSYNC",
     "MISSING_MAP_SYNC",
     "ORDERING",
     "PERSISTED_LOCK",
@@ -110,7 +113,8 @@ def with_promises(failures: Sequence[Failure], unkept: Sequence[Failure], events
 
 class Analyst:
     """Explains the failures of one exploration by running recovery on chosen memories, with the ``patience`` that it
-    has; ``machine`` is where it runs (see ``Memories``). Power failed from event ``first`` on.
+    has; ``machine`` is where it runs (see ``Memories``). Power failed from event ``first`` on. Of a Linux guest
+    ``unsynced`` knows what the kernel had not written yet; what it takes does not count.
 
     What failed first is explained first, from nothing but what recovery reads then. So its cause is the same whether
     or not anything else was explored, and a run that stops at the first failure names the first cause of a whole one.
@@ -127,6 +131,7 @@ class Analyst:
         *,
         first: int = 0,
         machine: Budgeted | None = None,
+        unsynced: LookForSync | None = None,
     ) -> None:
         self._exploration = exploration
         self._timeline = timeline
@@ -135,7 +140,7 @@ class Analyst:
         self._patience = patience
         self._machine = machine
         self._memories = Memories(exploration, events, initial, recovery, patience, machine)
-        self._namer = Namer(timeline, events, initial, self._memories, first=first)
+        self._namer = Namer(timeline, events, initial, self._memories, first=first, unsynced=unsynced)
         self._recovery = recovery
         self._first: Found[Failure] | None = None
         self._nested: dict[tuple[object, ...], Found[Failure]] = {}
@@ -159,7 +164,8 @@ class Analyst:
         except GaveUp as end:
             self._say_unexplained(failing, str(end))
         except Interrupted:
-            self._say_unexplained(failing, self._patience.why_over or "the search for them was interrupted")
+            over = not self._patience.deadline.left
+            self._say_unexplained(failing, str(self._patience.deadline) if over else "the search was interrupted")
         return self._joined()
 
     def _say_unexplained(self, failing: Sequence[Result], why: str) -> None:
@@ -327,7 +333,7 @@ class Analyst:
         found = self._found.get(self._key(cause, verdict))
         if found is None:
             if len(self._found) >= _MOST_FAILURES:
-                raise GaveUp(f"the search for them ended with {_MOST_FAILURES}")
+                raise GaveUp(f"the search ended with {_MOST_FAILURES}")
             forced = {part.event for part in image.lost()} - set(cause.lost)
             uncertain = {root.unit for root in candidates(self._timeline, image.point, read)}
             failure = Failure(

@@ -42,6 +42,7 @@ from emu.persistence.lab.robust import violations
 from emu.persistence.lab.stacks import Capture, capture
 from emu.persistence.lab.states import States, states_of
 from emu.persistence.lab.told import tell
+from emu.persistence.lab.unsynced import Unsynced
 from emu.persistence.lab.workload import Contents, Workload, record
 from emu.persistence.model.blocks import Tears, find_blocks
 from emu.persistence.model.distinct import count_distinct
@@ -314,11 +315,13 @@ def _answer(
                 all_reads=ROBUST in question.checks or scene is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, searching)
-    states = live = None
+    states = live = unsynced = None
+    if workload.again is not None:
+        unsynced = Unsynced(workload, workload.again, question.budget, question.workload_timeout, searching)
     if on_cause is not None:
         found_one = partial(on_cause, workload)
         live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first,
-                          machine=session.machine)  # fmt: skip
+                          machine=session.machine, unsynced=unsynced)  # fmt: skip
     try:
         if STATES in question.checks:
             # Of all of the run: what a crash inside of an operation may show is known only when that has ended.
@@ -340,12 +343,14 @@ def _answer(
             matters=session.matters,
         )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
-        steps = min(_MOST_STEPS, max(_LEAST_STEPS, _STEPS_A_RUN * found.executed))
         explaining = deadline.leaving(*_FOR_NAMES)
+        steps = min(_MOST_STEPS, max(_LEAST_STEPS, _STEPS_A_RUN * found.executed))
         patience = Patience(_LEAST_STEPS if interruption.asked else steps, explaining)
         with (Interruption() if interruption.asked else interruption).until(explaining) as session.machine.interruption:
+            if unsynced is not None:
+                unsynced.interruption = session.machine.interruption
             analyst = Analyst(found, timeline, workload.events, initial, session.recovery, patience,
-                              first=part.first, machine=session.machine)  # fmt: skip
+                              first=part.first, machine=session.machine, unsynced=unsynced)  # fmt: skip
             failures = analyst.explain()
         if question.durable_when_done and question.rules.flushes_count:
             broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
@@ -358,10 +363,10 @@ def _answer(
         captures: Mapping[int, Capture] = {}
         waste = tuple(find_waste(workload.events, timeline))
         wanted = named(failures, waste if question.warnings else (), len(workload.events))
-        if recorded and wanted and scene is None and explaining.left and not interruption.asked:
-            captures = capture(question.workload, workload, wanted,
-                               timeout=min(question.workload_timeout, explaining.left),
-                               interruption=interruption)  # fmt: skip
+        again = (scene is None) == (workload.again is None)
+        if recorded and wanted and again and explaining.left and not interruption.asked:
+            captures = capture(question.workload, workload, wanted, interruption=interruption,
+                               timeout=min(question.workload_timeout, explaining.left))  # fmt: skip
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
@@ -377,7 +382,7 @@ def _answer(
             timeline,
             found,
             sum(point.eager for point in timeline.points),
-            None if interruption.asked else count_distinct(timeline, initial, over=lambda: not explaining.left),
+            None if interruption.asked else count_distinct(timeline, initial, is_late=lambda: not explaining.left),
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from emu.persistence.lab.explore import Exploration, Recovery, Result
 from emu.persistence.lab.findings import Analyst, Failure
 from emu.persistence.lab.memories import Budgeted, Patience
+from emu.persistence.lab.naming import LookForSync
 from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import Initial
 from emu.persistence.model.events import Event
@@ -37,10 +38,19 @@ class LiveCauses:
         *,
         first: int = 0,
         machine: Budgeted | None = None,
+        unsynced: LookForSync | None = None,
     ) -> None:
         nothing = Exploration([], 0, [], frozenset(timeline.units), Tree())
         self._analyst = Analyst(
-            nothing, timeline, events, initial, recovery, Patience(_MOST_STEPS), first=first, machine=machine
+            nothing,
+            timeline,
+            events,
+            initial,
+            recovery,
+            Patience(_MOST_STEPS),
+            first=first,
+            machine=machine,
+            unsynced=unsynced,
         )
         self._on_cause = on_cause
         self._started = time.monotonic()

@@ -25,28 +25,23 @@ class GaveUp(Exception):
 
 
 class Patience:
-    """Ends an analysis that takes more than ``limit`` steps. They are counted, not timed, so the same analysis ends at
-    the same place on every host, however busy. A step is about a microsecond: what takes it longer counts as several.
-    It ends at the ``deadline`` too, which its user has set.
+    """Ends an analysis after more than ``limit`` steps, or at the ``deadline``. Steps are counted, not timed,
+    so the same analysis ends at the same place on every host, however busy. A step is about a microsecond: what takes
+    it longer counts as several.
     """
 
     def __init__(self, limit: int, deadline: Deadline = NEVER) -> None:
-        self._limit = limit
-        self._deadline = deadline
+        self.limit = limit
+        self.deadline = deadline
         self.spent = 0
 
     def spend(self, steps: int) -> None:
-        """``GaveUp`` where these are too many, or it is over."""
+        """``GaveUp`` where these are too many."""
         self.spent += steps
-        if self.why_over:
-            raise GaveUp(self.why_over)
-
-    @property
-    def why_over(self) -> str:
-        """Why nothing more may be done, or nothing."""
-        if not self._deadline.left:
-            return str(self._deadline)
-        return f"the search for them was given up after {self._limit:,} steps" if self.spent > self._limit else ""
+        if self.spent > self.limit:
+            raise GaveUp(f"the search was given up after {self.limit:,} steps")
+        if not self.deadline.left:
+            raise GaveUp(str(self.deadline))
 
 
 class Budgeted(Protocol):

@@ -34,13 +34,13 @@ class _TooMany(Exception):
 
 
 def count_distinct(
-    timeline: Timeline, initial: Initial, *, steps: int = _MOST_STEPS, over: Callable[[], bool] = lambda: False
+    timeline: Timeline, initial: Initial, *, steps: int = _MOST_STEPS, is_late: Callable[[], bool] = bool
 ) -> int | None:
     """The number of different memories; None when finding it would take more ``steps``: counted, so that the answer is
-    the same on every host. It gives up, too, when it is ``over``.
+    the same on every host. None, too, once it ``is_late``.
     """
     try:
-        return _Count(timeline, initial, steps, over).total()
+        return _Count(timeline, initial, steps, is_late).total()
     except _TooMany:
         return None
 
@@ -71,11 +71,11 @@ def _groups(timeline: Timeline) -> Iterator[list[int]]:
 
 
 class _Count:
-    def __init__(self, timeline: Timeline, initial: Initial, steps: int, over: Callable[[], bool]) -> None:
+    def __init__(self, timeline: Timeline, initial: Initial, steps: int, is_late: Callable[[], bool]) -> None:
         self._timeline = timeline
         self._initial = initial
         self._steps_left = steps
-        self._over = over
+        self._is_late = is_late
         self._now: list[Contents] = []  # of each cell, at the crash point that is being looked at
         self._changes: list[dict[int, Contents]] = [{} for _ in timeline.points]
         self._returning: set[int] = set()  # cells of which a content is allowed again after it was not
@@ -86,7 +86,7 @@ class _Count:
         gone: set[tuple[int, ...]] = set()
         before: Contents | None = None
         for point in self._timeline.changes_of(units):
-            self._spend(_STEPS_OF_A_STATE)
+            self._spend(len(units))
             contents = self._in_order(units, point) or self._in_any_order(units, point)
             if before is None:
                 self._now.append(contents)
@@ -120,6 +120,7 @@ class _Count:
                 steps.append((part.event, place, content))
         if len({event for event, _, _ in steps}) < len(steps):
             return None
+        self._spend(len(steps) * len(units))
         found = {tuple(values)}
         for _, place, content in sorted(steps):
             values[place] = content_of(units[place], content, self._initial)
@@ -131,6 +132,7 @@ class _Count:
             raise _TooMany
         found = set()
         state = CrashState.at(self._timeline, point, self._initial)
+        self._spend(_STEPS_OF_A_STATE)
         for values, _ in possible_values(state, [(unit, FULL) for unit in units]):
             found.add(values)
             if len(found) > _MOST_CONTENTS:
@@ -140,7 +142,7 @@ class _Count:
 
     def _spend(self, steps: int) -> None:
         self._steps_left -= steps
-        if self._steps_left < 0 or self._over():
+        if self._steps_left < 0 or self._is_late():
             raise _TooMany
 
     def total(self) -> int:

@@ -47,6 +47,8 @@ FIXES = {
     findings.ROBUSTNESS: "make the lost store durable (flush, then fence) before the other one is made, or see to it "
     "that recovery does not depend on which of them is there.",
     findings.MISSING_MAP_SYNC: "map the file with MAP_SYNC (sync=on), or keep on one page what must appear together.",
+    findings.MISSING_FSYNC: "call fsync or fdatasync on the file (and on its directory, if it is new) before anything "
+    "relies on what was written.",
 }  # fmt: skip
 
 TOLD = ("print", "operation")

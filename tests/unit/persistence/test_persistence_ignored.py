@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from emu.errors import UsageError
+from emu.errors import HostError, UsageError
 from emu.persistence.report.ignored import Rule, apply, compare, fingerprint, load_rules
 
 
@@ -89,8 +89,13 @@ def test_a_rule_fits_every_frame_of_the_stack() -> None:
     assert not Rule(1, "", function="other").fits("missing flush", [store])
 
 
-def test_suppressions_without_end_are_refused() -> None:
+def test_suppressions_without_end_are_refused(tmp_path: Path) -> None:
+    endless = tmp_path / "rules"
+    with endless.open("wb") as file:
+        file.truncate(1 << 40)
     with pytest.raises(UsageError, match="too long"):
+        load_rules(str(endless))
+    with pytest.raises(HostError, match="Is not a regular file"):
         load_rules("/dev/zero")
 
 
