@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,5 +25,6 @@ __attribute__((constructor)) static void take_a_copy(int count, char **words) {
     close(from);
     close(to);
     setenv("POOL", name, 1);
-    alarm(CHECK_SECONDS); /* a recovery that never ends has failed */
+    /* A recovery that never ends has failed; of processor time, for the host may be busy. */
+    setrlimit(RLIMIT_CPU, &(struct rlimit){CHECK_SECONDS, CHECK_SECONDS});
 }

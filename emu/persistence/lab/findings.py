@@ -333,7 +333,7 @@ class Analyst:
         found = self._found.get(self._key(cause, verdict))
         if found is None:
             if len(self._found) >= _MOST_FAILURES:
-                raise GaveUp(f"at {_MOST_FAILURES} causes")
+                raise GaveUp(f"the search ended with {_MOST_FAILURES}")
             forced = {part.event for part in image.lost()} - set(cause.lost)
             uncertain = {root.unit for root in candidates(self._timeline, image.point, read)}
             failure = Failure(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ def load_rules(path: str) -> tuple[Rule, ...]:
     return tuple(found)
 
 
+# Kinds have blanks in them, so a comma that was forgotten makes a pattern that fits nothing.
+_SECOND = re.compile(rf"\s({'|'.join(_KEYS)})\s*=")
+
+
 def _rule(path: str, number: int, said: str) -> Rule:
     values: dict[str, str] = {}
     for entry in said.split(","):
@@ -87,6 +92,11 @@ def _rule(path: str, number: int, said: str) -> Rule:
             raise UsageError(
                 f"{path}:{number}: '{entry.strip()}' is no condition of a suppression",
                 "write lines like: kind=missing flush,function=log_*,source=log.c:42",
+            )
+        if _SECOND.search(value):
+            raise UsageError(
+                f"{path}:{number}: '{entry.strip()}' looks like two conditions of a suppression",
+                "put a comma between them: kind=missing flush,function=log_*,source=log.c:42",
             )
         values[key] = value
     return Rule(number, said, **values)

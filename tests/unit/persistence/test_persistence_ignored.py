@@ -97,3 +97,22 @@ def test_suppressions_without_end_are_refused(tmp_path: Path) -> None:
         load_rules(str(endless))
     with pytest.raises(HostError, match="Is not a regular file"):
         load_rules("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    "rule", ["kind=missing flush source=log.c:42", "function=put kind =*", "source=a.c:1\tfunction=put"]
+)
+def test_conditions_without_a_comma_between_them_are_refused(rule: str, tmp_path: Path) -> None:
+    """They would be one pattern that fits nothing, and the rule a promise that nobody keeps."""
+    rules = tmp_path / "rules"
+    rules.write_text(f"# known\n{rule}\n")
+    with pytest.raises(UsageError, match=r"rules:2: .* looks like two conditions"):
+        load_rules(str(rules))
+
+
+def test_a_kind_may_have_blanks_and_a_pattern_an_equals_sign(tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text("kind=missing flush , function=operator=*\n")
+    assert load_rules(str(rules)) == (
+        Rule(1, "kind=missing flush , function=operator=*", kind="missing flush", function="operator=*"),
+    )
