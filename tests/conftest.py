@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 settings.register_profile("emu", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("emu")
 
-# A shell has its background jobs ignore Ctrl-C, and so would every emu that is tested.
+# A shell has its background jobs ignore Ctrl-C, nohup has them ignore SIGHUP, and so would every emu that is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

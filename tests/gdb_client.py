@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emu.gdb.packets import Reader, Signal, encode
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 CODE = 0x100000
 PMEM = 0x1_0000_0000
 RIP = 16

@@ -20,6 +20,7 @@ from emu.linux.namespaces import FileSystem
 from emu.linux.prepare import NAME, Request
 from emu.linux.protocol import Role
 from emu.persistence.lab import investigation
+from emu.persistence.lab.deadline import Deadline
 from emu.persistence.lab.explore import Limits, Progress
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Answer, Question
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 8
 LINUX_TIMEOUT_S = 600.0
+_TIME_LIMIT_S, _LINUX_TIME_LIMIT_S = 300.0, 900.0
 TEARS = 2
 """Places where a block write is torn with ``--granularity block``."""
 _MOST_TEARS = 64
@@ -65,7 +67,7 @@ def crash(
     failed_cas: Literal["barrier", "load"] = "barrier",
     depth: int = 1,
     max_executions: int = 100_000,
-    time_limit: float = 300.0,
+    time_limit: float | None = None,
     timeout: float = 60.0,
     max_events: int = 1 << 18,
     recovery_blocks: int = 5_000_000,
@@ -102,7 +104,8 @@ def crash(
     ``baseline`` is an old document or its file. The files are never changed.
 
     The image "linux" is a Linux machine with the host's ``kernel``, or another: ``exec``, ``recover`` and ``setup`` are
-    its commands; ``recovery_blocks`` begins at 300 million and ``timeout`` at 600 seconds.
+    its commands; ``recovery_blocks`` begins at 300 million and ``timeout`` at 600 seconds. ``time_limit`` is 300
+    seconds, and 900 there.
 
     With ``jobs`` above 1 recoveries run in as many processes, which import the script again: it needs the usual
     ``if __name__ == "__main__":``. An ``executor`` takes their place.
@@ -134,7 +137,7 @@ def crash(
         failed_cas=failed_cas,
         depth=depth,
         max_executions=max_executions,
-        time_limit=time_limit,
+        time_limit=default_time_limit(linux) if time_limit is None else time_limit,
         timeout=timeout,
         max_events=max_events,
         recovery_blocks=recovery_blocks,
@@ -215,12 +218,15 @@ def investigated(
 def _symbols(answer: Answer) -> Symbols:
     question = answer.question
     if question.linux is None:
-        return load_symbols(question.workload.image)
+        return load_symbols(question.workload.image, question.limits.deadline)
     from emu.persistence.report.programs import ProgramSymbols
 
     disk = question.workload.initrd
     assert isinstance(disk, bytes), "the laboratory has built it"
-    return ProgramSymbols(answer.workload.pages, disk, question.workload.image)
+    asked = {event.pc for event in answer.workload.events}
+    return ProgramSymbols(
+        answer.workload.pages, disk, question.workload.image, asked, deadline=question.limits.deadline
+    )
 
 
 def linux_request(
@@ -243,6 +249,11 @@ def linux_request(
     return Request(
         kernel, FileSystem(file_system) if file_system else None, added, commands, default_memory=default_memory
     )
+
+
+def default_time_limit(linux: Request | None) -> float:
+    """The default of ``--time-limit``, in seconds."""
+    return _TIME_LIMIT_S if linux is None else _LINUX_TIME_LIMIT_S
 
 
 def _known(
@@ -303,6 +314,7 @@ def question(
         raise UsageError(
             "there is no NVDIMM to lose anything", "give an empty one, --nvdimm size=2M, or a file: --nvdimm file=PATH"
         )
+    deadline = Deadline.after(time_limit)
     recovery = config
     if recover is not None and linux is None:
         recovery = replace(recovery, image=image_path(recover))
@@ -348,7 +360,7 @@ def question(
         recovery,
         rules,
         tuple(observe),
-        Limits(max_executions, time_limit, depth, first_failure),
+        Limits(max_executions, deadline, depth, first_failure),
         workload_timeout=timeout,
         event_limit=max_events,
         budget=recovery_blocks,
@@ -363,7 +375,7 @@ def question(
         linux=linux,
         tears=torn,
     )
-    load_types(asked.program, asked.types)  # what is wrong with them is said before the work
+    load_types(asked.program, asked.types, deadline)  # what is wrong with them is said before the work
     return asked
 
 

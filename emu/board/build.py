@@ -64,20 +64,23 @@ class Outputs(NamedTuple):
 _DEFAULT = RunOptions()
 
 
-def build(config: MachineConfig, outputs: Outputs, options: RunOptions = _DEFAULT) -> Machine:
+def build(
+    config: MachineConfig, outputs: Outputs, options: RunOptions = _DEFAULT, *, ram: str | None = None
+) -> Machine:
     """The machine that ``config`` describes, ready to run; every resource it opened is closed when anything fails.
 
-    UsageError or HostError say what does not fit or cannot be had.
+    The file ``ram`` has what a private mapping of it is to hold as RAM: of a machine that does not boot, but takes the
+    state of one that has. UsageError or HostError say what does not fit or cannot be had.
     """
     image = None if config.image is None else read_image(config.image)
-    modules = read_modules(config.initrd, image)
-    if config.image is not None and image is not None:
+    modules = read_modules(config.initrd, image) if ram is None else ()
+    if config.image is not None and image is not None and ram is None:
         image = boot.unpacked(image, name=config.image)
     memory = GuestMemory()
     parts = Parts(Cpu(memory, real_time=config.clock is Clock.REAL), memory)
     try:
         requests = Requests(parts.cpu.request_stop)
-        _add_ram(parts, config)
+        _add_ram(parts, config, ram)
         reset: Reset = requests.reset
         if image is not None and boot.carries_linux(image):
             watch = PanicWatch(outputs.serial, requests.end, requests.reset)
@@ -99,9 +102,10 @@ def build(config: MachineConfig, outputs: Outputs, options: RunOptions = _DEFAUL
         raise
 
 
-def _add_ram(parts: Parts, config: MachineConfig) -> None:
+def _add_ram(parts: Parts, config: MachineConfig, content: str | None) -> None:
     # Not reserved: a guest may have more RAM than the host as long as it does not touch it all.
-    ram = open_backend(BackendConfig(id="pc.ram", kind=BackendKind.RAM, size=config.ram_size, reserve=False))
+    kind = BackendKind.RAM if content is None else BackendKind.FILE
+    ram = open_backend(BackendConfig(id="pc.ram", kind=kind, path=content, size=config.ram_size, reserve=False))
     parts.add_backend(ram)
     below, above = split_ram(config.ram_size)
     for gpa, length, offset, name in ((0, below, 0, "ram-below-4g"), (FOUR_GIB, above, below, "ram-above-4g")):

@@ -81,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--first-failure", action="store_true", help="stop when a crash state has failed, the simplest that does")
     add("--resume", metavar="FILE",
         help="keep the recoveries that were run in FILE, and do not run again those that are there")  # fmt: skip
-    add("--time-limit", type=float, default=300.0, metavar="SECONDS", help="stop exploring after this much real time")
+    add("--time-limit", type=float, metavar="SECONDS",
+        help="end all of it after this much real time, with what was found (default 300, Linux 900)")  # fmt: skip
     add("--timeout", type=float, metavar="SECONDS",
         help="end the recorded run after this much real time (default 60, Linux 600)")  # fmt: skip
     add("--max-events", type=int, default=1 << 18, metavar="N", help="end the recorded run after this many log entries")
@@ -131,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.json and sys.stderr.isatty():
         from emu.cli.crash_progress import CrashProgress
 
-        progress = shown = CrashProgress(sys.stderr)
+        progress = shown = CrashProgress(sys.stderr, question.limits.deadline)
         on_cause = lambda workload, failure: shown.cause(failure, workload, question.workload.image)  # noqa: E731
     try:
         found = _interruptible(
@@ -156,6 +157,7 @@ def run(options: argparse.Namespace) -> int:
             warnings=options.warnings,
             about=about(options.words),
             matrix=found.matrix,
+            timeline=options.json,
         )
         result = known(result)
         _write(outputs, result, found)
@@ -201,7 +203,7 @@ def _interruptible(work: Callable[[Interruption], Investigated]) -> Investigated
 
 
 def _question(options: argparse.Namespace) -> Question:
-    from emu.api.crashes import LINUX_BLOCKS, LINUX_TIMEOUT_S, question
+    from emu.api.crashes import LINUX_BLOCKS, LINUX_TIMEOUT_S, default_time_limit, question
 
     linux = None
     if options.image == "linux" and not os.path.exists("linux"):  # noqa: PTH110 - as for any image
@@ -226,7 +228,7 @@ def _question(options: argparse.Namespace) -> Question:
         failed_cas=options.failed_cas,
         depth=options.depth,
         max_executions=options.max_executions,
-        time_limit=options.time_limit,
+        time_limit=default_time_limit(linux) if options.time_limit is None else options.time_limit,
         timeout=timeout,
         max_events=options.max_events,
         recovery_blocks=blocks,

@@ -9,6 +9,7 @@ from emu.cli.progress import ProgressLine, fitted
 from emu.units import counted
 
 if TYPE_CHECKING:
+    from emu.persistence.lab.deadline import Deadline
     from emu.persistence.lab.findings import Failure
     from emu.persistence.lab.workload import Workload
     from emu.persistence.report.symbols import Symbols
@@ -19,10 +20,13 @@ _SURE_FROM = 0.02
 
 
 class CrashProgress:
-    """One line on the terminal ``out``, and above it the causes, which are not the last word: the report joins them."""
+    """One line on the terminal ``out``, and above it the causes, which are not the last word: the report joins
+    them. Their names are read until ``deadline``.
+    """
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, deadline: Deadline) -> None:
         self._line = ProgressLine(out, bar=_BAR)
+        self._deadline = deadline
         self._started = time.monotonic()
         self._symbols: Symbols | None = None
 
@@ -36,7 +40,7 @@ class CrashProgress:
         from emu.persistence.report.terminal import found_line
 
         if self._symbols is None:
-            self._symbols = load_symbols(image)
+            self._symbols = load_symbols(image, self._deadline)
         self._line.print_above(found_line(failure, workload, self._symbols))
 
     def clear(self) -> None:

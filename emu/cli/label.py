@@ -46,14 +46,22 @@ _SCHEMA = "emu.label/1"
 _NAMESPACE_ALIGNMENT = 16 * MIB
 _CHUNK = 1 << 20
 _SHOWN = 20
+_ATOMIC = "This is atomic: whatever ends the command, the area is the old one or the new one."
+_NOT_ATOMIC = """\
+This is not atomic: where the command is killed or the power fails meanwhile, the area is the old one, the new one, or
+not valid (then do it again), but never a mixture that counts as valid."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    def action(name: str, summary: str) -> argparse.ArgumentParser:
+    def action(name: str, summary: str, more: str = "") -> argparse.ArgumentParser:
         sub = actions.add_parser(
-            name, help=summary, description=summary, allow_abbrev=False, formatter_class=parser.formatter_class
+            name,
+            help=summary,
+            description=f"{summary}. {more}" if more else summary,
+            allow_abbrev=False,
+            formatter_class=parser.formatter_class,
         )
         sub.add_argument("file", metavar="FILE", help="backing file, device DAX, or a dump of a label area")
         sub.add_argument(
@@ -69,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("-s", "--size", default="0", metavar="N", help="only N bytes (0: all)")
         sub.add_argument("-O", "--offset", default="0", metavar="N", help="begin at this offset in the area")
 
-    init = action("init", "write empty index blocks")
+    init = action("init", "write empty index blocks", _ATOMIC)
     init.add_argument("-f", "--force", action="store_true", help="destroy the labels of a valid area")
     init.add_argument("-V", "--label-version", choices=("1.1", "1.2"), default="1.1", help="default 1.1, as ndctl")
     read = action("read", "dump the area as it is, or its labels with -j or -u")
@@ -79,11 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     span(read)
     check = action("check", "say whether the area is valid, and why not")
     check.add_argument("-v", "--verbose", action="store_true", help="name every doubtful label")
-    write = action("write", "write a dump into the area")
+    write = action("write", "write a dump into the area", _NOT_ATOMIC)
     write.add_argument("-i", "--input", metavar="FILE", help="where the dump comes from (default: standard input)")
     span(write)
-    span(action("zero", "fill the area with zeros"))
-    create = action("create-namespace", "add a namespace label")
+    span(action("zero", "fill the area with zeros", _NOT_ATOMIC))
+    create = action("create-namespace", "add a namespace label", _ATOMIC)
     create.add_argument("-m", "--mode", choices=("raw", "fsdax", "devdax", "sector"),
                         help="default fsdax; raw with labels of version 1.1, which cannot say it")  # fmt: skip
     create.add_argument("-s", "--size", metavar="N", help="bytes; default: the largest free range")
@@ -92,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("-l", "--sector-size", metavar="N", help="for -m sector: 512 or 4096 (default)")
     create.add_argument("--slot", default="0", metavar="N",
                         help="slot of the NVDIMM in its machine (default 0): labels are tied to it")  # fmt: skip
-    destroy = action("destroy-namespace", "free the labels of a namespace")
+    destroy = action("destroy-namespace", "free the labels of a namespace", _ATOMIC)
     destroy.add_argument("uuid", metavar="UUID", help="which namespace")
 
 

@@ -1,12 +1,14 @@
 """Stops for whoever debugs the guest: breakpoints, steps, and accesses to watched memory.
 
-Each instruction becomes a basic block of its own, which the CPU announces before it begins. So a place in the run has a
-number, the same on every run: how many instructions have begun. An instruction that raises a fault has begun, and
-begins again when the handler returns to it; REP begins once for each turn, as under the trap flag. A breakpoint at one
-of them is met once all the same.
+The guest runs in basic blocks as without a debugger; only those in which somebody wants to stand, and all while memory
+is watched, are executed instruction by instruction. Time passes, and interrupts come, between blocks as ever, so the
+guest cannot see any of this, and the run is the same with a debugger and without. An instruction's place in it is a
+number: that of its block times ``BLOCK``, and its offset in the block. An instruction that raises a fault has begun,
+and begins again when the handler returns to it; REP begins once for each turn. A breakpoint at one of them is met once
+all the same.
 
-An interrupt or a deadline that is due comes before a breakpoint at the instruction where it is due, and after the
-instruction that accessed what is watched. Memory of the guest is not changed, nor can it see any of this.
+An interrupt or a deadline that is due comes before a breakpoint at the block where it is due, and after the block that
+accessed what is watched.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from typing import NamedTuple
 from emu.cpu.cpu import Cpu
 from emu.cpu.engine import hooks, system
 from emu.cpu.stop import Stop, StopKind
+from emu.cpu.universe import universe
 
+BLOCK = 1 << 16
+"""Places between the begins of two blocks."""
 READ, WRITE = system.READ, system.WRITE
 
 
@@ -29,53 +34,69 @@ class Watch(NamedTuple):
     access: int
 
 
+class Standing(NamedTuple):
+    """Where the guest stands in the run: the ``place``, and the whole block around it (linear address and size)."""
+
+    place: int
+    block: tuple[int, int]
+
+
 class Debugging:
-    """Debugs ``cpu`` from now on, until it is closed, with pauses from ``rest`` to ``attend``. Only while the guest
-    stands still.
-    """
+    """Debugs ``cpu`` from now on, until it is closed. Only while the guest stands still."""
 
     def __init__(self, cpu: Cpu) -> None:
         self._cpu = cpu
         self._engine = cpu._engine
         self._system = cpu._state.system
-        self._until = hooks.NEVER
-        self._attends = False
+        self._fine = hooks.NEVER
+        self._watches = False
         self._engine.watch_blocks()
-        self._engine.debug(0, self._until)
+        self._engine.debug(self._system.instruction_blocks, universe())
+        self._system.debug(*self._engine.debug_functions)
         cpu._delivery.on_push = lambda address, size: self._system.accessed(address, size, WRITE)
-        self.attend()
-
-    def attend(self) -> None:
-        """Look at each instruction, if that is not so already."""
-        if not self._attends:
-            self._attends = True
-            self._system.debug(*self._engine.debug_functions)
-            self._cpu.invalidate(0, 1)
-
-    def rest(self) -> None:
-        """Let the guest run at its full speed, a block at a time: ``instructions`` counts blocks meanwhile, which is
-        how exact ``stop_at`` is. There must be no breakpoints and no watches.
-        """
-        if self._attends:
-            self._attends = False
-            self._system.debug_no_more()
-            self._cpu.invalidate(0, 1)
 
     @property
-    def instructions(self) -> int:
-        """How many have begun."""
-        return self._engine.instructions
+    def place(self) -> int:
+        """Of the instruction that begins next, while the guest stands still."""
+        return self._engine.place
 
-    @instructions.setter
-    def instructions(self, value: int) -> None:
-        """Count on from another moment, to which the caller has taken CPU and memory."""
-        self._engine.forget_interrupted()
-        self._engine.debug(value, self._until)
+    @property
+    def place_announced(self) -> int:
+        """While the guest runs: of the instruction that is executed or, where whole blocks are, of its block."""
+        return self._engine.place_announced
 
-    def stop_at(self, instructions: int | None) -> None:
-        """``run`` returns STEP when so many instructions have begun, in all, or when more have; None for never."""
-        self._until = hooks.NEVER if instructions is None else instructions
-        self._engine.debug(self.instructions, self._until)
+    @property
+    def place_before(self) -> int:
+        """Of the instruction before the one announced last, if its block was executed instruction by instruction."""
+        return self._engine.place_before
+
+    @property
+    def looks_at_each(self) -> bool:
+        """The block that is executed now is executed instruction by instruction."""
+        return self._engine.single
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(self._engine.place, self._engine.block)
+
+    @standing.setter
+    def standing(self, value: Standing) -> None:
+        """The caller has taken CPU, clock and memory to another moment."""
+        self._engine.stand(*value)
+
+    def stop_at(self, place: int | None) -> None:
+        """``run`` returns STEP at ``place`` or the first instruction behind it; None for never. From callbacks too."""
+        self._engine.stop_at(hooks.NEVER if place is None else place)
+
+    def look_at_each(self, place: int | None) -> None:
+        """Execute all blocks instruction by instruction that begin at ``place`` or later, so that ``place_before`` is
+        exact there; None for only those where that is needed for a stop.
+        """
+        self._fine = hooks.NEVER if place is None else place
+        self._set_grain()
+
+    def _set_grain(self) -> None:
+        self._engine.be_fine(0 if self._watches else self._fine)
 
     def set_breakpoints(self, addresses: Iterable[int]) -> None:
         """``run`` returns BREAKPOINT before the instructions at these linear addresses, and no others."""
@@ -84,6 +105,8 @@ class Debugging:
     def set_watches(self, watches: Sequence[Watch]) -> None:
         """``run`` returns WATCH behind each instruction that accesses one of these. UsageError for too many."""
         self._system.set_watches(watches)
+        self._watches = bool(watches)
+        self._set_grain()
 
     def pass_by(self, passing: bool) -> None:
         """Begin, or end, to run past breakpoints and watches; ``stop_at`` still stops."""
@@ -91,13 +114,13 @@ class Debugging:
 
     @property
     def passed(self) -> tuple[int, StopKind] | None:
-        """The last of them that was run past since it began: how many instructions had begun before the one that was at
-        a breakpoint, or made the access; None when there was none.
+        """The last of them that was run past since it began: the place of the instruction that was at a breakpoint, or
+        made the access; None when there was none.
         """
-        instructions, reason = self._engine.passed
+        place, reason = self._engine.passed
         if not reason:
             return None
-        return instructions, StopKind.WATCH if reason == hooks.WATCH else StopKind.BREAKPOINT
+        return place, StopKind.WATCH if reason == hooks.WATCH else StopKind.BREAKPOINT
 
     @property
     def watch_met(self) -> tuple[int, int]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from emu.cpu.debugging import BLOCK
 from emu.errors import UsageError
 from emu.gdb.server import Server
 from emu.machine import Machine
 from emu.persistence.lab.powerfail import Memory
 from emu.persistence.model.events import UNIT
 
-_STRIDE = 1_000_000
-"""Instructions between two looks at how many events there were."""
+_STRIDE = 250_000 * BLOCK
+"""Places between two looks at how many events there were."""
 
 
 def put_memory(machine: Machine, memory: Memory) -> None:
@@ -31,7 +32,7 @@ def stand_before(server: Server, machine: Machine, event: int) -> None:
     if power is None:
         raise UsageError("there is no NVDIMM, so there are no events", "give one: --nvdimm file=PATH,size=64M")
     travel.begin()
-    before = debugging.instructions
+    before = debugging.place
     while True:
         travel.go(_STRIDE)
         _until_it_stands(machine)
@@ -41,8 +42,8 @@ def stand_before(server: Server, machine: Machine, event: int) -> None:
             raise UsageError(
                 f"the run ended ({machine.exit.reason}) after {power.events} events", f"give one below {power.events}"
             )
-        before = debugging.instructions
-    behind = debugging.instructions
+        before = debugging.place
+    behind = debugging.place
     while behind - before > 1:
         middle = (before + behind) // 2
         travel.go_to(middle)
@@ -50,7 +51,7 @@ def stand_before(server: Server, machine: Machine, event: int) -> None:
         if power.events > event:
             behind = middle
         else:
-            before = middle
+            before = debugging.place
     travel.go_to(before)
     _until_it_stands(machine)
 

@@ -596,6 +596,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -751,6 +752,16 @@ static int emu_fstatfs(int fd, emu_fs *result) {
     result->type = (long)status.f_type;
     result->block_size = (long)status.f_bsize;
     return 0;
+}
+
+static int emu_watch(void) {
+    int result = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    return result < 0 ? -errno : result;
+}
+
+static int emu_watch_writes(int watch, const char *path) {
+    int result = inotify_add_watch(watch, path, IN_MODIFY);
+    return result < 0 ? -errno : result;
 }
 
 /* ------------------------------------------------------------------------------------------------- processor */
@@ -1253,130 +1264,134 @@ static emu_run emu_dirty_next(int slot, uint64_t from) {
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 120), // emu_loss()(int)
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 124), // emu_loss()(int)
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 121), // emu_run()(int, uint64_t)
+/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 125), // emu_run()(int, uint64_t)
 /*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *, int, unsigned int)
-/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 118), // char const *
+/*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 122), // char const *
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 10 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int)
 /* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, emu_fs *)
+/* 15 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, char const *)
 /* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 17 */ _CFFI_OP(_CFFI_OP_POINTER, 119), // emu_fs *
+/* 17 */ _CFFI_OP(_CFFI_OP_NOOP, 8),
 /* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int, int64_t, int64_t)
+/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, emu_fs *)
 /* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
-/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 25 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t)
-/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 21 */ _CFFI_OP(_CFFI_OP_POINTER, 123), // emu_fs *
+/* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int, int64_t, int64_t)
+/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23), // int64_t
 /* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, int64_t)
+/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t)
 /* 30 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 31 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, uintptr_t)
-/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 32 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, int64_t)
+/* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 35 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
 /* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(uintptr_t, size_t, size_t)
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(uintptr_t, size_t, size_t, int, int64_t)
-/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, uintptr_t)
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 41 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(uintptr_t, size_t, size_t)
+/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
 /* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t)
-/* 51 */ _CFFI_OP(_CFFI_OP_POINTER, 123), // void *
-/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 46 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 47 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(uintptr_t, size_t, size_t, int, int64_t)
+/* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 50 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
 /* 53 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int)
-/* 55 */ _CFFI_OP(_CFFI_OP_NOOP, 51),
+/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t)
+/* 55 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // void *
 /* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int, unsigned long const *, unsigned long)
-/* 60 */ _CFFI_OP(_CFFI_OP_NOOP, 51),
-/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 63 */ _CFFI_OP(_CFFI_OP_POINTER, 64), // unsigned long const *
-/* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 10), // unsigned long
-/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, size_t)
-/* 67 */ _CFFI_OP(_CFFI_OP_NOOP, 51),
-/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 71 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
-/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION, 22), // int64_t()(int, emu_run *, size_t, int *)
-/* 74 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 75 */ _CFFI_OP(_CFFI_OP_POINTER, 121), // emu_run *
-/* 76 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 77 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
-/* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 40), // size_t()(int, uint64_t *, uintptr_t)
-/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 81 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
-/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 51), // void *()(size_t, size_t, size_t, int, int, int, int64_t, int *)
-/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 87 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 88 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 77),
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 123), // void()(int)
-/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION, 123), // void()(int, int)
-/* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 58 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int)
+/* 59 */ _CFFI_OP(_CFFI_OP_NOOP, 55),
+/* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 62 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, int, unsigned long const *, unsigned long)
+/* 64 */ _CFFI_OP(_CFFI_OP_NOOP, 55),
+/* 65 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 67 */ _CFFI_OP(_CFFI_OP_POINTER, 68), // unsigned long const *
+/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 10), // unsigned long
+/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void *, size_t, size_t)
+/* 71 */ _CFFI_OP(_CFFI_OP_NOOP, 55),
+/* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
+/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 77 */ _CFFI_OP(_CFFI_OP_FUNCTION, 26), // int64_t()(int, emu_run *, size_t, int *)
+/* 78 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 79 */ _CFFI_OP(_CFFI_OP_POINTER, 125), // emu_run *
+/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 81 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
+/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 44), // size_t()(int, uint64_t *, uintptr_t)
+/* 84 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 85 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t *
+/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 55), // void *()(size_t, size_t, size_t, int, int, int, int64_t, int *)
+/* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 91 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 92 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 95 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 96 */ _CFFI_OP(_CFFI_OP_NOOP, 81),
+/* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 127), // void()(int)
 /* 99 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 123), // void()(int, unsigned int, uint64_t const *, size_t, uintptr_t, uintptr_t)
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 127), // void()(int, int)
 /* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8),
-/* 104 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
-/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION, 123), // void()(uintptr_t, uintptr_t)
+/* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 127), // void()(int, unsigned int, uint64_t const *, size_t, uintptr_t, uintptr_t)
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8),
+/* 108 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // uint64_t const *
+/* 109 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 110 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 111 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 112 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION, 123), // void()(void const *, size_t, int)
-/* 114 */ _CFFI_OP(_CFFI_OP_POINTER, 123), // void const *
-/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 119 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
-/* 120 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_loss
-/* 121 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_run
-/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
-/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION, 127), // void()(uintptr_t, uintptr_t)
+/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 115 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION, 127), // void()(void const *, size_t, int)
+/* 118 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // void const *
+/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 122 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 123 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_fs
+/* 124 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_loss
+/* 125 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_run
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 9), // long
+/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1501,10 +1516,10 @@ _cffi_f_emu_dirty_collect(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(75), arg1, (char **)&x1);
+      _cffi_type(79), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (emu_run *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(75), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(79), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1514,10 +1529,10 @@ _cffi_f_emu_dirty_collect(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(77), arg3, (char **)&x3);
+      _cffi_type(81), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(77), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(81), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1610,7 +1625,7 @@ _cffi_f_emu_dirty_next(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(121));
+  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(125));
   return pyresult;
 }
 #else
@@ -1647,10 +1662,10 @@ _cffi_f_emu_dirty_save(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(81), arg1, (char **)&x1);
+      _cffi_type(85), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(81), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(85), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1785,10 +1800,10 @@ _cffi_f_emu_dirty_undo(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(104), arg2, (char **)&x2);
+      _cffi_type(108), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(104), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(108), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1887,10 +1902,10 @@ _cffi_f_emu_flush(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(114), arg0, (char **)&x0);
+      _cffi_type(118), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(114), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(118), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1943,10 +1958,10 @@ _cffi_f_emu_fstatfs(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(17), arg1, (char **)&x1);
+      _cffi_type(21), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (emu_fs *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(17), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(21), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2085,7 +2100,7 @@ _cffi_f_emu_guard_loss(PyObject *self, PyObject *arg0)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(120));
+  pyresult = _cffi_from_c_struct((char *)&result, _cffi_type(124));
   return pyresult;
 }
 #else
@@ -2250,10 +2265,10 @@ _cffi_f_emu_madvise(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(51), arg0, (char **)&x0);
+      _cffi_type(55), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(51), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(55), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2342,10 +2357,10 @@ _cffi_f_emu_map(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(77), arg7, (char **)&x7);
+      _cffi_type(81), arg7, (char **)&x7);
   if (datasize != 0) {
     x7 = ((size_t)datasize) <= 640 ? (int *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(77), arg7, (char **)&x7,
+    if (_cffi_convert_array_argument(_cffi_type(81), arg7, (char **)&x7,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2357,7 +2372,7 @@ _cffi_f_emu_map(PyObject *self, PyObject *args)
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(51));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(55));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -2392,10 +2407,10 @@ _cffi_f_emu_mbind(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(51), arg0, (char **)&x0);
+      _cffi_type(55), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(51), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(55), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2409,10 +2424,10 @@ _cffi_f_emu_mbind(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(63), arg3, (char **)&x3);
+      _cffi_type(67), arg3, (char **)&x3);
   if (datasize != 0) {
     x3 = ((size_t)datasize) <= 640 ? (unsigned long const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(63), arg3, (char **)&x3,
+    if (_cffi_convert_array_argument(_cffi_type(67), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2457,10 +2472,10 @@ _cffi_f_emu_msync(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(51), arg0, (char **)&x0);
+      _cffi_type(55), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(51), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(55), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2655,10 +2670,10 @@ _cffi_f_emu_touch(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(51), arg0, (char **)&x0);
+      _cffi_type(55), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(51), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(55), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2749,10 +2764,10 @@ _cffi_f_emu_unmap(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(51), arg0, (char **)&x0);
+      _cffi_type(55), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(51), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(55), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2778,6 +2793,80 @@ _cffi_f_emu_unmap(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_unmap _cffi_d_emu_unmap
+#endif
+
+static int _cffi_d_emu_watch(void)
+{
+  return emu_watch();
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_watch(PyObject *self, PyObject *noarg)
+{
+  int result;
+  PyObject *pyresult;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_watch(); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  (void)noarg; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_watch _cffi_d_emu_watch
+#endif
+
+static int _cffi_d_emu_watch_writes(int x0, char const * x1)
+{
+  return emu_watch_writes(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_watch_writes(PyObject *self, PyObject *args)
+{
+  int x0;
+  char const * x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_watch_writes", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  x0 = _cffi_to_c_int(arg0, int);
+  if (x0 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(8), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(8), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_watch_writes(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_watch_writes _cffi_d_emu_watch_writes
 #endif
 
 static int _cffi_const_F_RDLCK(unsigned long long *o)
@@ -3050,46 +3139,48 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "PROT_WRITE", (void *)_cffi_const_PROT_WRITE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "RAMFS_MAGIC", (void *)_cffi_const_RAMFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "TMPFS_MAGIC", (void *)_cffi_const_TMPFS_MAGIC, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_cpu_features", (void *)_cffi_f_emu_cpu_features, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 71), (void *)_cffi_d_emu_cpu_features },
-  { "emu_dirty_collect", (void *)_cffi_f_emu_dirty_collect, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 73), (void *)_cffi_d_emu_dirty_collect },
-  { "emu_dirty_keep", (void *)_cffi_f_emu_dirty_keep, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 34), (void *)_cffi_d_emu_dirty_keep },
+  { "emu_cpu_features", (void *)_cffi_f_emu_cpu_features, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 75), (void *)_cffi_d_emu_cpu_features },
+  { "emu_dirty_collect", (void *)_cffi_f_emu_dirty_collect, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 77), (void *)_cffi_d_emu_dirty_collect },
+  { "emu_dirty_keep", (void *)_cffi_f_emu_dirty_keep, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_dirty_keep },
   { "emu_dirty_next", (void *)_cffi_f_emu_dirty_next, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_emu_dirty_next },
-  { "emu_dirty_save", (void *)_cffi_f_emu_dirty_save, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_dirty_save },
-  { "emu_dirty_start", (void *)_cffi_f_emu_dirty_start, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 38), (void *)_cffi_d_emu_dirty_start },
+  { "emu_dirty_save", (void *)_cffi_f_emu_dirty_save, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 83), (void *)_cffi_d_emu_dirty_save },
+  { "emu_dirty_start", (void *)_cffi_f_emu_dirty_start, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 42), (void *)_cffi_d_emu_dirty_start },
   { "emu_dirty_stop", (void *)_cffi_f_emu_dirty_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 12), (void *)_cffi_d_emu_dirty_stop },
-  { "emu_dirty_undo", (void *)_cffi_f_emu_dirty_undo, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_dirty_undo },
-  { "emu_fallocate", (void *)_cffi_f_emu_fallocate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_fallocate },
-  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 113), (void *)_cffi_d_emu_flush },
-  { "emu_fstatfs", (void *)_cffi_f_emu_fstatfs, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_fstatfs },
-  { "emu_guard_add", (void *)_cffi_f_emu_guard_add, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_guard_add },
-  { "emu_guard_join", (void *)_cffi_f_emu_guard_join, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 97), (void *)_cffi_d_emu_guard_join },
+  { "emu_dirty_undo", (void *)_cffi_f_emu_dirty_undo, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 105), (void *)_cffi_d_emu_dirty_undo },
+  { "emu_fallocate", (void *)_cffi_f_emu_fallocate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 33), (void *)_cffi_d_emu_fallocate },
+  { "emu_flush", (void *)_cffi_f_emu_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 117), (void *)_cffi_d_emu_flush },
+  { "emu_fstatfs", (void *)_cffi_f_emu_fstatfs, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_fstatfs },
+  { "emu_guard_add", (void *)_cffi_f_emu_guard_add, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_guard_add },
+  { "emu_guard_join", (void *)_cffi_f_emu_guard_join, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 101), (void *)_cffi_d_emu_guard_join },
   { "emu_guard_loss", (void *)_cffi_f_emu_guard_loss, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_guard_loss },
-  { "emu_guard_remove", (void *)_cffi_f_emu_guard_remove, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 94), (void *)_cffi_d_emu_guard_remove },
-  { "emu_lock", (void *)_cffi_f_emu_lock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_lock },
-  { "emu_lock_conflict", (void *)_cffi_f_emu_lock_conflict, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 19), (void *)_cffi_d_emu_lock_conflict },
-  { "emu_madvise", (void *)_cffi_f_emu_madvise, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 54), (void *)_cffi_d_emu_madvise },
-  { "emu_map", (void *)_cffi_f_emu_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 84), (void *)_cffi_d_emu_map },
-  { "emu_mbind", (void *)_cffi_f_emu_mbind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 59), (void *)_cffi_d_emu_mbind },
-  { "emu_msync", (void *)_cffi_f_emu_msync, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_emu_msync },
+  { "emu_guard_remove", (void *)_cffi_f_emu_guard_remove, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 98), (void *)_cffi_d_emu_guard_remove },
+  { "emu_lock", (void *)_cffi_f_emu_lock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_lock },
+  { "emu_lock_conflict", (void *)_cffi_f_emu_lock_conflict, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_lock_conflict },
+  { "emu_madvise", (void *)_cffi_f_emu_madvise, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 58), (void *)_cffi_d_emu_madvise },
+  { "emu_map", (void *)_cffi_f_emu_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 88), (void *)_cffi_d_emu_map },
+  { "emu_mbind", (void *)_cffi_f_emu_mbind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 63), (void *)_cffi_d_emu_mbind },
+  { "emu_msync", (void *)_cffi_f_emu_msync, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 54), (void *)_cffi_d_emu_msync },
   { "emu_open", (void *)_cffi_f_emu_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 7), (void *)_cffi_d_emu_open },
-  { "emu_set_stop", (void *)_cffi_f_emu_set_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_emu_set_stop },
+  { "emu_set_stop", (void *)_cffi_f_emu_set_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 113), (void *)_cffi_d_emu_set_stop },
   { "emu_statx_dax", (void *)_cffi_f_emu_statx_dax, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 12), (void *)_cffi_d_emu_statx_dax },
-  { "emu_stopped", (void *)_cffi_f_emu_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 71), (void *)_cffi_d_emu_stopped },
-  { "emu_touch", (void *)_cffi_f_emu_touch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_touch },
-  { "emu_truncate", (void *)_cffi_f_emu_truncate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 25), (void *)_cffi_d_emu_truncate },
-  { "emu_unmap", (void *)_cffi_f_emu_unmap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_unmap },
+  { "emu_stopped", (void *)_cffi_f_emu_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 75), (void *)_cffi_d_emu_stopped },
+  { "emu_touch", (void *)_cffi_f_emu_touch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 70), (void *)_cffi_d_emu_touch },
+  { "emu_truncate", (void *)_cffi_f_emu_truncate, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_truncate },
+  { "emu_unmap", (void *)_cffi_f_emu_unmap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 70), (void *)_cffi_d_emu_unmap },
+  { "emu_watch", (void *)_cffi_f_emu_watch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 75), (void *)_cffi_d_emu_watch },
+  { "emu_watch_writes", (void *)_cffi_f_emu_watch_writes, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_emu_watch_writes },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
   { "type", offsetof(emu_fs, type),
             sizeof(((emu_fs *)0)->type),
-            _CFFI_OP(_CFFI_OP_NOOP, 122) },
+            _CFFI_OP(_CFFI_OP_NOOP, 126) },
   { "block_size", offsetof(emu_fs, block_size),
                   sizeof(((emu_fs *)0)->block_size),
-                  _CFFI_OP(_CFFI_OP_NOOP, 122) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 126) },
   { "offset", offsetof(emu_loss, offset),
               sizeof(((emu_loss *)0)->offset),
-              _CFFI_OP(_CFFI_OP_NOOP, 22) },
+              _CFFI_OP(_CFFI_OP_NOOP, 26) },
   { "stored", offsetof(emu_loss, stored),
               sizeof(((emu_loss *)0)->stored),
               _CFFI_OP(_CFFI_OP_NOOP, 1) },
@@ -3108,18 +3199,18 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_fs", 119, _CFFI_F_CHECK_FIELDS,
+  { "$emu_fs", 123, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_fs), offsetof(struct _cffi_align_typedef_emu_fs, y), 0, 2 },
-  { "$emu_loss", 120, _CFFI_F_CHECK_FIELDS,
+  { "$emu_loss", 124, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_loss), offsetof(struct _cffi_align_typedef_emu_loss, y), 2, 4 },
-  { "$emu_run", 121, _CFFI_F_CHECK_FIELDS,
+  { "$emu_run", 125, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_run), offsetof(struct _cffi_align_typedef_emu_run, y), 6, 2 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_fs", 119 },
-  { "emu_loss", 120 },
-  { "emu_run", 121 },
+  { "emu_fs", 123 },
+  { "emu_loss", 124 },
+  { "emu_run", 125 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3129,12 +3220,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  66,  /* num_globals */
+  68,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  124,  /* num_types */
+  128,  /* num_types */
   0,  /* flags */
 };
 

@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -171,6 +172,16 @@ static int emu_fstatfs(int fd, emu_fs *result) {
     result->type = (long)status.f_type;
     result->block_size = (long)status.f_bsize;
     return 0;
+}
+
+static int emu_watch(void) {
+    int result = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    return result < 0 ? -errno : result;
+}
+
+static int emu_watch_writes(int watch, const char *path) {
+    int result = inotify_add_watch(watch, path, IN_MODIFY);
+    return result < 0 ? -errno : result;
 }
 
 /* ------------------------------------------------------------------------------------------------- processor */

@@ -222,9 +222,10 @@ static int read_pages(int fd, int64_t offset, char *to, size_t pages, uint32_t *
         error = read_all(fd, buffer, count * PAGE, offset + at * PAGE);
         if (error)
             break;
-        emu_pages_sum(buffer, count, sums + at, hardware);
-        for (size_t n = 0; n < count; n++)
+        for (size_t n = 0; n < count; n++) { /* a page is summed while its copy is on the way to memory */
             stream_page(to + (at + n) * PAGE, buffer + n * PAGE);
+            emu_pages_sum(buffer + n * PAGE, 1, sums + at + n, hardware);
+        }
     }
 #if X86
     _mm_sfence();

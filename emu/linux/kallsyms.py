@@ -4,12 +4,15 @@ Distributions strip their kernels and keep the System.map in another package, bu
 the image: compressed by a table of 256 tokens, each name one byte of length and as many tokens, the first letter its
 type. Where the tables lie no header says, so they are looked for, and what is found must fit together. (The kernel's
 scripts/kallsyms.c writes them; up to release 6.3 addresses stand before the names, from 6.4 on behind the tokens.)
+
+A kernel has a hundred thousand names, and few of them are asked for: only those are decoded.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -38,37 +41,65 @@ class _Tokens(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """``number`` names begin at ``start``; ``before`` ends what lies before the word that says so."""
+    """``number`` names begin at ``start``; ``before`` ends what lies before the word that says so. ``markers`` are
+    where every 256th begins, from ``start`` on.
+    """
 
     start: int
     number: int
     before: int
+    markers: Sequence[int]
 
 
-def functions(image: bytes) -> list[tuple[int, int, str]]:
-    """Address, size and name of each function of the kernel ``image`` (an unpacked one), by address; none where it
-    carries none, or in a way that is not known here. An address is where the kernel is linked to (``nokaslr``).
+class Table(NamedTuple):
+    """The symbols of one kernel: their ``addresses``, rising, and where their names are."""
+
+    image: bytes
+    tokens: _Tokens
+    names: _Names
+    addresses: Sequence[int]
+
+    def function(self, address: int) -> tuple[int, int, str] | None:
+        """Start, size and name of the function that ``address`` is in; None where it is in none. Of several names the
+        last one in the alphabet. An address is where the kernel is linked to (``nokaslr``).
+        """
+        end = bisect_right(self.addresses, address)
+        if not end or address < _KERNEL:
+            return None
+        start = self.addresses[end - 1]
+        begin = bisect_left(self.addresses, start, hi=end)
+        names = [name[1:] for name in map(self._name, range(begin, end)) if name[:1] in _CODE]
+        following = self.addresses[end] if end < len(self.addresses) else start + 1
+        return (start, following - start, max(names)) if names else None
+
+    def _name(self, number: int) -> str:
+        at = self.names.start + self.names.markers[number // _PER_MARKER]
+        for _ in range(number % _PER_MARKER):
+            at, length = _length(self.image, at)
+            at += length
+        at, length = _length(self.image, at)
+        return b"".join(self.tokens.texts[token] for token in self.image[at : at + length]).decode("ascii", "replace")
+
+
+def table(image: bytes) -> Table | None:
+    """The symbols that the kernel ``image`` (an unpacked one) carries; None where it carries none, or in a way that is
+    not known here.
     """
     for tokens in _tokens(image):
         for names in _names(image, tokens):
             for addresses in _addresses(image, tokens, names):
-                found = list(_decode(image, tokens, names))
-                code = sorted({(address, name[1:]) for address, name in zip(addresses, found, strict=True)
-                               if name[:1] in _CODE and address >= _KERNEL})  # fmt: skip
-                ends = sorted(address for address in set(addresses) if address >= _KERNEL)
-                following = dict(pairwise(ends))
-                return [(address, following.get(address, address) - address, name) for address, name in code]
-    return []
+                return Table(image, tokens, names, addresses)
+    return None
 
 
-def of_file(path: str) -> list[tuple[int, int, str]]:
-    """The functions of the kernel at ``path``, an ELF file or a bzImage; none where it cannot be read or unpacked."""
+def of_file(path: str) -> Table | None:
+    """Those of the kernel at ``path``, an ELF file or a bzImage; None where it cannot be read or unpacked."""
     try:
         data = Path(path).read_bytes()
         image = data if data.startswith(elf.MAGIC) else payload.vmlinux(data, path)
     except (OSError, UsageError):
-        return []
-    return [] if image is None else functions(image)
+        return None
+    return None if image is None else table(image)
 
 
 def _align(at: int) -> int:
@@ -102,7 +133,7 @@ def _names(image: bytes, tokens: _Tokens) -> Iterator[_Names]:
         for names in range(last & -_ALIGN, max(last - _PER_MARKER * _LONGEST_NAME, _ALIGN), -_ALIGN):
             (count,) = struct.unpack_from("<I", image, names - _ALIGN)
             if -(-count // _PER_MARKER) == len(markers) and _fits(image, names, count, markers):
-                yield _Names(names, count, names - _ALIGN)
+                yield _Names(names, count, names - _ALIGN, markers)
 
 
 def _markers(image: bytes, end: int) -> Iterator[tuple[int, list[int]]]:
@@ -153,14 +184,6 @@ def _length(image: bytes, at: int) -> tuple[int, int]:
     if image[at] & 0x80:
         return at + 2, image[at] & 0x7F | image[at + 1] << 7
     return at + 1, image[at]
-
-
-def _decode(image: bytes, tokens: _Tokens, names: _Names) -> Iterator[str]:
-    at = names.start
-    for _ in range(names.number):
-        at, length = _length(image, at)
-        yield b"".join(tokens.texts[token] for token in image[at : at + length]).decode("ascii", "replace")
-        at += length
 
 
 def _addresses(image: bytes, tokens: _Tokens, names: _Names) -> Iterator[list[int]]:

@@ -145,6 +145,7 @@ class MachineGuest:
             lock=self._lock(backend),
             holes=holes,
             file=file,
+            descriptor=backend.fd if config.path is not None and config.share else None,
         )
 
     def _lock(self, backend: Backend) -> FileLock | None:

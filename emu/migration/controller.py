@@ -30,6 +30,8 @@ from emu.words import printable
 _SWITCH_S = 0.0001
 _PUTTING_AWAY_S = 1.0
 """What the thread of a migration that is over may still take to close its channel."""
+_LOOK_S = 0.1
+"""How often who waits looks for signals: Python handles them in the main thread, which the kernel need not wake up."""
 
 
 class MigrationControl:
@@ -56,7 +58,9 @@ class MigrationControl:
         self._progress = Progress()
         self._interrupt: Interrupt | None = None
         self._source: Source | None = None
-        self._thread: threading.Thread | None = None
+        # Not the thread itself: Python 3.11 takes one whose join an exception interrupted (Ctrl-C) for ended.
+        self._over = threading.Event()
+        self._over.set()
         self._lock = threading.RLock()
         self._leaves_for = ""
         self.waits_at = ""
@@ -181,9 +185,11 @@ class MigrationControl:
 
     def wait(self, timeout: float | None = None) -> Status:
         """Wait until the migration is over, at most ``timeout`` seconds; its status."""
-        thread = self._thread
-        if thread is not None:
-            thread.join(timeout)
+        if timeout is not None:
+            self._over.wait(timeout)
+        else:
+            while not self._over.wait(_LOOK_S):
+                pass
         return self._progress.status
 
     def finish(self) -> None:
@@ -202,9 +208,9 @@ class MigrationControl:
     # -- threads ----------------------------------------------------------------------------------------------------
 
     def _refuse_second(self) -> None:
-        if self._thread is not None and self._progress.status.over:
-            self._thread.join(_PUTTING_AWAY_S)
-        if self._thread is not None and self._thread.is_alive():
+        if self._progress.status.over:
+            self._over.wait(_PUTTING_AWAY_S)
+        if not self._over.is_set():
             raise UsageError("There's a migration process in progress", "wait for it or cancel it")
 
     def _begin(self) -> Interrupt:
@@ -218,11 +224,22 @@ class MigrationControl:
         return self._interrupt
 
     def _spawn(self, work: Callable[..., None], *arguments: object) -> None:
-        self._thread = threading.Thread(target=work, args=arguments, name="migration", daemon=True)
+        over = self._over = threading.Event()
+
+        def do() -> None:
+            try:
+                work(*arguments)
+            finally:
+                over.set()
+
+        thread = threading.Thread(target=do, name="migration", daemon=True)
         # Ctrl-C in the middle of the start would leave a thread that cannot be waited for.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         try:
-            self._thread.start()
+            thread.start()
+        except BaseException:
+            over.set()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

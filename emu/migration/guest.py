@@ -105,7 +105,8 @@ class BackingFile(Protocol):
 class Block:
     """One block of memory that migrates as a whole. ``view`` is its bytes (read-only where the guest cannot write).
 
-    ``persistent`` marks the backend of an NVDIMM: its bytes must be durable before the hand-over. ``path`` is its file.
+    ``persistent`` marks the backend of an NVDIMM: its bytes must be durable before the hand-over. ``path`` is its file,
+    and ``descriptor`` that file, open, where the block is shared with it.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Block:
     lock: FileLock | None = None
     holes: Holes | None = None
     file: BackingFile | None = None
+    descriptor: int | None = None
 
     def store(self, offset: int, data: memoryview) -> None:
         """Put ``data`` at ``offset``, visible in ``view``."""

@@ -30,6 +30,7 @@ from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.policy import Terms
 from emu.migration.progress import Progress, Status
 from emu.migration.report import decode_report
+from emu.migration.strangers import Strangers
 from emu.migration.stream import Frame, FrameType, Run
 from emu.migration.throttle import Throttle
 from emu.units import MIB, PAGE
@@ -77,6 +78,7 @@ class Source:
         self._copied = [not self._ignored(block) for block in self._blocks]
         self._trackers: dict[int, Tracker] = {}
         self._doubts = Doubts(self._blocks)
+        self._strangers: Strangers | None = None
         self._switch = threading.Event()
         self._was_running = False
         self._sender = PageSender(channel, progress, Pacer(interrupt), lambda: self._limit, self._await_copy)
@@ -137,6 +139,7 @@ class Source:
     def _rounds(self) -> None:
         self.phase = Phase.ROUNDS
         self._progress.enter(Status.ACTIVE)
+        self._strangers = Strangers(self._of(True))
         # Also while it stands still: the user may let it run before the switch-over.
         for number, block in enumerate(self._blocks):
             if self._copied[number] and block.writable:
@@ -207,6 +210,7 @@ class Source:
             if (runs := tracker.collect())
         }
         self._doubts.settle(found)
+        self._check_files()
         pages = sum(run.count for runs in found.values() for run in runs)
         elapsed = now - self._synced_at
         self._progress.dirty_pages_per_s = round(pages / elapsed) if elapsed > 0 else 0
@@ -244,6 +248,7 @@ class Source:
             answer = self._expect(FrameType.DURABLE, until=time.monotonic() + patience)
             sent = {block.name for block in self._of(True) if block.persistent}
             self._progress.persistence = decode_report(answer.data, sent)
+        self._check_files()
         self._interrupt.check()
 
     def _settle_shared(self) -> None:
@@ -339,6 +344,9 @@ class Source:
         for tracker in self._trackers.values():
             tracker.stop()
         self._trackers.clear()
+        if self._strangers is not None:
+            self._strangers.close()
+            self._strangers = None
 
     def _check_storage(self, block: Block) -> None:
         lost = block.storage.lost()
@@ -346,6 +354,10 @@ class Source:
             raise HostError(
                 f"{block.path or block.name}: the file was cut short at offset {lost:#x}", "restore its size"
             )
+
+    def _check_files(self) -> None:
+        assert self._strangers is not None
+        self._strangers.check()
 
     def _await_copy(self) -> Frame:
         return self._expect(FrameType.COPIED)

@@ -86,7 +86,7 @@ def _recoveries(folder: Path, name: str, commands: dict[Role, str], target: str)
         stack.callback(initial.close)
         tracked = frozenset(timeline.units)
         for kind, what, least in ((_FromTheMount, "from the mount on", ""), (MachineRecovery, name, target)):
-            with contextlib.closing(kind(workload.began_with, budget=300_000_000, linux=True)) as recovery:
+            with contextlib.closing(kind(workload.began_with, budget=300_000_000, linux=workload.booted)) as recovery:
                 rates = []
                 for number in range(_ROUNDS):
                     began = time.process_time()

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from run_emu import PATIENCE_S
+
 from emu.testing.commands import EMU
 
 SIZE = "8M"
@@ -18,13 +20,13 @@ SIZE = "8M"
 class Emu:
     """An ``emu run`` process with a QMP socket and its serial port in a file."""
 
-    def __init__(self, folder: Path, name: str, words: list[str]) -> None:
+    def __init__(self, folder: Path, name: str, words: list[str], *, quiet: bool = True) -> None:
         self.folder = folder
         self.name = name
         self.qmp = folder / f"{name}.qmp"
         self.serial = folder / f"{name}.serial"
         self.process = subprocess.Popen(
-            [*EMU, "run", *words, "--quiet", "-m", "16M", "-serial", f"file:{self.serial}",
+            [*EMU, "run", *words, *(["--quiet"] if quiet else []), "-m", "16M", "-serial", f"file:{self.serial}",
              "--nvdimm", f"file={folder}/{name}.img,size={SIZE},label-size=128K,id=nv1",
              "-qmp", f"unix:{self.qmp},server=on,wait=off"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -36,7 +38,7 @@ class Emu:
         """One command on a connection of its own; None when the process is gone."""
         try:
             with socket.socket(socket.AF_UNIX) as sock:
-                sock.settimeout(20)
+                sock.settimeout(PATIENCE_S)
                 sock.connect(str(self.qmp))
                 lines = sock.makefile("rb")
                 lines.readline()
@@ -62,10 +64,10 @@ class Emu:
         """End the process; what it said on stderr."""
         if self.process.poll() is None:
             self.process.kill()
-        return self.process.communicate(timeout=20)[1].decode()
+        return self.process.communicate(timeout=PATIENCE_S)[1].decode()
 
 
-def wait_until(condition: Any, what: str, timeout: float = 30) -> None:
+def wait_until(condition: Any, what: str, timeout: float = PATIENCE_S) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, f"no {what}"

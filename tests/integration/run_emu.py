@@ -49,7 +49,7 @@ def emu(
 
 def refused(status: int, *words: str | Path, under: tuple[str, ...] = ()) -> str:
     """The message of a run that must fail with ``status`` in one or two lines, before the guest has run."""
-    result = emu("run", *words, "--quiet", "--timeout", "20", under=under)
+    result = emu("run", *words, "--quiet", "--timeout", str(PATIENCE_S), under=under)
     assert result.status == status, result
     assert result.out == ""
     assert 1 <= len(result.errors) <= 2, result.errors

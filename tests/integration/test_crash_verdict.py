@@ -19,12 +19,13 @@ from run_emu import EMU, Result, emu
 
 from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
-from emu.persistence.lab import jobs
+from emu.persistence.lab import investigation, jobs
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Question, investigate
 from emu.persistence.report.document import document
 from emu.persistence.report.page import report_html
 from emu.persistence.report.symbols import Symbols
+from emu.persistence.report.terminal import report_lines
 from emu.units import GIB, MIB
 
 BASE = 4 * GIB
@@ -138,22 +139,24 @@ def test_not_everything_tried_is_not_ok(tmp_path: Path) -> None:
 
 def test_a_recovery_that_waits_for_ever_is_a_failure_with_a_bound(tmp_path: Path) -> None:
     recovery = image(tmp_path, READ_0, b"\x48\x85\xc0\x75\x01", HALT, IDLE, name="recover.bin")  # waits where x is 1
-    began = time.monotonic()
     found = crash(image(tmp_path, STORE_1, HALT), "--recover", recovery, "--timeout", "1", "--json")
     assert found.status == 3
     assert found.document["failures"][0]["verdict"]["reason"] == "timeout"
-    assert time.monotonic() - began < 40
 
 
-def test_counts_of_thousands_of_digits_are_readable_and_valid_json(tmp_path: Path) -> None:
+def test_counts_of_thousands_of_digits_are_readable_and_valid_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(investigation, "COUNTING_S", 0.1)  # it would count memories until its time is up
     # mov ecx, 0x4000; mov eax, 1; cmp [rdi], 0; jne +3; rep stosq; hlt
     workload = image(tmp_path, b"\xb9\x00\x40\x00\x00\xb8\x01\x00\x00\x00\x48\x83\x3f\x00\x75\x03\xf3\x48\xab", HALT)
-    ended = crash(workload)
-    assert ended.status == 0
-    assert "eager 10^4932 /" in ended.out  # 2^16384 sets of persisted units
-    found = crash(workload, "--json", "--html", tmp_path / "page.html").document
-    assert (found["eager"], found["eager_log10"]) == (None, 4932.075)
-    assert "10^4932" in (tmp_path / "page.html").read_text()
+    config = machine(workload, tmp_path / "none.img")
+    with investigate(Question(config, config)) as answer:
+        found = documents.check(json.loads(json.dumps(document(answer, Symbols()), allow_nan=False)))
+        page = report_html(document(answer, Symbols()), answer, Symbols())
+    assert (found["status"], found["eager"], found["eager_log10"]) == (0, None, 4932.075)
+    assert any("eager 10^4932 /" in line for line in report_lines(found))  # 2^16384 sets of persisted units
+    assert "10^4932" in page
     small = crash("commit-fixed", "--json").document
     assert (small["eager"], round(10 ** small["eager_log10"])) == (21, 21)
 
@@ -252,8 +255,8 @@ def test_no_worker_outlives_emu(tmp_path: Path, number: signal.Signals) -> None:
         # emu, its resource tracker and three workers.
         wait_for(lambda: len(in_session(process.pid)) >= 5, "the workers did not start")
         os.kill(process.pid, number)
-        wait_for(lambda: not in_session(process.pid), f"still there: {in_session(process.pid)}", 30)
-        out, _ = process.communicate(timeout=10)  # nobody holds the pipe
+        wait_for(lambda: not in_session(process.pid), f"still there: {in_session(process.pid)}")
+        out, _ = process.communicate(timeout=60)  # nobody holds the pipe
     assert process.returncode == (-number if number == signal.SIGKILL else 130)
     assert out.startswith("interrupted" if number == signal.SIGINT else "")
 
@@ -264,7 +267,7 @@ def test_no_worker_outlives_emu_that_is_killed_while_they_start(tmp_path: Path) 
             wait_for(lambda: len(in_session(process.pid)) >= 2, "no worker started")
             time.sleep(delay)
             process.kill()
-            wait_for(lambda: not in_session(process.pid), f"still there after {delay} s", 30)
+            wait_for(lambda: not in_session(process.pid), f"still there after {delay} s")
 
 
 def mappings(process: subprocess.Popen[str], file: Path) -> int:
@@ -295,20 +298,26 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
     deaf = """\
 import time
 from emu.cli.crash import _interruptible
-print("go", flush=True)
-_interruptible(lambda interruption: time.sleep(600))
+
+def work(interruption):
+    print("go", flush=True)
+    while not interruption.asked:
+        time.sleep(0.01)
+    time.sleep(1)  # two signals in one moment are one key
+    print("asked", flush=True)
+    time.sleep(600)
+
+_interruptible(work)
 """
     command = [*TAKES_CTRL_C, EMU[0], "-c", deaf]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == "go\n"
-        time.sleep(1)
         process.send_signal(signal.SIGINT)
-        time.sleep(1)
-        assert process.poll() is None, "the first one only asks"
+        assert process.stdout.readline() == "asked\n", "the first one only asks"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=60) == 130
     finally:
         process.kill()
         process.communicate()

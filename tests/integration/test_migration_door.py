@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from migration_processes import EMU, Emu, wait_until
+from run_emu import PATIENCE_S
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def listens(path: Path) -> bool:
 def second(folder: Path, uri: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*EMU, "run", "--quiet", "-m", "16M", "--nvdimm", f"file={folder}/second.img,size=4M", "--incoming", uri],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
 
 
@@ -43,7 +45,7 @@ def move(emus: list[Emu], folder: Path, destination: Emu, uri: str) -> None:
     emus.append(Emu(folder, "source", ["count", "--append", "0 20000"]))
     wait_until(emus[-1].counted, "counting guest")
     done = subprocess.run(
-        [*EMU, "migrate", "--qmp", str(emus[-1].qmp), uri], capture_output=True, text=True, timeout=60
+        [*EMU, "migrate", "--qmp", str(emus[-1].qmp), uri], capture_output=True, text=True, timeout=PATIENCE_S
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     wait_until(destination.counted, "count at the destination")
@@ -66,10 +68,15 @@ def test_a_second_destination_is_refused_and_the_first_waits_on(emus: list[Emu],
 
 
 def test_the_same_over_tcp(emus: list[Emu], tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as chosen:
-        port = chosen.getsockname()[1]
-    uri = f"tcp:127.0.0.1:{port}"
-    first = waiting(emus, tmp_path, "b", uri)
+    first = Emu(tmp_path, "b", ["--incoming", "tcp:127.0.0.1:0"], quiet=False)
+    emus.append(first)
+    assert first.process.stderr is not None
+    told = re.search(
+        rb"waiting for a migration at (tcp:127\.0\.0\.1:(\d+))\n",
+        b"".join(first.process.stderr.readline() for _ in range(2)),
+    )
+    assert told
+    uri, port = told[1].decode(), int(told[2])
     done = second(tmp_path, uri)
     assert done.returncode == 4
     assert "in use" in done.stderr
@@ -84,7 +91,7 @@ def test_a_destination_that_ends_leaves_the_socket_of_the_next(emus: list[Emu], 
     path.unlink()  # so that the next may listen there while the first still waits
     waiting(emus, tmp_path, "c", f"unix:{path}")
     first.process.send_signal(signal.SIGTERM)
-    assert first.process.wait(20) == 130
+    assert first.process.wait(PATIENCE_S) == 130
     assert listens(path)
     assert emus[-1].process.poll() is None
 
@@ -99,13 +106,13 @@ def test_whatever_ends_the_wait_no_socket_stays(tmp_path: Path, how: str) -> Non
     try:
         wait_until(lambda: (tmp_path / "m").exists() or process.poll() is not None, "socket")
         if how == "timeout":
-            assert process.wait(20) == 124
+            assert process.wait(PATIENCE_S) == 124
         else:
             with contextlib.ExitStack() as stack:
                 for _ in range(3):
                     stack.enter_context(socket.socket(socket.AF_UNIX)).connect(f"{tmp_path}/m")
                 process.send_signal(signal.Signals[how])
-                assert process.wait(20) == 130, process.communicate()
+                assert process.wait(PATIENCE_S) == 130, process.communicate()
     finally:
         process.kill()
         process.communicate()

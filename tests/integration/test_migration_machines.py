@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ class Running:
         self.thread = threading.Thread(target=lambda: self.outcome.append(self.machine.run()), daemon=True)
         self.thread.start()
 
-    def wait_for(self, text: bytes, timeout: float = 30) -> None:
+    def wait_for(self, text: bytes, timeout: float = 60) -> None:
         wait_until(
             lambda: text in self.serial, timeout, f"{text!r} on the serial port, got {bytes(self.serial)[-200:]!r}"
         )
@@ -51,7 +52,7 @@ class Running:
         self.control.finish()
         self.machine.end(ExitRequest("quit", 0))
         if self.thread is not None:
-            self.thread.join(30)
+            self.thread.join(60)
             assert not self.thread.is_alive()
         self.machine.close()
 
@@ -161,12 +162,12 @@ def test_a_refused_migration_leaves_the_guest_counting(start: Start, tmp_path: P
     source = start(config(tmp_path / "a.img"))
     source.wait_for(b"count 20000")
     source.control.start(uri)
-    assert source.control.wait(30) is Status.FAILED
+    assert source.control.wait(60) is Status.FAILED
     answer = source.control.query()
     assert "label-size is 128 KiB at the source and 256 KiB at the destination" in answer["error-desc"]
     at = numbers(bytes(source.serial))[-1]
     source.wait_for(f"count {at + 40000}".encode())
-    destination.thread.join(30)  # type: ignore[union-attr]
+    destination.thread.join(60)  # type: ignore[union-attr]
     assert destination.outcome[0].status == 4
     assert incomplete.reason(tmp_path / "b.img") is None
 
@@ -243,8 +244,8 @@ def test_cancel_and_migrate_again(start: Start, tmp_path: Path) -> None:
         source.control.start(uri)
     wait_until(lambda: source.control.status is Status.ACTIVE, 10, "active migration")
     source.control.cancel()
-    assert source.control.wait(30) is Status.CANCELLED
-    first.thread.join(30)  # type: ignore[union-attr]
+    assert source.control.wait(60) is Status.CANCELLED
+    first.thread.join(60)  # type: ignore[union-attr]
     assert incomplete.reason(tmp_path / "b.img") is not None
     with pytest.raises(UsageError, match="incomplete"):
         board.build(config(tmp_path / "b.img"), board.Outputs())
@@ -325,8 +326,46 @@ def test_what_is_over_is_no_migration_in_progress(
     source.control.start(f"file:{tmp_path}/snapshot")
     with pytest.raises(UsageError, match="in progress"):
         source.control.set_capabilities({"events": True})
-    wait_until(lambda: source.control.status is Status.COMPLETED, 30, "snapshot")
+    wait_until(lambda: source.control.status is Status.COMPLETED, 60, "snapshot")
     source.control.set_capabilities({"events": True})
+
+
+def test_who_was_interrupted_waiting_still_waits_before_the_machine_is_closed(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The migration reads the machine's memory to its end."""
+    close, closing, go_on = FileWriter.close, threading.Event(), threading.Event()
+
+    def slowly(writer: FileWriter) -> None:
+        closing.set()
+        go_on.wait(60)
+        close(writer)
+        closing.clear()
+
+    monkeypatch.setattr(FileWriter, "close", slowly)
+    source = start(config(tmp_path / "a.img"))
+    source.wait_for(b"count 20000\n")
+    source.control.start(f"file:{tmp_path}/snapshot")
+    assert closing.wait(60)
+    main = threading.get_ident()
+    interrupting = threading.Timer(0.1, signal.pthread_kill, [main, signal.SIGUSR1])
+
+    def interrupted(*_: object) -> None:
+        raise InterruptedError
+
+    def wait() -> None:
+        interrupting.start()
+        source.control.wait()
+
+    before = signal.signal(signal.SIGUSR1, interrupted)
+    try:
+        with pytest.raises(InterruptedError):
+            wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    threading.Timer(0.3, go_on.set).start()
+    source.control.finish()
+    assert not closing.is_set(), "it returned before the migration's thread had ended"
 
 
 def test_discard_data_waits_for_the_destination(start: Start, tmp_path: Path) -> None:
@@ -338,12 +377,12 @@ def test_discard_data_waits_for_the_destination(start: Start, tmp_path: Path) ->
     source.wait_for(b"count 20000")
     start(config(tmp_path / "b.img", image=None, ram_size=32 * MIB), incoming=uri)
     source.control.start(uri)
-    assert source.control.wait(30) is Status.FAILED
+    assert source.control.wait(60) is Status.FAILED
     assert source.machine.backends[-1].config.discard_data
     assert any((tmp_path / "a.img").read_bytes())
     destination = start(config(tmp_path / "c.img", image=None), incoming=f"{uri}2")
     source.control.start(f"{uri}2")
-    assert source.control.wait(30) is Status.COMPLETED
+    assert source.control.wait(60) is Status.COMPLETED
     assert source.machine.backends[-1].config.discard_data
     source.close()
     assert not any((tmp_path / "a.img").read_bytes())

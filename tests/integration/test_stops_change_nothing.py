@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -74,8 +75,8 @@ def test_a_hundred_disturbed_runs_are_like_one_that_is_left_alone(guest: Machine
     plain = outcome(guest, lambda machine: None)
     assert plain[0].reason == "halt"
     assert int.from_bytes(plain[-1][-1][0x1000:0x1008], "little") > 20  # the timer ticked
-    stops = 0
-    for seed in range(times(100)):
+    stops = seed = 0
+    while seed < times(100) or stops <= 300:  # more where the machine is so busy that a guest is rarely met
         random = Random(seed)
 
         def disturb(machine: Machine, random: Random = random) -> None:
@@ -88,7 +89,7 @@ def test_a_hundred_disturbed_runs_are_like_one_that_is_left_alone(guest: Machine
                 time.sleep(random.random() * 0.001)
 
         assert outcome(guest, disturb) == plain, f"run {seed}"
-    assert stops > 300
+        seed += 1
 
 
 def test_a_stop_in_every_block_changes_nothing(guest: MachineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,8 +137,10 @@ def stop_and_go(client: Client) -> int:
 
 
 def test_stop_and_cont_over_qmp_change_nothing(tmp_path: Path) -> None:
-    results = []
-    for number in range(4):
+    plain, stops = None, 0
+    for number in count():
+        if number >= 4 and stops > 60:  # on a busy machine the client comes late, and the guest ends sooner
+            break
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "guest.bin").write_bytes(program(40_000))
@@ -145,8 +148,9 @@ def test_stop_and_cont_over_qmp_change_nothing(tmp_path: Path) -> None:
         with Emu(folder, *words) as emu:
             client = emu.client()
             client.ask("cont")
-            stops = stop_and_go(client) if number else 100
-            results.append((emu.ended(), (folder / "pmem").read_bytes()))
-            assert stops > 20
-    assert results[0][0] == (0, "", "")
-    assert results[1:] == results[:1] * 3
+            if number:
+                stops += stop_and_go(client)
+            found = emu.ended(), (folder / "pmem").read_bytes()
+            plain = plain or found
+            assert found[0] == (0, "", "")
+            assert found == plain

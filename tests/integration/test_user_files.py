@@ -201,7 +201,7 @@ def test_a_start_that_fails_leaves_no_file_and_changes_none(case: str, image: Pa
     names = {name: folder / name for name in ("new", "bad", "elf", "large", "empty")}
     words = [word.format(**names, folder=folder, pool=pool, image=image) for word in BAD_STARTS[case]]
     for serial in ("log", "new log"):
-        result = emu("run", *words, "-serial", f"file:{folder / serial}", "--quiet", "--timeout", "20")
+        result = emu("run", *words, "-serial", f"file:{folder / serial}", "--quiet", "--timeout", "60")
         assert result.status in (2, 4), result
         assert result.errors
         assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
@@ -269,7 +269,7 @@ def test_the_targets_of_a_crash_are_looked_at_before_the_work(words: tuple[str, 
     image.write_bytes(SPIN)
     (image.parent / "file").touch()
     words = tuple(word.format(image.parent) for word in words)
-    result = emu("crash", image, "--nvdimm", f"file={image.parent}/pool,size=2M", "--timeout", "50", *words, timeout=20)
+    result = emu("crash", image, "--nvdimm", f"file={image.parent}/pool,size=2M", "--timeout", "600", *words)
     assert (result.status, result.out) == (4, "")
     assert words[1] in result.errors[0]
 

@@ -9,6 +9,7 @@ _DESTINATION = "emu/migration/destination.py"
 _PHASES = "tests/unit/migration/test_migration_phases.py"
 _LIARS = "tests/unit/migration/test_migration_liars.py"
 _REFERENCES = "tests/unit/migration/test_migration_references.py"
+_STRANGERS = "tests/unit/migration/test_migration_strangers.py"
 _MACHINES = "tests/integration/test_migration_machines.py"
 _DRAIN = "        self._drain(channel)\n"
 _REPORT = """        assert self._persister is not None
@@ -91,6 +92,14 @@ MUTANTS = (
         "        self._doubts.settle({})  # the guest stands still\n",
         "",
         (f"{_REFERENCES}::test_a_page_damaged_in_the_last_round_is_found_before_the_hand_over",),
+    ),
+    Mutant(
+        "strangers-in-the-last-moment",
+        "a file that another program writes to until the destination has everything is not handed over",
+        _SOURCE,
+        "        self._check_files()\n        self._interrupt.check()\n",
+        "        self._interrupt.check()\n",
+        (f"{_STRANGERS}::test_a_file_that_another_program_writes_to_is_not_handed_over",),
     ),
     Mutant(
         "references-without-a-bound",

@@ -579,7 +579,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 /************************************************************/
 
 /*
- * Tells of loads and stores of watched pages, and leaves all others as fast as they are.
+ * Tells of loads and stores of watched pages, and of code that is fetched, and leaves all others as fast as they are.
  *
  * Unicorn's memory hooks send every access of the guest through a function. But translated code looks each address up in
  * the TLB anyway, and leaves for a function where the entry says so: as for a page with a data breakpoint, which the CPU
@@ -599,6 +599,11 @@ static struct {
     uint64_t (*load2)(environment *, uint64_t, uint32_t, uintptr_t), (*load4)(environment *, uint64_t, uint32_t, uintptr_t),
         (*load8)(environment *, uint64_t, uint32_t, uintptr_t), (*swapped2)(environment *, uint64_t, uint32_t, uintptr_t),
         (*swapped4)(environment *, uint64_t, uint32_t, uintptr_t), (*swapped8)(environment *, uint64_t, uint32_t, uintptr_t);
+    uint32_t (*peek)(environment *, uint64_t), (*fetch1)(environment *, uint64_t), (*fetch2)(environment *, uint64_t),
+        (*fetch4)(environment *, uint64_t);
+    uint64_t (*fetch8)(environment *, uint64_t);
+    void (*loop)(const void *steps, void *progress, void *cpu, const uint64_t *block, int most);
+    uint64_t (*code_page)(environment *, uint64_t);
     uint32_t (*walk4)(void *cpu, uint64_t physical);
     uint64_t (*walk8)(void *cpu, uint64_t physical);
     uint32_t (*for_function2)(environment *, uint64_t, int, uintptr_t), (*for_function4)(environment *, uint64_t, int, uintptr_t);
@@ -719,6 +724,51 @@ LOAD(for_function8, uint64_t, 8, int, cpu_ldq_mmuidx_ra)
 WALK(walk4, uint32_t, 4, x86_ldl_phys)
 WALK(walk8, uint64_t, 8, x86_ldq_phys)
 
+/*
+ * Bytes of code are about to be looked at, perhaps on two pages. Each gets its entry in the TLB before: looking there ends
+ * the translation where nothing can be fetched.
+ */
+static void announce_fetch(environment *env, uint64_t address, unsigned size)
+{
+    emu_watcher *w = by_env(env);
+    unsigned first = PAGE - (unsigned)(address % PAGE);
+    if (!w)
+        return;
+    first = first < size ? first : size;
+    library.peek(env, address);
+    w->fetched(w->owner, address, first);
+    if (first < size) {
+        library.peek(env, address + first);
+        w->fetched(w->owner, address + first, size - first);
+    }
+}
+
+#define FETCH(original, type, bytes, name)                                                                            \
+    type NAME(name)(environment *env, uint64_t address)                                                               \
+    {                                                                                                                 \
+        announce_fetch(env, address, bytes);                                                                          \
+        return library.original(env, address);                                                                        \
+    }
+
+FETCH(fetch1, uint32_t, 1, cpu_ldub_code)
+FETCH(fetch2, uint32_t, 2, cpu_lduw_code)
+FETCH(fetch4, uint32_t, 4, cpu_ldl_code)
+FETCH(fetch8, uint64_t, 8, cpu_ldq_code)
+
+/* A byte of code for who looks at it before the translator does. */
+uint32_t emu_peek_code(environment *env, uint64_t address)
+{
+    announce_fetch(env, address, 1);
+    return library.peek(env, address);
+}
+
+/* `block` begins with its linear address. */
+void NAME(translator_loop)(const void *steps, void *progress, void *cpu, const uint64_t *block, int most)
+{
+    emu_watcher *w = by_cpu(cpu);
+    library.loop(steps, progress, cpu, block, w && w->steps(w->owner, library.code_page(w->env, *block)) ? 1 : most);
+}
+
 void NAME(tlb_protect_code)(void *uc, uint64_t ram)
 {
     emu_watcher *w = by_engine(uc);
@@ -734,7 +784,7 @@ static struct {
     emu_watcher watcher;
     emu_watched_slot *slot;
     uint64_t address;
-    bool mapped, has_code;
+    bool mapped, has_code, fetched, steps;
     unsigned loads, others;
 } trial;
 
@@ -754,6 +804,19 @@ static void on_trial_access(void *owner, uint64_t linear, unsigned size, bool st
         trial.others++;
 }
 
+static bool on_trial_steps(void *owner, uint64_t ram)
+{
+    (void)owner, (void)ram;
+    trial.steps = true;
+    return false;
+}
+
+static void on_trial_fetch(void *owner, uint64_t linear, unsigned size)
+{
+    (void)owner, (void)linear, (void)size;
+    trial.fetched = true;
+}
+
 static void on_trial_walk(void *owner, uint64_t physical, unsigned size) { (void)owner, (void)physical, (void)size; }
 
 static void on_trial_code(void *owner, uint64_t ram)
@@ -767,7 +830,8 @@ int emu_accesses_try(void *uc, void *cpu, void *env, uint64_t address)
 {
     memset(&trial, 0, sizeof trial);
     trial.watcher = (emu_watcher){.cpu = cpu, .uc = uc, .env = env, .mapping = on_trial_mapping,
-                                  .accessed = on_trial_access, .walked = on_trial_walk, .has_code = on_trial_code};
+                                  .accessed = on_trial_access, .steps = on_trial_steps, .fetched = on_trial_fetch, .walked = on_trial_walk,
+                                  .has_code = on_trial_code};
     trial.address = address;
     trial.slot = emu_begin_watching(&emu_watched, &trial.watcher);
     if (trial.slot)
@@ -780,7 +844,7 @@ int emu_accesses_tried(void)
 {
     emu_end_watching(trial.slot);
     library.forget_addresses(trial.watcher.cpu);
-    return trial.mapped && trial.has_code && trial.loads == 1 && !trial.others;
+    return trial.mapped && trial.has_code && trial.fetched && trial.steps && trial.loads == 1 && !trial.others;
 }
 
 /* ---- Binding ---- */
@@ -790,6 +854,8 @@ const char *emu_accesses_bind(void *handle, void *system, void *translation)
     static const struct wanted in_system[] = {
         {"tlb_set_page_with_attrs", &library.set_page},
         {"tlb_protect_code", &library.protect_code},
+        {"cpu_ldub_code", &library.fetch1},
+        {"translator_loop", &library.loop},
         {"cpu_watchpoint_address_matches", &library.matches},
         {"cpu_check_watchpoint", &library.check},
     };
@@ -803,6 +869,11 @@ const char *emu_accesses_bind(void *handle, void *system, void *translation)
     };
     static const struct wanted in_library[] = {
         {"tlb_flush", &library.forget_addresses},
+        {"get_page_addr_code", &library.code_page},
+        {"cpu_ldub_code", &library.peek},
+        {"cpu_lduw_code", &library.fetch2},
+        {"cpu_ldl_code", &library.fetch4},
+        {"cpu_ldq_code", &library.fetch8},
         {"x86_ldl_phys", &library.walk4},
         {"x86_ldq_phys", &library.walk8},
         {"cpu_lduw_mmuidx_ra", &library.for_function2},

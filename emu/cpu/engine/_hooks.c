@@ -624,6 +624,8 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_BREAKPOINT 256
 #define EMU_STEP 512
 #define EMU_WATCH 1024
+/* Not a reason to come back: the block at RIP is to be executed in the other grain (debugger.h). */
+#define EMU_GRAIN 2048
 #define EMU_KNOWN_NOWHERE KNOWN_NOWHERE
 
 #define FLAG_TF 0x100u
@@ -634,7 +636,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define MSR_STAR 0xC0000081u
 #define MSR_LSTAR 0xC0000082u
 #define MSR_FMASK 0xC0000084u
-enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13 };
+enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
@@ -659,6 +661,24 @@ static struct {
     int (*control)(void *uc, int what, ...);
     const char *(*describe)(int error);
 } library;
+
+/*
+ * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
+ * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
+ * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
+ * `debugging`: count blocks and look for where a debugger stops.
+ */
+typedef union {
+    volatile uint64_t any;
+    struct {
+        volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing, debugging;
+    };
+} emu_attention;
+
+/* How long the block is that began at a linear address, with what decides how it is translated, and its code's sum. */
+typedef struct { uint64_t address, mode, sum; uint32_t size; } known_block;
+
+typedef struct { uint64_t address, cr3, rsp; } interrupted;
 
 typedef struct emu_engine {
     void *uc;
@@ -704,38 +724,41 @@ typedef struct emu_engine {
     void (*on_limit)(void *, uint64_t address);
     void *on_limit_argument;
     /*
-     * For a debugger, which has each instruction be a block: how many were announced, how many may begin, where to
-     * stop (in rising order), and that the one where it stopped begins now, whatever else is due.
+     * For a debugger (debugger.h): the place of the instruction announced last, where it began first, and where the one
+     * before it did; where to stop; from where on to go instruction by instruction; breakpoints, in rising order; and that the instruction where it
+     * stopped begins now, whatever else is due.
      */
-    uint64_t instructions, until;
+    uint64_t place, begun, before, until, fine;
     const uint64_t *breakpoints;
     size_t breakpoint_count;
     bool held;
-    /* The block announced last is at the address of the one before. */
+    /*
+     * Instructions are blocks: of the block that begins at `block_start`, or of none, which has no size. `length` is
+     * that of the instruction announced last.
+     */
+    bool single;
+    uint64_t block_start;
+    uint32_t block_size, length;
+    uint32_t *instruction_blocks;
+    size_t universe;
+    uint32_t whole_universe;
+    known_block *known_blocks;
+    /* The instruction announced next begins again, as a block of its own. */
+    bool restarted;
+    /* The block announced last is one more turn of the REP instruction before, if it is one. */
     bool same;
     /*
      * Instructions that began and will go on: a fault or, between two turns of REP, an interrupt was delivered. They
      * may have a breakpoint later that they had before: gdb takes it away for a step. The processor has RF for this, in
      * the frame, where the guest would see it.
      */
-    struct { uint64_t address, cr3, rsp; } returns[MOST_RETURNS];
+    interrupted returns[MOST_RETURNS];
     unsigned next_return;
     /* Pass by what would stop, except for `until`, and remember the last such place, and which bits it would stop with. */
     bool passing;
-    uint64_t passed;
-    uint32_t passed_reason;
-    /*
-     * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
-     * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
-     * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
-     * `debugging`: count instructions and look for where a debugger stops.
-     */
-    union {
-        volatile uint64_t any;
-        struct {
-            volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing, debugging;
-        };
-    } attention;
+    uint64_t passed, passed_before;
+    uint32_t passed_reason, passed_before_reason;
+    emu_attention attention;
 } emu_engine;
 
 uint64_t emu_register_read(void *owner, uint64_t gpa, int size);
@@ -810,10 +833,12 @@ static void on_exec_exit(void *cpu)
 /* The guest can go on behind a callback; nobody wants the engine left, or would when it is asked again. */
 static bool goes_on(emu_engine *e, uint64_t later)
 {
-    return delivery_works && !e->attention.leaving && !e->attention.debugging && !e->attention.asked && !e->attention.interrupt_pending &&
+    return delivery_works && !e->attention.leaving && e->fine && !e->attention.asked && !e->attention.interrupt_pending &&
            !atomic_load(&e->leave) && !atomic_load(&e->stop_requested) &&
            (!e->counting || emu_engine_now(e) + later < e->deadline);
 }
+
+#include "debugger.h"
 
 static uint32_t flags_of(emu_engine *e)
 {
@@ -833,6 +858,7 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
 {
     const uint64_t pushes_code = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21;
     uint64_t rip = FIELD64(e->env, RIP_OFFSET), code = NO_ERROR_CODE, time;
+    interrupted here = where_it_is(e, linear_rip(e));
     bool software;
     uint32_t flags;
     if (!goes_on(e, EMU_DELIVERY_NS))
@@ -846,14 +872,18 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
         return false;
     if (vector == VECTOR_UD && !software && at_int1(&e->delivery, e->env))
         return false;
+    if (vector == VECTOR_PF && e->attention.debugging && is_breakpoint(e, here.address)) /* which may not be fetched */
+        return false;
     flags = flags_of(e);
     if (!deliver(&e->delivery, e->env, vector, code, software ? FROM_SOFTWARE : FROM_EXCEPTION, &flags))
         return false;
     set_flags(e, flags);
     FIELD32(e->env, delivery_at.latch) = UINT32_MAX;
     if (!software) {
+        if (e->attention.debugging && vector != VECTOR_DB)
+            remember(e, here);
         e->last_exception = (emu_delivery_record){.vector = (int32_t)vector, .rip = rip, .has_code = code != NO_ERROR_CODE,
-                                                  .code = code, .has_address = vector == 14,
+                                                  .code = code, .has_address = vector == VECTOR_PF,
                                                   .address = CONTROL(e->env, 2)};
         if (e->delivery.on_fault)
             e->delivery.on_fault(e->delivery.on_fault_argument, rip);
@@ -868,7 +898,7 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
 int emu_engine_deliver_interrupt(emu_engine *e, unsigned vector)
 {
     uint32_t flags = flags_of(e);
-    if (!delivery_works || e->attention.debugging ||
+    if (!delivery_works || !e->fine ||
         !deliver(&e->delivery, e->env, vector, NO_ERROR_CODE, FROM_OUTSIDE, &flags))
         return 0;
     set_flags(e, flags);
@@ -887,6 +917,7 @@ static void on_interrupt(void *uc, uint32_t vector, void *user)
     emu_engine *e = user;
     (void)uc;
     forget_watch(e, vector);
+    leave_block(e, linear_rip(e));
     if (deliver_here(e, vector, true))
         return;
     e->vector = vector;
@@ -899,6 +930,7 @@ static bool on_invalid(void *uc, void *user)
     emu_engine *e = user;
     (void)uc;
     forget_watch(e, VECTOR_UD);
+    leave_block(e, linear_rip(e));
     if (deliver_here(e, VECTOR_UD, false))
         return true;
     e->vector = VECTOR_UD;
@@ -933,6 +965,7 @@ static void on_syscall(void *uc, void *user)
     emu_engine *e = user;
     uint32_t *flags = (uint32_t *)(e->env + e->eflags_offset);
     (void)uc;
+    e->block_size = 0;
     if (syscall_here(e))
         return;
     /* Unicorn would single-step by these flags; those that SYSCALL leaves decide. */
@@ -946,41 +979,18 @@ static void on_sysenter(void *uc, void *user)
 {
     emu_engine *e = user;
     (void)uc;
+    e->block_size = 0;
     e->reason |= EMU_SYSENTER;
     leave(e);
 }
 
 #include "ports.h"
 #include "clock.h"
-#include "debugger.h"
 
-/*
- * What a block's announcement has to decide when more than counting is to be done. Stops that come of what the guest did
- * (a deadline, an interrupt, a callback's wish) are taken here exactly, whether blocks are chained or not: virtual time
- * and the place of each stop are the same on every run. A stop that another thread asks for may be taken anywhere;
- * it lets pass a block that begins inside the one before, which may be the rest of a block that overwrote itself.
- */
-static void announce(emu_engine *e, uint64_t address, uint32_t size)
+/* Whether something is due before the block that is announced; then it is left. */
+static bool is_due(emu_engine *e, uint64_t address, bool within)
 {
-    bool again = e->attention.again && address == e->last_block;
-    bool within = !again && address - e->last_block < e->last_size;
     uint32_t stop;
-    if (!again)
-        e->same = address == e->last_block;
-    e->attention.again = 0;
-    e->last_block = address;
-    e->last_size = size;
-    if (e->attention.debugging && !again)
-        e->instructions++;
-    if (e->attention.real_time) {
-        if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
-            emu_engine_now(e);
-    } else if (!again && e->counting)
-        e->time += size;
-    if (e->held) {
-        e->held = false;
-        return;
-    }
     if (e->reason & EMU_WATCH)
         leave_before_block(e, 0);
     else if (e->counting && e->time >= e->deadline)
@@ -992,13 +1002,59 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
         leave_before_block(e, 0);
     else if (e->attention.asked && (!within || e->deferred))
         leave_before_block(e, 0);
-    else if ((stop = debug_stop(e, address)))
+    else if (e->attention.debugging && (stop = debug_stop(e, address, true)))
         leave_before_block(e, stop);
     else {
         e->deferred = e->attention.asked;
         if (e->attention.testing && (e->tests++ < TESTED_WHOLLY || e->tests % TESTED_THEN == 0))
             e->attention.asked = 1;
+        return false;
     }
+    return true;
+}
+
+/*
+ * What a block's announcement has to decide when more than counting is to be done; whether a block begins that has not
+ * begun before. Stops that come of what the guest did (a deadline, an interrupt, a callback's wish) are taken here
+ * exactly, whether blocks are chained or not: virtual time and the place of each stop are the same on every run. A stop
+ * that another thread asks for may be taken anywhere; it lets pass a block that begins inside the one before, which may
+ * be the rest of a block that overwrote itself.
+ */
+static __attribute__((noinline)) bool announce(emu_engine *e, uint64_t address, uint32_t size)
+{
+    bool again = e->attention.again && address == e->last_block, within;
+    uint32_t length = size;
+    if (e->single) {
+        if (is_inside(e, address, again)) {
+            announce_inside(e, address, size, again);
+            return false;
+        }
+        if (again)
+            size = e->last_size;
+        else if (!e->restarted && !(size = known_size(e, address))) {
+            leave_unannounced(e);
+            return false;
+        }
+    }
+    within = !again && address - e->last_block < e->last_size;
+    if (!again)
+        e->same = address == e->last_block || (within && address + size == e->last_block + e->last_size);
+    e->attention.again = 0;
+    e->last_block = address;
+    e->last_size = size;
+    e->length = length;
+    if (e->attention.debugging && !again)
+        count_block(e);
+    if (e->attention.real_time) {
+        if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
+            emu_engine_now(e);
+    } else if (!again && e->counting)
+        e->time += size;
+    if (e->held || e->restarted)
+        e->held = false;
+    else if (is_due(e, address, within))
+        return false;
+    return !e->attention.debugging || choose_grain(e, address, size);
 }
 
 /*
@@ -1007,18 +1063,28 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
  */
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
+    static const emu_attention only_idle = {.idle = 1};
     emu_engine *e = user;
+    uint64_t attention = e->attention.any;
+    bool begins = true;
     (void)uc;
-    if (__builtin_expect(e->attention.any != 0, 0))
-        announce(e, address, size);
+    if (attention == only_idle.any && !e->held) { /* a recovery: its blocks are counted, and nobody looks at the clock */
+        e->same = address == e->last_block;
+        e->last_block = address;
+        e->last_size = size;
+        e->deferred = false;
+    } else if (__builtin_expect(attention != 0, 0))
+        begins = announce(e, address, size);
     else {
         e->last_block = address;
         e->last_size = size;
         e->time += size;
-        if (__builtin_expect(e->time >= e->deadline, 0))
+        if (__builtin_expect(e->time >= e->deadline, 0)) {
             leave_before_block(e, EMU_TIMER);
+            begins = false;
+        }
     }
-    if (e->block_count && !e->attention.again && ++*e->block_count >= *e->block_limit)
+    if (e->block_count && begins && ++*e->block_count >= *e->block_limit)
         e->on_limit(e->on_limit_argument, address);
 }
 
@@ -1099,7 +1165,7 @@ int emu_engine_open(emu_engine *e, int cpu_model)
     e->cpu_model = cpu_model;
     e->last_exception.vector = -1;
     forget_accesses(&e->known);
-    e->deadline = e->until = UINT64_MAX;
+    e->deadline = e->until = e->fine = UINT64_MAX;
     pthread_mutex_init(&e->lock, NULL);
     return open_engine(e);
 }
@@ -1109,6 +1175,8 @@ void emu_engine_close(emu_engine *e)
     pthread_mutex_lock(&e->lock);
     close_engine(e);
     forget_accesses(&e->known);
+    free(e->known_blocks);
+    e->known_blocks = NULL;
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -1136,6 +1204,8 @@ void emu_engine_attach(emu_engine *e, void *cpu, void *slots, void *cpu_exit)
     pair[1] = on_exec_exit;
     e->cpu_exit = (void (*)(void *))cpu_exit;
     e->cpu = cpu;
+    if (e->universe)
+        set_grain(e, e->single);
 }
 
 /* Execute from `pc` unless a stop is requested already. */
@@ -1156,7 +1226,15 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
     if (!start)
         return 0;
     current = e;
-    error = library.start(e->uc, pc, 0, 0, 0);
+    if (e->attention.debugging)
+        go_on_from_here(e);
+    while (!(error = library.start(e->uc, pc, 0, 0, 0)) && e->reason & EMU_GRAIN) {
+        e->reason &= ~(uint32_t)EMU_GRAIN;
+        atomic_store(&e->leave, 0);
+        if ((error = set_grain(e, !e->single)))
+            break;
+        pc = FIELD64(e->env, RIP_OFFSET);
+    }
     current = outer;
     if (e->halted && *e->halted)
         e->reason |= EMU_HALT;
@@ -1346,15 +1424,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 192), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 202), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 180), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 190), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 183), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 193), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1368,7 +1446,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 192), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 202), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint32_t, int, int, uint32_t, int)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1387,154 +1465,164 @@ static void *_cffi_types[] = {
 /* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t, uint64_t, void *)
+/* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t, uint64_t, uint32_t)
 /* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 49 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 49 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
 /* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t *, int, uintptr_t, uintptr_t, uint64_t, uint64_t)
+/* 51 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint64_t, uint64_t, void *)
 /* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 53 */ _CFFI_OP(_CFFI_OP_POINTER, 55), // uintptr_t *
-/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 58 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 59 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 60 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t)
-/* 61 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 53 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 55 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 56 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 57 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t *, int, uintptr_t, uintptr_t, uint64_t, uint64_t)
+/* 58 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 59 */ _CFFI_OP(_CFFI_OP_POINTER, 61), // uintptr_t *
+/* 60 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 61 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
 /* 62 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 63 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 64 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, unsigned int)
-/* 65 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 66 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
-/* 67 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 68 */ _CFFI_OP(_CFFI_OP_FUNCTION, 71), // size_t()(uint64_t, void *, size_t)
-/* 69 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 70 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 71 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/* 72 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 73 */ _CFFI_OP(_CFFI_OP_FUNCTION, 71), // size_t()(void *)
-/* 74 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 76 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(emu_engine *)
-/* 77 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 63 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 64 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 65 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 66 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t)
+/* 67 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 68 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 69 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 70 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uintptr_t, size_t)
+/* 71 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 72 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 73 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/* 74 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 75 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, unsigned int)
+/* 76 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 77 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
 /* 78 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(emu_engine *, uint64_t *)
-/* 80 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 81 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t *
-/* 82 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(void *, uint32_t, int)
-/* 84 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 85 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 86 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 88 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(emu_engine *)
-/* 89 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(void *, uint64_t, int)
-/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
-/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
+/* 79 */ _CFFI_OP(_CFFI_OP_FUNCTION, 73), // size_t()(uint64_t, void *, size_t)
+/* 80 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 81 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 73), // size_t()(void *)
+/* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(emu_engine *)
+/* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(emu_engine *, uint64_t *)
+/* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 92 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t *
+/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(void *, uint32_t, int)
+/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
-/* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 101 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
-/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_delivery_layout const *, int)
-/* 104 */ _CFFI_OP(_CFFI_OP_POINTER, 181), // emu_delivery_layout const *
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(emu_engine *)
+/* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(void *, uint64_t, int)
+/* 103 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *)
-/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
+/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, int)
-/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
+/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, int, uint64_t, int, uint64_t)
-/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_delivery_layout const *, int)
+/* 115 */ _CFFI_OP(_CFFI_OP_POINTER, 191), // emu_delivery_layout const *
 /* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 117 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *)
+/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uint64_t const *, size_t)
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, int)
 /* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 123 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t const *
-/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uint64_t, int)
-/* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 126 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uint64_t, uint64_t)
-/* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 135 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uint64_t, uint64_t, void *)
-/* 137 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 138 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 130 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uint64_t const *, size_t)
+/* 133 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 134 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t const *
+/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uint64_t)
+/* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 140 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 141 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uintptr_t, uintptr_t)
-/* 143 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 145 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 147 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
-/* 148 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 151 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 153 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 154 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, uintptr_t, void *)
-/* 155 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 157 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 158 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 159 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(emu_engine *, void *, void *, void *)
-/* 160 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 161 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 162 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 163 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 164 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 165 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(void *)
-/* 166 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 167 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 168 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(void *, uint32_t, int, uint32_t)
-/* 169 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 170 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 171 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 172 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 173 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 174 */ _CFFI_OP(_CFFI_OP_FUNCTION, 192), // void()(void *, uint64_t, int, uint64_t)
-/* 175 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 176 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 177 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 178 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 179 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 180 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 181 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 182 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 183 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 184 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 185 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
-/* 186 */ _CFFI_OP(_CFFI_OP_POINTER, 83), // uint32_t(*)(void *, uint32_t, int)
-/* 187 */ _CFFI_OP(_CFFI_OP_POINTER, 91), // uint64_t(*)(void *, uint64_t, int)
-/* 188 */ _CFFI_OP(_CFFI_OP_POINTER, 189), // uint8_t *
-/* 189 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 190 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // void(*)(void *, uint32_t, int, uint32_t)
-/* 191 */ _CFFI_OP(_CFFI_OP_POINTER, 174), // void(*)(void *, uint64_t, int, uint64_t)
-/* 192 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 140 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 141 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uint64_t, int)
+/* 142 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 143 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 145 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 150 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 151 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 152 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 153 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 154 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 155 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 156 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 157 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 158 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 159 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 162 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 163 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 164 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uintptr_t, void *)
+/* 165 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 166 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 167 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 168 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 169 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, void *, void *, void *)
+/* 170 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 171 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 172 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 173 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 174 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 175 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(void *)
+/* 176 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 177 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 178 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(void *, uint32_t, int, uint32_t)
+/* 179 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 180 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 181 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 182 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 183 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 184 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(void *, uint64_t, int, uint64_t)
+/* 185 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 186 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 187 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 188 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 189 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 190 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 191 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
+/* 192 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
+/* 193 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
+/* 194 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 195 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
+/* 196 */ _CFFI_OP(_CFFI_OP_POINTER, 94), // uint32_t(*)(void *, uint32_t, int)
+/* 197 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // uint64_t(*)(void *, uint64_t, int)
+/* 198 */ _CFFI_OP(_CFFI_OP_POINTER, 199), // uint8_t *
+/* 199 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 200 */ _CFFI_OP(_CFFI_OP_POINTER, 178), // void(*)(void *, uint32_t, int, uint32_t)
+/* 201 */ _CFFI_OP(_CFFI_OP_POINTER, 184), // void(*)(void *, uint64_t, int, uint64_t)
+/* 202 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1702,10 +1790,10 @@ _cffi_f_emu_delivery_know(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(104), arg0, (char **)&x0);
+      _cffi_type(115), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_delivery_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(104), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(115), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1799,10 +1887,10 @@ _cffi_f_emu_engine_add_hook(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(53), arg1, (char **)&x1);
+      _cffi_type(59), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uintptr_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(53), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(59), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2016,6 +2104,52 @@ _cffi_f_emu_engine_attach(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_attach _cffi_d_emu_engine_attach
 #endif
 
+static void _cffi_d_emu_engine_be_fine(emu_engine * x0, uint64_t x1)
+{
+  emu_engine_be_fine(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_be_fine(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_be_fine", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_be_fine(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_be_fine _cffi_d_emu_engine_be_fine
+#endif
+
 static int _cffi_d_emu_engine_begin_known(emu_engine * x0)
 {
   return emu_engine_begin_known(x0);
@@ -2052,6 +2186,59 @@ _cffi_f_emu_engine_begin_known(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_begin_known _cffi_d_emu_engine_begin_known
+#endif
+
+static uint32_t _cffi_d_emu_engine_block(emu_engine * x0, uint64_t * x1)
+{
+  return emu_engine_block(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_block(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t * x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  uint32_t result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_block", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(92), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(92), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_block(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, uint32_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_block _cffi_d_emu_engine_block
 #endif
 
 static void _cffi_d_emu_engine_close(emu_engine * x0)
@@ -2154,19 +2341,21 @@ _cffi_f_emu_engine_count_blocks(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_count_blocks _cffi_d_emu_engine_count_blocks
 #endif
 
-static void _cffi_d_emu_engine_debug(emu_engine * x0, uint64_t x1, uint64_t x2)
+static int _cffi_d_emu_engine_debug(emu_engine * x0, uintptr_t x1, size_t x2)
 {
-  emu_engine_debug(x0, x1, x2);
+  return emu_engine_debug(x0, x1, x2);
 }
 #ifndef PYPY_VERSION
 static PyObject *
 _cffi_f_emu_engine_debug(PyObject *self, PyObject *args)
 {
   emu_engine * x0;
-  uint64_t x1;
-  uint64_t x2;
+  uintptr_t x1;
+  size_t x2;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
   PyObject *arg0;
   PyObject *arg1;
   PyObject *arg2;
@@ -2183,24 +2372,24 @@ _cffi_f_emu_engine_debug(PyObject *self, PyObject *args)
       return NULL;
   }
 
-  x1 = _cffi_to_c_int(arg1, uint64_t);
-  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+  x1 = _cffi_to_c_int(arg1, uintptr_t);
+  if (x1 == (uintptr_t)-1 && PyErr_Occurred())
     return NULL;
 
-  x2 = _cffi_to_c_int(arg2, uint64_t);
-  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+  x2 = _cffi_to_c_int(arg2, size_t);
+  if (x2 == (size_t)-1 && PyErr_Occurred())
     return NULL;
 
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { emu_engine_debug(x0, x1, x2); }
+  { result = emu_engine_debug(x0, x1, x2); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  Py_INCREF(Py_None);
-  return Py_None;
+  return pyresult;
 }
 #else
 #  define _cffi_f_emu_engine_debug _cffi_d_emu_engine_debug
@@ -2376,42 +2565,6 @@ _cffi_f_emu_engine_flush(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_flush _cffi_d_emu_engine_flush
 #endif
 
-static void _cffi_d_emu_engine_forget_interrupted(emu_engine * x0)
-{
-  emu_engine_forget_interrupted(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_engine_forget_interrupted(PyObject *self, PyObject *arg0)
-{
-  emu_engine * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { emu_engine_forget_interrupted(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  Py_INCREF(Py_None);
-  return Py_None;
-}
-#else
-#  define _cffi_f_emu_engine_forget_interrupted _cffi_d_emu_engine_forget_interrupted
-#endif
-
 static void _cffi_d_emu_engine_forget_ram(emu_engine * x0)
 {
   emu_engine_forget_ram(x0);
@@ -2532,44 +2685,6 @@ _cffi_f_emu_engine_hold(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_engine_hold _cffi_d_emu_engine_hold
 #endif
 
-static uint64_t _cffi_d_emu_engine_instructions(emu_engine * x0)
-{
-  return emu_engine_instructions(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_engine_instructions(PyObject *self, PyObject *arg0)
-{
-  emu_engine * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  uint64_t result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_engine_instructions(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, uint64_t);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_engine_instructions _cffi_d_emu_engine_instructions
-#endif
-
 static void _cffi_d_emu_engine_interrupts(emu_engine * x0, uint64_t x1, int x2)
 {
   emu_engine_interrupts(x0, x1, x2);
@@ -2620,6 +2735,44 @@ _cffi_f_emu_engine_interrupts(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_engine_interrupts _cffi_d_emu_engine_interrupts
+#endif
+
+static int _cffi_d_emu_engine_is_single(emu_engine * x0)
+{
+  return emu_engine_is_single(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_is_single(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_is_single(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_is_single _cffi_d_emu_engine_is_single
 #endif
 
 static uint32_t _cffi_d_emu_engine_known_at(emu_engine * x0)
@@ -3218,10 +3371,10 @@ _cffi_f_emu_engine_passed(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(81), arg1, (char **)&x1);
+      _cffi_type(92), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(81), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(92), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3239,6 +3392,120 @@ _cffi_f_emu_engine_passed(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_engine_passed _cffi_d_emu_engine_passed
+#endif
+
+static uint64_t _cffi_d_emu_engine_place(emu_engine * x0)
+{
+  return emu_engine_place(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_place(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  uint64_t result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_place(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, uint64_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_place _cffi_d_emu_engine_place
+#endif
+
+static uint64_t _cffi_d_emu_engine_place_announced(emu_engine * x0)
+{
+  return emu_engine_place_announced(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_place_announced(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  uint64_t result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_place_announced(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, uint64_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_place_announced _cffi_d_emu_engine_place_announced
+#endif
+
+static uint64_t _cffi_d_emu_engine_place_before(emu_engine * x0)
+{
+  return emu_engine_place_before(x0);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_place_before(PyObject *self, PyObject *arg0)
+{
+  emu_engine * x0;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  uint64_t result;
+  PyObject *pyresult;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_place_before(x0); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, uint64_t);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_place_before _cffi_d_emu_engine_place_before
 #endif
 
 static int _cffi_d_emu_engine_prepare(emu_engine * x0)
@@ -3600,10 +3867,10 @@ _cffi_f_emu_engine_set_breakpoints(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(123), arg1, (char **)&x1);
+      _cffi_type(134), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(123), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(134), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3830,6 +4097,66 @@ _cffi_f_emu_engine_set_real_time(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_set_real_time _cffi_d_emu_engine_set_real_time
 #endif
 
+static int _cffi_d_emu_engine_stand(emu_engine * x0, uint64_t x1, uint64_t x2, uint32_t x3)
+{
+  return emu_engine_stand(x0, x1, x2, x3);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_stand(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  uint64_t x2;
+  uint32_t x3;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  int result;
+  PyObject *pyresult;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+  PyObject *arg3;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_stand", 4, 4, &arg0, &arg1, &arg2, &arg3))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x2 = _cffi_to_c_int(arg2, uint64_t);
+  if (x2 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  x3 = _cffi_to_c_int(arg3, uint32_t);
+  if (x3 == (uint32_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { result = emu_engine_stand(x0, x1, x2, x3); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  pyresult = _cffi_from_c_int(result, int);
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  return pyresult;
+}
+#else
+#  define _cffi_f_emu_engine_stand _cffi_d_emu_engine_stand
+#endif
+
 static void _cffi_d_emu_engine_start_clock(emu_engine * x0)
 {
   emu_engine_start_clock(x0);
@@ -3902,6 +4229,52 @@ _cffi_f_emu_engine_stop_asked(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_stop_asked _cffi_d_emu_engine_stop_asked
+#endif
+
+static void _cffi_d_emu_engine_stop_at(emu_engine * x0, uint64_t x1)
+{
+  emu_engine_stop_at(x0, x1);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_stop_at(PyObject *self, PyObject *args)
+{
+  emu_engine * x0;
+  uint64_t x1;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_stop_at", 2, 2, &arg0, &arg1))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(12), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  x1 = _cffi_to_c_int(arg1, uint64_t);
+  if (x1 == (uint64_t)-1 && PyErr_Occurred())
+    return NULL;
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_stop_at(x0, x1); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_stop_at _cffi_d_emu_engine_stop_at
 #endif
 
 static void _cffi_d_emu_engine_stop_before_block(emu_engine * x0)
@@ -4561,71 +4934,77 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_TIMER", (void *)_cffi_const_EMU_TIMER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WATCH", (void *)_cffi_const_EMU_WATCH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 73), (void *)_cffi_d_emu_allocation_size },
-  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 103), (void *)_cffi_d_emu_delivery_know },
+  { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 84), (void *)_cffi_d_emu_allocation_size },
+  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 114), (void *)_cffi_d_emu_delivery_know },
   { "emu_describe", (void *)_cffi_f_emu_describe, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_describe },
-  { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 136), (void *)_cffi_d_emu_engine_add_ram },
+  { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 57), (void *)_cffi_d_emu_engine_add_hook },
+  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 146), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 159), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 169), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_be_fine", (void *)_cffi_f_emu_engine_be_fine, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 137), (void *)_cffi_d_emu_engine_be_fine },
   { "emu_engine_begin_known", (void *)_cffi_f_emu_engine_begin_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_begin_known },
-  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_close },
-  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 147), (void *)_cffi_d_emu_engine_count_blocks },
-  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 131), (void *)_cffi_d_emu_engine_debug },
-  { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_emu_engine_delete_hook },
-  { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 64), (void *)_cffi_d_emu_engine_deliver_interrupt },
-  { "emu_engine_end_known", (void *)_cffi_f_emu_engine_end_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_end_known },
+  { "emu_engine_block", (void *)_cffi_f_emu_engine_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_block },
+  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 157), (void *)_cffi_d_emu_engine_count_blocks },
+  { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 70), (void *)_cffi_d_emu_engine_debug },
+  { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_engine_delete_hook },
+  { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_engine_deliver_interrupt },
+  { "emu_engine_end_known", (void *)_cffi_f_emu_engine_end_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_end_known },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
-  { "emu_engine_forget_interrupted", (void *)_cffi_f_emu_engine_forget_interrupted, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_forget_interrupted },
-  { "emu_engine_forget_ram", (void *)_cffi_f_emu_engine_forget_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_forget_ram },
+  { "emu_engine_forget_ram", (void *)_cffi_f_emu_engine_forget_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_forget_ram },
   { "emu_engine_held", (void *)_cffi_f_emu_engine_held, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_held },
-  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_hold },
-  { "emu_engine_instructions", (void *)_cffi_f_emu_engine_instructions, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 88), (void *)_cffi_d_emu_engine_instructions },
-  { "emu_engine_interrupts", (void *)_cffi_f_emu_engine_interrupts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 126), (void *)_cffi_d_emu_engine_interrupts },
-  { "emu_engine_known_at", (void *)_cffi_f_emu_engine_known_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 76), (void *)_cffi_d_emu_engine_known_at },
+  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_hold },
+  { "emu_engine_interrupts", (void *)_cffi_f_emu_engine_interrupts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 141), (void *)_cffi_d_emu_engine_interrupts },
+  { "emu_engine_is_single", (void *)_cffi_f_emu_engine_is_single, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_is_single },
+  { "emu_engine_known_at", (void *)_cffi_f_emu_engine_known_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_known_at },
   { "emu_engine_learn_access", (void *)_cffi_f_emu_engine_learn_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_learn_access },
-  { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 88), (void *)_cffi_d_emu_engine_look_at_clock },
-  { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_engine_map },
+  { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_engine_look_at_clock },
+  { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_engine_map },
   { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 40), (void *)_cffi_d_emu_engine_map_nothing },
   { "emu_engine_map_registers", (void *)_cffi_f_emu_engine_map_registers, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 40), (void *)_cffi_d_emu_engine_map_registers },
-  { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_engine_map_rom },
+  { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_engine_map_rom },
   { "emu_engine_meets_breakpoint", (void *)_cffi_f_emu_engine_meets_breakpoint, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_engine_meets_breakpoint },
-  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 88), (void *)_cffi_d_emu_engine_now },
+  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_engine_open },
-  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_pass },
-  { "emu_engine_passed", (void *)_cffi_f_emu_engine_passed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_engine_passed },
+  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_pass },
+  { "emu_engine_passed", (void *)_cffi_f_emu_engine_passed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_passed },
+  { "emu_engine_place", (void *)_cffi_f_emu_engine_place, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_engine_place },
+  { "emu_engine_place_announced", (void *)_cffi_f_emu_engine_place_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_engine_place_announced },
+  { "emu_engine_place_before", (void *)_cffi_f_emu_engine_place_before, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_engine_place_before },
   { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_prepare },
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
-  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 165), (void *)_cffi_d_emu_engine_restarts },
+  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 175), (void *)_cffi_d_emu_engine_restarts },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
-  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_service },
-  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_set_breakpoints },
-  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 114), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 154), (void *)_cffi_d_emu_engine_set_code_check },
-  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_set_interrupt_pending },
-  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_set_real_time },
-  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 132), (void *)_cffi_d_emu_engine_set_breakpoints },
+  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 125), (void *)_cffi_d_emu_engine_set_clock },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 164), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_set_interrupt_pending },
+  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_set_real_time },
+  { "emu_engine_stand", (void *)_cffi_f_emu_engine_stand, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_engine_stand },
+  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_start_clock },
   { "emu_engine_stop_asked", (void *)_cffi_f_emu_engine_stop_asked, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_stop_asked },
-  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_engine_stop_before_block },
+  { "emu_engine_stop_at", (void *)_cffi_f_emu_engine_stop_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 137), (void *)_cffi_d_emu_engine_stop_at },
+  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_engine_watch_blocks },
-  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 142), (void *)_cffi_d_emu_engine_watch_faults },
-  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 165), (void *)_cffi_d_emu_engine_watch_met },
+  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_watch_blocks },
+  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 152), (void *)_cffi_d_emu_engine_watch_faults },
+  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 175), (void *)_cffi_d_emu_engine_watch_met },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
-  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_load_library },
-  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 186), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 190), (void *)emu_port_write },
-  { "emu_register_read", (void *)&_cffi_externpy__emu_register_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 187), (void *)emu_register_read },
-  { "emu_register_write", (void *)&_cffi_externpy__emu_register_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 191), (void *)emu_register_write },
-  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_show_library },
-  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 99), (void *)_cffi_d_emu_symbol },
+  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_load_library },
+  { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_peek },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 196), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 200), (void *)emu_port_write },
+  { "emu_register_read", (void *)&_cffi_externpy__emu_register_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 197), (void *)emu_register_read },
+  { "emu_register_write", (void *)&_cffi_externpy__emu_register_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 201), (void *)emu_register_write },
+  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_show_library },
+  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_symbol },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -4652,7 +5031,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 184) },
+              _CFFI_OP(_CFFI_OP_NOOP, 194) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
                 _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4682,7 +5061,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 188) },
+           _CFFI_OP(_CFFI_OP_NOOP, 198) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -4691,7 +5070,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                      _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 185) },
+              _CFFI_OP(_CFFI_OP_NOOP, 195) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 38) },
@@ -4712,22 +5091,22 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 182) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 192) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 181, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 191, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 182, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 192, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 183, 0,
+  { "$emu_engine", 193, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 181 },
-  { "emu_delivery_record", 182 },
-  { "emu_engine", 183 },
+  { "emu_delivery_layout", 191 },
+  { "emu_delivery_record", 192 },
+  { "emu_engine", 193 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -4737,12 +5116,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  78,  /* num_globals */
+  84,  /* num_globals */
   3,  /* num_struct_unions */
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  193,  /* num_types */
+  203,  /* num_types */
   1,  /* flags */
 };
 

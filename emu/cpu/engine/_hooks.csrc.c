@@ -44,6 +44,8 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define EMU_BREAKPOINT 256
 #define EMU_STEP 512
 #define EMU_WATCH 1024
+/* Not a reason to come back: the block at RIP is to be executed in the other grain (debugger.h). */
+#define EMU_GRAIN 2048
 #define EMU_KNOWN_NOWHERE KNOWN_NOWHERE
 
 #define FLAG_TF 0x100u
@@ -54,7 +56,7 @@ enum { CTL_USE_EXITS = 4, CTL_CPU_MODEL = 7, CTL_TB_FLUSH = 10 };
 #define MSR_STAR 0xC0000081u
 #define MSR_LSTAR 0xC0000082u
 #define MSR_FMASK 0xC0000084u
-enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13 };
+enum { EFER_SCE = 1, VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14 };
 /* An exception or interrupt takes time too: a guest that faults for ever without executing code meets its deadline. */
 #define EMU_DELIVERY_NS 64
 /* Reading the host's clock costs more than a short block; in real time the deadline is looked at this often. */
@@ -79,6 +81,24 @@ static struct {
     int (*control)(void *uc, int what, ...);
     const char *(*describe)(int error);
 } library;
+
+/*
+ * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
+ * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
+ * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
+ * `debugging`: count blocks and look for where a debugger stops.
+ */
+typedef union {
+    volatile uint64_t any;
+    struct {
+        volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing, debugging;
+    };
+} emu_attention;
+
+/* How long the block is that began at a linear address, with what decides how it is translated, and its code's sum. */
+typedef struct { uint64_t address, mode, sum; uint32_t size; } known_block;
+
+typedef struct { uint64_t address, cr3, rsp; } interrupted;
 
 typedef struct emu_engine {
     void *uc;
@@ -124,38 +144,41 @@ typedef struct emu_engine {
     void (*on_limit)(void *, uint64_t address);
     void *on_limit_argument;
     /*
-     * For a debugger, which has each instruction be a block: how many were announced, how many may begin, where to
-     * stop (in rising order), and that the one where it stopped begins now, whatever else is due.
+     * For a debugger (debugger.h): the place of the instruction announced last, where it began first, and where the one
+     * before it did; where to stop; from where on to go instruction by instruction; breakpoints, in rising order; and that the instruction where it
+     * stopped begins now, whatever else is due.
      */
-    uint64_t instructions, until;
+    uint64_t place, begun, before, until, fine;
     const uint64_t *breakpoints;
     size_t breakpoint_count;
     bool held;
-    /* The block announced last is at the address of the one before. */
+    /*
+     * Instructions are blocks: of the block that begins at `block_start`, or of none, which has no size. `length` is
+     * that of the instruction announced last.
+     */
+    bool single;
+    uint64_t block_start;
+    uint32_t block_size, length;
+    uint32_t *instruction_blocks;
+    size_t universe;
+    uint32_t whole_universe;
+    known_block *known_blocks;
+    /* The instruction announced next begins again, as a block of its own. */
+    bool restarted;
+    /* The block announced last is one more turn of the REP instruction before, if it is one. */
     bool same;
     /*
      * Instructions that began and will go on: a fault or, between two turns of REP, an interrupt was delivered. They
      * may have a breakpoint later that they had before: gdb takes it away for a step. The processor has RF for this, in
      * the frame, where the guest would see it.
      */
-    struct { uint64_t address, cr3, rsp; } returns[MOST_RETURNS];
+    interrupted returns[MOST_RETURNS];
     unsigned next_return;
     /* Pass by what would stop, except for `until`, and remember the last such place, and which bits it would stop with. */
     bool passing;
-    uint64_t passed;
-    uint32_t passed_reason;
-    /*
-     * Bytes that are looked at together: unless all are zero, the block hook has more to do than to count. `idle`: time
-     * stands still. `again`: the block at last_block was announced and charged, but not executed. `leaving`: a callback
-     * wants the engine left at the end of the block. `asked`: so does another thread. `testing`: ask in every block.
-     * `debugging`: count instructions and look for where a debugger stops.
-     */
-    union {
-        volatile uint64_t any;
-        struct {
-            volatile uint8_t real_time, idle, again, interrupt_pending, leaving, asked, testing, debugging;
-        };
-    } attention;
+    uint64_t passed, passed_before;
+    uint32_t passed_reason, passed_before_reason;
+    emu_attention attention;
 } emu_engine;
 
 uint64_t emu_register_read(void *owner, uint64_t gpa, int size);
@@ -230,10 +253,12 @@ static void on_exec_exit(void *cpu)
 /* The guest can go on behind a callback; nobody wants the engine left, or would when it is asked again. */
 static bool goes_on(emu_engine *e, uint64_t later)
 {
-    return delivery_works && !e->attention.leaving && !e->attention.debugging && !e->attention.asked && !e->attention.interrupt_pending &&
+    return delivery_works && !e->attention.leaving && e->fine && !e->attention.asked && !e->attention.interrupt_pending &&
            !atomic_load(&e->leave) && !atomic_load(&e->stop_requested) &&
            (!e->counting || emu_engine_now(e) + later < e->deadline);
 }
+
+#include "debugger.h"
 
 static uint32_t flags_of(emu_engine *e)
 {
@@ -253,6 +278,7 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
 {
     const uint64_t pushes_code = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21;
     uint64_t rip = FIELD64(e->env, RIP_OFFSET), code = NO_ERROR_CODE, time;
+    interrupted here = where_it_is(e, linear_rip(e));
     bool software;
     uint32_t flags;
     if (!goes_on(e, EMU_DELIVERY_NS))
@@ -266,14 +292,18 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
         return false;
     if (vector == VECTOR_UD && !software && at_int1(&e->delivery, e->env))
         return false;
+    if (vector == VECTOR_PF && e->attention.debugging && is_breakpoint(e, here.address)) /* which may not be fetched */
+        return false;
     flags = flags_of(e);
     if (!deliver(&e->delivery, e->env, vector, code, software ? FROM_SOFTWARE : FROM_EXCEPTION, &flags))
         return false;
     set_flags(e, flags);
     FIELD32(e->env, delivery_at.latch) = UINT32_MAX;
     if (!software) {
+        if (e->attention.debugging && vector != VECTOR_DB)
+            remember(e, here);
         e->last_exception = (emu_delivery_record){.vector = (int32_t)vector, .rip = rip, .has_code = code != NO_ERROR_CODE,
-                                                  .code = code, .has_address = vector == 14,
+                                                  .code = code, .has_address = vector == VECTOR_PF,
                                                   .address = CONTROL(e->env, 2)};
         if (e->delivery.on_fault)
             e->delivery.on_fault(e->delivery.on_fault_argument, rip);
@@ -288,7 +318,7 @@ static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
 int emu_engine_deliver_interrupt(emu_engine *e, unsigned vector)
 {
     uint32_t flags = flags_of(e);
-    if (!delivery_works || e->attention.debugging ||
+    if (!delivery_works || !e->fine ||
         !deliver(&e->delivery, e->env, vector, NO_ERROR_CODE, FROM_OUTSIDE, &flags))
         return 0;
     set_flags(e, flags);
@@ -307,6 +337,7 @@ static void on_interrupt(void *uc, uint32_t vector, void *user)
     emu_engine *e = user;
     (void)uc;
     forget_watch(e, vector);
+    leave_block(e, linear_rip(e));
     if (deliver_here(e, vector, true))
         return;
     e->vector = vector;
@@ -319,6 +350,7 @@ static bool on_invalid(void *uc, void *user)
     emu_engine *e = user;
     (void)uc;
     forget_watch(e, VECTOR_UD);
+    leave_block(e, linear_rip(e));
     if (deliver_here(e, VECTOR_UD, false))
         return true;
     e->vector = VECTOR_UD;
@@ -353,6 +385,7 @@ static void on_syscall(void *uc, void *user)
     emu_engine *e = user;
     uint32_t *flags = (uint32_t *)(e->env + e->eflags_offset);
     (void)uc;
+    e->block_size = 0;
     if (syscall_here(e))
         return;
     /* Unicorn would single-step by these flags; those that SYSCALL leaves decide. */
@@ -366,41 +399,18 @@ static void on_sysenter(void *uc, void *user)
 {
     emu_engine *e = user;
     (void)uc;
+    e->block_size = 0;
     e->reason |= EMU_SYSENTER;
     leave(e);
 }
 
 #include "ports.h"
 #include "clock.h"
-#include "debugger.h"
 
-/*
- * What a block's announcement has to decide when more than counting is to be done. Stops that come of what the guest did
- * (a deadline, an interrupt, a callback's wish) are taken here exactly, whether blocks are chained or not: virtual time
- * and the place of each stop are the same on every run. A stop that another thread asks for may be taken anywhere;
- * it lets pass a block that begins inside the one before, which may be the rest of a block that overwrote itself.
- */
-static void announce(emu_engine *e, uint64_t address, uint32_t size)
+/* Whether something is due before the block that is announced; then it is left. */
+static bool is_due(emu_engine *e, uint64_t address, bool within)
 {
-    bool again = e->attention.again && address == e->last_block;
-    bool within = !again && address - e->last_block < e->last_size;
     uint32_t stop;
-    if (!again)
-        e->same = address == e->last_block;
-    e->attention.again = 0;
-    e->last_block = address;
-    e->last_size = size;
-    if (e->attention.debugging && !again)
-        e->instructions++;
-    if (e->attention.real_time) {
-        if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
-            emu_engine_now(e);
-    } else if (!again && e->counting)
-        e->time += size;
-    if (e->held) {
-        e->held = false;
-        return;
-    }
     if (e->reason & EMU_WATCH)
         leave_before_block(e, 0);
     else if (e->counting && e->time >= e->deadline)
@@ -412,13 +422,59 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
         leave_before_block(e, 0);
     else if (e->attention.asked && (!within || e->deferred))
         leave_before_block(e, 0);
-    else if ((stop = debug_stop(e, address)))
+    else if (e->attention.debugging && (stop = debug_stop(e, address, true)))
         leave_before_block(e, stop);
     else {
         e->deferred = e->attention.asked;
         if (e->attention.testing && (e->tests++ < TESTED_WHOLLY || e->tests % TESTED_THEN == 0))
             e->attention.asked = 1;
+        return false;
     }
+    return true;
+}
+
+/*
+ * What a block's announcement has to decide when more than counting is to be done; whether a block begins that has not
+ * begun before. Stops that come of what the guest did (a deadline, an interrupt, a callback's wish) are taken here
+ * exactly, whether blocks are chained or not: virtual time and the place of each stop are the same on every run. A stop
+ * that another thread asks for may be taken anywhere; it lets pass a block that begins inside the one before, which may
+ * be the rest of a block that overwrote itself.
+ */
+static __attribute__((noinline)) bool announce(emu_engine *e, uint64_t address, uint32_t size)
+{
+    bool again = e->attention.again && address == e->last_block, within;
+    uint32_t length = size;
+    if (e->single) {
+        if (is_inside(e, address, again)) {
+            announce_inside(e, address, size, again);
+            return false;
+        }
+        if (again)
+            size = e->last_size;
+        else if (!e->restarted && !(size = known_size(e, address))) {
+            leave_unannounced(e);
+            return false;
+        }
+    }
+    within = !again && address - e->last_block < e->last_size;
+    if (!again)
+        e->same = address == e->last_block || (within && address + size == e->last_block + e->last_size);
+    e->attention.again = 0;
+    e->last_block = address;
+    e->last_size = size;
+    e->length = length;
+    if (e->attention.debugging && !again)
+        count_block(e);
+    if (e->attention.real_time) {
+        if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
+            emu_engine_now(e);
+    } else if (!again && e->counting)
+        e->time += size;
+    if (e->held || e->restarted)
+        e->held = false;
+    else if (is_due(e, address, within))
+        return false;
+    return !e->attention.debugging || choose_grain(e, address, size);
 }
 
 /*
@@ -427,18 +483,28 @@ static void announce(emu_engine *e, uint64_t address, uint32_t size)
  */
 static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
 {
+    static const emu_attention only_idle = {.idle = 1};
     emu_engine *e = user;
+    uint64_t attention = e->attention.any;
+    bool begins = true;
     (void)uc;
-    if (__builtin_expect(e->attention.any != 0, 0))
-        announce(e, address, size);
+    if (attention == only_idle.any && !e->held) { /* a recovery: its blocks are counted, and nobody looks at the clock */
+        e->same = address == e->last_block;
+        e->last_block = address;
+        e->last_size = size;
+        e->deferred = false;
+    } else if (__builtin_expect(attention != 0, 0))
+        begins = announce(e, address, size);
     else {
         e->last_block = address;
         e->last_size = size;
         e->time += size;
-        if (__builtin_expect(e->time >= e->deadline, 0))
+        if (__builtin_expect(e->time >= e->deadline, 0)) {
             leave_before_block(e, EMU_TIMER);
+            begins = false;
+        }
     }
-    if (e->block_count && !e->attention.again && ++*e->block_count >= *e->block_limit)
+    if (e->block_count && begins && ++*e->block_count >= *e->block_limit)
         e->on_limit(e->on_limit_argument, address);
 }
 
@@ -519,7 +585,7 @@ int emu_engine_open(emu_engine *e, int cpu_model)
     e->cpu_model = cpu_model;
     e->last_exception.vector = -1;
     forget_accesses(&e->known);
-    e->deadline = e->until = UINT64_MAX;
+    e->deadline = e->until = e->fine = UINT64_MAX;
     pthread_mutex_init(&e->lock, NULL);
     return open_engine(e);
 }
@@ -529,6 +595,8 @@ void emu_engine_close(emu_engine *e)
     pthread_mutex_lock(&e->lock);
     close_engine(e);
     forget_accesses(&e->known);
+    free(e->known_blocks);
+    e->known_blocks = NULL;
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -556,6 +624,8 @@ void emu_engine_attach(emu_engine *e, void *cpu, void *slots, void *cpu_exit)
     pair[1] = on_exec_exit;
     e->cpu_exit = (void (*)(void *))cpu_exit;
     e->cpu = cpu;
+    if (e->universe)
+        set_grain(e, e->single);
 }
 
 /* Execute from `pc` unless a stop is requested already. */
@@ -576,7 +646,15 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
     if (!start)
         return 0;
     current = e;
-    error = library.start(e->uc, pc, 0, 0, 0);
+    if (e->attention.debugging)
+        go_on_from_here(e);
+    while (!(error = library.start(e->uc, pc, 0, 0, 0)) && e->reason & EMU_GRAIN) {
+        e->reason &= ~(uint32_t)EMU_GRAIN;
+        atomic_store(&e->leave, 0);
+        if ((error = set_grain(e, !e->single)))
+            break;
+        pc = FIELD64(e->env, RIP_OFFSET);
+    }
     current = outer;
     if (e->halted && *e->halted)
         e->reason |= EMU_HALT;

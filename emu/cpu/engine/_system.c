@@ -868,8 +868,11 @@ uint64_t HELPER(rdrand)(environment *env)
 
 /* ---- Binding ---- */
 
-/* `translation` has functions (_translate) that go on to the library's: ours stand before these. */
-const char *emu_system_bind(void *handle, void *translation)
+/*
+ * `translation` has functions (_translate) that go on to the library's: ours stand before these. `accesses` (_accesses) stands
+ * before ours, and tells of code that we look at.
+ */
+const char *emu_system_bind(void *handle, void *translation, void *accesses)
 {
     static const struct wanted wanted[] = {
         {"helper_inb", &library.inb},
@@ -894,7 +897,6 @@ const char *emu_system_bind(void *handle, void *translation)
         {"helper_iret_protected", &library.return_from_interrupt},
         {"cpu_restore_state", &library.restore},
         {"cpu_loop_exit_noexc", &library.leave},
-        {"cpu_ldub_code", &library.peek},
         {"tlb_flush", &library.forget_addresses},
         {"tlb_protect_code", &library.protect_code},
         {"tlb_unprotect_code", &library.unprotect_code},
@@ -909,10 +911,11 @@ const char *emu_system_bind(void *handle, void *translation)
         {"cpu_ldub_code", &library.fetch},
         {"tlb_set_page_with_attrs", &library.set_page},
     };
+    static const struct wanted in_accesses[] = {{"emu_peek_code", &library.peek}};
     const char *missing = LOOK_UP(handle, wanted);
     if (!missing && LOOK_UP(translation, between)) /* on some hosts it has none */
         missing = LOOK_UP(handle, between);
-    return missing;
+    return missing ? missing : LOOK_UP_PUBLIC(accesses, in_accesses);
 }
 
 void emu_system_know(const emu_system_layout *layout)
@@ -950,53 +953,54 @@ void emu_system_detach(emu_system *s)
 /************************************************************/
 
 static void *_cffi_types[] = {
-/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 37), // char const *()(void *, void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 46), // void *
+/*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // char const *()(void *, void *, void *)
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 47), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION, 42), // int()(emu_system *, void *, size_t)
-/*  5 */ _CFFI_OP(_CFFI_OP_POINTER, 39), // emu_system *
-/*  6 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/*  7 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *)
-/* 10 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, emu_watch const *, uint32_t)
-/* 13 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 14 */ _CFFI_OP(_CFFI_OP_POINTER, 41), // emu_watch const *
-/* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 16 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, uint64_t, uint64_t, uint32_t)
-/* 18 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 22 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, void *, size_t)
-/* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system *, void *, void *, void *)
-/* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 5),
-/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/*  3 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/*  4 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION, 43), // int()(emu_system *, void *, size_t)
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 40), // emu_system *
+/*  7 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/*  8 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
+/*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION, 47), // void()(emu_system *)
+/* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 12 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION, 47), // void()(emu_system *, emu_watch const *, uint32_t)
+/* 14 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 15 */ _CFFI_OP(_CFFI_OP_POINTER, 42), // emu_watch const *
+/* 16 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 17 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 18 */ _CFFI_OP(_CFFI_OP_FUNCTION, 47), // void()(emu_system *, uint64_t, uint64_t, uint32_t)
+/* 19 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 20 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 24 */ _CFFI_OP(_CFFI_OP_FUNCTION, 47), // void()(emu_system *, void *, size_t)
+/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 27 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION, 47), // void()(emu_system *, void *, void *, void *)
+/* 30 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
 /* 31 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 32 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION, 46), // void()(emu_system_layout const *)
-/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 40), // emu_system_layout const *
-/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // char const *
-/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 39 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
-/* 40 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_layout
-/* 41 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_watch
-/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
-/* 43 */ _CFFI_OP(_CFFI_OP_POINTER, 44), // uint8_t *
-/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
-/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 33 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 47), // void()(emu_system_layout const *)
+/* 36 */ _CFFI_OP(_CFFI_OP_POINTER, 41), // emu_system_layout const *
+/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 38 */ _CFFI_OP(_CFFI_OP_POINTER, 39), // char const *
+/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 40 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_system
+/* 41 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_system_layout
+/* 42 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_watch
+/* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
+/* 44 */ _CFFI_OP(_CFFI_OP_POINTER, 45), // uint8_t *
+/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26), // uintptr_t
+/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1067,10 +1071,10 @@ _cffi_f_emu_system_accessed(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1125,10 +1129,10 @@ _cffi_f_emu_system_attach(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1175,9 +1179,9 @@ _cffi_f_emu_system_attach(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_system_attach _cffi_d_emu_system_attach
 #endif
 
-static char const * _cffi_d_emu_system_bind(void * x0, void * x1)
+static char const * _cffi_d_emu_system_bind(void * x0, void * x1, void * x2)
 {
-  return emu_system_bind(x0, x1);
+  return emu_system_bind(x0, x1, x2);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -1185,14 +1189,16 @@ _cffi_f_emu_system_bind(PyObject *self, PyObject *args)
 {
   void * x0;
   void * x1;
+  void * x2;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   char const * result;
   PyObject *pyresult;
   PyObject *arg0;
   PyObject *arg1;
+  PyObject *arg2;
 
-  if (!PyArg_UnpackTuple(args, "emu_system_bind", 2, 2, &arg0, &arg1))
+  if (!PyArg_UnpackTuple(args, "emu_system_bind", 3, 3, &arg0, &arg1, &arg2))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
@@ -1213,14 +1219,23 @@ _cffi_f_emu_system_bind(PyObject *self, PyObject *args)
       return NULL;
   }
 
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(1), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(1), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_system_bind(x0, x1); }
+  { result = emu_system_bind(x0, x1, x2); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
   (void)self; /* unused */
-  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(37));
+  pyresult = _cffi_from_c_pointer((char *)result, _cffi_type(38));
   if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
   return pyresult;
 }
@@ -1241,10 +1256,10 @@ _cffi_f_emu_system_debug_off(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1277,10 +1292,10 @@ _cffi_f_emu_system_debug_on(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1313,10 +1328,10 @@ _cffi_f_emu_system_detach(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1359,10 +1374,10 @@ _cffi_f_emu_system_has_code(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1416,10 +1431,10 @@ _cffi_f_emu_system_host_wrote(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1465,10 +1480,10 @@ _cffi_f_emu_system_know(PyObject *self, PyObject *arg0)
   struct _cffi_freeme_s *large_args_free = NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(35), arg0, (char **)&x0);
+      _cffi_type(36), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(35), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(36), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1509,19 +1524,19 @@ _cffi_f_emu_system_set_watches(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(5), arg0, (char **)&x0);
+      _cffi_type(6), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_system *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(5), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(6), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(14), arg1, (char **)&x1);
+      _cffi_type(15), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (emu_watch const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(14), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(15), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1554,16 +1569,16 @@ static int _cffi_const_EMU_WATCHES(unsigned long long *o)
 
 static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_WATCHES", (void *)_cffi_const_EMU_WATCHES, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "emu_system_accessed", (void *)_cffi_f_emu_system_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 17), (void *)_cffi_d_emu_system_accessed },
-  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_system_attach },
+  { "emu_system_accessed", (void *)_cffi_f_emu_system_accessed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_system_accessed },
+  { "emu_system_attach", (void *)_cffi_f_emu_system_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 29), (void *)_cffi_d_emu_system_attach },
   { "emu_system_bind", (void *)_cffi_f_emu_system_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_system_bind },
-  { "emu_system_debug_off", (void *)_cffi_f_emu_system_debug_off, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_debug_off },
-  { "emu_system_debug_on", (void *)_cffi_f_emu_system_debug_on, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_debug_on },
-  { "emu_system_detach", (void *)_cffi_f_emu_system_detach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 9), (void *)_cffi_d_emu_system_detach },
-  { "emu_system_has_code", (void *)_cffi_f_emu_system_has_code, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 4), (void *)_cffi_d_emu_system_has_code },
-  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_system_host_wrote },
-  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 34), (void *)_cffi_d_emu_system_know },
-  { "emu_system_set_watches", (void *)_cffi_f_emu_system_set_watches, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 12), (void *)_cffi_d_emu_system_set_watches },
+  { "emu_system_debug_off", (void *)_cffi_f_emu_system_debug_off, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 10), (void *)_cffi_d_emu_system_debug_off },
+  { "emu_system_debug_on", (void *)_cffi_f_emu_system_debug_on, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 10), (void *)_cffi_d_emu_system_debug_on },
+  { "emu_system_detach", (void *)_cffi_f_emu_system_detach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 10), (void *)_cffi_d_emu_system_detach },
+  { "emu_system_has_code", (void *)_cffi_f_emu_system_has_code, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 5), (void *)_cffi_d_emu_system_has_code },
+  { "emu_system_host_wrote", (void *)_cffi_f_emu_system_host_wrote, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 24), (void *)_cffi_d_emu_system_host_wrote },
+  { "emu_system_know", (void *)_cffi_f_emu_system_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 35), (void *)_cffi_d_emu_system_know },
+  { "emu_system_set_watches", (void *)_cffi_f_emu_system_set_watches, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 13), (void *)_cffi_d_emu_system_set_watches },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -1575,76 +1590,76 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 1) },
   { "env", offsetof(emu_system, env),
            sizeof(((emu_system *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 43) },
+           _CFFI_OP(_CFFI_OP_NOOP, 44) },
   { "random", offsetof(emu_system, random),
               sizeof(((emu_system *)0)->random),
-              _CFFI_OP(_CFFI_OP_NOOP, 19) },
+              _CFFI_OP(_CFFI_OP_NOOP, 20) },
   { "cr4_bits", offsetof(emu_system, cr4_bits),
                 sizeof(((emu_system *)0)->cr4_bits),
-                _CFFI_OP(_CFFI_OP_NOOP, 15) },
+                _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "instruction_blocks", offsetof(emu_system, instruction_blocks),
                           sizeof(((emu_system *)0)->instruction_blocks),
-                          _CFFI_OP(_CFFI_OP_NOOP, 15) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "met", offsetof(emu_system, met),
            sizeof(((emu_system *)0)->met),
-           _CFFI_OP(_CFFI_OP_NOOP, 45) },
+           _CFFI_OP(_CFFI_OP_NOOP, 46) },
   { "restarts", offsetof(emu_system, restarts),
                 sizeof(((emu_system *)0)->restarts),
-                _CFFI_OP(_CFFI_OP_NOOP, 45) },
+                _CFFI_OP(_CFFI_OP_NOOP, 46) },
   { "argument", offsetof(emu_system, argument),
                 sizeof(((emu_system *)0)->argument),
-                _CFFI_OP(_CFFI_OP_NOOP, 45) },
+                _CFFI_OP(_CFFI_OP_NOOP, 46) },
   { "met_address", offsetof(emu_system, met_address),
                    sizeof(((emu_system *)0)->met_address),
-                   _CFFI_OP(_CFFI_OP_NOOP, 19) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 20) },
   { "met_access", offsetof(emu_system, met_access),
                   sizeof(((emu_system *)0)->met_access),
-                  _CFFI_OP(_CFFI_OP_NOOP, 15) },
+                  _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "code_changed", offsetof(emu_system, code_changed),
                     sizeof(((emu_system *)0)->code_changed),
-                    _CFFI_OP(_CFFI_OP_NOOP, 15) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "eflags", offsetof(emu_system_layout, eflags),
               sizeof(((emu_system_layout *)0)->eflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 15) },
+              _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "hflags", offsetof(emu_system_layout, hflags),
               sizeof(((emu_system_layout *)0)->hflags),
-              _CFFI_OP(_CFFI_OP_NOOP, 15) },
+              _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "task_register", offsetof(emu_system_layout, task_register),
                      sizeof(((emu_system_layout *)0)->task_register),
-                     _CFFI_OP(_CFFI_OP_NOOP, 15) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "control", offsetof(emu_system_layout, control),
                sizeof(((emu_system_layout *)0)->control),
-               _CFFI_OP(_CFFI_OP_NOOP, 15) },
+               _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "debug", offsetof(emu_system_layout, debug),
              sizeof(((emu_system_layout *)0)->debug),
-             _CFFI_OP(_CFFI_OP_NOOP, 15) },
+             _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "task_priority", offsetof(emu_system_layout, task_priority),
                      sizeof(((emu_system_layout *)0)->task_priority),
-                     _CFFI_OP(_CFFI_OP_NOOP, 15) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 16) },
   { "address", offsetof(emu_watch, address),
                sizeof(((emu_watch *)0)->address),
-               _CFFI_OP(_CFFI_OP_NOOP, 19) },
+               _CFFI_OP(_CFFI_OP_NOOP, 20) },
   { "size", offsetof(emu_watch, size),
             sizeof(((emu_watch *)0)->size),
-            _CFFI_OP(_CFFI_OP_NOOP, 19) },
+            _CFFI_OP(_CFFI_OP_NOOP, 20) },
   { "access", offsetof(emu_watch, access),
               sizeof(((emu_watch *)0)->access),
-              _CFFI_OP(_CFFI_OP_NOOP, 15) },
+              _CFFI_OP(_CFFI_OP_NOOP, 16) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_system", 39, 0,
+  { "$emu_system", 40, 0,
     sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 12 },
-  { "$emu_system_layout", 40, _CFFI_F_CHECK_FIELDS,
+  { "$emu_system_layout", 41, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 12, 6 },
-  { "$emu_watch", 41, _CFFI_F_CHECK_FIELDS,
+  { "$emu_watch", 42, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_watch), offsetof(struct _cffi_align_typedef_emu_watch, y), 18, 3 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_system", 39 },
-  { "emu_system_layout", 40 },
-  { "emu_watch", 41 },
+  { "emu_system", 40 },
+  { "emu_system_layout", 41 },
+  { "emu_watch", 42 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1659,7 +1674,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   0,  /* num_enums */
   3,  /* num_typenames */
   NULL,  /* no includes */
-  47,  /* num_types */
+  48,  /* num_types */
   0,  /* flags */
 };
 

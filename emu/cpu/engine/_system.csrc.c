@@ -288,8 +288,11 @@ uint64_t HELPER(rdrand)(environment *env)
 
 /* ---- Binding ---- */
 
-/* `translation` has functions (_translate) that go on to the library's: ours stand before these. */
-const char *emu_system_bind(void *handle, void *translation)
+/*
+ * `translation` has functions (_translate) that go on to the library's: ours stand before these. `accesses` (_accesses) stands
+ * before ours, and tells of code that we look at.
+ */
+const char *emu_system_bind(void *handle, void *translation, void *accesses)
 {
     static const struct wanted wanted[] = {
         {"helper_inb", &library.inb},
@@ -314,7 +317,6 @@ const char *emu_system_bind(void *handle, void *translation)
         {"helper_iret_protected", &library.return_from_interrupt},
         {"cpu_restore_state", &library.restore},
         {"cpu_loop_exit_noexc", &library.leave},
-        {"cpu_ldub_code", &library.peek},
         {"tlb_flush", &library.forget_addresses},
         {"tlb_protect_code", &library.protect_code},
         {"tlb_unprotect_code", &library.unprotect_code},
@@ -329,10 +331,11 @@ const char *emu_system_bind(void *handle, void *translation)
         {"cpu_ldub_code", &library.fetch},
         {"tlb_set_page_with_attrs", &library.set_page},
     };
+    static const struct wanted in_accesses[] = {{"emu_peek_code", &library.peek}};
     const char *missing = LOOK_UP(handle, wanted);
     if (!missing && LOOK_UP(translation, between)) /* on some hosts it has none */
         missing = LOOK_UP(handle, between);
-    return missing;
+    return missing ? missing : LOOK_UP_PUBLIC(accesses, in_accesses);
 }
 
 void emu_system_know(const emu_system_layout *layout)

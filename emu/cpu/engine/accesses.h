@@ -22,6 +22,16 @@ typedef struct {
      * `caller` for.
      */
     void (*accessed)(void *owner, uint64_t linear, unsigned size, bool stores, uintptr_t caller);
+    /*
+     * Code at this address of RAM, in the engine's own numbering, is about to be translated: whether one instruction at a
+     * time, so that no code is looked at which is not executed.
+     */
+    bool (*steps)(void *owner, uint64_t ram);
+    /*
+     * The translator is about to look at at most 8 bytes of code, within a page that has an entry in the TLB. It looks once:
+     * what it made of them is executed as often as it stays.
+     */
+    void (*fetched)(void *owner, uint64_t linear, unsigned size);
     /* Before a page walk reads an entry of `size` bytes at a physical address, within a page. */
     void (*walked)(void *owner, uint64_t physical, unsigned size);
     /* A page of RAM, in the engine's own numbering, has code from now on. */

@@ -11,8 +11,10 @@ void emu_engine_start_clock(emu_engine *e)
         return;
     e->counting = e->wants_hook = 1;
     e->attention.idle = 0;
-    e->instructions -= e->attention.again; /* it is announced once more */
-    e->attention.again = 0;
+    if (e->attention.again && !stands_inside(e)) { /* it is announced once more, and charged */
+        e->place -= BLOCK;
+        e->attention.again = 0;
+    }
     if (atomic_load(&e->running) && !e->hooked)
         leave_behind_block(e, EMU_SERVICE);
 }
@@ -68,7 +70,6 @@ void emu_engine_set_clock(emu_engine *e, int counting, uint64_t time, int announ
     e->wants_hook |= counting;
     e->time = time;
     e->attention.idle = e->hooked && !counting;
-    e->instructions += (uint64_t)announced - e->attention.again;
     e->attention.again = (uint8_t)announced;
     e->last_block = last_block;
     e->last_size = 0;

@@ -83,7 +83,7 @@ void emu_system_accessed(emu_system *s, uint64_t address, uint64_t size, uint32_
 
 static void tell_of_restart(const emu_system *s)
 {
-    if (s->instruction_blocks)
+    if (s->restarts)
         ((void (*)(void *))s->restarts)((void *)s->argument);
 }
 

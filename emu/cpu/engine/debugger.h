@@ -1,10 +1,121 @@
 /*
- * For a debugger: each instruction is a block, and before each it is looked whether to stop.
+ * For a debugger. The guest runs in whole blocks, as without one, so that time, interrupts and stops come at the same
+ * places. A block in which somebody may want to stand is executed instruction by instruction instead: its code is
+ * translated once more, each instruction as a block, and what these announce is neither charged nor interrupted, since
+ * that belongs to the whole block. Both translations are kept, in two universes of the library's cache.
+ *
+ * A place is a number that says where in the run an instruction begins, the same on every run: how many blocks had been
+ * announced, times BLOCK, and how far into its block the instruction is, in bytes.
  *
  * Part of _hooks.csrc.c.
  */
 
-static bool is_breakpoint(const emu_engine *e, uint64_t address)
+#define BLOCK 0x10000u
+#define SINGLE_UNIVERSE 1u
+enum { KNOWN_BLOCKS = 4096, FLAG_RF = 0x10000, HOW_TRANSLATED = 0x73100 /* TF, IOPL, RF, VM, AC */ };
+
+static uint64_t linear_rip(emu_engine *e)
+{
+    return FIELD64(e->env, RIP_OFFSET) + SEGMENT_BASE(e->env, SEG_CS);
+}
+
+/* ---- Two grains ---- */
+
+/* Have the next translations be of whole blocks or of single instructions; not while code is executed. */
+static int set_grain(emu_engine *e, bool single)
+{
+    e->single = single;
+    *e->instruction_blocks = single;
+    if (!e->universe) /* no place for both */
+        return library.control(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
+    *(uint32_t *)((uint8_t *)e->cpu + e->universe) = single ? SINGLE_UNIVERSE : e->whole_universe;
+    return 0;
+}
+
+/* The guest stands before the instruction that was announced last. If not, a block begins next. */
+static bool is_announced(emu_engine *e)
+{
+    return e->attention.again && linear_rip(e) == e->last_block;
+}
+
+/* It is one behind the first of the block that is executed instruction by instruction. */
+static bool stands_inside(emu_engine *e)
+{
+    return e->single && e->block_size && e->last_block != e->block_start && is_announced(e);
+}
+
+/* The engine goes on, perhaps from where somebody has put the guest. */
+static void go_on_from_here(emu_engine *e)
+{
+    if (!is_announced(e)) {
+        e->attention.again = 0;
+        e->block_size = 0;
+    }
+}
+
+/* Whether this instruction comes right behind the one before, in the same block: one that jumps ends its block. */
+static bool is_inside(const emu_engine *e, uint64_t address, bool again)
+{
+    return address - e->block_start < e->block_size && !e->restarted &&
+           (again ? address != e->block_start : address == e->last_block + e->length);
+}
+
+/* Its code, and what else decides where the block ends; false for code elsewhere than in RAM. */
+static bool describe_block(emu_engine *e, uint64_t address, uint32_t size, known_block *b)
+{
+    attempt a = {.d = &e->delivery, .env = e->env};
+    uint64_t sum = 0xcbf29ce484222325u; /* FNV-1a */
+    for (uint32_t done = 0; done < size;) {
+        uint32_t left = 4096 - (uint32_t)((address + done) & 4095), part = size - done < left ? size - done : left;
+        const uint8_t *code = linear_ram(&a, address + done, part, false, false);
+        if (!code)
+            return false;
+        for (uint32_t n = 0; n < part; n++)
+            sum = (sum ^ code[n]) * 0x100000001b3u;
+        done += part;
+    }
+    *b = (known_block){.address = address, .sum = sum, .size = size,
+                       .mode = FIELD32(e->env, e->hflags_offset) |
+                               (uint64_t)(FIELD32(e->env, e->eflags_offset) & HOW_TRANSLATED) << 32};
+    return true;
+}
+
+static known_block *slot_of(emu_engine *e, uint64_t address)
+{
+    return &e->known_blocks[(address * 0x9E3779B97F4A7C15u) >> 52];
+}
+
+/* How long the whole block here is; 0 if that must be seen. */
+static uint32_t known_size(emu_engine *e, uint64_t address)
+{
+    const known_block *known = slot_of(e, address);
+    known_block now;
+    if (known->address != address || !known->size || !describe_block(e, address, known->size, &now) ||
+        now.sum != known->sum || now.mode != known->mode)
+        return 0;
+    return known->size;
+}
+
+static void learn_size(emu_engine *e, uint64_t address, uint32_t size)
+{
+    known_block b;
+    if (describe_block(e, address, size, &b))
+        *slot_of(e, address) = b;
+}
+
+/* Leave before a block of whose size nothing is known, to come back to all of it: nothing has been announced. */
+static void leave_unannounced(emu_engine *e)
+{
+    e->reason |= EMU_GRAIN;
+    e->attention.again = 0;
+    atomic_store(&e->leave, 1);
+    library.stop(e->uc);
+}
+
+/* ---- Breakpoints ---- */
+
+/* The number of breakpoints below this address. */
+static size_t breakpoints_below(const emu_engine *e, uint64_t address)
 {
     size_t low = 0, high = e->breakpoint_count;
     while (low < high) {
@@ -14,13 +125,29 @@ static bool is_breakpoint(const emu_engine *e, uint64_t address)
         else
             high = middle;
     }
-    return low < e->breakpoint_count && e->breakpoints[low] == address;
+    return low;
 }
 
-/* Remember the instruction that was announced last. */
-static void pass_by(emu_engine *e, uint32_t reason)
+static bool is_breakpoint(const emu_engine *e, uint64_t address)
 {
-    e->passed = e->instructions - 1;
+    size_t n = breakpoints_below(e, address);
+    return n < e->breakpoint_count && e->breakpoints[n] == address;
+}
+
+/* Whether there is a breakpoint behind `address` and below `end`; `last` is then the last such one. */
+static bool breakpoint_between(const emu_engine *e, uint64_t address, uint64_t end, uint64_t *last)
+{
+    size_t n = breakpoints_below(e, end);
+    if (!n || e->breakpoints[n - 1] <= address)
+        return false;
+    *last = e->breakpoints[n - 1];
+    return true;
+}
+
+/* Remember where it would have stopped. */
+static void pass_by(emu_engine *e, uint32_t reason, uint64_t place)
+{
+    e->passed = place;
     e->passed_reason = reason;
 }
 
@@ -41,6 +168,19 @@ static bool is_rep(emu_engine *e, uint64_t address)
     return false;
 }
 
+/* ---- Instructions that go on ---- */
+
+static interrupted where_it_is(emu_engine *e, uint64_t address)
+{
+    return (interrupted){.address = address, .cr3 = CONTROL(e->env, 3), .rsp = GENERAL(e->env, GENERAL_RSP)};
+}
+
+static void remember(emu_engine *e, interrupted where)
+{
+    e->returns[e->next_return] = where;
+    e->next_return = (e->next_return + 1) % MOST_RETURNS;
+}
+
 /* Whether an instruction goes on here, having begun before; once for each time that it was left. */
 static bool goes_on_here(emu_engine *e, uint64_t address)
 {
@@ -53,30 +193,159 @@ static bool goes_on_here(emu_engine *e, uint64_t address)
     return false;
 }
 
-/* Why a debugger stops before the instruction that is announced; 0 when it does not. */
-static uint32_t debug_stop(emu_engine *e, uint64_t address)
+/*
+ * Before an event is delivered: the instruction at linear `address`, which the handler returns to, has begun. An
+ * interrupt from outside comes between blocks, or between two turns of one instruction.
+ */
+void emu_engine_interrupts(emu_engine *e, uint64_t address, int from_outside)
 {
-    bool reached = e->instructions > e->until;
-    if (!e->attention.debugging)
-        return 0;
-    if ((e->passing && reached) || !is_breakpoint(e, address) || (e->same && is_rep(e, address)) || goes_on_here(e, address))
+    e->block_size = 0;
+    if (!from_outside || (e->last_block == address && (!e->attention.again || e->same) && is_rep(e, address)))
+        remember(e, where_it_is(e, address));
+}
+
+/* The guest was taken to another moment. */
+static void forget_interrupted(emu_engine *e)
+{
+    memset(e->returns, 0, sizeof e->returns);
+    e->restarted = false;
+}
+
+/* ---- Announcements ---- */
+
+static void count_block(emu_engine *e)
+{
+    e->place = (e->place / BLOCK + 1) * BLOCK;
+    if (e->restarted)
+        return;
+    e->before = e->begun;
+    e->begun = e->place;
+}
+
+/* Why a debugger stops before the instruction that is announced, which begins a block or not; 0 when it does not. */
+static uint32_t debug_stop(emu_engine *e, uint64_t address, bool begins)
+{
+    bool reached = e->place >= e->until;
+    if ((e->passing && reached) || !is_breakpoint(e, address) ||
+        (begins && ((e->same && is_rep(e, address)) || goes_on_here(e, address))))
         return reached ? EMU_STEP : 0;
     if (!e->passing)
         return EMU_BREAKPOINT;
-    pass_by(e, EMU_BREAKPOINT);
+    pass_by(e, EMU_BREAKPOINT, e->place);
     return 0;
 }
 
-/*
- * From now on each block is one instruction (the caller sees to that): count them, from `instructions` that have begun,
- * and stop when `until` have.
- */
-void emu_engine_debug(emu_engine *e, uint64_t instructions, uint64_t until)
+static void announce_inside(emu_engine *e, uint64_t address, uint32_t size, bool again)
 {
+    uint32_t stop;
+    if (!again) {
+        e->before = e->begun;
+        e->begun = e->place = e->place / BLOCK * BLOCK + (address - e->block_start);
+    }
+    e->attention.again = 0;
+    e->last_block = address;
+    e->last_size = 0;
+    e->length = size;
+    if (e->held)
+        e->held = false;
+    else if (e->reason & EMU_WATCH)
+        leave_before_block(e, 0);
+    else if ((stop = debug_stop(e, address, false)))
+        leave_before_block(e, stop);
+}
+
+/*
+ * Nothing stops the guest before this block: whether it is executed at all, since it has to be left if it is translated
+ * for the other grain. Where breakpoints are only passed by, those inside a whole block are noted as it begins.
+ */
+static bool choose_grain(emu_engine *e, uint64_t address, uint32_t size)
+{
+    uint64_t last;
+    bool breaks = breakpoint_between(e, address, address + size, &last),
+         single = e->place >= e->fine || (e->until > e->place && e->until - e->place < size) || (breaks && !e->passing);
+    if (e->restarted)
+        single = e->single;
+    else if (single && !e->single)
+        learn_size(e, address, size);
+    e->restarted = false;
+    e->block_start = address;
+    e->block_size = single ? size : 0;
+    if (single != e->single) {
+        e->held = true; /* what is due was looked at */
+        leave_before_block(e, EMU_GRAIN);
+        return false;
+    }
+    if (breaks && !single) {
+        e->passed_before = e->passed;
+        e->passed_before_reason = e->passed_reason;
+        pass_by(e, EMU_BREAKPOINT, e->place + (last - address));
+    }
+    return true;
+}
+
+/* The block ends at this address, in the middle: breakpoints behind it were not passed. */
+static void leave_block(emu_engine *e, uint64_t address)
+{
+    uint64_t last;
+    e->block_size = 0;
+    if (e->single || !e->passing || e->passed / BLOCK != e->place / BLOCK || e->passed % BLOCK == 0 ||
+        e->passed - e->place <= address - e->last_block)
+        return;
+    if (breakpoint_between(e, e->last_block, address + 1, &last))
+        pass_by(e, EMU_BREAKPOINT, e->place + (last - e->last_block));
+    else
+        pass_by(e, e->passed_before_reason, e->passed_before);
+}
+
+/*
+ * From within an instruction: it is given up and begins again, in a block of its own, which is no second time. Nobody may
+ * stop there: it would be given up once more.
+ */
+void emu_engine_restarts(void *engine)
+{
+    emu_engine *e = engine;
+    leave_block(e, linear_rip(e));
+    e->restarted = true;
+}
+
+/* From within an instruction: it has met what a debugger watches, and is the last one before the stop. */
+void emu_engine_watch_met(void *engine)
+{
+    emu_engine *e = engine;
+    if (e->passing)
+        pass_by(e, EMU_WATCH, e->place);
+    else
+        leave_behind_block(e, EMU_WATCH);
+}
+
+/* ---- What a debugger asks for ---- */
+
+/*
+ * From now on, count blocks. `instruction_blocks` is where it is said how code is translated; `universe` the offset in
+ * the CPU object of the number that tells two translations of the same code apart, 0 if it has none.
+ */
+int emu_engine_debug(emu_engine *e, uintptr_t instruction_blocks, size_t universe)
+{
+    if (!e->known_blocks && !(e->known_blocks = calloc(KNOWN_BLOCKS, sizeof *e->known_blocks)))
+        return ENOMEM;
     e->wants_hook = 1;
     e->attention.debugging = 1;
-    e->instructions = instructions + e->attention.again;
+    e->instruction_blocks = (uint32_t *)instruction_blocks;
+    e->universe = universe;
+    e->whole_universe = universe ? *(uint32_t *)((uint8_t *)e->cpu + universe) : 0;
+    return 0;
+}
+
+/* Stop at this place, or the first one behind it. From callbacks, too. */
+void emu_engine_stop_at(emu_engine *e, uint64_t until)
+{
     e->until = until;
+}
+
+/* From this place on, execute all blocks instruction by instruction. From 0 on somebody watches what is pushed, too. */
+void emu_engine_be_fine(emu_engine *e, uint64_t place)
+{
+    e->fine = place;
 }
 
 /* Stop before the instructions at these linear addresses, in rising order, which stay where they are. */
@@ -94,30 +363,43 @@ int emu_engine_meets_breakpoint(emu_engine *e, uint64_t address)
     return e->attention.debugging && !held && !e->passing && is_breakpoint(e, address);
 }
 
-/* How many instructions have begun; one that raised a fault and is tried again counts twice, REP once for each turn. */
-uint64_t emu_engine_instructions(emu_engine *e)
+/* The place of the instruction that begins next, while the guest stands still. */
+uint64_t emu_engine_place(emu_engine *e)
 {
-    return e->instructions - e->attention.again;
+    return is_announced(e) ? e->place : (e->place / BLOCK + 1) * BLOCK;
 }
 
-/*
- * Before an event is delivered: the instruction at linear `address`, which the handler returns to, has begun. An
- * interrupt from outside comes between instructions, or between two turns of one.
- */
-void emu_engine_interrupts(emu_engine *e, uint64_t address, int from_outside)
+/* The place of the instruction that was announced last: while the guest runs, of the one that is executed, or its block. */
+uint64_t emu_engine_place_announced(emu_engine *e)
 {
-    if (from_outside && (e->last_block != address || (e->attention.again && !e->same) || !is_rep(e, address)))
-        return;
-    e->returns[e->next_return].address = address;
-    e->returns[e->next_return].cr3 = CONTROL(e->env, 3);
-    e->returns[e->next_return].rsp = GENERAL(e->env, GENERAL_RSP);
-    e->next_return = (e->next_return + 1) % MOST_RETURNS;
+    return e->place;
 }
 
-/* The guest was taken to another moment. */
-void emu_engine_forget_interrupted(emu_engine *e)
+uint64_t emu_engine_place_before(emu_engine *e)
 {
-    memset(e->returns, 0, sizeof e->returns);
+    return e->before;
+}
+
+int emu_engine_is_single(emu_engine *e)
+{
+    return e->single;
+}
+
+/* The whole block in which the guest stands at an instruction that is not its first one; its size, or 0. */
+uint32_t emu_engine_block(emu_engine *e, uint64_t *start)
+{
+    *start = e->block_start;
+    return stands_inside(e) ? e->block_size : 0;
+}
+
+/* The guest was taken to another moment, where the two functions above said this, and CPU and clock stand there. */
+int emu_engine_stand(emu_engine *e, uint64_t place, uint64_t start, uint32_t size)
+{
+    e->place = e->before = e->begun = is_announced(e) ? place : place - BLOCK;
+    e->block_start = start;
+    e->block_size = size;
+    forget_interrupted(e);
+    return e->single == (size != 0) ? 0 : set_grain(e, size != 0);
 }
 
 /* The next instruction was announced, and nothing else was due then: it begins before anybody is asked again. */
@@ -131,24 +413,6 @@ int emu_engine_held(emu_engine *e)
     return e->held;
 }
 
-/* From within an instruction: it is given up and begins again, which is no second time. */
-void emu_engine_restarts(void *engine)
-{
-    emu_engine *e = engine;
-    e->attention.again = 1;
-    e->held = true;
-}
-
-/* From within an instruction: it has met what a debugger watches, and is the last one before the stop. */
-void emu_engine_watch_met(void *engine)
-{
-    emu_engine *e = engine;
-    if (e->passing)
-        pass_by(e, EMU_WATCH);
-    else
-        leave_behind_block(e, EMU_WATCH);
-}
-
 /* Begin, or end, to pass by what would stop; then emu_engine_passed says what was the last, 0 for nothing. */
 void emu_engine_pass(emu_engine *e, int passing)
 {
@@ -157,8 +421,8 @@ void emu_engine_pass(emu_engine *e, int passing)
         e->passed_reason = 0;
 }
 
-uint32_t emu_engine_passed(emu_engine *e, uint64_t *instructions)
+uint32_t emu_engine_passed(emu_engine *e, uint64_t *place)
 {
-    *instructions = e->passed;
+    *place = e->passed;
     return e->passed_reason;
 }

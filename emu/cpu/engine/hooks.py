@@ -272,12 +272,21 @@ class Engine:
 
     # For a debugger
 
-    def debug(self, instructions: int, until: int) -> None:
-        """Count instructions from ``instructions`` that have begun, and stop with STEP when ``until`` have.
-
-        The caller has made each instruction a block.
+    def debug(self, instruction_blocks: int, universe: int) -> None:
+        """Count blocks from now on, for the places below. At host address ``instruction_blocks`` is the word that makes
+        each instruction a block; at offset ``universe`` of the CPU object, if that is not 0, is the one that tells
+        translations of different kinds apart (``emu.cpu.universe``).
         """
-        lib.emu_engine_debug(self._e, instructions, until)
+        if lib.emu_engine_debug(self._e, instruction_blocks, universe):
+            raise HostError("not enough memory for what a debugger needs", "close other programs")
+
+    def stop_at(self, place: int) -> None:
+        """Stop with STEP at ``place``, or the first instruction behind it. From callbacks, too."""
+        lib.emu_engine_stop_at(self._e, place)
+
+    def be_fine(self, place: int) -> None:
+        """From ``place`` on, execute all blocks instruction by instruction."""
+        lib.emu_engine_be_fine(self._e, place)
 
     def set_breakpoints(self, addresses: Iterable[int]) -> None:
         """Stop with BREAKPOINT before the instructions at these linear addresses."""
@@ -290,19 +299,40 @@ class Engine:
         return bool(lib.emu_engine_meets_breakpoint(self._e, address))
 
     @property
-    def instructions(self) -> int:
-        """How many have begun; one that faults and is tried again counts twice, REP once for each turn."""
-        return lib.emu_engine_instructions(self._e)
+    def place(self) -> int:
+        """Of the instruction that begins next, while the guest stands still."""
+        return lib.emu_engine_place(self._e)
+
+    @property
+    def place_announced(self) -> int:
+        """Of the instruction that was announced last: while the guest runs, that is executed, or its whole block's."""
+        return lib.emu_engine_place_announced(self._e)
+
+    @property
+    def place_before(self) -> int:
+        """The place of the instruction before the one announced last, as far as instructions were announced."""
+        return lib.emu_engine_place_before(self._e)
+
+    @property
+    def single(self) -> bool:
+        """Instructions are blocks now."""
+        return bool(lib.emu_engine_is_single(self._e))
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Where the whole block begins in which the guest stands, and its size, which is 0 at a block's begin."""
+        size = lib.emu_engine_block(self._e, self._scratch)
+        return int(self._scratch[0]), int(size)
+
+    def stand(self, place: int, block: tuple[int, int]) -> None:
+        """The caller has taken CPU, clock and memory to another moment, where ``place`` and ``block`` were these."""
+        _check(lib.emu_engine_stand(self._e, place, *block), "drop translated code")
 
     def interrupts(self, address: int, *, from_outside: bool) -> None:
         """Before an event is delivered: the instruction at linear ``address`` was begun, and is not met again as a
         breakpoint when the handler returns to it. Of an interrupt that is true between two turns of REP only.
         """
         lib.emu_engine_interrupts(self._e, address, from_outside)
-
-    def forget_interrupted(self) -> None:
-        """The guest was taken to another moment."""
-        lib.emu_engine_forget_interrupted(self._e)
 
     def hold(self, held: bool) -> None:
         """After BREAKPOINT or STEP: the next instruction begins before deadline, interrupt or breakpoint are looked at.
@@ -332,7 +362,7 @@ class Engine:
 
     @property
     def passed(self) -> tuple[int, int]:
-        """Where it would have stopped last since it began to pass by: instructions begun before; the reason or 0."""
+        """The last place where it would have stopped since it began to pass by; the reason, or 0."""
         reason = lib.emu_engine_passed(self._e, self._scratch)
         return int(self._scratch[0]), int(reason)
 

@@ -72,10 +72,10 @@ def _load_copy(path: str) -> Library:
 
 def bind_all(library: Library) -> None:
     """Let every module that a plain run needs find what it calls; HostError when ``library`` is not as they know it."""
-    between, system = Library(_translate.__file__), Library(_system.__file__)
+    between, system, accesses = Library(_translate.__file__), Library(_system.__file__), Library(_accesses.__file__)
     bind(_hooks.ffi, _hooks.lib.emu_hooks_bind, library)
     bind(_accesses.ffi, _accesses.lib.emu_accesses_bind, library, system, between)
-    bind(_system.ffi, _system.lib.emu_system_bind, library, between)
+    bind(_system.ffi, _system.lib.emu_system_bind, library, between, accesses)
     bind(_translate.ffi, _translate.lib.emu_translate_bind, library)
     bind(_x87.ffi, _x87.lib.emu_x87_bind, library)
     bind(_sse.ffi, _sse.lib.emu_sse_bind, library)

@@ -170,6 +170,9 @@ static void on_instruction(emu_observer *observer, context *s, uint64_t pc, bool
     log->pc = pc;
     log->piece = 0;
     log->site = NULL;
+    /* Where reads are watched: more than the instruction may have, as a processor fetches more. */
+    for (unsigned n = 0; t->watch && n < LONGEST; n += 8)
+        read_linear(t, 0, pc + n, LONGEST - n < 8 ? LONGEST - n : 8);
     if (!log->code || may_matter(log->code + pc % PAGE, left < LONGEST ? left : LONGEST))
         log->site = emu_trace_new_instruction(t->owner, pc);
     if (!log->site || (log->site->site & EMU_SITE_SPECIAL && log->site->detail == EMU_SPECIAL_PAGING))

@@ -68,17 +68,15 @@ class System:
         lib.emu_system_debug_on(self._s)
 
     def debug(self, met: int, restarts: int, argument: int) -> None:
-        """Make each instruction a block from now on; code translated before is the caller's to drop.
-
-        C functions at these addresses hear, with ``argument``, of an access to what is watched (``met``), and of an
-        instruction that is given up and begins again at once (``restarts``).
+        """C functions at these addresses hear from now on, with ``argument``, of an access to what is watched
+        (``met``), and of an instruction that is given up and begins again at once (``restarts``).
         """
-        self._s.instruction_blocks = 1
         self._s.met, self._s.restarts, self._s.argument = met, restarts, argument
 
-    def debug_no_more(self) -> None:
-        """Blocks are whole again; code translated before is the caller's to drop."""
-        self._s.instruction_blocks = 0
+    @property
+    def instruction_blocks(self) -> int:
+        """Host address of the 32-bit word that, unless zero, makes each instruction a block when it is translated."""
+        return int(ffi.cast("uintptr_t", ffi.addressof(self._s, "instruction_blocks")))
 
     def set_watches(self, watches: Sequence[tuple[int, int, int]]) -> None:
         """Watch these and no others: linear address, size, and READ, WRITE or both. UsageError for too many."""

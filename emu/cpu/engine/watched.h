@@ -106,19 +106,37 @@ static void on_watched_access(void *owner, uint64_t linear, unsigned size, bool 
     note_physical(t, start, size, stores, caller);
 }
 
+/*
+ * Code is looked at once and executed often: what was translated from bytes that are unknown when the next run begins must be
+ * gone by then (emu_trace_executes).
+ */
+static void on_fetch(void *owner, uint64_t linear, unsigned size)
+{
+    on_watched_access(owner, linear, size, false, 0);
+}
+
 static void on_walk(void *owner, uint64_t physical, unsigned size)
 {
     note_physical(((watch *)owner)->trace, physical, size, false, 0);
 }
 
+/* Whether this address of RAM is one of a logged region. */
+static bool is_logged_ram(void *owner, uint64_t ram)
+{
+    const watch *w = owner;
+    for (unsigned n = 0; n < w->area_count; n++)
+        if (ram - w->areas[n].first < w->areas[n].end - w->areas[n].first)
+            return true;
+    return false;
+}
+
 static void on_code(void *owner, uint64_t ram)
 {
     watch *w = owner;
-    for (unsigned n = 0; n < w->area_count; n++)
-        if (ram - w->areas[n].first < w->areas[n].end - w->areas[n].first) {
-            w->executes = true;
-            emu_trace_note_access(w->trace);
-        }
+    if (is_logged_ram(w, ram)) {
+        w->executes = true;
+        emu_trace_note_access(w->trace);
+    }
 }
 
 static const char *bind_watch(void *handle)
@@ -137,7 +155,8 @@ int emu_trace_watch(emu_trace *t, void *cpu, void *env, void *watched)
     if (!w)
         return -ENOMEM;
     w->watcher = (emu_watcher){.cpu = cpu, .uc = t->uc, .owner = w, .env = env, .mapping = on_watch_mapping,
-                               .accessed = on_watched_access, .walked = on_walk, .has_code = on_code};
+                               .accessed = on_watched_access, .steps = is_logged_ram, .fetched = on_fetch, .walked = on_walk,
+                               .has_code = on_code};
     w->trace = t;
     for (size_t n = 0; n < PLACES; n++)
         w->places[n].page = no_page(n);

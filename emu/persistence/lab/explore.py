@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.growth import (
     Answer,
     Crash,
@@ -37,7 +38,7 @@ from emu.persistence.lab.growth import (
     Walker,
     execute,
 )
-from emu.persistence.lab.interruption import INTERRUPTED, Interruption
+from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.matters import Matters
 from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import CrashState, Initial, possible_values
@@ -59,10 +60,10 @@ _ANY_RANK = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to stop early; seconds are real time. ``first_failure``: when one has been found."""
+    """When to stop early. ``first_failure``: when one has been found."""
 
     executions: int = 100_000
-    seconds: float | None = None
+    deadline: Deadline = NEVER
     depth: int = 1
     first_failure: bool = False
 
@@ -142,7 +143,7 @@ class Explorer:
         self._observe = observe
         self._progress = progress or (lambda done, open_ends, share: None)
         self._interruption = interruption or Interruption()
-        self._deadline = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
+        self._deadline = self._limits.deadline
         self._on_failure = on_failure or (lambda result: None)
         self._first: Result | None = None
         self._share, self._counted = 0.0, 0.0
@@ -176,7 +177,7 @@ class Explorer:
             try:
                 stopped = self._round()
             except Interrupted:
-                stopped = INTERRUPTED
+                stopped = self._interruption.why
         covered = None
         if stopped:
             waiting = [(walker, node) for node in growth.open for walker in node.waiting]
@@ -184,7 +185,7 @@ class Explorer:
             for walker, node in waiting:
                 growth.finish(walker, node)
         results = sorted(growth.results.values(), key=lambda result: (result.observed, result.latest.key))
-        because = sorted(growth.caveats) + ([stopped] if stopped else [])
+        because = [stopped] if stopped else []
         return Exploration(
             results, growth.executed, because, self._tracked, growth.tree, covered, self._first, growth.whole
         )
@@ -215,11 +216,11 @@ class Explorer:
     def _must_stop(self) -> str:
         """Why there is nothing more to be done now, or nothing."""
         if self._interruption.asked:
-            return INTERRUPTED
+            return self._interruption.why
         if self._limits.first_failure and self._first is not None:
             return FIRST_FAILURE
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            return f"the time limit of {self._limits.seconds:g} s was reached"
+        if not self._deadline.left:
+            return str(self._deadline)
         return ""
 
     def _show_progress(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.explore import FIRST_FAILURE, Exploration, Interrupted, Recovery, Result, Verdict
 from emu.persistence.lab.grouping import Found, joined
 from emu.persistence.lab.memories import Budgeted, Memories, OutOfTime, Patience
@@ -108,7 +109,8 @@ def with_promises(failures: Sequence[Failure], unkept: Sequence[Failure], events
 
 class Analyst:
     """Explains the failures of one exploration by running recovery on chosen memories, for at most ``seconds`` of
-    processor time; ``machine`` is where it runs (see ``Memories``). Power failed from event ``first`` on.
+    processor time, and until ``deadline``; ``machine`` is where it runs (see ``Memories``). Power failed from event
+    ``first`` on.
 
     What failed first is explained first, from nothing but what recovery reads then. So its cause is the same whether
     or not anything else was explored, and a run that stops at the first failure names the first cause of a whole one.
@@ -123,6 +125,7 @@ class Analyst:
         recovery: Recovery,
         *,
         seconds: float = 20.0,
+        deadline: Deadline = NEVER,
         first: int = 0,
         machine: Budgeted | None = None,
     ) -> None:
@@ -130,7 +133,7 @@ class Analyst:
         self._timeline = timeline
         self._events = events
         self._initial = initial
-        self._patience = Patience(seconds)
+        self._patience = Patience(seconds, deadline)
         self._machine = machine
         self._memories = Memories(exploration, events, initial, recovery, self._patience.check, machine)
         self._namer = Namer(timeline, events, initial, self._memories, first=first)
@@ -158,9 +161,8 @@ class Analyst:
             open_ones = {result.leaf.path() for result in failing if result.direct} - self._explained
             states = len({result.leaf.path() for result in failing})
             self.unexplained = (
-                "the causes are not complete: the search for them was given up after "
-                f"{max(0, self._patience.seconds):.3g} s of processor time, {len(open_ones)} of the {states} failing "
-                "states have none yet"
+                f"the causes are not complete: {self._patience}, {len(open_ones)} of the {states} failing states have "
+                "none yet"
             )
         return self._joined()
 

@@ -6,7 +6,6 @@ the rest: it can be taken away, grown by itself in another process, and put back
 
 from __future__ import annotations
 
-import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Protocol
 
 from emu.errors import EmuError
 from emu.persistence.lab.chunks import Chunks
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.matters import Matters, units_above
 from emu.persistence.lab.tree import Node, Reads, Tree, new_node
 from emu.persistence.model.crashstate import CrashState, Initial, Known, Layer, Read, content_of
@@ -54,13 +54,12 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Run:
     """One recovery: what it read of the tracked units, how it ended, and what it did to the persistent memory, each
-    event with the number of reads that came before it. ``caveat`` says what the run did that reads do not show.
+    event with the number of reads that came before it.
     """
 
     reads: Sequence[Read]
     verdict: Verdict
     trace: tuple[tuple[int, Event], ...] = ()
-    caveat: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +264,7 @@ class Branch:
     walkers: tuple[_Packed, ...]
     rank: int
     budget: int
-    seconds: float | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +276,6 @@ class Grown:
     """
 
     executed: int
-    caveats: frozenset[str]
     nodes: tuple[tuple[int, Read | None, int, array[int], int, tuple[int, int] | None, Verdict | None], ...]
     results: tuple[tuple[int, tuple[int, ...], _Packed, _Packed | None], ...]
     waiting: tuple[tuple[int, tuple[_Packed, ...], frozenset[int] | None, int], ...]
@@ -300,13 +298,12 @@ class Growth:
         on_failure: OnFailure = lambda result: None,
         stop: Callable[[], object] = lambda: None,
         progress: Callable[[int, int], None] = lambda done, open_ends: None,
-        deadline: float | None = None,
+        deadline: Deadline = NEVER,
     ) -> None:
         self.tree = Tree(chunks or Chunks(timeline, initial))
         self.open: dict[Node, int] = {}  # the lowest rank of those that wait there
         self.results: dict[tuple[tuple[int, ...], int], Result] = {}
         self.executed = 0
-        self.caveats: set[str] = set()
         self.stored: set[int] = set()
         self._timeline = timeline
         self._initial = initial
@@ -356,7 +353,6 @@ class Growth:
     def _grow(self, node: Node, run: Run) -> None:
         del self.open[node]
         self.executed += 1
-        self.caveats.update([run.caveat] if run.caveat else [])
         self.tree.grow(node, run.reads, run.verdict)
         if self.depth > 1 and run.trace:
             self._add_crashes(node, run)
@@ -448,10 +444,10 @@ class Growth:
         node = end.node
         if self.depth > 1:
             return _job(_middle(node.waiting, self.open[node]), node)
-        seconds = None if self._deadline is None else self._deadline - time.monotonic()
         walkers = tuple(_pack(walker) for walker in node.waiting)
         above = frozenset[int]() if self._matters is None else units_above(node, self._above)
-        return Branch(node.depth, node.came_by, above, node.matters, node.span, walkers, end.rank, end.budget, seconds)
+        return Branch(node.depth, node.came_by, above, node.matters, node.span, walkers, end.rank, end.budget,
+                      self._deadline.left)  # fmt: skip
 
     def put(self, node: Node, grown: Grown | Run, numbers: Mapping[int, int]) -> None:
         """What became of the open end ``node`` elsewhere; ``numbers`` are those here of the chunks there."""
@@ -459,7 +455,6 @@ class Growth:
             self._grow(node, grown)
             return
         self.executed += grown.executed
-        self.caveats |= grown.caveats
         del self.open[node]
         node.waiting = []
         nodes: list[Node] = []
@@ -500,13 +495,13 @@ class Growth:
         run: Callable[[Job], Run],
     ) -> Grown:
         """Grow a branch that was taken from another growth. What it reads is in ``chunks``."""
-        until = None if branch.seconds is None else time.monotonic() + branch.seconds
+        until = Deadline.after(branch.seconds)
         growth = cls(
             timeline,
             initial,
             chunks=chunks,
             matters=matters,
-            stop=lambda: until is not None and time.monotonic() > until,
+            stop=lambda: not until.left,
         )
         root = growth.tree.root
         root.came_by, root.depth, root.matters, root.span = branch.last, branch.depth, branch.matters, branch.span
@@ -534,7 +529,7 @@ class Growth:
             (places[node], tuple(_pack(walker) for walker in node.waiting), node.matters, node.span)
             for node in self.open
         )
-        return Grown(self.executed, frozenset(self.caveats), tuple(nodes), results, waiting, self.whole)
+        return Grown(self.executed, tuple(nodes), results, waiting, self.whole)
 
 
 def _succeeded(leaf: Node) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from emu.linux.prepare import Request, prepare
 from emu.linux.programs import command
 from emu.linux.protocol import Role
 from emu.persistence.lab import resume
-from emu.persistence.lab.explore import Exploration, Limits, Progress, Verdict, Workers, explore
+from emu.persistence.lab.explore import Exploration, Interrupted, Limits, Progress, Verdict, Workers, explore
 from emu.persistence.lab.findings import ROBUSTNESS, Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, be_there, process_pool
@@ -51,6 +51,12 @@ COUNTING_S = 10.0
 CAPTURE_S = 20.0
 _MOST_NAMED = 512
 _PATIENCE_S = 2.0
+# What of the whole time, and how many seconds at most, is left when the exploration ends for all that comes after it,
+# and when the explanations end for what reads the debug information.
+_FOR_THE_REST = 0.25, 60.0
+_FOR_NAMES = 0.1, 20.0
+# A run that lasts longer is ended; before that those of other processes tell what they have found.
+_GRACE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +234,16 @@ def investigate(
     ``interruption``: what was found until then. Close the answer.
     """
     interruption = interruption or Interruption()
+    search = question.limits.deadline.leaving(*_FOR_THE_REST)
     with ExitStack() as scratch:
+        searching = scratch.enter_context(interruption.until(replace(search, at=search.at + _GRACE_S)))
         scene = None
         if question.linux is not None:
             question, scene = _scene(question, question.linux, scratch)
         if executor is None and question.jobs > 1:
             # They start while the workload is recorded.
             executor = scratch.enter_context(_processes(question.jobs, at_once=workload is None))
-        return _answer(question, scene, workload, executor, progress, interruption, on_cause, kept)
+        return _answer(question, scene, workload, executor, progress, interruption, searching, on_cause, kept)
 
 
 @contextmanager
@@ -267,16 +275,18 @@ def _answer(
     executor: Executor | None,
     progress: Progress | None,
     interruption: Interruption,
+    searching: Interruption,
     on_cause: OnCause | None,
     kept: resume.KeptRuns | None,
 ) -> Answer:
+    deadline = question.limits.deadline
     recorded = workload is None
     if workload is None:
         workload = record(
             question.workload,
             timeout=question.workload_timeout,
             event_limit=question.event_limit,
-            interruption=interruption,
+            interruption=searching,
             scene=scene,
             hear_prints=question.feed_printed or STATES in question.checks,
         )
@@ -291,12 +301,12 @@ def _answer(
     happened = workload.events[: part.last]
     timeline = build(happened, question.rules, part.first)
     task = Task(question.recovery, workload.dimms, happened, question.rules, question.budget,
-                question.workload_timeout, question.limits.depth > 1, part.first, scene is not None,
+                question.workload_timeout, question.limits.depth > 1, part.first, workload.booted,
                 question.feed_printed, () if STATES in question.checks else None,
                 # Robustness is about all reads; what Linux's recovery has read spares the analysis its slow runs.
                 all_reads=ROBUST in question.checks or scene is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
-    session = Session(task, timeline, initial, interruption)
+    session = Session(task, timeline, initial, searching)
     states = live = None
     if on_cause is not None:
         found_one = partial(on_cause, workload)
@@ -305,31 +315,32 @@ def _answer(
     try:
         if STATES in question.checks:
             # Of all of the run: what a crash inside of an operation may show is known only when that has ended.
-            states = states_of(workload.events, initial, session.machine)
-            task = replace(task, legal=states.legal)
-            session.judge(states.legal)
+            with suppress(Interrupted):  # then nothing is explored, either
+                states = states_of(workload.events, initial, session.machine)
+                task = replace(task, legal=states.legal)
+                session.judge(states.legal)
         if kept is not None:
             kept.serve(_made_with(question, workload, part, initial))
         began = time.monotonic()
         found = explore(
             timeline,
             initial,
-            _workers(question, task, session, executor, interruption, kept),
-            limits=question.limits,
+            _workers(question, task, session, executor, searching, kept),
+            limits=replace(question.limits, deadline=deadline.leaving(*_FOR_THE_REST)),
             observe=observe,
             progress=progress,
-            interruption=interruption,
+            interruption=searching,
             on_failure=live,
             matters=session.matters,
         )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
         took = time.monotonic() - began
         patience = _PATIENCE_S if interruption.asked else min(ANALYSIS_S, max(_LEAST_ANALYSIS_S, took))
-        if interruption.asked:
-            session.machine.interruption = Interruption()
-        analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience,
-                          first=part.first, machine=session.machine)  # fmt: skip
-        failures = analyst.explain()
+        explaining = deadline.leaving(*_FOR_NAMES)
+        with (Interruption() if interruption.asked else interruption).until(explaining) as session.machine.interruption:
+            analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience,
+                              deadline=explaining, first=part.first, machine=session.machine)  # fmt: skip
+            failures = analyst.explain()
         if question.durable_when_done and question.rules.flushes_count:
             broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
             failures = with_promises(failures, broken, workload.events)
@@ -338,8 +349,9 @@ def _answer(
         captures: Mapping[int, Capture] = {}
         waste = tuple(find_waste(workload.events, timeline))
         wanted = named(failures, waste if question.warnings else (), len(workload.events))
-        if recorded and wanted and scene is None and not interruption.asked:
-            captures = capture(question.workload, workload, wanted, timeout=CAPTURE_S, interruption=interruption)
+        if recorded and wanted and scene is None and explaining.left and not interruption.asked:
+            captures = capture(question.workload, workload, wanted, timeout=min(CAPTURE_S, explaining.left),
+                               interruption=interruption)  # fmt: skip
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
@@ -353,7 +365,7 @@ def _answer(
             timeline,
             found,
             sum(point.eager for point in timeline.points),
-            count_distinct(timeline, initial, seconds=0.0 if interruption.asked else COUNTING_S),
+            count_distinct(timeline, initial, seconds=0.0 if interruption.asked else min(COUNTING_S, explaining.left)),
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,

@@ -22,6 +22,8 @@ from functools import cached_property
 from typing import Any
 
 from emu.config import MachineConfig
+from emu.machine import Exit
+from emu.persistence.lab.booted import Booted
 from emu.persistence.lab.chunks import Chunks
 from emu.persistence.lab.explore import LocalWorker, Recovery
 from emu.persistence.lab.growth import Branch, End, Grown, Growth, Interrupted, Job, Run, execute
@@ -47,9 +49,9 @@ _POLL_S = 0.2
 @dataclass(frozen=True)
 class Task:
     """All that a worker must know: the machine that recovers, the workload's trace and the rules; power fails from
-    event ``first`` on. ``linux``: recovery is a Linux machine's command. ``feed_printed``: it gets what was printed.
-    ``legal``: what it shows is judged, too. ``kept``: the runs that need not be run, as ``KeptRuns.content``; without
-    it none are kept. ``all_reads``: all reads are asked for, not only those that can matter.
+    event ``first`` on. ``linux``: recovery is a Linux machine's command, from there on. ``feed_printed``: it gets what
+    was printed. ``legal``: what it shows is judged, too. ``kept``: the runs that need not be run, as
+    ``KeptRuns.content``; without it none are kept. ``all_reads``: all are asked for, not only those that can matter.
 
     ``key`` names the investigation. What a worker keeps belongs to that one: the next may find the same paths with
     other bytes behind them.
@@ -63,7 +65,7 @@ class Task:
     timeout: float
     record: bool
     first: int = 0
-    linux: bool = False
+    linux: Booted | Exit | None = None
     feed_printed: bool = False
     legal: Legal | None = None
     kept: bytes | None = None

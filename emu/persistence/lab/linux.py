@@ -1,8 +1,8 @@
 """Linux as the guest of the laboratory: brought to where the laboratory begins, and how its commands end.
 
-The kernel boots once for the workload: to the moment before the file systems are mounted, from which first ``--setup``
-and then the recorded command start. What the NVDIMMs hold when the command begins is what they hold for good; a
-recovery starts at that same moment of the same boot, with a crash state in place of it.
+The kernel boots once: to the moment before the file systems are mounted, from which first ``--setup`` and then the
+recorded command start. That moment is kept (``booted``). What the NVDIMMs hold when the command begins is what they
+hold for good; a recovery starts at the kept moment of the same boot, with a crash state in place of it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from emu.cpu.snapshot import Snapshot
 from emu.devices.contract import ExitRequest, Sink
 from emu.errors import Status, UsageError
 from emu.linux.protocol import Message, Role, Stage, ended, failure
+from emu.persistence.lab.booted import Booted, keep, write_content
 from emu.persistence.lab.undo import Undo
-from emu.units import MIB, PAGE
+from emu.units import PAGE
 
 if TYPE_CHECKING:
     from emu.linux.prepare import Prepared
@@ -39,7 +40,6 @@ _STAGES = {
 }
 _OOPS = re.compile(rb"(?:\[[ \d.]+\] ?)?((?:BUG: |kernel BUG at |general protection fault|Oops: ).{1,160})")
 _LONGEST_LINE = 1024
-_CHUNK = 4 * MIB
 KERNEL_CODE = 1 << 47
 """Code at this address and above is the kernel's."""
 _X86_LONGEST = 15
@@ -139,22 +139,29 @@ Drive = Callable[[list[int]], "Exit | None"]
 """Runs the machine to its end, or until something is in the list; how it ended."""
 
 
-def begin(machine: Machine, scene: Scene, talk: Talk, drive: Drive) -> tuple[MachineConfig, Exit | None]:
-    """Bring a machine that was built from ``scene`` to where the command begins. The machine's configuration with what
-    the NVDIMMs hold there; and how the run ended, if it did before.
-
-    UsageError when the setup fails.
+class Begun(NamedTuple):
+    """A machine that stands where the command begins. ``config`` is its configuration with what the NVDIMMs hold there,
+    ``booted`` the moment before the mount, or how the run ended that did not come to it; ``ended`` is how it did.
     """
+
+    config: MachineConfig
+    booted: Booted | Exit
+    ended: Exit | None
+
+
+def begin(machine: Machine, scene: Scene, talk: Talk, drive: Drive) -> Begun:
+    """Bring a machine that was built from ``scene`` to where the command begins. UsageError when the setup fails."""
     talk.machine = machine
     machine.boot()
     scene.prepared.format(machine)
     ended = drive(talk.await_message(Message.SNAPSHOT, Role.WORKLOAD))
+    booted = keep(machine, scene.folder) if ended is None else ended
     if ended is None and scene.has_setup:
         ended = _set_up(machine, talk, drive)
     if ended is None:
         ended = drive(talk.await_message(Message.BEGIN, Role.WORKLOAD))
     talk.play(Role.WORKLOAD)
-    return with_contents(machine, scene.folder), ended
+    return Begun(with_contents(machine, scene.folder), booted, ended)
 
 
 def _set_up(machine: Machine, talk: Talk, drive: Drive) -> Exit | None:
@@ -190,14 +197,7 @@ def with_contents(machine: Machine, folder: Path) -> MachineConfig:
     dimms = []
     for number, (dimm, plugged) in enumerate(zip(machine.config.nvdimms, machine.nvdimms, strict=True)):
         path, view = folder / f"nvdimm{number}", plugged.backend.mapping.view
-        zeros = bytes(_CHUNK)
-        with path.open("wb") as file:
-            file.truncate(len(view))
-            for at in range(0, len(view), _CHUNK):
-                piece = bytes(view[at : at + _CHUNK])
-                if piece != zeros[: len(piece)]:
-                    file.seek(at)
-                    file.write(piece)
+        write_content(view, path)
         backend = replace(dimm.backend, kind=BackendKind.FILE, path=str(path), size=len(view), offset=0, share=False)
         dimms.append(replace(dimm, backend=backend))
     return replace(machine.config, nvdimms=tuple(dimms))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.explore import Exploration, Recovery, Run, Verdict
 from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import Initial, Read
@@ -21,15 +22,24 @@ class OutOfTime(Exception):
 
 
 class Patience:
-    """Ends what takes this thread more than ``seconds`` of processor time: how busy the host is does not matter."""
+    """Ends what takes this thread more than ``seconds`` of processor time, since how busy the host is does not matter,
+    and what comes to the ``deadline``.
+    """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, deadline: Deadline = NEVER) -> None:
+        self._seconds = seconds
         self._until = time.thread_time() + seconds
+        self._deadline = deadline
 
     def check(self) -> None:
-        if time.thread_time() > self._until:
+        if time.thread_time() > self._until or not self._deadline.left:
             raise OutOfTime
+
+    def __str__(self) -> str:
+        """Why it has ended."""
+        if not self._deadline.left:
+            return str(self._deadline)
+        return f"the search for them was given up after {max(0, self._seconds):.3g} s of processor time"
 
 
 class Budgeted(Protocol):

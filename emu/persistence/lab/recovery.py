@@ -29,9 +29,10 @@ from emu.cpu.known_ports import KnownPorts
 from emu.cpu.snapshot import Snapshot
 from emu.devices.uart16550 import Uart16550
 from emu.errors import HostError
-from emu.linux.protocol import Message, Role
+from emu.linux.protocol import Role
 from emu.persistence.lab import recorder
 from emu.persistence.lab.beginnings import DISTANCE, Beginnings, Moment, Place
+from emu.persistence.lab.booted import Booted
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.explore import Answer, Interrupted, Nondeterministic, Run, Settled, Verdict
 from emu.persistence.lab.input import Input
@@ -59,7 +60,6 @@ _MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for 
 _BITS = {mask: bits for bits, mask in enumerate(_MASKS)}
 _WHOLE, _KNOWN = struct.Struct("<Q"), struct.Struct("=QQ")
 _ENDED_BY_DEVICES = ("power-off", "exit-port", "panic")
-_EXECUTES = "recovery executes code in the NVDIMM: bytes that it fetches are not followed"
 
 
 def private(config: MachineConfig) -> MachineConfig:
@@ -102,8 +102,8 @@ class Output:
 
 class MachineRecovery:
     """Runs the image of ``config`` as recovery. ``budget`` bounds a run, in basic blocks, ``timeout`` in seconds of
-    real time, for those that wait rather than run; ``record`` keeps its trace. ``linux``: the kernel boots once, and
-    a run is what comes from when the file systems are about to be mounted.
+    real time, for those that wait rather than run; ``record`` keeps its trace. ``linux``: a run is what comes from
+    that moment on, when file systems are about to be mounted; where the boot ended before, all recoveries do so.
 
     ``printed``: what recovery can read on its standard input (COM1), as far as the words of the model say that it is
     out. ``keep_shown``: ``shown`` is asked for.
@@ -120,7 +120,7 @@ class MachineRecovery:
         timeout: float = 60.0,
         record: bool = False,
         interruption: Interruption | None = None,
-        linux: bool = False,
+        linux: Booted | Exit | None = None,
         printed: list[bytes] | None = None,
         keep_shown: bool = False,
     ) -> None:
@@ -286,7 +286,7 @@ class MachineRecovery:
         events = tuple(self._events(positions)) if self._record else ()
         if self._check is not None:
             self._check.verify((event for _, event in events), _contents(reads))
-        return Run(reads, verdict, events, _EXECUTES if self._recording.tracer.executes else "")
+        return Run(reads, verdict, events)
 
     def _settle(self, tracked: frozenset[int], settled: Settled | None) -> None:
         """Let the settled content be in memory, and only the other tracked units be asked for. Reads of those that do
@@ -359,7 +359,7 @@ class MachineRecovery:
 
     def _boot(self) -> None:
         """Bring a machine to where all runs begin."""
-        if not (self._at_snapshot() if self._linux else self._at_first_access()):
+        if not (self._at_first_access() if self._linux is None else self._after_boot(self._linux)):
             return
         machine, tracer = self._machine, self._recording.tracer
         assert machine is not None
@@ -381,7 +381,7 @@ class MachineRecovery:
         if self._record:
             self._check = MemoryCheck(machine, self._config, tracer, self._undo)
         self._spins = SpinWatch(machine, tracer, self._undo, self._taken)
-        if machine.is_quiet and not self._linux and self._input is None and self._shown is None:
+        if machine.is_quiet and self._linux is None and self._input is None and self._shown is None:
             # What the NVDIMMs' _DSM answers is in memory. What is printed or typed in a run is asked of the devices.
             self._ports = KnownPorts(machine.cpu, DSM, self._ended_by_device)
             machine.be_quiet()
@@ -408,7 +408,7 @@ class MachineRecovery:
 
     def _begin_anew(self, tracked: frozenset[int]) -> None:
         """Forget where runs were that were watched for other units. None begin there unless all depends on reads."""
-        if not self._linux or self._record or self._input is not None:
+        if self._linux is None or self._record or self._input is not None:
             return
         if self._beginnings is not None and self._beginnings.tracked != tracked:
             self._beginnings.close()
@@ -453,29 +453,17 @@ class MachineRecovery:
         self._block = tracer.blocks - 1
         return True
 
-    def _at_snapshot(self) -> bool:
-        """Boot Linux, unwatched and so at full speed, to where init asks what to do; False if it does not come."""
+    def _after_boot(self, booted: Booted | Exit) -> bool:
+        """Stand where init asks what to do; False if the boot did not come there."""
+        if not isinstance(booted, Booted):
+            self._always = Run((), judge(booted, b""))
+            return False
         talk = self._talk = Talk(self._output, Role.RECOVERY)
-        machine = self._machine = talk.machine = board.build(
+        machine = self._machine = talk.machine = booted.machine(
             self._config, talk.outputs._replace(debugcon=self._show), _OPTIONS
         )
-        machine.boot()
-        reached = talk.await_message(Message.SNAPSHOT, Role.RECOVERY)
-        ended: Exit | None = None
-        with self.interruption.ends(machine):
-            while not reached and ended is None:
-                ended = machine.step()
-        if ended is not None:
-            machine.close()
-            self._machine = None
-            if ended.reason == INTERRUPTED:
-                raise Interrupted
-            self._always = Run((), judge(ended, bytes(self._output.data)))
-            return False
-        talk.play(Role.RECOVERY)
         self._recording = recorder.Recording(machine)
         self._watch(machine, self._recording)
-        machine.cpu.invalidate(0, 1)
         self._block = 0
         return True
 

@@ -153,7 +153,6 @@ def _run_to_json(run: Run, chunks: Chunks) -> dict[str, Any]:
         "reads": list(chunks.add(Reads.of(run.reads).data)),
         "verdict": verdict,
         "trace": [[reads, *_to_json(event)] for reads, event in run.trace],
-        "caveat": run.caveat,
     }
 
 
@@ -167,7 +166,7 @@ def _run_from_json(kept: Mapping[str, Any], chunks: Sequence[bytes]) -> Run:
     if spin is not None:
         spin = Spin(spin["pc"], spin["instruction"], tuple((at, bytes.fromhex(data)) for at, data in spin["reads"]))
     trace = tuple((number, _from_json(kind, fields)) for number, kind, fields in kept["trace"])
-    return Run(Reads(data), Verdict(**verdict, spin=spin), trace, str(kept["caveat"]))
+    return Run(Reads(data), Verdict(**verdict, spin=spin), trace)
 
 
 _EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Store, Flush, Fence, WriteBack, LabelWrite)}

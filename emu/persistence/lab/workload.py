@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,12 +19,14 @@ from emu.linux.protocol import Role
 from emu.machine import Exit, Machine
 from emu.memory import Backend, open_backend
 from emu.persistence.lab import recorder
+from emu.persistence.lab.booted import Booted
 from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
-from emu.persistence.lab.linux import CodePages, Scene, Talk, begin, is_user
+from emu.persistence.lab.linux import Begun, CodePages, Scene, Talk, begin, is_user
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import Output, private
+from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.model.events import Event, label_address
 from emu.persistence.model.operations import Mark, Print
 from emu.units import MIB
@@ -62,7 +66,8 @@ class Workload:
     it did that the trace cannot show. ``pc`` is where the CPU stood at the end. ``said`` is what it printed (to its
     standard output, of a Linux program) and what it said about its operations. ``entries`` are
     the numbers of log entries before each event. Of a Linux program, ``pages`` are the contents of the pages of code
-    that were executed, by address, and ``began_with`` has files with what the NVDIMMs held when its command began.
+    that were executed, by address, ``began_with`` has files with what the NVDIMMs held when its command began, and
+    ``booted`` is the moment before the mount, or how the run ended that did not come to it.
     """
 
     events: Sequence[Event]
@@ -77,6 +82,7 @@ class Workload:
     entries: Sequence[int] = ()
     pages: Mapping[int, frozenset[bytes]] = field(default_factory=dict)
     began_with: MachineConfig | None = None
+    booted: Booted | Exit | None = None
 
     @property
     def marks(self) -> list[Mark]:
@@ -131,8 +137,11 @@ def record(
         outputs = own_outputs if talk is None else talk.outputs._replace(debugcon=on_print)
     with board.build(own, outputs, RunOptions(no_reboot=True)) as machine:
         pages, ended = CodePages(), None
+        begun: Begun | None = None
         if scene is not None and talk is not None:
-            own, ended = begin(machine, scene, talk, partial(_drive, machine, interruption))
+            with closing(Watchdog(math.inf if timeout is None else timeout)) as watchdog:
+                begun = begin(machine, scene, talk, partial(_drive, machine, interruption, watchdog))
+            own, ended = begun.config, begun.ended
         recording = Recording(machine, log_limit=event_limit if upto is None else upto)
         tracer, check = recording.tracer, None
         try:
@@ -181,7 +190,8 @@ def record(
                 tuple(one for one in said if one.event <= len(events)),
                 entries[: len(events)],
                 {page: frozenset(contents) for page, contents in pages.pages.items()},
-                None if scene is None else own,
+                None if begun is None else begun.config,
+                None if begun is None else begun.booted,
             )
         finally:
             if check is not None:
@@ -190,9 +200,9 @@ def record(
             tracer.close()
 
 
-def _drive(machine: Machine, interruption: Interruption, until: list[int]) -> Exit | None:
+def _drive(machine: Machine, interruption: Interruption, watchdog: Watchdog, until: list[int]) -> Exit | None:
     """Run the machine to its end, or until something is in ``until``."""
-    with interruption.ends(machine):
+    with interruption.ends(machine), watchdog.watches(machine):
         while not until:
             ended = machine.step()
             if ended is not None:

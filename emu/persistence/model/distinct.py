@@ -1,7 +1,8 @@
 """Counts the different memories over all crash points without listing them.
 
 At one crash point the cells (see ``Rules``) are independent, so its memories are a product. A memory counts once even
-if several crash points allow it.
+if several crash points allow it. In a cell, units whose stores never wait in order with those of another are
+independent, too; here each of these *groups* of units counts as a cell of its own.
 
 Most cells never hold again what they held before: each of their contents is allowed by crash points that follow each
 other without a gap. So is what all these cells hold together, and how many of their contents are allowed from point a
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
-from emu.persistence.model.crashstate import FULL, CrashState, Initial, possible_values
+from emu.persistence.model.crashstate import FULL, CrashState, Initial, content_of, possible_values
 from emu.persistence.model.timeline import Timeline
 
 _MOST_CONTENTS = 1 << 16
@@ -32,11 +33,36 @@ class _TooMany(Exception):
 
 
 def count_distinct(timeline: Timeline, initial: Initial, *, seconds: float = 10.0) -> int | None:
-    """The number of different memories; None when finding it would take too long."""
+    """The number of different memories; None when finding it would take more than ``seconds`` of processor time."""
     try:
-        return _Count(timeline, initial, time.monotonic() + seconds).total()
+        return _Count(timeline, initial, time.thread_time() + seconds).total()
     except _TooMany:
         return None
+
+
+def _groups(timeline: Timeline) -> Iterator[list[int]]:
+    """The units, by cells and, in these, by groups that are independent of each other at all crash points."""
+    cells: dict[int, list[int]] = {}
+    for unit in sorted(timeline.units):
+        cells.setdefault(timeline.rules.cell(unit), []).append(unit)
+    if timeline.rules.pages_can_be_lost:
+        yield from cells.values()
+        return
+    for units in cells.values():
+        group = {unit: unit for unit in units}  # to one of its group, and at last to itself
+
+        def first(unit: int, group: dict[int, int] = group) -> int:
+            while group[unit] != unit:
+                unit = group[unit]
+            return unit
+
+        for ordered in timeline.ordered(units):
+            for unit in ordered[1:]:
+                group[first(unit)] = first(ordered[0])
+        groups: dict[int, list[int]] = {}
+        for unit in units:
+            groups.setdefault(first(unit), []).append(unit)
+        yield from groups.values()
 
 
 class _Count:
@@ -47,17 +73,15 @@ class _Count:
         self._now: list[Contents] = []  # of each cell, at the crash point that is being looked at
         self._changes: list[dict[int, Contents]] = [{} for _ in timeline.points]
         self._returning: set[int] = set()  # cells of which a content is allowed again after it was not
-        cells: dict[int, list[int]] = {}
-        for unit in sorted(timeline.units):
-            cells.setdefault(timeline.rules.cell(unit), []).append(unit)
-        for number, units in enumerate(cells.values()):
+        for number, units in enumerate(_groups(timeline)):
             self._look_at(number, units)
 
     def _look_at(self, number: int, units: Sequence[int]) -> None:
         gone: set[tuple[int, ...]] = set()
         before: Contents | None = None
         for point in self._timeline.changes_of(units):
-            contents = self._contents(units, point)
+            self._check()
+            contents = self._in_order(units, point) or self._in_any_order(units, point)
             if before is None:
                 self._now.append(contents)
             elif contents != before:
@@ -67,12 +91,40 @@ class _Count:
                     self._returning.add(number)
             before = contents
 
-    def _contents(self, units: Sequence[int], point: int) -> Contents:
+    def _in_order(self, units: Sequence[int], point: int) -> Contents | None:
+        """What units of a group can hold where all that is pending of them persists one part after the other, which is
+        the rule; None elsewhere.
+        """
+        timeline = self._timeline
+        if timeline.rules.pages_can_be_lost:
+            return None
+        values, steps = [], []
+        for place, unit in enumerate(units):
+            component = timeline.component(timeline.rules.component(unit), point)
+            entry = None if component is None else component.units.get(unit)
+            below = timeline.durable(unit, point) if entry is None else entry.contents[0]
+            values.append(content_of(unit, below, self._initial))
+            if entry is None:
+                continue
+            if entry.length > _MOST_CONTENTS:
+                raise _TooMany
+            for part, content in zip(entry.parts[: entry.length], entry.contents[1:], strict=False):
+                if part.nt and len(units) > 1:
+                    return None
+                steps.append((part.event, place, content))
+        if len({event for event, _, _ in steps}) < len(steps):
+            return None
+        found = {tuple(values)}
+        for _, place, content in sorted(steps):
+            values[place] = content_of(units[place], content, self._initial)
+            found.add(tuple(values))
+        return frozenset(found)
+
+    def _in_any_order(self, units: Sequence[int], point: int) -> Contents:
         if any(self._timeline.pending_parts(unit, point) > _MOST_CONTENTS for unit in units):
             raise _TooMany
         found = set()
         state = CrashState.at(self._timeline, point, self._initial)
-        self._check()
         for values, _ in possible_values(state, [(unit, FULL) for unit in units]):
             found.add(values)
             if len(found) > _MOST_CONTENTS:
@@ -82,7 +134,7 @@ class _Count:
         return frozenset(found)
 
     def _check(self) -> None:
-        if time.monotonic() > self._deadline:
+        if time.thread_time() > self._deadline:
             raise _TooMany
 
     def total(self) -> int:

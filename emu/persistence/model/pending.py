@@ -51,6 +51,11 @@ class FrozenUnit(NamedTuple):
     contents: list[Content]
     length: int
 
+    @property
+    def has_regular(self) -> bool:
+        """Whether a regular store is among them."""
+        return any(not part.nt for part in self.parts[: self.length])
+
     def spans(self, chain: FrozenComponent) -> tuple[list[int], list[int]]:
         """For m = 0..length: the least and the greatest cut that allows m persisted parts. Both grow with m."""
         lows: list[int] = [0]

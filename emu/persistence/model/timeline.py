@@ -29,7 +29,7 @@ Intel SDM volume 1 section 11.4.4.1, volume 3 section 9.2):
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from emu.config import PersistenceDomain
@@ -296,6 +296,13 @@ class Timeline:
         """The units of which something else is settled, or nothing is, at one crash point than at the other."""
         low, high = min(first, last), max(first, last)
         return dict.fromkeys(unit for units in self._changes[low + 1 : high + 1] for unit in units)
+
+    def ordered(self, units: Iterable[int]) -> Iterator[list[int]]:
+        """Of the components of these units, those units whose regular stores wait in order with each other's."""
+        for key in dict.fromkeys(map(self.rules.component, units)):
+            for frozen in self._components.get(key, ([], []))[1]:
+                if frozen is not None and (frozen.whole or frozen.length > 1):
+                    yield [unit for unit, entry in frozen.units.items() if entry.has_regular]
 
     def page_stored(self, page: int, point: int) -> bool:
         return self._pages.get(page, point + 1) <= point

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emu.errors import Status
+from emu.persistence.lab.interruption import INTERRUPTED
 from emu.persistence.lab.investigation import Answer
 from emu.persistence.lab.workload import Workload
 from emu.persistence.report import words
@@ -77,7 +78,7 @@ def conclude(answer: Answer, symbols: Symbols) -> Judgement:
         why.append("what it would have done after that was not judged")
     if answer.failed:
         true.append(Conclusion.FAILED)
-    elif answer.empty:
+    elif answer.empty and answer.workload.ended.reason != INTERRUPTED:
         true.append(Conclusion.NOTHING_TO_JUDGE)
         why.append(_why_empty(answer))
     elif not answer.complete:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.report import readers
 
 SECONDS = 3.0
 """Processor time for each of symbols, lines and paths."""
+_PARTS = 3
 
 _READER = "emu.persistence.report.debug_reader"
 
@@ -25,21 +27,36 @@ class DebugInfo(NamedTuple):
     note: str = ""
 
 
-def read(path: str, *, seconds: float = SECONDS) -> DebugInfo:
-    """What the ELF image at ``path`` says of its code. What cannot be read is left out, and never an error."""
+_known: OrderedDict[tuple[object, ...], DebugInfo] = OrderedDict()
+_MOST_KNOWN = 4
+
+
+def read(path: str, *, seconds: float = SECONDS, deadline: Deadline = NEVER) -> DebugInfo:
+    """What the ELF image at ``path`` says of its code, as far as it can be read until ``deadline``. What cannot is left
+    out, and never an error.
+    """
     try:
         status = Path(path).stat()
     except OSError as error:
         return DebugInfo(note=f"the image's symbols cannot be read: {error.strerror}")
-    return _read(path, seconds, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    image = path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    # What lacks something is known to those only who had no more time.
+    with_this_time = *image, seconds, deadline
+    found = _known.get(image) or _known.get(with_this_time)
+    if found is None:
+        found = _read(path, seconds, deadline)
+        _known[with_this_time if found.note else image] = found
+        if len(_known) > _MOST_KNOWN:
+            _known.popitem(last=False)
+    return found
 
 
-@lru_cache(maxsize=4)
-def _read(path: str, seconds: float, _identity: tuple[int, ...]) -> DebugInfo:
-    said = readers.ask(_READER, path, seconds)
+def _read(path: str, seconds: float, deadline: Deadline) -> DebugInfo:
+    said = readers.ask(_READER, path, min(seconds, deadline.left / _PARTS), deadline=deadline)
     # A signal is how the kernel, or we, end a reader of whom too much is asked; anything else is a fault of its own.
     last = said.errors.decode(errors="replace").strip().rpartition("\n")[2]
-    return _decode(said.output, "they ask for too much" if said.status <= 0 else f"the reader failed: {last}")
+    why = str(deadline) if not deadline.left else "they ask for too much"
+    return _decode(said.output, why if said.status <= 0 else f"the reader failed: {last}")
 
 
 def _decode(output: bytes, why: str) -> DebugInfo:

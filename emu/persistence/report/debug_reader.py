@@ -11,7 +11,7 @@ import json
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from emu.words import printable
 
 # Address space; what needs more of it fails.
 _MEMORY = 512 * MIB
+_MOST_UNPACKED = 128 * MIB
 _MOST_ENTRIES = 1 << 20
 _LONGEST_NAME = 200
 _LONGEST_PATH = 4096
@@ -41,12 +42,17 @@ def functions(elf: Any) -> Iterator[tuple[int, int, str]]:
 
 
 def lines(elf: Any) -> Iterator[tuple[int, str]]:
-    """(address, ``FILE:LINE``) of each row of the line tables, and (address, nothing) where a sequence ends.
+    """(address, ``FILE:LINE``) of each row of the line tables, and (address, nothing) where a sequence ends."""
+    yield from rows(program for _, program in _programs(elf)).items()
+
+
+def rows(programs: Iterable[Any]) -> dict[int, str]:
+    """``FILE:LINE`` by address, of these line programs; nothing where a sequence ends.
 
     Of several rows for one address the last one counts (DWARF 5, 6.2.5: those before it cover no instruction).
     """
     found: dict[int, str] = {}
-    for _, program in _programs(elf):
+    for program in programs:
         files = program["file_entry"]
         base = 0 if program["version"] >= 5 else 1
         for entry in program.get_entries():
@@ -60,7 +66,7 @@ def lines(elf: Any) -> Iterator[tuple[int, str]]:
                 found[state.address] = f"{name}:{state.line}"
             if len(found) == _MOST_ENTRIES:
                 break
-    yield from found.items()
+    return found
 
 
 def paths(elf: Any) -> Iterator[tuple[str, str]]:
@@ -81,13 +87,24 @@ def paths(elf: Any) -> Iterator[tuple[str, str]]:
 
 def _programs(elf: Any) -> Iterator[tuple[Any, Any]]:
     """Each compilation unit with the line program that it has."""
-    if not elf.has_dwarf_info():
-        return
-    dwarf = elf.get_dwarf_info()
-    for unit in dwarf.iter_CUs():
+    dwarf = dwarf_of(elf)
+    for unit in dwarf.iter_CUs() if dwarf else ():
         program = dwarf.line_program_for_CU(unit)
         if program is not None:
             yield unit, program
+
+
+def dwarf_of(elf: Any) -> Any:
+    """The DWARF of an ELF file, call frames included; None where it has none.
+
+    MemoryError where a section would unpack to more than a sound one needs: that is one call into C, which no timer of
+    Python's ends.
+    """
+    if not elf.has_dwarf_info() and not elf.get_section_by_name(".eh_frame"):
+        return None
+    if any(section.compressed and section.data_size > _MOST_UNPACKED for section in elf.iter_sections()):
+        raise MemoryError
+    return elf.get_dwarf_info()
 
 
 def bound(seconds: float) -> None:

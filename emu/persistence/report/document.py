@@ -33,10 +33,11 @@ class Describer:
     def __init__(self, answer: Answer, symbols: Symbols) -> None:
         self._answer = answer
         self.symbols = symbols
+        self._deadline = answer.question.limits.deadline
 
     @cached_property
     def _sources(self) -> Sources:
-        return Sources.of(self._answer.question.program)
+        return Sources.of(self._answer.question.program, self._deadline)
 
     def event(self, number: int) -> dict[str, Any]:
         """One event of the workload's trace."""
@@ -45,7 +46,7 @@ class Describer:
 
     @cached_property
     def _stacks(self) -> dict[int, list[Frame]]:
-        return unwind(self._answer.question.workload.image, self._answer.captures, self.symbols)
+        return unwind(self._answer.question.workload.image, self._answer.captures, self.symbols, self._deadline)
 
     def named(self, number: int) -> dict[str, Any]:
         """An event that a failure names, with the stack that it was made on, the innermost frame first."""
@@ -124,7 +125,7 @@ class Describer:
 
     @cached_property
     def _types(self) -> Types:
-        return load_types(self._answer.question.program, self._answer.question.types)
+        return load_types(self._answer.question.program, self._answer.question.types, self._deadline)
 
     def spin(self, spin: Spin | None) -> dict[str, Any] | None:
         """The loop of recovery that never ends."""
@@ -169,7 +170,11 @@ class Describer:
     @cached_property
     def _of_recovery(self) -> Symbols:
         """The symbols of the image that recovers."""
-        return self.symbols if self._recovers_itself else load_symbols(self._answer.question.recovery.image)
+        return (
+            self.symbols
+            if self._recovers_itself
+            else load_symbols(self._answer.question.recovery.image, self._deadline)
+        )
 
     def failure(self, number: int, failure: Failure, exported: dict[str, Any] | None) -> dict[str, Any]:
         """A cause; ``number`` counts from 1."""
@@ -269,12 +274,14 @@ def document(
     warnings: bool = False,
     about: Mapping[str, Any] | None = None,
     matrix: Sequence[Mapping[str, Any]] | None = None,
+    timeline: bool = True,
 ) -> dict[str, Any]:
     """The document. ``exported`` says for the number of a failure where its memory was written and how to boot it;
-    ``about`` is how it came about (``about.about``), ``matrix`` are the rows of ``matrix.matrix``.
+    ``about`` is how it came about (``about.about``), ``matrix`` are the rows of ``matrix.matrix``. Where the document
+    is not what is printed, nobody needs its ``timeline``, in which thousands of events have names.
     """
     describe = Describer(answer, symbols)
-    question, events = answer.question, answer.workload.events
+    question = answer.question
     rules = question.rules
     judgement = conclude(answer, symbols)
     notes = [symbols.note] if symbols.note and answer.failures else []
@@ -339,12 +346,14 @@ def document(
         "ignored": None,
         "matrix": None if matrix is None else list(matrix),
         "warnings": (describe.waste() if warnings else []) + [{"kind": "note", "text": note} for note in notes],
-        "timeline": {
-            "events": [describe.event(number) for number in range(min(len(events), _MOST_EVENTS))],
-            "points": [
-                {"event": point.event, "eager": numbers.exact(point.eager)}
-                for point in answer.timeline.points[:_MOST_EVENTS]
-            ],
-            "truncated": len(events) > _MOST_EVENTS,
-        },
+        **({"timeline": _timeline(answer, describe)} if timeline else {}),
+    }
+
+
+def _timeline(answer: Answer, describe: Describer) -> dict[str, Any]:
+    events, points = len(answer.workload.events), answer.timeline.points
+    return {
+        "events": [describe.event(number) for number in range(min(events, _MOST_EVENTS))],
+        "points": [{"event": point.event, "eager": numbers.exact(point.eager)} for point in points[:_MOST_EVENTS]],
+        "truncated": events > _MOST_EVENTS,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.report import debug_info
 
 _SUFFIXES = frozenset({".c", ".h", ".s", ".asm", ".cc", ".cpp", ".cxx", ".hpp", ".inc", ".rs", ".zig", ".nasm"})
@@ -36,13 +37,13 @@ class Sources:
     _texts: dict[str, tuple[str, list[str]] | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, image: str | None) -> Sources:
-        """The sources of the image at this path; none when there is no image or it names none."""
+    def of(cls, image: str | None, deadline: Deadline = NEVER) -> Sources:
+        """The sources of the image at this path; none when there is no image or it names none until ``deadline``."""
         if image is None:
             return cls(())
         home = Path(image).resolve().parent
         folders = (home, *list(home.parents)[:_PARENTS], *_here())
-        return cls(tuple(folder for folder in folders if folder != Path(folder.anchor)), _paths(image))
+        return cls(tuple(folder for folder in folders if folder != Path(folder.anchor)), _paths(image, deadline))
 
     def excerpt(self, source: str) -> Excerpt | None:
         """The lines around ``NAME:LINE``; None when the file is not to be had."""
@@ -99,9 +100,9 @@ def _here() -> tuple[Path, ...]:
         return ()
 
 
-def _paths(image: str) -> dict[str, list[PurePosixPath]]:
+def _paths(image: str, deadline: Deadline) -> dict[str, list[PurePosixPath]]:
     """For the name of each source file in the DWARF line tables, the paths that it may have."""
     found: dict[str, list[PurePosixPath]] = {}
-    for name, path in debug_info.read(image).paths:
+    for name, path in debug_info.read(image, deadline=deadline).paths:
         found.setdefault(name, []).append(PurePosixPath(path))
     return found

@@ -37,7 +37,7 @@ def report_html(result: Mapping[str, Any], answer: Answer, symbols: Symbols) -> 
     """
     seen = roles(answer)
     picture = draw(answer.workload.events, answer.question.rules, [*seen, *(f.event for f in answer.failures)])
-    sources = Sources.of(answer.question.program)
+    sources = Sources.of(answer.question.program, answer.question.limits.deadline)
     page = Page(result, answer, Describer(answer, symbols), picture, sources, answer.initial)
     scene = scene_of(page, seen)
     parts: dict[str, Html | None] = {

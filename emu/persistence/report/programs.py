@@ -2,21 +2,24 @@
 
 Where a program was loaded nobody says; its code does: a page of code in memory is a page of its file. So the pages that
 were executed are looked for in the files of the initial RAM disk, which lie at the same places on the host. Names come
-from a file itself or, where a distribution has stripped it, from its separate debug file.
+from a file itself or, where a distribution has stripped it, from its separate debug file. All that will be asked for is
+known before, so each file is read once, and no more of it than that takes.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from emu.linux import kallsyms
 from emu.linux.cpio import files
-from emu.persistence.report import debug_info
+from emu.persistence.lab.deadline import NEVER, Deadline
+from emu.persistence.report import readers
 from emu.persistence.report.symbols import Place, Symbols
 from emu.units import PAGE
 
@@ -25,6 +28,8 @@ _ELF64 = b"\x7fELF\x02\x01"
 _LOAD, _NOTE, _EXECUTABLE, _BUILD_ID = 1, 4, 1, 3
 _KERNEL_START = 0xFFFF_8000_0000_0000
 _CODE_TYPES = frozenset("tTwW")
+_READER = "emu.persistence.report.place_reader"
+_SECONDS = 10.0  # of processor time
 
 
 class _Code(NamedTuple):
@@ -79,14 +84,26 @@ def debug_file(path: str, data: bytes) -> str:
 
 
 class ProgramSymbols(Symbols):
-    """``pages`` are what was executed, ``disk`` the initial RAM disk, ``kernel`` the path of the kernel's image."""
+    """``pages`` are what was executed, ``disk`` the initial RAM disk, ``kernel`` the path of the kernel's image.
+    ``asked`` are the addresses that ``find`` will be asked for, most of them at least.
+    """
 
-    def __init__(self, pages: Mapping[int, frozenset[bytes]], disk: bytes, kernel: str | None) -> None:
+    def __init__(
+        self,
+        pages: Mapping[int, frozenset[bytes]],
+        disk: bytes,
+        kernel: str | None,
+        asked: Iterable[int] = (),
+        *,
+        deadline: Deadline = NEVER,
+    ) -> None:
         super().__init__()
+        self._deadline = deadline
         self._pages = pages
         self._disk = disk
         self._kernel = kernel
-        self._modules: dict[str, Symbols] = {}
+        self._asked = set(asked)
+        self._places: dict[_Code, Place] = {}
 
     @cached_property
     def _programs(self) -> dict[str, bytes]:
@@ -108,28 +125,55 @@ class ProgramSymbols(Symbols):
 
     def find(self, address: int) -> Place:
         if address >= _KERNEL_START:
-            return self._of_kernel.find(address)
+            return self._of_kernel(address)
         # Programs can have been at one address, one after the other: known when only one has a name for it.
-        codes = [code for content in self._pages.get(address & -PAGE, ()) if (code := self._index.get(content))]
-        places = {self._in(code.path).find(code.address + address % PAGE) for code in codes}
-        named = [place for place in places if place.symbol]
+        codes = self._codes(address)
+        if any(code not in self._places for code in codes):
+            asked, self._asked = self._asked | {address}, set()
+            self._read({code for one in asked for code in self._codes(one)})
+        named = [place for place in {self._places[code] for code in codes} if place.symbol]
         if len(named) == 1:
             return named[0]
         if named or len(codes) != 1:
             return Place()
         # A stripped library without a debug file: where in which file still says whose code it is.
         (code,) = codes
-        return Place(f"{Path(code.path).name}+{code.address + address % PAGE:#x}")
+        return Place(f"{Path(code.path).name}+{code.address:#x}")
 
-    def _in(self, path: str) -> Symbols:
-        if path not in self._modules:
-            found = debug_info.read(debug_file(path, self._programs[path]))
-            self._modules[path] = Symbols(found.note, found.functions, found.lines)
-        return self._modules[path]
+    def _codes(self, address: int) -> list[_Code]:
+        """Where the code that was at ``address`` is from: one place for each program that had some there."""
+        pages = (self._index.get(content) for content in self._pages.get(address & -PAGE, ()))
+        return [page._replace(address=page.address + address % PAGE) for page in pages if page is not None]
+
+    def _read(self, codes: set[_Code]) -> None:
+        """Find what is at these places in their files; what cannot be read gives no names, never an error."""
+        wanted: dict[str, list[_Code]] = {}
+        for code in sorted(codes - self._places.keys()):
+            wanted.setdefault(debug_file(code.path, self._programs[code.path]), []).append(code)
+            self._places[code] = Place()
+        data = json.dumps({path: [code.address for code in some] for path, some in wanted.items()})
+        said = readers.ask(_READER, "/", _SECONDS, data=data.encode(), deadline=self._deadline)
+        for line in said.output.splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                path, found = json.loads(line)
+                self._places.update(zip(wanted[path], (Place(*words) for words in found), strict=True))
+
+    def _of_kernel(self, address: int) -> Place:
+        if self._system_map:
+            return Symbols("", self._system_map).find(address)
+        found = self._own_names.function(address) if self._own_names is not None else None
+        if found is None:
+            return Place()
+        start, _, name = found
+        return Place(f"{name}+{address - start:#x}" if address > start else name)
 
     @cached_property
-    def _of_kernel(self) -> Symbols:
-        return Symbols("", _system_map(self._kernel) or (kallsyms.of_file(self._kernel) if self._kernel else ()))
+    def _system_map(self) -> Sequence[tuple[int, int, str]]:
+        return _system_map(self._kernel)
+
+    @cached_property
+    def _own_names(self) -> kallsyms.Table | None:
+        return None if self._kernel is None else kallsyms.of_file(self._kernel)
 
 
 def _system_map(kernel: str | None) -> Sequence[tuple[int, int, str]]:

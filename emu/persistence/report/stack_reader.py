@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from emu.persistence.report.debug_reader import bound, text_of
+from emu.persistence.report.debug_reader import bound, dwarf_of, text_of
+from emu.persistence.report.units import UnitFinder
 from emu.words import printable
 
 _MOST_FRAMES = 64
@@ -33,14 +34,13 @@ class Unwinder:
     def __init__(self, elf: Any) -> None:
         from elftools.dwarf.callframe import FDE
 
-        self._dwarf: Any = (
-            elf.get_dwarf_info() if elf.has_dwarf_info() or elf.get_section_by_name(".eh_frame") else None
-        )
+        self._dwarf: Any = dwarf_of(elf)
         entries: list[Any] = []
         if self._dwarf is not None:
             entries += self._dwarf.CFI_entries() if self._dwarf.has_CFI() else []
             entries += self._dwarf.EH_CFI_entries() if self._dwarf.has_EH_CFI() else []
         self._frames = [entry for entry in entries if isinstance(entry, FDE)]
+        self._units = None if self._dwarf is None else UnitFinder(self._dwarf)
         # Stacks of one program have most addresses in common.
         self._rows: dict[int, dict[Any, Any] | None] = {}
         self._functions: dict[int, list[tuple[str, str]]] = {}
@@ -109,13 +109,13 @@ class Unwinder:
         return self._functions[pc]
 
     def _find(self, pc: int) -> list[tuple[str, str]]:
-        unit = self._unit(pc)
-        if unit is None:
+        unit = None if self._units is None else self._units.unit(pc)
+        if self._units is None or unit is None:
             return []
         found: list[tuple[str, str]] = []
         scope = unit.get_top_DIE()
         while scope is not None:
-            scope = next((die for die in scope.iter_children() if self._covers(die, pc)), None)
+            scope = next((die for die in scope.iter_children() if self._units.covers(die, pc)), None)
             if scope is None:
                 break
             if scope.tag == "DW_TAG_subprogram":
@@ -123,42 +123,6 @@ class Unwinder:
             elif scope.tag == "DW_TAG_inlined_subroutine":
                 found.insert(0, (self._name(scope), self._call(unit, scope)))
         return found
-
-    def _unit(self, pc: int) -> Any:
-        if self._dwarf is None or not self._dwarf.has_debug_info:
-            return None
-        for unit in self._dwarf.iter_CUs():
-            top = unit.get_top_DIE()
-            if self._covers(top, pc):
-                return unit
-        return None
-
-    def _covers(self, die: Any, pc: int) -> bool:
-        attributes = die.attributes
-        if "DW_AT_low_pc" in attributes and "DW_AT_high_pc" in attributes:
-            from elftools.dwarf.descriptions import describe_form_class
-
-            low, high = attributes["DW_AT_low_pc"].value, attributes["DW_AT_high_pc"]
-            end = high.value if describe_form_class(high.form) == "address" else low + high.value
-            return bool(low <= pc < end)
-        if "DW_AT_ranges" not in attributes:
-            return False
-        ranges = self._dwarf.range_lists()
-        base = die.cu.get_top_DIE().attributes.get("DW_AT_low_pc")
-        base = base.value if base else 0
-        at = attributes["DW_AT_ranges"]
-        listed = ranges.get_range_list_at_offset(at.value, die.cu) if at.form != "DW_FORM_rnglistx" else (
-            ranges.get_range_list_at_offset_ex(at.value))  # fmt: skip
-        for entry in listed:
-            if hasattr(entry, "base_address"):
-                base = entry.base_address
-            elif (
-                entry.begin_offset + (0 if entry.is_absolute else base)
-                <= pc
-                < entry.end_offset + (0 if entry.is_absolute else base)
-            ):
-                return True
-        return False
 
     @staticmethod
     def _name(die: Any) -> str:

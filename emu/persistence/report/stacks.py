@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.stacks import Capture
 from emu.persistence.report import readers
 from emu.persistence.report.symbols import Symbols
@@ -36,14 +37,18 @@ class Frame(NamedTuple):
     library: bool
 
 
-def unwind(path: str | None, captures: Mapping[int, Capture], symbols: Symbols) -> dict[int, list[Frame]]:
-    """The stack of each capture, the innermost frame first. What cannot be read gives none, never an error."""
+def unwind(
+    path: str | None, captures: Mapping[int, Capture], symbols: Symbols, deadline: Deadline = NEVER
+) -> dict[int, list[Frame]]:
+    """The stack of each capture, the innermost frame first. What cannot be read until ``deadline`` gives none, never an
+    error.
+    """
     if path is None or not captures:
         return {}
     asked = json.dumps(
         [{"pc": one.pc, "registers": one.registers, "stack": one.stack.hex()} for one in captures.values()]
     )
-    said = readers.ask(_READER, path, _SECONDS, data=asked.encode())
+    said = readers.ask(_READER, path, _SECONDS, data=asked.encode(), deadline=deadline)
     try:
         stacks = json.loads(said.output) if said.status == 0 else []
     except ValueError:

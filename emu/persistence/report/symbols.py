@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.report import debug_info
 
 
@@ -39,11 +40,11 @@ class Symbols:
         return Place(symbol, source)
 
 
-def load_symbols(path: str | None) -> Symbols:
-    """The symbols of the image at ``path``. What cannot be read gives no names, never an error."""
+def load_symbols(path: str | None, deadline: Deadline = NEVER) -> Symbols:
+    """The symbols of the image at ``path``. What cannot be read until ``deadline`` gives no names, never an error."""
     if path is None or not _is_elf(path):
         return Symbols("the image is not an ELF file: addresses have no names")
-    found = debug_info.read(path)
+    found = debug_info.read(path, deadline=deadline)
     return Symbols(found.note, found.functions, found.lines)
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from emu.persistence.report.debug_reader import bound, text_of
+from emu.persistence.report.debug_reader import bound, dwarf_of, text_of
 from emu.words import printable
 
 _LONGEST_NAME = 200
@@ -85,7 +85,8 @@ def _count(die: Any) -> int:
 def read(elf: Any, wanted: set[str]) -> dict[str, Any]:
     """The types of these names; of several of one name the first that is complete."""
     types, names = Types(), dict[str, int]()
-    for unit in elf.get_dwarf_info().iter_CUs() if elf.has_dwarf_info() else ():
+    dwarf = dwarf_of(elf)
+    for unit in dwarf.iter_CUs() if dwarf else ():
         for die in unit.iter_DIEs():
             if die.tag not in (*_RECORDS, "DW_TAG_typedef") or "DW_AT_declaration" in die.attributes:
                 continue

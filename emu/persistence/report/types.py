@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from emu.errors import UsageError
+from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.report import readers
 from emu.units import parse_size
 
@@ -46,14 +47,16 @@ class Types:
 
 
 @lru_cache(maxsize=4)
-def load_types(path: str | None, words: tuple[str, ...]) -> Types:
-    """What the words of ``--type`` mean for the image at ``path``; UsageError for what it does not have."""
+def load_types(path: str | None, words: tuple[str, ...], deadline: Deadline = NEVER) -> Types:
+    """What the words of ``--type`` mean for the image at ``path``; UsageError for what it does not have, or cannot be
+    read until ``deadline``.
+    """
     if not words:
         return Types()
     asked = [_parse(word) for word in words]
     if path is None:
         raise UsageError("--type: there is no program whose types could be read", "give an image")
-    said = readers.ask(_READER, path, _SECONDS, *(name for _, name in asked))
+    said = readers.ask(_READER, path, min(_SECONDS, deadline.left), *(name for _, name in asked), deadline=deadline)
     found: dict[str, Any] = {"names": {}, "types": {}}
     if said.status == 0:
         with suppress(ValueError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,28 @@ def pool(tmp_path: Path) -> Path:
 def count(pool: Path) -> emu.Machine:
     """A guest that never ends and prints now and then."""
     return emu.Machine("count", nvdimms=[emu.Nvdimm(pool, size="16M")])
+
+
+@contextmanager
+def when_it_counts(machine: emu.Machine, act: Callable[[], object]) -> Iterator[None]:
+    """``act`` in another thread, once the guest has printed more than before: then it runs, however long that took."""
+    before = len(machine.serial)
+
+    def wait_and_act() -> None:
+        while len(machine.serial) == before:
+            time.sleep(0.01)
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    yield
+    thread.join()
+
+
+def run_on(machine: emu.Machine) -> None:
+    """Let the guest count further than it has."""
+    with when_it_counts(machine, machine.stop):
+        assert machine.run(timeout=60).reason == "quit"
 
 
 # -- a run -----------------------------------------------------------------------------------------------------------
@@ -85,8 +109,8 @@ def test_a_run_that_timed_out_or_was_stopped_goes_on_and_loses_nothing(pool: Pat
     machine = count(pool)
     with machine:
         ends = [machine.run(timeout=0.2).reason for _ in range(3)]
-        threading.Timer(0.2, machine.stop).start()
-        ends.append(machine.run(timeout=60).reason)
+        with when_it_counts(machine, machine.stop):
+            ends.append(machine.run(timeout=60).reason)
         assert ends == ["timeout", "timeout", "timeout", "quit"]
         machine.stop()  # nothing runs: it does not count for the next run
         assert machine.run(timeout=0.2).reason == "timeout"
@@ -147,8 +171,10 @@ def test_other_threads_may_look_and_close_while_the_guest_runs(pool: Path) -> No
 def test_ctrl_c_leaves_the_run_as_keyboard_interrupt_and_the_machine_whole(pool: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     with count(pool) as machine:
-        threading.Timer(0.3, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
-        with pytest.raises(KeyboardInterrupt):
+        with (
+            when_it_counts(machine, partial(signal.pthread_kill, threading.get_ident(), signal.SIGINT)),
+            pytest.raises(KeyboardInterrupt),
+        ):
             machine.run(timeout=60)
         assert machine.exit is not None
         assert machine.exit.reason == "interrupted"
@@ -180,13 +206,13 @@ def test_a_restored_machine_does_the_same_again(pool: Path) -> None:
 
 def test_a_state_saved_in_the_middle_goes_on_from_there(pool: Path) -> None:
     with count(pool) as machine:
-        machine.run(timeout=0.3)
+        run_on(machine)
         saved, head = machine.save(), machine.nvdimms[0].read(0, 16 << 20)
-        machine.run(timeout=0.3)
+        run_on(machine)
         assert machine.nvdimms[0].read(0, 16 << 20) != head
         machine.restore(saved)
         assert machine.nvdimms[0].read(0, 16 << 20) == head
-        machine.run(timeout=0.3)
+        run_on(machine)
     with emu.Machine("verify", nvdimms=[emu.Nvdimm(pool)]) as judge:
         assert judge.run(timeout=60).status == 0, judge.serial
 

@@ -17,7 +17,8 @@ from emu.cli.services import offer
 def source(tmp_path: Path) -> emu.Machine:
     """A guest that has counted for a while and stands still; the test closes it."""
     machine = emu.Machine("count", nvdimms=[emu.Nvdimm(tmp_path / "a.img", size="16M", label_size="128K")])
-    machine.run(timeout=0.3)
+    while not machine.serial:
+        assert machine.run(timeout=0.1).reason == "timeout"
     return machine
 
 
@@ -40,8 +41,9 @@ def test_a_move_ends_the_source_and_the_guest_goes_on_at_the_destination(source:
         ]
         assert source.run().reason == "migrated"
         assert arrived.nvdimms[0].read(0, 16 << 19) == source.nvdimms[0].read(0, 16 << 19)
-        assert [arrived.run(timeout=0.3).reason for _ in range(2)] == ["timeout", "timeout"]
-        assert arrived.nvdimms[0].read(0, 16 << 19) != source.nvdimms[0].read(0, 16 << 19)
+        assert [arrived.run(timeout=0.1).reason for _ in range(2)] == ["timeout", "timeout"]
+        while arrived.nvdimms[0].read(0, 16 << 19) == source.nvdimms[0].read(0, 16 << 19):
+            assert arrived.run(timeout=0.1).reason == "timeout"
         with pytest.raises(emu.UsageError, match="handed over"):
             emu.migrate(source, uri)
     verify(tmp_path / "b.img")
@@ -58,6 +60,8 @@ def test_a_machine_that_runs_is_moved_under_way(source: emu.Machine, tmp_path: P
         for thread in threads:
             thread.start()
         emu.migrate(source, uri, max_bandwidth="1G", downtime_limit=1000)
+        while not arrived.serial:  # it runs
+            time.sleep(0.01)
         arrived.stop()
         for thread in threads:
             thread.join()
@@ -70,7 +74,7 @@ def test_a_snapshot_leaves_the_source_going_and_starts_again_from_its_file(sourc
     with source:
         assert emu.migrate(source, uri)["status"] == "completed"
         kept = source.nvdimms[0].read(0, 16 << 19)
-        assert source.run(timeout=0.3).reason == "timeout"
+        assert source.run(timeout=0.1).reason == "timeout"
         with pytest.raises(emu.UsageError, match="is the same file as"):
             emu.migrate(source, f"file:{tmp_path}/a.img")
     with destination(uri, tmp_path) as arrived:

@@ -27,7 +27,7 @@ def boot(path: str) -> tuple[str, int | None, bytes]:
     console = Capture()
     dimm = emu.Nvdimm(path, size="64M", sync="auto", label_size=1 << 17)
     with emu.Machine("hello", nvdimms=[dimm], debugcon=console) as machine:
-        ended = machine.run(timeout=10)
+        ended = machine.run(timeout=60)
         state = machine.save()
         machine.restore(state)
         rip: int = machine.registers["rip"]

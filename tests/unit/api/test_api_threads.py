@@ -24,7 +24,7 @@ def test_a_signal_that_the_working_thread_took_is_handled_while_it_works() -> No
     def work() -> bool:
         time.sleep(0.2)  # until the other one waits
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
-        return handled.wait(10)
+        return handled.wait(60)
 
     before = signal.signal(signal.SIGUSR1, lambda _number, _frame: handled.set())
     try:
@@ -39,7 +39,7 @@ def test_ctrl_c_brings_the_work_to_its_end_first() -> None:
     def work() -> None:
         time.sleep(0.2)  # as above
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
-        assert asked.wait(10)
+        assert asked.wait(60)
         ended.set()
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

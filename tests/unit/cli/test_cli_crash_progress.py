@@ -7,6 +7,7 @@ import io
 import pytest
 
 from emu.cli.crash_progress import CrashProgress, progress_line
+from emu.persistence.lab.deadline import NEVER
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_line_leaves_the_last_column_free() -> None:
 
 def test_line_goes_away() -> None:
     out = io.StringIO()
-    progress = CrashProgress(out)
+    progress = CrashProgress(out, NEVER)
     progress(1, 2, 0.5)
     progress.clear()
     assert "50% of the crash points" in out.getvalue()
@@ -44,5 +45,5 @@ def test_line_goes_away() -> None:
 
 def test_nothing_shown_nothing_taken_away() -> None:
     out = io.StringIO()
-    CrashProgress(out).clear()
+    CrashProgress(out, NEVER).clear()
     assert out.getvalue() == ""

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import documents
 import pytest
 
 from emu.cli.main import main
+from emu.devices.nvdimm.device import MappedLabels
 from emu.errors import Status
 from emu.units import KIB, MIB
 
@@ -345,6 +347,71 @@ def test_random_bytes(tmp_path: Path, emu_label: Command) -> None:
     assert emu_label("init", path) == 0
     assert path.read_bytes()[: MIB - LABEL_SIZE] == content[: MIB - LABEL_SIZE]
     assert path.read_bytes()[MIB - LABEL_SIZE + 512 :] == content[MIB - LABEL_SIZE + 512 :]
+
+
+def killed_in(write: int, *words: object) -> bool:
+    """Run ``emu label`` in a process that is killed half way through that write; False when there is no such write."""
+    child = os.fork()
+    if not child:
+        whole, left = MappedLabels.write, write
+
+        def torn(labels: MappedLabels, offset: int, data: bytes) -> None:
+            nonlocal left
+            if not left:
+                whole(labels, offset, data[: len(data) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            whole(labels, offset, data)
+
+        MappedLabels.write = torn  # type: ignore[method-assign]
+        main(["label", *map(str, words)])
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "ways"),
+    [
+        (["write", "IMAGE", "-i", "DUMP"], {"old", "invalid", "new"}),
+        (["init", "IMAGE", "-f"], {"old", "new"}),
+        (["zero", "IMAGE"], {"old", "invalid"}),
+        (["create-namespace", "IMAGE", "-m", "raw", "-s", "16M", "-u", "ab" * 16], {"old", "new"}),
+        (["destroy-namespace", "IMAGE", IDENTITY], {"old", "new"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_command_that_is_killed_leaves_what_its_help_says(
+    image: Path, tmp_path: Path, emu_label: Command, words: list[str], ways: set[str]
+) -> None:
+    dump = tmp_path / "dump"
+    assert emu_label("init", image, "-V", "1.2") == Status.OK
+    assert emu_label("create-namespace", image, "-m", "raw", "-s", "16M", "-u", "cd" * 16) == Status.OK
+    assert emu_label("read", image, "-o", dump) == Status.OK
+    assert emu_label("destroy-namespace", image, "cd" * 16) == Status.OK
+    if words[0] != "create-namespace":
+        assert emu_label("create-namespace", image, "-m", "raw", "-s", "16M", "-u", IDENTITY) == Status.OK
+    words = [str({"IMAGE": image, "DUMP": dump}.get(word, word)) for word in words]
+    before = tail(image)
+
+    def labels() -> list[str] | None:
+        found = emu_label.document("read", image)
+        return [label["uuid"] for label in found["dimms"][0]["label"]] if found["valid"] else None
+
+    old, seen, write = labels(), [], 0
+    while killed_in(write, *words):
+        seen.append(labels())
+        with image.open("r+b") as file:
+            file.seek(SIZE - LABEL_SIZE)
+            file.write(before)
+        write += 1
+    assert write
+    new = labels()  # the last one was not killed
+    said = {"invalid" if way is None else "old" if way == old else "new" if way == new else "mixed" for way in seen}
+    assert said <= ways
+    assert ("invalid" in said) == ("invalid" in ways)
+    assert emu_label(words[0], "--help") == Status.OK
+    assert ("This is not atomic" in emu_label.out) == ("invalid" in ways)
+    assert ("This is atomic" in emu_label.out) == ("invalid" not in ways)
 
 
 def test_write_mistakes(image: Path, tmp_path: Path, emu_label: Command) -> None:

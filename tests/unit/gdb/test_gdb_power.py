@@ -23,18 +23,23 @@ CODE_BYTES = bytes.fromhex(
 )  # fmt: skip
 END = CODE + len(CODE_BYTES) - 1
 
-Start = Callable[[], tuple[Debugged, Client]]
+# The same in blocks: the last flush, MOVNTI and the last store begin one each.
+BLOCKS = (
+    CODE_BYTES[:29] + b"\xeb\x00" + CODE_BYTES[29:34] + b"\xeb\x00" + CODE_BYTES[34:42] + b"\xeb\x00" + CODE_BYTES[42:]
+)
+
+Start = Callable[..., tuple[Debugged, Client]]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
-        def begin() -> tuple[Debugged, Client]:
-            machine = stack.enter_context(debugged(tmp_path, CODE_BYTES))
+        def begin(code: bytes = CODE_BYTES) -> tuple[Debugged, Client]:
+            machine = stack.enter_context(debugged(tmp_path, code))
             client = machine.connect()
             stack.callback(client.close)
-            client.ask(b"Z0,%x,1" % END)
+            client.ask(b"Z0,%x,1" % (CODE + len(code) - 1))
             assert client.ask(b"c") == b"T05swbreak:;thread:01;"
             return machine, client
 
@@ -118,7 +123,7 @@ def test_of_too_many_events_the_oldest_are_kept_as_what_they_left(
     """The past is shorter then; what is durable stays right."""
     monkeypatch.setattr(power, "_MOST_EVENTS", 2)
     monkeypatch.setattr(travel, "_FIRST_INTERVAL", 1)
-    _, gdb = start()
+    _, gdb = start(BLOCKS)
     assert "): durable, 07" in gdb.monitor(f"durable {PMEM:#x}")
     assert "event 3: stored by" in gdb.monitor(f"durable {PMEM + 64:#x}")
     assert gdb.ask(b"bs") == b"T05thread:01;"

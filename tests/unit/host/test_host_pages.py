@@ -215,7 +215,7 @@ def test_what_has_come_is_received_and_summed() -> None:
     sender.start()
     at, crc = 0, 7
     while at < len(data):
-        select.select([right], [], [], 10)
+        select.select([right], [], [], 60)
         count, crc = pages.receive(right.fileno(), memoryview(target)[at:], crc)
         at += count
     sender.join()

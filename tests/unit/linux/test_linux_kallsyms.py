@@ -63,19 +63,29 @@ def test_functions_are_found_with_their_addresses_and_sizes(form: str, per_cpu: 
     kinds = "tTdDwWrB"
     symbols += [(BASE + 16 * n, kinds[n % 8], f"tok{n % 48:02x}_{n:05d}" + "x" * (n % 200)) for n in range(1100)]
     expected = [(at, 16, text) for at, kind, text in symbols if kind in "tTwW" and at >= BASE]
-    assert kallsyms.functions(image(symbols, form, per_cpu=per_cpu)) == expected
+    found = kallsyms.table(image(symbols, form, per_cpu=per_cpu))
+    assert found is not None
+    last = symbols[-1][0]  # nothing says where it ends
+    expected = [(at, 16 if at < last else 1, text) for at, _, text in expected]
+    assert [found.function(at) for at, _, _ in expected] == expected
+    assert [found.function(at + size - 1) for at, size, _ in expected] == expected
+    assert [found.function(at) for at, kind, _ in symbols if kind not in "tTwW"] == [None] * (
+        len(symbols) - len(expected)
+    )
+    assert found.function(last + 1) == (None if symbols[-1][1] not in "tTwW" else expected[-1])
 
 
-def test_of_two_names_for_a_function_both_are_there() -> None:
-    symbols = [(BASE + 32 * (n // 2), "T", f"f{n:04d}") for n in range(1100)]
-    found = kallsyms.functions(image(symbols, "6.2", per_cpu=False))
-    assert [(at, text) for at, _, text in found] == [(at, text) for at, _, text in symbols]
-    assert {size for _, size, _ in found[:-2]} == {32}
+def test_of_two_names_for_a_function_one_counts_always() -> None:
+    symbols = [(BASE + 32 * (n // 2), "T", f"f{1100 - n:04d}") for n in range(1100)]
+    found = kallsyms.table(image(symbols, "6.2", per_cpu=False))
+    assert found is not None
+    expected = [(at, 32, text) for at, _, text in symbols[:-2:2]]
+    assert [found.function(at + 5) for at, _, _ in expected] == expected
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100_000, bytes(range(256)) * 300])
 def test_an_image_without_names_has_none(damage: bytes) -> None:
-    assert kallsyms.functions(damage) == []
+    assert kallsyms.table(damage) is None
 
 
 def test_names_that_do_not_fit_their_markers_are_none() -> None:
@@ -83,7 +93,7 @@ def test_names_that_do_not_fit_their_markers_are_none() -> None:
     whole = bytearray(image(symbols, "5.10", per_cpu=False))
     at = whole.index(name("Tf0300"))
     whole[at] += 1
-    assert kallsyms.functions(bytes(whole)) == []
+    assert kallsyms.table(bytes(whole)) is None
 
 
 def test_a_kernel_without_a_system_map_has_names_in_a_report(tmp_path: Path) -> None:
@@ -94,4 +104,4 @@ def test_a_kernel_without_a_system_map_has_names_in_a_report(tmp_path: Path) -> 
     )
     pointer.write_text("ffffffffffffffff B The real System.map is in the linux-image-<version>-dbg package\n")
     found = ProgramSymbols({}, b"", str(kernel)).find(BASE + 16 * 700 + 5)
-    assert (found.symbol, kallsyms.of_file(str(tmp_path / "missing"))) == ("f0700+0x5", [])
+    assert (found.symbol, kallsyms.of_file(str(tmp_path / "missing"))) == ("f0700+0x5", None)

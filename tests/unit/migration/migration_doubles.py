@@ -133,7 +133,7 @@ class FakeGuest:
             found.append(
                 Block(
                     "m1", self.pmem.view, True, True, True, "page", self.pmem, path, self.pmem.lock,
-                    file=self.pmem if path else None,
+                    file=self.pmem if path else None, descriptor=self.pmem.fd if path else None,
                 )
             )  # fmt: skip
         return found

@@ -286,7 +286,7 @@ def test_an_interrupt_wakes_and_can_be_disarmed() -> None:
     interrupt = Interrupt()
     interrupt.set()
     with pytest.raises(Cancelled):
-        interrupt.wait(5)
+        interrupt.wait(60)
     interrupt.disarm()
     assert not interrupt.wait(0)
     interrupt.close()

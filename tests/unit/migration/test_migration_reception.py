@@ -43,7 +43,7 @@ class Door:
         side = Destination(self.guest, capabilities=Capabilities(), progress=Progress(), interrupt=self.interrupt)
 
         def open_channel(sock: socket.socket) -> SocketChannel:
-            return SocketChannel(sock, Decoder(FROM_SOURCE, side.place), self.interrupt, stall_timeout=5)
+            return SocketChannel(sock, Decoder(FROM_SOURCE, side.place), self.interrupt, stall_timeout=60)
 
         try:
             channel, first = wait_for_source(
@@ -64,7 +64,7 @@ class Door:
 
     def close(self) -> None:
         self.interrupt.set()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         self.listener.close()
         self.interrupt.close()
@@ -75,7 +75,7 @@ class Door:
 def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Door]]:
     made: list[Door] = []
 
-    def make(patience: float = 30.0) -> Door:
+    def make(patience: float = 60.0) -> Door:
         address = UnixAddress(f"{tmp_path}/s") if request.param == "unix" else TcpAddress("127.0.0.1", 0)
         made.append(Door(Listener(address, option="test"), patience))
         return made[-1]
@@ -89,11 +89,11 @@ def arrive(door: Door) -> None:
     """A real source connects, and the machine moves."""
     source, interrupt = make_guest(), Interrupt()
     fill(source)
-    channel = SocketChannel(door.connect(), Decoder(FROM_DESTINATION), interrupt, stall_timeout=5)
+    channel = SocketChannel(door.connect(), Decoder(FROM_DESTINATION), interrupt, stall_timeout=60)
     Source(
         source, channel, capabilities=Capabilities(), parameters=Parameters, progress=Progress(), interrupt=interrupt
     ).run()
-    door.thread.join(20)
+    door.thread.join(60)
     assert door.ended == [True]
     assert bytes(door.guest.ram.view) == bytes(source.ram.view)
     channel.close()
@@ -146,16 +146,16 @@ def test_more_strangers_than_there_is_room_for(door: Callable[..., Door]) -> Non
     waiting = door()
     with contextlib.ExitStack() as stack:
         first = [stack.enter_context(waiting.connect()) for _ in range(MOST_CALLERS + 1)]
-        first[0].settimeout(20)
+        first[0].settimeout(60)
         assert first[0].recv(1) == b"", "who waited longest was not let go"
         arrive(waiting)
 
 
 def test_silence_is_heard_for_a_bounded_time(door: Callable[..., Door]) -> None:
-    waiting = door(patience=0.3)
+    waiting = door(patience=1.5)  # which the real source below has to say who it is, too
     with waiting.connect() as sock:
         sock.sendall(Encoder().opening)
-        sock.settimeout(20)
+        sock.settimeout(60)
         answer = sock.recv(1000)
         assert b"no preamble in time" in answer
         while sock.recv(1000):
@@ -168,7 +168,7 @@ def test_an_emu_of_another_version_hears_why(door: Callable[..., Door]) -> None:
     head = b"emu-migr" + b"\x09\0\0\0"
     with waiting.connect() as sock:
         sock.sendall(head + crc32c(head).to_bytes(4, "little"))
-        sock.settimeout(20)
+        sock.settimeout(60)
         assert b"this emu reads version" in sock.recv(1000)
 
 
@@ -176,7 +176,7 @@ def test_the_wait_can_be_cancelled_while_strangers_stay(door: Callable[..., Door
     waiting = door()
     with waiting.connect():
         waiting.interrupt.set()
-        waiting.thread.join(20)
+        waiting.thread.join(60)
     assert isinstance(waiting.ended[0], Cancelled)
 
 

@@ -244,7 +244,7 @@ def test_what_a_file_in_memory_holds_is_populated_and_its_holes_stay(backend: Ba
     block = block_of(backend)
     before = Path(str(backend.config.path)).stat().st_blocks
     populator = Populator([block])
-    populator._thread.join(10)
+    populator._thread.join(60)
     populator.stop()
     assert in_page_tables(backend) == 1 * MIB
     assert Path(str(backend.config.path)).stat().st_blocks == before

@@ -16,7 +16,7 @@ from emu.monitor import server
 from emu.monitor.control import Control
 from emu.monitor.events import EventQueue
 
-WAIT = 20
+WAIT = 60
 
 
 class Client:

@@ -12,6 +12,7 @@ from fuzzing import times
 
 from emu.config import PersistenceDomain
 from emu.persistence.lab.chunks import Chunks
+from emu.persistence.lab.deadline import Deadline
 from emu.persistence.lab.explore import (
     Answer,
     Exploration,
@@ -228,7 +229,7 @@ def test_a_limit_of_executions_is_said_and_keeps_what_was_found() -> None:
 def test_a_time_limit_is_said() -> None:
     timeline = build(commit_log(2, 3), Rules())
     worker = LocalWorker(Toy(read_log(2)), timeline, clean)
-    exploration = explore(timeline, clean, worker, limits=Limits(seconds=0))
+    exploration = explore(timeline, clean, worker, limits=Limits(deadline=Deadline.after(0)))
     assert exploration.incomplete_because == ["the time limit of 0 s was reached"]
 
 

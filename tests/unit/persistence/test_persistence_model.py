@@ -131,6 +131,12 @@ def test_distinct_gives_up_where_it_would_take_too_long() -> None:
     assert count_distinct(timeline, clean) is None
 
 
+def test_distinct_counts_one_large_store_unit_by_unit() -> None:
+    """Its lines can hold 256 things each, or one more; its units two."""
+    events = [Store(0, bytes(range(1, 9)) * 4096), SF, store(0, ONE)]
+    assert count_distinct(build(events, Rules()), clean) == (2**8 + 1) * 2**4088
+
+
 def test_eager_multiplies_lines() -> None:
     timeline = build([store(64 * line + 8 * word) for line in range(3) for word in range(4)], Rules())
     assert timeline.points[-1].eager == 5**3

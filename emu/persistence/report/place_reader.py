@@ -1,0 +1,93 @@
+"""The process that finds addresses in files of code: ``python -m emu.persistence.report.place_reader / SECONDS``.
+
+Standard input has a JSON object: for each path of an ELF file the addresses that are asked for. Standard output gets a
+line of JSON for each file that could be read: its path, and for each address [symbol, source], empty where not known.
+A system's libraries have millions of line numbers, so only those of the compilation units in question are decoded.
+As with ``debug_reader``, a file may be anybody's: the kernel bounds memory and time.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from emu.persistence.report.debug_reader import bound, dwarf_of, rows
+from emu.persistence.report.units import UnitFinder
+from emu.words import printable
+
+_LONGEST_NAME = 200
+_SYMBOL = struct.Struct("<IBBHQQ")
+_NOTYPE, _FUNCTION, _UNDEFINED = 0, 2, 0
+_BEHIND = "\U0010ffff"
+
+
+def places(elf: Any, addresses: Sequence[int]) -> list[tuple[str, str]]:
+    """Symbol and source of each address."""
+    functions = sorted(_functions(elf))
+    sources = _sources(elf, addresses)
+    return [(_symbol(functions, address), sources.get(address, "")) for address in addresses]
+
+
+def _symbol(functions: Sequence[tuple[int, int, str]], address: int) -> str:
+    at = bisect_right(functions, (address, 1 << 64, "")) - 1
+    if at < 0:
+        return ""
+    start, size, name = functions[at]
+    if address >= start + max(size, 1):
+        return ""
+    return f"{name}+{address - start:#x}" if address > start else name
+
+
+def _functions(elf: Any) -> Iterator[tuple[int, int, str]]:
+    """(address, size, name) of each symbol that may be code."""
+    table = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
+    if table is None or elf.elfclass != 64:
+        return
+    data, names = table.data(), elf.get_section(table["sh_link"]).data()
+    for name, info, _, section, value, size in _SYMBOL.iter_unpack(data[: len(data) // _SYMBOL.size * _SYMBOL.size]):
+        if info & 0xF in (_NOTYPE, _FUNCTION) and section != _UNDEFINED and names[name : name + 1] not in (b"", b"\0"):
+            text = names[name : names.find(b"\0", name)].decode("utf-8", "replace")
+            yield value, size, printable(text, _LONGEST_NAME)
+
+
+def _sources(elf: Any, addresses: Iterable[int]) -> dict[int, str]:
+    dwarf = dwarf_of(elf)
+    if dwarf is None:
+        return {}
+    finder, tables = UnitFinder(dwarf), dict[int, list[tuple[int, str]]]()
+    found = {}
+    for address in addresses:
+        unit = finder.unit(address)
+        if unit is None:
+            continue
+        if unit.cu_offset not in tables:
+            program = dwarf.line_program_for_CU(unit)
+            tables[unit.cu_offset] = [] if program is None else sorted(rows([program]).items())
+        table = tables[unit.cu_offset]
+        at = bisect_right(table, (address, _BEHIND)) - 1
+        if at >= 0:
+            found[address] = table[at][1]
+    return found
+
+
+def main() -> None:
+    bound(float(sys.argv[2]))
+    from elftools.elf.elffile import ELFFile
+
+    for path, addresses in json.load(sys.stdin).items():
+        try:
+            with Path(path).open("rb") as file:
+                found = places(ELFFile(file), addresses)
+        except Exception:  # noqa: S112 - whatever a broken file makes of the reader: it has no names
+            continue
+        sys.stdout.write(json.dumps([path, found]) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
