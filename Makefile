@@ -29,7 +29,7 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml $(wildcard launcher/* emu/host/_*.c emu/persistence/lab/_*.c emu/cpu/engine/_*.c emu/cpu/engine/*.h)
+$(READY): pyproject.toml $(wildcard launcher/* emu/host/_*.c emu/persistence/lab/_*.c emu/cpu/engine/_*.c emu/cpu/engine/*.h emu/host/*.h)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("emu needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip' || { echo "the venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; os.path.exists(sysconfig.get_path("include") + "/Python.h") or sys.exit("Python.h is missing; on Debian: apt-get install python3-dev")'
@@ -115,6 +115,7 @@ NATIVE := emu/host/_kernel emu/host/_pages emu/persistence/lab/_chunks \
 native: $(NATIVE:=.abi3.so)
 
 $(filter emu/cpu/engine/%,$(NATIVE:=.abi3.so)): $(wildcard emu/cpu/engine/*.h)
+$(filter emu/host/%,$(NATIVE:=.abi3.so)): $(wildcard emu/host/*.h)
 %.abi3.so: %.cdef.txt %.csrc.c
 	$(PY) -m cffi.gen_src read-sources $(subst /,.,$*) $*.cdef.txt $*.csrc.c $*.c
 	$(CC) -O2 -g -std=gnu11 -Wall -Wextra -shared -fPIC -DPy_LIMITED_API=0x030b0000 \

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import documents
+import forked_emu
 
 from emu.testing.commands import EMU
 
@@ -35,16 +36,20 @@ def emu(
     *words: str | Path, stdin: bytes | None = None, timeout: float = PATIENCE_S, under: tuple[str, ...] = ()
 ) -> Result:
     """``emu WORDS``, behind the command ``under`` if there is one. Never a traceback, never a bug of ours."""
-    done = subprocess.run(
-        [*under, *EMU, *map(str, words)],
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        timeout=timeout,
-    )
-    errors = done.stderr.decode(errors="replace").splitlines()
+    if under:
+        ran = subprocess.run(
+            [*under, *EMU, *map(str, words)],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=timeout,
+        )
+        done = forked_emu.Done(ran.returncode, ran.stdout, ran.stderr)
+    else:
+        done = forked_emu.run([str(word) for word in words], stdin=stdin, timeout=timeout)
+    errors = done.errors.decode(errors="replace").splitlines()
     assert not any("Traceback" in line or "internal error" in line for line in errors), errors
-    return Result(done.returncode, done.stdout.decode(errors="replace"), tuple(errors))
+    return Result(done.status, done.out.decode(errors="replace"), tuple(errors))
 
 
 def refused(status: int, *words: str | Path, under: tuple[str, ...] = ()) -> str:

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from fuzzing import times
 from run_emu import EMU, PATIENCE_S
 
 SEED = 7
-ATTEMPTS = 12
+ATTEMPTS = times(6)
 COMMANDS = {
     "plain": ["run", "hello", "--nvdimm", "file=pool,size=4M"],
     "document": ["run", "hello", "--json", "--nvdimm", "file=pool,size=4M"],
@@ -44,6 +45,7 @@ def wait_for_handlers(process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", COMMANDS)
 def test_signals_at_any_moment(name: str, tmp_path: Path) -> None:
     chance = random.Random(f"{SEED} {name}")
@@ -56,7 +58,7 @@ def test_signals_at_any_moment(name: str, tmp_path: Path) -> None:
             cwd=tmp_path, preexec_fn=not_ignored,  # noqa: PLW1509 - no other thread forks here
         )  # fmt: skip
         wait_for_handlers(process)
-        time.sleep(chance.uniform(0, 0.4))
+        time.sleep(chance.uniform(0, 0.3))
         for _ in range(chance.choice([1, 1, 2, 3])):
             process.send_signal(number)
             time.sleep(chance.choice([0, 0.001, 0.01]))

@@ -38,7 +38,7 @@ MUTANTS = (
     Mutant(
         "store-after-a-lost-page",
         "no store behind one that its file lost reaches a file of the machine",
-        "emu/host/_kernel.csrc.c",
+        "emu/host/faults.h",
         "                cut_off(&ranges[n]);\n",
         "                ;\n",
         (f"{_ORDER}::test_another_nvdimm_of_the_machine_does_not_get_the_commit_either",),
@@ -46,7 +46,7 @@ MUTANTS = (
     Mutant(
         "own-file-after-a-lost-page",
         "nor does it reach the file that lost the store",
-        "emu/host/_kernel.csrc.c",
+        "emu/host/faults.h",
         "    int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, allowed = protection(r);\n",
         "    int flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE, allowed = protection(r);\n",
         (f"{_ORDER}::test_a_commit_does_not_outlive_the_data_that_a_full_disk_lost",),

@@ -87,18 +87,16 @@ def test_the_errors_are_a_tree() -> None:
         assert issubclass(kind, emu.EmuError)
 
 
-def check(text: str, tmp_path: Path) -> str:
-    """What mypy --strict says about a script that uses the installed package."""
-    pytest.importorskip("mypy")
-    (tmp_path / "user.py").write_text(text)
-    words = ["--strict", "--no-incremental", "--cache-dir", str(tmp_path / "cache"), "--config-file=", "user.py"]
-    done = subprocess.run([sys.executable, "-m", "mypy", *words], cwd=tmp_path, capture_output=True, text=True)
-    return done.stdout + done.stderr
-
-
 def test_a_typed_script_passes_mypy_strict_and_a_wrong_one_does_not(tmp_path: Path) -> None:
-    assert "Success: no issues found in 1 source file" in check(USER, tmp_path)
-    lines = ["import emu", *WRONG]
-    said = check("\n".join(lines) + "\n", tmp_path)
+    """Scripts that use the installed package."""
+    pytest.importorskip("mypy")
+    (tmp_path / "right.py").write_text(USER)
+    (tmp_path / "wrong.py").write_text("\n".join(["import emu", *WRONG, ""]))
+    words = ["--strict", "--no-incremental", "--cache-dir", str(tmp_path / "cache"), "--config-file="]
+    command = [sys.executable, "-m", "mypy", *words, "right.py", "wrong.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    said = done.stdout.splitlines()
     for number, kind in enumerate(WRONG.values(), 2):
-        assert any(line.startswith(f"user.py:{number}:") and f"[{kind}]" in line for line in said.splitlines()), said
+        assert any(line.startswith(f"wrong.py:{number}:") and f"[{kind}]" in line for line in said), said
+    assert not [line for line in said if line.startswith("right.py")]
+    assert "in 1 file (checked 2 source files)" in said[-1], said

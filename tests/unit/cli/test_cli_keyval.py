@@ -120,7 +120,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=1_000, deadline=None)
 @given(
     st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=40),
     st.sampled_from([NVDIMM_KEYS, OBJECT_KEYS, DEVICE_KEYS]),

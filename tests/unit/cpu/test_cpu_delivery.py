@@ -28,7 +28,7 @@ from dirty_state import load, write_msr
 from emu.cpu import StopKind
 from emu.cpu.engine import hooks, in_place
 from emu.cpu.engine.layout import SEGMENT_SIZE, layout
-from tests.fuzzing import FACTOR
+from tests.fuzzing import times
 
 WINDOW, TABLE, PAGES = 0x400000, 0x1F000, 0x200000
 """Eight pages with random rights; where their table, and their memory, are."""
@@ -121,10 +121,11 @@ def outcome(guest: Guest, random: Random) -> list[object]:
     return [*seen, bytes(guest.memory[:RAM])]
 
 
+@pytest.mark.fuzz
 def test_random_tables_and_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EMU_STOP_EVERY_BLOCK", raising=False)  # C leaves to Python what meets a stop
     by_python = total = 0
-    for seed in range(150 * FACTOR):
+    for seed in range(times(100)):
         seen = []
         for native in (True, False):
             guest = Guest(native_delivery=native)

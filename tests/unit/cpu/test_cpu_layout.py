@@ -5,6 +5,9 @@ from __future__ import annotations
 import struct
 from random import Random
 
+import pytest
+from fuzzing import times
+
 from emu.cpu.engine import hooks, library
 from emu.cpu.engine.layout import layout
 from emu.cpu.registers import ICELAKE_SERVER
@@ -27,10 +30,11 @@ def words(random: Random, engines: list[hooks.Engine]) -> bytearray:
     return bytearray((some * 400)[: random.randrange(16, 200_000)])
 
 
+@pytest.mark.fuzz
 def test_the_layout_is_the_same_in_a_heap_full_of_other_engines() -> None:
     expected = layout()
     try:
-        for seed in range(8):
+        for seed in range(times(5)):
             random, engines = Random(seed), list[hooks.Engine]()
             for _ in range(25):
                 number = random.randrange(3)

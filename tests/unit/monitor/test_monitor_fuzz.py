@@ -42,7 +42,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @given(st.data())
 @settings(
-    max_examples=600,
+    max_examples=200,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     deadline=None,
 )

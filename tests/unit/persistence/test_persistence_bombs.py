@@ -27,7 +27,7 @@ from emu.persistence.report.symbols import Symbols, load_symbols
 from emu.units import MIB
 
 IMAGE = Path(__file__).parents[3] / "guest" / "images" / "commit-noflush.elf"
-SECONDS = 1.0
+SECONDS = 0.5
 # The reader's parts, its start, and a busy machine.
 BOUND_CPU_S = 4 * SECONDS + 3
 NOBITS = 8
