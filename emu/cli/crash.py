@@ -197,7 +197,7 @@ def _interruptible(work: Callable[[Interruption], Investigated]) -> Investigated
     try:
         if before is not signal.SIG_IGN:  # a shell's background job
             signal.signal(signal.SIGINT, interrupted)
-        return in_thread(lambda: work(interruption), name="laboratory")
+        return in_thread(lambda: work(interruption), name="laboratory", interrupt=interruption.ask)
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -291,6 +291,33 @@ def test_ctrl_c_shows_what_was_found(tmp_path: Path) -> None:
         assert any(outcome["verdict"] is None for outcome in found["outcomes"])
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_who_is_told_to_end_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    work = """\
+import os, tempfile
+from emu.cli import signals
+from emu.cli.crash import _interruptible
+signals.take_over()
+def work(interruption):
+    with tempfile.TemporaryDirectory():
+        print("ready", flush=True)
+        interruption._asked.wait()
+try:
+    with signals.interruptible():
+        _interruptible(work)
+except KeyboardInterrupt:
+    os._exit(130)  # as entry() does
+"""
+    surroundings = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([EMU[0], "-c", work], env=surroundings, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.send_signal(number)
+        assert process.wait() == 130
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_second_ctrl_c_ends_at_once() -> None:
     deaf = """\
 import time

@@ -175,7 +175,10 @@ class Begun(NamedTuple):
 
 
 def begin(machine: Machine, scene: Scene, talk: Talk, drive: Drive) -> Begun:
-    """Bring a machine that was built from ``scene`` to where the command begins. UsageError when the setup fails."""
+    """Bring a machine that was built from ``scene`` to where the command begins.
+
+    UsageError when the setup fails, or init cannot go on to the command: a file system does not mount, for one.
+    """
     talk.machine = machine
     machine.boot()
     scene.prepared.format(machine)
@@ -187,6 +190,10 @@ def begin(machine: Machine, scene: Scene, talk: Talk, drive: Drive) -> Begun:
     if ended is None and isinstance(booted, Booted):
         again = Again(booted, with_contents(machine, scene.folder, "before"))
         ended = drive(talk.await_message(Message.BEGIN, Role.WORKLOAD))
+    if ended is not None and ended.reason in _STAGES.values():
+        raise UsageError(
+            f"the guest did not come to its command: {ended.detail}", "'emu run linux' shows what the kernel says of it"
+        )
     talk.play(Role.WORKLOAD)
     return Begun(with_contents(machine, scene.folder, "at-start"), booted, again, ended)
 

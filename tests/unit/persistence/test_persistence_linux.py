@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -13,7 +14,8 @@ from emu.api.crashes import linux_request
 from emu.errors import Status, UsageError
 from emu.linux.cpio import Tree, files
 from emu.linux.protocol import KILLED, Message, Role, Stage
-from emu.persistence.lab.linux import CodePages, Talk
+from emu.machine import Exit
+from emu.persistence.lab.linux import CodePages, Talk, begin
 from emu.persistence.model.events import Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import build
@@ -75,6 +77,16 @@ def test_a_mount_that_fails_is_named() -> None:
     made, machine, _ = talk()
     made.said(Message.FAILED, ord(Stage.MOUNT) | 117 << 8)
     assert machine.ends[0][:3] == ("mount-failed", Status.GUEST_CRASHED, 117)
+
+
+@pytest.mark.parametrize("reason", ["mount-failed", "no-device", "init-failed"])
+def test_a_guest_that_does_not_come_to_its_command_is_refused(tmp_path: Path, reason: str) -> None:
+    """Nothing was recorded, so there is nothing to judge."""
+    made, _, _ = talk()
+    machine, scene = MagicMock(), MagicMock(folder=tmp_path)
+    end = Exit(reason, Status.GUEST_CRASHED, 117, detail="init ended with error 117")
+    with pytest.raises(UsageError, match="did not come to its command: init ended with error 117"):
+        begin(machine, scene, made, lambda _reached: end)
 
 
 def test_an_oops_is_no_end_of_the_command() -> None:
