@@ -1,7 +1,7 @@
 """What the monitor needs of a machine and of a migration. All methods may be called from the monitor's thread.
 
-``emu.monitor.machine_control`` makes a MachineControl of a real Machine; the migration room's MigrationControl is a MigrationService;
-tests make both of plain values. Whatever they refuse is an EmuError, and then nothing has changed.
+``emu.monitor.machine_control`` makes a MachineControl of a real Machine; the migration room's MigrationControl is a
+MigrationService; tests make both of plain values. Whatever they refuse is an EmuError, and then nothing has changed.
 """
 
 from __future__ import annotations
