@@ -6,27 +6,25 @@ is the option of the patch thread that gave QEMU's file backend its MAP_SYNC map
 
 from __future__ import annotations
 
-import enum
-import re
-
+from emu.enumeration import Enum, StrEnum, auto
 from emu.errors import UsageError
 from emu.hints import Any, ClassVar, dataclass_transform
 from emu.record import NamedTuple, Record
 from emu.units import GIB, MIB, U32_MAX, U64_MAX
 
 
-class OnOffAuto(enum.StrEnum):
+class OnOffAuto(StrEnum):
     ON = "on"
     OFF = "off"
     AUTO = "auto"
 
 
-class BackendKind(enum.StrEnum):
+class BackendKind(StrEnum):
     FILE = "memory-backend-file"
     RAM = "memory-backend-ram"
 
 
-class Policy(enum.StrEnum):
+class Policy(StrEnum):
     """NUMA memory policy of a backend; the numbers of mbind(2) belong to the host core."""
 
     DEFAULT = "default"
@@ -35,7 +33,7 @@ class Policy(enum.StrEnum):
     INTERLEAVE = "interleave"
 
 
-class PersistenceDomain(enum.StrEnum):
+class PersistenceDomain(StrEnum):
     """What the platform flushes by itself when power fails (NFIT platform capabilities): ADR the memory controller's
     queue, eADR the CPU caches too. The value is QEMU's word for it, ``platform`` that of ``--domain`` and emu.crash/1.
     """
@@ -49,29 +47,29 @@ class PersistenceDomain(enum.StrEnum):
         return self.name.lower()
 
 
-class Clock(enum.StrEnum):
+class Clock(StrEnum):
     """``virtual`` time follows the instructions executed (deterministic), ``real`` the host's monotonic clock."""
 
     VIRTUAL = "virtual"
     REAL = "real"
 
 
-class Kind(enum.Enum):
+class Kind(Enum):
     """What the value of a property is. Each door (option, QMP, QOM) knows once how it takes a value of each kind."""
 
-    IDENTIFIER = enum.auto()
-    PATH = enum.auto()
-    UUID = enum.auto()
-    SIZE = enum.auto()
-    ADDRESS = enum.auto()
-    NUMBER = enum.auto()
-    SLOT = enum.auto()
-    NODE = enum.auto()
-    HOST_NODES = enum.auto()
-    FLAG = enum.auto()
-    FLAG_OR_AUTO = enum.auto()  # a boolean in QEMU, to which emu adds "auto"
-    ON_OFF_AUTO = enum.auto()
-    POLICY = enum.auto()
+    IDENTIFIER = auto()
+    PATH = auto()
+    UUID = auto()
+    SIZE = auto()
+    ADDRESS = auto()
+    NUMBER = auto()
+    SLOT = auto()
+    NODE = auto()
+    HOST_NODES = auto()
+    FLAG = auto()
+    FLAG_OR_AUTO = auto()  # a boolean in QEMU, to which emu adds "auto"
+    ON_OFF_AUTO = auto()
+    POLICY = auto()
 
 
 class Property(NamedTuple):
@@ -239,12 +237,19 @@ def backend_properties(kind: BackendKind) -> tuple[Property, ...]:
 
 def is_identifier(text: str) -> bool:
     """Whether QEMU takes ``text`` as an id."""
-    return re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,255}", text) is not None
+    letters = text.replace(".", "").replace("_", "").replace("-", "")
+    return text[:1].isalpha() and text.isascii() and letters.isalnum() and len(text) <= 256
 
 
 def is_uuid(text: str) -> bool:
     """Whether ``text`` is a UUID as RFC 4122 writes it, 8-4-4-4-12 hexadecimal digits."""
-    return re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) is not None
+    parts = text.split("-")
+    return list(map(len, parts)) == [8, 4, 4, 4, 12] and set("".join(parts)) <= set("0123456789abcdefABCDEF")
+
+
+def module_texts(initrd: str) -> list[str]:
+    """What QEMU's ``-initrd`` lists for a Multiboot image: "FILE TEXT,FILE TEXT" with ",," for a comma in one."""
+    return [text.replace("\0", ",") for text in initrd.replace(",,", "\0").split(",")]
 
 
 class MachineConfig(Record, kw_only=True):

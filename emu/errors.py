@@ -5,10 +5,10 @@ Every error carries the exit status of the command line (docs/reference/exit-sta
 
 from __future__ import annotations
 
-import enum
+from emu.enumeration import IntEnum
 
 
-class Status(enum.IntEnum):
+class Status(IntEnum):
     """Exit statuses of ``emu`` that are not the guest's own verdict (those are 0 or odd)."""
 
     OK = 0

@@ -16,7 +16,6 @@ Rules that keep this free of races:
 
 from __future__ import annotations
 
-import enum
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from emu.config import Clock, MachineConfig, NvdimmConfig, RunOptions
 from emu.cpu import DEBUG_STOPS, Stop, StopKind
 from emu.devices.contract import ExitRequest
 from emu.entry import Entry
+from emu.enumeration import StrEnum
 from emu.errors import EmuError, Status, UsageError
 from emu.hints import TYPE_CHECKING, Any, Protocol, TypeVar
 from emu.host import faults
@@ -41,7 +41,7 @@ _FOREVER = None
 GUEST_RESET = "guest-reset"
 
 
-class RunState(enum.StrEnum):
+class RunState(StrEnum):
     """QEMU's run states, as far as this machine has them."""
 
     PRELAUNCH = "prelaunch"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from emu.errors import UsageError
 
 KIB = 1 << 10
@@ -17,8 +15,10 @@ U64_MAX = (1 << 64) - 1
 BOOLEANS = {"on": True, "yes": True, "true": True, "y": True, "off": False, "no": False, "false": False, "n": False}
 
 _SUFFIXES = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40, "P": 1 << 50, "E": 1 << 60}
-_SIZE = re.compile(r"(?P<number>0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?)(?P<suffix>[BKMGTPE]?)(?:I?B)?", re.IGNORECASE)
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
+# What may stand behind a number: 64M, 64MB and 64MiB are the same.
+_UNITS = {(suffix + more).lower(): unit for suffix, unit in _SUFFIXES.items() for more in ("", "B", "IB")}
+_DECIMAL = "0123456789"
+_HEXADECIMAL = "0123456789abcdefABCDEF"
 _LONGEST = 64
 
 
@@ -28,16 +28,18 @@ def parse_size(text: str, *, what: str = "size") -> int:
     Like QEMU's size properties a bare number is bytes and suffixes are powers of 1024; a fraction must come to whole
     bytes.
     """
-    match = _SIZE.fullmatch(text) if len(text) <= _LONGEST else None
-    if match is None:
+    is_hex = text[:2] in ("0x", "0X")
+    behind = text[2:].lstrip(_HEXADECIMAL) if is_hex else text.lstrip(_DECIMAL + ".")
+    number = text[: len(text) - len(behind)]
+    whole, dot, fraction = number.partition(".")
+    unit = _UNITS.get(behind.lower()) if behind.isascii() else None
+    is_number = len(number) > 2 if is_hex else bool(whole) and (fraction.isdecimal() or not dot)
+    if len(text) > _LONGEST or unit is None or not is_number:
         remedy = "write bytes or a number with K, M, G or T, such as 64M"
         raise UsageError(f"{what}: '{text[:_LONGEST]}' is not a size", remedy)
-    number, suffix = match["number"], match["suffix"].upper()
-    unit = _SUFFIXES[suffix]
-    if number[:2].lower() == "0x":
+    if is_hex:
         value = int(number, 16) * unit
-    elif "." in number:
-        whole, fraction = number.split(".")
+    elif dot:
         scaled, rest = divmod(int(fraction) * unit, 10 ** len(fraction))
         if rest:
             raise UsageError(f"{what}: '{text}' is not a whole number of bytes", "write it with a smaller unit")
@@ -53,9 +55,11 @@ def parse_number(text: str, *, what: str, low: int = 0, high: int = U64_MAX) -> 
     """The decimal or 0x number ``text``, checked against the closed range ``low``..``high``."""
     negative = text.startswith("-")
     digits = text[1:] if negative else text
-    if len(text) > _LONGEST or not _NUMBER.fullmatch(digits):
+    is_hex = digits[:2] in ("0x", "0X")
+    figures, known = (digits[2:], _HEXADECIMAL) if is_hex else (digits, _DECIMAL)
+    if len(text) > _LONGEST or not figures or figures.strip(known):
         raise UsageError(f"{what}: '{text[:_LONGEST]}' is not a number", "write it in decimal or as 0x hexadecimal")
-    value = int(digits, 16) if digits[:2].lower() == "0x" else int(digits)
+    value = int(digits, 16 if is_hex else 10)
     if negative:
         value = -value
     if not low <= value <= high:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import enum
-
+from emu.enumeration import IntEnum
 from emu.structure import Structure, structure, u32
 
 DSM_PAGE = 4096
 
 
-class DsmStatus(enum.IntEnum):
+class DsmStatus(IntEnum):
     """Status of a _DSM call (NVDIMM DSM interface; FIT_CHANGED is QEMU's own)."""
 
     SUCCESS = 0

@@ -8,10 +8,10 @@ Values that cannot be encoded raise ValueError: they are mistakes of the table's
 
 from __future__ import annotations
 
-import enum
-import re
 import struct
 from functools import cache
+
+from emu.enumeration import IntEnum
 
 Operand = bytes | int | str
 
@@ -23,11 +23,12 @@ CONTINUE = b"\x9f"
 NO_TARGET = b"\x00"
 
 _EXT = b"\x5b"
-_NAME_SEG = re.compile(r"[A-Z_][A-Z0-9_]{0,3}")
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_DIGITS = frozenset("0123456789")
 _MAX_PKG_LENGTH = (1 << 28) - 1
 
 
-class Space(enum.IntEnum):
+class Space(IntEnum):
     """Address space of an operation region (section 20.2.5.2, RegionSpace)."""
 
     SYSTEM_MEMORY = 0
@@ -35,7 +36,7 @@ class Space(enum.IntEnum):
     PCI_CONFIG = 2
 
 
-class Access(enum.IntEnum):
+class Access(IntEnum):
     """Access width of a field (section 20.2.5.2, AccessType)."""
 
     ANY = 0
@@ -46,7 +47,7 @@ class Access(enum.IntEnum):
     BUFFER = 5
 
 
-class Update(enum.IntEnum):
+class Update(IntEnum):
     """What happens to the bits around a written field (section 20.2.5.2, UpdateRule)."""
 
     PRESERVE = 0
@@ -79,12 +80,17 @@ def _package(opcode: bytes, body: bytes) -> bytes:
 
 
 @cache  # a few names, used again and again
+def _is_segment(text: str) -> bool:
+    """Whether it is a NameSeg (section 20.2.2), padding left out."""
+    return 1 <= len(text) <= 4 and set(text) <= _LETTERS | _DIGITS | {"_"} and text[0] not in _DIGITS
+
+
 def path(text: str) -> bytes:
     """NameString of ``text``: optional root ``\\`` or parents ``^``, dotted segments of up to four characters."""
     rest = text.lstrip("^") if not text.startswith("\\") else text[1:]
     prefix = text[: len(text) - len(rest)].encode()
     segments = rest.split(".") if rest else []
-    if not all(_NAME_SEG.fullmatch(segment) for segment in segments) or len(segments) > 255 or not text:
+    if not all(map(_is_segment, segments)) or len(segments) > 255 or not text:
         raise ValueError(f"'{text}' is not an ACPI name")
     encoded = b"".join(segment.ljust(4, "_").encode() for segment in segments)
     if len(segments) > 2:
@@ -143,7 +149,7 @@ def to_uuid(text: str) -> bytes:
 
 def eisa_id(text: str) -> bytes:
     """The DWordConst that ASL's ``EISAID`` makes of three letters and four hexadecimal digits (section 19.6.36)."""
-    if not re.fullmatch(r"[A-Z]{3}[0-9A-F]{4}", text):
+    if len(text) != 7 or not set(text[:3]) <= _LETTERS or not set(text[3:]) <= _DIGITS | set("ABCDEF"):
         raise ValueError(f"'{text}' is not an EISA id")
     a, b, c = (ord(letter) - 0x40 for letter in text[:3])
     return b"\x0c" + struct.pack(">HH", a << 10 | b << 5 | c, int(text[3:], 16))

@@ -6,9 +6,9 @@ or of no interest here. What QEMU and this machine put into the fields is the bu
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 
+from emu.enumeration import IntEnum, IntFlag
 from emu.record import NamedTuple
 from emu.structure import (
     DECIMAL,
@@ -34,7 +34,7 @@ def _bits(*names: str) -> Mapping[object, str]:
     return dict(enumerate(names))
 
 
-class Revised(enum.IntEnum):
+class Revised(IntEnum):
     """Revisions that this machine's tables have."""
 
     RSDP = 2
@@ -119,7 +119,7 @@ class GenericAddress(Structure, title="Generic Address Structure", section="5.2.
     address: int = u64(4)
 
 
-class Boot(enum.IntFlag):
+class Boot(IntFlag):
     """IA-PC boot architecture flags (section 5.2.9.3)."""
 
     LEGACY_DEVICES = 1 << 0
@@ -127,7 +127,7 @@ class Boot(enum.IntFlag):
     MSI_NOT_SUPPORTED = 1 << 3
 
 
-class Feature(enum.IntFlag):
+class Feature(IntFlag):
     """Fixed feature flags (section 5.2.9, table 5.10)."""
 
     WBINVD = 1 << 0
@@ -274,7 +274,7 @@ class MemoryAffinityEntry(Structure, title="Memory Affinity Structure", section=
 # NFIT
 
 
-class NfitType(enum.IntEnum):
+class NfitType(IntEnum):
     """Type of an NFIT structure (section 5.2.25.1)."""
 
     SPA_RANGE = 0
@@ -287,7 +287,7 @@ class NfitType(enum.IntEnum):
     PLATFORM_CAPABILITIES = 7
 
 
-class SpaFlags(enum.IntFlag):
+class SpaFlags(IntFlag):
     """Flags of a SPA range (section 5.2.25.2)."""
 
     CONTROL_FOR_ADD_ONLINE = 1
@@ -295,7 +295,7 @@ class SpaFlags(enum.IntFlag):
     LOCATION_COOKIE_VALID = 4
 
 
-class MapFlags(enum.IntFlag):
+class MapFlags(IntFlag):
     """NVDIMM state flags of a region mapping (section 5.2.25.3)."""
 
     SAVE_FAILED = 1
@@ -307,7 +307,7 @@ class MapFlags(enum.IntFlag):
     MAP_FAILED = 64
 
 
-class Capabilities(enum.IntFlag):
+class Capabilities(IntFlag):
     """Platform capabilities (section 5.2.25.9)."""
 
     CPU_CACHE_FLUSH = 1

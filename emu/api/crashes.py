@@ -32,6 +32,7 @@ from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.report import ignored
 from emu.persistence.report.about import about
 from emu.persistence.report.document import document
+from emu.persistence.report.excerpts import Sources, may_be_source
 from emu.persistence.report.export import FILES, export
 from emu.persistence.report.matrix import matrix as judge_all
 from emu.persistence.report.symbols import Symbols, load_symbols
@@ -157,7 +158,8 @@ def crash(
         seed=seed,
     )
     known = _known(suppress, baseline)
-    target = None if resume is None else claims_of_question(asked).writes(os.fsdecode(resume), "--resume")
+    read = {"--suppress": _name(suppress), "--baseline": _name(baseline)}
+    target = None if resume is None else _resume_target(asked, read, os.fsdecode(resume))
     interruption = Interruption()
     done: list[Investigated] = []
 
@@ -170,7 +172,7 @@ def crash(
 
     try:
         in_thread(investigate, name="emu-laboratory", interrupt=interruption.ask)
-        return CrashAnswer(done[0], warnings=warnings, known=known)
+        return CrashAnswer(done[0], warnings=warnings, known=known, read=read)
     except BaseException:
         for found in done:
             found.answer.close()
@@ -261,9 +263,13 @@ def _known(
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What takes out of a document what these know. UsageError and HostError for what cannot be read."""
     rules = None if suppress is None else ignored.load_rules(os.fsdecode(suppress))
-    name = None if baseline is None or isinstance(baseline, Mapping) else os.fsdecode(baseline)
+    name = _name(baseline)
     old = baseline if isinstance(baseline, Mapping) else None if name is None else ignored.load_document(name)
     return lambda result: ignored.apply(result, rules, old, baseline_name=name)
+
+
+def _name(file: Path | Mapping[str, Any] | None) -> str | None:
+    return None if file is None or isinstance(file, Mapping) else os.fsdecode(file)
 
 
 def question(
@@ -386,12 +392,29 @@ def _place(place: int | str | None, option: str) -> str | None:
     return str(place)
 
 
-def claims_of_question(asked: Question) -> Claims:
-    """The files that an investigation reads, none of which may be written."""
+def claims_of_question(
+    asked: Question, read: Mapping[str, str | None] | None = None, outputs: Collection[str] = ()
+) -> Claims:
+    """The files that an investigation reads, none of which may be written. ``read`` are more of them, by the options
+    that name them. The sources that reports quote are among them if one of ``outputs`` may be a source.
+    """
     claims = claims_of(asked.workload)
     if asked.recovery.image is not None:
         claims.reads(asked.recovery.image, "the image of recovery")
+    if asked.linux is not None:
+        asked.linux.claim(claims)
+    for what, name in (read or {}).items():
+        if name is not None:
+            claims.reads(name, what)
+    # Only then is the debug information read before the work.
+    if any(map(may_be_source, outputs)):
+        for path in Sources.of(asked.program, asked.limits.deadline).files():
+            claims.reads(path, "a source of the image")
     return claims
+
+
+def _resume_target(asked: Question, read: Mapping[str, str | None], name: str) -> Target:
+    return claims_of_question(asked, read, [name]).writes(name, "--resume")
 
 
 class CrashAnswer:
@@ -402,8 +425,14 @@ class CrashAnswer:
     """
 
     def __init__(
-        self, found: Investigated, *, warnings: bool, known: Callable[[dict[str, Any]], dict[str, Any]]
+        self,
+        found: Investigated,
+        *,
+        warnings: bool,
+        known: Callable[[dict[str, Any]], dict[str, Any]],
+        read: Mapping[str, str | None],
     ) -> None:
+        self._read = read
         self._answer, self._symbols, self._matrix = found
         self._warnings = warnings
         self._known = known
@@ -473,7 +502,8 @@ class CrashAnswer:
         self._target(path, "--junit").write(junit(self._dated()))
 
     def _target(self, path: Path, option: str) -> Target:
-        return claims_of_question(self._open().question).writes(os.fsdecode(path), option)
+        name = os.fsdecode(path)
+        return claims_of_question(self._open().question, self._read, [name]).writes(name, option)
 
     def _dated(self) -> dict[str, Any]:
         """The document for a reader of today; ``document`` itself is the same for the same run."""
@@ -486,7 +516,7 @@ class CrashAnswer:
         Durable when: the operating system writes the files back.
         """
         answer, name = self._open(), os.fsdecode(folder)
-        claims_of_question(answer.question).writes_family(name, FILES, "--export")
+        claims_of_question(answer.question, self._read, [name]).writes_family(name, FILES, "--export")
         written = export(answer, name)
         self.document = self._describe(written)
         return written

@@ -9,7 +9,7 @@ from emu import boot
 from emu.acpi.tables import Tables
 from emu.board.tables import room_in_ram, tables
 from emu.boot.plan import LEGACY_END, LOW_END, MemoryRange, MemoryType
-from emu.config import MachineConfig
+from emu.config import MachineConfig, module_texts
 from emu.devices.nvdimm.dsm import DsmPort
 from emu.devices.nvdimm.placement import FOUR_GIB, split_ram
 from emu.entry import Entry
@@ -116,7 +116,7 @@ def read_modules(initrd: str | bytes | None, image: bytes | None) -> tuple[boot.
         return (boot.Module(initrd),)
     texts = [initrd]
     if image is not None and boot.find_header(image) is not None:
-        texts = [text.replace("\0", ",") for text in initrd.replace(",,", "\0").split(",")]
+        texts = module_texts(initrd)
     whole = len(texts) == 1 and os.path.exists(initrd)  # noqa: PTH110 - Path.exists raises for impossible names
     remedy = "give -initrd the path of an initial RAM disk"
     return tuple(

@@ -6,13 +6,12 @@ line "---[ end Kernel panic", which would last for ever.
 
 from __future__ import annotations
 
-import re
-
 from emu.devices.contract import End, ExitRequest, Reset, Sink
 from emu.errors import Status
 
-_PANIC = re.compile(rb"(?:\[[ \d.]+\] ?)?Kernel panic - (.{1,200})")
-_STANDS = re.compile(rb"(?:\[[ \d.]+\] ?)?---\[ end Kernel panic - ")
+_WORDS = b"Kernel panic - "
+_PANIC = rb"(?:\[[ \d.]+\] ?)?Kernel panic - (.{1,200})"
+_STANDS = rb"(?:\[[ \d.]+\] ?)?---\[ end Kernel panic - "
 _LONGEST_LINE = 1024
 
 
@@ -36,9 +35,13 @@ class PanicWatch:
                 self._line.append(byte)
 
     def _look(self, line: bytes) -> None:
-        if match := _PANIC.match(line):
+        if _WORDS not in line:
+            return
+        import re  # a run without a panic does without
+
+        if match := re.match(_PANIC, line):
             self._words = match[1].decode(errors="replace")
-        elif self._words is not None and _STANDS.match(line):
+        elif self._words is not None and re.match(_STANDS, line):
             self._panicked()
 
     def reset(self) -> None:

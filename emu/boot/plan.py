@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 import itertools
 import struct
 from collections.abc import Iterable, Sequence
 
 from emu.entry import Entry
+from emu.enumeration import IntEnum, StrEnum
 from emu.errors import UsageError
 from emu.record import NamedTuple
 from emu.units import PAGE, align_down, align_up, human_size
@@ -19,7 +19,7 @@ LEGACY_START, LEGACY_END = 0xA0000, 0x100000
 LONGEST_COMMAND_LINE = 4095
 
 
-class Kind(enum.StrEnum):
+class Kind(StrEnum):
     """The boot protocols."""
 
     MULTIBOOT = "multiboot"
@@ -28,7 +28,7 @@ class Kind(enum.StrEnum):
     LINUX = "linux"
 
 
-class MemoryType(enum.IntEnum):
+class MemoryType(IntEnum):
     """Kinds of address ranges (ACPI 6.4, table 15.4), as Multiboot and PVH number them too."""
 
     RAM = 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     if any(word in _PRINTED for word in words):
         output.say(_flags(compiler, words))
         return 0
+    _claim(words)
     command = compiler.build(words)
     try:
         done = subprocess.run(command, check=False)
@@ -80,6 +82,25 @@ def run(options: argparse.Namespace) -> int:
             "what a guest has of the C library: the headers in " + str(HEADERS),
         )
     return 0
+
+
+def _claim(words: list[str]) -> None:
+    """UsageError where the guest would take the place of a file that it is made of."""
+    from emu.host.claims import Claims
+
+    claims, output, read = Claims(), None, list[str]()
+    rest = iter(words)
+    for word in rest:
+        if word == "-o":
+            output = next(rest, None)
+        elif word.startswith("-o"):
+            output = word[2:]
+        elif os.path.exists(word):  # noqa: PTH110 - any bytes a path may hold
+            read.append(word)
+    for name in read:
+        claims.reads(name, "what is compiled,")
+    if output is not None:
+        claims.changes(output, "-o")
 
 
 def _flags(compiler: Compiler, words: list[str]) -> str:

@@ -313,14 +313,13 @@ def _outputs(options: argparse.Namespace, question: Question) -> dict[str, Targe
     from emu.api.crashes import claims_of_question
     from emu.persistence.report.export import FILES
 
-    claims = claims_of_question(question)
-    for name in ("suppress", "baseline"):
-        if getattr(options, name) is not None:
-            claims.reads(getattr(options, name), f"--{name}")
+    read = {"--suppress": options.suppress, "--baseline": options.baseline, "the defaults in": options.defaults or None}
+    names = [name for name in ("html", "sarif", "junit", "resume") if getattr(options, name)]
+    outputs = [getattr(options, name) for name in ("export", *names) if getattr(options, name)]
+    claims = claims_of_question(question, read, outputs)
     claims.writes_standard_streams()
     if options.export:
         claims.writes_family(options.export, FILES, "--export")
-    names = [name for name in ("html", "sarif", "junit", "resume") if getattr(options, name)]
     return {name: claims.writes(getattr(options, name), f"--{name}") for name in names}
 
 

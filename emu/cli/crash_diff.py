@@ -28,9 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from emu.host.claims import Claims
     from emu.persistence.report import ignored
     from emu.persistence.report.terminal import failure_lines, wrapped
 
+    claims = Claims()
+    for name in (options.old, options.new):
+        claims.reads(name, "the document")
+    claims.writes_standard_streams()
     result = ignored.compare(ignored.load_document(options.old), ignored.load_document(options.new))
     if options.json:
         output.document(result)

@@ -7,7 +7,6 @@ command line says wins. Where there is no such file, this costs a look at two na
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -41,6 +40,8 @@ class Applied(NamedTuple):
 
 
 def _is_about(what: str, word: str) -> bool:
+    import re  # a run without a mistake does without
+
     if word.startswith("-"):
         option, _, value = word.partition("=")
         if re.search(rf"(?<![\w-])--?{re.escape(option.lstrip('-'))}(?![\w-])", what):
@@ -70,9 +71,10 @@ def _counts(name: str) -> bool:
 
 
 def _read(name: str) -> bytes:
+    from emu.host.inputs import read_whole
+
     try:
-        with open(name, "rb") as file:  # noqa: PTH123 - as above
-            return file.read(_LARGEST)
+        return read_whole(name, _LARGEST)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = getattr(error, "strerror", None) or "not a name of a file"
         raise HostError(f"{name}: {why}", "give another with --config FILE, or --config none") from None

@@ -9,18 +9,16 @@ as JSON.
 
 from __future__ import annotations
 
-import enum
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from emu.config import OnOffAuto, is_uuid
+from emu.enumeration import StrEnum
 from emu.errors import UsageError
 from emu.hints import Any
 from emu.record import NamedTuple
 from emu.units import BOOLEANS, parse_number, parse_size
 
 HELP = ("help", "?")
-_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[0-9]+)?")
 _LONGEST = 64 * 1024
 _LIST_LIMIT = 1024
 
@@ -62,7 +60,7 @@ def number(low: int, high: int) -> Callable[[str, str], int]:
     return parse
 
 
-def choice(kind: type[enum.StrEnum]) -> Callable[[str, str], Any]:
+def choice(kind: type[StrEnum]) -> Callable[[str, str], Any]:
     def parse(text: str, what: str) -> Any:
         try:
             return kind(text)
@@ -87,6 +85,13 @@ def uuid(text: str, what: str) -> str:
     return text
 
 
+def _is_key(text: str) -> bool:
+    """A letter or "_", then letters, digits, "_" and "-", then "." and a number or nothing; all of it ASCII."""
+    name, dot, place = text.partition(".")
+    is_name = name.replace("-", "_").isidentifier() and not name.startswith("-")
+    return text.isascii() and is_name and (place.isdigit() or not dot)
+
+
 def split(text: str, *, option: str, implied: str | None = None, switches: Collection[str] = ()) -> dict[str, str]:
     """The raw keys and values of ``text`` in order of appearance; UsageError names the ``option`` and the place.
 
@@ -100,7 +105,7 @@ def split(text: str, *, option: str, implied: str | None = None, switches: Colle
     found: dict[str, str] = {}
     for key, value in items(text, implied=implied):
         if value is not None:
-            if not _KEY.fullmatch(key):
+            if not _is_key(key):
                 raise UsageError(f"{option}: '{key[:64]}' is not a valid parameter name", f"try '{option} help'")
             found[key] = value
         elif key in switches:
@@ -158,7 +163,7 @@ def _from_json(text: str, option: str) -> dict[str, str]:
     for key, value in raw.items():
         items = [(f"{key}.{n}", item) for n, item in enumerate(value)] if isinstance(value, list) else [(key, value)]
         for name, item in items:
-            if not _KEY.fullmatch(name):
+            if not _is_key(name):
                 raise UsageError(f"{option}: '{name[:64]}' is not a valid parameter name", f"try '{option} help'")
             if isinstance(item, bool):
                 found[name] = "on" if item else "off"

@@ -13,7 +13,6 @@ import stat
 import sys
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emu.cli import output
@@ -118,6 +117,8 @@ def run(options: argparse.Namespace) -> int:
         options.slot = parse_number(options.slot, what="--slot", high=255)
     if getattr(options, "uuid", None) is not None:
         options.uuid = _uuid(options.uuid)
+    if options.action not in ("read", "write"):  # they have other files, too
+        _claims(options).writes_standard_streams()
     return actions[options.action](options)
 
 
@@ -201,11 +202,11 @@ def _output(target: Target | None, *, binary: bool) -> Iterator[Any]:
 
 
 def _claims(options: argparse.Namespace) -> Claims:
-    """The files of the command: FILE is read, or for ``write`` changed from its input."""
+    """The inputs of the command: FILE, or for ``write``, which changes FILE, where the dump comes from."""
     from emu.host.claims import Claims
 
     claims = Claims()
-    if options.action == "read":
+    if options.action != "write":
         claims.reads(options.file, "the backing file", memory=True)
     elif options.input is not None:
         claims.reads(options.input, "-i")
@@ -244,7 +245,9 @@ def _check(options: argparse.Namespace) -> int:
 def _write(options: argparse.Namespace) -> int:
     from emu.devices.nvdimm.labels import check, replace_content
 
-    _claims(options).changes(options.file, "the backing file")
+    claims = _claims(options)
+    claims.changes(options.file, "the backing file")
+    claims.writes_standard_streams()
     with _open(options, write=True) as (storage, _, _):
         offset, length = _span(options, storage.size)
         data = _input(options.input, length + 1)
@@ -272,17 +275,17 @@ def _write(options: argparse.Namespace) -> int:
 def _input(path: str | None, most: int) -> bytes:
     if path is None:
         return sys.stdin.buffer.read(most)
+    from emu.host.inputs import read_whole
+
     try:
-        with Path(path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return file.read(most)
-            data = file.read(most) if status.st_size else b""
-            if len(data) != min(status.st_size, most):  # what /proc and /sys show as files
-                raise UsageError(f"{path} is no ordinary file", "give a dump of a label area")
-            return data
+        data = read_whole(path, most - 1)
+        status = os.stat(path)  # noqa: PTH116 - any bytes a path may hold
     except (OSError, ValueError) as error:
-        raise HostError(f"{path}: {getattr(error, 'strerror', error)}", "give a file that can be read") from None
+        why = getattr(error, "strerror", None) or error
+        raise HostError(f"{path}: {why}", "give a dump in a file, or through a pipe") from None
+    if stat.S_ISREG(status.st_mode) and len(data) != min(status.st_size, most):  # what /proc and /sys show as files
+        raise UsageError(f"{path} is no ordinary file", "give a dump of a label area")
+    return data
 
 
 def _zero(options: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ from emu.linux.protocol import Role
 
 if TYPE_CHECKING:
     from emu.api.capture import Capture
-    from emu.linux.prepare import Prepared
+    from emu.config import MachineConfig
     from emu.machine import Exit, Machine
 
 _LAST_LINES = 80
@@ -53,8 +53,8 @@ def run(
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         with contextlib.ExitStack() as scratch:
+            run = _Run(options, request, config, stack)
             prepared = prepare(request, config, scratch)
-            run = _Run(options, prepared, stack)
             outputs, gate = debugger.gate(options, run.outputs)
             how = RunOptions(
                 no_reboot=True, start_paused=options.start_paused, accept_incomplete=options.accept_incomplete
@@ -64,7 +64,7 @@ def run(
             prepared.format(machine)
         if not options.quiet and not options.json:
             announce(machine)
-        offer(stack, machine, qmp=options.qmp, outputs=[], quiet=options.quiet or options.json)
+        offer(stack, machine, qmp=options.qmp, outputs=run.files, quiet=options.quiet or options.json)
         debugger.offer(stack, machine, options, gate, quiet=options.quiet or options.json)
         run.take_input(stack, machine, stdin)
         stack.callback(signals.put_away)
@@ -113,7 +113,9 @@ def _is_nothing(descriptor: int) -> bool:
 class _Run:
     """Where the bytes of one run go, and what is said about it."""
 
-    def __init__(self, options: argparse.Namespace, prepared: Prepared, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, options: argparse.Namespace, request: Request, config: MachineConfig, stack: contextlib.ExitStack
+    ) -> None:
         from emu import board
         from emu.host.claims import claims_of
 
@@ -121,13 +123,17 @@ class _Run:
         self._log = Log()
         self._captures: dict[str, Capture] = {}
         self._writers: list[characters.Writer] = []
-        claims = claims_of(prepared.config)
+        self.files: list[str] = []
+        claims = claims_of(config)
+        request.claim(claims)
         claims.writes_standard_streams()
         standard = self._standard(1, "stdout", stack)
         self._errors = self._standard(2, "stderr", stack)
         kernel: Callable[[bytes], None] = self._log
         if options.serial not in (None, "none"):
             place = characters.make_sink(stack, options.serial, "-serial", claims, standard=None)
+            if options.serial.startswith(characters.FILE):
+                self.files.append(options.serial.removeprefix(characters.FILE))
             kernel = _both(self._log, place)
             if isinstance(place, characters.Writer):
                 self._writers.append(place)

@@ -44,7 +44,7 @@ def _run(words: list[str]) -> int:
         options = _plain(words) or _parse(verb, words)
         if _help_asked(options):
             return Status.OK
-        options.words = words
+        options.words, options.defaults = words, given.name
         status: int = options.run(options)
     except SystemExit as stop:  # argparse has said what it wanted to say
         return stop.code if isinstance(stop.code, int) else Status.USAGE

@@ -19,8 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from emu.host.claims import Claims
     from emu.host.probe import probe_path
 
+    claims = Claims()
+    claims.reads(options.path, "what is probed,")
+    claims.writes_standard_streams()
     document = {"schema": "emu.probe/1", **probe_path(options.path).to_json()}
     if options.json:
         output.document(document)

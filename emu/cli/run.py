@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import stat
 import time
 from functools import partial
@@ -13,6 +12,7 @@ from emu.api.threads import in_thread
 from emu.cli import characters, debugger, output, signals
 from emu.cli import options as machine_options
 from emu.cli.services import offer
+from emu.cli.signals import signal
 from emu.config import MachineConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, Status, UsageError
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     config, how = configuration(options), run_options(options)
     targets = ("stdio" if options.serial is None else options.serial, options.debugcon)
     into = [target.removeprefix(characters.FILE) for target in targets if target.startswith(characters.FILE)]
-    claims = _claims(config, how, into)
+    claims = _claims(config, how, into, options.defaults)
     cut = _power_cut(options, config, how)
     began = time.monotonic()
     serial = _capture() if options.json else None
@@ -199,10 +199,10 @@ def _capture() -> Capture:
     return Capture()
 
 
-def _claims(config: MachineConfig, how: RunOptions, into: list[str]) -> Claims | None:
+def _claims(config: MachineConfig, how: RunOptions, into: list[str], defaults: str) -> Claims | None:
     """The files of this run; None when nothing is written that could be one of its inputs.
 
-    ``into`` are the files that the guest's output goes to.
+    ``into`` are the files that the guest's output goes to, ``defaults`` is the one that options came from, if any.
     """
     if not into and not any(stat.S_ISREG(os.fstat(stream).st_mode) for stream in (1, 2)):
         return None
@@ -211,6 +211,8 @@ def _claims(config: MachineConfig, how: RunOptions, into: list[str]) -> Claims |
     claims = claims_of(config)
     if how.incoming is not None and how.incoming.startswith(characters.FILE):
         claims.reads(how.incoming.removeprefix(characters.FILE), "the snapshot")
+    if defaults:
+        claims.reads(defaults, "the defaults in")
     claims.writes_standard_streams()
     return claims
 
@@ -311,12 +313,12 @@ def _drive(machine: Machine, timeout: float | None) -> Exit:
     """Run the machine in a thread of its own, so that this one can take the signals that end it."""
 
     def interrupted(number: int, _frame: object) -> None:
-        machine.end(ExitRequest("interrupted", Status.INTERRUPTED, None, signal.Signals(number).name))
+        machine.end(ExitRequest("interrupted", Status.INTERRUPTED, None, signals.name(number)))
 
     before = {
         number: signal.signal(number, interrupted)
         for number in signals.ENDING
-        if signal.getsignal(number) is not signal.SIG_IGN  # nohup, or a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN  # nohup, or a shell's background job
     }
     try:
         return in_thread(lambda: machine.run(timeout), name="cpu")

@@ -39,7 +39,7 @@ def offer(
         if not quiet:
             output.note(f"emu: waiting for a migration at {migration.waits_at}")
     if qmp:
-        adapter = MachineAdapter(machine, events)
+        adapter = MachineAdapter(machine, events, outputs)
         stack.callback(adapter.close)
         stack.callback(start(qmp, Control(adapter, migration), events).finish)
     # Last in, first out: what a migration says when it is ended here still reaches the monitor's clients.

@@ -8,11 +8,17 @@ KeyboardInterrupt, is right; but once only, since what puts things away may not 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+
+from emu.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal as signal
+    from types import FrameType
+else:
+    import _signal as signal  # the same functions, and numbers: Python's own makes enumerations of them first
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN_S = 0.001
@@ -26,10 +32,15 @@ _owed = False
 def take_over() -> None:
     """Handle the signals from here on, except those ignored on purpose (nohup, a shell's background job)."""
     for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
     signal.signal(signal.SIGALRM, _interrupt)
     sys.unraisablehook = _not_raised
+
+
+def name(number: int) -> str:
+    """That of one of those that end the command."""
+    return ("SIGINT", "SIGTERM", "SIGHUP")[ENDING.index(number)]
 
 
 def settle() -> None:

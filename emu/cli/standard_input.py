@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import select
-import signal
 import sys
 import termios
 import threading
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from emu.cli import output
+from emu.cli.signals import signal
 from emu.devices.contract import ExitRequest
 from emu.errors import Status
 from emu.hints import TYPE_CHECKING

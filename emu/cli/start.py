@@ -10,13 +10,13 @@ import sys
 from emu.cli import signals
 
 # What start-up makes all stays: looking for garbage among it took 5 to 10 % of the time.
-_GARBAGE_THRESHOLD = 100_000
+GARBAGE_THRESHOLD = 100_000
 
 
 def entry() -> None:
     """Run the command line's command and exit with its status."""
     signals.take_over()
-    gc.set_threshold(_GARBAGE_THRESHOLD)
+    gc.set_threshold(GARBAGE_THRESHOLD)
     from emu.cli import output
 
     output.take_over_standard_streams()

@@ -7,7 +7,6 @@ are not supported: an exception there cannot be delivered.
 
 from __future__ import annotations
 
-import enum
 import struct
 from collections.abc import Callable
 
@@ -15,12 +14,13 @@ from emu.cpu import registers as r
 from emu.cpu.memory import PhysicalMemory
 from emu.cpu.paging import PageFault, Paging
 from emu.cpu.state import DESC_B, DESC_G, DESC_L, DESC_P, DESC_S, TYPE_CODE, TYPE_CONFORMING, CpuState, Segment
+from emu.enumeration import Enum
 from emu.record import NamedTuple
 
 _U64 = (1 << 64) - 1
 
 
-class Source(enum.Enum):
+class Source(Enum):
     """Where an event comes from; it decides about privilege checks and the EXT bit of error codes."""
 
     EXCEPTION = "exception"

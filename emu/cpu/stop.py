@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import enum
-
 from emu.cpu.registers import VECTOR_NAMES
+from emu.enumeration import StrEnum
 from emu.record import NamedTuple
 
 
-class StopKind(enum.StrEnum):
+class StopKind(StrEnum):
     """What ended ``Cpu.run``."""
 
     HALT = "halt"

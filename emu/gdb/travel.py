@@ -27,7 +27,7 @@ from emu.units import MIB, PAGE
 _FIRST_INTERVAL = 1_000_000 * BLOCK
 """Places between two moments; later a part of those that have begun, so that there are not too many moments."""
 _PART = 16
-_POSTPONED = 1_000 * BLOCK
+_POSTPONED = 100_000 * BLOCK
 _NEAR = 20_000 * BLOCK
 """Where the guest is taken back to, a moment is kept this far before: the next step back is short then."""
 _MOST_MEMORY = 512 * MIB
@@ -272,8 +272,8 @@ class Travel:
     @property
     def _due(self) -> int:
         """Where the next moment is to be kept: at a block's begin, where whole blocks stop as well."""
-        now = self._debugging.place
-        return (self._moments[-1].standing.place + max(_FIRST_INTERVAL, now // _PART)) // BLOCK * BLOCK
+        last = self._moments[-1].standing.place
+        return (last + max(_FIRST_INTERVAL, last // _PART)) // BLOCK * BLOCK
 
     def _look_back(self, segment: int, end: int) -> None:
         self._doing, self._segment, self._end = _Doing.LOOK_BACK, segment, end

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Iterable
 
-from emu.config import MachineConfig
+from emu.config import MachineConfig, module_texts
 from emu.errors import HostError, UsageError
 from emu.hints import TypeAlias
 from emu.host import files
@@ -49,6 +49,25 @@ class _Family(NamedTuple):
         return path == self.real or (folder == self.real and self.names.fullmatch(name) is not None)
 
 
+class _Tree(NamedTuple):
+    """A folder all of whose files are read."""
+
+    what: str
+    folder: str
+    real: str
+
+    def refuse(self, output: _Claim) -> None:
+        """UsageError when the existing file ``output`` is one of them, by this name or by another one of it."""
+        if not output.content or not os.path.lexists(output.path):
+            return
+        if f"{output.path}/".startswith(f"{self.real}/") or any(
+            _claim(os.path.join(folder, name), "").identity == output.identity
+            for folder, _, names in os.walk(self.real)
+            for name in names
+        ):
+            raise UsageError(f"{output} is in {self.what} {self.folder}", "an output needs a file of its own")
+
+
 class Claims:
     """The files of one command. Name every input and every output before the first output is opened.
 
@@ -59,10 +78,18 @@ class Claims:
         self._inputs: list[_Claim] = []
         self._outputs: list[_Claim] = []
         self._families: list[_Family] = []
+        self._trees: list[_Tree] = []
 
     def reads(self, name: str, what: str, *, memory: bool = False) -> None:
         """``name`` is read, as ``what`` ("the image"); or, with ``memory``, mapped, whatever kind of file it is."""
         self._input(_claim(name, what, memory=memory))
+
+    def reads_below(self, folder: str, what: str) -> None:
+        """All files in ``folder`` and in its folders are read; a new one may be made there."""
+        tree = _Tree(what, folder, os.path.realpath(folder))
+        for claim in self._outputs:
+            tree.refuse(claim)
+        self._trees.append(tree)
 
     def reads_descriptor(self, descriptor: int, what: str) -> None:
         self._input(_claim(f"/proc/self/fd/{descriptor}", what)._replace(name=""))
@@ -112,6 +139,8 @@ class Claims:
         _refuse_same(claim, self._inputs)
         _refuse_same(claim, [other for other in self._outputs if not (claim.descriptor and other.descriptor)])
         _refuse_member(claim, self._families)
+        for tree in self._trees:
+            tree.refuse(claim)
         self._outputs.append(claim)
 
 
@@ -128,11 +157,27 @@ def claims_of(config: MachineConfig) -> Claims:
     claims = Claims()
     if config.image is not None:
         claims.reads(config.image, "the image")
-    if isinstance(config.initrd, str) and os.path.exists(config.initrd):  # else a list of modules
-        claims.reads(config.initrd, "the initial RAM disk")
+    if isinstance(config.initrd, str):
+        # One file, or the modules of a Multiboot image: without that nobody can tell.
+        names = {config.initrd, *(text.split(" ")[0] for text in module_texts(config.initrd))}
+        for name in sorted(filter(os.path.exists, names)):
+            claims.reads(name, "the initial RAM disk")
     for dimm in config.nvdimms:
         if dimm.backend.path is not None:
             claims.reads(dimm.backend.path, "the NVDIMM's file", memory=True)
+    return claims
+
+
+def claims_of_machine(config: MachineConfig, memory: Iterable[str | None], outputs: Iterable[str]) -> Claims:
+    """The files of a machine that exists: also those of its ``memory`` that was plugged, and those that its guest's
+    output goes to, none of which is anything else.
+    """
+    claims = claims_of(config)
+    for name in memory:
+        if name is not None:
+            claims.reads(name, "the file of memory that is plugged", memory=True)
+    for name in outputs:
+        claims.changes(name, "the guest's output")
     return claims
 
 

@@ -14,7 +14,9 @@ import enum
 import errno
 import os
 import re
+import select
 import stat
+import time
 from types import TracebackType
 
 from emu.errors import FileInUse, HostError
@@ -23,12 +25,16 @@ from emu.host.kernel import Lock
 from emu.record import NamedTuple
 
 _MOST_LINKS = 40  # as the kernel
+READER_S, STALL_S = 10.0, 60.0
+"""How long a FIFO may take to get a reader, and a reader to read on."""
+_LOOK_S = 0.05
 _REMEDIES = {
     errno.ENOSPC: "make room on that file system",
     errno.EDQUOT: "raise the disk quota, or choose another file system",
     errno.ENXIO: "nobody reads from it: start its reader first",
     errno.EPIPE: "its reader has gone",
     errno.EBUSY: "the device is in use",
+    errno.ETIMEDOUT: "nobody reads from it",
 }
 
 
@@ -195,7 +201,10 @@ class Target:
         """
         if self.kind in (Kind.NEW, Kind.REGULAR):
             return _Replacement(self, durable=durable, mode=mode)
-        return Writing(self.name, self._open_stream(wait=wait), durable=durable)
+        descriptor = self._open_stream(wait=wait)
+        if self.kind is Kind.STREAM:  # opened by us: nobody else sees that it does not block
+            os.set_blocking(descriptor, False)
+        return Writing(self.name, descriptor, durable=durable)
 
     def stream(self) -> int:
         """A descriptor for output that is to be seen while it comes, by ``tail -f`` for instance: a regular file is
@@ -236,11 +245,28 @@ class Target:
             if self.place.descriptor is not None:
                 return os.dup(self.place.descriptor)
             flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if wait else os.O_NONBLOCK)
-            if stat.S_ISBLK(self.place.stat().st_mode):
+            kind = self.place.stat().st_mode
+            if stat.S_ISBLK(kind):
                 flags |= os.O_EXCL  # EBUSY when it is mounted
-            return os.open(self.place.path, flags)
+            if not wait or not stat.S_ISFIFO(kind):
+                return os.open(self.place.path, flags)
+            return self._open_fifo(flags | os.O_NONBLOCK)
         except OSError as error:
             raise _failure(self.name, error.errno) from None
+
+    def _open_fifo(self, flags: int) -> int:
+        """Open it, and wait for its reader; OSError when none comes."""
+        until = time.monotonic() + READER_S
+        while True:
+            try:
+                descriptor = os.open(self.place.path, flags)
+            except OSError as error:
+                if error.errno != errno.ENXIO or time.monotonic() > until:
+                    raise
+                time.sleep(_LOOK_S)
+            else:
+                os.set_blocking(descriptor, True)
+                return descriptor
 
     def _changed(self) -> HostError:
         return HostError(f"{self.name} became something else meanwhile", "name a file that nobody else changes")
@@ -262,8 +288,16 @@ class Writing:
             while left:
                 try:
                     left = left[os.write(self.descriptor, left) :]
+                except BlockingIOError:
+                    self._await_reader()
                 except OSError as error:
                     raise self.failure(error) from None
+
+    def _await_reader(self) -> None:
+        ready = select.poll()
+        ready.register(self.descriptor, select.POLLOUT)
+        if not ready.poll(1000 * STALL_S):
+            raise _failure(self.name, errno.ETIMEDOUT)
 
     def skip(self, length: int) -> None:
         """As many zero bytes: a hole, where the file can have one."""

@@ -7,12 +7,12 @@ for CLWB, CLFLUSHOPT and CLFLUSH.
 
 from __future__ import annotations
 
-import enum
 import errno
 import os
 from collections.abc import Iterable, Iterator
 from functools import cache
 
+from emu.enumeration import IntEnum
 from emu.errors import HostError
 from emu.hints import TYPE_CHECKING
 from emu.host._kernel import ffi, lib
@@ -49,7 +49,7 @@ _REMEDIES = {
 }
 
 
-class Advice(enum.IntEnum):
+class Advice(IntEnum):
     """What madvise(2) is told about a range."""
 
     DONTNEED = lib.MADV_DONTNEED
@@ -62,7 +62,7 @@ class Advice(enum.IntEnum):
     POPULATE_WRITE = lib.MADV_POPULATE_WRITE
 
 
-class NumaMode(enum.IntEnum):
+class NumaMode(IntEnum):
     """Memory policies of mbind(2); the default policy is to not call it."""
 
     PREFERRED = lib.MPOL_PREFERRED
@@ -70,7 +70,7 @@ class NumaMode(enum.IntEnum):
     INTERLEAVE = lib.MPOL_INTERLEAVE
 
 
-class Lock(enum.IntEnum):
+class Lock(IntEnum):
     """Kinds of open-file-description lock (fcntl(2))."""
 
     READ = lib.F_RDLCK

@@ -72,7 +72,7 @@ class Workplace:
         """None when ``check`` holds, else what was found instead."""
         done = self._shell(check.run, subprocess.PIPE)
         if done.returncode != check.status:
-            said = (done.stderr or done.stdout).strip()
+            said = done.stderr.strip() or self._for_people(check.run, done.stdout)
             return f"{check.run}: status {done.returncode}, expected {check.status}" + (f"\n{said}" if said else "")
         if not check.expect:
             return None
@@ -85,6 +85,15 @@ class Workplace:
             if found != expected:
                 return f"{check.run}: {path} is {json.dumps(found)}, expected {json.dumps(expected)}"
         return None
+
+    def _for_people(self, script: str, said: str) -> str:
+        """What a command ``said`` on its standard output; of a JSON document the headline, and how to read the rest."""
+        try:
+            document = json.loads(said)
+        except ValueError:
+            return said.strip()
+        headline = f"{document['headline']}; " if isinstance(document, dict) and "headline" in document else ""
+        return f"{headline}to read what is wrong, in {self.folder}: {script.replace(' --json', '')}"
 
     def hand_out(self, task: Task) -> list[Path]:
         """Put the files of ``task`` into the folder; one that is there already is the student's, and stays."""

@@ -122,13 +122,19 @@ def _add_tools(closure: programs.Closure) -> None:
         closure.program(path)
 
 
+def added(text: str) -> tuple[str, str | None]:
+    """The file or folder that ``--add FILE[:PATH]`` names and, where it says so, its place in the guest."""
+    source, colon, place = text.rpartition(":")
+    return (source, place) if colon and not os.path.exists(text) else (text, None)
+
+
 def _add(closure: programs.Closure, text: str) -> None:
     """``--add FILE[:PATH]``; the whole text when a file is called so."""
-    source, colon, place = text.rpartition(":")
-    if not (source if colon else text):
+    source, place = added(text)
+    if not source:
         raise UsageError(f"--add {text[:64]!r}: there is no file in it", "write --add FILE, or --add FILE:/PATH")
-    if not colon or os.path.exists(text):
-        closure.add(text)
+    if place is None:
+        closure.add(source)
         return
     if not place.startswith("/") or posixpath.normpath(place) == "/":
         raise UsageError(

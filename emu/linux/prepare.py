@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.config import MachineConfig
-from emu.errors import UsageError
+from emu.errors import EmuError, UsageError
 from emu.linux import initramfs, kernel
 from emu.linux.initramfs import Input, Plan
 from emu.linux.namespaces import FileSystem, Planner, Step
@@ -18,6 +19,7 @@ from emu.linux.protocol import Role
 from emu.units import MIB, align_up
 
 if TYPE_CHECKING:
+    from emu.host.claims import Claims
     from emu.machine import Machine
 
 NAME = "linux"
@@ -39,6 +41,9 @@ _RAM_PER_DISK = 8
 """For each byte of the initial RAM disk: Linux gives what it unpacks there half of what is left."""
 
 
+_OPTIONS = {Role.EXEC: "--exec", Role.SETUP: "--setup", Role.RECOVERY: "--recover"}
+
+
 class Request(NamedTuple):
     """What a user asks for. ``commands`` are command lines by role, none of EXEC for a shell. ``default_memory``: the
     machine gets as much RAM as all that needs, whatever its description says.
@@ -50,6 +55,25 @@ class Request(NamedTuple):
     commands: Mapping[Role, str] = {}
     input: Input = Input.NONE
     default_memory: bool = False
+
+    def claim(self, claims: Claims) -> None:
+        """Say in ``claims`` which files are read: kernel, programs of the commands, what is added."""
+        # What cannot be found is refused by `prepare`, in better words.
+        if self.kernel is not None:
+            claims.reads(self.kernel, "the kernel")
+        else:
+            with contextlib.suppress(EmuError):
+                claims.reads(kernel.find(None).path, "the kernel")
+        for role, text in self.commands.items():
+            with contextlib.suppress(EmuError):
+                for program in command(text, _OPTIONS[role]).programs:
+                    claims.reads(program, f"the program of {_OPTIONS[role]}")
+        for text in self.added:
+            source, _ = initramfs.added(text)
+            if os.path.isdir(source):
+                claims.reads_below(source, "--add")
+            else:
+                claims.reads(source, "--add")
 
 
 class Prepared(NamedTuple):
@@ -71,9 +95,6 @@ class Prepared(NamedTuple):
             if step.writes:
                 device = dimm.device
                 step.carry_out(dimm.backend.mapping, device.label_size, device.gpa, device.slot)
-
-
-_OPTIONS = {Role.EXEC: "--exec", Role.SETUP: "--setup", Role.RECOVERY: "--recover"}
 
 
 def prepare(

@@ -86,7 +86,7 @@ def open_source(config: BackendConfig, *, lock_later: bool = False) -> Source:
         # Measured under the lock: whoever had it before may have just created the file and not sized it yet.
         size = device.size if device else _length(fd, path)
         if not size and kernel.file_system_name(fd) in kernel.KERNEL_FILE_SYSTEMS:
-            raise HostError(f"{path} is a file of the kernel's: it cannot back memory", "name another file")
+            raise HostError(f"{path} is a file of the kernel's and cannot back memory: name another file")
         if not size and not lock.held:
             raise FileInUse(
                 f"{path} is empty and in use by another emulator", "wait until it has a size, then start again"
@@ -116,7 +116,7 @@ def _length(fd: int, path: str) -> int:
     try:
         return os.lseek(fd, 0, os.SEEK_END)
     except OSError:
-        raise HostError(f"{path} has no length: it cannot back memory", "name a regular file or a device DAX") from None
+        raise HostError(f"{path} has no length and cannot back memory: name a regular file or a device DAX") from None
 
 
 def _open(config: BackendConfig, path: str) -> tuple[int, bool]:

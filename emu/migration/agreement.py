@@ -14,6 +14,7 @@ from emu.migration.channel import MOST_FILES, Channel
 from emu.migration.errors import Refused, StreamError
 from emu.migration.facts import MachineFacts, decode_facts
 from emu.migration.guest import Block, FileLock
+from emu.migration.lanes import Offer
 from emu.migration.policy import Terms, compare
 from emu.migration.stream import Frame, FrameType
 
@@ -23,18 +24,20 @@ Answer = Callable[[FrameType], Frame]
 @dataclass(frozen=True, slots=True)
 class Preamble:
     """What a source says first. ``not_copied`` names blocks of shared files, ``offered`` the blocks whose files come
-    with the preamble, each with the offset in bytes at which the block begins."""
+    with the preamble, each with the offset in bytes at which the block begins, ``lanes`` the connections for pages that
+    it will open."""
 
     machine: MachineFacts
     terms: Terms
     not_copied: tuple[str, ...]
     offered: tuple[tuple[str, int], ...]
+    lanes: Offer | None
 
 
 def decode_preamble(data: bytes, *, live: bool) -> Preamble:
     """The preamble in ``data`` of a live source or of a snapshot; StreamError unless every part of it is in order."""
     raw = codec.decode_json(data, "preamble")
-    if raw.keys() != {"machine", "terms", "not_copied", "by_reference"}:
+    if raw.keys() != {"machine", "terms", "not_copied", "by_reference", "lanes"}:
         raise StreamError("migration stream: the preamble has missing or unknown keys")
     absent, terms = raw["not_copied"], codec.decode_record(Terms, raw["terms"], "terms")
     if (
@@ -45,7 +48,8 @@ def decode_preamble(data: bytes, *, live: bool) -> Preamble:
         raise StreamError("migration stream: the preamble names no list of blocks")
     if terms.snapshot is live:
         raise StreamError("migration stream: a snapshot can be read from a file only, and a live one from a socket")
-    return Preamble(decode_facts(raw["machine"]), terms, tuple(absent), _decode_offers(raw["by_reference"]))
+    lanes = Offer.decode(raw["lanes"])
+    return Preamble(decode_facts(raw["machine"]), terms, tuple(absent), _decode_offers(raw["by_reference"]), lanes)
 
 
 def _decode_offers(raw: Any) -> tuple[tuple[str, int], ...]:
@@ -68,6 +72,7 @@ def agree(
     copied: Sequence[Block],
     shared: Sequence[Block],
     answer: Answer,
+    lanes: Offer | None = None,
 ) -> frozenset[str]:
     """Send the preamble and judge the answer; the names of the blocks that the destination copies from passed files.
 
@@ -79,6 +84,7 @@ def agree(
         "machine": asdict(facts),
         "terms": asdict(terms),
         "not_copied": [block.name for block in shared],
+        "lanes": None if lanes is None else lanes.encode(),
     }
     try:
         for block in shared:

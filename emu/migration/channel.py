@@ -7,6 +7,7 @@ temporary name and renamed when it is complete and durable, so a snapshot file e
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import select
@@ -231,6 +232,11 @@ class SocketChannel:
         if len(self.files) > MOST_FILES:
             raise StreamError("migration stream: more open files came with it than one message takes")
 
+    def hang_up(self, how: int = socket.SHUT_RDWR) -> None:
+        """Nothing more comes, for whoever waits there in another thread (and nothing goes, unless ``how`` says so)."""
+        with contextlib.suppress(OSError):  # the other side was faster
+            self._socket.shutdown(how)
+
     def close(self) -> None:
         self._socket.close()
         while self.files:
@@ -365,17 +371,18 @@ class FileReader:
 
 
 class Pacer:
-    """Keeps a sender at or below ``limit`` bytes per second (0: no limit), by waiting before it sends on."""
+    """Keeps all senders together at or below ``limit`` bytes per second (0: no limit), by waiting before they go on."""
 
     def __init__(self, interrupt: Interrupt) -> None:
         self._interrupt = interrupt
+        self._lock = threading.Lock()
         self._free_at = time.monotonic()
 
     def spend(self, count: int, limit: int) -> None:
         """Account for ``count`` bytes just sent, and wait until the next may go."""
         if not limit:
             return
-        now = time.monotonic()
-        self._free_at = max(self._free_at, now - 0.05) + count / limit
+        with self._lock:
+            self._free_at = max(self._free_at, time.monotonic() - 0.05) + count / limit
         while (left := self._free_at - time.monotonic()) > 0:
             self._interrupt.wait(min(left, 0.5))

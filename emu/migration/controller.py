@@ -12,8 +12,8 @@ from typing import Any
 
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, HostError, UsageError
-from emu.host.claims import Claims, claims_of
-from emu.host.sockets import Listener
+from emu.host.claims import Claims, claims_of_machine
+from emu.host.sockets import Listener, SocketAddress
 from emu.machine import Machine, RunState
 from emu.migration import uri as addresses
 from emu.migration.adapter import MachineGuest, lock_files
@@ -22,7 +22,7 @@ from emu.migration.destination import Destination
 from emu.migration.errors import Cancelled, OutcomeUnknown, Refused
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Emit, Progress, Status
-from emu.migration.reception import wait_for_source
+from emu.migration.reception import Door
 from emu.migration.source import Phase, Source
 from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder, Frame
 from emu.words import printable
@@ -77,6 +77,11 @@ class MigrationControl:
                 raise UsageError("this machine waits for an incoming migration", "let it arrive first")
             if self._gone_to():
                 raise UsageError(f"this machine has been handed over to {self._gone_to()}", "quit here")
+            if self._capabilities.multifd and not isinstance(address, SocketAddress):
+                raise UsageError(
+                    f"{address} takes one connection only, and multifd opens several",
+                    "use a unix: or tcp: address, or switch multifd off",
+                )
             interrupt = self._begin()
             # Opened here, so that an address nobody listens at is an error of the command.
             try:
@@ -91,6 +96,7 @@ class MigrationControl:
                 parameters=lambda: self._parameters,
                 progress=self._progress,
                 interrupt=interrupt,
+                dial=lambda: self._dial(address, interrupt),
             )
             self._leaves_for = str(address) if channel.live else ""
             self._spawn(self._send, self._source, channel)
@@ -249,18 +255,17 @@ class MigrationControl:
     def _open_source(self, address: addresses.Address, interrupt: Interrupt) -> Channel:
         if isinstance(address, addresses.FileAddress):
             return FileWriter(self._claims().writes(address.path, "the snapshot"), interrupt)
+        return self._dial(address, interrupt)
+
+    def _dial(self, address: addresses.Address, interrupt: Interrupt) -> SocketChannel:
+        assert not isinstance(address, addresses.FileAddress)
         sock = addresses.connect(address, interrupt, self._stall())
         return SocketChannel(sock, Decoder(FROM_DESTINATION), interrupt, stall_timeout=self._stall())
 
     def _claims(self) -> Claims:
         """The files of the machine: none of them may become a snapshot of it."""
-        claims = claims_of(self._machine.config)
-        for backend in self._machine.backends:
-            if backend.config.path is not None:
-                claims.reads(backend.config.path, "the file of memory that is plugged", memory=True)
-        for output in self._outputs:
-            claims.changes(output, "the guest's output")
-        return claims
+        memory = (backend.config.path for backend in self._machine.backends)
+        return claims_of_machine(self._machine.config, memory, self._outputs)
 
     def _gone_to(self) -> str:
         """Where the machine was handed over to, or nothing; true from the moment at which a client can learn of it."""
@@ -296,14 +301,13 @@ class MigrationControl:
     def _receive_caller(self, listener: Listener, interrupt: Interrupt) -> None:
         """Take the machine over from the first source that connects to ``listener``."""
 
+        door = Door(listener, interrupt, patience=self._stall())
+
         def arrive(side: Destination) -> tuple[Channel, Frame]:
-            def open_channel(sock: socket.socket) -> SocketChannel:
-                return self._from_source(sock, side, interrupt)
+            return door.source(lambda sock: self._from_source(sock, side, interrupt))
 
-            with contextlib.closing(listener):
-                return wait_for_source(listener.socket, open_channel, interrupt, patience=self._stall())
-
-        self._receive(arrive, interrupt)
+        with contextlib.closing(door):
+            self._receive(arrive, interrupt, door)
 
     def _receive_socket(self, sock: socket.socket, interrupt: Interrupt) -> None:
         self._receive(lambda side: (self._from_source(sock, side, interrupt), None), interrupt)
@@ -317,7 +321,12 @@ class MigrationControl:
     def _from_source(self, sock: socket.socket, side: Destination, interrupt: Interrupt) -> SocketChannel:
         return SocketChannel(sock, Decoder(FROM_SOURCE, side.place), interrupt, stall_timeout=self._stall())
 
-    def _receive(self, arrive: Callable[[Destination], tuple[Channel, Frame | None]], interrupt: Interrupt) -> None:
+    def _receive(
+        self,
+        arrive: Callable[[Destination], tuple[Channel, Frame | None]],
+        interrupt: Interrupt,
+        door: Door | None = None,
+    ) -> None:
         channel: Channel | None = None
         side: Destination | None = None
         try:
@@ -325,7 +334,7 @@ class MigrationControl:
                 self._guest, capabilities=self._capabilities, progress=self._progress, interrupt=interrupt
             )
             channel, preamble = arrive(side)
-            runs = side.run(channel, preamble)
+            runs = side.run(channel, preamble, door)
             if runs and not self._machine.options.start_paused:
                 self._machine.resume()
             else:

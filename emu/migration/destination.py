@@ -11,31 +11,33 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
+import socket
 import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from emu.errors import EmuError
-from emu.host.pages import buffer, is_zero
+from emu.errors import EmuError, UsageError
 from emu.memory import incomplete
-from emu.migration import codec
+from emu.migration import codec, compression
 from emu.migration.agreement import decode_preamble
-from emu.migration.channel import Channel, Interrupt, cancelled
+from emu.migration.channel import Channel, Interrupt, SocketChannel, cancelled
 from emu.migration.errors import ConnectionLost, MigrationError, Refused, StreamError
 from emu.migration.facts import MachineFacts
 from emu.migration.guest import Block, Guest
+from emu.migration.landing import Lander, Ledger
+from emu.migration.lanes import Offer, ReceivingLanes
 from emu.migration.pagecache import Populator
 from emu.migration.parameters import Capabilities
 from emu.migration.persister import Persister
 from emu.migration.policy import Terms, compare
 from emu.migration.progress import Progress, Status
-from emu.migration.stream import MAX_COPY, MAX_PAGES_DATA, Frame, FrameType, PageRuns, Run, decode_runs
-from emu.units import MIB, PAGE
+from emu.migration.reception import Door
+from emu.migration.stream import MAX_COPY, Frame, FrameType, PageRuns, Run
+from emu.units import PAGE
 from emu.words import printable
 
 _OWN_FILE = "give the destination a file of its own, or set x-ignore-shared if both are to use this one"
-_ZEROS = memoryview(bytes(MIB))
 
 
 class Phase(enum.Enum):
@@ -63,61 +65,32 @@ class Destination:
         self._progress = progress
         self._interrupt = interrupt
         self._here: dict[str, Block] = {block.name: block for block in guest.blocks()}
-        self._blocks: list[Block] = []
-        self._block_pages: list[int] = []
-        self._copied: list[bool] = []
-        self._covered: list[bytearray] = []
+        self._ledger = Ledger(progress)
+        self._lander = Lander(self._ledger)
+        self._lanes: ReceivingLanes | None = None
         self._marked: list[str] = []
         self._references: dict[str, tuple[int, int]] = {}
-        self._rounds = self._normal = self._zeros = 0
+        self._rounds = 0
         self._runs_on = False
-        self._landing: PageRuns | None = None
-        self._in_place = False
-        self._buffer = buffer(MAX_PAGES_DATA)
         self._persister: Persister | None = None
         self._populator = Populator(list(self._here.values()))
 
-    # -- the decoder asks where pages go ------------------------------------------------------------------------------
-
     def place(self, meta: bytes, length: int) -> list[memoryview]:
-        """Where the data of a PAGES frame goes: into memory that takes stores, or into a buffer of ours to be stored.
-
-        It is checked before anything else happens. What was wrong may be in memory then, which never becomes a machine.
-        StreamError unless the pages it names are inside of announced, copied blocks.
-        """
-        if self.phase is not Phase.PAGES:
-            raise StreamError("migration stream: pages before the preamble or after the device state")
-        runs = self._runs(meta)
-        if runs.pages * PAGE != length:
-            raise StreamError(f"migration stream: {length} bytes for {runs.pages} pages")
-        self._landing = runs
-        block = self._blocks[runs.block]
-        spans = [(run.first * PAGE, run.count * PAGE) for run in runs.runs]
-        self._in_place = all(block.takes_stores(start, size) for start, size in spans)
-        if self._in_place:
-            return [block.view[start : start + size] for start, size in spans]
-        return [self._buffer[:length]]
-
-    def _runs(self, meta: bytes) -> PageRuns:
-        runs = decode_runs(meta, self._block_pages)
-        if not self._copied[runs.block]:
-            raise StreamError(
-                f"migration stream: pages of '{self._blocks[runs.block].name}', which is not to be copied"
-            )
-        return runs
+        """Where the data of a PAGES frame goes, for the channel's decoder (see ``Lander``)."""
+        return self._lander.place(meta, length)
 
     # -- the migration -----------------------------------------------------------------------------------------------
 
-    def run(self, channel: Channel, preamble: Frame | None = None) -> bool:
+    def run(self, channel: Channel, preamble: Frame | None = None, door: Door | None = None) -> bool:
         """Take the machine over; True when its guest is to run, False when it was stopped at the source.
 
-        ``preamble`` is the first frame, where that has been received already. When this raises, the guest never ran
-        here.
+        ``preamble`` is the first frame, where that has been received already, and ``door`` where the source's other
+        connections arrive. When this raises, the guest never ran here.
         """
         try:
-            self._setup(channel, preamble)
+            self._setup(channel, preamble, door)
             while self.phase is not Phase.OWNER:
-                self._take(channel, channel.receive())
+                self._take(channel, self._receive(channel))
         except EmuError as error:
             self._give_up(channel, error)
             raise
@@ -126,8 +99,18 @@ class Destination:
         self._progress.enter(Status.COMPLETED)
         return self._runs_on
 
+    def _receive(self, channel: Channel) -> Frame:
+        try:
+            return channel.receive()
+        except ConnectionLost:
+            if self._lanes is not None and self._lanes.error is not None:
+                raise self._lanes.error from None
+            raise
+
     def close(self) -> None:
         """End the threads that work on the memory; harmless when they have ended."""
+        if self._lanes is not None:
+            self._lanes.close()
         self._populator.stop()
         if self._persister is not None:
             self._persister.close()
@@ -146,24 +129,27 @@ class Destination:
             else:
                 channel.send(FrameType.FAILED, b"", [error.what.encode(errors="replace")[:2048]])
 
-    def _setup(self, channel: Channel, preamble: Frame | None) -> None:
+    def _setup(self, channel: Channel, preamble: Frame | None, door: Door | None) -> None:
         self._progress.enter(Status.SETUP)
         frame = channel.receive() if preamble is None else preamble
         self._populator.stop()
         if frame.kind is not FrameType.PREAMBLE:
             raise StreamError(f"migration stream: it begins with {frame.kind.name}")
         said = decode_preamble(frame.data, live=channel.live)
+        if door is not None and said.lanes is None:
+            door.close()
+        self._check_lanes(said.lanes, door)
         source, terms = said.machine, said.terms
         allowed = terms.allow_weaker_persistence or self._capabilities.allow_weaker_persistence
         facts = self._guest.facts()
         self._compare(source, facts, Terms(terms.ignore_shared, allowed, terms.snapshot))
         self._announce(source, terms, said.not_copied)
         proofs = self._prove_files()
-        for block, copied in zip(self._blocks, self._copied, strict=True):
-            if copied and block.persistent and block.share and block.path is not None:
+        for block in self._ledger.of(True):
+            if block.persistent and block.share and block.path is not None:
                 incomplete.mark(block.path, "a migration into it has not completed")
                 self._marked.append(block.path)
-        self._persister = Persister([b for b, copied in zip(self._blocks, self._copied, strict=True) if copied])
+        self._persister = self._ledger.persister = Persister(self._ledger.of(True))
         self._take_references(channel, said.offered)
         answer = {
             "machine": asdict(facts),
@@ -172,8 +158,31 @@ class Destination:
             "by_reference": sorted(self._references),
         }
         channel.send(FrameType.ACCEPT, b"", [codec.encode_json(answer)])
+        if said.lanes is not None and door is not None:
+            self._gather_lanes(channel, said.lanes, door)
         self.phase = Phase.PAGES
+        self._lander.open = True
         self._progress.enter(Status.ACTIVE)
+
+    def _check_lanes(self, offer: Offer | None, door: Door | None) -> None:
+        if offer is None:
+            return
+        if door is None:
+            raise Refused(["this destination has one connection only: switch multifd off"])
+        try:
+            compression.require(offer.compression)
+        except UsageError as error:
+            raise Refused([str(error)]) from None
+
+    def _gather_lanes(self, channel: Channel, offer: Offer, door: Door) -> None:
+        assert isinstance(channel, SocketChannel)
+        packers = (compression.packer(offer.compression, 1) for _ in range(offer.count))
+        landers = [Lander(self._ledger, packer) for packer in packers]
+        with contextlib.closing(door):
+            lanes = door.lanes(offer, channel, landers)
+        # Only reading: the source is to hear why.
+        self._lanes = ReceivingLanes(lanes, lambda: channel.hang_up(socket.SHUT_RD))
+        channel.send(FrameType.READY)
 
     def _take_references(self, channel: Channel, offered: Sequence[tuple[str, int]]) -> None:
         """Choose the blocks that can be copied from the open files that came with the preamble."""
@@ -203,17 +212,14 @@ class Destination:
             copied = block.name not in absent
             if not copied and not (terms.ignore_shared and block.persistent and block.share and block.path is not None):
                 raise StreamError(f"migration stream: block '{block.name}' must be copied")
-            self._blocks.append(block)
-            self._block_pages.append(block.pages)
-            self._copied.append(copied)
-            self._covered.append(bytearray(block.pages if copied else 0))
-        self._progress.total = sum(b.size for b, copied in zip(self._blocks, self._copied, strict=True) if copied)
+            self._ledger.announce(block, copied=copied)
+        self._progress.total = sum(block.size for block in self._ledger.of(True))
         self._progress.remaining = self._progress.total
 
     def _prove_files(self) -> dict[str, int]:
         """The secrets read from the locks of the files that are not copied; Refused when a file is not right."""
         proofs = {}
-        for block, copied in zip(self._blocks, self._copied, strict=True):
+        for block, copied in zip(self._ledger.blocks, self._ledger.copied, strict=True):
             if block.lock is None:
                 continue
             if copied and not block.lock.held:
@@ -237,20 +243,15 @@ class Destination:
         if frame.kind not in _ALLOWED[self.phase]:
             raise StreamError(f"migration stream: {frame.kind.name} is out of turn")
         match frame.kind:
-            case FrameType.PAGES:
-                assert self._landing is not None
-                if not self._in_place:
-                    self._store_pages(self._landing)
-                self._landed(self._landing, zeros=False)
-            case FrameType.ZEROS:
-                runs = self._runs(frame.meta)
-                self._clear_pages(self._blocks[runs.block], runs.runs)
-                self._landed(runs, zeros=True)
+            case FrameType.PAGES | FrameType.ZEROS:
+                self._lander.take(frame)
             case FrameType.COPY:
-                channel.send(FrameType.COPIED, b"", [self._copy_pages(self._runs(frame.meta))])
+                channel.send(FrameType.COPIED, b"", [self._copy_pages(self._ledger.runs(frame.meta))])
             case FrameType.ROUND_END:
                 self._end_round(channel, frame)
             case FrameType.STATE:
+                self._await_lanes(channel)
+                self._lander.open = False
                 states, self._runs_on = codec.decode_states(frame.data)
                 # Before the answer: state that cannot be taken must be found while the source still owns the machine.
                 self._guest.restore(states)
@@ -261,15 +262,9 @@ class Destination:
             case _:
                 self._become_owner(channel)
 
-    def _store_pages(self, runs: PageRuns) -> None:
-        at = 0
-        for run in runs.runs:
-            self._blocks[runs.block].store(run.first * PAGE, self._buffer[at : at + run.count * PAGE])
-            at += run.count * PAGE
-
     def _copy_pages(self, runs: PageRuns) -> bytes:
         """Copy pages from the source's file; the sums of what arrived."""
-        block = self._blocks[runs.block]
+        block = self._ledger.blocks[runs.block]
         reference = self._references.get(block.name)
         if reference is None or block.file is None:
             raise StreamError(f"migration stream: no file was passed for block '{block.name}'")
@@ -280,48 +275,29 @@ class Destination:
         for run in runs.runs:
             at = run.first * PAGE
             copied = block.file.copy_from(descriptor, start + at, at, run.count)
-            self._clear_pages(block, [Run(run.first + first, count) for first, count in copied.zero])
+            self._ledger.clear(block, [Run(run.first + first, count) for first, count in copied.zero])
             sums.append(copied.sums)
-        self._landed(runs, zeros=False)
+        self._ledger.landed(runs, zeros=False)
         return b"".join(sums)
-
-    def _landed(self, runs: PageRuns, *, zeros: bool) -> None:
-        covered = self._covered[runs.block]
-        for run in runs.runs:
-            covered[run.first : run.first + run.count] = b"\1" * run.count
-        pages = runs.pages
-        self._zeros += pages if zeros else 0
-        self._normal += 0 if zeros else pages
-        self._progress.count(
-            normal=0 if zeros else pages, zeros=pages if zeros else 0, transferred=0 if zeros else pages * PAGE
-        )
-        assert self._persister is not None
-        self._persister.add(self._blocks[runs.block], runs.runs)
-
-    def _clear_pages(self, block: Block, runs: Sequence[Run]) -> None:
-        """Zero the pages; holes of a sparse file stay holes, and pages that are zero already are not written."""
-        for run in runs:
-            at, end = run.first * PAGE, (run.first + run.count) * PAGE
-            while (at := block.next_data(at)) < end:
-                piece = block.view[at : min(at + len(_ZEROS), end)]
-                if not is_zero(piece):
-                    block.store(at, _ZEROS[: len(piece)])
-                at += len(piece)
 
     def _end_round(self, channel: Channel, frame: Frame) -> None:
         self._rounds += 1
         if frame.meta != struct.pack("<I", self._rounds):
             raise StreamError(f"migration stream: the end of another round than {self._rounds}")
+        self._await_lanes(channel)
         self._drain(channel)
+        if self._lanes is not None:
+            self._lanes.next_round()
         channel.send(FrameType.ROUND_DURABLE, frame.meta)
 
+    def _await_lanes(self, channel: Channel) -> None:
+        if self._lanes is not None:
+            self._lanes.wait(lambda: channel.send(FrameType.PROGRESS))
+
     def _finish(self, channel: Channel, frame: Frame) -> None:
-        if frame.meta != struct.pack("<QQ", self._normal, self._zeros):
+        if frame.meta != struct.pack("<QQ", self._ledger.normal, self._ledger.zeros):
             raise StreamError("migration stream: it ends with other page counts than were received")
-        for block, covered in zip(self._blocks, self._covered, strict=True):
-            missing = covered.find(0)
-            if missing >= 0:
-                raise StreamError(f"migration stream: page {missing} of '{block.name}' was never sent")
+        self._ledger.check_coverage()
         self._drain(channel)
         assert self._persister is not None
         self._progress.persistence = self._persister.report()
@@ -335,7 +311,7 @@ class Destination:
     def _drain(self, channel: Channel) -> None:
         assert self._persister is not None
         self._persister.drain(lambda: channel.send(FrameType.PROGRESS))
-        for block in self._blocks:
+        for block in self._ledger.blocks:
             lost = block.storage.lost()
             if lost is not None:
                 raise MigrationError(
@@ -350,8 +326,8 @@ class Destination:
         taken: list[Block] = []
         cleared: list[str] = []
         try:
-            for block, copied in zip(self._blocks, self._copied, strict=True):
-                if not copied and block.lock is not None:
+            for block in self._ledger.of(False):
+                if block.lock is not None:
                     block.lock.take()
                     taken.append(block)
             for path in self._marked:

@@ -8,10 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 
 from emu.host.pages import SUM, Taken, buffer, sums_of
 from emu.migration.channel import Channel, Pacer
+from emu.migration.compression import Packer
 from emu.migration.errors import StreamError
 from emu.migration.guest import Block
 from emu.migration.progress import Progress
-from emu.migration.stream import MAX_COPY, MAX_PAGES_DATA, MAX_RUNS, Frame, FrameType, PageRuns, Run, encode_runs
+from emu.migration.stream import (
+    MAX_COPY,
+    MAX_PAGES_DATA,
+    MAX_RUNS,
+    Frame,
+    FrameType,
+    PageRuns,
+    Run,
+    encode_packed,
+    encode_runs,
+)
 from emu.units import PAGE
 
 _BATCH = MAX_PAGES_DATA // PAGE
@@ -26,7 +37,8 @@ class PageSender:
 
     A frame's checksum and its bytes must agree, so data pages are copied before they are summed: what the guest changes
     after the copy is in the dirty log and goes out in a later round. ``limit()`` is the bandwidth in bytes per second,
-    ``copied()`` waits for the destination's answer to one COPY.
+    ``copied()`` waits for the destination's answer to one COPY, ``packer`` compresses pages where that makes them less.
+    ``lane`` tells that the channel is one of several.
     """
 
     def __init__(
@@ -35,14 +47,19 @@ class PageSender:
         progress: Progress,
         pacer: Pacer,
         limit: Callable[[], int],
-        copied: Callable[[], Frame],
+        copied: Callable[[], Frame] | None = None,
+        packer: Packer | None = None,
+        *,
+        lane: bool = False,
     ) -> None:
         self._channel = channel
         self._copied = copied
+        self._packer = packer
+        self._lane = lane
         self._progress = progress
         self._pacer = pacer
         self._limit = limit
-        self._copy = buffer(MAX_PAGES_DATA)
+        self._copy: memoryview | None = None
         self.normal = 0
         self.zeros = 0
 
@@ -52,12 +69,13 @@ class PageSender:
         most = max(1, min(_BATCH, self._limit() // (10 * PAGE))) if self._limit() else _BATCH
         empty: list[Run] = []
         filling = _Filling()
+        room = self._copy = self._copy or buffer(MAX_PAGES_DATA)
         for (run,) in _batches(runs, most, most_runs=1):
             # Zero pages in between may cut a run into half as many as it has pages.
             if filling.pages + run.count > most or len(filling.runs) + run.count // 2 + 1 > MAX_RUNS:
                 self._flush(number, filling)
                 filling = _Filling()
-            copy = self._copy[filling.pages * PAGE : (filling.pages + run.count) * PAGE]
+            copy = room[filling.pages * PAGE : (filling.pages + run.count) * PAGE]
             filling.add(run, block.take(run.first * PAGE, copy, filling.digest), empty)
             if len(empty) >= MAX_RUNS:
                 self.send_zeros(number, empty)
@@ -90,6 +108,7 @@ class PageSender:
 
         What is summed is the memory that the guest sees: the destination has read the file by another way.
         """
+        assert self._copied is not None
         there = self._copied().data
         spans = ((run.first * PAGE, (run.first + run.count) * PAGE) for run in batch)
         here = b"".join(sums_of(block.view[start:end]) for start, end in spans)
@@ -108,9 +127,15 @@ class PageSender:
         ]
 
     def _flush(self, number: int, filling: _Filling) -> None:
-        if filling.runs:
-            data = [self._copy[start * PAGE : end * PAGE] for start, end in filling.spans]
-            self._send(FrameType.PAGES, PageRuns(number, tuple(filling.runs)), data, filling.digest)
+        if not filling.runs:
+            return
+        assert self._copy is not None
+        runs = PageRuns(number, tuple(filling.runs))
+        data = [self._copy[start * PAGE : end * PAGE] for start, end in filling.spans]
+        if self._packer is not None and len(packed := self._packer.pack(data)) < runs.pages * PAGE:
+            self._send(FrameType.PACKED, runs, [packed], meta=encode_packed(runs, filling.digest))
+        else:
+            self._send(FrameType.PAGES, runs, data, filling.digest)
 
     def send_zeros(self, number: int, empty: Sequence[Run]) -> None:
         """Say of pages that they are all zero, without looking at them."""
@@ -118,10 +143,16 @@ class PageSender:
             self._send(FrameType.ZEROS, PageRuns(number, tuple(sorted(empty[index : index + MAX_RUNS], key=_first))))
 
     def _send(
-        self, kind: FrameType, runs: PageRuns, data: Sequence[memoryview] = (), digest: int | None = None
+        self,
+        kind: FrameType,
+        runs: PageRuns,
+        data: Sequence[memoryview | bytes] = (),
+        digest: int | None = None,
+        *,
+        meta: bytes | None = None,
     ) -> None:
         before = self._channel.sent
-        self._channel.send(kind, encode_runs(runs), data, digest=digest)
+        self._channel.send(kind, encode_runs(runs) if meta is None else meta, data, digest=digest)
         moved = self._channel.sent - before
         zeros = runs.pages if kind is FrameType.ZEROS else 0
         self.zeros += zeros
@@ -130,7 +161,8 @@ class PageSender:
             self._progress.count(transferred=moved)  # of the pages' content more is known when they have arrived
             moved += runs.pages * PAGE
         else:
-            self._progress.count(normal=runs.pages - zeros, zeros=zeros, transferred=moved)
+            on_lanes = moved if self._lane else 0
+            self._progress.count(normal=runs.pages - zeros, zeros=zeros, transferred=moved, on_lanes=on_lanes)
         self._pacer.spend(moved, self._limit())
 
 

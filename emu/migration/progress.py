@@ -52,7 +52,7 @@ class Progress:
         self._mbps = 0.0
         self.total = 0
         self.remaining = 0
-        self.transferred = 0
+        self.transferred = self.on_lanes = 0
         self.normal = 0
         self.zeros = 0
         self.rounds = 0
@@ -84,12 +84,13 @@ class Progress:
             number = self.rounds
         self._tell("MIGRATION_PASS", {"pass": number})
 
-    def count(self, *, normal: int = 0, zeros: int = 0, transferred: int = 0) -> None:
-        """Add pages and bytes just moved."""
+    def count(self, *, normal: int = 0, zeros: int = 0, transferred: int = 0, on_lanes: int = 0) -> None:
+        """Add pages and bytes just moved; ``on_lanes``: how many of the bytes were moved by multifd's connections."""
         with self._lock:
             self.normal += normal
             self.zeros += zeros
             self.transferred += transferred
+            self.on_lanes += on_lanes
             self.remaining = max(0, self.remaining - (normal + zeros) * PAGE)
             now = time.monotonic()
             since, before = self._measured
@@ -125,7 +126,7 @@ class Progress:
                     "dirty-sync-count": self.rounds,
                     "page-size": PAGE,
                     "pages-per-second": round(self._pages_per_s),
-                    "multifd-bytes": 0,
+                    "multifd-bytes": self.on_lanes,
                     "postcopy-requests": 0,
                 },
             }

@@ -8,16 +8,20 @@ changed nothing here; it is heard beside all others, for a limited time, and wha
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from emu.errors import EmuError
+from emu.host.sockets import Listener
 from emu.migration.agreement import decode_preamble
 from emu.migration.channel import Interrupt, SocketChannel
 from emu.migration.errors import ConnectionLost, StreamError
-from emu.migration.stream import Frame, FrameType
+from emu.migration.landing import Lander
+from emu.migration.lanes import Offer
+from emu.migration.stream import ON_A_LANE, Decoder, Frame, FrameType
 
 # When more have connected, who has waited longest without a word goes first.
 MOST_CALLERS = 16
@@ -30,16 +34,11 @@ class _Caller:
     channel: SocketChannel
     deadline: float
 
-    def preamble(self) -> Frame | None:
-        """Its preamble once it is here; StreamError or ConnectionLost when it is no source."""
+    def first_frame(self) -> Frame | None:
+        """Its first frame once it is here; StreamError or ConnectionLost when it sends none."""
         frame = self.channel.receive_now()
-        if frame is None:
-            if time.monotonic() >= self.deadline:
-                raise ConnectionLost("no preamble in time")
-            return None
-        if frame.kind is not FrameType.PREAMBLE:
-            raise StreamError(f"migration stream: it begins with {frame.kind.name}")
-        decode_preamble(frame.data, live=True)
+        if frame is None and time.monotonic() >= self.deadline:
+            raise ConnectionLost("no first frame in time")
         return frame
 
     def dismiss(self, error: EmuError) -> None:
@@ -47,6 +46,67 @@ class _Caller:
         with contextlib.suppress(EmuError):
             self.channel.send(FrameType.FAILED, b"", [error.what.encode(errors="replace")[:2048]], patience=0)
         self.channel.close()
+
+
+class Door:
+    """Where the connections of one source arrive: it owns ``listener``. ``patience``: seconds for a first frame."""
+
+    def __init__(self, listener: Listener, interrupt: Interrupt, *, patience: float) -> None:
+        self._listener = listener
+        self._interrupt = interrupt
+        self._patience = patience
+
+    def source(self, open_channel: Callable[[socket.socket], SocketChannel]) -> tuple[SocketChannel, Frame]:
+        return wait_for_source(self._listener.socket, open_channel, self._interrupt, patience=self._patience)
+
+    def lanes(
+        self, offer: Offer, source: SocketChannel, landers: Sequence[Lander]
+    ) -> list[tuple[SocketChannel, Lander]]:
+        """Wait for the connections that the preamble offered; each with the Lander of its number.
+
+        ConnectionLost unless all come in time, or when the ``source`` says anything, which can only be that it failed.
+        """
+        number_of: dict[SocketChannel, int] = {}
+        lanes: dict[int, SocketChannel] = {}
+
+        def open_channel(sock: socket.socket) -> SocketChannel:
+            # Where pages go is known when its number is, which is before the first page.
+            def place(meta: bytes, length: int) -> list[memoryview]:
+                return landers[number_of[channel]].place(meta, length)
+
+            decoder = Decoder(ON_A_LANE, place)
+            channel = SocketChannel(sock, decoder, self._interrupt, stall_timeout=self._patience)
+            return channel
+
+        def examine(channel: SocketChannel, frame: Frame) -> None:
+            number = offer.number(frame)
+            if number in lanes:
+                raise StreamError(f"migration stream: connection {number} is there already")
+            lanes[number], number_of[channel] = channel, number
+
+        callers: list[_Caller] = []
+        deadline = time.monotonic() + self._patience
+        try:
+            while len(lanes) < offer.count:
+                if time.monotonic() >= deadline:
+                    raise ConnectionLost(f"{len(lanes)} of {offer.count} connections for pages came in time")
+                if (frame := source.receive_now()) is not None:
+                    raise ConnectionLost(f"the source said {frame.kind.name} instead of opening its connections")
+                _hear(
+                    self._listener.socket, callers, open_channel, examine, self._interrupt,
+                    patience=self._patience, until=deadline, beside=source.fileno(),
+                )  # fmt: skip
+        except BaseException:
+            for channel in lanes.values():
+                channel.close()
+            raise
+        finally:
+            for caller in callers:
+                caller.channel.close()
+        return [(lanes[number], landers[number]) for number in range(offer.count)]
+
+    def close(self) -> None:
+        self._listener.close()
 
 
 def wait_for_source(
@@ -64,22 +124,54 @@ def wait_for_source(
     callers: list[_Caller] = []
     try:
         while True:
-            wait = min((caller.deadline - time.monotonic() for caller in callers), default=_UNTIL_CALLED_S)
-            interrupt.wait(wait, listener.fileno(), *(caller.channel.fileno() for caller in callers))
-            _accept(listener, callers, open_channel, interrupt, patience)
-            for caller in tuple(callers):
-                try:
-                    frame = caller.preamble()
-                except EmuError as error:
-                    callers.remove(caller)
-                    caller.dismiss(error)
-                    continue
-                if frame is not None:
-                    callers.remove(caller)
-                    return caller.channel, frame
+            found = _hear(listener, callers, open_channel, _examine_preamble, interrupt, patience=patience)
+            if found is not None:
+                return found
     finally:
         for caller in callers:
             caller.channel.close()
+
+
+def _examine_preamble(_: SocketChannel, frame: Frame) -> None:
+    if frame.kind is not FrameType.PREAMBLE:
+        raise StreamError(f"migration stream: it begins with {frame.kind.name}")
+    decode_preamble(frame.data, live=True)
+
+
+def _hear(
+    listener: socket.socket,
+    callers: list[_Caller],
+    open_channel: Callable[[socket.socket], SocketChannel],
+    examine: Callable[[SocketChannel, Frame], None],
+    interrupt: Interrupt,
+    *,
+    patience: float,
+    until: float = math.inf,
+    beside: int | None = None,
+) -> tuple[SocketChannel, Frame] | None:
+    """Wait until something comes, at most ``until``, from the ``callers``, new ones or ``beside`` them.
+
+    The first who has sent its first frame, which ``examine`` takes, is a caller no more and returned. Who sends
+    anything else is sent away.
+    """
+    end = min((caller.deadline for caller in callers), default=math.inf)
+    wait = min(min(end, until) - time.monotonic(), _UNTIL_CALLED_S)
+    others = () if beside is None else (beside,)
+    interrupt.wait(wait, listener.fileno(), *(caller.channel.fileno() for caller in callers), *others)
+    _accept(listener, callers, open_channel, interrupt, patience)
+    for caller in tuple(callers):
+        try:
+            frame = caller.first_frame()
+            if frame is not None:
+                examine(caller.channel, frame)
+        except EmuError as error:
+            callers.remove(caller)
+            caller.dismiss(error)
+            continue
+        if frame is not None:
+            callers.remove(caller)
+            return caller.channel, frame
+    return None
 
 
 def _accept(

@@ -19,12 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from emu.errors import EmuError, HostError
-from emu.migration import codec
+from emu.migration import codec, compression
 from emu.migration.agreement import agree, lock_of
-from emu.migration.channel import Channel, Interrupt, Pacer, cancelled
+from emu.migration.channel import Channel, Interrupt, Pacer, SocketChannel, cancelled
 from emu.migration.doubts import Doubts
 from emu.migration.errors import ConnectionLost, DestinationFailed, MigrationError, OutcomeUnknown, Refused, StreamError
 from emu.migration.guest import Block, Guest, Tracker
+from emu.migration.lanes import Offer, SendingLanes
 from emu.migration.pages import PageSender, split_holes
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.policy import Terms
@@ -66,7 +67,9 @@ class Source:
         parameters: Callable[[], Parameters],
         progress: Progress,
         interrupt: Interrupt,
+        dial: Callable[[], SocketChannel] | None = None,
     ) -> None:
+        """``dial`` opens another connection to the same destination: for the capability multifd."""
         self.phase = Phase.SETUP
         self._guest = guest
         self._channel = channel
@@ -81,7 +84,10 @@ class Source:
         self._strangers: Strangers | None = None
         self._switch = threading.Event()
         self._was_running = False
-        self._sender = PageSender(channel, progress, Pacer(interrupt), lambda: self._limit, self._await_copy)
+        self._pacer = Pacer(interrupt)
+        self._sender = PageSender(channel, progress, self._pacer, lambda: self._limit, self._await_copy)
+        self._dial = dial
+        self._lanes: SendingLanes | None = None
         self._by_reference: frozenset[str] = frozenset()
         self._limit = parameters().max_bandwidth
         self._released = False
@@ -117,6 +123,8 @@ class Source:
             raise
         finally:
             self._stop_tracking()
+            if self._lanes is not None:
+                self._lanes.close()
 
     # -- phases -----------------------------------------------------------------------------------------------------
 
@@ -130,7 +138,21 @@ class Source:
             snapshot=not self._channel.live,
         )
         facts = self._guest.facts()
-        self._by_reference = agree(self._channel, facts, terms, self._of(True), self._of(False), self._expect)
+        parameters = self._parameters()
+        offer = None
+        if self._capabilities.multifd and self._dial is not None:
+            offer = Offer(parameters.multifd_channels, parameters.multifd_compression)
+        self._by_reference = agree(self._channel, facts, terms, self._of(True), self._of(False), self._expect, offer)
+        if offer is not None and self._dial is not None:
+            level = parameters.compression_level
+            self._lanes = SendingLanes(
+                offer, self._dial, lambda lane: self._lane_sender(lane, offer.compression, level)
+            )
+            self._expect(FrameType.READY)
+
+    def _lane_sender(self, lane: SocketChannel, method: str, level: int) -> PageSender:
+        packer = compression.packer(method, level)
+        return PageSender(lane, self._progress, self._pacer, lambda: self._limit, packer=packer, lane=True)
 
     def _of(self, copied: bool) -> list[Block]:
         """The blocks that are copied, or those that are not."""
@@ -187,6 +209,7 @@ class Source:
         for number, runs in pending.items():
             self._look_for_refusal()
             self._send_pages(number, runs)
+        self._sync(self._progress.rounds)
         self._channel.send(FrameType.ROUND_END, struct.pack("<I", self._progress.rounds))
         if self._channel.live:
             answer = self._expect(FrameType.ROUND_DURABLE)
@@ -198,9 +221,20 @@ class Source:
         block = self._blocks[number]
         if block.name in self._by_reference:
             self._doubts.add(number, self._sender.send_references(number, block, runs))
+        elif self._lanes is not None:
+            self._lanes.send(number, block, runs, self._stay_alive)
         else:
             self._sender.send(number, block, runs)
         self._check_storage(block)
+
+    def _sync(self, number: int) -> None:
+        if self._lanes is not None:
+            self._lanes.sync(number, self._stay_alive)
+
+    def _stay_alive(self) -> None:
+        """Only the lanes have been busy for a while."""
+        self._channel.send(FrameType.KEEPALIVE)
+        self._look_for_refusal()
 
     def _collect(self) -> Mapping[int, Sequence[Run]]:
         now = time.monotonic()
@@ -226,8 +260,7 @@ class Source:
             self._progress.enter(Status.PRE_SWITCHOVER)
             while not self._switch.is_set():
                 self._interrupt.wait(_KEEPALIVE_S)
-                self._channel.send(FrameType.KEEPALIVE)
-                self._look_for_refusal()
+                self._stay_alive()
         self._progress.enter(Status.DEVICE)
         self._limit = 0
         last = dict(self._pending)
@@ -235,11 +268,12 @@ class Source:
             last[number] = [*last.get(number, ()), *runs]
         for number, runs in last.items():
             self._send_pages(number, _merge(runs))
+        self._sync(self._progress.rounds + 1)
         self._doubts.settle({})  # the guest stands still
         self._settle_shared()
         states = codec.encode_states(self._guest.save(), running=self._was_running)
         self._channel.send(FrameType.STATE, b"", [states])
-        self._channel.send(FrameType.FINISH, struct.pack("<QQ", self._sender.normal, self._sender.zeros))
+        self._channel.send(FrameType.FINISH, struct.pack("<QQ", *self._sent_pages()))
         self.phase = Phase.DURABLE
         if self._channel.live:
             parameters = self._parameters()
@@ -250,6 +284,11 @@ class Source:
             self._progress.persistence = decode_report(answer.data, sent)
         self._check_files()
         self._interrupt.check()
+
+    def _sent_pages(self) -> tuple[int, int]:
+        """How many pages with and without content were sent."""
+        senders = [self._sender, *(self._lanes.senders if self._lanes else ())]
+        return sum(sender.normal for sender in senders), sum(sender.zeros for sender in senders)
 
     def _settle_shared(self) -> None:
         """Make the blocks that are not copied durable here: the destination takes the file as it is.

@@ -25,7 +25,7 @@ from emu.migration.errors import StreamError
 from emu.units import KIB, MIB, PAGE
 
 MAGIC = b"emu-migr"
-VERSION = 4
+VERSION = 5
 
 _STREAM = struct.Struct("<8sHHI")
 _FRAME = struct.Struct("<HHIIII")
@@ -34,7 +34,8 @@ _RUNS = struct.Struct("<HH")
 _RUN = struct.Struct("<II")
 
 MAX_RUNS = 256
-MAX_META = _RUNS.size + MAX_RUNS * _RUN.size
+_DIGEST = struct.Struct("<I")
+MAX_META = _DIGEST.size + _RUNS.size + MAX_RUNS * _RUN.size
 MAX_PAGES_DATA = 4 * MIB
 MAX_COPY = 16 * MIB // PAGE
 """Pages in one COPY: enough to make the frame's cost vanish, few enough to be done in some milliseconds."""
@@ -53,6 +54,9 @@ class FrameType(enum.IntEnum):
     KEEPALIVE = 8
     ABORT = 9
     COPY = 10
+    LANE = 11
+    PACKED = 12
+    SYNC = 13
     ACCEPT = 16
     REFUSE = 17
     ROUND_DURABLE = 18
@@ -61,11 +65,13 @@ class FrameType(enum.IntEnum):
     FAILED = 21
     PROGRESS = 22
     COPIED = 23
+    READY = 24
 
 
 _DATA_LIMIT = {
     FrameType.PREAMBLE: 256 * KIB,
     FrameType.PAGES: MAX_PAGES_DATA,
+    FrameType.PACKED: MAX_PAGES_DATA,
     FrameType.STATE: 16 * MIB,
     FrameType.ABORT: 4 * KIB,
     FrameType.ACCEPT: 256 * KIB,
@@ -75,6 +81,7 @@ _DATA_LIMIT = {
     FrameType.COPIED: MAX_COPY * SUM,
 }
 FROM_SOURCE = frozenset(kind for kind in FrameType if kind < FrameType.ACCEPT)
+ON_A_LANE = frozenset({FrameType.LANE, FrameType.PAGES, FrameType.ZEROS, FrameType.PACKED, FrameType.SYNC})
 FROM_DESTINATION = frozenset(kind for kind in FrameType if kind >= FrameType.ACCEPT)
 
 
@@ -97,7 +104,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class PageRuns:
-    """What a PAGES, ZEROS or COPY frame names: runs of pages of the block with number ``block`` in the preamble."""
+    """What PAGES, ZEROS, PACKED and COPY name: runs of pages of the block with number ``block`` in the preamble."""
 
     block: int
     runs: tuple[Run, ...]
@@ -109,6 +116,18 @@ class PageRuns:
 
 def encode_runs(runs: PageRuns) -> bytes:
     return _RUNS.pack(runs.block, len(runs.runs)) + b"".join(_RUN.pack(run.first, run.count) for run in runs.runs)
+
+
+def encode_packed(runs: PageRuns, digest: int) -> bytes:
+    """The meta of compressed pages: the CRC of the pages themselves, and their runs."""
+    return _DIGEST.pack(digest) + encode_runs(runs)
+
+
+def decode_packed(meta: bytes) -> tuple[bytes, int]:
+    """The encoded runs and the CRC of the pages that ``encode_packed`` put together."""
+    if len(meta) < _DIGEST.size:
+        raise StreamError("migration stream: a page frame names no pages")
+    return meta[_DIGEST.size :], _DIGEST.unpack_from(meta)[0]
 
 
 def decode_runs(meta: bytes, block_pages: Sequence[int]) -> PageRuns:

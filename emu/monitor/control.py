@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from emu.config import BackendConfig, NvdimmConfig
+from emu.host.claims import Claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ class MachineControl(Protocol):
 
     def devices(self) -> Mapping[str, Mapping[str, object]]:
         """Every device but the NVDIMMs with what it shows of itself."""
+
+    def claims(self) -> Claims:
+        """The files of the machine: none of them may become an output of anything else."""
 
     def backends(self) -> Sequence[BackendView]:
         """Every memory backend, in the order in which they were made."""

@@ -1,23 +1,32 @@
 """Published structures with their published bugs (tests/peers): found, missed, false alarms, time; and under the peers.
 
 emu's times are CPU seconds of the whole command, its start included: ``--first-failure`` for a bug, everything for a
-repaired structure.
-pmemcheck runs the same sources as Linux programs where its fork of Valgrind and libpmem are installed.
+repaired structure. pmemcheck and pmreorder judge the same sources as Linux programs (``pmem_tools``).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from emu.testing.commands import EMU
 from tests.bench.measure import Run
-from tests.peers.catalogue import BUGS, FOLDER, STRUCTURES, Bug, build
+from tests.bench.pmem_tools import (
+    ENGINES,
+    Checked,
+    pmemcheck,
+    pmemcheck_installed,
+    pmreorder,
+    pmreorder_installed,
+    program,
+)
+from tests.peers.catalogue import BUGS, STRUCTURES, Bug, build
 
 POOL = "--nvdimm", "size=2M"
 
@@ -35,36 +44,6 @@ def judged(image: Path, *options: str) -> tuple[dict[str, Any], Run]:
     process.returncode = os.waitstatus_to_exitcode(status)
     document: dict[str, Any] = json.loads(out.read_text())
     return document, Run(0.0, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
-
-
-def pmemcheck_installed() -> bool:
-    """Whether there is a Valgrind with pmemcheck, and libpmem to link with."""
-    if shutil.which("valgrind") is None:
-        return False
-    runs = subprocess.run(["valgrind", "--tool=pmemcheck", "true"], capture_output=True, check=False)
-    words = ["gcc", "-x", "c", "-", "-lpmem", "-o", os.devnull]
-    links = subprocess.run(words, input=b"int main(void){return 0;}", capture_output=True, check=False)
-    return runs.returncode == 0 and links.returncode == 0
-
-
-def pmemcheck_errors(structure: str, macro: str | None, folder: Path) -> int:
-    """How many errors pmemcheck reports on one run of the workload."""
-    program, pool = folder / "native", folder / "pool"
-    pool.unlink(missing_ok=True)
-    planted = [f"-D{macro}"] if macro else []
-    source = str(FOLDER / f"{structure}.c")
-    subprocess.run(
-        ["gcc", "-g", "-O1", *planted, f'-DPOOL_FILE="{pool}"', source, "-o", str(program), "-lpmem"], check=True
-    )
-    done = subprocess.run(
-        ["valgrind", "--tool=pmemcheck", str(program)],
-        env={**os.environ, "PMEM_IS_PMEM_FORCE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    summary = next(line for line in done.stderr.splitlines() if "ERROR SUMMARY:" in line)
-    return int(summary.partition("ERROR SUMMARY:")[2].split()[0])
 
 
 def broken(bug: Bug, folder: Path) -> tuple[bool, bool]:
@@ -105,13 +84,39 @@ def main() -> None:
         found, right = (sum(column) for column in zip(*results, strict=True))
         print(f"\nemu: {found} of {len(BUGS)} found, {right} of them blamed at the line;", end=" ")
         print(f"{clean.count(False)} false alarms on {len(STRUCTURES)} repaired structures")
+    tools()
+
+
+def tools() -> None:
+    """What the other tools say of the same sources as Linux programs, where they are installed."""
+    memory = Path("/dev/shm")  # pmreorder syncs its file after every store
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as place:
+        folder = Path(place)
         if pmemcheck_installed():
-            noise = {structure: pmemcheck_errors(structure, None, folder) for structure in STRUCTURES}
-            hits = sum(pmemcheck_errors(bug.structure, bug.macro, folder) > noise[bug.structure] for bug in BUGS)
-            print(f"pmemcheck: reports more than on the repaired structure for {hits} of {len(BUGS)} bugs;", end=" ")
-            print(f"reports on {sum(map(bool, noise.values()))} of {len(STRUCTURES)} repaired structures")
+            judge("pmemcheck", lambda binary: pmemcheck(binary)[1], folder)
         else:
             print("pmemcheck: not installed (it is a fork of Valgrind)")
+        for engine in ENGINES if pmreorder_installed() else ():
+            judge(f"pmreorder {engine}", lambda binary, engine=engine: pmreorder(binary, engine), folder)
+        if not pmreorder_installed():
+            print("pmreorder: not installed (it is in PMDK's source, src/tools/pmreorder, and needs pmemcheck)")
+
+
+def judge(name: str, tool: Callable[[Path], Checked], folder: Path) -> None:
+    """Prints what a tool found and missed: a bug is found where it reports more than on the repaired structure."""
+    noise = {structure: tool(program(structure, None, folder)) for structure in STRUCTURES}
+    said = {bug: tool(program(bug.structure, bug.macro, folder)) for bug in BUGS}
+    found = [bug for bug, one in said.items() if (one.errors or 0) > (noise[bug.structure].errors or 0)]
+    false = [structure for structure, one in noise.items() if one.errors]
+    ended = [one.cpu for one in (*noise.values(), *said.values()) if one.errors is not None]
+    print(
+        f"{name}: {len(found)} of {len(BUGS)} found, false alarms on {len(false)} of {len(STRUCTURES)} repaired",
+        end=" ",
+    )
+    print(f"structures ({', '.join(false) or 'none'}); {median(ended):.2f} s of processor time (to {max(ended):.2f})")
+    print(f"  missed: {', '.join(f'{bug.structure} {bug.macro}' for bug in BUGS if bug not in found) or 'none'}")
+    if len(ended) < len(noise) + len(said):
+        print(f"  given up: {len(noise) + len(said) - len(ended)}")
 
 
 if __name__ == "__main__":

@@ -42,13 +42,19 @@ def says(text: str) -> bytes:
 
 
 # Recovery prints what it sees: a digit for each of two words in different lines.
-SHOW = POINT_RDI + b"\x66\xba\xf8\x03\x8a\x07\x04\x30\xee\x8a\x47\x40\x04\x30\xee\xb0\x0a\xee" + HALT
+SHOW = b"\x66\xba\xf8\x03\x8a\x07\x04\x30\xee\x8a\x47\x40\x04\x30\xee\xb0\x0a\xee"
 
 
-def crash(tmp_path: Path, *code: bytes, check: str = "states", words: tuple[str | Path, ...] = ("--json",)) -> Result:
+def crash(
+    tmp_path: Path,
+    *code: bytes,
+    show: bytes = SHOW,
+    check: str = "states",
+    words: tuple[str | Path, ...] = ("--json",),
+) -> Result:
     image, recover = tmp_path / "workload.bin", tmp_path / "recovery.bin"
     image.write_bytes(POINT_RDI + b"".join(code) + HALT)
-    recover.write_bytes(SHOW)
+    recover.write_bytes(POINT_RDI + show + HALT)
     return emu("crash", image, "--recover", recover, *POOL, "--check", check, *words)
 
 
@@ -111,6 +117,52 @@ def test_a_run_without_operations_is_refused(tmp_path: Path) -> None:
     ran = crash(tmp_path, *BOTH_AT_ONCE)
     assert ran.status == 2
     assert "emu_begin" in " ".join(ran.errors)
+
+
+def test_operations_that_overlap_are_refused(tmp_path: Path) -> None:
+    """The first may be seen without the second, as a repaired program shows: no two states are the legal ones."""
+    ran = crash(tmp_path, begin(1), begin(2), store(0, 1), persist(0), done(1), store(64, 1), persist(64), done(2))
+    assert ran.status == 2
+    assert "operation 1 is done while operation 2 goes on" in " ".join(ran.errors)
+
+
+def test_a_recovery_that_shows_nothing_is_refused(tmp_path: Path) -> None:
+    lost = begin(1), store(0, 1), done(1), store(64, 1)
+    ran = crash(tmp_path, *lost, show=b"")
+    assert ran.status == 2
+    assert "recovery prints nothing" in " ".join(ran.errors)
+
+
+def test_a_recovery_that_shows_no_difference_is_noted(tmp_path: Path) -> None:
+    ran = crash(tmp_path, begin(1), store(0, 1), persist(0), done(1), show=says("fine"))
+    assert ran.status == 0
+    assert [note["text"] for note in ran.document["warnings"]] == [
+        "--check states: recovery prints the same at all boundaries of operations, so it may not show what they change"
+    ]
+    ran = crash(tmp_path, begin(1), store(0, 1), persist(0), done(1))
+    assert ran.document["warnings"] == []
+
+
+def test_operations_that_are_never_done_are_noted(tmp_path: Path) -> None:
+    ran = crash(tmp_path, begin(1), store(0, 1), persist(0), begin(2), store(0, 2), persist(0), begin(3))
+    assert ran.document["warnings"][-1]["text"] == (
+        "--check states: operations 1, 2 never said done, so all that followed counts as one operation"
+    )
+
+
+def test_an_operation_is_not_in_flight_before_it_is_said_to_begin(tmp_path: Path) -> None:
+    ran = crash(tmp_path, begin(1), store(0, 1), done(1), begin(5), store(64, 1), persist(0, 64), done(5))
+    failure = next(one for one in ran.document["failures"] if one["kind"] == "missing flush")
+    assert failure["state"]["between"] == ["operation 1 is done", "operation 5 begins"]
+    assert failure["operations"] == []
+    assert failure["explanation"] == 'the line of the store is flushed only after "operation 1 is done"'
+
+
+def test_a_line_that_ends_an_operation_is_shown_as_printed(tmp_path: Path) -> None:
+    ran = crash(tmp_path, says("go\n"), store(0, 1), says("ok\n"), persist(0))
+    (failure,) = ran.document["failures"]
+    assert (failure["persisted"]["kind"], failure["persisted"]["text"]) == ("print", "ok\n")
+    assert failure["explanation"] == "the line of the store is flushed only after what was printed"
 
 
 def test_several_processes_and_kept_runs_find_the_same(tmp_path: Path) -> None:

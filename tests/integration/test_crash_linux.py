@@ -54,6 +54,9 @@ int main(int argc, char **argv)
 """
 
 
+TIMEOUT_S = 1700
+"""An exploration ends when it is complete, not because the machine is busy."""
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
@@ -67,11 +70,10 @@ def test_a_missing_flush_is_found_in_its_function_and_line(tmp_path: Path, lacki
     source, program, pool = tmp_path / "log.c", tmp_path / "log", tmp_path / "pool.img"
     source.write_text(LOG)
     flags = ["-DLACKS_FLUSH"] if lacking else []
-    subprocess.run(["gcc", "-g", "-O1", "-fno-inline", "-static", *flags, "-o", program, source], check=True)
+    subprocess.run(["gcc", "-g", "-O1", "-fno-inline", *flags, "-o", program, source], check=True)
     commands = ["--setup", f"{program} create", "--exec", f"{program} append", "--recover", f"{program} read"]
-    done = emu(
-        "crash", "linux", "--nvdimm", f"file={pool},size=32M", *commands, "--scope", "program", "--json", timeout=1500
-    )
+    words = ["--scope", "program", "--json", "--time-limit", str(TIMEOUT_S)]
+    done = emu("crash", "linux", "--nvdimm", f"file={pool},size=32M", *commands, *words, timeout=TIMEOUT_S)
     found = done.document
     assert found["complete"]
     assert found["model"]["scope"] == "program"
@@ -87,6 +89,90 @@ def test_a_missing_flush_is_found_in_its_function_and_line(tmp_path: Path, lacki
     line = 1 + LOG.splitlines().index("    log->records[log->count] = 1000 + log->count; /* the record */")
     assert lost["source"] == f"log.c:{line}"
     assert failure["verdict"]["code"] == 4
+    # Program and C library are different files, and where they lie is different each time.
+    own, *callers = [frame for frame in lost["stack"] if not frame["library"]]
+    assert (own["function"], own["source"]) == ("append", f"log.c:{line}")
+    assert [frame["function"] for frame in callers] == ["main"]
+    assert any(frame["library"] and frame["function"].startswith(("__libc_start", "libc")) for frame in lost["stack"])
+
+
+# A flag in an old file, made durable after data in a new one.
+FLAG = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/mman.h>
+static void persist(void *at)
+{
+    __asm__ volatile("clwb (%0); sfence" : : "r"(at) : "memory");
+}
+static uint64_t *map(const char *name)
+{
+    int file = open(name, O_RDWR | O_CREAT, 0666);
+    if (fallocate(file, 0, 0, 4096))
+        return 0;
+    return mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+}
+int main(int argc, char **argv)
+{
+    uint64_t *flag = map("/pmem/flag"), *data = argv[1][0] == 'c' ? flag : map("/pmem/data");
+    if (argv[1][0] == 'c')
+        *flag = 0; /* so that its block is one with data when the setup's unmount has written that down */
+    if (argv[1][0] == 'w') {
+        *data = 42; /* the data */
+        persist(data);
+        *flag = 1;
+        persist(flag);
+    }
+    return argc != 2 || (argv[1][0] == 'r' && *flag && *data != 42);
+}
+"""
+
+
+def test_data_in_a_file_that_the_file_system_had_not_written_lacks_map_sync(tmp_path: Path) -> None:
+    """All that the program flushed is on the medium, and with MAP_SYNC it would be in the file."""
+    source, program = tmp_path / "flag.c", tmp_path / "flag"
+    source.write_text(FLAG)
+    subprocess.run(["gcc", "-g", "-O1", "-o", program, source], check=True)
+    commands = ["--setup", f"{program} create", "--exec", f"{program} work", "--recover", f"{program} read"]
+    found = emu(
+        "crash", "linux", "--nvdimm", "size=32M", *commands, "--scope", "program", "--json", timeout=1500
+    ).document
+    (failure,) = found["failures"]
+    assert (failure["kind"], found["unexplained"]) == ("missing MAP_SYNC", None)
+    (lost,) = failure["lost"]
+    assert lost["source"] == f"flag.c:{1 + FLAG.splitlines().index('        *data = 42; /* the data */')}"
+
+
+# The same with write(2): the flag's block is there already, the new file's is not.
+WRITTEN = r"""
+#include <fcntl.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+    char flag = '0', data = '0';
+    int file = open("/pmem/flag", O_RDWR | O_CREAT, 0666);
+    if (argv[1][0] == 'c')
+        return pwrite(file, "0", 1, 0) != 1;
+    int new = open("/pmem/data", O_RDWR | (argv[1][0] == 'w' ? O_CREAT : 0), 0666);
+    if (argv[1][0] == 'w')
+        return pwrite(new, "1", 1, 0) != 1 || pwrite(file, "1", 1, 0) != 1;
+    pread(file, &flag, 1, 0);
+    pread(new, &data, 1, 0);
+    return flag == '1' && data != '1';
+}
+"""
+
+
+def test_a_file_that_was_written_before_a_flag_lacks_fsync(tmp_path: Path) -> None:
+    source, program = tmp_path / "written.c", tmp_path / "written"
+    source.write_text(WRITTEN)
+    subprocess.run(["gcc", "-O1", "-w", "-o", program, source], check=True)
+    commands = ["--setup", f"{program} create", "--exec", f"{program} work", "--recover", f"{program} read"]
+    words = ["--granularity", "block", "--tears", "0", "--first-failure", "--json"]
+    found = emu("crash", "linux", "--nvdimm", "size=32M", *commands, *words, timeout=1500).document
+    (failure,) = found["failures"]
+    assert failure["kind"] == "missing fsync"
 
 
 def test_a_file_system_is_judged_by_whole_blocks(tmp_path: Path) -> None:
@@ -94,8 +180,8 @@ def test_a_file_system_is_judged_by_whole_blocks(tmp_path: Path) -> None:
     pool = tmp_path / "pool.img"
     commands = ["--setup", "echo old > /pmem/a; sync", "--exec", "mv /pmem/a /pmem/b; sync",
                 "--recover", "cat /pmem/a /pmem/b | grep -q old"]  # fmt: skip
-    words = ["--granularity", "block", "--tears", "0", "--json"]
-    found = emu("crash", "linux", "--nvdimm", f"file={pool},size=32M", *commands, *words, timeout=1500).document
+    words = ["--granularity", "block", "--tears", "0", "--json", "--time-limit", str(TIMEOUT_S)]
+    found = emu("crash", "linux", "--nvdimm", f"file={pool},size=32M", *commands, *words, timeout=TIMEOUT_S).document
     assert found["failures"] == []
     assert found["executed"] > 4
     assert not found["complete"]

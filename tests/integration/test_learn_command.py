@@ -113,6 +113,16 @@ def test_a_task_is_a_file_that_stays_the_students(with_task: Path, tmp_path: Pat
     assert said.read_text() == "yes, of course\n"
 
 
+def test_of_a_document_a_student_reads_only_the_headline(with_task: Path, tmp_path: Path) -> None:
+    lesson, mine = with_task / "07-tiny" / "lesson.md", tmp_path / "mine"
+    lesson.write_text(lesson.read_text().replace("grep -q yes said.txt", "cat said.txt; grep -q yes said.txt # --json"))
+    mine.mkdir()
+    (mine / "said.txt").write_text('{"headline": "It tears", "events": [1, 2, 3]}\n')
+    told = emu("learn", "tiny", "--lessons", with_task, "--folder", mine, "--check").out
+    assert f"It tears; to read what is wrong, in {mine}: cat said.txt; grep -q yes said.txt #\n" in told
+    assert "events" not in told
+
+
 def test_at_a_terminal_it_waits_and_prompts(teacher: Path) -> None:
     controller, terminal = pty.openpty()
     words = [*EMU, "learn", "tiny", "--lessons", str(teacher)]

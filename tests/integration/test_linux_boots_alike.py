@@ -74,7 +74,7 @@ def test_machine_from_a_kept_boot_goes_on_as_the_one_that_has_booted(tmp_path: P
             reached = talk.await_message(Message.SNAPSHOT, Role.WORKLOAD)
             while not reached:
                 assert machine.step() is None
-            before, began = keep(machine, tmp_path), with_contents(machine, tmp_path)
+            before, began = keep(machine, tmp_path), with_contents(machine, tmp_path, "nvdimm")
             expected = go_on(machine, talk)
         with before.machine(began, talk.outputs, RunOptions()) as machine:
             assert go_on(machine, talk) == expected

@@ -59,6 +59,27 @@ def test_a_move_from_the_shell_ends_the_source(emus: list[Emu], tmp_path: Path) 
     verify(tmp_path / "b.img")
 
 
+def test_a_move_over_several_connections(emus: list[Emu], tmp_path: Path) -> None:
+    """Set as QEMU's users set it; the address must be free of the door's socket afterwards."""
+    destination = waiting(emus, tmp_path, f"unix:{tmp_path}/m")
+    source = counting(emus, tmp_path)
+    capability = {"capability": "multifd", "state": True}
+    assert source.ask("migrate-set-capabilities", capabilities=[capability]) == {}
+    assert source.ask("migrate-set-parameters", **{"multifd-channels": 3, "multifd-compression": "zlib"}) == {}
+    assert source.ask("query-migrate-parameters")["multifd-compression"] == "zlib"
+    error = source.ask("migrate", uri=f"file:{tmp_path}/snapshot")["error"]
+    assert "takes one connection only, and multifd opens several" in error["desc"]
+    assert source.ask("migrate", uri=f"unix:{tmp_path}/m") == {}
+    wait_until(lambda: source.ask("query-migrate")["status"] not in ("setup", "active", "device"), "end")
+    answer = source.ask("query-migrate")
+    assert answer["status"] == "completed", answer
+    assert answer["ram"]["multifd-bytes"] > 0
+    wait_until(destination.counted, "count at the destination")
+    assert not (tmp_path / "m").exists()
+    destination.kill()
+    verify(tmp_path / "b.img")
+
+
 def test_a_refusal_names_both_values_and_ends_with_4(emus: list[Emu], tmp_path: Path) -> None:
     destination = waiting(emus, tmp_path, f"unix:{tmp_path}/m", "-machine", "q35,nvdimm=on,nvdimm-persistence=cpu")
     source = counting(emus, tmp_path)

@@ -167,7 +167,7 @@ def test_memory_by_virtual_and_physical_address(client: Client, tmp_path: Path) 
         assert "Invalid addr" in client.refusal(command, val=address, size=16, filename=str(tmp_path / "x"))
     assert not (tmp_path / "x").exists()
     backing = str(tmp_path / "pmem.img")
-    assert "backs memory of this machine" in client.refusal("pmemsave", val=0, size=16, filename=backing)
+    assert "is the same file as the NVDIMM's file" in client.refusal("pmemsave", val=0, size=16, filename=backing)
 
 
 def test_what_the_nvdimm_is_and_guarantees(client: Client, tmp_path: Path) -> None:

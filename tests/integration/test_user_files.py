@@ -143,7 +143,9 @@ def test_a_running_machines_nvdimm_is_nobodys_output(image: Path, pool: Path) ->
     before = pool.read_bytes()
     spin = pool.parent / "spin.bin"
     spin.write_bytes(SPIN)
-    with Emu(pool.parent, str(spin), "--nvdimm", f"file={pool}") as running:
+    log = pool.parent / "log"
+    words = (str(spin), "--nvdimm", f"file={pool}", "-serial", f"file:{log}", "-m", "64M,slots=4,maxmem=1G")
+    with Emu(pool.parent, *words) as running:
         client = running.client()
         for words in (
             ("run", image, "-serial", f"file:{pool}"),
@@ -155,8 +157,12 @@ def test_a_running_machines_nvdimm_is_nobodys_output(image: Path, pool: Path) ->
             assert "in use" in result.errors[0]
         (pool.parent / "link").symlink_to(pool)
         (pool.parent / "hard").hardlink_to(pool)
-        for name in ("pool.img", "link", "hard", "spin.bin"):
-            assert "is the same file as" in client.refusal("migrate", uri=f"file:{pool.parent / name}")
+        for name in ("pool.img", "link", "hard", "spin.bin", "log"):
+            path = str(pool.parent / name)
+            assert "is the same file as" in client.refusal("migrate", uri=f"file:{path}")
+            assert "is the same file as" in client.refusal("pmemsave", val=0, size=4096, filename=path)
+        memory = {"id": "m", "qom_type": "memory-backend-file", "mem_path": str(log), "size": MIB, "share": True}
+        assert "is the same file as the guest's output" in client.refusal("object-add", **memory)
         assert client.ask("query-status")["status"] == "running"
     assert pool.read_bytes() == before
     assert spin.read_bytes() == SPIN

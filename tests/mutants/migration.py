@@ -10,6 +10,7 @@ _PHASES = "tests/unit/migration/test_migration_phases.py"
 _LIARS = "tests/unit/migration/test_migration_liars.py"
 _REFERENCES = "tests/unit/migration/test_migration_references.py"
 _STRANGERS = "tests/unit/migration/test_migration_strangers.py"
+_LANES = "tests/unit/migration/test_migration_lanes.py"
 _MACHINES = "tests/integration/test_migration_machines.py"
 _DRAIN = "        self._drain(channel)\n"
 _REPORT = """        assert self._persister is not None
@@ -102,6 +103,38 @@ MUTANTS = (
         (f"{_STRANGERS}::test_a_file_that_another_program_writes_to_is_not_handed_over",),
     ),
     Mutant(
+        "round-without-its-lanes",
+        "a round is durable when the pages of every connection are",
+        _DESTINATION,
+        "        self._await_lanes(channel)\n        self._drain(channel)\n",
+        "        self._drain(channel)\n",
+        (f"{_LANES}::test_a_round_is_over_when_its_last_page_has_landed[False]",),
+    ),
+    Mutant(
+        "end-without-its-lanes",
+        "the last round is over when the pages of every connection have landed",
+        _DESTINATION,
+        "                self._await_lanes(channel)\n                self._lander.open = False\n",
+        "                self._lander.open = False\n",
+        (f"{_LANES}::test_a_round_is_over_when_its_last_page_has_landed[True]",),
+    ),
+    Mutant(
+        "lanes-without-a-key",
+        "a connection for pages is taken only from the source",
+        "emu/migration/lanes.py",
+        "        if not hmac.compare_digest(key, self.key) or number >= self.count:\n",
+        "        if number >= self.count:\n",
+        (f"{_LANES}::test_strangers_at_the_door_of_the_lanes_are_sent_away",),
+    ),
+    Mutant(
+        "compressed-without-a-bound",
+        "compressed pages unpack to no more than the pages they name",
+        "emu/migration/compression.py",
+        "        if len(plain) != length or more or not stream.eof or stream.unused_data:\n",
+        "        if len(plain) != length:\n",
+        (f"{_LANES}::test_what_was_packed_is_unpacked_and_nothing_else",),
+    ),
+    Mutant(
         "references-without-a-bound",
         "a destination copies a bounded number of pages at once",
         _DESTINATION,
@@ -113,7 +146,7 @@ MUTANTS = (
         "zero-pages-kept",
         "a page that is zero at the source is zero at the destination, whatever its file held before",
         _DESTINATION,
-        "            self._clear_pages(block, [Run(run.first + first, count) for first, count in copied.zero])\n",
+        "            self._ledger.clear(block, [Run(run.first + first, count) for first, count in copied.zero])\n",
         "",
         (f"{_REFERENCES}::test_zero_pages_replace_what_the_destination_held",),
     ),

@@ -173,7 +173,7 @@ MUTANTS = (
         "stale-image",
         "a kept executor does not judge by an image that was replaced",
         "emu/persistence/lab/jobs.py",
-        "field(default_factory=lambda: uuid.uuid4().hex)",
+        "field(default_factory=lambda: os.urandom(16).hex())",
         'field(default_factory=lambda: "the only one")',
         (f"{_VERDICT}::test_a_kept_executor_does_not_judge_by_an_image_that_was_replaced",),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 import uuid
@@ -19,7 +20,7 @@ from emu.linux.conversation import Conversation, Log
 from emu.linux.namespaces import FileSystem
 from emu.linux.prepare import Prepared, Request, prepare
 from emu.linux.protocol import Role
-from emu.units import MIB
+from emu.units import KIB, MIB
 
 PROGRAMS = Path(__file__).with_name("programs")
 SIZE = 64 * MIB
@@ -56,10 +57,16 @@ def compile_program(name: str, folder: Path, *libraries: str) -> Path:
 
 
 def prepared(
-    folder: Path, command: str, stack: contextlib.ExitStack, *, use: FileSystem | None = None, label_size: int = 0
+    folder: Path,
+    command: str,
+    stack: contextlib.ExitStack,
+    *,
+    use: FileSystem | None = None,
+    label_size: int = 0,
+    size: int = SIZE,
 ) -> Prepared:
     """A machine with one NVDIMM on ``folder``/emu.img that runs ``command``. UUIDs are the same each time."""
-    backend = BackendConfig(id="m", path=str(folder / "emu.img"), size=SIZE, share=True, sync=OnOffAuto.OFF)
+    backend = BackendConfig(id="m", path=str(folder / "emu.img"), size=size, share=True, sync=OnOffAuto.OFF)
     config = MachineConfig(
         ram_size=256 * MIB,
         slots=1,
@@ -72,10 +79,12 @@ def prepared(
     )
 
 
-def run_both(folder: Path, command: str, *, use: FileSystem | None = None, label_size: int = 0) -> tuple[Ran, Ran]:
+def run_both(
+    folder: Path, command: str, *, use: FileSystem | None = None, label_size: int = 0, size: int = SIZE
+) -> tuple[Ran, Ran]:
     """(on emu, on QEMU), beginning with the same NVDIMM."""
     with contextlib.ExitStack() as stack:
-        made = prepared(folder, command, stack, use=use, label_size=label_size)
+        made = prepared(folder, command, stack, use=use, label_size=label_size, size=size)
         return _on_emu(folder, made), _on_qemu(folder, made, label_size)
 
 
@@ -98,7 +107,10 @@ def _on_qemu(folder: Path, made: Prepared, label_size: int) -> Ran:
     command = [require("qemu-system-x86_64", "qemu-system-x86"), "-machine", "q35,nvdimm=on,accel=tcg"]
     command += ["-m", "256M,slots=1,maxmem=1G", "-display", "none", "-no-reboot", "-nodefaults"]
     command += ["-kernel", made.kernel.path, "-initrd", f"{folder / 'initrd'}", "-append", made.config.cmdline]
-    command += ["-object", f"memory-backend-file,id=m,share=on,mem-path={folder / 'qemu.img'},size={SIZE}"]
+    command += [
+        "-object",
+        f"memory-backend-file,id=m,share=on,mem-path={folder / 'qemu.img'},size={made.config.nvdimms[0].backend.size}",
+    ]
     command += ["-device", f"nvdimm,memdev=m{labels}", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     command += ["-serial", f"file:{folder / 'console'}", "-debugcon", f"file:{folder / 'out'}"]
     command += ["-chardev", f"file,id=errors,path={folder / 'errors'}"]
@@ -114,8 +126,25 @@ def _on_qemu(folder: Path, made: Prepared, label_size: int) -> Ran:
 
 
 def file_in(nvdimm: bytes, path: str, folder: Path) -> bytes:
-    """The content of ``path`` in the ext4 on the NVDIMM, as debugfs reads it."""
-    image = folder / "ext4"
+    """The content of ``path`` in the file system on the NVDIMM, as debugfs reads it or xfs_db says where it is."""
+    image = folder / "file-system"
     image.write_bytes(nvdimm[2 * MIB :])
+    if nvdimm[2 * MIB :][:4] == b"XFSB":
+        return _file_in_xfs(image, path)
     debugfs = require("debugfs", "e2fsprogs")
     return subprocess.run([debugfs, "-R", f"cat {path}", image], capture_output=True, check=True).stdout
+
+
+def _file_in_xfs(image: Path, path: str) -> bytes:
+    xfs_db = require("xfs_db", "xfsprogs")
+    words = ["-c", "sb 0", "-c", "print agblocks", "-c", f"path {path}", "-c", "print core.size", "-c", "bmap"]
+    done = subprocess.run([xfs_db, "-r", *words, image], capture_output=True, check=True, text=True)
+    (group_blocks,), (size,) = (
+        re.findall(rf"^{name} = (\d+)", done.stdout, re.M) for name in ("agblocks", "core.size")
+    )
+    content = b""
+    with image.open("rb") as file:
+        for group, block, count in re.findall(r"\((\d+)/(\d+)\) count (\d+)", done.stdout):
+            file.seek((int(group) * int(group_blocks) + int(block)) * 4 * KIB)
+            content += file.read(int(count) * 4 * KIB)
+    return content[: int(size)]

@@ -70,14 +70,19 @@ def test_ndctl_and_sysfs_say_the_same_on_both(tmp_path: Path, use: FileSystem, l
     assert (emu.errors, emu.status) == (qemu.errors, qemu.status)
 
 
-def test_programs_print_and_leave_the_same_on_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("use", "size"), [(FileSystem.EXT4, 64 * MIB), (FileSystem.XFS, 304 * MIB)])
+def test_programs_print_and_leave_the_same_on_both(tmp_path: Path, use: FileSystem, size: int) -> None:
     mapsync = compile_program("mapsync", tmp_path)
     persist = compile_program("persist", tmp_path, "libpmem")
     counter = compile_program("counter", tmp_path, "libpmemobj")
-    words = f"{mapsync}; {persist}; {counter}; {counter}; echo text > /pmem/file; ls -l /no-such-file; exit 5"
-    emu, qemu = run_both(tmp_path, words)
-    assert emu.out == (
-        "/pmem/synced: MAP_SYNC granted\n/tmp/not: MAP_SYNC Operation not supported\nis_pmem 1\n"
+    words = f"{mapsync}; {persist}; {counter}; {counter}; echo text > /pmem/new; mv /pmem/new /pmem/file; "
+    words += "df -T /pmem | tail -1; ls -l /no-such-file; exit 5"
+    emu, qemu = run_both(tmp_path, words, use=use, size=size)
+    out, _, kind = emu.out.rpartition("/dev/pmem0 ")
+    assert kind.split()[0] == use
+    assert out == (
+        "/pmem/synced: MAP_SYNC granted\n/tmp/not: MAP_SYNC Operation not supported\n"
+        'is_pmem 1, 4096 bytes, ""\n'
         "began at 0, is at 3\nbegan at 3, is at 6\n"
     )
     assert "no-such-file" in emu.errors
@@ -89,6 +94,15 @@ def test_programs_print_and_leave_the_same_on_both(tmp_path: Path) -> None:
         ("/synced", b"stored".ljust(4096, b"\0")),
     ):
         assert file_in(emu.nvdimm, path, tmp_path) == file_in(qemu.nvdimm, path, tmp_path) == content
+
+
+def test_device_dax_is_left_with_the_same_bytes_on_both(tmp_path: Path) -> None:
+    persist = compile_program("persist", tmp_path, "libpmem")
+    emu, qemu = run_both(tmp_path, f"{persist} /dev/dax0.0 && {persist} /dev/dax0.0", use=FileSystem.DEVDAX)
+    assert emu.out == 'is_pmem 1, 65011712 bytes, ""\nis_pmem 1, 65011712 bytes, "persisted"\n'
+    assert (emu.out, emu.errors, emu.status) == (qemu.out, qemu.errors, qemu.status) == (emu.out, "", 0)
+    assert emu.nvdimm == qemu.nvdimm
+    assert emu.nvdimm[2 * MIB :][:10] == b"persisted\0"
 
 
 def test_device_dax_and_json(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from integration.run_emu import emu
 from linux_machines import PROGRAMS, require_kernel
 from requirements import missing, require
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-TIMEOUT_S = 1500
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+TIMEOUT_S = 7000
+"""What ends an exploration is that it is complete, or a number of recoveries: not how busy the machine is."""
 OBJECTS = ("transfer.c", "list.c", "queue.c", "atomic_list.c")
 LANGUAGES = ("cells.cpp", "ledger.rs")
 PYTHON = Path("/usr/lib/python3.11")
@@ -97,6 +98,7 @@ def test_the_bug_of_a_program_is_named_at_its_line(source: str, kind: str) -> No
     assert failure["verdict"]["reason"] == "exit-status"
 
 
+BLOCKS = ("--granularity", "block", "--tears", "0", "--max-executions", "40", "--first-failure")
 SQL = "begin; update a set n = 2; update b set n = 2; commit;"
 
 
@@ -110,7 +112,7 @@ def test_sqlite_keeps_a_transaction_whole_only_when_it_is_synchronous(synchronou
         f"sqlite3 /pmem/data '{tables}'",
         f"sqlite3 /pmem/data 'PRAGMA synchronous={synchronous}; {SQL}'",
         f"""test "$(sqlite3 /pmem/data '{check}')" = "$(printf '1\\nok')" """,
-        *("--granularity", "block", "--tears", "0", "--max-executions", "40"),
+        *BLOCKS,
     )
     assert (found["verdict"] == "failed") == (synchronous == "OFF")
     assert (found["failures"] == []) == (synchronous == "FULL")
@@ -121,10 +123,9 @@ def test_sqlite_keeps_a_transaction_whole_only_when_it_is_synchronous(synchronou
 def test_shell_script_replaces_a_file_whole_or_not(how: str) -> None:
     """cp, sync and mv leave the old file or the new one; emptying it first leaves an empty one between."""
     script = str(PROGRAMS / "save.sh")
-    options = ("--granularity", "block", "--tears", "0", "--max-executions", "40")
-    found = crash(f"{script} create", f"{script} {how}", f"{script} check", *options)
+    found = crash(f"{script} create", f"{script} {how}", f"{script} check", *BLOCKS)
     assert (found["verdict"] == "failed") == (how == "overwrite")
-    assert found["executed"] > 4
+    assert found["executed"] > 4 or found["failures"]
 
 
 def test_python_stores_into_a_mapped_file(tmp_path: Path) -> None:
@@ -137,5 +138,5 @@ def test_python_stores_into_a_mapped_file(tmp_path: Path) -> None:
     )
     library = [word for name in ("encodings", "os.py", "lib-dynload") for word in ("--add", PYTHON / name)]
     words = ["--nvdimm", f"file={tmp_path}/pmem.img,size=32M", *library, "--exec", f'/usr/bin/python3 -ISc "{program}"']
-    ran = emu("run", "linux", *words, timeout=600)
+    ran = emu("run", "linux", *words, timeout=TIMEOUT_S)
     assert (ran.status, ran.out) == (0, "hello\n")

@@ -588,6 +588,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
  * function pointers in the CPU's class lead to us (cpu_exec_enter and cpu_exec_exit).
  */
 #include "binding.h"
+#include "code_span.h"
 
 #define RIP_OFFSET 128
 #include "delivery.h"
@@ -1073,12 +1074,12 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
         e->last_block = address;
         e->last_size = size;
         e->deferred = false;
-    } else if (__builtin_expect(attention != 0, 0))
+    } else if (__builtin_expect(attention != 0, 0) && !is_passed_quickly(e, address, size))
         begins = announce(e, address, size);
     else {
         e->last_block = address;
         e->last_size = size;
-        e->time += size;
+        e->time += e->attention.idle ? 0 : size;
         if (__builtin_expect(e->time >= e->deadline, 0)) {
             leave_before_block(e, EMU_TIMER);
             begins = false;
@@ -1424,15 +1425,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 202), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 208), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 190), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 195), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 193), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 199), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1446,7 +1447,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 202), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 208), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint32_t, int, int, uint32_t, int)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1534,96 +1535,110 @@ static void *_cffi_types[] = {
 /* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_delivery_layout const *, int)
-/* 115 */ _CFFI_OP(_CFFI_OP_POINTER, 191), // emu_delivery_layout const *
+/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_delivery_layout const *, int)
+/* 115 */ _CFFI_OP(_CFFI_OP_POINTER, 197), // emu_delivery_layout const *
 /* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *)
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *)
 /* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, int)
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, int)
 /* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, int, uint64_t, int, uint64_t)
 /* 126 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 130 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uint64_t const *, size_t)
+/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uint64_t const *, size_t)
 /* 133 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 134 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t const *
 /* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uint64_t)
+/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uint64_t)
 /* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 140 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 141 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uint64_t, int)
+/* 141 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uint64_t, int)
 /* 142 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 143 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 145 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uint64_t, uint64_t, void *)
 /* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 150 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 151 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 152 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 152 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uintptr_t, uintptr_t)
 /* 153 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 154 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 155 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 156 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 157 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 157 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
 /* 158 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 159 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 162 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 163 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 164 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, uintptr_t, void *)
+/* 164 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uintptr_t, void *)
 /* 165 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 166 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 167 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 168 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 169 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(emu_engine *, void *, void *, void *)
+/* 169 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, void *, void *, void *)
 /* 170 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 171 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 172 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 173 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 174 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 175 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(void *)
+/* 175 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(void *)
 /* 176 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 177 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 178 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(void *, uint32_t, int, uint32_t)
+/* 178 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(void *, code_span *, code_span *)
 /* 179 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 180 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 181 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 182 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 183 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 184 */ _CFFI_OP(_CFFI_OP_FUNCTION, 202), // void()(void *, uint64_t, int, uint64_t)
-/* 185 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 186 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 187 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 188 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 189 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 190 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 191 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // emu_delivery_layout
-/* 192 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_record
-/* 193 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_engine
-/* 194 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 195 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
-/* 196 */ _CFFI_OP(_CFFI_OP_POINTER, 94), // uint32_t(*)(void *, uint32_t, int)
-/* 197 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // uint64_t(*)(void *, uint64_t, int)
-/* 198 */ _CFFI_OP(_CFFI_OP_POINTER, 199), // uint8_t *
-/* 199 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 200 */ _CFFI_OP(_CFFI_OP_POINTER, 178), // void(*)(void *, uint32_t, int, uint32_t)
-/* 201 */ _CFFI_OP(_CFFI_OP_POINTER, 184), // void(*)(void *, uint64_t, int, uint64_t)
-/* 202 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 180 */ _CFFI_OP(_CFFI_OP_POINTER, 196), // code_span *
+/* 181 */ _CFFI_OP(_CFFI_OP_NOOP, 180),
+/* 182 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 183 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(void *, uint32_t, int, uint32_t)
+/* 184 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 185 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 186 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 187 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 188 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 189 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(void *, uint64_t, int, uint64_t)
+/* 190 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 191 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 192 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 193 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 194 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 195 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 196 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // code_span
+/* 197 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_layout
+/* 198 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_delivery_record
+/* 199 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_engine
+/* 200 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 201 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
+/* 202 */ _CFFI_OP(_CFFI_OP_POINTER, 94), // uint32_t(*)(void *, uint32_t, int)
+/* 203 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // uint64_t(*)(void *, uint64_t, int)
+/* 204 */ _CFFI_OP(_CFFI_OP_POINTER, 205), // uint8_t *
+/* 205 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 206 */ _CFFI_OP(_CFFI_OP_POINTER, 183), // void(*)(void *, uint32_t, int, uint32_t)
+/* 207 */ _CFFI_OP(_CFFI_OP_POINTER, 189), // void(*)(void *, uint64_t, int, uint64_t)
+/* 208 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
+
+_CFFI_UNUSED_FN
+static void _cffi_checkfld_typedef_code_span(code_span *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+}
+struct _cffi_align_typedef_code_span { char x; code_span y; };
 
 _CFFI_UNUSED_FN
 static void _cffi_checkfld_typedef_emu_delivery_layout(emu_delivery_layout *p)
@@ -4097,6 +4112,68 @@ _cffi_f_emu_engine_set_real_time(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_set_real_time _cffi_d_emu_engine_set_real_time
 #endif
 
+static void _cffi_d_emu_engine_spans(void * x0, code_span * x1, code_span * x2)
+{
+  emu_engine_spans(x0, x1, x2);
+}
+#ifndef PYPY_VERSION
+static PyObject *
+_cffi_f_emu_engine_spans(PyObject *self, PyObject *args)
+{
+  void * x0;
+  code_span * x1;
+  code_span * x2;
+  Py_ssize_t datasize;
+  struct _cffi_freeme_s *large_args_free = NULL;
+  PyObject *arg0;
+  PyObject *arg1;
+  PyObject *arg2;
+
+  if (!PyArg_UnpackTuple(args, "emu_engine_spans", 3, 3, &arg0, &arg1, &arg2))
+    return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(4), arg0, (char **)&x0);
+  if (datasize != 0) {
+    x0 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(4), arg0, (char **)&x0,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(180), arg1, (char **)&x1);
+  if (datasize != 0) {
+    x1 = ((size_t)datasize) <= 640 ? (code_span *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(180), arg1, (char **)&x1,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(180), arg2, (char **)&x2);
+  if (datasize != 0) {
+    x2 = ((size_t)datasize) <= 640 ? (code_span *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(180), arg2, (char **)&x2,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
+
+  Py_BEGIN_ALLOW_THREADS
+  _cffi_restore_errno();
+  { emu_engine_spans(x0, x1, x2); }
+  _cffi_save_errno();
+  Py_END_ALLOW_THREADS
+
+  (void)self; /* unused */
+  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+#else
+#  define _cffi_f_emu_engine_spans _cffi_d_emu_engine_spans
+#endif
+
 static int _cffi_d_emu_engine_stand(emu_engine * x0, uint64_t x1, uint64_t x2, uint32_t x3)
 {
   return emu_engine_stand(x0, x1, x2, x3);
@@ -4984,6 +5061,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 164), (void *)_cffi_d_emu_engine_set_code_check },
   { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_set_interrupt_pending },
   { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_set_real_time },
+  { "emu_engine_spans", (void *)_cffi_f_emu_engine_spans, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 178), (void *)_cffi_d_emu_engine_spans },
   { "emu_engine_stand", (void *)_cffi_f_emu_engine_stand, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_engine_stand },
   { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_start_clock },
   { "emu_engine_stop_asked", (void *)_cffi_f_emu_engine_stop_asked, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_stop_asked },
@@ -4999,10 +5077,10 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
   { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 196), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 200), (void *)emu_port_write },
-  { "emu_register_read", (void *)&_cffi_externpy__emu_register_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 197), (void *)emu_register_read },
-  { "emu_register_write", (void *)&_cffi_externpy__emu_register_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 201), (void *)emu_register_write },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 202), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 206), (void *)emu_port_write },
+  { "emu_register_read", (void *)&_cffi_externpy__emu_register_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 203), (void *)emu_register_read },
+  { "emu_register_write", (void *)&_cffi_externpy__emu_register_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 207), (void *)emu_register_write },
   { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_show_library },
   { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_symbol },
 };
@@ -5031,7 +5109,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 194) },
+              _CFFI_OP(_CFFI_OP_NOOP, 200) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
                 _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -5061,7 +5139,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 198) },
+           _CFFI_OP(_CFFI_OP_NOOP, 204) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -5070,7 +5148,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                      _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 195) },
+              _CFFI_OP(_CFFI_OP_NOOP, 201) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 38) },
@@ -5091,22 +5169,25 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 192) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 198) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$emu_delivery_layout", 191, _CFFI_F_CHECK_FIELDS,
+  { "$code_span", 196, 0,
+    sizeof(code_span), offsetof(struct _cffi_align_typedef_code_span, y), 0, 0 },
+  { "$emu_delivery_layout", 197, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 192, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 198, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 193, 0,
+  { "$emu_engine", 199, 0,
     sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "emu_delivery_layout", 191 },
-  { "emu_delivery_record", 192 },
-  { "emu_engine", 193 },
+  { "code_span", 196 },
+  { "emu_delivery_layout", 197 },
+  { "emu_delivery_record", 198 },
+  { "emu_engine", 199 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -5116,12 +5197,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  84,  /* num_globals */
-  3,  /* num_struct_unions */
+  85,  /* num_globals */
+  4,  /* num_struct_unions */
   0,  /* num_enums */
-  3,  /* num_typenames */
+  4,  /* num_typenames */
   NULL,  /* no includes */
-  203,  /* num_types */
+  209,  /* num_types */
   1,  /* flags */
 };
 

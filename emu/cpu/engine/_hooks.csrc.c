@@ -8,6 +8,7 @@
  * function pointers in the CPU's class lead to us (cpu_exec_enter and cpu_exec_exit).
  */
 #include "binding.h"
+#include "code_span.h"
 
 #define RIP_OFFSET 128
 #include "delivery.h"
@@ -493,12 +494,12 @@ static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
         e->last_block = address;
         e->last_size = size;
         e->deferred = false;
-    } else if (__builtin_expect(attention != 0, 0))
+    } else if (__builtin_expect(attention != 0, 0) && !is_passed_quickly(e, address, size))
         begins = announce(e, address, size);
     else {
         e->last_block = address;
         e->last_size = size;
-        e->time += size;
+        e->time += e->attention.idle ? 0 : size;
         if (__builtin_expect(e->time >= e->deadline, 0)) {
             leave_before_block(e, EMU_TIMER);
             begins = false;

@@ -36,6 +36,8 @@ class emu_engine:
     cpu: Pointer
     last_exception: emu_delivery_record
 
+class code_span: ...
+
 class _Lib:
     EMU_EXCEPTION: int
     EMU_INVALID_OPCODE: int
@@ -128,6 +130,8 @@ class _Lib:
     def emu_engine_pass(e: emu_engine, passing: int, /) -> None: ...
     @staticmethod
     def emu_engine_passed(e: emu_engine, place: Pointer, /) -> int: ...
+    @staticmethod
+    def emu_engine_spans(engine: Pointer, block: code_span, instruction: code_span, /) -> None: ...
     @staticmethod
     def emu_engine_restarts(engine: Pointer, /) -> None: ...
     @staticmethod

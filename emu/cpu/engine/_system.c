@@ -588,6 +588,7 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
  * 2.1.3; emu.cpu.engine.interposed sees at start that they hold.
  */
 #include "binding.h"
+#include "code_span.h"
 
 #include <pthread.h>
 
@@ -610,12 +611,12 @@ typedef struct emu_system {
     uint32_t cr4_bits;
     /*
      * For a debugger: each instruction is a block; `met` hears of what is watched, and `restarts` of an instruction that
-     * is given up and begins again at once. Both get the argument.
+     * is given up and begins again at once; `spans` says where the code of a block lies. All get the argument.
      */
     uint32_t instruction_blocks;
     emu_watch watches[EMU_WATCHES];
     uint32_t watch_count;
-    uintptr_t met, restarts, argument;
+    uintptr_t met, restarts, spans, argument;
     uint64_t met_address;
     uint32_t met_access;
     /* Code was translated from a page that had none, or a page with code stored to; cleared by who asks. */
@@ -673,6 +674,7 @@ static struct {
     uint32_t (*load2)(environment *, uint64_t address, int mmu, uintptr_t caller);
     uint64_t (*load8)(environment *, uint64_t address, uintptr_t caller);
     void (*return_from_interrupt)(environment *, int size, int next);
+    void (*enter_system)(environment *, int length);
     bool (*restore)(void *cpu, uintptr_t caller, bool leaving);
     void (*leave)(void *cpu);
     void (*loop)(const operations *, disassembly *, void *cpu, void *block, int most);
@@ -838,6 +840,16 @@ void HELPER(iret_protected)(environment *env, int size, int next)
     library.return_from_interrupt(env, size, next);
 }
 
+/* SYSENTER may raise #GP, and the library does not say where it stands. */
+void HELPER(sysenter)(environment *env, int length)
+{
+    uintptr_t caller = CALLER;
+    emu_system *s = by_env(env);
+    if (s)
+        library.restore(s->cpu, caller, false);
+    library.enter_system(env, length);
+}
+
 /* ---- CPUID and RDRAND ---- */
 
 /* Leaf 5 describes MONITOR and MWAIT, which are hidden (Intel SDM volume 2, CPUID). */
@@ -895,6 +907,7 @@ const char *emu_system_bind(void *handle, void *translation, void *accesses)
         {"cpu_lduw_mmuidx_ra", &library.load2},
         {"cpu_ldq_data_ra", &library.load8},
         {"helper_iret_protected", &library.return_from_interrupt},
+        {"helper_sysenter", &library.enter_system},
         {"cpu_restore_state", &library.restore},
         {"cpu_loop_exit_noexc", &library.leave},
         {"tlb_flush", &library.forget_addresses},
@@ -1016,6 +1029,7 @@ static void _cffi_checkfld_typedef_emu_system(emu_system *p)
   (void)((p->instruction_blocks) | 0);  /* check that 'emu_system.instruction_blocks' is an integer */
   (void)((p->met) | 0);  /* check that 'emu_system.met' is an integer */
   (void)((p->restarts) | 0);  /* check that 'emu_system.restarts' is an integer */
+  (void)((p->spans) | 0);  /* check that 'emu_system.spans' is an integer */
   (void)((p->argument) | 0);  /* check that 'emu_system.argument' is an integer */
   (void)((p->met_address) | 0);  /* check that 'emu_system.met_address' is an integer */
   (void)((p->met_access) | 0);  /* check that 'emu_system.met_access' is an integer */
@@ -1606,6 +1620,9 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "restarts", offsetof(emu_system, restarts),
                 sizeof(((emu_system *)0)->restarts),
                 _CFFI_OP(_CFFI_OP_NOOP, 46) },
+  { "spans", offsetof(emu_system, spans),
+             sizeof(((emu_system *)0)->spans),
+             _CFFI_OP(_CFFI_OP_NOOP, 46) },
   { "argument", offsetof(emu_system, argument),
                 sizeof(((emu_system *)0)->argument),
                 _CFFI_OP(_CFFI_OP_NOOP, 46) },
@@ -1649,11 +1666,11 @@ static const struct _cffi_field_s _cffi_fields[] = {
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
   { "$emu_system", 40, 0,
-    sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 12 },
+    sizeof(emu_system), offsetof(struct _cffi_align_typedef_emu_system, y), 0, 13 },
   { "$emu_system_layout", 41, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 12, 6 },
+    sizeof(emu_system_layout), offsetof(struct _cffi_align_typedef_emu_system_layout, y), 13, 6 },
   { "$emu_watch", 42, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_watch), offsetof(struct _cffi_align_typedef_emu_watch, y), 18, 3 },
+    sizeof(emu_watch), offsetof(struct _cffi_align_typedef_emu_watch, y), 19, 3 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {

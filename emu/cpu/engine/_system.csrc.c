@@ -8,6 +8,7 @@
  * 2.1.3; emu.cpu.engine.interposed sees at start that they hold.
  */
 #include "binding.h"
+#include "code_span.h"
 
 #include <pthread.h>
 
@@ -30,12 +31,12 @@ typedef struct emu_system {
     uint32_t cr4_bits;
     /*
      * For a debugger: each instruction is a block; `met` hears of what is watched, and `restarts` of an instruction that
-     * is given up and begins again at once. Both get the argument.
+     * is given up and begins again at once; `spans` says where the code of a block lies. All get the argument.
      */
     uint32_t instruction_blocks;
     emu_watch watches[EMU_WATCHES];
     uint32_t watch_count;
-    uintptr_t met, restarts, argument;
+    uintptr_t met, restarts, spans, argument;
     uint64_t met_address;
     uint32_t met_access;
     /* Code was translated from a page that had none, or a page with code stored to; cleared by who asks. */
@@ -93,6 +94,7 @@ static struct {
     uint32_t (*load2)(environment *, uint64_t address, int mmu, uintptr_t caller);
     uint64_t (*load8)(environment *, uint64_t address, uintptr_t caller);
     void (*return_from_interrupt)(environment *, int size, int next);
+    void (*enter_system)(environment *, int length);
     bool (*restore)(void *cpu, uintptr_t caller, bool leaving);
     void (*leave)(void *cpu);
     void (*loop)(const operations *, disassembly *, void *cpu, void *block, int most);
@@ -258,6 +260,16 @@ void HELPER(iret_protected)(environment *env, int size, int next)
     library.return_from_interrupt(env, size, next);
 }
 
+/* SYSENTER may raise #GP, and the library does not say where it stands. */
+void HELPER(sysenter)(environment *env, int length)
+{
+    uintptr_t caller = CALLER;
+    emu_system *s = by_env(env);
+    if (s)
+        library.restore(s->cpu, caller, false);
+    library.enter_system(env, length);
+}
+
 /* ---- CPUID and RDRAND ---- */
 
 /* Leaf 5 describes MONITOR and MWAIT, which are hidden (Intel SDM volume 2, CPUID). */
@@ -315,6 +327,7 @@ const char *emu_system_bind(void *handle, void *translation, void *accesses)
         {"cpu_lduw_mmuidx_ra", &library.load2},
         {"cpu_ldq_data_ra", &library.load8},
         {"helper_iret_protected", &library.return_from_interrupt},
+        {"helper_sysenter", &library.enter_system},
         {"cpu_restore_state", &library.restore},
         {"cpu_loop_exit_noexc", &library.leave},
         {"tlb_flush", &library.forget_addresses},

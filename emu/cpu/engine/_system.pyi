@@ -24,6 +24,7 @@ class emu_system:
     instruction_blocks: int
     met: int
     restarts: int
+    spans: int
     argument: int
     met_address: int
     met_access: int

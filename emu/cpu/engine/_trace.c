@@ -721,7 +721,7 @@ typedef struct {
     const uint32_t *hflags;
     struct store_log *log;
     struct watch *watch;
-    int look_for_tables;
+    int look_for_tables, sees_pages;
     table *tables;
     size_t table_count, table_room;
     block **blocks_seen;
@@ -753,6 +753,7 @@ void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
 void emu_trace_unknown_read(void *owner, uint64_t unit, uint32_t bytes);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
 emu_trace_site *emu_trace_new_instruction(void *owner, uint64_t pc);
+void emu_trace_new_page(void *owner, uint64_t pc);
 void emu_trace_stop(void *owner, int why);
 
 struct watch;
@@ -1255,7 +1256,7 @@ void emu_trace_restore_unknown(emu_trace *t)
 
 static void *_cffi_types[] = {
 /*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 151), // char const *()(void *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // void *
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // void *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 154), // emu_trace_entry const *()(emu_trace const *, uint64_t)
 /*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 153), // emu_trace const *
@@ -1289,7 +1290,7 @@ static void *_cffi_types[] = {
 /* 32 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 34 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 167), // void const *
+/* 35 */ _CFFI_OP(_CFFI_OP_POINTER, 168), // void const *
 /* 36 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION, 36), // int()(emu_trace *, uintptr_t *, int, int, emu_trace_site *, uint64_t, uint64_t)
@@ -1338,10 +1339,10 @@ static void *_cffi_types[] = {
 /* 81 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 82 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 83 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *)
+/* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(emu_trace *)
 /* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(emu_trace *, int, uint64_t, uint64_t, uint64_t, uint32_t, int)
 /* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 89 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 90 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
@@ -1350,57 +1351,57 @@ static void *_cffi_types[] = {
 /* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
 /* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, int, void const *)
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(emu_trace *, int, void const *)
 /* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 98 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 99 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
 /* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t)
+/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(emu_trace *, uint64_t)
 /* 102 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 103 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t, int)
+/* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(emu_trace *, uint64_t, int)
 /* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 108 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t, uint64_t, int)
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(emu_trace *, uint64_t, uint64_t, int)
 /* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
+/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(emu_trace *, uint64_t, uint64_t, uint64_t)
 /* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 118 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t, uint8_t)
+/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(emu_trace *, uint64_t, uint8_t)
 /* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
 /* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 127 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, uint64_t, void const *)
+/* 127 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(emu_trace *, uint64_t, void const *)
 /* 128 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
 /* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(emu_trace *, void const *, void const *, void const *)
+/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(emu_trace *, void const *, void const *, void const *)
 /* 133 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 134 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
 /* 135 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
 /* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 35),
 /* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(void *, int)
+/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(void *, int)
 /* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 141 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(void *, uint64_t)
+/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(void *, uint64_t)
 /* 143 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 145 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION, 167), // void()(void *, uint64_t, uint32_t)
+/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION, 168), // void()(void *, uint64_t, uint32_t)
 /* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
 /* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
 /* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
@@ -1420,8 +1421,9 @@ static void *_cffi_types[] = {
 /* 163 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 17), // int8_t
 /* 164 */ _CFFI_OP(_CFFI_OP_POINTER, 79), // uint64_t(*)(void *, uint64_t, uint64_t)
 /* 165 */ _CFFI_OP(_CFFI_OP_POINTER, 138), // void(*)(void *, int)
-/* 166 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // void(*)(void *, uint64_t, uint32_t)
-/* 167 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 166 */ _CFFI_OP(_CFFI_OP_POINTER, 142), // void(*)(void *, uint64_t)
+/* 167 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // void(*)(void *, uint64_t, uint32_t)
+/* 168 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1437,6 +1439,7 @@ static void _cffi_checkfld_typedef_emu_trace(emu_trace *p)
   (void)((p->next_look) | 0);  /* check that 'emu_trace.next_look' is an integer */
   (void)((p->first_access) | 0);  /* check that 'emu_trace.first_access' is an integer */
   (void)((p->starved) | 0);  /* check that 'emu_trace.starved' is an integer */
+  (void)((p->sees_pages) | 0);  /* check that 'emu_trace.sees_pages' is an integer */
   { emu_trace_read * *tmp = &p->reads; (void)tmp; }
   { uint64_t * *tmp = &p->read_entries; (void)tmp; }
   (void)((p->read_count) | 0);  /* check that 'emu_trace.read_count' is an integer */
@@ -1526,6 +1529,18 @@ emu_trace_site * emu_trace_new_instruction(void * a0, uint64_t a1)
   *(uint64_t *)(p + 8) = a1;
   _cffi_call_python(&_cffi_externpy__emu_trace_new_instruction, p);
   return *(emu_trace_site * *)p;
+}
+
+static struct _cffi_externpy_s _cffi_externpy__emu_trace_new_page =
+  { "emu.cpu.engine._trace.emu_trace_new_page", 0, 0, 0 };
+
+void emu_trace_new_page(void * a0, uint64_t a1)
+{
+  char a[16];
+  char *p = a;
+  *(void * *)(p + 0) = a0;
+  *(uint64_t *)(p + 8) = a1;
+  _cffi_call_python(&_cffi_externpy__emu_trace_new_page, p);
 }
 
 static struct _cffi_externpy_s _cffi_externpy__emu_trace_next_page =
@@ -3579,8 +3594,9 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_trace_know", (void *)_cffi_f_emu_trace_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_trace_know },
   { "emu_trace_known", (void *)_cffi_f_emu_trace_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 68), (void *)_cffi_d_emu_trace_known },
   { "emu_trace_learn_generator", (void *)_cffi_f_emu_trace_learn_generator, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 64), (void *)_cffi_d_emu_trace_learn_generator },
-  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 166), (void *)emu_trace_new_block },
+  { "emu_trace_new_block", (void *)&_cffi_externpy__emu_trace_new_block, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 167), (void *)emu_trace_new_block },
   { "emu_trace_new_instruction", (void *)&_cffi_externpy__emu_trace_new_instruction, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 158), (void *)emu_trace_new_instruction },
+  { "emu_trace_new_page", (void *)&_cffi_externpy__emu_trace_new_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 166), (void *)emu_trace_new_page },
   { "emu_trace_next_page", (void *)&_cffi_externpy__emu_trace_next_page, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 164), (void *)emu_trace_next_page },
   { "emu_trace_note", (void *)_cffi_f_emu_trace_note, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 87), (void *)_cffi_d_emu_trace_note },
   { "emu_trace_note_access", (void *)_cffi_f_emu_trace_note_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 84), (void *)_cffi_d_emu_trace_note_access },
@@ -3600,7 +3616,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "emu_trace_track", (void *)_cffi_f_emu_trace_track, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 26), (void *)_cffi_d_emu_trace_track },
   { "emu_trace_translate_again", (void *)_cffi_f_emu_trace_translate_again, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_trace_translate_again },
   { "emu_trace_unhook", (void *)_cffi_f_emu_trace_unhook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 47), (void *)_cffi_d_emu_trace_unhook },
-  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 166), (void *)emu_trace_unknown_read },
+  { "emu_trace_unknown_read", (void *)&_cffi_externpy__emu_trace_unknown_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 167), (void *)emu_trace_unknown_read },
   { "emu_trace_watch", (void *)_cffi_f_emu_trace_watch, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_emu_trace_watch },
 };
 
@@ -3629,6 +3645,9 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "starved", offsetof(emu_trace, starved),
                sizeof(((emu_trace *)0)->starved),
                _CFFI_OP(_CFFI_OP_NOOP, 36) },
+  { "sees_pages", offsetof(emu_trace, sees_pages),
+                  sizeof(((emu_trace *)0)->sees_pages),
+                  _CFFI_OP(_CFFI_OP_NOOP, 36) },
   { "reads", offsetof(emu_trace, reads),
              sizeof(((emu_trace *)0)->reads),
              _CFFI_OP(_CFFI_OP_NOOP, 156) },
@@ -3723,15 +3742,15 @@ static const struct _cffi_field_s _cffi_fields[] = {
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
   { "$emu_trace", 153, 0,
-    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 11 },
+    sizeof(emu_trace), offsetof(struct _cffi_align_typedef_emu_trace, y), 0, 12 },
   { "$emu_trace_entry", 155, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 11, 8 },
+    sizeof(emu_trace_entry), offsetof(struct _cffi_align_typedef_emu_trace_entry, y), 12, 8 },
   { "$emu_trace_read", 157, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 19, 3 },
+    sizeof(emu_trace_read), offsetof(struct _cffi_align_typedef_emu_trace_read, y), 20, 3 },
   { "$emu_trace_site", 159, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 22, 14 },
+    sizeof(emu_trace_site), offsetof(struct _cffi_align_typedef_emu_trace_site, y), 23, 14 },
   { "$emu_trace_unit", 160, _CFFI_F_CHECK_FIELDS,
-    sizeof(emu_trace_unit), offsetof(struct _cffi_align_typedef_emu_trace_unit, y), 36, 2 },
+    sizeof(emu_trace_unit), offsetof(struct _cffi_align_typedef_emu_trace_unit, y), 37, 2 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
@@ -3749,12 +3768,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  59,  /* num_globals */
+  60,  /* num_globals */
   5,  /* num_struct_unions */
   0,  /* num_enums */
   5,  /* num_typenames */
   NULL,  /* no includes */
-  168,  /* num_types */
+  169,  /* num_types */
   1,  /* flags */
 };
 

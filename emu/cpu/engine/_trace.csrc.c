@@ -141,7 +141,7 @@ typedef struct {
     const uint32_t *hflags;
     struct store_log *log;
     struct watch *watch;
-    int look_for_tables;
+    int look_for_tables, sees_pages;
     table *tables;
     size_t table_count, table_room;
     block **blocks_seen;
@@ -173,6 +173,7 @@ void emu_trace_new_block(void *owner, uint64_t address, uint32_t size);
 void emu_trace_unknown_read(void *owner, uint64_t unit, uint32_t bytes);
 uint64_t emu_trace_next_page(void *owner, uint64_t pc, uint64_t address);
 emu_trace_site *emu_trace_new_instruction(void *owner, uint64_t pc);
+void emu_trace_new_page(void *owner, uint64_t pc);
 void emu_trace_stop(void *owner, int why);
 
 struct watch;

@@ -30,6 +30,7 @@ class emu_trace:
     next_look: int
     first_access: int
     starved: int
+    sees_pages: int
     reads: emu_trace_read
     read_entries: Pointer
     read_count: int

@@ -42,6 +42,27 @@ void NAME(tlb_unprotect_code)(void *uc, uint64_t ram)
     library.unprotect_code(uc, ram);
 }
 
+static bool overlaps_span(emu_system *s, const code_span *span, uint64_t ram, uint64_t size)
+{
+    for (unsigned n = 0; n < 2; n++) {
+        uint64_t first = span->size[n] ? library.ram_address(s->uc, (void *)span->host[n]) : UINT64_MAX;
+        if (first != UINT64_MAX && overlap(ram, size, first, span->size[n]))
+            return true;
+    }
+    return false;
+}
+
+/*
+ * A store to code of the block that is executed instruction by instruction for a debugger. As a whole block it would be
+ * given up there; that of the instruction itself the library sees.
+ */
+static bool changes_block(emu_system *s, uint64_t ram, uint64_t size)
+{
+    code_span block = {{NULL}, {0}}, instruction = block;
+    ((void (*)(void *, code_span *, code_span *))s->spans)((void *)s->argument, &block, &instruction);
+    return overlaps_span(s, &block, ram, size) && !overlaps_span(s, &instruction, ram, size);
+}
+
 /* Before tlb_set_dirty, for the same store. */
 void NAME(tb_invalidate_phys_page_fast)(void *uc, void *pages, uint64_t ram, int size, uintptr_t caller)
 {
@@ -51,6 +72,11 @@ void NAME(tb_invalidate_phys_page_fast)(void *uc, void *pages, uint64_t ram, int
         s->code_changed |= has_code(s, s->written_page);
     }
     library.forget_page(uc, pages, ram, size, caller);
+    if (s && s->instruction_blocks && changes_block(s, ram, (uint64_t)size)) {
+        library.restore(s->cpu, caller, true);
+        tell_of_restart(s);
+        library.leave(s->cpu);
+    }
 }
 
 /* "Stores through this address need not be looked at any more." */

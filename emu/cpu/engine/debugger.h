@@ -12,6 +12,8 @@
 
 #define BLOCK 0x10000u
 #define SINGLE_UNIVERSE 1u
+/* Of what is looked at together: time stands still, perhaps, and a debugger is there. */
+#define DEBUGGED_QUIETLY ((uint64_t)0xff << 8 | (uint64_t)0xff << 56)
 enum { KNOWN_BLOCKS = 4096, FLAG_RF = 0x10000, HOW_TRANSLATED = 0x73100 /* TF, IOPL, RF, VM, AC */ };
 
 static uint64_t linear_rip(emu_engine *e)
@@ -283,6 +285,21 @@ static bool choose_grain(emu_engine *e, uint64_t address, uint32_t size)
     return true;
 }
 
+/* Count a block that no debugger has to do with and before which nothing is due; false of others, which are announced. */
+static inline bool is_passed_quickly(emu_engine *e, uint64_t address, uint32_t size)
+{
+    const uint64_t first = e->place / BLOCK * BLOCK, next = first + BLOCK;
+    uint64_t last;
+    if (e->attention.any & ~DEBUGGED_QUIETLY || e->single || e->held || e->restarted || e->reason || next >= e->fine ||
+        e->until < next + BLOCK || (e->counting && e->time + size >= e->deadline) ||
+        breakpoint_between(e, address - 1, address + size, &last))
+        return false;
+    e->deferred = false;
+    e->before = e->begun;
+    e->begun = e->place = next;
+    return true;
+}
+
 /* The block ends at this address, in the middle: breakpoints behind it were not passed. */
 static void leave_block(emu_engine *e, uint64_t address)
 {
@@ -306,6 +323,29 @@ void emu_engine_restarts(void *engine)
     emu_engine *e = engine;
     leave_block(e, linear_rip(e));
     e->restarted = true;
+}
+
+static code_span span_of(emu_engine *e, uint64_t address, uint32_t size)
+{
+    attempt a = {.d = &e->delivery, .env = e->env};
+    uint32_t left = 4096 - (uint32_t)(address & 4095), first = size < left ? size : left;
+    code_span span = {{linear_ram(&a, address, first, false, false), NULL}, {first, size - first}};
+    if (size > first)
+        span.host[1] = linear_ram(&a, address + first, size - first, false, false);
+    for (unsigned n = 0; n < 2; n++)
+        if (!span.host[n])
+            span.size[n] = 0;
+    return span;
+}
+
+/* From within an instruction: where the code lies of its block, unless that is given up already, and its own. */
+void emu_engine_spans(void *engine, code_span *block, code_span *instruction)
+{
+    emu_engine *e = engine;
+    if (e->block_size > e->length) {
+        *block = span_of(e, e->block_start, e->block_size);
+        *instruction = span_of(e, e->last_block, e->length);
+    }
 }
 
 /* From within an instruction: it has met what a debugger watches, and is the last one before the stop. */

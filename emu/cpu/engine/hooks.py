@@ -367,16 +367,13 @@ class Engine:
         return int(self._scratch[0]), int(reason)
 
     @property
-    def debug_functions(self) -> tuple[int, int, int]:
-        """Addresses of two C functions and their argument: to stop with WATCH behind the instruction that is executed,
-        and to say that it begins again.
+    def debug_functions(self) -> tuple[int, int, int, int]:
+        """Addresses of three C functions and their argument: to stop with WATCH behind the instruction that is
+        executed, to say that it begins again, and to ask where its block's code lies.
         """
-        met, restarts = ffi.addressof(lib, "emu_engine_watch_met"), ffi.addressof(lib, "emu_engine_restarts")
-        return (
-            int(ffi.cast("uintptr_t", met)),
-            int(ffi.cast("uintptr_t", restarts)),
-            int(ffi.cast("uintptr_t", self._e)),
-        )
+        names = ("emu_engine_watch_met", "emu_engine_restarts", "emu_engine_spans")
+        met, restarts, spans = (int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in names)
+        return met, restarts, spans, int(ffi.cast("uintptr_t", self._e))
 
     # Clock
 

@@ -149,6 +149,9 @@ static bool is_called_for(const emu_trace_site *s)
     return s->site & (EMU_SITE_FLUSH | EMU_SITE_CAS | EMU_SITE_CAS_PAIR);
 }
 
+/* Addresses below are those of programs. */
+#define LOWER_HALF (1ull << 47)
+
 static void on_instruction(emu_observer *observer, context *s, uint64_t pc, bool first)
 {
     store_log *log = (store_log *)observer;
@@ -166,6 +169,8 @@ static void on_instruction(emu_observer *observer, context *s, uint64_t pc, bool
     if (log->code_page != (pc & -(uint64_t)PAGE)) {
         log->code_page = pc & -(uint64_t)PAGE;
         log->code = host_of(t, log->code_page);
+        if (t->sees_pages && pc < LOWER_HALF)
+            emu_trace_new_page(t->owner, pc);
     }
     log->pc = pc;
     log->piece = 0;

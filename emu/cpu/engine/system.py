@@ -67,11 +67,12 @@ class System:
         """Afterwards: make them work."""
         lib.emu_system_debug_on(self._s)
 
-    def debug(self, met: int, restarts: int, argument: int) -> None:
+    def debug(self, met: int, restarts: int, spans: int, argument: int) -> None:
         """C functions at these addresses hear from now on, with ``argument``, of an access to what is watched
-        (``met``), and of an instruction that is given up and begins again at once (``restarts``).
+        (``met``), and of an instruction that is given up and begins again at once (``restarts``); a third says where
+        the code of the block lies that is executed instruction by instruction (``spans``).
         """
-        self._s.met, self._s.restarts, self._s.argument = met, restarts, argument
+        self._s.met, self._s.restarts, self._s.spans, self._s.argument = met, restarts, spans, argument
 
     @property
     def instruction_blocks(self) -> int:

@@ -146,6 +146,7 @@ class Tracer:
         self.find_site: Callable[[int], SiteLike | None] = lambda pc: None
         self.on_unknown_read: Callable[[int, int], None] = lambda unit, bytes_of_unit: None
         self.on_stop: Callable[[int], None] = lambda why: None
+        self._on_new_page: Callable[[int], None] = lambda pc: None
         self.next_page: Callable[[int, int], int | None] = lambda pc, address: address + _PAGE & -_PAGE
         self.on_failure: Callable[[], None] = lambda: None
 
@@ -223,6 +224,13 @@ class Tracer:
         return first, second, third, fourth
 
     # Code
+
+    def see_pages(self, on_new_page: Callable[[int], None]) -> None:
+        """``on_new_page(pc)`` is called when code of a program (in the lower half of addresses) is about to be
+        translated, for each basic block in each of its pages; where translated code writes the log.
+        """
+        self._on_new_page = on_new_page
+        self._t.sees_pages = 1
 
     def set_sites(self, address: int, size: int, sites: Iterable[SiteLike]) -> None:
         """From ``on_new_block``: these, and no others, are the instructions to watch in this block."""
@@ -466,6 +474,15 @@ def emu_trace_new_instruction(owner: Pointer, pc: int) -> emu_trace_site:
     except BaseException as failure:
         tracer.fail(failure)
     return site
+
+
+@ffi.def_extern()
+def emu_trace_new_page(owner: Pointer, pc: int) -> None:
+    tracer: Tracer = ffi.from_handle(owner)
+    try:
+        tracer._on_new_page(pc)
+    except BaseException as failure:
+        tracer.fail(failure)
 
 
 @ffi.def_extern()

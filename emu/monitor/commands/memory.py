@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from emu.config import BackendKind
-from emu.errors import EmuError, HostError, UsageError
-from emu.host.claims import Claims
+from emu.errors import EmuError, HostError
 from emu.host.files import Kind, Target
 from emu.memory.properties import PROPERTIES, as_json
 from emu.monitor.commands.command import Command
@@ -90,14 +89,8 @@ def _save(control: Control, arguments: dict[str, Any], *, virtual: bool) -> Any:
 def _target(control: Control, filename: str) -> Target:
     """The regular file ``filename``, to be made or replaced. Nothing else: the guest stands still meanwhile, and must
     not wait for whoever reads a FIFO."""
-    claims = Claims()
-    for backend in control.machine.backends():
-        if backend.config.path is not None:
-            claims.reads(backend.config.path, "memory", memory=True)
     try:
-        target = claims.writes(filename, "the dump")
-    except UsageError:
-        raise QmpError(f"Could not open '{filename}': it backs memory of this machine") from None
+        target = control.machine.claims().writes(filename, "the dump")
     except EmuError as error:
         # QEMU names the file once.
         why = os.strerror(error.errno) if isinstance(error, HostError) and error.errno else error.what

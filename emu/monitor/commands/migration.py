@@ -8,7 +8,7 @@ from emu.monitor.commands.command import Command
 from emu.monitor.control import Control, MigrationService
 from emu.monitor.errors import QmpError
 from emu.monitor.events import MIGRATION_STATUS
-from emu.monitor.schema import BOOL, INT, NOTHING, NUMBER, STR, UINT64, Array, Struct, optional, required
+from emu.monitor.schema import BOOL, INT, NOTHING, NUMBER, STR, UINT64, Array, Enum, Struct, optional, required
 
 _UNDER_WAY = ("setup", "active", "pre-switchover", "device", "cancelling")
 
@@ -96,6 +96,7 @@ def _set_parameters(control: Control, arguments: dict[str, Any]) -> Any:
     return {}
 
 
+_COMPRESSION = Enum("MultiFDCompression", ("none", "zlib", "zstd"))
 _CAPABILITY = Struct("MigrationCapabilityStatus", (required("capability", STR), required("state", BOOL)))
 PARAMETERS = Struct(
     "MigrationParameters",
@@ -106,6 +107,10 @@ PARAMETERS = Struct(
         optional("cpu-throttle-increment", UINT64),
         optional("max-cpu-throttle", UINT64),
         optional("x-emu-stall-timeout", UINT64),
+        optional("multifd-channels", UINT64),
+        optional("multifd-compression", _COMPRESSION),
+        optional("multifd-zlib-level", UINT64),
+        optional("multifd-zstd-level", UINT64),
     ),
 )
 _RAM = Struct(

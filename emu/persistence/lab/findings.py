@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.explore import FIRST_FAILURE, Exploration, Interrupted, Recovery, Result, Verdict
 from emu.persistence.lab.grouping import Found, joined
-from emu.persistence.lab.memories import Budgeted, Memories, OutOfTime, Patience
+from emu.persistence.lab.memories import Budgeted, GaveUp, Memories, Patience
 from emu.persistence.lab.naming import (
     ATOMICITY,
     MISSING_FENCE,
     MISSING_FLUSH,
+    MISSING_FSYNC,
     MISSING_MAP_SYNC,
     ORDERING,
     PERSISTED_LOCK,
@@ -22,6 +23,7 @@ from emu.persistence.lab.naming import (
     TORN,
     UNEXPLAINED,
     Cause,
+    LookForSync,
     Namer,
 )
 from emu.persistence.lab.nested import InRecovery, Second, second_failure
@@ -35,6 +37,7 @@ __all__ = [
     "ATOMICITY",
     "MISSING_FENCE",
     "MISSING_FLUSH",
+    "MISSING_FSYNC",
     "MISSING_MAP_SYNC",
     "ORDERING",
     "PERSISTED_LOCK",
@@ -47,6 +50,7 @@ __all__ = [
 ]
 
 _MOST_FAILURES = 64
+_MOST_EARLIER = 64  # crash points
 _MANY = 8  # stores: nobody can make more of them take effect at once
 
 
@@ -108,9 +112,9 @@ def with_promises(failures: Sequence[Failure], unkept: Sequence[Failure], events
 
 
 class Analyst:
-    """Explains the failures of one exploration by running recovery on chosen memories, for at most ``seconds`` of
-    processor time, and until ``deadline``; ``machine`` is where it runs (see ``Memories``). Power failed from event
-    ``first`` on.
+    """Explains the failures of one exploration by running recovery on chosen memories, with the ``patience`` that it
+    has; ``machine`` is where it runs (see ``Memories``). Power failed from event ``first`` on. Of a Linux guest
+    ``unsynced`` knows what the kernel had not written yet; what it takes does not count.
 
     What failed first is explained first, from nothing but what recovery reads then. So its cause is the same whether
     or not anything else was explored, and a run that stops at the first failure names the first cause of a whole one.
@@ -123,20 +127,20 @@ class Analyst:
         events: Sequence[Event],
         initial: Initial,
         recovery: Recovery,
+        patience: Patience,
         *,
-        seconds: float = 20.0,
-        deadline: Deadline = NEVER,
         first: int = 0,
         machine: Budgeted | None = None,
+        unsynced: LookForSync | None = None,
     ) -> None:
         self._exploration = exploration
         self._timeline = timeline
         self._events = events
         self._initial = initial
-        self._patience = Patience(seconds, deadline)
+        self._patience = patience
         self._machine = machine
-        self._memories = Memories(exploration, events, initial, recovery, self._patience.check, machine)
-        self._namer = Namer(timeline, events, initial, self._memories, first=first)
+        self._memories = Memories(exploration, events, initial, recovery, patience, machine)
+        self._namer = Namer(timeline, events, initial, self._memories, first=first, unsynced=unsynced)
         self._recovery = recovery
         self._first: Found[Failure] | None = None
         self._nested: dict[tuple[object, ...], Found[Failure]] = {}
@@ -157,14 +161,19 @@ class Analyst:
                 self._first = self._explain(first)
             if failing and failing[0] is not first:
                 self._explain_all(failing)
-        except (OutOfTime, Interrupted):
-            open_ones = {result.leaf.path() for result in failing if result.direct} - self._explained
-            states = len({result.leaf.path() for result in failing})
-            self.unexplained = (
-                f"the causes are not complete: {self._patience}, {len(open_ones)} of the {states} failing states have "
-                "none yet"
-            )
+        except GaveUp as end:
+            self._say_unexplained(failing, str(end))
+        except Interrupted:
+            over = not self._patience.deadline.left
+            self._say_unexplained(failing, str(self._patience.deadline) if over else "the search was interrupted")
         return self._joined()
+
+    def _say_unexplained(self, failing: Sequence[Result], why: str) -> None:
+        open_ones = {result.leaf.path() for result in failing if result.direct} - self._explained
+        states = len({result.leaf.path() for result in failing})
+        self.unexplained = (
+            f"the causes are not complete: {why}, {len(open_ones)} of the {states} failing states have none yet"
+        )
 
     def _explain_all(self, failing: Sequence[Result]) -> None:
         by_point: dict[int, list[Result]] = {}
@@ -186,7 +195,7 @@ class Analyst:
         known = list(self._found.values())
         try:
             self._explain(result)
-        except (OutOfTime, Interrupted):
+        except (GaveUp, Interrupted):
             return None
         new = [found for found in self._found.values() if found not in known]
         if not new or any(found.repairs(new[0]) or found.shares(new[0]) for found in known):
@@ -241,6 +250,7 @@ class Analyst:
     def _explain(self, result: Result) -> Found[Failure] | None:
         """Also what a second crash came to first is explained by the first one, where that alone can leave it."""
         path = result.leaf.path()
+        self._patience.spend(len(path) + len(self._timeline.points))
         point = first_crash(self._timeline, path, self._initial)
         return self._explain_nested(result) if point is None else self._reduce(path, point)
 
@@ -253,9 +263,36 @@ class Analyst:
             image = smaller
         if not self._fails(image):
             return None
+        image = self._at_first_crash(image)
         _, found = self._note(image, {unit for unit, _, _ in path})
         self._explained.add(path)
         return found
+
+    def _at_first_crash(self, image: Image) -> Image:
+        """The same losses at the first crash point where they fail: nobody wants to look at a later one."""
+        begin = image.point
+        if image.roots or image.lost_pages:
+            made = max((root.event for root in image.roots), default=0)
+            begin = bisect_right(self._timeline.points, made, key=lambda point: point.event)
+        for point in range(begin, min(image.point, begin + _MOST_EARLIER)):
+            earlier = self._same_losses(image, point)
+            if earlier is not None and self._fails(earlier):
+                return earlier
+        while not image.roots and not image.lost_pages and image.point:
+            earlier = self._without(image.point - 1, ())
+            if not self._fails(earlier):
+                break
+            image = earlier
+        return image
+
+    def _same_losses(self, image: Image, point: int) -> Image | None:
+        """The memory of another crash point that lacks the same parts of stores and pages; None where there is none."""
+        if not image.lost_pages <= set(self._pages(point)):
+            return None
+        wanted = {(root.event, root.unit) for root in image.roots}
+        parts = candidates(self._timeline, point, {unit for _, unit in wanted})
+        roots = [part for part in parts if (part.event, part.unit) in wanted]
+        return self._without(point, roots, image.lost_pages) if len(roots) == len(wanted) else None
 
     def _with_fewer_lost(self, image: Image) -> Image:
         """``image`` without the losses that it fails without: many at once, then fewer (Zeller's delta debugging)."""
@@ -296,7 +333,7 @@ class Analyst:
         found = self._found.get(self._key(cause, verdict))
         if found is None:
             if len(self._found) >= _MOST_FAILURES:
-                raise OutOfTime
+                raise GaveUp(f"at {_MOST_FAILURES} causes")
             forced = {part.event for part in image.lost()} - set(cause.lost)
             uncertain = {root.unit for root in candidates(self._timeline, image.point, read)}
             failure = Failure(
@@ -350,9 +387,9 @@ class Analyst:
         for unit in state.units():
             contents[unit], state = state.read(unit, FULL)[-1]
         second = Second(())
-        with suppress(OutOfTime, Interrupted):
+        with suppress(GaveUp, Interrupted):
             second = second_failure(
-                walker, path, self._exploration, self._initial, self._recovery, self._patience.check, self._machine
+                walker, path, self._exploration, self._initial, self._recovery, self._patience, self._machine
             )
         if second.cause is not None and second.where is not None:
             why = f"power failed again during recovery, which lacks something itself: {second.cause.why}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,12 +18,22 @@ from emu.linux.prepare import Request, prepare
 from emu.linux.programs import command
 from emu.linux.protocol import Role
 from emu.persistence.lab import resume
-from emu.persistence.lab.explore import Exploration, Interrupted, Limits, Progress, Verdict, Workers, explore
+from emu.persistence.lab.explore import (
+    FIRST_FAILURE,
+    Exploration,
+    Interrupted,
+    Limits,
+    Progress,
+    Verdict,
+    Workers,
+    explore,
+)
 from emu.persistence.lab.findings import ROBUSTNESS, Analyst, Failure, with_promises
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, be_there, process_pool
 from emu.persistence.lab.linux import KERNEL_CODE, Scene
 from emu.persistence.lab.live import LiveCauses
+from emu.persistence.lab.memories import Patience
 from emu.persistence.lab.promised import unkept
 from emu.persistence.lab.recorder import TRACE_FULL
 from emu.persistence.lab.recovery import judge
@@ -33,6 +42,7 @@ from emu.persistence.lab.robust import violations
 from emu.persistence.lab.stacks import Capture, capture
 from emu.persistence.lab.states import States, states_of
 from emu.persistence.lab.told import tell
+from emu.persistence.lab.unsynced import Unsynced
 from emu.persistence.lab.workload import Contents, Workload, record
 from emu.persistence.model.blocks import Tears, find_blocks
 from emu.persistence.model.distinct import count_distinct
@@ -46,11 +56,9 @@ STATES, ROBUST = "states", "robust"
 """Checks: see ``lab.states`` and ``lab.robust``."""
 CHECKS = (STATES, ROBUST)
 _LONGEST_OBSERVED = 4096
-ANALYSIS_S, _LEAST_ANALYSIS_S = 20.0, 2.0
-COUNTING_S = 10.0
-CAPTURE_S = 20.0
+# Steps of the search for causes (see ``Patience``), for each recovery that was run to find the failures.
+_STEPS_A_RUN, _LEAST_STEPS, _MOST_STEPS = 2_000, 2_000_000, 20_000_000
 _MOST_NAMED = 512
-_PATIENCE_S = 2.0
 # What of the whole time, and how many seconds at most, is left when the exploration ends for all that comes after it,
 # and when the explanations end for what reads the debug information.
 _FOR_THE_REST = 0.25, 60.0
@@ -307,11 +315,13 @@ def _answer(
                 all_reads=ROBUST in question.checks or scene is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, searching)
-    states = live = None
+    states = live = unsynced = None
+    if workload.again is not None:
+        unsynced = Unsynced(workload, workload.again, question.budget, question.workload_timeout, searching)
     if on_cause is not None:
         found_one = partial(on_cause, workload)
         live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first,
-                          machine=session.machine)  # fmt: skip
+                          machine=session.machine, unsynced=unsynced)  # fmt: skip
     try:
         if STATES in question.checks:
             # Of all of the run: what a crash inside of an operation may show is known only when that has ended.
@@ -321,7 +331,6 @@ def _answer(
                 session.judge(states.legal)
         if kept is not None:
             kept.serve(_made_with(question, workload, part, initial))
-        began = time.monotonic()
         found = explore(
             timeline,
             initial,
@@ -334,27 +343,35 @@ def _answer(
             matters=session.matters,
         )
         # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
-        took = time.monotonic() - began
-        patience = _PATIENCE_S if interruption.asked else min(ANALYSIS_S, max(_LEAST_ANALYSIS_S, took))
         explaining = deadline.leaving(*_FOR_NAMES)
+        steps = min(_MOST_STEPS, max(_LEAST_STEPS, _STEPS_A_RUN * found.executed))
+        patience = Patience(_LEAST_STEPS if interruption.asked else steps, explaining)
         with (Interruption() if interruption.asked else interruption).until(explaining) as session.machine.interruption:
-            analyst = Analyst(found, timeline, workload.events, initial, session.recovery, seconds=patience,
-                              deadline=explaining, first=part.first, machine=session.machine)  # fmt: skip
+            if unsynced is not None:
+                unsynced.interruption = session.machine.interruption
+            analyst = Analyst(found, timeline, workload.events, initial, session.recovery, patience,
+                              first=part.first, machine=session.machine, unsynced=unsynced)  # fmt: skip
             failures = analyst.explain()
         if question.durable_when_done and question.rules.flushes_count:
             broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
             failures = with_promises(failures, broken, workload.events)
-        if ROBUST in question.checks:
+        if ROBUST in question.checks and not (failures and question.limits.first_failure):
             failures += violations(found, timeline, happened, initial, failures)
+        left_out = question.limits.first_failure and len(failures) > 1
+        if left_out:
+            failures = failures[:1]
         captures: Mapping[int, Capture] = {}
         waste = tuple(find_waste(workload.events, timeline))
         wanted = named(failures, waste if question.warnings else (), len(workload.events))
-        if recorded and wanted and scene is None and explaining.left and not interruption.asked:
-            captures = capture(question.workload, workload, wanted, timeout=min(CAPTURE_S, explaining.left),
-                               interruption=interruption)  # fmt: skip
+        again = (scene is None) == (workload.again is None)
+        if recorded and wanted and again and explaining.left and not interruption.asked:
+            captures = capture(question.workload, workload, wanted, interruption=interruption,
+                               timeout=min(question.workload_timeout, explaining.left))  # fmt: skip
         because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
+        if left_out:
+            because.append(FIRST_FAILURE)
         because += workload.doubts
         because += _inexact(question)
         return Answer(
@@ -365,7 +382,7 @@ def _answer(
             timeline,
             found,
             sum(point.eager for point in timeline.points),
-            count_distinct(timeline, initial, seconds=0.0 if interruption.asked else min(COUNTING_S, explaining.left)),
+            None if interruption.asked else count_distinct(timeline, initial, is_late=lambda: not explaining.left),
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,

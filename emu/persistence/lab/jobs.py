@@ -7,12 +7,12 @@ every worker under the same paths.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
 import sys
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
@@ -44,6 +44,8 @@ _LARGEST_BATCH = 32
 # Batches for each worker in a round: branches grow unequally, and at its end some wait for the last.
 _BATCHES = 16
 _POLL_S = 0.2
+# As for the command's own process (emu.cli.start): what an exploration makes stays, and is no garbage.
+_GARBAGE_THRESHOLD = 100_000
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Task:
     legal: Legal | None = None
     kept: bytes | None = None
     all_reads: bool = False
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    key: str = field(default_factory=lambda: os.urandom(16).hex())
 
     @cached_property
     def pickled(self) -> bytes:
@@ -237,6 +239,7 @@ def _start_tracker() -> None:
 
 def _follow_parent() -> None:
     """In a worker: end when the parent does. Ctrl-C at the terminal reaches us too, and is the parent's business."""
+    gc.set_threshold(_GARBAGE_THRESHOLD)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="follow-parent", daemon=True).start()
 

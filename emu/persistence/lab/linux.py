@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu import board
-from emu.config import BackendKind, MachineConfig
+from emu.config import BackendKind, MachineConfig, RunOptions
 from emu.cpu.sites import describe_instruction
 from emu.cpu.snapshot import Snapshot
 from emu.devices.contract import ExitRequest, Sink
@@ -139,6 +139,30 @@ Drive = Callable[[list[int]], "Exit | None"]
 """Runs the machine to its end, or until something is in the list; how it ended."""
 
 
+class Again(NamedTuple):
+    """What it takes to run the workload once more, from the moment before its mount: ``config`` has files with what the
+    NVDIMMs held then.
+    """
+
+    booted: Booted
+    config: MachineConfig
+
+    def machine(
+        self, talk: Talk, drive: Callable[[Machine, list[int]], Exit | None], role: Role = Role.WORKLOAD
+    ) -> Machine:
+        """A machine that stands where the command begins, as the first one did. As ``Role.EXEC`` it unmounts the file
+        systems in the end.
+        """
+        machine = talk.machine = self.booted.machine(self.config, talk.outputs, RunOptions(no_reboot=True))
+        try:
+            drive(machine, talk.await_message(Message.BEGIN, role))
+        except BaseException:
+            machine.close()
+            raise
+        talk.play(role)
+        return machine
+
+
 class Begun(NamedTuple):
     """A machine that stands where the command begins. ``config`` is its configuration with what the NVDIMMs hold there,
     ``booted`` the moment before the mount, or how the run ended that did not come to it; ``ended`` is how it did.
@@ -146,6 +170,7 @@ class Begun(NamedTuple):
 
     config: MachineConfig
     booted: Booted | Exit
+    again: Again | None
     ended: Exit | None
 
 
@@ -158,10 +183,12 @@ def begin(machine: Machine, scene: Scene, talk: Talk, drive: Drive) -> Begun:
     booted = keep(machine, scene.folder) if ended is None else ended
     if ended is None and scene.has_setup:
         ended = _set_up(machine, talk, drive)
-    if ended is None:
+    again = None
+    if ended is None and isinstance(booted, Booted):
+        again = Again(booted, with_contents(machine, scene.folder, "before"))
         ended = drive(talk.await_message(Message.BEGIN, Role.WORKLOAD))
     talk.play(Role.WORKLOAD)
-    return Begun(with_contents(machine, scene.folder), booted, ended)
+    return Begun(with_contents(machine, scene.folder, "at-start"), booted, again, ended)
 
 
 def _set_up(machine: Machine, talk: Talk, drive: Drive) -> Exit | None:
@@ -192,11 +219,13 @@ def _set_up(machine: Machine, talk: Talk, drive: Drive) -> Exit | None:
     return None
 
 
-def with_contents(machine: Machine, folder: Path) -> MachineConfig:
-    """The machine's configuration with NVDIMMs that begin with what they hold now, from files in ``folder``."""
+def with_contents(machine: Machine, folder: Path, name: str) -> MachineConfig:
+    """The machine's configuration with NVDIMMs that begin with what they hold now, from files in ``folder``, whose
+    names begin with ``name``.
+    """
     dimms = []
     for number, (dimm, plugged) in enumerate(zip(machine.config.nvdimms, machine.nvdimms, strict=True)):
-        path, view = folder / f"nvdimm{number}", plugged.backend.mapping.view
+        path, view = folder / f"{name}{number}", plugged.backend.mapping.view
         write_content(view, path)
         backend = replace(dimm.backend, kind=BackendKind.FILE, path=str(path), size=len(view), offset=0, share=False)
         dimms.append(replace(dimm, backend=backend))

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from emu.persistence.lab.explore import Exploration, Recovery, Result
 from emu.persistence.lab.findings import Analyst, Failure
-from emu.persistence.lab.memories import Budgeted
+from emu.persistence.lab.memories import Budgeted, Patience
+from emu.persistence.lab.naming import LookForSync
 from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import Initial
 from emu.persistence.model.events import Event
@@ -17,6 +18,7 @@ OnCause = Callable[[Failure], None]
 
 _MOST_OF_THE_TIME = 0.25
 _ALWAYS_S = 1.0
+_MOST_STEPS = 20_000_000
 
 
 class LiveCauses:
@@ -36,9 +38,20 @@ class LiveCauses:
         *,
         first: int = 0,
         machine: Budgeted | None = None,
+        unsynced: LookForSync | None = None,
     ) -> None:
         nothing = Exploration([], 0, [], frozenset(timeline.units), Tree())
-        self._analyst = Analyst(nothing, timeline, events, initial, recovery, first=first, machine=machine)
+        self._analyst = Analyst(
+            nothing,
+            timeline,
+            events,
+            initial,
+            recovery,
+            Patience(_MOST_STEPS),
+            first=first,
+            machine=machine,
+            unsynced=unsynced,
+        )
         self._on_cause = on_cause
         self._started = time.monotonic()
         self._spent = 0.0

@@ -1,9 +1,8 @@
-"""Memories that an analysis makes up, and what recovery makes of them: in bounded time."""
+"""Memories that an analysis makes up, and what recovery makes of them: with a bounded amount of work."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from emu.persistence.lab.deadline import NEVER, Deadline
@@ -17,29 +16,32 @@ _TIMES_AS_LONG = 8
 _LEAST_BLOCKS = 1 << 16
 
 
-class OutOfTime(Exception):
-    """An analysis has used up its time."""
+# What a run of recovery costs beside its basic blocks, and how many of these make a step.
+_STEPS_OF_A_RUN, _BLOCKS_OF_A_STEP = 800, 16
+
+
+class GaveUp(Exception):
+    """An analysis has done as much as it may; the message says what that was."""
 
 
 class Patience:
-    """Ends what takes this thread more than ``seconds`` of processor time, since how busy the host is does not matter,
-    and what comes to the ``deadline``.
+    """Ends an analysis after more than ``limit`` steps, or at the ``deadline``. Steps are counted, not timed,
+    so the same analysis ends at the same place on every host, however busy. A step is about a microsecond: what takes
+    it longer counts as several.
     """
 
-    def __init__(self, seconds: float, deadline: Deadline = NEVER) -> None:
-        self._seconds = seconds
-        self._until = time.thread_time() + seconds
-        self._deadline = deadline
+    def __init__(self, limit: int, deadline: Deadline = NEVER) -> None:
+        self.limit = limit
+        self.deadline = deadline
+        self.spent = 0
 
-    def check(self) -> None:
-        if time.thread_time() > self._until or not self._deadline.left:
-            raise OutOfTime
-
-    def __str__(self) -> str:
-        """Why it has ended."""
-        if not self._deadline.left:
-            return str(self._deadline)
-        return f"the search for them was given up after {max(0, self._seconds):.3g} s of processor time"
+    def spend(self, steps: int) -> None:
+        """``GaveUp`` where these are too many."""
+        self.spent += steps
+        if self.spent > self.limit:
+            raise GaveUp(f"the search was given up after {self.limit:,} steps")
+        if not self.deadline.left:
+            raise GaveUp(str(self.deadline))
 
 
 class Budgeted(Protocol):
@@ -62,7 +64,7 @@ class Memories:
         events: Sequence[Event],
         initial: Initial,
         recovery: Recovery,
-        check: Callable[[], object],
+        patience: Patience,
         machine: Budgeted | None = None,
     ) -> None:
         # What the analysis runs itself is kept apart: a result that nobody explored stays one that nobody explored.
@@ -72,13 +74,14 @@ class Memories:
         self._recovery = recovery
         self._machine = machine
         self._most_blocks: int | None = None
-        self.check = check
+        self.patience = patience
         self._end = len(events)
         self._writes: dict[int, list[tuple[int, int, int]]] = {}
         for number, event in enumerate(events):
             if isinstance(event, Written):
                 for unit, mask, value in split(event.address, event.data):
                     self._writes.setdefault(unit, []).append((number, mask, value))
+        self._steps = 1 + sum(map(len, self._writes.values()))
         # Where power fails in a part of the trace only, the stores behind it were not explored.
         self._tracked = exploration.tracked | self._writes.keys()
         self._unexplored = self._writes.keys() - exploration.tracked
@@ -93,6 +96,7 @@ class Memories:
         """The memory in which all stores before event ``end`` persisted, but for the stores ``without``, the parts
         ``lost`` (event, unit) and everything in ``lost_pages``.
         """
+        self.patience.spend(self._steps)
         contents: dict[int, int] = {}
         for unit, writes in self._writes.items():
             content = self._initial(unit)
@@ -105,7 +109,7 @@ class Memories:
 
     def end(self, contents: dict[int, int]) -> tuple[Verdict, tuple[Read, ...]]:
         """How recovery ends on a memory and what it reads: known from a tree of reads, or found by running it."""
-        self.check()
+        self.patience.spend(3 * len(contents))
         known = self._known(contents, self._trees)
         if known is not None:
             return known
@@ -115,7 +119,6 @@ class Memories:
 
     def accepts(self, contents: dict[int, int]) -> bool:
         """Whether recovery ends well, in reasonable time, on a memory that need not be possible."""
-        self.check()
         known = self._known(contents, (*self._trees, self._cut_short))
         if known is not None:
             return known[0].ok
@@ -143,11 +146,16 @@ class Memories:
         for tree in trees[unexplored:]:
             node = tree.find(lambda unit: self._content(contents, unit))
             if node is not None and node.verdict is not None:
-                return node.verdict, node.path()
+                path = node.path()
+                self.patience.spend(3 * len(path))
+                return node.verdict, path
         return None
 
     def _content(self, contents: dict[int, int], unit: int) -> int:
         return contents[unit] if unit in contents else self._initial(unit)
 
     def _run(self, contents: dict[int, int]) -> Run:
-        return self._recovery.run(self._tracked, lambda unit, mask: self._content(contents, unit) & mask)
+        run = self._recovery.run(self._tracked, lambda unit, mask: self._content(contents, unit) & mask)
+        blocks = 0 if self._machine is None else self._machine.blocks
+        self.patience.spend(_STEPS_OF_A_RUN + len(run.reads) + blocks // _BLOCKS_OF_A_STEP)
+        return run

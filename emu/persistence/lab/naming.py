@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
+from emu.persistence.lab.linux import is_user
 from emu.persistence.lab.memories import Memories
 from emu.persistence.model.crashstate import CrashState, Initial, Read
 from emu.persistence.model.events import UNIT, Event, Fence, Store, Told, WriteBack, Written, split
@@ -28,12 +30,15 @@ TORN = "torn write"
 PERSISTED_LOCK = "persisted lock"
 RECOVERY_LOGIC = "recovery logic bug"
 MISSING_MAP_SYNC = "missing MAP_SYNC"
+MISSING_FSYNC = "missing fsync"
 ROBUSTNESS = "robustness violation"
 UNEXPLAINED = "unexplained"
 
 
 _LOOK_BACK = 64
 _POINTS_BACK = 256
+_STEPS_OF_A_POINT = 60
+_LATER_STORE = "a later store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,19 @@ class Cause:
     persisted: int | None = None
     repair: Repair | None = None
     word: int | None = None
+
+
+class Lacking(NamedTuple):
+    """A cause that is not in the trace: the kernel had not written what belongs to a file. ``lost`` are stores of the
+    program that recovery does not find for that reason.
+    """
+
+    kind: str
+    lost: tuple[int, ...]
+
+
+LookForSync = Callable[[int, tuple[Read, ...]], Lacking | None]
+"""What a program lacks when power fails before this event and recovery, which makes these reads, fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +90,9 @@ class Scene:
 
 
 class Namer:
-    """Names the causes of failing memories of one trace. Power failed from event ``first`` on."""
+    """Names the causes of failing memories of one trace. Power failed from event ``first`` on. ``unsynced`` is asked
+    about a Linux guest, before repairs of stores that are its kernel's, which no author of a program can make.
+    """
 
     def __init__(
         self,
@@ -82,14 +102,16 @@ class Namer:
         memories: Memories,
         *,
         first: int = 0,
+        unsynced: LookForSync | None = None,
     ) -> None:
         self._timeline = timeline
         self._events = events
         self._initial = initial
         self._memories = memories
+        self._unsynced = unsynced
         self._end = memories.end
         points = frozenset(point.event for point in timeline.points)
-        self.editor = Editor(events, timeline.rules, initial, points, memories.check)
+        self.editor = Editor(events, timeline.rules, initial, points, memories.patience.spend)
         self._before = first - 1
         self._late_ones: dict[tuple[object, ...], tuple[str, int | None]] = {}
 
@@ -110,6 +132,7 @@ class Namer:
         What fails in the same way behind such a point is the same failure; before it, it is another one.
         """
         for earlier in range(point - 1, max(-1, point - _POINTS_BACK), -1):
+            self._memories.patience.spend(_STEPS_OF_A_POINT)
             if CrashState.at(self._timeline, earlier, self._initial).after(path) is None:
                 return self._timeline.points[earlier].event
         return self._before if point < _POINTS_BACK else self._timeline.points[point - _POINTS_BACK].event
@@ -132,6 +155,10 @@ class Namer:
                     "as it was; a mapping made with MAP_SYNC journals them before the first store"
                 )
                 return Cause(MISSING_MAP_SYNC, why, (), None, repair)
+        if self._unsynced is not None and not self._is_programs_own(lost):
+            cause = self._not_written(self._unsynced, crash, path)
+            if cause is not None:
+                return cause
         if not lost and not self._end(self._memories.after(len(self._events)))[0].ok:
             why = "nothing was lost and nothing was left to do, yet recovery fails"
             if crash < len(self._events):
@@ -143,11 +170,37 @@ class Namer:
             cause = attempt(scene)
             if cause is not None:
                 return cause
+        if self._unsynced is not None and self._is_programs_own(lost):
+            cause = self._not_written(self._unsynced, crash, path)
+            if cause is not None:
+                return cause
         accepted = self._accepted(range(min(scene.crash, *scene.lost), -1, -1), scene)
         if accepted is None and not self._end(self._memories.after(0))[0].ok:
             return Cause(RECOVERY_LOGIC, "recovery fails already on what was there before the first store")
         why = "no fence or flush more, no other order and no grouping of these stores was found to make this impossible"
         return Cause(UNEXPLAINED, why, lost)
+
+    def _is_programs_own(self, lost: tuple[int, ...]) -> bool:
+        """Whether a program, not the kernel, has made some of these stores."""
+        return any(is_user(self._events[number].pc) for number in lost)
+
+    @staticmethod
+    def _not_written(look: LookForSync, crash: int, path: tuple[Read, ...]) -> Cause | None:
+        """The kernel had not written to the medium what belongs to a file."""
+        lacking = look(crash, path)
+        if lacking is None:
+            return None
+        if lacking.kind == MISSING_MAP_SYNC:
+            why = (
+                "the program's stores are on the medium, but what the file system notes about their blocks is not: "
+                "with the same mappings made with MAP_SYNC recovery succeeds"
+            )
+        else:
+            why = (
+                "what the file system notes about the program's files is not on the medium: with a sync before the "
+                "power failure recovery succeeds"
+            )
+        return Cause(lacking.kind, why, lacking.lost)
 
     def _awaited(self, crash: int, path: tuple[Read, ...]) -> tuple[int, ...]:
         """The stores from event ``crash`` on that end the failure, once they are made; empty if none do."""
@@ -223,10 +276,15 @@ class Namer:
         key = (kind, *map(self.place, scene.lost))
         if key not in self._late_ones:
             persisted = self._later(scene)
-            told = persisted is not None and isinstance(self._events[persisted], Told)
-            self._late_ones[key] = why("what was printed" if told else "a later store"), persisted
+            self._late_ones[key] = why(self._later_event(persisted)), persisted
         text, persisted = self._late_ones[key]
         return Cause(kind, text, scene.lost, persisted, repair)
+
+    def _later_event(self, number: int | None) -> str:
+        event = None if number is None else self._events[number]
+        if not isinstance(event, Told):
+            return _LATER_STORE
+        return "what was printed" if event.printed else f'"{event.text.decode()}"'
 
     def _why_no_fence(self, scene: Scene, later: str) -> str:
         number, store = next((n, event) for n in scene.lost if isinstance(event := self._events[n], Store))
@@ -245,7 +303,8 @@ class Namer:
             early = self.editor.flushed_before(root.event, line)
             hint = "; its line was flushed before the store, which is too early" if early else ""
             return f"the line of the store is never flushed after it{hint}"
-        return f"the line of the store is flushed only after {later}, which persisted without it"
+        without = ", which persisted without it" if later == _LATER_STORE else ""
+        return f"the line of the store is flushed only after {later}{without}"
 
     def _torn(self, scene: Scene) -> Cause | None:
         """A part of a store persisted without the others."""

@@ -6,12 +6,11 @@ stores are found and named as those of the workload are (``naming``), and repair
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from emu.persistence.lab.explore import Exploration, Recovery, Walker
-from emu.persistence.lab.memories import Budgeted, Memories
+from emu.persistence.lab.memories import Budgeted, Memories, Patience
 from emu.persistence.lab.naming import Cause, Namer
 from emu.persistence.model.crashstate import FULL, CrashState, Initial, Read
 from emu.persistence.model.events import Event
@@ -47,11 +46,11 @@ def second_failure(
     exploration: Exploration,
     initial: Initial,
     recovery: Recovery,
-    check: Callable[[], object],
+    patience: Patience,
     machine: Budgeted | None,
 ) -> Second:
     """What recovery lacks, seen from the memories of ``walker``, from which the last recovery reads ``path`` and fails.
-    ``check`` may end what takes too long.
+    ``patience`` may end it.
     """
     first = _before_the_last(walker.state)
     before: dict[int, int] = {}
@@ -69,7 +68,7 @@ def second_failure(
     state = CrashState.at(timeline, timeline.points[-1].number, content).after(path)
     if events[: len(cut)] != cut or state is None:
         return unnamed
-    memories = Memories(exploration, events, content, recovery, check, machine)
+    memories = Memories(exploration, events, content, recovery, patience, machine)
     image = _least(example(state, timeline, content, timeline.points[-1].number), memories)
     verdict, read = memories.end(image.contents())
     if verdict.ok:

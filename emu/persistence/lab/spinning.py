@@ -69,7 +69,7 @@ class SpinWatch:
     def _next_look(self, blocks: int) -> None:
         self._head: tuple[int, dict[str, int]] | None = None
         self._before: _State | None = None
-        self.wants_look = self._resumed = self.proven = False
+        self.wants_look = self._awaits = self._resumed = self.proven = False
         self._words.clear()
         self._after = blocks
         self._until = self._begun + blocks + max(_SHORTEST_LOOK, blocks // 256)
@@ -86,11 +86,17 @@ class SpinWatch:
         if blocks > self._until and not self.proven:
             self._next_look(4 * self._after)
             return True
-        if self._resumed:  # behind a look: the block that was announced then
+        if not self._awaits:  # most never come back with the same registers, so nothing else is looked at now
+            self._awaits = True
+            self._tracer.await_block(min(self._until + 1, self._limit))
+        elif self._resumed:  # behind a look: the block that was announced then
             self._resumed = False
-        elif self._head is None or self._head == (self._machine.cpu.rip, self._machine.cpu.registers()):
-            self.wants_look = True
-            self._machine.cpu.stop_before_block()
+        else:
+            here = self._machine.cpu.rip, self._machine.cpu.registers()
+            self._head = self._head or here
+            if self._head == here:
+                self.wants_look = True
+                self._machine.cpu.stop_before_block()
         return True
 
     def look(self, tracked: Collection[int]) -> None:
@@ -99,10 +105,7 @@ class SpinWatch:
             return
         self.wants_look, self._resumed = False, True
         self._tracer.blocks -= 1
-        if self._head is None:
-            self._head = self._machine.cpu.rip, self._machine.cpu.registers()
-            self._tracer.await_block(min(self._until + 1, self._limit))
-        elif self.proven:
+        if self.proven:
             self._end()
         else:
             before, self._before = self._before, self._state()

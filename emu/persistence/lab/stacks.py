@@ -7,17 +7,23 @@ only, and what the unwinder needs is kept when the log has as many entries as it
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+import struct
+from collections.abc import Container, Iterable
+from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu import board
 from emu.config import MachineConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
+from emu.linux.protocol import Role
 from emu.persistence.lab.interruption import Interruption
+from emu.persistence.lab.linux import Talk, is_user
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import private
-from emu.persistence.lab.workload import Workload
+from emu.persistence.lab.watchdog import Watchdog
+from emu.persistence.lab.workload import Workload, drive
 from emu.persistence.model.events import Told
 from emu.units import PAGE
 
@@ -28,15 +34,19 @@ _KEPT = 16 * 1024
 # Entries of the log that an instruction can make before the one that its event begins with: marks in page tables.
 _BEFORE = 8
 _SEEN = "stacks-seen"
+_WORD = struct.Struct("<Q")
 _Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 
 
 class Capture(NamedTuple):
-    """The CPU before an instruction at ``pc``: its general ``registers`` by name, and the ``stack`` from RSP up."""
+    """The CPU before an instruction at ``pc``: its general ``registers`` by name, and the ``stack`` from RSP up. Of a
+    Linux program also the ``pages`` of code that the stack may lead to, by address: where its files lie, nobody says.
+    """
 
     pc: int
     registers: dict[str, int]
     stack: bytes
+    pages: dict[int, bytes] | None = None
 
 
 class _Wanted(NamedTuple):
@@ -72,9 +82,9 @@ def capture(
             )
     if not wanted:
         return {}
-    with board.build(private(config), board.Outputs(), RunOptions(no_reboot=True)) as machine:
+    with closing(Watchdog(timeout)) as watchdog, _machine(config, workload, interruption, watchdog) as machine:
         recording = Recording(machine, log_limit=max(one.entry for group in wanted.values() for one in group) + _KEPT)
-        watch = _Watch(machine, recording, wanted)
+        watch = _Watch(machine, recording, wanted, workload.pages)
         try:
             recording.start()
             watch.start()
@@ -93,13 +103,33 @@ def capture(
             recording.tracer.close()
 
 
-class _Watch:
-    """Keeps what is ``wanted`` of one machine: by number of the event, how near it was and the capture."""
+def _machine(config: MachineConfig, workload: Workload, interruption: Interruption, watchdog: Watchdog) -> Machine:
+    """A machine that stands where the recording of ``workload`` began."""
+    if workload.again is not None:
+        return workload.again.machine(Talk(_nowhere, Role.WORKLOAD), partial(drive, interruption, watchdog))
+    return board.build(private(config), board.Outputs(), RunOptions(no_reboot=True))
 
-    def __init__(self, machine: Machine, recording: Recording, wanted: dict[int, list[_Wanted]]) -> None:
+
+def _nowhere(_data: bytes) -> None:
+    """What the workload prints has been printed."""
+
+
+class _Watch:
+    """Keeps what is ``wanted`` of one machine: by number of the event, how near it was and the capture. ``pages`` are
+    where programs' code was.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        recording: Recording,
+        wanted: dict[int, list[_Wanted]],
+        pages: Container[int],
+    ) -> None:
         self._machine = machine
         self._recording = recording
         self._wanted = wanted
+        self._pages = pages
         self._last = max(one.entry for group in wanted.values() for one in group)
         self._callback = _Callback(self._reached)
         self.seen: dict[int, _Seen] = {}
@@ -131,4 +161,15 @@ class _Watch:
                 stack += cpu.read_linear(at + len(stack), PAGE - (at + len(stack)) % PAGE)
             except UsageError:
                 break
-        return Capture(pc, registers, stack)
+        pages = self._pages_of_code(pc, stack) if is_user(pc) and self._pages else None
+        return Capture(pc, registers, stack, pages)
+
+    def _pages_of_code(self, pc: int, stack: bytes) -> dict[int, bytes]:
+        words = (word for (word,) in _WORD.iter_unpack(stack[: len(stack) // _WORD.size * _WORD.size]))
+        found = {}
+        # An address behind a call may be the first one of the next page.
+        for page in dict.fromkeys(at & -PAGE for word in (pc, *words) for at in (word, word - 1)):
+            if page in self._pages:
+                with suppress(UsageError):  # of another program, at that address
+                    found[page] = self._machine.cpu.read_linear(page, PAGE)
+        return found

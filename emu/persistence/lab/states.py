@@ -16,7 +16,7 @@ from emu.errors import Status, UsageError
 from emu.persistence.lab.explore import Answer, Recovery, Run, Settled, Verdict
 from emu.persistence.lab.tree import Reads
 from emu.persistence.model.crashstate import FULL, Initial, Read
-from emu.persistence.model.events import BOUNDARIES, Event, Told, Written, split
+from emu.persistence.model.events import BOUNDARIES, Event, Store, Told, Written, split
 
 ILLEGAL_STATE = "illegal-state"
 """Reason of the ``Verdict`` of a recovery that ended well and showed what it must not show."""
@@ -52,11 +52,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """The states at the boundaries of a run. Nothing was promised before the first of them."""
+    """The states at the boundaries of a run. Nothing was promised before the first of them. ``note`` says why less is
+    judged than was meant, perhaps.
+    """
 
     boundaries: tuple[int, ...]
     segments: tuple[Segment, ...]
     legal: Legal
+    note: str = ""
 
     def at(self, event: int) -> Segment | None:
         """Between which boundaries power fails just before ``event``."""
@@ -65,7 +68,7 @@ class States:
 
 
 def states_of(events: Sequence[Event], initial: Initial, recovery: Showing) -> States:
-    """Run ``recovery`` on the memory at each boundary of a trace. UsageError where there is none."""
+    """Run ``recovery`` on the memory at each boundary of a trace. UsageError where there is none, or nothing to see."""
     stored = (split(event.address, event.data) for event in events if isinstance(event, Written))
     tracked = frozenset(unit for parts in stored for unit, _, _ in parts)
     contents: dict[int, int] = {}
@@ -93,11 +96,23 @@ def states_of(events: Sequence[Event], initial: Initial, recovery: Showing) -> S
         )
     shown.append(look())
     names.append("the end of the run")
+    seen = {one for one in shown if one is not None}
+    if seen == {b""}:
+        raise UsageError(
+            "--check states: recovery prints nothing, so there is nothing to compare",
+            "let it print what it sees to its standard output (COM1)",
+        )
     segments = [
         Segment(names[n], names[n + 1], _end(shown[n]), _end(shown[n + 1])) for n in range(len(numbers))
     ]  # fmt: skip
     legal = [frozenset(digest(one) for one in shown[n : n + 2] if one is not None) or None for n in range(len(numbers))]
-    return States(tuple(numbers), tuple(segments), (None, *legal))
+    note = ""
+    if len(seen) == 1 and any(number > numbers[0] for number, event in enumerate(events) if isinstance(event, Store)):
+        note = (
+            "--check states: recovery prints the same at all boundaries of operations, so it may not show what they "
+            "change"
+        )
+    return States(tuple(numbers), tuple(segments), (None, *legal), note)
 
 
 def _end(output: bytes | None) -> str | None:

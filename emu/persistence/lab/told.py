@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from emu.errors import UsageError
 from emu.persistence.lab.workload import Workload
 from emu.persistence.model.events import BOUNDARIES, UNIT, Event, Told, printed_address
 from emu.persistence.model.operations import BEGIN, Mark, Print
@@ -28,6 +29,7 @@ def tell(workload: Workload, *, prints: bool, boundaries: bool) -> Workload:
         events += workload.events[taken : one.event]
         entries += workload.entries[taken : one.event]
         taken = one.event
+        place = len(said)
         said.append(one._replace(event=len(events)))
         if prints and isinstance(one, Print):
             events.append(Told(printed_address(printed), _word(1), one.text, one.pc))
@@ -37,6 +39,8 @@ def tell(workload: Workload, *, prints: bool, boundaries: bool) -> Workload:
             counted += 1
             events.append(Told(BOUNDARIES, _word(counted), passed[number]))
             entries.append(0)  # no instruction of its own is known
+            if isinstance(one, Mark):  # power that fails before this is told fails before the mark
+                said[place] = one._replace(event=len(events))
     events += workload.events[taken:]
     entries += workload.entries[taken:]
     return replace(workload, events=tuple(events), said=tuple(said), entries=entries)
@@ -49,6 +53,7 @@ def _word(value: int) -> bytes:
 def _boundaries(said: Iterable[Mark | Print]) -> Iterator[tuple[int, bytes]]:
     """The places where no operation is under way, by their numbers in ``said``, and what was said there: the begin and
     the end of each operation that is in no other one; where there are no marks, the end of each printed line.
+    UsageError where operations overlap: which of their effects may be seen cannot be said.
     """
     said = list(said)
     if not any(isinstance(one, Mark) for one in said):
@@ -63,9 +68,29 @@ def _boundaries(said: Iterable[Mark | Print]) -> Iterator[tuple[int, bytes]]:
             if len(under_way) == 1:
                 yield number, f"operation {one.id} begins".encode()
         elif one.id in under_way:
-            under_way.remove(one.id)
+            if under_way[-1] != one.id:
+                raise UsageError(
+                    f"--check states: operation {one.id} is done while operation {under_way[-1]} goes on, which began "
+                    "later",
+                    "it judges operations that follow each other or lie in each other; mark those of one thread only",
+                )
+            under_way.pop()
             if not under_way:
                 yield number, f"operation {one.id} is done".encode()
+
+
+def never_done(marks: Iterable[Mark]) -> list[int]:
+    """The operations that others began or ended in and that are never done: these others are not told apart."""
+    under_way: list[tuple[int, int]] = []
+    marks = list(marks)
+    for number, mark in enumerate(marks):
+        if mark.kind == BEGIN:
+            under_way.append((number, mark.id))
+        else:
+            ended = next((one for one in reversed(under_way) if one[1] == mark.id), None)
+            if ended is not None:
+                under_way.remove(ended)
+    return [id_ for number, id_ in under_way if number < len(marks) - 1]
 
 
 def pieces(events: Iterable[Event]) -> list[bytes]:

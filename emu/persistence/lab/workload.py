@@ -12,7 +12,6 @@ from functools import partial
 from emu import board
 from emu.config import MachineConfig, RunOptions
 from emu.cpu.engine import trace
-from emu.cpu.engine.trace import SiteLike
 from emu.devices.contract import ExitRequest
 from emu.errors import Status
 from emu.linux.protocol import Role
@@ -23,7 +22,7 @@ from emu.persistence.lab.booted import Booted
 from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
-from emu.persistence.lab.linux import Begun, CodePages, Scene, Talk, begin, is_user
+from emu.persistence.lab.linux import Again, Begun, CodePages, Scene, Talk, begin, is_user
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import Output, private
 from emu.persistence.lab.watchdog import Watchdog
@@ -66,8 +65,8 @@ class Workload:
     it did that the trace cannot show. ``pc`` is where the CPU stood at the end. ``said`` is what it printed (to its
     standard output, of a Linux program) and what it said about its operations. ``entries`` are
     the numbers of log entries before each event. Of a Linux program, ``pages`` are the contents of the pages of code
-    that were executed, by address, ``began_with`` has files with what the NVDIMMs held when its command began, and
-    ``booted`` is the moment before the mount, or how the run ended that did not come to it.
+    that were executed, by address, ``began_with`` has files with what the NVDIMMs held when its command began,
+    ``booted`` is the moment before the mount, or how the run ended that did not come to it, ``again`` runs it again.
     """
 
     events: Sequence[Event]
@@ -83,6 +82,7 @@ class Workload:
     pages: Mapping[int, frozenset[bytes]] = field(default_factory=dict)
     began_with: MachineConfig | None = None
     booted: Booted | Exit | None = None
+    again: Again | None = None
 
     @property
     def marks(self) -> list[Mark]:
@@ -140,7 +140,7 @@ def record(
         begun: Begun | None = None
         if scene is not None and talk is not None:
             with closing(Watchdog(math.inf if timeout is None else timeout)) as watchdog:
-                begun = begin(machine, scene, talk, partial(_drive, machine, interruption, watchdog))
+                begun = begin(machine, scene, talk, partial(drive, interruption, watchdog, machine))
             own, ended = begun.config, begun.ended
         recording = Recording(machine, log_limit=event_limit if upto is None else upto)
         tracer, check = recording.tracer, None
@@ -192,6 +192,7 @@ def record(
                 {page: frozenset(contents) for page, contents in pages.pages.items()},
                 None if begun is None else begun.config,
                 None if begun is None else begun.booted,
+                None if begun is None else begun.again,
             )
         finally:
             if check is not None:
@@ -200,7 +201,7 @@ def record(
             tracer.close()
 
 
-def _drive(machine: Machine, interruption: Interruption, watchdog: Watchdog, until: list[int]) -> Exit | None:
+def drive(interruption: Interruption, watchdog: Watchdog, machine: Machine, until: list[int]) -> Exit | None:
     """Run the machine to its end, or until something is in ``until``."""
     with interruption.ends(machine), watchdog.watches(machine):
         while not until:
@@ -212,18 +213,14 @@ def _drive(machine: Machine, interruption: Interruption, watchdog: Watchdog, unt
 
 def _keep_code(machine: Machine, recording: Recording, pages: CodePages) -> None:
     """Keep the code of programs, whose memory is gone when they have ended. The machine has run unrecorded before."""
-    look, find = recording.tracer.on_new_block, recording.tracer.find_site
+    look = recording.tracer.on_new_block
 
     def look_and_keep(address: int, size: int) -> None:
         pages.see(address, size, machine.cpu.read_linear)
         look(address, size)
 
-    def find_and_keep(pc: int) -> SiteLike | None:
-        pages.see(pc, 1, machine.cpu.read_linear)
-        return find(pc)
-
     recording.tracer.on_new_block = look_and_keep
-    recording.tracer.find_site = find_and_keep
+    recording.tracer.see_pages(lambda pc: pages.see(pc, 1, machine.cpu.read_linear))
     machine.cpu.invalidate(0, 1)
 
 

@@ -14,8 +14,7 @@ only their number matters for the cells that follow.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 
 from emu.persistence.model.crashstate import FULL, CrashState, Initial, content_of, possible_values
@@ -23,6 +22,8 @@ from emu.persistence.model.timeline import Timeline
 
 _MOST_CONTENTS = 1 << 16
 _MOST_CLASSES = 1 << 18
+_MOST_STEPS = 10_000_000  # of about a microsecond
+_STEPS_OF_A_STATE = 10
 
 Contents = frozenset[tuple[int, ...]]
 """What a cell can hold at one crash point."""
@@ -32,10 +33,14 @@ class _TooMany(Exception):
     pass
 
 
-def count_distinct(timeline: Timeline, initial: Initial, *, seconds: float = 10.0) -> int | None:
-    """The number of different memories; None when finding it would take more than ``seconds`` of processor time."""
+def count_distinct(
+    timeline: Timeline, initial: Initial, *, steps: int = _MOST_STEPS, is_late: Callable[[], bool] = bool
+) -> int | None:
+    """The number of different memories; None when finding it would take more ``steps``: counted, so that the answer is
+    the same on every host. None, too, once it ``is_late``.
+    """
     try:
-        return _Count(timeline, initial, time.thread_time() + seconds).total()
+        return _Count(timeline, initial, steps, is_late).total()
     except _TooMany:
         return None
 
@@ -66,10 +71,11 @@ def _groups(timeline: Timeline) -> Iterator[list[int]]:
 
 
 class _Count:
-    def __init__(self, timeline: Timeline, initial: Initial, deadline: float) -> None:
+    def __init__(self, timeline: Timeline, initial: Initial, steps: int, is_late: Callable[[], bool]) -> None:
         self._timeline = timeline
         self._initial = initial
-        self._deadline = deadline
+        self._steps_left = steps
+        self._is_late = is_late
         self._now: list[Contents] = []  # of each cell, at the crash point that is being looked at
         self._changes: list[dict[int, Contents]] = [{} for _ in timeline.points]
         self._returning: set[int] = set()  # cells of which a content is allowed again after it was not
@@ -80,7 +86,7 @@ class _Count:
         gone: set[tuple[int, ...]] = set()
         before: Contents | None = None
         for point in self._timeline.changes_of(units):
-            self._check()
+            self._spend(len(units))
             contents = self._in_order(units, point) or self._in_any_order(units, point)
             if before is None:
                 self._now.append(contents)
@@ -114,6 +120,7 @@ class _Count:
                 steps.append((part.event, place, content))
         if len({event for event, _, _ in steps}) < len(steps):
             return None
+        self._spend(len(steps) * len(units))
         found = {tuple(values)}
         for _, place, content in sorted(steps):
             values[place] = content_of(units[place], content, self._initial)
@@ -125,16 +132,17 @@ class _Count:
             raise _TooMany
         found = set()
         state = CrashState.at(self._timeline, point, self._initial)
+        self._spend(_STEPS_OF_A_STATE)
         for values, _ in possible_values(state, [(unit, FULL) for unit in units]):
             found.add(values)
             if len(found) > _MOST_CONTENTS:
                 raise _TooMany
-            if len(found) % 256 == 0:
-                self._check()
+            self._spend(_STEPS_OF_A_STATE * len(units))
         return frozenset(found)
 
-    def _check(self) -> None:
-        if time.thread_time() > self._deadline:
+    def _spend(self, steps: int) -> None:
+        self._steps_left -= steps
+        if self._steps_left < 0 or self._is_late():
             raise _TooMany
 
     def total(self) -> int:
@@ -174,7 +182,7 @@ class _Count:
                     left[cell] = both
                     if not count:
                         return
-            self._check()
+            self._spend(1 + len(self._changes[last]))
             yield last, count
 
     def _others(self, first: int, last: int, count: int) -> int:
@@ -188,13 +196,13 @@ class _Count:
         for cell in changed:
             by_points = self._by_points(cell, first, last)
             merged: dict[int, int] = {}
+            self._spend(len(classes) * len(by_points))
             for before, count in classes.items():
                 for points, contents in by_points.items():
                     if both := before & points:
                         merged[both] = merged.get(both, 0) + count * contents
             if len(merged) > _MOST_CLASSES:
                 raise _TooMany
-            self._check()
             classes = merged
         return same * sum(classes.values())
 

@@ -99,6 +99,11 @@ class Told(NamedTuple):
     text: bytes
     pc: int = 0
 
+    @property
+    def printed(self) -> bool:
+        """Whether it was printed, not marked; a boundary is, too, where lines are operations."""
+        return self.address != BOUNDARIES or self.text.endswith(b"\n")
+
 
 Written = Store | LabelWrite | Told
 """The events that change content: they have an ``address`` and ``data``."""

@@ -35,6 +35,8 @@ Content = tuple[int, int]
 """``(mask, value)``: the bytes of a unit that are known, and what they are."""
 
 NOTHING: Content = (0, 0)
+# A named tuple's own constructor takes twice as long, and this makes a part of each store.
+_new_part = tuple.__new__
 _WHOLE = (1 << 64) - 1
 
 
@@ -153,6 +155,22 @@ class Component:
                 self._sizes.append(1)
                 self._subsets += 1
         parts.append(part)
+        contents.append((mask, value) if mask == _WHOLE else overlay(contents[-1], (mask, value)))
+
+    def add_store(self, event: int, unit: int, mask: int, value: int, durable: Mapping[int, Content]) -> None:
+        """As ``add``, of the only part of a regular store."""
+        entry = self.units.get(unit)
+        if entry is None:
+            entry = self.units[unit] = _Unit([], [durable.get(unit, NOTHING)])
+        parts, contents = entry.parts, entry.contents
+        if entry.regular != len(parts):
+            self.add(unit, Part(event, mask, value, False), durable)
+            return
+        entry.regular += 1
+        self._chain.append(event)
+        self._sizes.append(1)
+        self._subsets += 1
+        parts.append(_new_part(Part, (event, mask, value, False)))
         contents.append((mask, value) if mask == _WHOLE else overlay(contents[-1], (mask, value)))
 
     def commit(self, *, through: int, nt: bool) -> dict[int, Content]:

@@ -33,6 +33,16 @@ the host's write-back of everything, which a guest on a page cache can only ask 
 """
 
 
+Spend = Callable[[int], object]
+"""Told of steps of work."""
+
+_STEPS_OF_AN_EVENT, _STEPS_OF_A_POINT = 5, 10
+
+
+def _for_nothing(steps: int) -> None:
+    """Whoever does not count."""
+
+
 class _Edit:
     """An edited trace, whose ``steps`` are applied as far as somebody asks, up to event ``end`` at least. The trace
     begins anew, with what persisted, behind each write-back of everything; there are no crash points before step
@@ -50,7 +60,9 @@ class _Edit:
         first: int = 0,
         events: Sequence[Event] = (),
         points: Container[int] = (),
+        spend: Spend = _for_nothing,
     ) -> None:
+        self._spend = spend
         self._steps = iter(steps)
         self._rules = rules
         self._contents = _Contents(initial)
@@ -68,12 +80,15 @@ class _Edit:
     def allows(self, path: Sequence[Read], after: int, until: int) -> bool:
         """Whether some crash behind the original event ``after``, up to ``until``, lets recovery read ``path``."""
         until = max(until, self._end)
+        taken = self._taken
         self._grow(until)
-        among = slice(bisect_right(self._crashes, after), bisect_right(self._crashes, until))
-        return any(
-            CrashState.at(timeline, number, initial).after(path) is not None
-            for timeline, number, initial in self._memories[among]
-        )
+        self._spend(1 + (self._taken - taken) * _STEPS_OF_AN_EVENT)
+        for at in range(bisect_right(self._crashes, after), bisect_right(self._crashes, until)):
+            self._spend(_STEPS_OF_A_POINT)
+            timeline, number, initial = self._memories[at]
+            if CrashState.at(timeline, number, initial).after(path) is not None:
+                return True
+        return False
 
     def _grow(self, until: int) -> None:
         """Apply all that comes before the original event ``until``."""
@@ -151,7 +166,7 @@ class Repair:
 class Editor:
     """Makes the repairs of one trace. Those that add flushes or fences are for all of it, and made once for the same
     stores; the others reach up to a crash: power fails before event ``crash`` at the latest. ``points`` are the
-    events that power can fail before; ``tick`` is told before each repair, and may end what takes too long.
+    events that power can fail before; ``spend`` is told of the work, in steps of a microsecond, and may end it.
     """
 
     def __init__(
@@ -160,13 +175,13 @@ class Editor:
         rules: Rules,
         initial: Initial,
         points: Container[int],
-        tick: Callable[[], object] = lambda: None,
+        spend: Spend = _for_nothing,
     ) -> None:
         self._events = events
         self._rules = rules
         self._initial = initial
         self._points = points
-        self._tick = tick
+        self._spend = spend
         self._made: dict[tuple[str, frozenset[int]], Repair] = {}
         self._flushes: dict[int, list[int]] = {}
         self._write_backs: list[int] = []  # of every line
@@ -213,16 +228,16 @@ class Editor:
         last = max(whole)
         end = min(crash, last + 1)
         before = _Edit(
-            [step for step in self._steps(0, end) if step[0] not in whole], self._rules, self._initial, end=end
-        )
-        self._tick()
+            [step for step in self._steps(0, end) if step[0] not in whole],
+            self._rules, self._initial, end=end, spend=self._spend,
+        )  # fmt: skip
         if crash <= last:
             return Repair(before)
         # And from there on: crash points before they are durable do not exist.
         inserted: list[Step] = [(last + 1, event) for event in self._make_durable(sorted(whole))]
         steps = [*self._steps(0, last + 1), *inserted, *self._steps(last + 1, crash)]
         first = last + 1 + len(inserted)
-        return Repair(before, _Edit(steps, self._rules, self._initial, end=crash, first=first))
+        return Repair(before, _Edit(steps, self._rules, self._initial, end=crash, first=first, spend=self._spend))
 
     def flushes_help(self, stores: Iterable[int]) -> bool:
         """Whether a flush can make any of ``stores`` durable: not where caches survive, nor past them."""
@@ -265,9 +280,10 @@ class Editor:
         key = what, self._places(stores)
         made = self._made.get(key)
         if made is None:
-            self._tick()
             steps = edit(self._is_like(stores))
-            whole = _Edit(steps, self._rules, self._initial, events=self._events, points=self._points)
+            whole = _Edit(
+                steps, self._rules, self._initial, events=self._events, points=self._points, spend=self._spend
+            )
             made = self._made[key] = Repair(whole)
         return made
 
@@ -309,5 +325,4 @@ class Editor:
         return list(zip(range(first, end), self._events[first:end], strict=False))
 
     def _up_to(self, crash: int, steps: Iterable[Step], rules: Rules | None = None) -> Repair:
-        self._tick()
-        return Repair(_Edit(steps, rules or self._rules, self._initial, end=crash))
+        return Repair(_Edit(steps, rules or self._rules, self._initial, end=crash, spend=self._spend))

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 
 from emu.config import PersistenceDomain
 from emu.persistence.model.columns import Events
+from emu.persistence.model.columns import Part as StorePart
 from emu.persistence.model.events import (
     UNIT,
     Event,
@@ -125,10 +126,24 @@ class PersistState:
     def _is_plain_load(self, fence: Fence) -> bool:
         return fence.failed and self.rules.failed_cas == "load"
 
-    def store_part(self, unit: int, mask: int, value: int, nt: bool) -> None:
-        """The next event is a store to one unit, not locked; stores are alike (see ``Rules``)."""
-        self._add_part(unit & self._component_mask, self.events, unit, mask, value, nt and self._flushes_count)
-        self.events += 1
+    def store_parts(self, parts: Iterator[StorePart | None]) -> None:
+        """The next events are stores to one unit each, not locked, up to the first None; stores are alike (see
+        ``Rules``).
+        """
+        # As _add_part does it: most stores of a long run come by here.
+        mask_of_key, durable, components = self._component_mask, self.durable, self.components
+        for number, part in enumerate(parts, self.events):
+            if part is None:
+                self.events = number
+                return
+            unit, mask, value, nt = part
+            key = unit & mask_of_key
+            if nt or (component := components.get(key)) is None or unit & -PAGE not in self.pages:
+                self._add_part(key, number, unit, mask, value, nt and self._flushes_count)
+            else:
+                component.add_store(number, unit, mask, value, durable)
+                self.changed_components.add(key)
+            self.events = number + 1
 
     def _add_part(
         self, key: int, number: int, unit: int, mask: int, value: int, nt: bool, *, whole: bool = False
@@ -387,11 +402,13 @@ def build(events: Iterable[Event], rules: Rules, first: int = 0) -> Timeline:
     """
     builder = TimelineBuilder(rules)
     if isinstance(events, Events) and rules.stores_are_alike:
-        for number, part in enumerate(events.parts()):
-            if part is not None:
-                builder.state.store_part(*part)  # none that power must fail before
-            else:
-                builder.add(events[number], crashes=number >= first)
+        parts = events.parts()
+        while True:
+            builder.state.store_parts(parts)  # none that power must fail before
+            number = builder.state.events
+            if number == len(events):
+                break
+            builder.add(events[number], crashes=number >= first)
     else:
         for number, event in enumerate(events):
             builder.add(event, crashes=number >= first)

@@ -86,7 +86,7 @@ def conclude(answer: Answer, symbols: Symbols) -> Judgement:
     conclusion = (*true, Conclusion.OK)[0]
     if answer.failed and conclusion is not Conclusion.FAILED:
         count = len(answer.failures)
-        why.append(f"some crash states do not recover ({words.causes_found(count)})")
+        why.append(f"some crash states do not recover ({words.causes_found(count, answer.unexplained)})")
     if answer.question.scope == "program":
         why.append("only the program's own stores could be lost; the kernel's count as durable at once")
     if not answer.whole:

@@ -13,6 +13,7 @@ from emu.persistence.report import readers
 SECONDS = 3.0
 """Processor time for each of symbols, lines and paths."""
 _PARTS = 3
+NO_ELF = "the image is not an ELF file: addresses have no names"
 
 _READER = "emu.persistence.report.debug_reader"
 
@@ -36,6 +37,8 @@ def read(path: str, *, seconds: float = SECONDS, deadline: Deadline = NEVER) -> 
     out, and never an error.
     """
     try:
+        if not _is_elf(path):
+            return DebugInfo(note=NO_ELF)
         status = Path(path).stat()
     except OSError as error:
         return DebugInfo(note=f"the image's symbols cannot be read: {error.strerror}")
@@ -49,6 +52,11 @@ def read(path: str, *, seconds: float = SECONDS, deadline: Deadline = NEVER) -> 
         if len(_known) > _MOST_KNOWN:
             _known.popitem(last=False)
     return found
+
+
+def _is_elf(path: str) -> bool:
+    with Path(path).open("rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 def _read(path: str, seconds: float, deadline: Deadline) -> DebugInfo:

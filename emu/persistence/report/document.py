@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +11,10 @@ from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer, Question
 from emu.persistence.lab.nested import InRecovery
 from emu.persistence.lab.states import ILLEGAL_STATE
-from emu.persistence.model.events import BOUNDARIES, Event, Fence, Flush, LabelWrite, Store, Told, WriteBack, line_of
+from emu.persistence.lab.told import never_done
+from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, Told, WriteBack, line_of
 from emu.persistence.model.operations import in_flight
-from emu.persistence.report import numbers
+from emu.persistence.report import numbers, words
 from emu.persistence.report.conclusion import conclude, place_of_end
 from emu.persistence.report.excerpts import Sources
 from emu.persistence.report.ignored import fingerprint
@@ -25,6 +26,7 @@ from emu.units import CACHE_LINE
 SCHEMA = "emu.crash/1"
 _MOST_EVENTS = 5000
 _SHORTEST_TEXT = 4
+_MOST_NAMED = 8
 
 
 class Describer:
@@ -97,7 +99,7 @@ class Describer:
             case WriteBack():
                 return {"kind": str(event.kind)}
             case Told():
-                kind = "operation" if event.address == BOUNDARIES else "print"
+                kind = "print" if event.printed else "operation"
                 return {"kind": kind, "text": event.text.decode("utf-8", "replace")}
             case LabelWrite():
                 label = self._answer.workload.label(event.address)
@@ -258,6 +260,19 @@ def _covered(answer: Answer) -> dict[str, Any] | None:
     return {"lost": lost, "unit": answer.question.rules.lost_together, "crash_points": len(answer.timeline.points)}
 
 
+def _notes_on_states(answer: Answer) -> Iterator[str]:
+    """Why ``--check states`` may judge less, or more strictly, than its user means."""
+    if answer.states is None:
+        return
+    if answer.states.note:
+        yield answer.states.note
+    if open_ones := never_done(answer.workload.marks):
+        yield (
+            f"--check states: {words.in_flight(open_ones, _MOST_NAMED)} never said done, so all that followed counts "
+            "as one operation"
+        )
+
+
 def _granularity(question: Question) -> dict[str, Any]:
     if question.linux is None:
         return {}
@@ -286,6 +301,7 @@ def document(
     judgement = conclude(answer, symbols)
     notes = [symbols.note] if symbols.note and answer.failures else []
     notes += [answer.unexplained] if answer.unexplained else []
+    notes += _notes_on_states(answer)
     return {
         "schema": SCHEMA,
         "verdict": str(judgement.conclusion),

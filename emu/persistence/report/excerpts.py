@@ -6,9 +6,12 @@ one of these folders, so that no image can make a report quote a file that has n
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from emu.host.files import resolve
 from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.report import debug_info
 
@@ -77,19 +80,38 @@ class Sources:
             return None
         return name, *file, marked
 
+    def files(self) -> Iterator[str]:
+        """The paths of all source files that may be quoted."""
+        for name in self._paths:
+            yield from map(str, self._places(name))
+
     def _read(self, name: str) -> tuple[str, list[str]] | None:
+        for full in self._places(name):
+            with contextlib.suppress(OSError):
+                shown = next((full.relative_to(here) for here in _here() if full.is_relative_to(here)), full)
+                return str(shown), full.read_text("utf-8", "replace").splitlines()
+        return None
+
+    def _places(self, name: str) -> Iterator[Path]:
         for path in self._paths.get(name, [])[:_PARENTS]:
             for folder in self._folders:
-                try:
+                with contextlib.suppress(OSError, ValueError):  # ValueError: a NUL in the name
                     full = (folder / path).resolve()
-                    if not full.is_relative_to(folder) or full.suffix.lower() not in _SUFFIXES or not full.is_file():
-                        continue
-                    if full.stat().st_size <= _LARGEST:
-                        shown = next((full.relative_to(here) for here in _here() if full.is_relative_to(here)), full)
-                        return str(shown), full.read_text("utf-8", "replace").splitlines()
-                except (OSError, ValueError):  # ValueError: a NUL in the name
-                    continue
-        return None
+                    named = full.is_relative_to(folder) and _is_source(full)
+                    if named and full.is_file() and full.stat().st_size <= _LARGEST:
+                        yield full
+
+
+def may_be_source(name: str) -> bool:
+    """Whether the file ``name``, or what it leads to, may be one that a report quotes; or a file in that folder."""
+    place = resolve(name)
+    if Path(place.path).is_dir():
+        return any(may_be_source(str(entry)) for entry in Path(place.path).iterdir())
+    return place.descriptor is not None or _is_source(Path(place.path))
+
+
+def _is_source(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES
 
 
 def _here() -> tuple[Path, ...]:

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from emu.errors import HostError, Status, UsageError
+from emu.host.inputs import read_whole
 from emu.persistence.report.terminal import failure_lines
 from emu.units import counted
 
@@ -63,12 +63,10 @@ def frames(place: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def load_rules(path: str) -> tuple[Rule, ...]:
     """The rules of a suppression file. UsageError names the line that is wrong; HostError when it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
-            text = file.read(_MOST_RULES).decode("utf-8")
-            if file.read(1):
-                raise UsageError(
-                    f"{path} is too long for suppressions", f"give at most {_MOST_RULES >> 10} KiB of rules"
-                )
+        content = read_whole(path, _MOST_RULES)
+        if len(content) > _MOST_RULES:
+            raise UsageError(f"{path} is too long for suppressions", f"give at most {_MOST_RULES >> 10} KiB of rules")
+        text = content.decode("utf-8")
     except (OSError, ValueError) as error:
         raise HostError(
             f"{path}: cannot read the suppressions: {getattr(error, 'strerror', None) or error}", "give a text file"
@@ -99,8 +97,7 @@ def load_document(path: str) -> dict[str, Any]:
     be read.
     """
     try:
-        with Path(path).open("rb") as file:
-            read = json.loads(file.read(_LARGEST))
+        read = json.loads(read_whole(path, _LARGEST))
         document: dict[str, Any] = read
         if document["schema"] == SCHEMA:
             _try_to_show(document)

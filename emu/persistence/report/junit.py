@@ -54,7 +54,7 @@ def _whole(result: Mapping[str, Any], name: str) -> ET.Element:
     case = ET.Element("testcase", classname=visible(f"emu.crash.{name}"), name=WHOLE, time="0")
     text = "\n".join([*result["why"], *result["incomplete_because"]])
     if result["verdict"] == "failed":
-        message = f"{result['headline']} ({words.causes_found(len(result['failures']))})"
+        message = f"{result['headline']} ({words.causes_found(len(result['failures']), result['unexplained'])})"
         _child(case, "failure", message=message, type="failed").text = visible(text)
     elif result["verdict"] != "ok":
         _child(case, "error", message=result["headline"], type=result["verdict"]).text = visible(text)

@@ -83,7 +83,9 @@ def _verdict(page: Page) -> tuple[str, str, str]:
     if bad:
         count = len(page.result["failures"])
         known = page.result["ignored"] is not None and len(page.result["ignored"]["failures"])
-        found = words.causes_found(count) if count else "all causes are known" if known else "the cause was not found"
+        found = "all causes are known" if known else "the cause was not found"
+        if count:
+            found = words.causes_found(count, page.result["unexplained"])
         sentence = f"{bad} of the {total} fail; {found}."
     elif not page.answer.complete:
         sentence = f"{total} were seen."

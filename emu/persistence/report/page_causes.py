@@ -62,7 +62,7 @@ def _cause(page: Page, scene: Scene, number: int, item: Mapping[str, Any]) -> Ht
         [tag("h4", "What happened"), _closeup(page, scene, number, failure)] if seen else None,
         _memory(page, failure),
         tag("h4", "Where"),
-        tag("p", f"Found with power failing before event {words.some(sorted(failure.events), 40)}."),
+        tag("p", f"Found with power failing {words.before(sorted(failure.events), failure.event, 40)}."),
         tag("h4", "See it yourself"),
         _reproduce(item["reproduce"]),
         class_="card cause",

@@ -20,7 +20,8 @@ from emu.linux import kallsyms
 from emu.linux.cpio import files
 from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.report import readers
-from emu.persistence.report.symbols import Place, Symbols
+from emu.persistence.report.demangle import demangled
+from emu.persistence.report.symbols import CodeAt, CodeFile, Place, Symbols
 from emu.units import PAGE
 
 _DEBUG_FOLDERS = (Path("/usr/lib/debug"), Path("/usr/local/lib/debug"))
@@ -30,13 +31,6 @@ _KERNEL_START = 0xFFFF_8000_0000_0000
 _CODE_TYPES = frozenset("tTwW")
 _READER = "emu.persistence.report.place_reader"
 _SECONDS = 10.0  # of processor time
-
-
-class _Code(NamedTuple):
-    """Where in a file a page of code is: its path, and the address that its symbols use."""
-
-    path: str
-    address: int
 
 
 class _Segment(NamedTuple):
@@ -103,24 +97,25 @@ class ProgramSymbols(Symbols):
         self._disk = disk
         self._kernel = kernel
         self._asked = set(asked)
-        self._places: dict[_Code, Place] = {}
+        self._places: dict[CodeAt, Place] = {}
 
     @cached_property
     def _programs(self) -> dict[str, bytes]:
         return {path: data for path, data in files(self._disk) if data.startswith(_ELF64)}
 
     @cached_property
-    def _index(self) -> dict[bytes, _Code]:
+    def _index(self) -> dict[bytes, CodeAt]:
         wanted = {content for contents in self._pages.values() for content in contents}
-        index: dict[bytes, _Code] = {}
+        index: dict[bytes, CodeAt] = {}
         for path, data in self._programs.items():
+            file = CodeFile(path, debug_file(path, data))
             for segment in _segments(data):
                 if segment.kind != _LOAD or not segment.flags & _EXECUTABLE:
                     continue
                 for offset in range(segment.offset & -PAGE, segment.offset + segment.size, PAGE):
                     content = data[offset : offset + PAGE].ljust(PAGE, b"\0")
                     if content in wanted:
-                        index.setdefault(content, _Code(path, segment.address + offset - segment.offset))
+                        index.setdefault(content, CodeAt(file, segment.address + offset - segment.offset))
         return index
 
     def find(self, address: int) -> Place:
@@ -136,27 +131,37 @@ class ProgramSymbols(Symbols):
             return named[0]
         if named or len(codes) != 1:
             return Place()
-        # A stripped library without a debug file: where in which file still says whose code it is.
-        (code,) = codes
-        return Place(f"{Path(code.path).name}+{code.address:#x}")
+        return _in_file(codes[0])
 
-    def _codes(self, address: int) -> list[_Code]:
+    def page(self, content: bytes) -> CodeAt | None:
+        return self._index.get(content)
+
+    def find_in(self, code: CodeAt) -> Place:
+        if code not in self._places:
+            self._read({code})
+        found = self._places[code]
+        return found if found.symbol else _in_file(code)
+
+    def _codes(self, address: int) -> list[CodeAt]:
         """Where the code that was at ``address`` is from: one place for each program that had some there."""
         pages = (self._index.get(content) for content in self._pages.get(address & -PAGE, ()))
         return [page._replace(address=page.address + address % PAGE) for page in pages if page is not None]
 
-    def _read(self, codes: set[_Code]) -> None:
+    def _read(self, codes: set[CodeAt]) -> None:
         """Find what is at these places in their files; what cannot be read gives no names, never an error."""
-        wanted: dict[str, list[_Code]] = {}
+        wanted: dict[str, list[CodeAt]] = {}
         for code in sorted(codes - self._places.keys()):
-            wanted.setdefault(debug_file(code.path, self._programs[code.path]), []).append(code)
+            wanted.setdefault(code.file.debug, []).append(code)
             self._places[code] = Place()
         data = json.dumps({path: [code.address for code in some] for path, some in wanted.items()})
         said = readers.ask(_READER, "/", _SECONDS, data=data.encode(), deadline=self._deadline)
         for line in said.output.splitlines(keepends=True):
             if line.endswith(b"\n"):
                 path, found = json.loads(line)
-                self._places.update(zip(wanted[path], (Place(*words) for words in found), strict=True))
+                named = demangled(symbol.partition("+")[0] for symbol, _ in found)
+                for code, (symbol, source) in zip(wanted[path], found, strict=True):
+                    name, plus, offset = symbol.partition("+")
+                    self._places[code] = Place(named.get(name, name) + plus + offset, source)
 
     def _of_kernel(self, address: int) -> Place:
         if self._system_map:
@@ -174,6 +179,11 @@ class ProgramSymbols(Symbols):
     @cached_property
     def _own_names(self) -> kallsyms.Table | None:
         return None if self._kernel is None else kallsyms.of_file(self._kernel)
+
+
+def _in_file(code: CodeAt) -> Place:
+    """Code of a stripped library without a debug file: where in which file still says whose it is."""
+    return Place(f"{Path(code.file.path).name}+{code.address:#x}")
 
 
 def _system_map(kernel: str | None) -> Sequence[tuple[int, int, str]]:

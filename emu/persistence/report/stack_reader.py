@@ -1,10 +1,15 @@
 """The process that unwinds stacks: ``python -m emu.persistence.report.stack_reader IMAGE SECONDS``.
 
-Standard input has a JSON list of captures: ``registers`` by name, ``pc``, ``stack`` in hexadecimal digits from RSP up.
-Standard output gets, for each, a list of frames, the innermost first: ``[address, [[function, call], ...]]``, in which
-inlined functions come before the one that they are in, and ``call`` is FILE:LINE where an inlined one was called.
+Standard input has a JSON object. ``captures`` are a list: ``registers`` by name, ``pc``, ``stack`` in hexadecimal
+digits from RSP up and, where a program consists of several files, ``pages``: for the address of a page of code the
+number of its file and how much higher it lies in memory than there. ``files`` are these, each with the one that has
+its DWARF; without them all code is the image's, where it is linked to.
 
-Frames are found by DWARF's call frame information (DWARF 4, section 6.4), in ``.debug_frame`` or ``.eh_frame``; where a
+Standard output gets, for each capture, a list of frames, the innermost first: ``[address, file, address in the file,
+[[function, call], ...]]``, in which inlined functions come before the one that they are in, and ``call`` is FILE:LINE
+where an inlined one was called.
+
+Frames are found by DWARF's call frame information, in ``.debug_frame`` or ``.eh_frame`` (``frame_tables``); where a
 function has none, by RBP. As with ``debug_reader``, an image may be anybody's: the kernel bounds memory and time.
 """
 
@@ -12,12 +17,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from emu.persistence.report.debug_reader import bound, dwarf_of, text_of
+from emu.persistence.report.frame_tables import FrameTables
 from emu.persistence.report.units import UnitFinder
+from emu.units import PAGE
 from emu.words import printable
 
 _MOST_FRAMES = 64
@@ -26,27 +34,27 @@ _NAMES = ("rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", *(f"r{number}"
 _RBP, _RSP, _RETURN = 6, 7, 16
 _WORD = 8
 _ORIGINS = ("DW_AT_abstract_origin", "DW_AT_specification")
+_SCOPES = ("DW_TAG_namespace", "DW_TAG_structure_type", "DW_TAG_class_type", "DW_TAG_enumeration_type")
+_LINKAGE = ("DW_AT_linkage_name", "DW_AT_MIPS_linkage_name")
+
+
+class Place(NamedTuple):
+    """Where the code of a frame is: the number of its file and the address that this uses; ``pc`` in memory."""
+
+    pc: int
+    file: int
+    address: int
 
 
 class Unwinder:
-    """Walks stacks by the tables of one ELF file."""
+    """Walks stacks by the tables of ``codes``; names are those of ``names``, file by file."""
 
-    def __init__(self, elf: Any) -> None:
-        from elftools.dwarf.callframe import FDE
+    def __init__(self, codes: Sequence[FrameTables], names: Sequence[Names]) -> None:
+        self._codes = codes
+        self._names = names
 
-        self._dwarf: Any = dwarf_of(elf)
-        entries: list[Any] = []
-        if self._dwarf is not None:
-            entries += self._dwarf.CFI_entries() if self._dwarf.has_CFI() else []
-            entries += self._dwarf.EH_CFI_entries() if self._dwarf.has_EH_CFI() else []
-        self._frames = [entry for entry in entries if isinstance(entry, FDE)]
-        self._units = None if self._dwarf is None else UnitFinder(self._dwarf)
-        # Stacks of one program have most addresses in common.
-        self._rows: dict[int, dict[Any, Any] | None] = {}
-        self._functions: dict[int, list[tuple[str, str]]] = {}
-
-    def frames(self, capture: dict[str, Any]) -> Iterator[int]:
-        """An address in each function, the innermost first: behind a call, the last byte of it."""
+    def frames(self, capture: Mapping[str, Any]) -> Iterator[tuple[Place, list[tuple[str, str]]]]:
+        """An address in each function with the functions there, the innermost first: behind a call, its last byte."""
         registers = {number: capture["registers"].get(name, 0) for number, name in enumerate(_NAMES)}
         base, stack = registers[_RSP], bytes.fromhex(capture["stack"])
 
@@ -56,15 +64,14 @@ class Unwinder:
 
         pc: int | None = capture["pc"]
         for number in range(_MOST_FRAMES):
-            if not pc:
+            place = _place(capture, pc - 1 if number else pc) if pc else None
+            if place is None:
                 return
-            here = pc - 1 if number else pc
-            yield here
-            pc = self._step(here, registers, word)
+            yield place, self._names[place.file].functions(place.address)
+            pc = self._step(self._codes[place.file].row(place.address), registers, word)
 
-    def _step(self, pc: int, registers: dict[int, int], word: Any) -> int | None:
+    def _step(self, row: dict[Any, Any] | None, registers: dict[int, int], word: Any) -> int | None:
         """Go to the caller; where it goes on, None where nothing tells."""
-        row = self._row(pc)
         if row is None:
             frame = registers[_RBP]
             back, caller = word(frame), word(frame + _WORD)
@@ -89,18 +96,24 @@ class Unwinder:
         registers[_RSP] = frame
         return found.get(_RETURN)
 
-    def _row(self, pc: int) -> dict[Any, Any] | None:
-        if pc not in self._rows:
-            self._rows[pc] = self._look_up(pc)
-        return self._rows[pc]
 
-    def _look_up(self, pc: int) -> dict[Any, Any] | None:
-        for entry in self._frames:
-            start = entry.header["initial_location"]
-            if start <= pc < start + entry.header["address_range"]:
-                rows = [row for row in entry.get_decoded().table if row["pc"] <= pc]
-                return rows[-1] if rows else None
-        return None
+def _place(capture: Mapping[str, Any], pc: int) -> Place | None:
+    """Whose code it is at ``pc``; None where nobody knows."""
+    pages = capture.get("pages")
+    if pages is None:
+        return Place(pc, 0, pc)
+    found = pages.get(str(pc & -PAGE))
+    return None if found is None else Place(pc, found[0], pc - found[1])
+
+
+class Names:
+    """Which functions are at the addresses of one file, by its DWARF."""
+
+    def __init__(self, dwarf: Any | None) -> None:
+        self._dwarf = dwarf
+        self._units = None if dwarf is None else UnitFinder(dwarf)
+        # Stacks of one program have most addresses in common.
+        self._functions: dict[int, list[tuple[str, str]]] = {}
 
     def functions(self, pc: int) -> list[tuple[str, str]]:
         """The functions that are at ``pc``, those inlined first, each with where it was called if it was inlined."""
@@ -110,24 +123,32 @@ class Unwinder:
 
     def _find(self, pc: int) -> list[tuple[str, str]]:
         unit = None if self._units is None else self._units.unit(pc)
-        if self._units is None or unit is None:
-            return []
         found: list[tuple[str, str]] = []
-        scope = unit.get_top_DIE()
-        while scope is not None:
-            scope = next((die for die in scope.iter_children() if self._units.covers(die, pc)), None)
-            if scope is None:
-                break
+        scope = None if unit is None else unit.get_top_DIE()
+        while scope is not None and (scope := self._inside(scope, pc)) is not None:
             if scope.tag == "DW_TAG_subprogram":
                 found = [(self._name(scope), "")]
             elif scope.tag == "DW_TAG_inlined_subroutine":
                 found.insert(0, (self._name(scope), self._call(unit, scope)))
         return found
 
+    def _inside(self, scope: Any, pc: int) -> Any | None:
+        """The entry in ``scope`` that has code at ``pc``; modules and classes have none of their own."""
+        assert self._units is not None
+        for die in scope.iter_children():
+            if self._units.covers(die, pc):
+                return die
+            found = self._inside(die, pc) if die.tag in _SCOPES else None
+            if found is not None:
+                return found
+        return None
+
     @staticmethod
     def _name(die: Any) -> str:
         for _ in range(8):
-            name = die.attributes.get("DW_AT_name")
+            # What the linker calls it says more: in which class, module or crate it is.
+            named = (die.attributes.get(key) for key in (*_LINKAGE, "DW_AT_name"))
+            name = next((value for value in named if value is not None), None)
             if name is not None:
                 return printable(text_of(name.value), _LONGEST_NAME)
             origin = next((key for key in _ORIGINS if key in die.attributes), None)
@@ -137,6 +158,7 @@ class Unwinder:
         return ""
 
     def _call(self, unit: Any, die: Any) -> str:
+        assert self._dwarf is not None
         program = self._dwarf.line_program_for_CU(unit)
         number, line = (die.attributes.get(name) for name in ("DW_AT_call_file", "DW_AT_call_line"))
         if program is None or number is None or line is None:
@@ -152,9 +174,19 @@ def main() -> None:
     bound(seconds)
     from elftools.elf.elffile import ELFFile
 
-    with Path(path).open("rb") as file:
-        unwinder = Unwinder(ELFFile(file))
-        stacks = [[(pc, unwinder.functions(pc)) for pc in unwinder.frames(capture)] for capture in json.load(sys.stdin)]
+    asked = json.load(sys.stdin)
+    with ExitStack() as opened:
+
+        def elf(path: str) -> Any:
+            return ELFFile(opened.enter_context(Path(path).open("rb")))
+
+        codes, names = [], []
+        for code, debug in asked.get("files") or [[path, path]]:
+            read = elf(code)
+            codes.append(FrameTables(read, dwarf_of(read)))
+            names.append(Names(dwarf_of(read if debug == code else elf(debug))))
+        unwinder = Unwinder(codes, names)
+        stacks = [[(*place, functions) for place, functions in unwinder.frames(one)] for one in asked["captures"]]
     sys.stdout.write(json.dumps(stacks))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.stacks import Capture
 from emu.persistence.report import readers
-from emu.persistence.report.symbols import Symbols
+from emu.persistence.report.demangle import demangled
+from emu.persistence.report.symbols import CodeAt, CodeFile, Symbols
 
 _READER = "emu.persistence.report.stack_reader"
 _SECONDS = 5.0  # of processor time
@@ -18,6 +20,10 @@ _SECONDS = 5.0  # of processor time
 _LIBRARY = re.compile(
     r"_*(pmem2?_\w*|w?mem(cpy|set|move)\w*|str(n?cpy|n?cat)\w*|_mm_\w+|clwb|clflush(opt)?|[slm]fence"
     r"|out[bwl]|v?[dfs]?n?printf|f?puts|f?putc|putchar|fwrite|write|guest_start|__libc_start\w*|_start)"
+    r"|(std|core|alloc)::.+|<.* as (std|core|alloc)::.+"  # Rust's own
+)
+_LIBRARIES = re.compile(
+    r"(libpmem\w*|libvmem\w*|libndctl|libdaxctl|libc|libm|libpthread|libstdc\+\+|libgcc_s|ld-linux[\w-]*)[.-]"
 )
 _LIBRARY_FILES = frozenset(("format.c", "libpmem.c", "pmem.c", "pmem.h", "print.c", "serial.c", "stdio.c"))
 
@@ -45,25 +51,38 @@ def unwind(
     """
     if path is None or not captures:
         return {}
-    asked = json.dumps(
-        [{"pc": one.pc, "registers": one.registers, "stack": one.stack.hex()} for one in captures.values()]
-    )
-    said = readers.ask(_READER, path, _SECONDS, data=asked.encode(), deadline=deadline)
+    numbers: dict[CodeFile, int] = {}
+    asked: list[dict[str, Any]] = []
+    for one in captures.values():
+        pages = None
+        if one.pages is not None:
+            pages = {
+                address: (numbers.setdefault(found.file, len(numbers)), address - found.address)
+                for address, content in one.pages.items()
+                if (found := symbols.page(content)) is not None
+            }
+        asked.append({"pc": one.pc, "registers": one.registers, "stack": one.stack.hex(), "pages": pages})
+    files = [(file.path, file.debug) for file in numbers]
+    data = json.dumps({"files": files, "captures": asked}).encode()
+    said = readers.ask(_READER, path, _SECONDS, data=data, deadline=deadline)
     try:
         stacks = json.loads(said.output) if said.status == 0 else []
     except ValueError:
         return {}
-    return {number: _frames(stack, symbols) for number, stack in zip(captures, stacks, strict=False)}
+    return {number: _frames(stack, list(numbers), symbols) for number, stack in zip(captures, stacks, strict=False)}
 
 
-def _frames(stack: list[Any], symbols: Symbols) -> list[Frame]:
+def _frames(stack: list[Any], files: Sequence[CodeFile], symbols: Symbols) -> list[Frame]:
     frames = []
-    for pc, functions in stack:
-        place = symbols.find(pc)
+    names = demangled(name for *_, functions in stack for name, _ in functions)
+    for pc, file, address, functions in stack:
+        place = symbols.find_in(CodeAt(files[file], address)) if files else symbols.find(pc)
+        library = bool(files) and _LIBRARIES.match(Path(files[file].path).name) is not None
         source = place.source
-        names = functions or [[place.symbol.partition("+")[0], ""]]
-        for number, (name, call) in enumerate(names):
+        inner = functions or [[place.symbol.partition("+")[0], ""]]
+        for number, (name, call) in enumerate(inner):
             if name:
-                frames.append(Frame(name, source, number < len(names) - 1, _is_library(name, source)))
+                inlined = number < len(inner) - 1
+                frames.append(Frame(names.get(name, name), source, inlined, library or _is_library(name, source)))
             source = call
     return frames

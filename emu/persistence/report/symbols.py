@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.report import debug_info
@@ -17,6 +17,20 @@ class Place:
 
     symbol: str = ""
     source: str = ""
+
+
+class CodeFile(NamedTuple):
+    """A file of code, by its path, and the one that has its names: itself or, where it is stripped, a separate one."""
+
+    path: str
+    debug: str
+
+
+class CodeAt(NamedTuple):
+    """Where in which file code is from: ``address`` is that which the file's symbols use."""
+
+    file: CodeFile
+    address: int
 
 
 @dataclass(slots=True)
@@ -39,15 +53,18 @@ class Symbols:
             source = self._lines[at][1]
         return Place(symbol, source)
 
+    def page(self, content: bytes) -> CodeAt | None:
+        """Where a page of code with this content is from; None for a guest that is one image."""
+        return None
+
+    def find_in(self, code: CodeAt) -> Place:
+        """What is there, in a file that ``page`` has named."""
+        return Place()
+
 
 def load_symbols(path: str | None, deadline: Deadline = NEVER) -> Symbols:
     """The symbols of the image at ``path``. What cannot be read until ``deadline`` gives no names, never an error."""
-    if path is None or not _is_elf(path):
-        return Symbols("the image is not an ELF file: addresses have no names")
+    if path is None:
+        return Symbols(debug_info.NO_ELF)
     found = debug_info.read(path, deadline=deadline)
     return Symbols(found.note, found.functions, found.lines)
-
-
-def _is_elf(path: str) -> bool:
-    with Path(path).open("rb") as file:
-        return file.read(4) == b"\x7fELF"

@@ -124,7 +124,7 @@ def _verdict(result: Mapping[str, Any]) -> Iterator[str]:
         case "failed" | "workload failed":
             headline = f"FAILED: {headline}"
     if result["verdict"] == "failed":
-        headline += f" ({words.causes_found(len(result['failures']))})"
+        headline += f" ({words.causes_found(len(result['failures']), result['unexplained'])})"
     yield headline
     for why in result["why"]:
         yield f"  {why}"
@@ -145,9 +145,7 @@ def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
         yield f"   persisted  {_event(failure['persisted'])}"
         yield from _stack(failure["persisted"])
     verdict = failure["verdict"]
-    others = [point for point in failure["crash_points"] if point != failure["crash_point"]]
-    also = f", or {words.some(others, _SHOWN)}" if others else ""
-    yield f"   power fails before event {failure['crash_point']}{also}"
+    yield f"   power fails {words.before(failure['crash_points'], failure['crash_point'], _SHOWN)}"
     if failure.get("operations") and verdict["reason"] != NOT_DURABLE:
         yield f"   in flight  {words.in_flight(failure['operations'], _SHOWN)}"
     last = (verdict["output"].strip().splitlines()[-1:] or [verdict["detail"]])[0]

@@ -47,6 +47,8 @@ FIXES = {
     findings.ROBUSTNESS: "make the lost store durable (flush, then fence) before the other one is made, or see to it "
     "that recovery does not depend on which of them is there.",
     findings.MISSING_MAP_SYNC: "map the file with MAP_SYNC (sync=on), or keep on one page what must appear together.",
+    findings.MISSING_FSYNC: "call fsync or fdatasync on the file (and on its directory, if it is new) before anything "
+    "relies on what was written.",
 }  # fmt: skip
 
 TOLD = ("print", "operation")
@@ -181,6 +183,16 @@ def some(numbers: Sequence[int], most: int) -> str:
     return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
 
 
+def before(points: Sequence[int], shown_one: int, most: int) -> str:
+    """The events before which power fails with one cause, in order, and the one that the report shows."""
+    shown = "" if points[0] == shown_one else f"; shown is that before event {shown_one}"
+    if len(points) == 1:
+        return f"before event {points[0]}"
+    if len(points) > most:
+        return f"before event {some(points, most)}{shown}"
+    return f"before event {', '.join(map(str, points[:-1]))} or {points[-1]}{shown}"
+
+
 def spin(item: Mapping[str, Any]) -> str:
     """Where a loop that never ends is, and the word that it reads there."""
     reads = [f"reading {data['data']} ({size(data)}) at {where(data)}" for data in item["reads"][:1]]
@@ -241,8 +253,9 @@ def times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def causes_found(count: int) -> str:
-    return f"{counted(count, 'cause')} found"
+def causes_found(count: int, unexplained: str | None = None) -> str:
+    """``unexplained`` says why there may be more; empty where there are none."""
+    return f"{counted(count, 'cause')} found{', there may be more' if unexplained else ''}"
 
 
 def trace(result: Mapping[str, Any]) -> str:

@@ -67,6 +67,7 @@ def test_a_plain_run_imports_nothing_heavy(tmp_path: Path) -> None:
     again = imported("run", str(image.path), "--quiet", "--nvdimm", f"file={tmp_path / 'nvdimm'}")
     assert not again & {"emu.host.files", "emu.host.claims"}  # only who makes or writes a file
     assert not again & {"json", "emu.guest"}  # only who asks for a document, or for a bundled guest
+    assert not (again - bare()) & {"enum", "re", "signal"}  # see emu.enumeration
 
 
 @pytest.mark.parametrize("words", [("guests",), ("--help",), ("run", "--help"), ("run", "--nvdimm", "help")])

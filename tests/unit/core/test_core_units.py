@@ -1,9 +1,14 @@
 """Sizes and numbers as users write them."""
 
+import re
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emu.cli import keyval
+from emu.config import is_identifier, is_uuid
 from emu.errors import UsageError
 from emu.units import U64_MAX, align_down, align_up, counted, human_size, parse_number, parse_size
 
@@ -65,3 +70,35 @@ def test_human_sizes() -> None:
 def test_one_is_one() -> None:
     assert [counted(n, "store") for n in (0, 1, 2)] == ["0 stores", "1 store", "2 stores"]
     assert [counted(n, "flush", "flushes") for n in (1, 2)] == ["1 flush", "2 flushes"]
+
+
+SIZE = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+(\.[0-9]+)?)[BKMGTPE]?(I?B)?", re.IGNORECASE | re.ASCII)
+WORDS: list[tuple[Callable[[str], object], str]] = [
+    (lambda text: parse_number(text, what="n", low=-U64_MAX), r"-?(0[xX][0-9a-fA-F]+|[0-9]+)"),
+    (is_identifier, r"[A-Za-z][A-Za-z0-9._-]{0,255}"),
+    (keyval._is_key, r"[A-Za-z_][A-Za-z0-9_-]*(\.[0-9]+)?"),
+    (is_uuid, r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"),
+]
+
+
+@given(st.text("019.xXbBkKmMiIeEf\u212aé", max_size=7))
+def test_sizes_have_the_grammar_that_they_had_as_an_expression(text: str) -> None:
+    try:
+        parse_size(text)
+        taken = True
+    except UsageError as error:
+        taken = "is not a size" not in str(error)
+    assert taken is (SIZE.fullmatch(text) is not None)
+
+
+@pytest.mark.parametrize(("judge", "expression"), WORDS)
+@given(st.data())
+def test_words_have_the_grammar_that_they_had_as_an_expression(
+    judge: Callable[[str], object], expression: str, data: st.DataObject
+) -> None:
+    text = data.draw(st.from_regex(expression, fullmatch=True) | st.text("019.xXaAfFgé-_\n", max_size=8))
+    try:
+        taken = judge(text) is not False
+    except UsageError as error:
+        taken = "is not a number" not in str(error) or len(text) > 64
+    assert taken is (re.fullmatch(expression, text) is not None)

@@ -274,8 +274,12 @@ def test_a_reset_forgets_a_stop(guest: Guest) -> None:
     assert run(guest).rip == START
 
 
+# A SYSENTER that faults inside a block, a jump into a block's last instruction, a block that changes itself.
+_TOLD_APART = (167, 243, 322)
+
+
 @pytest.mark.fuzz
-@pytest.mark.parametrize("seed", range(times(20)))
+@pytest.mark.parametrize("seed", [*_TOLD_APART, *range(times(17))])
 def test_random_programs_run_alike_without_a_debugger_and_with_one_whole_and_step_by_step(seed: int) -> None:
     """Registers, memory and time; and places are the same with stops at every instruction and with none."""
     ends, placed = [], []

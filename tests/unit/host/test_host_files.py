@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pty
 import resource
 import shutil
 import signal
@@ -221,6 +223,28 @@ def test_a_fifo_is_written_into(tmp_path: Path) -> None:
     reader.join()
     assert got == [b"one" + bytes(100_000) + b"two"]
     assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+def test_a_reader_that_does_not_come_or_does_not_read_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "READER_S", 0.1)
+    monkeypatch.setattr(files, "STALL_S", 0.1)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(HostError, match="fifo") as caught:
+        examine(str(tmp_path / "fifo")).write(b"x")
+    assert caught.value.remedy == "nobody reads from it: start its reader first"
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    leader, follower = pty.openpty()
+    try:
+        for name in (str(tmp_path / "fifo"), os.ttyname(follower)):
+            with pytest.raises(HostError) as caught:
+                examine(name).write(bytes(1 << 20))
+            assert caught.value.errno == errno.ETIMEDOUT
+            assert caught.value.remedy == "nobody reads from it"
+    finally:
+        for descriptor in (reader, leader, follower):
+            os.close(descriptor)
 
 
 def test_a_fifo_without_a_reader_is_an_error_for_those_who_may_not_wait(tmp_path: Path) -> None:

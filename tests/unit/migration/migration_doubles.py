@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import threading
@@ -15,6 +16,7 @@ from emu.errors import HostError, StateError
 from emu.host import kernel, pages
 from emu.host.faults import DirtyLog, Guard
 from emu.host.pages import Copied, Taken
+from emu.host.sockets import Listener, UnixAddress
 from emu.memory.lock import FileLock
 from emu.migration.channel import Interrupt, SocketChannel
 from emu.migration.destination import Destination
@@ -23,6 +25,7 @@ from emu.migration.guest import Block
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Progress
 from emu.migration.proof import BackingFileLock
+from emu.migration.reception import Door
 from emu.migration.source import Source
 from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder
 from emu.state import Fields, SavedState
@@ -219,12 +222,24 @@ def migrate(
     parameters: Parameters | None = None,
     sockets: tuple[socket.socket, socket.socket] | None = None,
     on_source: Any = None,
+    on_destination: Any = None,
+    door: Path | None = None,
+    dial: Any = None,
     stall: float = 5.0,
 ) -> Result:
-    """Migrate over a socket pair, both sides in threads, and wait for both."""
+    """Migrate over a socket pair, both sides in threads, and wait for both.
+
+    Further connections arrive at the socket ``door``, which ``dial(number)`` may open in its own way.
+    """
     left, right = sockets or socket.socketpair()
     result = Result()
     interrupts = Interrupt(), Interrupt()
+    listener = None if door is None else Listener(UnixAddress(str(door)), option="test")
+    numbers = itertools.count()
+
+    def connect() -> SocketChannel:
+        sock = (dial or (lambda number: connected(door)))(next(numbers))
+        return SocketChannel(sock, Decoder(FROM_DESTINATION), interrupts[0], stall_timeout=stall)
 
     def source_side() -> None:
         channel = SocketChannel(left, Decoder(FROM_DESTINATION), interrupts[0], stall_timeout=stall)
@@ -232,6 +247,7 @@ def migrate(
             side = Source(
                 source, channel, capabilities=capabilities or Capabilities(),
                 parameters=lambda: parameters or Parameters(), progress=result.source_progress, interrupt=interrupts[0],
+                dial=None if door is None else connect,
             )  # fmt: skip
             if on_source is not None:
                 on_source(side, interrupts[0])
@@ -250,7 +266,10 @@ def migrate(
         )
         channel = SocketChannel(right, Decoder(FROM_SOURCE, side.place), interrupts[1], stall_timeout=stall)
         try:
-            result.runs = side.run(channel)
+            if on_destination is not None:
+                on_destination(side, channel)
+            way_in = None if listener is None else Door(listener, interrupts[1], patience=stall)
+            result.runs = side.run(channel, None, way_in)
             destination.running = result.runs
             side.taken_over(channel)
         except BaseException as error:
@@ -266,4 +285,12 @@ def migrate(
         assert not thread.is_alive(), "a side of the migration hangs"
     for interrupt in interrupts:
         interrupt.close()
+    if listener is not None:
+        listener.close()
     return result
+
+
+def connected(path: Path | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(path))
+    return sock

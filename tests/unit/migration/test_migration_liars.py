@@ -34,6 +34,7 @@ class Peer:
 
     def __init__(self, sock: socket.socket, interrupt: Interrupt) -> None:
         self.channel = SocketChannel(sock, Decoder(FROM_SOURCE), interrupt, stall_timeout=60)
+        self.sock = sock
 
     def say(self, kind: FrameType, document: object = None, *, meta: bytes = b"", data: bytes = b"") -> None:
         parts = [json.dumps(document).encode()] if document is not None else [data] if data else []
@@ -143,6 +144,10 @@ def silence(_: Peer) -> None:
     time.sleep(STALL_S + 1)
 
 
+def garbage(peer: Peer) -> None:
+    peer.sock.send(b"x" * 1000)
+
+
 def steps(*all_of_them: Step) -> Lie:
     def script(peer: Peer) -> None:
         for step in all_of_them:
@@ -170,6 +175,8 @@ BEFORE_COMMIT: dict[str, tuple[type[EmuError], tuple[Step, ...]]] = {
     "progress before there is any": (StreamError, (hear(FrameType.PREAMBLE), for_ever(FrameType.PROGRESS))),
     "progress for ever at the end": (ConnectionLost, (follow(FrameType.FINISH), for_ever(FrameType.PROGRESS))),
     "silence": (ConnectionLost, (hear(FrameType.PREAMBLE), silence)),
+    "reads nothing any more": (ConnectionLost, (accept(), silence)),
+    "garbage": (StreamError, (hear(FrameType.PREAMBLE), garbage)),
     "a refusal without reasons": (StreamError, (hear(FrameType.PREAMBLE), say(FrameType.REFUSE, {"reasons": []}))),
     **{
         f"a report of {name}": (StreamError, (follow(FrameType.FINISH), say(FrameType.DURABLE, document)))
@@ -190,6 +197,7 @@ def test_a_lie_before_the_commit_leaves_the_guest_running(lie: str) -> None:
 AFTER_COMMIT: dict[str, Step] = {
     "progress for ever": for_ever(FrameType.PROGRESS),
     "silence": silence,
+    "garbage": garbage,
     "the report again": say(FrameType.DURABLE, {"nvdimms": []}),
     "a refusal that is none": say(FrameType.REFUSE, data=DEEP),
 }

@@ -91,7 +91,7 @@ def test_capabilities_change_all_or_none() -> None:
     assert {"capability": "x-ignore-shared", "state": True} in on.listing()
     for states, word in (
         ({"postcopy-ram": True}, "refused: postcopy would run the guest before its pages"),
-        ({"multifd": True}, "has no migration capability"),
+        ({"xbzrle": True}, "has no migration capability"),
         ({"x_ignore_shared": True}, "there is no"),
         ({"nonsense": False}, "there is no"),
     ):

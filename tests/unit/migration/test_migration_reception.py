@@ -157,7 +157,7 @@ def test_silence_is_heard_for_a_bounded_time(door: Callable[..., Door]) -> None:
         sock.sendall(Encoder().opening)
         sock.settimeout(60)
         answer = sock.recv(1000)
-        assert b"no preamble in time" in answer
+        assert b"no first frame in time" in answer
         while sock.recv(1000):
             pass
     arrive(waiting)

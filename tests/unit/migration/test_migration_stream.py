@@ -114,7 +114,7 @@ def test_frames_of_another_stream_are_noticed_even_with_the_right_number() -> No
         feed(Decoder(FROM_SOURCE), opening + parts[0] + other.frame(FrameType.ROUND_END, b"\1"))
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 5])
+@pytest.mark.parametrize("version", [1, 4, 6])
 def test_other_versions_and_other_protocols_are_named(version: int) -> None:
     head = b"emu-migr" + struct.pack("<HH", version, 0)
     with pytest.raises(StreamError, match=f"of version {version} "):

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from emu.config import BackendConfig, BackendKind, NvdimmConfig, OnOffAuto
 from emu.errors import EmuError, UsageError
+from emu.host.claims import Claims
 from emu.memory.properties import FROZEN, check_value
 from emu.monitor.commands import execute
 from emu.monitor.control import BackendView, Control, NvdimmView
@@ -63,6 +64,13 @@ class FakeMachine:
 
     def devices(self):
         return {"com1": {"divisor": 1, "fifo": b"\x01\x02", "levels": (1, 2)}}
+
+    def claims(self):
+        claims = Claims()
+        for view in self.views:
+            if view.config.path is not None:
+                claims.reads(view.config.path, "memory", memory=True)
+        return claims
 
     def backends(self):
         return self.views

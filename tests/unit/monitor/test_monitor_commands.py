@@ -159,8 +159,8 @@ def test_special_files_and_our_own_memory_are_never_written(shell, tmp_path):
     for name, why in [
         ("fifo", "not a regular file"),
         ("/dev/null", "not a regular file"),
-        ("pmem.img", "backs memory of this machine"),
-        ("link", "backs memory of this machine"),
+        ("pmem.img", "is the same file as memory"),
+        ("link", "is the same file as memory"),
         ("no/such/dir", "No such file or directory"),
         (".", "Is a directory"),
     ]:

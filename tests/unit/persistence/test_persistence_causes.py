@@ -17,6 +17,7 @@ from emu.config import PersistenceDomain
 from emu.persistence.lab import findings
 from emu.persistence.lab.explore import Limits, LocalWorker, explore
 from emu.persistence.lab.findings import Analyst, Failure
+from emu.persistence.lab.memories import Patience
 from emu.persistence.model.crashstate import CrashState, Read, memories
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
 from emu.persistence.model.rules import Media, Rules
@@ -43,7 +44,7 @@ def explained(
     """The causes, and the paths of the failing recoveries."""
     timeline, toy = build(events, rules), Toy(body)
     exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean), limits=limits)
-    analyst = Analyst(exploration, timeline, events, clean, toy)
+    analyst = Analyst(exploration, timeline, events, clean, toy, Patience(1_000_000))
     failures = analyst.explain()
     assert not analyst.unexplained
     verdicts = [(found.leaf.path(), found.leaf.verdict) for found in exploration.results]
@@ -327,6 +328,6 @@ def test_causes_that_are_given_up_are_said() -> None:
     events = with_places([store(0, 1), store(64, 1)])
     timeline, toy = build(events, Rules()), Toy(word_and_value)
     exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean))
-    analyst = Analyst(exploration, timeline, events, clean, toy, seconds=-1)
+    analyst = Analyst(exploration, timeline, events, clean, toy, Patience(0))
     assert analyst.explain() == []
     assert "1 of the 1 failing states have none yet" in analyst.unexplained

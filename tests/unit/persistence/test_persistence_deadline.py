@@ -9,7 +9,7 @@ import pytest
 
 from emu.persistence.lab.deadline import NEVER, Deadline
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
-from emu.persistence.lab.memories import OutOfTime, Patience
+from emu.persistence.lab.memories import GaveUp, Patience
 
 
 def test_what_is_left() -> None:
@@ -24,13 +24,12 @@ def test_an_earlier_one_leaves_a_share_and_at_most_so_many_seconds() -> None:
     assert NEVER.leaving(0.25, 60.0) == NEVER
 
 
-def test_patience_ends_at_the_deadline_and_says_why() -> None:
-    Patience(1000.0, Deadline.after(1000)).check()
-    late = Patience(1000.0, Deadline.after(0))
-    with pytest.raises(OutOfTime):
-        late.check()
-    assert str(late) == "the time limit of 0 s was reached"
-    assert str(Patience(2.5)) == "the search for them was given up after 2.5 s of processor time"
+def test_patience_ends_at_the_deadline_or_after_its_steps_and_says_why() -> None:
+    Patience(1000, Deadline.after(1000)).spend(1000)
+    with pytest.raises(GaveUp, match=r"^the time limit of 0 s was reached$"):
+        Patience(1000, Deadline.after(0)).spend(1)
+    with pytest.raises(GaveUp, match=r"^the search was given up after 1,000 steps$"):
+        Patience(1000).spend(1001)
 
 
 def test_a_part_is_interrupted_at_its_deadline_and_the_whole_is_not() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -107,16 +107,25 @@ def test_the_budget_still_ends_what_does_not_repeat(tmp_path: Path) -> None:
 def test_blocks_of_a_long_loop_are_looked_at_in_python_only_where_they_may_repeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A register makes each round of 60,000 another one; looking at all registers of 512 of them took milliseconds."""
-    asked = 0
-    before_block = SpinWatch.before_block
+    """A register makes each round of 60,000 another one; looking at all registers of 512 of them took milliseconds. And
+    the machine is not stopped for it, after which all devices had to be put back.
+    """
+    asked = stopped = 0
+    before_block, look = SpinWatch.before_block, SpinWatch.look
 
     def count(watch: SpinWatch) -> bool:
         nonlocal asked
         asked += 1
         return before_block(watch)
 
+    def count_stops(watch: SpinWatch, tracked: Collection[int]) -> None:
+        nonlocal stopped
+        stopped += watch.wants_look
+        look(watch, tracked)
+
     monkeypatch.setattr(SpinWatch, "before_block", count)
+    monkeypatch.setattr(SpinWatch, "look", count_stops)
     with recovery(tmp_path, FINITE_LOOPS["a register counts"]) as made:
         assert verdict_of(made, 1).ok
     assert 0 < asked < 20
+    assert not stopped

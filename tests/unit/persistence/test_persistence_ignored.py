@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from emu.errors import UsageError
+from emu.errors import HostError, UsageError
 from emu.persistence.report.ignored import Rule, apply, compare, fingerprint, load_rules
 
 
@@ -88,6 +89,11 @@ def test_a_rule_fits_every_frame_of_the_stack() -> None:
     assert not Rule(1, "", function="other").fits("missing flush", [store])
 
 
-def test_suppressions_without_end_are_refused() -> None:
+def test_suppressions_without_end_are_refused(tmp_path: Path) -> None:
+    endless = tmp_path / "rules"
+    with endless.open("wb") as file:
+        file.truncate(1 << 40)
     with pytest.raises(UsageError, match="too long"):
+        load_rules(str(endless))
+    with pytest.raises(HostError, match="Is not a regular file"):
         load_rules("/dev/zero")

@@ -11,6 +11,7 @@ from test_persistence_explore import Memory, Toy, clean
 from emu.persistence.lab import findings
 from emu.persistence.lab.explore import Limits, LocalWorker, explore
 from emu.persistence.lab.findings import Analyst, Failure
+from emu.persistence.lab.memories import Patience
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import build
@@ -43,7 +44,7 @@ def causes(body: Callable[[Memory], int]) -> list[Failure]:
     timeline, toy = build(PROGRAM, Rules()), Toy(body)
     found = explore(timeline, clean, LocalWorker(toy, timeline, clean), limits=Limits(depth=2))
     assert not found.incomplete_because
-    return Analyst(found, timeline, PROGRAM, clean, toy).explain()
+    return Analyst(found, timeline, PROGRAM, clean, toy, Patience(1_000_000)).explain()
 
 
 @pytest.mark.parametrize(

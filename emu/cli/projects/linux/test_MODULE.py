@@ -23,5 +23,5 @@ def test_it_finds_what_it_left(program, emu_run, nvdimm_file):
 
 
 def test_every_power_cut_recovers(program, emu_crash):
-    commands = ["--exec", program, "--recover", program]
-    emu_crash("linux", "--nvdimm", "size=32M", "--scope", "program", *commands, timeout=A_WHILE).assert_recovers()
+    options = ["--nvdimm", "size=32M", "--scope", "program", "--time-limit", str(A_WHILE)]
+    emu_crash("linux", *options, "--exec", program, "--recover", program, timeout=2 * A_WHILE).assert_recovers()
