@@ -1,7 +1,7 @@
 """What the monitor needs of a machine and of a migration. All methods may be called from the monitor's thread.
 
-``emu.monitor.machine_control`` makes a MachineControl of a real Machine; the migration room makes a MigrationControl;
-tests make both of plain values. Whatever they refuse is an EmuError, and then nothing has changed.
+``emu.monitor.machine_control`` makes a MachineControl of a real Machine; the migration room's MigrationControl is a
+MigrationService; tests make both of plain values. Whatever they refuse is an EmuError, and then nothing has changed.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class MachineControl(Protocol):
         """
 
 
-class MigrationControl(Protocol):
+class MigrationService(Protocol):
     """Migration, outgoing and incoming; capabilities and parameters under QEMU's names."""
 
     def start(self, uri: str) -> None:
@@ -141,4 +141,4 @@ class Control:
     """Everything that commands act on. ``migration`` is None where the machine cannot migrate."""
 
     machine: MachineControl
-    migration: MigrationControl | None = None
+    migration: MigrationService | None = None

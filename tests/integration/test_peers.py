@@ -40,13 +40,14 @@ def test_the_repaired_structure_is_clean_and_everything_was_tried(structure: str
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: f"{bug.structure}-{bug.macro}")
 def test_the_first_cause_is_the_planted_bug_at_its_line(bug: Bug, tmp_path: Path) -> None:
-    found = judged(build(bug.structure, tmp_path, bug.macro))
+    image = build(bug.structure, tmp_path, bug.macro)
+    found = judged(image)
     assert found["verdict"] == "failed"
     first = found["failures"][0]
     assert first["kind"] in bug.kinds
     assert bug.blamed_in(first), first
     # Also where more than recoveries is judged.
-    (alone,) = judged(build(bug.structure, tmp_path, bug.macro), first_failure=True, check=["robust"])["failures"]
+    (alone,) = judged(image, first_failure=True, check=["robust"])["failures"]
     assert without_what_a_whole_run_adds(alone) == without_what_a_whole_run_adds(first)
 
 

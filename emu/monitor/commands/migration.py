@@ -1,11 +1,11 @@
-"""Commands about migration; the work is the MigrationControl's."""
+"""Commands about migration; the work is the MigrationService's."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from emu.monitor.commands.command import Command
-from emu.monitor.control import Control, MigrationControl
+from emu.monitor.control import Control, MigrationService
 from emu.monitor.errors import QmpError
 from emu.monitor.events import MIGRATION_STATUS
 from emu.monitor.schema import BOOL, INT, NOTHING, NUMBER, STR, UINT64, Array, Enum, Struct, optional, required
@@ -13,7 +13,7 @@ from emu.monitor.schema import BOOL, INT, NOTHING, NUMBER, STR, UINT64, Array, E
 _UNDER_WAY = ("setup", "active", "pre-switchover", "device", "cancelling")
 
 
-def _migration(control: Control) -> MigrationControl:
+def _migration(control: Control) -> MigrationService:
     if control.migration is None:
         raise QmpError("This machine cannot be migrated")
     return control.migration

@@ -340,7 +340,6 @@ class TimelineBuilder:
         self.timeline = Timeline(rules)
         self._eager: dict[int, int] = {}
         self._product = 1
-        self._pages_counted = 0
 
     def add(self, event: Event, *, crashes: bool = True) -> None:
         if crashes and self.state.commits(event):

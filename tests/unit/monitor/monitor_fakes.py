@@ -124,7 +124,7 @@ class FakeMachine:
 
 
 class FakeMigration:
-    """A MigrationControl that does nothing and remembers everything."""
+    """A MigrationService that does nothing and remembers everything."""
 
     def __init__(self) -> None:
         self.answer: dict[str, object] = {}
