@@ -132,7 +132,9 @@ def test_recoveries_end_as_from_the_mount(tmp_path: Path) -> None:
         made = scenario(tmp_path, stack, commands)
         began_with = made.workload.began_with
         assert began_with is not None
-        quick, plain = (kind(began_with, budget=300_000_000, linux=True) for kind in (Counting, FromTheMount))
+        quick, plain = (
+            kind(began_with, budget=300_000_000, linux=made.workload.booted) for kind in (Counting, FromTheMount)
+        )
         executed, ends = made.explore(quick)
         assert made.explore(plain) == (executed, ends)
         assert executed >= 2**4

@@ -171,9 +171,8 @@ class Analyst:
     def _say_unexplained(self, failing: Sequence[Result], why: str) -> None:
         open_ones = {result.leaf.path() for result in failing if result.direct} - self._explained
         states = len({result.leaf.path() for result in failing})
-        self.unexplained = (
-            f"the causes are not complete: {why}, {len(open_ones)} of the {states} failing states have none yet"
-        )
+        none_yet = f", {len(open_ones)} of the {states} failing states have none yet" if open_ones else ""
+        self.unexplained = f"the causes are not complete: {why}{none_yet}"
 
     def _explain_all(self, failing: Sequence[Result]) -> None:
         by_point: dict[int, list[Result]] = {}

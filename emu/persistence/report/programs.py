@@ -31,6 +31,9 @@ _KERNEL_START = 0xFFFF_8000_0000_0000
 _CODE_TYPES = frozenset("tTwW")
 _READER = "emu.persistence.report.place_reader"
 _SECONDS = 10.0  # of processor time
+# Bytes of program headers that Linux takes, and notes that are looked at: a file may say anything.
+_LARGEST_TABLE = 1 << 16
+_MOST_NOTES = 1 << 12
 
 
 class _Segment(NamedTuple):
@@ -47,7 +50,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
         return
     (table,) = struct.unpack_from("<Q", data, 32)
     size, count = struct.unpack_from("<HH", data, 54)
-    for at in range(table, table + size * count, size or 1):
+    for at in range(table, table + min(size * count, _LARGEST_TABLE), size or 1):
         if at + 40 > len(data):
             return
         kind, flags, offset, address, _, length = struct.unpack_from("<IIQQQQ", data, at)
@@ -56,9 +59,11 @@ def _segments(data: bytes) -> Iterator[_Segment]:
 
 def build_id(data: bytes) -> str:
     """The build ID of an ELF file in hexadecimal digits; empty when it has none."""
+    most = _MOST_NOTES
     for segment in _segments(data):
         at, end = segment.offset, segment.offset + segment.size
-        while segment.kind == _NOTE and at + 12 <= min(end, len(data)):
+        while segment.kind == _NOTE and at + 12 <= min(end, len(data)) and most:
+            most -= 1
             name, length, kind = struct.unpack_from("<III", data, at)
             start = at + 12 + (name + 3 & ~3)
             if kind == _BUILD_ID and data[at + 12 : at + 15] == b"GNU":
@@ -108,11 +113,15 @@ class ProgramSymbols(Symbols):
         wanted = {content for contents in self._pages.values() for content in contents}
         index: dict[bytes, CodeAt] = {}
         for path, data in self._programs.items():
-            file = CodeFile(path, debug_file(path, data))
+            file, looked_at = CodeFile(path, debug_file(path, data)), set[int]()
             for segment in _segments(data):
                 if segment.kind != _LOAD or not segment.flags & _EXECUTABLE:
                     continue
-                for offset in range(segment.offset & -PAGE, segment.offset + segment.size, PAGE):
+                end = min(segment.offset + segment.size, len(data))
+                for offset in range(segment.offset & -PAGE, end, PAGE):
+                    if offset in looked_at:
+                        continue
+                    looked_at.add(offset)
                     content = data[offset : offset + PAGE].ljust(PAGE, b"\0")
                     if content in wanted:
                         index.setdefault(content, CodeAt(file, segment.address + offset - segment.offset))

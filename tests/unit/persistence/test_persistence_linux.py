@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -19,7 +20,7 @@ from emu.persistence.lab.linux import CodePages, Talk, begin
 from emu.persistence.model.events import Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import build
-from emu.persistence.report.programs import ProgramSymbols, _segments
+from emu.persistence.report.programs import ProgramSymbols, _segments, build_id
 from emu.persistence.report.symbols import load_symbols
 from emu.units import PAGE
 
@@ -203,6 +204,17 @@ def test_stripped_code_is_named_by_its_file_and_the_place_in_it() -> None:
     found = ProgramSymbols({PROGRAM: frozenset([content])}, tree.archive(), None)
     assert found.find(PROGRAM + 0x20).symbol == f"linux-init+{first.address + start - first.offset + 0x20:#x}"
     assert found.find(PROGRAM + PAGE).symbol == ""
+
+
+def test_headers_that_claim_more_than_there_is_are_read_as_far_as_that() -> None:
+    """A program is anybody's: segments of 2^62 bytes, as many as can be said, and notes without end."""
+    header = b"\x7fELF\x02\x01".ljust(32, b"\0") + struct.pack("<QQIHHH", 64, 0, 0, 64, 56, 0xFFFF)
+    load, note = (struct.pack("<IIQQQQ", kind, 1, 0, 0, 0, 1 << 62).ljust(56, b"\0") for kind in (1, 4))
+    data = header.ljust(64, b"\0") + (load + note) * 600 + bytes(64 * PAGE)
+    tree, page = Tree(), b"\x90" * PAGE
+    tree.file("/bin/bomb", data, executable=True)
+    assert ProgramSymbols({PROGRAM: frozenset([page])}, tree.archive(), None).find(PROGRAM).symbol == ""
+    assert build_id(data) == ""
 
 
 def _code_at(data: bytes, address: int) -> bytes:

@@ -16,6 +16,7 @@ from emu.persistence.lab.findings import (
     Analyst,
     Failure,
 )
+from emu.persistence.lab.memories import Patience
 from emu.persistence.lab.naming import Lacking
 from emu.persistence.model.crashstate import Read
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
@@ -42,7 +43,7 @@ class Asked:
 def causes(events: Sequence[Event], body, look: Asked) -> list[Failure]:  # type: ignore[no-untyped-def]
     timeline, toy = build(events, Rules()), Toy(body)
     exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean))
-    return Analyst(exploration, timeline, events, clean, toy, unsynced=look).explain()
+    return Analyst(exploration, timeline, events, clean, toy, Patience(1_000_000), unsynced=look).explain()
 
 
 def durable(address: int, value: int, pc: int) -> list[Event]:
