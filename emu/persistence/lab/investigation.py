@@ -56,8 +56,8 @@ STATES, ROBUST = "states", "robust"
 """Checks: see ``lab.states`` and ``lab.robust``."""
 CHECKS = (STATES, ROBUST)
 _LONGEST_OBSERVED = 4096
-# Steps of the search for causes (see ``Patience``), for each recovery that was run to find the failures.
-_STEPS_A_RUN, _LEAST_STEPS, _MOST_STEPS = 2_000, 2_000_000, 20_000_000
+# Steps of the search for causes (see ``Patience``), and while somebody who pressed Ctrl-C waits for a prompt.
+_STEPS, _STEPS_INTERRUPTED = 20_000_000, 2_000_000
 _MOST_NAMED = 512
 # What of the whole time, and how many seconds at most, is left when the exploration ends for all that comes after it,
 # and when the explanations end for what reads the debug information.
@@ -342,10 +342,9 @@ def _answer(
             on_failure=live,
             matters=session.matters,
         )
-        # What was found is still explained after an interruption, in the time that somebody waits for a prompt.
+        # What was found is still explained after an interruption.
         explaining = deadline.leaving(*_FOR_NAMES)
-        steps = min(_MOST_STEPS, max(_LEAST_STEPS, _STEPS_A_RUN * found.executed))
-        patience = Patience(_LEAST_STEPS if interruption.asked else steps, explaining)
+        patience = Patience(_STEPS_INTERRUPTED if interruption.asked else _STEPS, explaining)
         with (Interruption() if interruption.asked else interruption).until(explaining) as session.machine.interruption:
             if unsynced is not None:
                 unsynced.interruption = session.machine.interruption
