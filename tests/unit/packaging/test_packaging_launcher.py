@@ -76,11 +76,12 @@ def test_a_ctrl_c_that_is_ignored_stays_ignored(folder: Path) -> None:
     assert (process.returncode, out[:4], errors) == (0, b"emu ", b"")
 
 
-def test_a_ctrl_c_at_any_moment_of_the_start(folder: Path) -> None:
+def test_a_ctrl_c_at_any_moment_of_the_start(folder: Path, tmp_path: Path) -> None:
+    endless = ["run", "count", "--append", "0", "--nvdimm", f"file={tmp_path}/log,size=16M", "-serial", "none"]
     chance = random.Random(43)
     for _ in range(SHOTS):
         process = subprocess.Popen(
-            [folder / "emu", "run", "count", "--append", "0", "-serial", "none", "--quiet"], env=environment(),
+            [folder / "emu", *endless, "--quiet"], env=environment(),
             stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - as above
         )  # fmt: skip
