@@ -149,7 +149,7 @@ def _read(path: str, seconds: float) -> None:
         try:  # of its own: the time may be over at any moment until the timer is off
             said = _part(name, part, path, seconds)
         except _TooLong:
-            said = _failed(name, f"they take more than {seconds:g} s to read")
+            said = _failed(name, f"they take more than {seconds:.2g} s to read")
         sys.stdout.write(f"{said}\n")
         sys.stdout.flush()
 
