@@ -56,7 +56,7 @@ def test_a_busy_host_gives_the_same_document(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_search_for_causes_gives_up_at_the_same_place_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(investigation, "_STEPS", 500)
+    monkeypatch.setattr(investigation, "MOST_STEPS", 500)
     idle = document()
     assert "given up after 500 steps, 3 of the 4 failing states have none yet" in idle["unexplained"]
     headline = next(report_lines(idle))

@@ -33,7 +33,7 @@ from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.jobs import ExecutorWorkers, Session, Task, be_there, process_pool
 from emu.persistence.lab.linux import KERNEL_CODE, Scene
 from emu.persistence.lab.live import LiveCauses
-from emu.persistence.lab.memories import Patience
+from emu.persistence.lab.memories import MOST_STEPS, Patience
 from emu.persistence.lab.promised import unkept
 from emu.persistence.lab.recorder import TRACE_FULL
 from emu.persistence.lab.recovery import judge
@@ -56,8 +56,8 @@ STATES, ROBUST = "states", "robust"
 """Checks: see ``lab.states`` and ``lab.robust``."""
 CHECKS = (STATES, ROBUST)
 _LONGEST_OBSERVED = 4096
-# Steps of the search for causes (see ``Patience``), and while somebody who pressed Ctrl-C waits for a prompt.
-_STEPS, _STEPS_INTERRUPTED = 20_000_000, 2_000_000
+# Steps of the search for causes while somebody who pressed Ctrl-C waits for a prompt.
+_STEPS_INTERRUPTED = 2_000_000
 _MOST_NAMED = 512
 # What of the whole time, and how many seconds at most, is left when the exploration ends for all that comes after it,
 # and when the explanations end for what reads the debug information.
@@ -344,7 +344,7 @@ def _answer(
         )
         # What was found is still explained after an interruption.
         explaining = deadline.leaving(*_FOR_NAMES)
-        patience = Patience(_STEPS_INTERRUPTED if interruption.asked else _STEPS, explaining)
+        patience = Patience(_STEPS_INTERRUPTED if interruption.asked else MOST_STEPS, explaining)
         with (Interruption() if interruption.asked else interruption).until(explaining) as session.machine.interruption:
             if unsynced is not None:
                 unsynced.interruption = session.machine.interruption
@@ -362,8 +362,8 @@ def _answer(
         captures: Mapping[int, Capture] = {}
         waste = tuple(find_waste(workload.events, timeline))
         wanted = named(failures, waste if question.warnings else (), len(workload.events))
-        again = (scene is None) == (workload.again is None)
-        if recorded and wanted and again and explaining.left and not interruption.asked:
+        can_be_run_again = scene is None or workload.again is not None
+        if recorded and wanted and can_be_run_again and explaining.left and not interruption.asked:
             captures = capture(question.workload, workload, wanted, interruption=interruption,
                                timeout=min(question.workload_timeout, explaining.left))  # fmt: skip
         because = list(found.incomplete_because)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from emu.persistence.lab.explore import Exploration, Recovery, Result
 from emu.persistence.lab.findings import Analyst, Failure
-from emu.persistence.lab.memories import Budgeted, Patience
+from emu.persistence.lab.memories import MOST_STEPS, Budgeted, Patience
 from emu.persistence.lab.naming import LookForSync
 from emu.persistence.lab.tree import Tree
 from emu.persistence.model.crashstate import Initial
@@ -18,7 +18,6 @@ OnCause = Callable[[Failure], None]
 
 _MOST_OF_THE_TIME = 0.25
 _ALWAYS_S = 1.0
-_MOST_STEPS = 20_000_000
 
 
 class LiveCauses:
@@ -47,7 +46,7 @@ class LiveCauses:
             events,
             initial,
             recovery,
-            Patience(_MOST_STEPS),
+            Patience(MOST_STEPS),
             first=first,
             machine=machine,
             unsynced=unsynced,

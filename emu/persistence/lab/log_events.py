@@ -22,7 +22,7 @@ from emu.persistence.model.events import (
     Store,
     WriteBack,
     WriteBackKind,
-    new_event,
+    new_tuple,
 )
 
 _FLUSHES = dict(enumerate(FlushKind))
@@ -73,7 +73,7 @@ def numbered_events(rows: Iterable[Row], label_writes: Sequence[LabelWrite] = ()
 def _store(piece: Row) -> Store:
     """That of an instruction with a single piece."""
     pc, address, value, _, size, _, site, _ = piece
-    return new_event(
+    return new_tuple(
         Store, (address, value.to_bytes(size, "little"), site & _NON_TEMPORAL != 0, site & _LOCKED != 0, pc)
     )
 

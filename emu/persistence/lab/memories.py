@@ -19,6 +19,9 @@ _LEAST_BLOCKS = 1 << 16
 # What a run of recovery costs beside its basic blocks, and how many of these make a step.
 _STEPS_OF_A_RUN, _BLOCKS_OF_A_STEP = 800, 16
 
+MOST_STEPS = 20_000_000
+"""Of one search for causes."""
+
 
 class GaveUp(Exception):
     """An analysis has done as much as it may; the message says what that was."""

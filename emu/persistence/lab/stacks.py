@@ -6,7 +6,6 @@ only, and what the unwinder needs is kept when the log has as many entries as it
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections.abc import Container, Iterable
 from contextlib import closing, suppress
@@ -18,6 +17,7 @@ from emu.config import MachineConfig, RunOptions
 from emu.devices.contract import ExitRequest
 from emu.errors import Status, UsageError
 from emu.linux.protocol import Role
+from emu.persistence.lab.before import Before
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.linux import Talk, is_user
 from emu.persistence.lab.recorder import Recording
@@ -35,7 +35,6 @@ _KEPT = 16 * 1024
 _BEFORE = 8
 _SEEN = "stacks-seen"
 _WORD = struct.Struct("<Q")
-_Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 
 
 class Capture(NamedTuple):
@@ -131,16 +130,12 @@ class _Watch:
         self._wanted = wanted
         self._pages = pages
         self._last = max(one.entry for group in wanted.values() for one in group)
-        self._callback = _Callback(self._reached)
         self.seen: dict[int, _Seen] = {}
 
     def start(self) -> None:
-        function = ctypes.cast(self._callback, ctypes.c_void_p).value
-        assert function is not None
-        for pc in self._wanted:
-            self._machine.cpu.add_instruction_hook(pc, function)
+        self._before = Before(self._machine.cpu, self._wanted, self._reached)
 
-    def _reached(self, _engine: object, pc: int, _size: int, _data: object) -> None:
+    def _reached(self, pc: int) -> None:
         count = self._recording.tracer.count
         for one in self._wanted.get(pc, ()):
             # A flush or a fence may be in the log already.

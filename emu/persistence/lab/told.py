@@ -79,20 +79,6 @@ def _boundaries(said: Iterable[Mark | Print]) -> Iterator[tuple[int, bytes]]:
                 yield number, f"operation {one.id} is done".encode()
 
 
-def never_done(marks: Iterable[Mark]) -> list[int]:
-    """The operations that others began or ended in and that are never done: these others are not told apart."""
-    under_way: list[tuple[int, int]] = []
-    marks = list(marks)
-    for number, mark in enumerate(marks):
-        if mark.kind == BEGIN:
-            under_way.append((number, mark.id))
-        else:
-            ended = next((one for one in reversed(under_way) if one[1] == mark.id), None)
-            if ended is not None:
-                under_way.remove(ended)
-    return [id_ for number, id_ in under_way if number < len(marks) - 1]
-
-
 def pieces(events: Iterable[Event]) -> list[bytes]:
     """All that was printed, as far as it is among ``events``."""
     return [event.text for event in events if isinstance(event, Told) and event.address != BOUNDARIES]

@@ -9,7 +9,6 @@ mappings, where it has stored through such: where recovery succeeds with that al
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from emu.errors import UsageError
 from emu.linux.protocol import Message, Role
+from emu.persistence.lab.before import Before
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.linux import Drive, Talk, is_user, with_contents
 from emu.persistence.lab.naming import MISSING_FSYNC, MISSING_MAP_SYNC, Lacking
@@ -41,7 +41,6 @@ _SYSCALL = b"\x0f\x05"
 _MMAP, _SYNC = 9, 162  # of Linux on x86-64
 _WRITABLE, _TYPE_OF_MAPPING, _SHARED, _SHARED_VALIDATE, _WITH_SYNC = 2, 0xF, 1, 3, 0x80000
 _PRIVILEGE = 3
-_Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 
 
 class Unsynced:
@@ -158,7 +157,7 @@ class _Rerun:
         self._recording = recording
         self._workload = workload
         self._run = run
-        self._callbacks: list[object] = []
+        self._befores: list[Before] = []
 
     @property
     def system_calls(self) -> list[int]:
@@ -171,21 +170,11 @@ class _Rerun:
             if content[at : at + 2] == _SYSCALL
         ]
 
-    def at(self, places: Iterable[int], do: Callable[[], None]) -> Callable[[], None]:
-        """Do something before each instruction at ``places``, until what is returned is called."""
-        callback = _Callback(lambda engine, pc, size, data: do())
-        self._callbacks.append(callback)
-        function = ctypes.cast(callback, ctypes.c_void_p).value
-        assert function is not None
-        cpu = self.machine.cpu
-        hooks = [cpu.add_instruction_hook(place, function) for place in dict.fromkeys(places)]
-        cpu.invalidate(0, 1)
-
-        def forget() -> None:
-            for hook in hooks:
-                cpu.remove_hook(hook)
-
-        return forget
+    def at(self, places: Iterable[int], do: Callable[[], None]) -> Before:
+        """Do something before each instruction at ``places``, until it is to be forgotten."""
+        before = Before(self.machine.cpu, places, lambda _pc: do())
+        self._befores.append(before)
+        return before
 
     def drive(self, until: list[int]) -> bool:
         """Run until something is in ``until``; False if the run ended before."""
@@ -200,10 +189,10 @@ class _Rerun:
                 reached.append(1)
                 self.machine.cpu.request_stop()
 
-        forget = self.at(places, look)
+        before = self.at(places, look)
         found = self.drive(reached)
         if found:
-            forget()
+            before.forget()
         return found
 
     def to_end(self) -> bool:

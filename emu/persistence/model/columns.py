@@ -19,7 +19,7 @@ from emu.persistence.model.events import (
     FlushKind,
     Store,
     byte_mask,
-    new_event,
+    new_tuple,
 )
 
 # What a byte of the column of kinds means: an event that is kept as it is; a store, with bits for non-temporal and
@@ -87,7 +87,7 @@ class Events(Sequence[Event]):
             return self._others[number]
         if kind < FLUSH:
             data = value.to_bytes(size, "little")
-            return new_event(Store, (address, data, kind & NON_TEMPORAL != 0, kind & LOCKED != 0, pc))
+            return new_tuple(Store, (address, data, kind & NON_TEMPORAL != 0, kind & LOCKED != 0, pc))
         return Flush(address, _FLUSHES[kind], pc) if kind < FENCE else Fence(_FENCES[kind], False, pc)
 
     def parts(self) -> Iterator[Part | None]:

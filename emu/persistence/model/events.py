@@ -33,8 +33,8 @@ class WriteBackKind(enum.StrEnum):
     WBNOINVD = "wbnoinvd"
 
 
-new_event = tuple.__new__
-"""A named tuple's own constructor takes twice as long: for what makes each store of a long run."""
+new_tuple = tuple.__new__
+"""A named tuple's own constructor takes twice as long: for what is made of each store of a long run."""
 
 
 class Store(NamedTuple):

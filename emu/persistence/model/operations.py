@@ -68,6 +68,12 @@ def in_flight(found: Iterable[Operation], event: int) -> list[int]:
     return [one.id for one in found if one.begin <= event and (one.done is None or event < one.done)]
 
 
+def never_done(marks: Sequence[Mark]) -> list[int]:
+    """The operations that others began or ended in and that are never done: these others are not told apart."""
+    open_ones = [one.id for one in operations(marks) if one.done is None]
+    return open_ones[:-1] if marks and marks[-1].kind == BEGIN else open_ones
+
+
 class Window(NamedTuple):
     """The part of a trace in which power fails: just before event ``first``, ..., just before event ``last``."""
 

@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from emu.persistence.model.events import new_tuple
+
 
 class Part(NamedTuple):
     """The piece of store number ``event`` inside one unit: ``value`` under ``mask``, both 64 bits wide."""
@@ -35,8 +37,6 @@ Content = tuple[int, int]
 """``(mask, value)``: the bytes of a unit that are known, and what they are."""
 
 NOTHING: Content = (0, 0)
-# A named tuple's own constructor takes twice as long, and this makes a part of each store.
-_new_part = tuple.__new__
 _WHOLE = (1 << 64) - 1
 
 
@@ -170,7 +170,7 @@ class Component:
         self._chain.append(event)
         self._sizes.append(1)
         self._subsets += 1
-        parts.append(_new_part(Part, (event, mask, value, False)))
+        parts.append(new_tuple(Part, (event, mask, value, False)))
         contents.append((mask, value) if mask == _WHOLE else overlay(contents[-1], (mask, value)))
 
     def commit(self, *, through: int, nt: bool) -> dict[int, Content]:

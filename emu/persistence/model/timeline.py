@@ -45,6 +45,7 @@ from emu.persistence.model.events import (
     Store,
     Told,
     WriteBack,
+    new_tuple,
     page_of,
     split,
 )
@@ -53,8 +54,6 @@ from emu.persistence.model.rules import Order, Rules
 from emu.units import CACHE_LINE, PAGE
 
 _EVERYTHING = 1 << 62
-# A named tuple's own constructor takes twice as long, and this makes a part of each store.
-_new_part = tuple.__new__
 
 
 class PersistState:
@@ -151,7 +150,7 @@ class PersistState:
         component = self.components.get(key)
         if component is None:
             component = self.components[key] = Component(whole=whole)
-        component.add(unit, _new_part(Part, (number, mask, value, nt)), self.durable)
+        component.add(unit, new_tuple(Part, (number, mask, value, nt)), self.durable)
         self.changed_components.add(key)
         page = unit & -PAGE
         if page not in self.pages:

@@ -11,9 +11,8 @@ from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer, Question
 from emu.persistence.lab.nested import InRecovery
 from emu.persistence.lab.states import ILLEGAL_STATE
-from emu.persistence.lab.told import never_done
 from emu.persistence.model.events import Event, Fence, Flush, LabelWrite, Store, Told, WriteBack, line_of
-from emu.persistence.model.operations import in_flight
+from emu.persistence.model.operations import in_flight, never_done
 from emu.persistence.report import numbers, words
 from emu.persistence.report.conclusion import conclude, place_of_end
 from emu.persistence.report.excerpts import Sources

@@ -11,36 +11,25 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from emu.persistence.report.debug_reader import bound, dwarf_of, rows
+from emu.persistence.report.symbols import Symbols
 from emu.persistence.report.units import UnitFinder
 from emu.words import printable
 
 _LONGEST_NAME = 200
 _SYMBOL = struct.Struct("<IBBHQQ")
 _NOTYPE, _FUNCTION, _UNDEFINED = 0, 2, 0
-_BEHIND = "\U0010ffff"
 
 
 def places(elf: Any, addresses: Sequence[int]) -> list[tuple[str, str]]:
     """Symbol and source of each address."""
-    functions = sorted(_functions(elf))
-    sources = _sources(elf, addresses)
-    return [(_symbol(functions, address), sources.get(address, "")) for address in addresses]
-
-
-def _symbol(functions: Sequence[tuple[int, int, str]], address: int) -> str:
-    at = bisect_right(functions, (address, 1 << 64, "")) - 1
-    if at < 0:
-        return ""
-    start, size, name = functions[at]
-    if address >= start + max(size, 1):
-        return ""
-    return f"{name}+{address - start:#x}" if address > start else name
+    functions, lines = sorted(_functions(elf)), _Lines(elf)
+    found = (Symbols("", functions, lines.around(address)).find(address) for address in addresses)
+    return [(place.symbol, place.source) for place in found]
 
 
 def _functions(elf: Any) -> Iterator[tuple[int, int, str]]:
@@ -55,24 +44,23 @@ def _functions(elf: Any) -> Iterator[tuple[int, int, str]]:
             yield value, size, printable(text, _LONGEST_NAME)
 
 
-def _sources(elf: Any, addresses: Iterable[int]) -> dict[int, str]:
-    dwarf = dwarf_of(elf)
-    if dwarf is None:
-        return {}
-    finder, tables = UnitFinder(dwarf), dict[int, list[tuple[int, str]]]()
-    found = {}
-    for address in addresses:
-        unit = finder.unit(address)
+class _Lines:
+    """The line tables of one file, decoded unit by unit."""
+
+    def __init__(self, elf: Any) -> None:
+        self._dwarf = dwarf_of(elf)
+        self._units = None if self._dwarf is None else UnitFinder(self._dwarf)
+        self._tables: dict[int, list[tuple[int, str]]] = {}
+
+    def around(self, address: int) -> list[tuple[int, str]]:
+        """The sorted rows of the unit that has ``address``; none where none does."""
+        unit = None if self._units is None else self._units.unit(address)
         if unit is None:
-            continue
-        if unit.cu_offset not in tables:
-            program = dwarf.line_program_for_CU(unit)
-            tables[unit.cu_offset] = [] if program is None else sorted(rows([program]).items())
-        table = tables[unit.cu_offset]
-        at = bisect_right(table, (address, _BEHIND)) - 1
-        if at >= 0:
-            found[address] = table[at][1]
-    return found
+            return []
+        if unit.cu_offset not in self._tables:
+            program = self._dwarf.line_program_for_CU(unit)
+            self._tables[unit.cu_offset] = [] if program is None else sorted(rows([program]).items())
+        return self._tables[unit.cu_offset]
 
 
 def main() -> None:

@@ -183,8 +183,9 @@ def main() -> None:
         codes, names = [], []
         for code, debug in asked.get("files") or [[path, path]]:
             read = elf(code)
-            codes.append(FrameTables(read, dwarf_of(read)))
-            names.append(Names(dwarf_of(read if debug == code else elf(debug))))
+            dwarf = dwarf_of(read)
+            codes.append(FrameTables(read, dwarf))
+            names.append(Names(dwarf if debug == code else dwarf_of(elf(debug))))
         unwinder = Unwinder(codes, names)
         stacks = [[(*place, functions) for place, functions in unwinder.frames(one)] for one in asked["captures"]]
     sys.stdout.write(json.dumps(stacks))
