@@ -7,12 +7,9 @@ import threading
 from collections.abc import Callable
 
 from emu.hints import TypeVar
+from emu.host.waiting import wait_for
 
 T = TypeVar("T")
-
-# Any thread that lets a signal through again (a process is started, a mask set back) may take it for itself before
-# this one wakes up. Python has it noted then, and runs its handler here: so here somebody must look now and then.
-_LOOK_S = 0.1
 
 
 def in_thread(work: Callable[[], T], *, name: str, interrupt: Callable[[], None] | None = None) -> T:
@@ -41,7 +38,7 @@ def in_thread(work: Callable[[], T], *, name: str, interrupt: Callable[[], None]
     try:
         thread.start()
         begin.set()
-        _wait_for(over)
+        wait_for(over)
     except BaseException:
         if not begin.is_set():  # interrupted while the thread started: nothing was done, and nothing will be
             wanted = False
@@ -50,14 +47,8 @@ def in_thread(work: Callable[[], T], *, name: str, interrupt: Callable[[], None]
             interrupt()
             while not over.is_set():
                 with contextlib.suppress(KeyboardInterrupt):
-                    _wait_for(over)
+                    wait_for(over)
         raise
     if failure:
         raise failure[0]
     return outcome[0]
-
-
-def _wait_for(over: threading.Event) -> None:
-    """Not for the thread itself: Python 3.11 takes one whose ``join`` an exception interrupted for stopped."""
-    while not over.wait(_LOOK_S):
-        pass

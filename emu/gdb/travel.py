@@ -344,23 +344,24 @@ class Travel:
     def _stepped_back(self, stop: Stop) -> Stop | None:
         before, first = self._debugging.place_before, self._moments[0].standing.place
         self.at_beginning = before < first
-        self._seek(max(before, first), None)
-        return self._sought(stop) if self._end == self._debugging.place else None
+        return self._seek_at(stop, max(before, first))
 
     def _looked_back(self, stop: Stop) -> Stop | None:
         passed = self._debugging.passed
         if passed is not None:
             place, kind = passed
             self.met = self._debugging.watch_met
-            self._seek(place, stop._replace(kind=kind))
-        elif self._segment > 0:
+            return self._seek_at(stop, place, stop._replace(kind=kind))
+        if self._segment > 0:
             self._look_back(self._segment - 1, self._moments[self._segment].standing.place)
-        else:
-            self.at_beginning = True
-            self._seek(self._moments[0].standing.place, None)
-        if self._doing is _Doing.SEEK and self._end == self._debugging.place:
-            return self._sought(stop)
-        return None
+            return None
+        self.at_beginning = True
+        return self._seek_at(stop, self._moments[0].standing.place)
+
+    def _seek_at(self, stop: Stop, place: int, found: Stop | None = None) -> Stop | None:
+        """Seek ``place``; what is to be said at once where the guest, at ``stop``, is there already."""
+        self._seek(place, found)
+        return self._sought(stop) if self._debugging.place == place else None
 
     def _sought(self, stop: Stop) -> Stop | None:
         if self._debugging.place < self._end:

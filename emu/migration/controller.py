@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from emu.devices.contract import ExitRequest
-from emu.errors import EmuError, HostError, UsageError
+from emu.errors import EmuError, UsageError
 from emu.host.claims import Claims, claims_of_machine
 from emu.host.sockets import Listener, SocketAddress
+from emu.host.waiting import wait_for
 from emu.machine import Machine, RunState
 from emu.migration import uri as addresses
 from emu.migration.adapter import MachineGuest, lock_files
 from emu.migration.channel import Channel, FileReader, FileWriter, Interrupt, SocketChannel
 from emu.migration.destination import Destination
-from emu.migration.errors import Cancelled, OutcomeUnknown, Refused
+from emu.migration.errors import Cancelled, OutcomeUnknown, Refused, internal_error
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Emit, Progress, Status
 from emu.migration.reception import Door
@@ -30,7 +31,6 @@ from emu.words import printable
 _SWITCH_S = 0.0001
 _PUTTING_AWAY_S = 1.0
 """What the thread of a migration that is over may still take to close its channel."""
-_LOOK_S = 0.1
 """How often who waits looks for signals: Python handles them in the main thread, which the kernel need not wake up."""
 
 
@@ -194,8 +194,7 @@ class MigrationControl:
         if timeout is not None:
             self._over.wait(timeout)
         else:
-            while not self._over.wait(_LOOK_S):
-                pass
+            wait_for(self._over)
         return self._progress.status
 
     def finish(self) -> None:
@@ -343,7 +342,7 @@ class MigrationControl:
         except EmuError as error:
             self._incoming_failed(error)
         except Exception as error:
-            self._incoming_failed(HostError(f"internal error of the migration: {error}", "this is a bug in emu"))
+            self._incoming_failed(internal_error(error))
         finally:
             if side is not None:
                 side.close()

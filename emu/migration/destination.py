@@ -176,10 +176,8 @@ class Destination:
 
     def _gather_lanes(self, channel: Channel, offer: Offer, door: Door) -> None:
         assert isinstance(channel, SocketChannel)
-        packers = (compression.packer(offer.compression, 1) for _ in range(offer.count))
-        landers = [Lander(self._ledger, packer) for packer in packers]
         with contextlib.closing(door):
-            lanes = door.lanes(offer, channel, landers)
+            lanes = door.lanes(offer, channel, lambda: Lander(self._ledger, compression.packer(offer.compression, 1)))
         # Only reading: the source is to hear why.
         self._lanes = ReceivingLanes(lanes, lambda: channel.hang_up(socket.SHUT_RD))
         channel.send(FrameType.READY)

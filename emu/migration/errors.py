@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from emu.errors import EmuError, Status
+from emu.errors import EmuError, HostError, Status
 
 
 class MigrationError(EmuError):
@@ -39,3 +39,8 @@ class DestinationFailed(MigrationError):
 
 class OutcomeUnknown(MigrationError):
     """The hand-over was sent and no answer came: the destination may run, so the source must not by itself."""
+
+
+def internal_error(error: Exception) -> HostError:
+    """What a fault of emu's own is to those who wait for a migration."""
+    return HostError(f"internal error of the migration: {error}", "this is a bug in emu")

@@ -18,13 +18,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from emu.errors import EmuError, HostError
+from emu.errors import EmuError
 from emu.migration.channel import SocketChannel
 from emu.migration.compression import METHODS
-from emu.migration.errors import StreamError
+from emu.migration.errors import StreamError, internal_error
 from emu.migration.guest import Block
 from emu.migration.landing import Lander
-from emu.migration.pages import PageSender
+from emu.migration.pages import PageSender, batches
+from emu.migration.persister import ALIVE_S
 from emu.migration.stream import Frame, FrameType, Run
 from emu.units import MIB, PAGE
 
@@ -33,8 +34,6 @@ _KEY = 16
 _HELLO = struct.Struct(f"<{_KEY}sH")
 _ROUND = struct.Struct("<I")
 _PIECE = 4 * MIB // PAGE  # pages of one piece of work
-# Well below the smallest stall timeout, one second.
-_ALIVE_S = 0.25
 # While the first connection lives, a lane may be silent for as long as others are not.
 _NEVER_S = 1e6
 
@@ -76,21 +75,50 @@ class Offer:
         return int(number)
 
 
-class SendingLanes:
+class _Lanes:
+    """Either side: a channel and a thread for each, and what one of them failed with (``error``)."""
+
+    def __init__(self) -> None:
+        self.error: EmuError | None = None
+        self._channels: list[SocketChannel] = []
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition()
+        self._over = False
+
+    def close(self) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        for channel in self._channels:
+            channel.hang_up()
+        for thread in self._threads:
+            thread.join()
+        for channel in self._channels:
+            channel.close()
+
+    def _wait(self, done: Callable[[], bool], alive: Callable[[], None]) -> None:
+        """Wait until it is ``done``, calling ``alive`` meanwhile. Raises what a lane failed with."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: done() or self.error is not None, ALIVE_S)
+                if self.error is not None:
+                    raise self.error
+                if done():
+                    return
+            alive()
+
+
+class SendingLanes(_Lanes):
     """The source's side. ``dial`` opens a connection, ``sender`` makes what sends pages over one."""
 
     def __init__(
         self, offer: Offer, dial: Callable[[], SocketChannel], sender: Callable[[SocketChannel], PageSender]
     ) -> None:
         """Opens all of them; ConnectionLost or Cancelled where that cannot be."""
+        super().__init__()
         self.senders: list[PageSender] = []
-        self._channels: list[SocketChannel] = []
-        self._threads: list[threading.Thread] = []
-        self._changed = threading.Condition()
-        self._work: deque[tuple[int, Block, list[Run]]] = deque()
+        self._work: deque[tuple[int, Block, Sequence[Run]]] = deque()
         self._busy = 0
-        self._over = False
-        self._error: EmuError | None = None
         try:
             for number in range(offer.count):
                 channel = dial()
@@ -110,44 +138,17 @@ class SendingLanes:
 
         They have been sent when ``sync`` has returned. What a lane failed with is raised here or there.
         """
-        for run in runs:
-            for first in range(run.first, run.first + run.count, _PIECE):
-                piece = Run(first, min(_PIECE, run.first + run.count - first))
-                self._wait(lambda: len(self._work) < 2 * len(self.senders), alive)
-                with self._changed:
-                    if self._work and self._work[-1][0] == number and _pages(self._work[-1][2]) < _PIECE:
-                        self._work[-1][2].append(piece)
-                    else:
-                        self._work.append((number, block, [piece]))
-                    self._changed.notify_all()
+        for batch in batches(runs, _PIECE):
+            self._wait(lambda: len(self._work) < 2 * len(self.senders), alive)
+            with self._changed:
+                self._work.append((number, block, batch))
+                self._changed.notify_all()
 
     def sync(self, number: int, alive: Callable[[], None]) -> None:
         """End round ``number``: all that was given has been sent, and each lane has said so."""
         self._wait(lambda: not self._work and not self._busy, alive)
         for channel in self._channels:
             channel.send(FrameType.SYNC, _ROUND.pack(number))
-
-    def close(self) -> None:
-        with self._changed:
-            self._over = True
-            self._work.clear()
-            self._changed.notify_all()
-        for channel in self._channels:
-            channel.hang_up()
-        for thread in self._threads:
-            thread.join()
-        for channel in self._channels:
-            channel.close()
-
-    def _wait(self, done: Callable[[], bool], alive: Callable[[], None]) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: done() or self._error is not None, _ALIVE_S)
-                if self._error is not None:
-                    raise self._error
-                if done():
-                    return
-            alive()
 
     def _send(self, sender: PageSender) -> None:
         while True:
@@ -164,29 +165,27 @@ class SendingLanes:
             except EmuError as caught:
                 error = caught
             except Exception as caught:
-                error = HostError(f"internal error of the migration: {caught}", "this is a bug in emu")
+                error = internal_error(caught)
             with self._changed:
                 self._busy -= 1
-                self._error = self._error or error
+                self.error = self.error or error
                 self._changed.notify_all()
             if error is not None:
                 return
 
 
-class ReceivingLanes:
+class ReceivingLanes(_Lanes):
     """The destination's side: takes pages from ``lanes``, each a channel with the Lander of its decoder.
 
     ``failed`` is called, from any thread, when ``error`` has become that of a lane.
     """
 
     def __init__(self, lanes: Sequence[tuple[SocketChannel, Lander]], failed: Callable[[], None]) -> None:
-        self.error: EmuError | None = None
+        super().__init__()
         self._failed = failed
         self._channels = [channel for channel, _ in lanes]
-        self._changed = threading.Condition()
         self._reached = [0] * len(lanes)
         self._round = 1
-        self._over = False
         self._threads = [
             threading.Thread(target=self._take, args=(number, *lane), name="migration-lane", daemon=True)
             for number, lane in enumerate(lanes)
@@ -196,34 +195,13 @@ class ReceivingLanes:
 
     def wait(self, alive: Callable[[], None]) -> None:
         """Wait until every page of this round has landed, calling ``alive`` meanwhile. Raises what a lane raised."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._are_there() or self.error is not None, _ALIVE_S)
-                if self.error is not None:
-                    raise self.error
-                if self._are_there():
-                    return
-            alive()
-
-    def _are_there(self) -> bool:
-        return min(self._reached) >= self._round
+        self._wait(lambda: min(self._reached) >= self._round, alive)
 
     def next_round(self) -> None:
         """From here on pages of the next round are taken."""
         with self._changed:
             self._round += 1
             self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
-        for channel in self._channels:
-            channel.hang_up()
-        for thread in self._threads:
-            thread.join()
-        for channel in self._channels:
-            channel.close()
 
     def _take(self, number: int, channel: SocketChannel, lander: Lander) -> None:
         try:
@@ -240,7 +218,7 @@ class ReceivingLanes:
         except EmuError as error:
             self._fail(error)
         except Exception as error:
-            self._fail(HostError(f"internal error of the migration: {error}", "this is a bug in emu"))
+            self._fail(internal_error(error))
 
     def _arrive(self, number: int, frame: Frame) -> bool:
         """Note the end of a round, and wait for the next one; False when there is none."""
@@ -259,7 +237,3 @@ class ReceivingLanes:
             self.error = self.error or error
             self._changed.notify_all()
         self._failed()
-
-
-def _pages(runs: Sequence[Run]) -> int:
-    return sum(run.count for run in runs)

@@ -70,7 +70,7 @@ class PageSender:
         empty: list[Run] = []
         filling = _Filling()
         room = self._copy = self._copy or buffer(MAX_PAGES_DATA)
-        for (run,) in _batches(runs, most, most_runs=1):
+        for (run,) in batches(runs, most, most_runs=1):
             # Zero pages in between may cut a run into half as many as it has pages.
             if filling.pages + run.count > most or len(filling.runs) + run.count // 2 + 1 > MAX_RUNS:
                 self._flush(number, filling)
@@ -94,7 +94,7 @@ class PageSender:
         most = max(1, min(MAX_COPY, limit // (10 * PAGE))) if limit else MAX_COPY
         under_way: deque[tuple[Run, ...]] = deque()
         differing: list[int] = []
-        for batch in _batches(runs, most):
+        for batch in batches(runs, most):
             if len(under_way) == MOST_UNDER_WAY:
                 differing += self._compare(block, under_way.popleft())
             self._send(FrameType.COPY, PageRuns(number, batch))
@@ -196,7 +196,7 @@ class _Filling:
             self.spans.append((at, at + run.count))
 
 
-def _batches(runs: Sequence[Run], most: int, most_runs: int = MAX_RUNS) -> Iterator[tuple[Run, ...]]:
+def batches(runs: Sequence[Run], most: int, most_runs: int = MAX_RUNS) -> Iterator[tuple[Run, ...]]:
     """``runs`` in pieces of at most ``most`` pages and ``most_runs`` runs."""
     batch: list[Run] = []
     filled = 0

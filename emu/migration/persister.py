@@ -15,7 +15,7 @@ from emu.units import MIB, PAGE
 
 _START_AT = 32 * MIB
 # Well below the smallest stall timeout, one second.
-_ALIVE_S = 0.25
+ALIVE_S = 0.25
 
 
 class Persister:
@@ -56,7 +56,7 @@ class Persister:
             self._draining = True
             self._changed.notify_all()
             while (self._waiting or self._busy) and self._error is None:
-                if not self._changed.wait(_ALIVE_S):
+                if not self._changed.wait(ALIVE_S):
                     self._changed.release()
                     try:
                         alive()

@@ -11,7 +11,7 @@ import contextlib
 import math
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from emu.errors import EmuError
@@ -60,29 +60,27 @@ class Door:
         return wait_for_source(self._listener.socket, open_channel, self._interrupt, patience=self._patience)
 
     def lanes(
-        self, offer: Offer, source: SocketChannel, landers: Sequence[Lander]
+        self, offer: Offer, source: SocketChannel, new_lander: Callable[[], Lander]
     ) -> list[tuple[SocketChannel, Lander]]:
-        """Wait for the connections that the preamble offered; each with the Lander of its number.
+        """Wait for the connections that the preamble offered, in their order; each with a Lander of its own.
 
         ConnectionLost unless all come in time, or when the ``source`` says anything, which can only be that it failed.
         """
-        number_of: dict[SocketChannel, int] = {}
+        landers: dict[SocketChannel, Lander] = {}
         lanes: dict[int, SocketChannel] = {}
 
         def open_channel(sock: socket.socket) -> SocketChannel:
-            # Where pages go is known when its number is, which is before the first page.
-            def place(meta: bytes, length: int) -> list[memoryview]:
-                return landers[number_of[channel]].place(meta, length)
-
-            decoder = Decoder(ON_A_LANE, place)
+            lander = new_lander()  # not open: it takes no pages of a stranger's
+            decoder = Decoder(ON_A_LANE, lander.place)
             channel = SocketChannel(sock, decoder, self._interrupt, stall_timeout=self._patience)
+            landers[channel] = lander
             return channel
 
         def examine(channel: SocketChannel, frame: Frame) -> None:
             number = offer.number(frame)
             if number in lanes:
                 raise StreamError(f"migration stream: connection {number} is there already")
-            lanes[number], number_of[channel] = channel, number
+            lanes[number] = channel
 
         callers: list[_Caller] = []
         deadline = time.monotonic() + self._patience
@@ -103,7 +101,7 @@ class Door:
         finally:
             for caller in callers:
                 caller.channel.close()
-        return [(lanes[number], landers[number]) for number in range(offer.count)]
+        return [(lanes[number], landers[lanes[number]]) for number in range(offer.count)]
 
     def close(self) -> None:
         self._listener.close()

@@ -18,18 +18,24 @@ class Strangers:
     """Watches the files of ``blocks`` from now on until ``close``."""
 
     def __init__(self, blocks: Iterable[Block]) -> None:
-        self._watch = Watch()
-        for block in blocks:
-            if block.descriptor is not None:
-                self._watch.add(block.descriptor, block.path or block.name)
+        self._watch: Watch | None = None
+        try:
+            for block in blocks:
+                if block.descriptor is not None:
+                    self._watch = self._watch or Watch()
+                    self._watch.add(block.descriptor, block.path or block.name)
+        except BaseException:
+            self.close()
+            raise
 
     def check(self) -> None:
         """MigrationError when one of the files was written to by a system call, which no guest makes."""
-        if changed := self._watch.changed():
+        if self._watch is not None and (changed := self._watch.changed()):
             raise MigrationError(
                 f"{changed[0]}: another program wrote to the file while it was migrated",
                 "find out who does; the guest goes on here, with the file as it is now",
             )
 
     def close(self) -> None:
-        self._watch.close()
+        if self._watch is not None:
+            self._watch.close()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
+from emu.host.waiting import wait_for
 from emu.monitor.address import Listener, parse
 from emu.monitor.commands import execute
 from emu.monitor.control import Control
@@ -28,7 +29,6 @@ _MOST_CLIENTS = 32
 _OUTPUT_LIMIT = 1 << 20
 _DROP_LIMIT = 4 << 20
 _ACCEPT_RETRY_S = 0.05
-_LOOK_S = 0.1
 _LAST_RETRY_S = 0.005
 
 
@@ -127,8 +127,7 @@ class Server:
     def wait_for_clients(self) -> None:
         """Return when every address with ``wait=on`` has had a client."""
         for connected in self._awaited.values():
-            while not connected.wait(_LOOK_S):  # a signal that another thread was given does not end a wait
-                pass
+            wait_for(connected)
 
     def finish(self, timeout: float = 1.0) -> None:
         """Deliver the last events, for at most ``timeout`` seconds, then close everything and remove socket files."""

@@ -226,10 +226,12 @@ def migrate(
     door: Path | None = None,
     dial: Any = None,
     stall: float = 5.0,
+    patience: float | None = None,
 ) -> Result:
     """Migrate over a socket pair, both sides in threads, and wait for both.
 
-    Further connections arrive at the socket ``door``, which ``dial(number)`` may open in its own way.
+    Further connections arrive at the socket ``door``, which ``dial(number)`` may open in its own way, and which waits
+    for them for ``patience`` seconds, or ``stall``.
     """
     left, right = sockets or socket.socketpair()
     result = Result()
@@ -268,7 +270,11 @@ def migrate(
         try:
             if on_destination is not None:
                 on_destination(side, channel)
-            way_in = None if listener is None else Door(listener, interrupts[1], patience=stall)
+            way_in = (
+                None
+                if listener is None
+                else Door(listener, interrupts[1], patience=stall if patience is None else patience)
+            )
             result.runs = side.run(channel, None, way_in)
             destination.running = result.runs
             side.taken_over(channel)

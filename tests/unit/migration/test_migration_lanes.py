@@ -271,9 +271,9 @@ def test_a_lie_on_a_lane_ends_it_all_before_anything_runs(pair: Pair, tmp_path: 
     assert bytes(destination.ram.view) == pages_before
 
 
-def hello(path: Path, meta: bytes, kind: FrameType = FrameType.LANE) -> socket.socket:
+def hello(path: Path, meta: bytes, kind: FrameType = FrameType.LANE, data: bytes = b"") -> socket.socket:
     encoder, sock = Encoder(), connected(path)
-    sock.sendall(encoder.opening + encoder.frame(kind, meta))
+    sock.sendall(encoder.opening + encoder.frame(kind, meta, [data]) + data)
     return sock
 
 
@@ -287,14 +287,15 @@ def test_strangers_at_the_door_of_the_lanes_are_sent_away(pair: Pair, tmp_path: 
             probe.sendall(b"GET / HTTP/1.1\r\n\r\n")
             forger = hello(door, struct.pack("<16sH", b"guessed", 1))
             second = hello(door, b"", FrameType.ZEROS)
-            strangers.extend((connected(door), probe, forger, second))
+            pages = hello(door, encode_runs(PageRuns(0, (Run(0, 1),))), FrameType.PAGES, bytes(PAGE))
+            strangers.extend((connected(door), probe, forger, second, pages))
         return connected(door)
 
     result = migrate(source, destination, sockets=tcp(), capabilities=MULTIFD, door=door, dial=dial)
     assert (result.source, result.destination) == (None, None)
     assert destination.ram.view == source.ram.view
     for stranger in strangers[1:]:
-        stranger.settimeout(20)
+        stranger.settimeout(60)
         with contextlib.suppress(ConnectionResetError):  # it was not read to its end
             while stranger.recv(4096):
                 pass
@@ -314,8 +315,9 @@ def test_lanes_that_do_not_come_end_it_in_time(pair: Pair, tmp_path: Path) -> No
         return left
 
     result = migrate(
-        source, destination, sockets=tcp(), capabilities=MULTIFD, door=tmp_path / "d", dial=dial, stall=1.0
-    )
+        source, destination, sockets=tcp(), capabilities=MULTIFD, door=tmp_path / "d", dial=dial, stall=50.0,
+        patience=2.0,
+    )  # fmt: skip
     assert isinstance(result.destination, ConnectionLost)
     assert "1 of 2 connections for pages came in time" in str(result.destination)
     assert isinstance(result.source, MigrationError)
