@@ -79,12 +79,12 @@ def _package(opcode: bytes, body: bytes) -> bytes:
     return opcode + pkg_length(len(body)) + body
 
 
-@cache  # a few names, used again and again
 def _is_segment(text: str) -> bool:
     """Whether it is a NameSeg (section 20.2.2), padding left out."""
     return 1 <= len(text) <= 4 and set(text) <= _LETTERS | _DIGITS | {"_"} and text[0] not in _DIGITS
 
 
+@cache  # a few names, used again and again
 def path(text: str) -> bytes:
     """NameString of ``text``: optional root ``\\`` or parents ``^``, dotted segments of up to four characters."""
     rest = text.lstrip("^") if not text.startswith("\\") else text[1:]

@@ -138,7 +138,7 @@ def crash(
         failed_cas=failed_cas,
         depth=depth,
         max_executions=max_executions,
-        time_limit=default_time_limit(linux) if time_limit is None else time_limit,
+        time_limit=time_limit,
         timeout=timeout,
         max_events=max_events,
         recovery_blocks=recovery_blocks,
@@ -159,7 +159,7 @@ def crash(
     )
     known = _known(suppress, baseline)
     read = {"--suppress": _name(suppress), "--baseline": _name(baseline)}
-    target = None if resume is None else _resume_target(asked, read, os.fsdecode(resume))
+    target = None if resume is None else _target(asked, read, resume, "--resume")
     interruption = Interruption()
     done: list[Investigated] = []
 
@@ -253,11 +253,6 @@ def linux_request(
     )
 
 
-def default_time_limit(linux: Request | None) -> float:
-    """The default of ``--time-limit``, in seconds."""
-    return _TIME_LIMIT_S if linux is None else _LINUX_TIME_LIMIT_S
-
-
 def _known(
     suppress: Path | None, baseline: Path | Mapping[str, Any] | None
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -284,7 +279,7 @@ def question(
     failed_cas: str,
     depth: int,
     max_executions: int,
-    time_limit: float,
+    time_limit: float | None,
     timeout: float,
     max_events: int,
     recovery_blocks: int,
@@ -304,6 +299,8 @@ def question(
     seed: int = 0,
 ) -> Question:
     """The Question that the options of ``emu crash`` mean for the machine ``config``; UsageError for a wrong one."""
+    if time_limit is None:
+        time_limit = _TIME_LIMIT_S if linux is None else _LINUX_TIME_LIMIT_S
     counts = {
         "depth": depth,
         "max-executions": max_executions,
@@ -392,9 +389,7 @@ def _place(place: int | str | None, option: str) -> str | None:
     return str(place)
 
 
-def claims_of_question(
-    asked: Question, read: Mapping[str, str | None] | None = None, outputs: Collection[str] = ()
-) -> Claims:
+def claims_of_question(asked: Question, read: Mapping[str, str | None], outputs: Collection[str]) -> Claims:
     """The files that an investigation reads, none of which may be written. ``read`` are more of them, by the options
     that name them. The sources that reports quote are among them if one of ``outputs`` may be a source.
     """
@@ -403,7 +398,7 @@ def claims_of_question(
         claims.reads(asked.recovery.image, "the image of recovery")
     if asked.linux is not None:
         asked.linux.claim(claims)
-    for what, name in (read or {}).items():
+    for what, name in read.items():
         if name is not None:
             claims.reads(name, what)
     # Only then is the debug information read before the work.
@@ -413,8 +408,9 @@ def claims_of_question(
     return claims
 
 
-def _resume_target(asked: Question, read: Mapping[str, str | None], name: str) -> Target:
-    return claims_of_question(asked, read, [name]).writes(name, "--resume")
+def _target(asked: Question, read: Mapping[str, str | None], path: Path, option: str) -> Target:
+    name = os.fsdecode(path)
+    return claims_of_question(asked, read, [name]).writes(name, option)
 
 
 class CrashAnswer:
@@ -502,8 +498,7 @@ class CrashAnswer:
         self._target(path, "--junit").write(junit(self._dated()))
 
     def _target(self, path: Path, option: str) -> Target:
-        name = os.fsdecode(path)
-        return claims_of_question(self._open().question, self._read, [name]).writes(name, option)
+        return _target(self._open().question, self._read, path, option)
 
     def _dated(self) -> dict[str, Any]:
         """The document for a reader of today; ``document`` itself is the same for the same run."""

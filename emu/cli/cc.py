@@ -88,19 +88,17 @@ def _claim(words: list[str]) -> None:
     """UsageError where the guest would take the place of a file that it is made of."""
     from emu.host.claims import Claims
 
-    claims, output, read = Claims(), None, list[str]()
+    claims, guest = Claims(), None
     rest = iter(words)
     for word in rest:
         if word == "-o":
-            output = next(rest, None)
+            guest = next(rest, None)
         elif word.startswith("-o"):
-            output = word[2:]
+            guest = word[2:]
         elif os.path.exists(word):  # noqa: PTH110 - any bytes a path may hold
-            read.append(word)
-    for name in read:
-        claims.reads(name, "what is compiled,")
-    if output is not None:
-        claims.changes(output, "-o")
+            claims.reads(word, "what is compiled,")
+    if guest is not None:
+        claims.changes(guest, "-o")
 
 
 def _flags(compiler: Compiler, words: list[str]) -> str:

@@ -203,7 +203,7 @@ def _interruptible(work: Callable[[Interruption], Investigated]) -> Investigated
 
 
 def _question(options: argparse.Namespace) -> Question:
-    from emu.api.crashes import LINUX_BLOCKS, LINUX_TIMEOUT_S, default_time_limit, question
+    from emu.api.crashes import LINUX_BLOCKS, LINUX_TIMEOUT_S, question
 
     linux = None
     if options.image == "linux" and not os.path.exists("linux"):  # noqa: PTH110 - as for any image
@@ -228,7 +228,7 @@ def _question(options: argparse.Namespace) -> Question:
         failed_cas=options.failed_cas,
         depth=options.depth,
         max_executions=options.max_executions,
-        time_limit=default_time_limit(linux) if options.time_limit is None else options.time_limit,
+        time_limit=options.time_limit,
         timeout=timeout,
         max_events=options.max_events,
         recovery_blocks=blocks,

@@ -139,7 +139,7 @@ class Closure:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._done: set[str] = set()
-        self._scripts: set[str] = set()
+        self._programs: set[str] = set()
         self._folders: tuple[str, ...] | None = None
 
     def add(self, path: str, place: str | None = None) -> None:
@@ -168,14 +168,16 @@ class Closure:
 
         A shell script brings the programs that its words name, as a line of ``--exec`` does.
         """
+        if path in self._programs:
+            return
         data, executable = read_file(path)
         check_program(data, path)
         self._put(os.path.abspath(path), None, data, executable)
         check_interpreters(data, path)
-        if path in self._scripts or not data.startswith(b"#!"):
-            return
-        self._scripts.add(path)
-        if any(posixpath.basename(word) in shells.SHELLS for word in _script_words(data)[:2]):
+        self._programs.add(path)
+        if data.startswith(b"#!") and any(
+            posixpath.basename(word) in shells.SHELLS for word in _script_words(data)[:2]
+        ):
             found = shells.programs_of(os.fsdecode(data), _program_or_none)
             for program in (*found.run.values(), *found.named.values()):
                 self.optional(program)
@@ -382,7 +384,7 @@ def command(text: str, option: str) -> Command:
     if "\0" in text:
         raise UsageError(f"{option}: the command has a zero byte in it", "leave it away")
     found = shells.programs_of(text, _program_or_none)
-    run, named = (tuple(dict.fromkeys(paths.values())) for paths in found)
+    run, named = found.run.values(), tuple(dict.fromkeys(found.named.values()))
     if not _SHELL_SIGNS & set(text) and words[0] not in shells.WORDS:
         program = find_program(words[0])
         return Command((program, *words[1:]), tuple(dict.fromkeys((program, *run))), named)

@@ -97,7 +97,7 @@ class _Reader:
             elif kind in ("separator", "word", "redirect", "assignment", "blank", "comment") and (
                 not quoted or self._inside or substituted
             ):
-                self._take(kind, piece, text[at:])
+                self._take(kind, piece, is_pattern=kind == "word" and _PATTERN.match(text, at) is not None)
             elif kind == "word":
                 self._path(piece)
 
@@ -115,12 +115,12 @@ class _Reader:
         if self._hands_over:
             _Reader(self._found, self._find, self._functions).read(text)
         elif re.fullmatch(r"[\w./+-]+", text):
-            self._take("word", text, "")
+            self._take("word", text, is_pattern=False)
         else:
             for word in re.findall(r"[\w./+-]+", text):
                 self._path(word)
 
-    def _take(self, kind: str, piece: str, rest: str) -> None:
+    def _take(self, kind: str, piece: str, *, is_pattern: bool) -> None:
         match kind:
             case "separator":
                 self._separate()
@@ -129,11 +129,11 @@ class _Reader:
             case "blank" if not self._last.endswith(("<", ">")):
                 self._joined = False
             case "word":
-                self._word(piece, rest)
+                self._word(piece, is_pattern=is_pattern)
         if kind != "blank":
             self._last = piece
 
-    def _word(self, word: str, rest: str) -> None:
+    def _word(self, word: str, *, is_pattern: bool) -> None:
         if self._joined or not (self._expects or self._hands_over):
             self._path(word)
             if not self._joined and word in _FIND_RUNS:
@@ -142,7 +142,7 @@ class _Reader:
             return
         if word in _COMMAND_FOLLOWS:
             return
-        if not self._inside and _PATTERN.match(rest):
+        if is_pattern and not self._inside:
             return
         if self._runs in _RUNNERS and (word.startswith("-") or re.fullmatch(r"[\d.]+[smhd]?", word)):
             return
