@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from linux_kernel import needs_kernel
-from run_emu import emu
+from run_emu import Result, emu
 
 # Appends records to a file on DAX; with LACKS_FLUSH a record may come behind the count that tells of it.
 LOG = r"""
@@ -65,6 +65,11 @@ pytestmark = [
 ]
 
 
+def crash(*words: str, dimm: str = "size=32M") -> Result:
+    limit = str(TIMEOUT_S - 60)  # emu's own answer comes first
+    return emu("crash", "linux", "--nvdimm", dimm, *words, "--time-limit", limit, "--json", timeout=TIMEOUT_S)
+
+
 @pytest.mark.parametrize("lacking", [True, False], ids=["lacks a flush", "right"])
 def test_a_missing_flush_is_found_in_its_function_and_line(tmp_path: Path, lacking: bool) -> None:
     source, program, pool = tmp_path / "log.c", tmp_path / "log", tmp_path / "pool.img"
@@ -72,8 +77,7 @@ def test_a_missing_flush_is_found_in_its_function_and_line(tmp_path: Path, lacki
     flags = ["-DLACKS_FLUSH"] if lacking else []
     subprocess.run(["gcc", "-g", "-O1", "-fno-inline", *flags, "-o", program, source], check=True)
     commands = ["--setup", f"{program} create", "--exec", f"{program} append", "--recover", f"{program} read"]
-    words = ["--scope", "program", "--json", "--time-limit", str(TIMEOUT_S)]
-    done = emu("crash", "linux", "--nvdimm", f"file={pool},size=32M", *commands, *words, timeout=TIMEOUT_S)
+    done = crash(*commands, "--scope", "program", dimm=f"file={pool},size=32M")
     found = done.document
     assert found["complete"]
     assert found["model"]["scope"] == "program"
@@ -135,9 +139,7 @@ def test_data_in_a_file_that_the_file_system_had_not_written_lacks_map_sync(tmp_
     source.write_text(FLAG)
     subprocess.run(["gcc", "-g", "-O1", "-o", program, source], check=True)
     commands = ["--setup", f"{program} create", "--exec", f"{program} work", "--recover", f"{program} read"]
-    found = emu(
-        "crash", "linux", "--nvdimm", "size=32M", *commands, "--scope", "program", "--json", timeout=1500
-    ).document
+    found = crash(*commands, "--scope", "program").document
     (failure,) = found["failures"]
     assert (failure["kind"], found["unexplained"]) == ("missing MAP_SYNC", None)
     (lost,) = failure["lost"]
@@ -169,8 +171,7 @@ def test_a_file_that_was_written_before_a_flag_lacks_fsync(tmp_path: Path) -> No
     source.write_text(WRITTEN)
     subprocess.run(["gcc", "-O1", "-w", "-o", program, source], check=True)
     commands = ["--setup", f"{program} create", "--exec", f"{program} work", "--recover", f"{program} read"]
-    words = ["--granularity", "block", "--tears", "0", "--first-failure", "--json"]
-    found = emu("crash", "linux", "--nvdimm", "size=32M", *commands, *words, timeout=1500).document
+    found = crash(*commands, "--granularity", "block", "--tears", "0", "--first-failure").document
     (failure,) = found["failures"]
     assert failure["kind"] == "missing fsync"
 
@@ -180,8 +181,7 @@ def test_a_file_system_is_judged_by_whole_blocks(tmp_path: Path) -> None:
     pool = tmp_path / "pool.img"
     commands = ["--setup", "echo old > /pmem/a; sync", "--exec", "mv /pmem/a /pmem/b; sync",
                 "--recover", "cat /pmem/a /pmem/b | grep -q old"]  # fmt: skip
-    words = ["--granularity", "block", "--tears", "0", "--json", "--time-limit", str(TIMEOUT_S)]
-    found = emu("crash", "linux", "--nvdimm", f"file={pool},size=32M", *commands, *words, timeout=TIMEOUT_S).document
+    found = crash(*commands, "--granularity", "block", "--tears", "0", dimm=f"file={pool},size=32M").document
     assert found["failures"] == []
     assert found["executed"] > 4
     assert not found["complete"]

@@ -311,10 +311,13 @@ except KeyboardInterrupt:
     surroundings = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen([EMU[0], "-c", work], env=surroundings, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        assert len(list(tmp_path.iterdir())) == 1
-        process.send_signal(number)
-        assert process.wait() == 130
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            assert len(list(tmp_path.iterdir())) == 1
+            process.send_signal(number)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
     assert not list(tmp_path.iterdir())
 
 

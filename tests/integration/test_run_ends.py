@@ -223,11 +223,13 @@ def test_the_document_holds_the_answers_to_the_input() -> None:
 @pytest.mark.parametrize("redirection", ["</dev/null", "<&-", "</dev/zero"])
 def test_an_input_that_says_nothing_is_harmless(redirection: str) -> None:
     with subprocess.Popen(
-        ["sh", "-c", f'exec "$@" {redirection}', "sh", *EMU, "run", "echo", "--quiet"],
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *EMU, "run", "echo", "--quiet", "--timeout", "60"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)  # it goes on
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 130
 

@@ -33,17 +33,21 @@ def count(pool: Path) -> emu.Machine:
 @contextmanager
 def when_it_counts(machine: emu.Machine, act: Callable[[], object]) -> Iterator[None]:
     """``act`` in another thread, once the guest has printed more than before: then it runs, however long that took."""
-    before = len(machine.serial)
+    before, over = len(machine.serial), threading.Event()
 
     def wait_and_act() -> None:
         while len(machine.serial) == before:
-            time.sleep(0.01)
+            if over.wait(0.01):
+                return
         act()
 
     thread = threading.Thread(target=wait_and_act)
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def run_on(machine: emu.Machine) -> None:

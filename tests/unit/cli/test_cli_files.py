@@ -109,9 +109,6 @@ LINES = {
     "acpi show": Line("acpi", "show --nvdimm file=nvdimm", ("nvdimm",)),
     "acpi dump": Line("acpi", "dump --table DSDT --nvdimm file=nvdimm -initrd initrd", ("nvdimm", "initrd"), ("-o ",)),
 }  # fmt: skip
-LINES["label destroy-namespace"] = LINES["label destroy-namespace"]._replace(
-    words="destroy-namespace nvdimm " + "ab" * 16
-)
 
 
 def test_every_option_that_writes_is_tried_against_all_that_are_read() -> None:

@@ -363,10 +363,15 @@ def killed_in(write: int, *words: object) -> bool:
             left -= 1
             whole(labels, offset, data)
 
-        MappedLabels.write = torn  # type: ignore[method-assign]
-        main(["label", *map(str, words)])
-        os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        status = 255
+        try:
+            MappedLabels.write = torn  # type: ignore[method-assign]
+            status = main(["label", *map(str, words)])
+        finally:
+            os._exit(status)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ended in (0, -signal.SIGKILL)
+    return ended == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

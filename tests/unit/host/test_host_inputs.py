@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pty
 import socket
+import sys
+import termios
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -32,9 +36,11 @@ def test_a_pipe_is_read_to_its_end_however_slowly_it_comes(tmp_path: Path) -> No
     def write() -> None:
         with path.open("wb", buffering=0) as file:
             file.write(b"first ")
+            while int.from_bytes(fcntl.ioctl(file, termios.FIONREAD, bytes(4)), sys.byteorder):
+                time.sleep(0.001)  # until it has been read
             file.write(b"second")
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     assert read_whole(str(path), 100) == b"first second"
     writer.join()
