@@ -28,7 +28,7 @@ MUTANTS = (
     Mutant(
         "block-charged-twice",
         "a block that is announced again after a stop costs no time a second time",
-        _HOOKS,
+        "emu/cpu/engine/announcements.h",
         "    } else if (!again && e->counting)\n",
         "    } else if (e->counting)\n",
         (f"{_CLOCK}::test_stop_requests_do_not_change_time",),

@@ -830,8 +830,8 @@ int emu_accesses_try(void *uc, void *cpu, void *env, uint64_t address)
 {
     memset(&trial, 0, sizeof trial);
     trial.watcher = (emu_watcher){.cpu = cpu, .uc = uc, .env = env, .mapping = on_trial_mapping,
-                                  .accessed = on_trial_access, .steps = on_trial_steps, .fetched = on_trial_fetch, .walked = on_trial_walk,
-                                  .has_code = on_trial_code};
+                                  .accessed = on_trial_access, .steps = on_trial_steps, .fetched = on_trial_fetch,
+                                  .walked = on_trial_walk, .has_code = on_trial_code};
     trial.address = address;
     trial.slot = emu_begin_watching(&emu_watched, &trial.watcher);
     if (trial.slot)

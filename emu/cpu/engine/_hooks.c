@@ -676,6 +676,9 @@ typedef union {
     };
 } emu_attention;
 
+#define ATTENTION_IDLE ((uint64_t)1 << 8)
+#define ATTENTION_DEBUGGING ((uint64_t)0xff << 56)
+
 /* How long the block is that began at a linear address, with what decides how it is translated, and its code's sum. */
 typedef struct { uint64_t address, mode, sum; uint32_t size; } known_block;
 
@@ -726,8 +729,8 @@ typedef struct emu_engine {
     void *on_limit_argument;
     /*
      * For a debugger (debugger.h): the place of the instruction announced last, where it began first, and where the one
-     * before it did; where to stop; from where on to go instruction by instruction; breakpoints, in rising order; and that the instruction where it
-     * stopped begins now, whatever else is due.
+     * before it did; where to stop; from where on to go instruction by instruction; breakpoints, in rising order; and
+     * that the instruction where it stopped begins now, whatever else is due.
      */
     uint64_t place, begun, before, until, fine;
     const uint64_t *breakpoints;
@@ -742,7 +745,6 @@ typedef struct emu_engine {
     uint32_t block_size, length;
     uint32_t *instruction_blocks;
     size_t universe;
-    uint32_t whole_universe;
     known_block *known_blocks;
     /* The instruction announced next begins again, as a block of its own. */
     bool restarted;
@@ -987,107 +989,7 @@ static void on_sysenter(void *uc, void *user)
 
 #include "ports.h"
 #include "clock.h"
-
-/* Whether something is due before the block that is announced; then it is left. */
-static bool is_due(emu_engine *e, uint64_t address, bool within)
-{
-    uint32_t stop;
-    if (e->reason & EMU_WATCH)
-        leave_before_block(e, 0);
-    else if (e->counting && e->time >= e->deadline)
-        leave_before_block(e, EMU_TIMER);
-    else if (e->attention.interrupt_pending && (*(uint32_t *)(e->env + e->eflags_offset) & FLAG_IF) &&
-             !(*(uint32_t *)(e->env + e->hflags_offset) & INHIBIT_IRQ))
-        leave_before_block(e, EMU_WINDOW);
-    else if (e->attention.leaving)
-        leave_before_block(e, 0);
-    else if (e->attention.asked && (!within || e->deferred))
-        leave_before_block(e, 0);
-    else if (e->attention.debugging && (stop = debug_stop(e, address, true)))
-        leave_before_block(e, stop);
-    else {
-        e->deferred = e->attention.asked;
-        if (e->attention.testing && (e->tests++ < TESTED_WHOLLY || e->tests % TESTED_THEN == 0))
-            e->attention.asked = 1;
-        return false;
-    }
-    return true;
-}
-
-/*
- * What a block's announcement has to decide when more than counting is to be done; whether a block begins that has not
- * begun before. Stops that come of what the guest did (a deadline, an interrupt, a callback's wish) are taken here
- * exactly, whether blocks are chained or not: virtual time and the place of each stop are the same on every run. A stop
- * that another thread asks for may be taken anywhere; it lets pass a block that begins inside the one before, which may
- * be the rest of a block that overwrote itself.
- */
-static __attribute__((noinline)) bool announce(emu_engine *e, uint64_t address, uint32_t size)
-{
-    bool again = e->attention.again && address == e->last_block, within;
-    uint32_t length = size;
-    if (e->single) {
-        if (is_inside(e, address, again)) {
-            announce_inside(e, address, size, again);
-            return false;
-        }
-        if (again)
-            size = e->last_size;
-        else if (!e->restarted && !(size = known_size(e, address))) {
-            leave_unannounced(e);
-            return false;
-        }
-    }
-    within = !again && address - e->last_block < e->last_size;
-    if (!again)
-        e->same = address == e->last_block || (within && address + size == e->last_block + e->last_size);
-    e->attention.again = 0;
-    e->last_block = address;
-    e->last_size = size;
-    e->length = length;
-    if (e->attention.debugging && !again)
-        count_block(e);
-    if (e->attention.real_time) {
-        if (++e->blocks % BLOCKS_PER_CLOCK_READ == 0)
-            emu_engine_now(e);
-    } else if (!again && e->counting)
-        e->time += size;
-    if (e->held || e->restarted)
-        e->held = false;
-    else if (is_due(e, address, within))
-        return false;
-    return !e->attention.debugging || choose_grain(e, address, size);
-}
-
-/*
- * One nanosecond for each byte of code in the blocks executed: about four per instruction, and the same on every run.
- * Unicorn calls this before the block's own check for a stop, so a block that is stopped here is announced again.
- */
-static void on_block(void *uc, uint64_t address, uint32_t size, void *user)
-{
-    static const emu_attention only_idle = {.idle = 1};
-    emu_engine *e = user;
-    uint64_t attention = e->attention.any;
-    bool begins = true;
-    (void)uc;
-    if (attention == only_idle.any && !e->held) { /* a recovery: its blocks are counted, and nobody looks at the clock */
-        e->same = address == e->last_block;
-        e->last_block = address;
-        e->last_size = size;
-        e->deferred = false;
-    } else if (__builtin_expect(attention != 0, 0) && !is_passed_quickly(e, address, size))
-        begins = announce(e, address, size);
-    else {
-        e->last_block = address;
-        e->last_size = size;
-        e->time += e->attention.idle ? 0 : size;
-        if (__builtin_expect(e->time >= e->deadline, 0)) {
-            leave_before_block(e, EMU_TIMER);
-            begins = false;
-        }
-    }
-    if (e->block_count && begins && ++*e->block_count >= *e->block_limit)
-        e->on_limit(e->on_limit_argument, address);
-}
+#include "announcements.h"
 
 typedef struct { emu_engine *engine; uint64_t gpa; } window;
 
@@ -1227,15 +1129,7 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
     if (!start)
         return 0;
     current = e;
-    if (e->attention.debugging)
-        go_on_from_here(e);
-    while (!(error = library.start(e->uc, pc, 0, 0, 0)) && e->reason & EMU_GRAIN) {
-        e->reason &= ~(uint32_t)EMU_GRAIN;
-        atomic_store(&e->leave, 0);
-        if ((error = set_grain(e, !e->single)))
-            break;
-        pc = FIELD64(e->env, RIP_OFFSET);
-    }
+    error = execute(e, pc);
     current = outer;
     if (e->halted && *e->halted)
         e->reason |= EMU_HALT;

@@ -12,7 +12,8 @@ void emu_engine_start_clock(emu_engine *e)
     e->counting = e->wants_hook = 1;
     e->attention.idle = 0;
     if (e->attention.again && !stands_inside(e)) { /* it is announced once more, and charged */
-        e->place -= BLOCK;
+        if (e->attention.debugging)
+            e->place -= BLOCK;
         e->attention.again = 0;
     }
     if (atomic_load(&e->running) && !e->hooked)

@@ -12,9 +12,10 @@
 
 #define BLOCK 0x10000u
 #define SINGLE_UNIVERSE 1u
+#define WHOLE_UNIVERSE UINT32_MAX /* that of a CPU to which none was given */
 /* Of what is looked at together: time stands still, perhaps, and a debugger is there. */
-#define DEBUGGED_QUIETLY ((uint64_t)0xff << 8 | (uint64_t)0xff << 56)
-enum { KNOWN_BLOCKS = 4096, FLAG_RF = 0x10000, HOW_TRANSLATED = 0x73100 /* TF, IOPL, RF, VM, AC */ };
+#define DEBUGGED_QUIETLY (ATTENTION_IDLE | ATTENTION_DEBUGGING)
+enum { KNOWN_BLOCKS = 4096, HOW_TRANSLATED = 0x73100 /* TF, IOPL, RF, VM, AC */ };
 
 static uint64_t linear_rip(emu_engine *e)
 {
@@ -30,7 +31,7 @@ static int set_grain(emu_engine *e, bool single)
     *e->instruction_blocks = single;
     if (!e->universe) /* no place for both */
         return library.control(e->uc, CTL_WRITE(CTL_TB_FLUSH, 0));
-    *(uint32_t *)((uint8_t *)e->cpu + e->universe) = single ? SINGLE_UNIVERSE : e->whole_universe;
+    *(uint32_t *)((uint8_t *)e->cpu + e->universe) = single ? SINGLE_UNIVERSE : WHOLE_UNIVERSE;
     return 0;
 }
 
@@ -136,11 +137,11 @@ static bool is_breakpoint(const emu_engine *e, uint64_t address)
     return n < e->breakpoint_count && e->breakpoints[n] == address;
 }
 
-/* Whether there is a breakpoint behind `address` and below `end`; `last` is then the last such one. */
+/* Whether there is a breakpoint from `address` on and below `end`; `last` is then the last such one. */
 static bool breakpoint_between(const emu_engine *e, uint64_t address, uint64_t end, uint64_t *last)
 {
     size_t n = breakpoints_below(e, end);
-    if (!n || e->breakpoints[n - 1] <= address)
+    if (!n || e->breakpoints[n - 1] < address)
         return false;
     *last = e->breakpoints[n - 1];
     return true;
@@ -215,9 +216,15 @@ static void forget_interrupted(emu_engine *e)
 
 /* ---- Announcements ---- */
 
+/* The place of the block that is announced next. */
+static uint64_t next_block(const emu_engine *e)
+{
+    return (e->place / BLOCK + 1) * BLOCK;
+}
+
 static void count_block(emu_engine *e)
 {
-    e->place = (e->place / BLOCK + 1) * BLOCK;
+    e->place = next_block(e);
     if (e->restarted)
         return;
     e->before = e->begun;
@@ -256,6 +263,22 @@ static void announce_inside(emu_engine *e, uint64_t address, uint32_t size, bool
         leave_before_block(e, stop);
 }
 
+/* Instructions are blocks: whether a whole one is to be announced at this one, and then its size. */
+static bool begins_whole(emu_engine *e, uint64_t address, bool again, uint32_t *size)
+{
+    if (is_inside(e, address, again)) {
+        announce_inside(e, address, *size, again);
+        return false;
+    }
+    if (again)
+        *size = e->last_size;
+    else if (!e->restarted && !(*size = known_size(e, address))) {
+        leave_unannounced(e);
+        return false;
+    }
+    return true;
+}
+
 /*
  * Nothing stops the guest before this block: whether it is executed at all, since it has to be left if it is translated
  * for the other grain. Where breakpoints are only passed by, those inside a whole block are noted as it begins.
@@ -263,7 +286,7 @@ static void announce_inside(emu_engine *e, uint64_t address, uint32_t size, bool
 static bool choose_grain(emu_engine *e, uint64_t address, uint32_t size)
 {
     uint64_t last;
-    bool breaks = breakpoint_between(e, address, address + size, &last),
+    bool breaks = breakpoint_between(e, address + 1, address + size, &last),
          single = e->place >= e->fine || (e->until > e->place && e->until - e->place < size) || (breaks && !e->passing);
     if (e->restarted)
         single = e->single;
@@ -288,15 +311,13 @@ static bool choose_grain(emu_engine *e, uint64_t address, uint32_t size)
 /* Count a block that no debugger has to do with and before which nothing is due; false of others, which are announced. */
 static inline bool is_passed_quickly(emu_engine *e, uint64_t address, uint32_t size)
 {
-    const uint64_t first = e->place / BLOCK * BLOCK, next = first + BLOCK;
+    const uint64_t next = next_block(e);
     uint64_t last;
     if (e->attention.any & ~DEBUGGED_QUIETLY || e->single || e->held || e->restarted || e->reason || next >= e->fine ||
         e->until < next + BLOCK || (e->counting && e->time + size >= e->deadline) ||
-        breakpoint_between(e, address - 1, address + size, &last))
+        breakpoint_between(e, address, address + size, &last))
         return false;
-    e->deferred = false;
-    e->before = e->begun;
-    e->begun = e->place = next;
+    count_block(e);
     return true;
 }
 
@@ -308,7 +329,7 @@ static void leave_block(emu_engine *e, uint64_t address)
     if (e->single || !e->passing || e->passed / BLOCK != e->place / BLOCK || e->passed % BLOCK == 0 ||
         e->passed - e->place <= address - e->last_block)
         return;
-    if (breakpoint_between(e, e->last_block, address + 1, &last))
+    if (breakpoint_between(e, e->last_block + 1, address + 1, &last))
         pass_by(e, EMU_BREAKPOINT, e->place + (last - e->last_block));
     else
         pass_by(e, e->passed_before_reason, e->passed_before);
@@ -358,6 +379,22 @@ void emu_engine_watch_met(void *engine)
         leave_behind_block(e, EMU_WATCH);
 }
 
+/* Execute from `pc` until the engine is to be left for more than the other grain. */
+static int execute(emu_engine *e, uint64_t pc)
+{
+    int error;
+    if (e->attention.debugging)
+        go_on_from_here(e);
+    while (!(error = library.start(e->uc, pc, 0, 0, 0)) && e->reason & EMU_GRAIN) {
+        e->reason &= ~(uint32_t)EMU_GRAIN;
+        atomic_store(&e->leave, 0);
+        if ((error = set_grain(e, !e->single)))
+            break;
+        pc = FIELD64(e->env, RIP_OFFSET);
+    }
+    return error;
+}
+
 /* ---- What a debugger asks for ---- */
 
 /*
@@ -372,7 +409,6 @@ int emu_engine_debug(emu_engine *e, uintptr_t instruction_blocks, size_t univers
     e->attention.debugging = 1;
     e->instruction_blocks = (uint32_t *)instruction_blocks;
     e->universe = universe;
-    e->whole_universe = universe ? *(uint32_t *)((uint8_t *)e->cpu + universe) : 0;
     return 0;
 }
 
@@ -406,7 +442,7 @@ int emu_engine_meets_breakpoint(emu_engine *e, uint64_t address)
 /* The place of the instruction that begins next, while the guest stands still. */
 uint64_t emu_engine_place(emu_engine *e)
 {
-    return is_announced(e) ? e->place : (e->place / BLOCK + 1) * BLOCK;
+    return is_announced(e) ? e->place : next_block(e);
 }
 
 /* The place of the instruction that was announced last: while the guest runs, of the one that is executed, or its block. */

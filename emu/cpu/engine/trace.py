@@ -478,11 +478,7 @@ def emu_trace_new_instruction(owner: Pointer, pc: int) -> emu_trace_site:
 
 @ffi.def_extern()
 def emu_trace_new_page(owner: Pointer, pc: int) -> None:
-    tracer: Tracer = ffi.from_handle(owner)
-    try:
-        tracer._on_new_page(pc)
-    except BaseException as failure:
-        tracer.fail(failure)
+    _guarded(owner, lambda tracer: tracer._on_new_page(pc))
 
 
 @ffi.def_extern()
