@@ -7,7 +7,7 @@ import itertools
 import os
 import socket
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from emu.migration.progress import Progress
 from emu.migration.proof import BackingFileLock
 from emu.migration.reception import Door
 from emu.migration.source import Source
-from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder
+from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder, FrameType
 from emu.state import Fields, SavedState
 
 RAM = 64 * 4096
@@ -211,6 +211,38 @@ class Result:
     runs: bool | None = None
     source_progress: Progress = field(default_factory=Progress)
     destination_progress: Progress = field(default_factory=Progress)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Over TCP all pages are sent; over a unix socket those of files are copied by reference."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return socket.create_connection(server.getsockname()), server.accept()[0]
+
+
+@contextlib.contextmanager
+def two_guests(folder: Path) -> Iterator[tuple[FakeGuest, FakeGuest]]:
+    """A source with something in it, and a destination."""
+    source, destination = make_guest(folder / "a"), make_guest(folder / "b", running=False)
+    fill(source)
+    yield source, destination
+    source.close()
+    destination.close()
+
+
+def when_sent(kind: FrameType, do: Callable[[], None], times: int = 1) -> Callable[[Source, Interrupt], None]:
+    """Do it just after the source has sent a frame of this kind, so many ``times``."""
+
+    def hook(side: Source, _: Interrupt) -> None:
+        send, left = side._channel.send, [do] * times
+
+        def sent(frame: FrameType, *arguments: Any, **options: Any) -> None:
+            send(frame, *arguments, **options)
+            if frame is kind and left:
+                left.pop()()
+
+        side._channel.send = sent  # type: ignore[method-assign]
+
+    return hook
 
 
 def migrate(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from migration_doubles import FakeGuest, connected, fill, make_guest, migrate
+from migration_doubles import FakeGuest, connected, migrate, tcp_pair, two_guests, when_sent
 
 from emu.errors import UsageError
 from emu.memory import incomplete
@@ -33,11 +33,8 @@ Pair = tuple[FakeGuest, FakeGuest]
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    source, destination = make_guest(tmp_path / "a"), make_guest(tmp_path / "b", running=False)
-    fill(source)
-    yield source, destination
-    source.close()
-    destination.close()
+    with two_guests(tmp_path) as both:
+        yield both
     assert not [thread for thread in threading.enumerate() if thread.name == "migration-lane"]
 
 
@@ -45,12 +42,6 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the small machines of these tests have work for several lanes."""
     monkeypatch.setattr("emu.migration.lanes._PIECE", 3)
-
-
-def tcp() -> tuple[socket.socket, socket.socket]:
-    """Over TCP all pages take the lanes; over a unix socket those of files are copied by reference."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return socket.create_connection(server.getsockname()), server.accept()[0]
 
 
 def stays(source: FakeGuest, destination: FakeGuest, result: Any) -> None:
@@ -75,25 +66,18 @@ def test_what_the_guest_has_arrives_whatever_it_stores_meanwhile(
     assert source.pmem is not None
     assert destination.pmem is not None
     destination.pmem.view[:] = b"\xff" * len(destination.pmem.view)
-    view, ram, rounds = source.pmem.view, source.ram.view, []
+    view, ram, rounds = source.pmem.view, source.ram.view, list[int]()
 
-    def store(side: Source, _: Interrupt) -> None:
-        send = side._channel.send
-
-        def sent(kind: FrameType, *arguments: Any, **options: Any) -> None:
-            send(kind, *arguments, **options)
-            if kind is FrameType.ROUND_END and len(rounds) < 3:
-                rounds.append(kind)
-                for page in range(5, 60, len(rounds)):
-                    view[page * PAGE + len(rounds)] ^= 255
-                    ram[page * PAGE] ^= 255
-
-        side._channel.send = sent  # type: ignore[method-assign]
+    def store() -> None:
+        rounds.append(1)
+        for page in range(5, 60, len(rounds)):
+            view[page * PAGE + len(rounds)] ^= 255
+            ram[page * PAGE] ^= 255
 
     parameters = Parameters(multifd_channels=count, multifd_compression=method(name), downtime_limit=0)
     result = migrate(
-        source, destination, sockets=tcp(), capabilities=MULTIFD, parameters=parameters, door=tmp_path / "d",
-        on_source=store,
+        source, destination, sockets=tcp_pair(), capabilities=MULTIFD, parameters=parameters, door=tmp_path / "d",
+        on_source=when_sent(FrameType.ROUND_END, store, times=3),
     )  # fmt: skip
     assert (result.source, result.destination) == (None, None)
     assert len(rounds) == 3
@@ -111,7 +95,7 @@ def test_pages_that_compress_take_less(pair: Pair, tmp_path: Path) -> None:
         memory.view[:] = b"pressure" * (len(memory.view) // 8)
     parameters = Parameters(multifd_compression="zlib")
     result = migrate(
-        source, destination, sockets=tcp(), capabilities=MULTIFD, parameters=parameters, door=tmp_path / "d"
+        source, destination, sockets=tcp_pair(), capabilities=MULTIFD, parameters=parameters, door=tmp_path / "d"
     )
     assert result.source is None
     assert destination.ram.view == source.ram.view
@@ -167,7 +151,7 @@ def test_a_round_is_over_when_its_last_page_has_landed(
         monkeypatch.setattr(ledger, "landed", slowly)
 
     result = migrate(
-        source, destination, sockets=tcp(), capabilities=MULTIFD, door=tmp_path / "d",
+        source, destination, sockets=tcp_pair(), capabilities=MULTIFD, door=tmp_path / "d",
         on_source=on_source, on_destination=on_destination, stall=30.0,
     )  # fmt: skip
     assert (result.source, result.destination) == (None, None)
@@ -188,7 +172,9 @@ def test_a_lane_that_breaks_ends_the_migration_and_the_guest_stays(pair: Pair, t
 
         side._send_pages = broken  # type: ignore[method-assign]
 
-    result = migrate(source, destination, sockets=tcp(), capabilities=MULTIFD, door=tmp_path / "d", on_source=on_source)
+    result = migrate(
+        source, destination, sockets=tcp_pair(), capabilities=MULTIFD, door=tmp_path / "d", on_source=on_source
+    )
     assert isinstance(result.source, ConnectionLost | DestinationFailed)
     stays(source, destination, result)
 
@@ -207,7 +193,7 @@ def test_a_cancel_ends_all_lanes(pair: Pair, tmp_path: Path) -> None:
 
     parameters = Parameters(max_bandwidth=20 * PAGE)
     result = migrate(
-        source, destination, sockets=tcp(), capabilities=MULTIFD, parameters=parameters, door=tmp_path / "d",
+        source, destination, sockets=tcp_pair(), capabilities=MULTIFD, parameters=parameters, door=tmp_path / "d",
         on_source=on_source,
     )  # fmt: skip
     assert isinstance(result.source, Cancelled)
@@ -260,7 +246,7 @@ def test_a_lie_on_a_lane_ends_it_all_before_anything_runs(pair: Pair, tmp_path: 
 
     parameters = Parameters(multifd_compression="zlib")
     result = migrate(
-        source, destination, sockets=tcp(), capabilities=MULTIFD, parameters=parameters, door=tmp_path / "d",
+        source, destination, sockets=tcp_pair(), capabilities=MULTIFD, parameters=parameters, door=tmp_path / "d",
         on_source=on_source,
     )  # fmt: skip
     assert isinstance(result.destination, StreamError)
@@ -291,7 +277,7 @@ def test_strangers_at_the_door_of_the_lanes_are_sent_away(pair: Pair, tmp_path: 
             strangers.extend((connected(door), probe, forger, second, pages))
         return connected(door)
 
-    result = migrate(source, destination, sockets=tcp(), capabilities=MULTIFD, door=door, dial=dial)
+    result = migrate(source, destination, sockets=tcp_pair(), capabilities=MULTIFD, door=door, dial=dial)
     assert (result.source, result.destination) == (None, None)
     assert destination.ram.view == source.ram.view
     for stranger in strangers[1:]:
@@ -315,7 +301,7 @@ def test_lanes_that_do_not_come_end_it_in_time(pair: Pair, tmp_path: Path) -> No
         return left
 
     result = migrate(
-        source, destination, sockets=tcp(), capabilities=MULTIFD, door=tmp_path / "d", dial=dial, stall=50.0,
+        source, destination, sockets=tcp_pair(), capabilities=MULTIFD, door=tmp_path / "d", dial=dial, stall=50.0,
         patience=2.0,
     )  # fmt: skip
     assert isinstance(result.destination, ConnectionLost)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from migration_doubles import FakeGuest, Memory, fill, make_guest, migrate
+from migration_doubles import FakeGuest, Memory, fill, make_guest, migrate, tcp_pair
 
 from emu.errors import HostError
 from emu.host.faults import DirtyLog
@@ -66,12 +65,6 @@ def test_everything_arrives_and_is_durable_before_the_mark_goes(pair: Pair) -> N
     assert answer["status"] == "completed"
     assert answer["ram"]["normal"] + answer["ram"]["duplicate"] == (source.ram.size + source.pmem.size) // 4096  # type: ignore[union-attr]
     assert answer["x-emu-persistence"][0]["means"] == "msync"
-
-
-def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        left = socket.create_connection(server.getsockname())
-        return left, server.accept()[0]
 
 
 @pytest.mark.parametrize("local", [True, False])

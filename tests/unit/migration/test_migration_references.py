@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from migration_doubles import PMEM, FakeGuest, fill, make_guest, migrate
+from migration_doubles import PMEM, FakeGuest, fill, make_guest, migrate, tcp_pair
 
 from emu.config import BackendConfig
 from emu.host import pages
@@ -266,9 +265,7 @@ def test_pages_over_tcp_arrive_in_memory_that_is_populated_and_in_files_that_are
         store(offset, data)
 
     monkeypatch.setattr(destination.pmem, "store", noted)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        sockets = socket.create_connection(server.getsockname()), server.accept()[0]
-    result = migrate(source, destination, sockets=sockets)
+    result = migrate(source, destination, sockets=tcp_pair())
     assert (result.source, result.destination) == (None, None)
     assert source.pmem.view == destination.pmem.view
     data = [page for page in range(PMEM // PAGE) if any(source.pmem.view[page * PAGE : (page + 1) * PAGE])]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from migration_doubles import PMEM, FakeGuest, fill, make_guest, migrate
+from migration_doubles import PMEM, FakeGuest, migrate, tcp_pair, two_guests, when_sent
 
 from emu.host.claims import Claims
 from emu.memory import incomplete
@@ -25,16 +24,8 @@ Pair = tuple[FakeGuest, FakeGuest]
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    source, destination = make_guest(tmp_path / "a"), make_guest(tmp_path / "b", running=False)
-    fill(source)
-    yield source, destination
-    source.close()
-    destination.close()
-
-
-def tcp() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return socket.create_connection(server.getsockname()), server.accept()[0]
+    with two_guests(tmp_path) as both:
+        yield both
 
 
 def write(guest: FakeGuest) -> None:
@@ -44,26 +35,10 @@ def write(guest: FakeGuest) -> None:
         file.write(b"by another program")
 
 
-def when_sent(kind: FrameType, do: Callable[[], None]) -> Callable[[Source, Interrupt], None]:
-    """Do it once, just after the source has sent its first frame of this kind."""
-
-    def hook(side: Source, _: Interrupt) -> None:
-        send, left = side._channel.send, [do]
-
-        def sent(frame: FrameType, *arguments: Any, **options: Any) -> None:
-            send(frame, *arguments, **options)
-            if frame is kind and left:
-                left.pop()()
-
-        side._channel.send = sent  # type: ignore[method-assign]
-
-    return hook
-
-
 MOMENTS = [FrameType.ROUND_END, FrameType.STATE, FrameType.FINISH]
 
 
-@pytest.mark.parametrize("sockets", [socket.socketpair, tcp])
+@pytest.mark.parametrize("sockets", [socket.socketpair, tcp_pair])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_file_that_another_program_writes_to_is_not_handed_over(
     pair: Pair, moment: FrameType, sockets: Callable[[], tuple[socket.socket, socket.socket]]
