@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 
 import pytest
-from fuzzing import FACTOR
 from hypothesis import HealthCheck, is_hypothesis_test, settings
+
+from tests.fuzzing import FACTOR
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("emu", deadline=None, suppress_health_check=[HealthCheck.too_slow])

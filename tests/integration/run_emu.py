@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import documents
-import forked_emu
-
 from emu.testing.commands import EMU
+from tests import documents, forked_emu
 
 PATIENCE_S = 60
 

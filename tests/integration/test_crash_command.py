@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from run_emu import emu
 
 from emu import guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -20,6 +19,7 @@ from emu.persistence.model.rules import Media, Rules
 from emu.persistence.report.document import document
 from emu.persistence.report.symbols import Symbols
 from emu.units import GIB, MIB
+from tests.integration.run_emu import emu
 
 BASE = 4 * GIB
 CRASH_GUESTS = [image for image in guest.images() if image.group == "crash"]

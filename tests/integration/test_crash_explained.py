@@ -10,8 +10,6 @@ from pathlib import Path
 
 import capstone
 import pytest
-from fuzzing import times
-from random_stores import BASE, LARGE, PRESENT, SIZE, TABLES, Programs, scattered
 
 from emu.cli.main import main
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -28,6 +26,8 @@ from emu.persistence.lab.workload import Workload, record
 from emu.persistence.model.columns import Events, Writer
 from emu.persistence.model.events import Event, Fence, LabelWrite, Store, WriteBack, WriteBackKind
 from emu.units import MIB, PAGE
+from tests.fuzzing import times
+from tests.random_stores import BASE, LARGE, PRESENT, SIZE, TABLES, Programs, scattered
 
 CODE = 0x100000
 HALT = b"\xf4"

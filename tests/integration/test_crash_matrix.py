@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_emu import emu
 
 import emu as api
 from emu.persistence.lab import investigation
 from emu.persistence.model.rules import FailedCas, Rules
 from emu.persistence.report.matrix import combinations
+from tests.integration.run_emu import emu
 
 SAID = ("verdict", "crash_points", "eager", "distinct", "executed", "complete")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_emu import Result, emu
+
+from tests.integration.run_emu import Result, emu
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from run_emu import Result, emu
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.guest.litmus import Step, assemble
@@ -19,6 +18,7 @@ from emu.persistence.lab import findings, recovery
 from emu.persistence.lab.explore import Limits
 from emu.persistence.lab.investigation import Answer, Question, investigate
 from emu.persistence.lab.resume import KeptRuns
+from tests.integration.run_emu import Result, emu
 
 POOL = ("--nvdimm", "file=none.img,size=2M")
 

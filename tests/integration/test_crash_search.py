@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from run_emu import EMU, emu
 
 from emu.units import GIB
+from tests.integration.run_emu import EMU, emu
 
 POOL = ("--nvdimm", "file=none.img,size=2M")
 

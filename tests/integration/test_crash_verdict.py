@@ -13,9 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import documents
 import pytest
-from run_emu import EMU, Result, emu
 
 from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
@@ -27,6 +25,8 @@ from emu.persistence.report.page import report_html
 from emu.persistence.report.symbols import Symbols
 from emu.persistence.report.terminal import report_lines
 from emu.units import GIB, MIB
+from tests import documents
+from tests.integration.run_emu import EMU, Result, emu
 
 BASE = 4 * GIB
 POINT_RDI = b"\x48\xbf" + struct.pack("<Q", BASE)  # mov rdi, base

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from linux_kernel import needs_kernel
 
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.linux.prepare import Request, prepare
@@ -24,6 +23,7 @@ from emu.persistence.model.crashstate import Read
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import Timeline, build
 from emu.units import MIB
+from tests.linux_kernel import needs_kernel
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from linux_kernel import needs_kernel
 
 from emu import board
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, RunOptions
@@ -20,6 +19,7 @@ from emu.machine import Machine
 from emu.persistence.lab.booted import keep
 from emu.persistence.lab.linux import Talk, with_contents
 from emu.units import MIB
+from tests.linux_kernel import needs_kernel
 
 pytestmark = [
     pytest.mark.slow,

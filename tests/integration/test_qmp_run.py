@@ -10,8 +10,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from fuzzing import times
-from qmp_machine import Client, Emu
+
+from tests.fuzzing import times
+from tests.integration.qmp_machine import Client, Emu
 
 MIB = 1 << 20
 GIB = 1 << 30

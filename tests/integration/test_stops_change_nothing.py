@@ -12,8 +12,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from fuzzing import times
-from qmp_machine import Client, Emu, QmpFailure
 
 from emu import board
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -21,6 +19,8 @@ from emu.errors import EmuError
 from emu.guest import images
 from emu.machine import Machine
 from emu.persistence.lab.workload import record
+from tests.fuzzing import times
+from tests.integration.qmp_machine import Client, Emu, QmpFailure
 
 MIB, GIB = 1 << 20, 1 << 30
 WAIT_S = 60

@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from qmp_machine import Emu
-from run_emu import EMU, PATIENCE_S, emu
 
 from emu.memory import incomplete
+from tests.integration.qmp_machine import Emu
+from tests.integration.run_emu import EMU, PATIENCE_S, emu
 
 HALT = b"\xf4"
 SAY_A = bytes.fromhex("66baf803b041eef4")  # 'A' to COM1; hlt

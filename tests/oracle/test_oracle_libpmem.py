@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.run_emu import emu
-from linux_kernel import needs_kernel
-from requirements import missing
+
+from tests.integration.run_emu import emu
+from tests.linux_kernel import needs_kernel
+from tests.oracle.requirements import missing
 
 LOG = Path(__file__).parents[1] / "programs" / "log.c"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), needs_kernel]

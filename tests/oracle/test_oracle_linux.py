@@ -13,8 +13,6 @@ import uuid
 from pathlib import Path
 
 import pytest
-from linux_machines import compile_program, file_in, require_kernel, run_both
-from requirements import require
 
 from emu.devices.nvdimm import infoblock
 from emu.devices.nvdimm.namespace import Mode
@@ -22,6 +20,8 @@ from emu.linux import kallsyms, kernel
 from emu.linux.namespaces import NO_UUID, FileSystem
 from emu.testing.commands import EMU
 from emu.units import KIB, MIB
+from tests.oracle.linux_machines import compile_program, file_in, require_kernel, run_both
+from tests.oracle.requirements import require
 
 pytestmark = pytest.mark.timeout(600)
 

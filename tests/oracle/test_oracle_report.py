@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from requirements import require
+
+from tests.oracle.requirements import require
 
 PROGRAM = Path(sys.executable).with_name("emu")
 FLAGS = [

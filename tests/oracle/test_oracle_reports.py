@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from requirements import missing
 
 from emu.persistence.report.sarif import SCHEMA
+from tests.oracle.requirements import missing
 
 PROGRAM = Path(sys.executable).with_name("emu")
 RUNS = {

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import documents
 import pytest
-from requirements import missing
 
 import emu
+from tests import documents
+from tests.oracle.requirements import missing
 
 if not documents.INSTALLED:
     missing("jsonschema", "pip install jsonschema")

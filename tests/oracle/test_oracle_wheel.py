@@ -14,10 +14,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import wheel
-from pages import Shell, environment
-from requirements import missing, require
-from wheel import ROOT
+
+from tests.oracle import wheel
+from tests.oracle.pages import Shell, environment
+from tests.oracle.requirements import missing, require
+from tests.oracle.wheel import ROOT
 
 MODULES = [
     module["sources"][0]

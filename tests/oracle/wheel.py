@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from requirements import missing
+
+from tests.oracle.requirements import missing
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,13 +7,13 @@ import struct
 from typing import Any
 
 import pytest
-from boot_images import HIGHEST, MAP, RSDP, elf, flat_multiboot, multiboot_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu.boot import Kind, LoadPlan, MemoryRange, load
 from emu.entry import Long64, Protected32
 from emu.errors import UsageError
+from tests.unit.boot.boot_images import HIGHEST, MAP, RSDP, elf, flat_multiboot, multiboot_header
 
 CODE = b"\xfa\xf4"
 

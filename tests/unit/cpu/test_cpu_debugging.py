@@ -6,13 +6,13 @@ import struct
 from random import Random
 
 import pytest
-from cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
-from fuzzing import times
 from test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
 from test_cpu_stops import ENTRY, system_calls
 
 from emu.cpu import Stop, StopKind
 from emu.cpu.debugging import BLOCK, READ, WRITE, Debugging, Watch
+from tests.fuzzing import times
+from tests.unit.cpu.cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
 
 START = CODE + 8
 DATA = 0x200000

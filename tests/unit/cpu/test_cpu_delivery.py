@@ -6,7 +6,12 @@ import struct
 from random import Random
 
 import pytest
-from cpu_harness import (
+
+from emu.cpu import StopKind
+from emu.cpu.engine import hooks, in_place
+from emu.cpu.engine.layout import SEGMENT_SIZE, layout
+from tests.fuzzing import times
+from tests.unit.cpu.cpu_harness import (
     CODE,
     GDT,
     HANDLERS,
@@ -23,12 +28,7 @@ from cpu_harness import (
     USER_STACK,
     Guest,
 )
-from dirty_state import load, write_msr
-
-from emu.cpu import StopKind
-from emu.cpu.engine import hooks, in_place
-from emu.cpu.engine.layout import SEGMENT_SIZE, layout
-from tests.fuzzing import times
+from tests.unit.cpu.dirty_state import load, write_msr
 
 WINDOW, TABLE, PAGES = 0x400000, 0x1F000, 0x200000
 """Eight pages with random rights; where their table, and their memory, are."""

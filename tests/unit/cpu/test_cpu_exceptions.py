@@ -6,7 +6,9 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from cpu_harness import (
+
+from emu.cpu import StopKind
+from tests.unit.cpu.cpu_harness import (
     CODE,
     CODE32,
     HANDLERS,
@@ -22,8 +24,6 @@ from cpu_harness import (
     USER_STACK,
     Guest,
 )
-
-from emu.cpu import StopKind
 
 
 @pytest.fixture(params=[True, False], ids=["in C", "in Python"])

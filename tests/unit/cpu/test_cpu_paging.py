@@ -6,7 +6,6 @@ import struct
 from random import Random
 
 import pytest
-from cpu_harness import CODE, CODE32, GDT, HANDLERS, HLT, TABLES, Guest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from emu.cpu import StopKind
 from emu.cpu import registers as r
 from emu.cpu.paging import PageFault, Paging
 from emu.entry import Long64
+from tests.unit.cpu.cpu_harness import CODE, CODE32, GDT, HANDLERS, HLT, TABLES, Guest
 
 PRESENT_ALL = 7
 LONG = Paging(r.CR0_PG | r.CR0_PE | r.CR0_WP, 0x1000, r.CR4_PAE, True)

@@ -8,7 +8,6 @@ import struct
 import threading
 
 import pytest
-from cpu_harness import CODE, CODE32, HANDLERS, HLT, IDT, KERNEL_CODE, RAM, STACK, TABLES, Guest
 
 from emu.cpu import Cpu, StopKind
 from emu.cpu import registers as r
@@ -16,6 +15,7 @@ from emu.cpu.engine import layout, library
 from emu.entry import Long64, Protected32
 from emu.errors import EmuError, HostError, UsageError
 from emu.memory import GuestMemory
+from tests.unit.cpu.cpu_harness import CODE, CODE32, HANDLERS, HLT, IDT, KERNEL_CODE, RAM, STACK, TABLES, Guest
 
 HOLE = 0x2000000
 LIBC = ctypes.CDLL(None)

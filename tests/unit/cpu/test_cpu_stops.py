@@ -11,13 +11,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
-from fuzzing import times
 from test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
 
 from emu.cpu import StopKind
 from emu.cpu.engine import library
 from emu.cpu.registers import RIP
+from tests.fuzzing import times
+from tests.unit.cpu.cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
 
 BLOCK_HOOK, INSTRUCTION_HOOK = 8, 4  # UC_HOOK_BLOCK and UC_HOOK_CODE
 START = CODE + 8

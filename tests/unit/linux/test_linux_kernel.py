@@ -8,12 +8,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import linux_kernel
 import pytest
 
 from emu.errors import HostError, UsageError
 from emu.linux import kernel
 from emu.linux.kernel import Kernel, Modules
+from tests import linux_kernel
 
 RELEASE = "6.1.0-test"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_backends import SIZE, FakeMmap, config, refused
 
 from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
 from emu.errors import EmuError, HostError, MapSyncUnavailable
@@ -16,6 +15,7 @@ from emu.host import pages
 from emu.host.kernel import Lock
 from emu.memory import open_backend
 from emu.units import GIB, MIB
+from tests.unit.memory.memory_backends import SIZE, FakeMmap, config, refused
 
 # -- checks ---------------------------------------------
 

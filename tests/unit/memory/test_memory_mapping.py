@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from memory_backends import SIZE, config
 
 from emu.config import OnOffAuto
 from emu.errors import EmuError, HostError
 from emu.memory import Backend, incomplete, open_backend
+from tests.unit.memory.memory_backends import SIZE, config
 
 # -- the mapping ---------------------------------------------
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from migration_doubles import FakeGuest, connected, migrate, tcp_pair, two_guests, when_sent
 
 from emu.errors import UsageError
 from emu.memory import incomplete
@@ -26,6 +25,7 @@ from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.source import Source
 from emu.migration.stream import Encoder, Frame, FrameType, PageRuns, Run, encode_packed, encode_runs
 from emu.units import PAGE
+from tests.unit.migration.migration_doubles import FakeGuest, connected, migrate, tcp_pair, two_guests, when_sent
 
 MULTIFD = Capabilities(multifd=True)
 Pair = tuple[FakeGuest, FakeGuest]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from migration_doubles import FakeGuest, Memory, fill, make_guest, migrate, tcp_pair
 
 from emu.errors import HostError
 from emu.host.faults import DirtyLog
@@ -17,6 +16,7 @@ from emu.memory import incomplete
 from emu.migration.errors import Cancelled, DestinationFailed, Refused
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Status
+from tests.unit.migration.migration_doubles import FakeGuest, Memory, fill, make_guest, migrate, tcp_pair
 
 Pair = Callable[..., tuple[FakeGuest, FakeGuest]]
 

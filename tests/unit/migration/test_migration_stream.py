@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import times
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from migration_doubles import PMEM, RAM, FakeGuest, Memory, fill, make_guest
 
 from emu.errors import EmuError
 from emu.host import kernel
@@ -45,6 +43,8 @@ from emu.migration.stream import (
 )
 from emu.state import SavedState
 from emu.units import PAGE
+from tests.fuzzing import times
+from tests.unit.migration.migration_doubles import PMEM, RAM, FakeGuest, Memory, fill, make_guest
 
 
 def feed(decoder: Decoder, data: bytes, pieces: Iterator[int] | None = None) -> list[Frame]:

@@ -3,13 +3,13 @@
 import os
 
 import pytest
-from monitor_fakes import FILE, Shell
 
 from emu.monitor import qom
 from emu.monitor.commands import COMMANDS
 from emu.monitor.errors import QmpError
 from emu.monitor.events import EVENTS
 from emu.units import GIB, MIB
+from tests.unit.monitor.monitor_fakes import FILE, Shell
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import os
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from monitor_fakes import Shell
 
 from emu.monitor.commands import COMMANDS
 from emu.monitor.errors import QmpError
+from tests.unit.monitor.monitor_fakes import Shell
 
 # Words that lead somewhere, so that the search gets behind the first check; file names stay in the test's own folder.
 TEXTS = st.sampled_from(

@@ -6,11 +6,11 @@ import tracemalloc
 from random import Random
 
 import pytest
-from fuzzing import times
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emu.monitor.jsonstream import MAX_DEPTH, MAX_TEXT, Decoded, JsonDecoder, Malformed, encode_line
+from tests.fuzzing import times
 
 
 def items(*pieces: bytes):

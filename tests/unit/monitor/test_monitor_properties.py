@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from monitor_fakes import Shell
 
 from emu.cli import keyval
 from emu.cli.options import DRIVER_KEYS, NVDIMM_KEYS, OBJECT_KEYS, backend_keys
@@ -29,6 +28,7 @@ from emu.memory.properties import check_value
 from emu.monitor.commands import introspection
 from emu.monitor.errors import QmpError
 from emu.units import MIB, U64_MAX
+from tests.unit.monitor.monitor_fakes import Shell
 
 OPTIONS = Path(__file__).parents[3] / "docs" / "reference" / "options.md"
 # Where a value is a number, and where it is a list of them.

@@ -8,13 +8,13 @@ import time
 from random import Random
 
 import pytest
-from fuzzing import times
-from monitor_fakes import FakeMachine, FakeMigration
 
 from emu.errors import HostError, UsageError
 from emu.monitor import server
 from emu.monitor.control import Control
 from emu.monitor.events import EventQueue
+from tests.fuzzing import times
+from tests.unit.monitor.monitor_fakes import FakeMachine, FakeMigration
 
 WAIT = 60
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fuzzing import times
 
 from emu.boot import elf
 from emu.errors import EmuError
@@ -25,6 +24,7 @@ from emu.persistence.report import debug_info, readers
 from emu.persistence.report.stacks import unwind
 from emu.persistence.report.symbols import Symbols, load_symbols
 from emu.units import MIB
+from tests.fuzzing import times
 
 IMAGE = Path(__file__).parents[3] / "guest" / "images" / "commit-noflush.elf"
 SECONDS = 0.5

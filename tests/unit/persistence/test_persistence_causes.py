@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
-from fuzzing import times
 from test_persistence_explore import RULES, Memory, Toy, clean
 
 from emu.config import PersistenceDomain
@@ -22,6 +21,7 @@ from emu.persistence.model.crashstate import CrashState, Read, memories
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
 from emu.persistence.model.rules import Media, Rules
 from emu.persistence.model.timeline import build
+from tests.fuzzing import times
 
 Step = tuple[int, Event]
 SFENCE = Fence(FenceKind.SFENCE)

@@ -7,7 +7,6 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from fuzzing import times
 
 from emu.config import PersistenceDomain
 from emu.cpu.engine import trace
@@ -18,6 +17,7 @@ from emu.persistence.model.columns import Events, Writer
 from emu.persistence.model.events import Event, LabelWrite, Store, label_address
 from emu.persistence.model.rules import Media, Order, Rules
 from emu.persistence.model.timeline import build
+from tests.fuzzing import times
 
 RULES = [Rules(domain, order, media) for domain in PersistenceDomain for order in Order for media in Media]
 LABELS = [LabelWrite(label_address(0, 8 * number), bytes([number])) for number in range(3)]

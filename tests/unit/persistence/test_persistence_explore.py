@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from fuzzing import times
 
 from emu.config import PersistenceDomain
 from emu.persistence.lab.chunks import Chunks
@@ -33,6 +32,7 @@ from emu.persistence.model.crashstate import FULL, CrashState, Read, memories
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Media, Order, Rules
 from emu.persistence.model.timeline import Timeline, build
+from tests.fuzzing import times
 
 UNITS = (0, 8, 64, 4096)
 RULES = [Rules(domain, order, media) for domain in PersistenceDomain for order in Order for media in Media]

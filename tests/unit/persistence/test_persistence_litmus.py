@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import persistence_oracle
 import pytest
-from persistence_oracle import Machine
 
 from emu.guest.litmus import Litmus, Step, assemble, catalogue, digits, parse_step
+from tests.unit.persistence import persistence_oracle
+from tests.unit.persistence.persistence_oracle import Machine
 
 ORACLE_MODES = {"adr": ("adr", "line"), "location": ("adr", "location"), "eadr": ("eadr", "line")}
 SMALL = 208

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from fuzzing import times
 
 from emu.config import PersistenceDomain
 from emu.persistence.model.crashstate import CrashState, memories
@@ -26,6 +25,7 @@ from emu.persistence.model.image import Image, PartId, candidates, example
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.model.timeline import Timeline, build
 from emu.persistence.model.waste import find_waste
+from tests.fuzzing import times
 
 ONE, TWO = (1).to_bytes(8, "little"), (2).to_bytes(8, "little")
 SF, CAS = Fence(FenceKind.SFENCE), Fence(FenceKind.LOCKED, failed=True)

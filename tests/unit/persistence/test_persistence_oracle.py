@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from fuzzing import PROGRAMS, times
-from persistence_oracle import LABEL, SIZE, Machine
 
 from emu.config import PersistenceDomain
 from emu.persistence.model.crashstate import CrashState, memories
@@ -24,6 +22,8 @@ from emu.persistence.model.events import (
 )
 from emu.persistence.model.rules import Order, Rules
 from emu.persistence.model.timeline import PersistState, Timeline, TimelineBuilder, build
+from tests.fuzzing import PROGRAMS, times
+from tests.unit.persistence.persistence_oracle import LABEL, SIZE, Machine
 
 MODES = [(domain, order) for domain in PersistenceDomain for order in Order]
 STORES = [(0, 8), (0, 8), (8, 8), (16, 8), (64, 8), (64, 8), (72, 8), (0, 4), (4, 4), (64, 1), (4, 8), (0, 16), (60, 8)]

@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 
 import pytest
-from fuzzing import PROGRAMS
 from test_persistence_oracle import random_program, to_events
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -14,6 +13,7 @@ from emu.guest.litmus import Step, assemble
 from emu.persistence.lab.workload import record
 from emu.persistence.model.events import Event, Store
 from emu.units import GIB, MIB
+from tests.fuzzing import PROGRAMS
 
 BASE = 4 * GIB
 CHUNKS = 4

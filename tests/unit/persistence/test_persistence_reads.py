@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from paged_guest import (
+
+from emu.config import BackendConfig, BackendKind
+from emu.guest.litmus import Step, assemble
+from emu.persistence.lab.explore import Limits, Run
+from emu.persistence.lab.investigation import Question, investigate
+from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.model.events import Fence, Store
+from emu.units import PAGE
+from tests.unit.persistence.paged_guest import (
     AT,
     BASE,
     BEHIND,
@@ -24,14 +32,6 @@ from paged_guest import (
     machine,
     set_registers,
 )
-
-from emu.config import BackendConfig, BackendKind
-from emu.guest.litmus import Step, assemble
-from emu.persistence.lab.explore import Limits, Run
-from emu.persistence.lab.investigation import Question, investigate
-from emu.persistence.lab.recovery import MachineRecovery
-from emu.persistence.model.events import Fence, Store
-from emu.units import PAGE
 
 # Name: how many bytes are read, how many of them before the border, by what instruction from [rdi], and how these bytes
 # get to [rsi].

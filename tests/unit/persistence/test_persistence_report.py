@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import documents
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +32,7 @@ from emu.persistence.report.symbols import load_symbols
 from emu.persistence.report.terminal import report_lines, wrapped
 from emu.persistence.report.terminal_timeline import timeline_lines
 from emu.units import CACHE_LINE, MIB
+from tests import documents
 
 IMAGES = Path(__file__).parents[3] / "guest" / "images"
 BASE = 1 << 32
