@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -25,7 +25,7 @@ BASE = 4 * GIB
 CRASH_GUESTS = [image for image in guest.images() if image.group == "crash"]
 
 
-def crash(*words: str | Path) -> tuple[int, dict]:
+def crash(*words: object) -> tuple[int, dict[str, Any]]:
     done = emu("crash", *words, "--json", timeout=120)
     assert not done.errors
     return done.status, done.document

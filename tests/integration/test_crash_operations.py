@@ -51,7 +51,7 @@ def program(tmp_path: Path, *code: bytes, name: str = "guest.bin") -> Path:
     return path
 
 
-def crash(*words: str | Path) -> Result:
+def crash(*words: object) -> Result:
     done = emu("crash", *words, "--nvdimm", "file=none.img,size=2M", "--json")
     assert not done.errors
     return done

@@ -19,7 +19,7 @@ def pool(tmp_path: Path) -> list[str]:
     return ["--nvdimm", f"file={tmp_path}/none.img,size=2M"]
 
 
-def saved(tmp_path: Path, guest: str, pool: list[str], *words: str | Path) -> Path:
+def saved(tmp_path: Path, guest: str, pool: list[str], *words: object) -> Path:
     path = tmp_path / f"{guest}.json"
     path.write_text(emu("crash", guest, *pool, "--json", *words).out)
     return path

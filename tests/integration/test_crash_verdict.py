@@ -45,7 +45,7 @@ def image(tmp_path: Path, *code: bytes, name: str = "guest.bin") -> Path:
     return path
 
 
-def crash(*words: str | Path) -> Result:
+def crash(*words: object) -> Result:
     return emu("crash", *words, "--nvdimm", "file=none.img,size=2M")
 
 
@@ -198,7 +198,7 @@ TAKES_CTRL_C = ["env", "--default-signal=INT"]
 
 
 @contextmanager
-def started(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
+def started(*words: object) -> Iterator[subprocess.Popen[str]]:
     """``emu crash`` in a session of its own, which is gone afterwards."""
     command = [*TAKES_CTRL_C, *EMU, "crash", *map(str, words)]
     process = subprocess.Popen(

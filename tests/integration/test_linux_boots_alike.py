@@ -49,6 +49,7 @@ def state(machine: Machine) -> dict[str, object]:
     memory = hashlib.sha256()
     for region in machine.memory.regions:
         if region.kind == "ram":
+            assert region.mapping is not None
             memory.update(region.mapping.view)
     return {"time": machine.cpu.now(), "registers": machine.cpu.registers(), "memory": memory.hexdigest()}
 

@@ -24,7 +24,7 @@ def for_linux(folder: Path, *flags: str) -> Path:
     return program
 
 
-def judged(*words: str | Path) -> tuple[int, dict[str, Any]]:
+def judged(*words: object) -> tuple[int, dict[str, Any]]:
     found = emu("crash", *words, "--json", timeout=1500)
     assert found.document["complete"] is True, found
     return found.status, found.document

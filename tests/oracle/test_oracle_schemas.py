@@ -23,7 +23,7 @@ PROGRAM = Path(sys.executable).with_name("emu")
 LABELS = ["--label-size", "128K", "--json"]
 
 
-def said(*words: str | Path, status: int = 0) -> dict[str, Any]:
+def said(*words: object, status: int = 0) -> dict[str, Any]:
     done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert done.returncode == status, done.stderr
     read: dict[str, Any] = json.loads(done.stdout)

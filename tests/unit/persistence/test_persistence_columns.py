@@ -77,7 +77,8 @@ def test_columns_are_a_sequence() -> None:
     packed, plain = some_events(random.Random("sequence"), 200)
     assert any(isinstance(event, Store) for event in plain)
     assert any(isinstance(event, LabelWrite) for event in plain)
-    assert (len(packed), packed[7], packed[-1], packed) == (len(plain), plain[7], plain[-1], plain)
+    assert (len(packed), packed[7], packed[-1]) == (len(plain), plain[7], plain[-1])
+    assert packed == plain
     assert [packed[number] for number in range(len(plain))] == plain
     assert packed[20:150] == plain[20:150]
     assert packed[20:150][3:9] == plain[23:29]
