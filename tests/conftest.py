@@ -33,5 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if FACTOR != 1 and function not in seen:
             seen.add(function)
             # A test can be decorated with settings but once, and says its number there: only this attribute is left.
+            assert function is not None
             said = function._hypothesis_internal_use_settings
             function._hypothesis_internal_use_settings = settings(said, max_examples=said.max_examples * FACTOR)

@@ -24,7 +24,9 @@ LABELS = ["--label-size", "128K", "--json"]
 
 
 def said(*words: object, status: int = 0) -> dict[str, Any]:
-    done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [PROGRAM, *map(str, words)], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == status, done.stderr
     read: dict[str, Any] = json.loads(done.stdout)
     return read

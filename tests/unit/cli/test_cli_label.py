@@ -365,7 +365,7 @@ def killed_in(write: int, *words: object) -> bool:
 
         status = 255
         try:
-            MappedLabels.write = torn  # type: ignore[method-assign]
+            MappedLabels.write = torn  # type: ignore[assignment, method-assign]
             status = main(["label", *map(str, words)])
         finally:
             os._exit(status)

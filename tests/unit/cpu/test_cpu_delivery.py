@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -132,12 +133,12 @@ def test_random_tables_and_programs(monkeypatch: pytest.MonkeyPatch) -> None:
             calls = 0
             deliver = guest.cpu._delivery.deliver
 
-            def counted(*arguments: object) -> None:
+            def counted(*arguments: Any) -> None:
                 nonlocal calls
                 calls += 1
                 deliver(*arguments)  # noqa: B023 - called before the next round
 
-            guest.cpu._delivery.deliver = counted
+            guest.cpu._delivery.deliver = counted  # type: ignore[assignment, method-assign]
             prepare(guest, Random(seed))
             seen.append(outcome(guest, Random(seed)))
             guest.close()

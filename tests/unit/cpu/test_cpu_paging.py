@@ -42,7 +42,7 @@ def long_tables(leaf: int, level: int = 1) -> Sparse:
     """Linear 0x8080604567 (indices 1, 2, 3, 4): ``leaf`` at level 1 (4 KiB), 2 (2 MiB) or 3 (1 GiB)."""
     entries = {0x1008: 0x2007, 0x2010: 0x3007, 0x3018: 0x4007, 0x4020: 0x5007}
     at = {1: 0x4020, 2: 0x3018, 3: 0x2010}[level]
-    return Sparse({**entries, at: leaf})  # type: ignore[arg-type]
+    return Sparse({**entries, at: leaf})
 
 
 LINEAR = 1 << 39 | 2 << 30 | 3 << 21 | 4 << 12 | 0x567

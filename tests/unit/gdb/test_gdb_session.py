@@ -34,7 +34,7 @@ Start = Callable[..., tuple[Debugged, Client]]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
+def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def begin(code: bytes, *, paused: bool = True) -> tuple[Debugged, Client]:

@@ -77,7 +77,7 @@ def test_each_step_back_is_where_the_guest_was(start: Start) -> None:
 def test_breakpoints_are_met_again_in_reverse(start: Start) -> None:
     _, gdb = start(LOOP)
     gdb.ask(b"Z0,%x,1" % STORE)
-    was = {}
+    was: dict[int, object] = {}
     for left in (6, 5, 4, 3):
         assert gdb.ask(b"c") == b"T05swbreak:;thread:01;"
         assert turn(gdb) == left

@@ -54,7 +54,7 @@ def test_the_order_of_the_checks_is_qemus(tmp_path: Path, image: Path) -> None:
     wrong: dict[str, Any] = {
         "path": None, "size": 0, "rom": OnOffAuto.ON, "align": 5000, "offset": 100,
     }  # fmt: skip
-    steps = [
+    steps: list[tuple[str, dict[str, Any]]] = [
         ("'size' .* doesn't take value '0'", {"size": 2 * SIZE + 1}),
         ("mem-path", {"path": str(tmp_path / "no" / "file")}),
         ("rom=on", {"rom": OnOffAuto.AUTO}),

@@ -366,7 +366,9 @@ def test_a_guest_that_dirties_faster_than_the_line_is_not_stopped_for_longer_tha
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, destination = pair()
-    monkeypatch.setattr(source, "tracker", lambda block: Restless(source.pmem if block.persistent else source.ram))
+    assert source.pmem is not None
+    memories = {False: source.ram, True: source.pmem}
+    monkeypatch.setattr(source, "tracker", lambda block: Restless(memories[block.persistent]))
     watcher: list[threading.Thread] = []
 
     def give_up_later(side: Any, interrupt: Any) -> None:
