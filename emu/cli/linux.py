@@ -126,6 +126,8 @@ class _Run:
         self.files: list[str] = []
         claims = claims_of(config)
         request.claim(claims)
+        if request.input is Input.FRAMED:
+            claims.reads_descriptor(0, "the standard input")
         claims.writes_standard_streams()
         standard = self._standard(1, "stdout", stack)
         self._errors = self._standard(2, "stderr", stack)

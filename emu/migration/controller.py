@@ -263,7 +263,7 @@ class MigrationControl:
 
     def _claims(self) -> Claims:
         """The files of the machine: none of them may become a snapshot of it."""
-        memory = (backend.config.path for backend in self._machine.backends)
+        memory = (backend.config for backend in self._machine.backends)
         return claims_of_machine(self._machine.config, memory, self._outputs)
 
     def _gone_to(self) -> str:

@@ -14,7 +14,7 @@ from emu.config import BackendConfig, NvdimmConfig
 from emu.devices.contract import ExitRequest
 from emu.devices.power import Power
 from emu.errors import EmuError, Status, UsageError
-from emu.host.claims import Claims, claims_of_machine
+from emu.host.claims import Claims, claim_memory, claims_of_machine
 from emu.machine import Machine, RunState
 from emu.memory import Backend, open_backend
 from emu.memory.incomplete import check_not_incomplete
@@ -182,12 +182,12 @@ class MachineAdapter:
     def add_backend(self, config: BackendConfig) -> None:
         if config.path is not None:
             check_not_incomplete(config.path)
-            self.claims().reads(config.path, "memory", memory=True)
+            claim_memory(self.claims(), config, "memory")
         self._spare[config.id] = open_backend(config)
 
     def claims(self) -> Claims:
         backends = (*self._machine.backends, *self._spare.values())
-        return claims_of_machine(self._machine.config, (backend.config.path for backend in backends), self._outputs)
+        return claims_of_machine(self._machine.config, (backend.config for backend in backends), self._outputs)
 
     def remove_backend(self, backend_id: str) -> None:
         self._spare.pop(backend_id).close()
