@@ -13,6 +13,8 @@ it begins where an earlier one was that had read the same (``beginnings``).
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +31,7 @@ from emu.cpu.known_ports import KnownPorts
 from emu.cpu.snapshot import Snapshot
 from emu.devices.uart16550 import Uart16550
 from emu.errors import HostError
+from emu.host.kernel import KERNEL_FILE_SYSTEMS, file_system_name
 from emu.linux.protocol import Role
 from emu.persistence.lab import recorder
 from emu.persistence.lab.beginnings import DISTANCE, Beginnings, Moment, Place
@@ -70,14 +73,27 @@ def private(config: MachineConfig) -> MachineConfig:
 
 def _private_backend(dimm: NvdimmConfig) -> BackendConfig:
     backend = dimm.backend
-    if backend.kind is BackendKind.RAM or (backend.size and backend.path is not None and _is_blank(Path(backend.path))):
+    if backend.kind is BackendKind.RAM or (backend.size and backend.path is not None and _is_blank(backend.path)):
         return BackendConfig(id=backend.id, kind=BackendKind.RAM, size=backend.size)
     return replace(backend, share=False, sync=OnOffAuto.OFF, pmem=False, prealloc=False, discard_data=False)
 
 
-def _is_blank(path: Path) -> bool:
-    """Whether an NVDIMM on the file would make it, or give it its size."""
-    return not path.exists() or (path.is_file() and path.stat().st_size == 0)
+def _is_blank(path: str) -> bool:
+    """Whether an NVDIMM on the file would make it, or give it its size. Where neither can be, whoever opens it says so:
+    a workload that is judged on zeros, because of a slip in the name, would be judged wrongly.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        return Path(path).resolve().parent.is_dir()
+    except OSError:
+        return False
+    try:
+        found = os.fstat(descriptor)
+        regular = stat.S_ISREG(found.st_mode) and file_system_name(descriptor) not in KERNEL_FILE_SYSTEMS
+        return regular and found.st_size == 0
+    finally:
+        os.close(descriptor)
 
 
 def judge(ended: Exit, output: bytes) -> Verdict:
