@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutant import Mutant
 
-_HOOKS = "emu/cpu/engine/_hooks.csrc.c"
+_EXCEPTIONS = "emu/cpu/engine/exceptions.h"
 _DEBUGGER = "emu/cpu/engine/debugger.h"
 _TRAVEL = "emu/gdb/travel.py"
 _STOPS = "tests/unit/cpu/test_cpu_debugging.py"
@@ -15,7 +15,7 @@ MUTANTS = (
     Mutant(
         "watched-by-a-fault",
         "an instruction that faults has not met what is watched",
-        _HOOKS,
+        _EXCEPTIONS,
         "    if (vector != VECTOR_DB)\n        e->reason",
         "    if (vector == VECTOR_UD)\n        e->reason",
         (f"{_STOPS}::test_a_store_that_faults_behind_a_watched_load_is_reported_once_when_it_is_done",),
