@@ -169,13 +169,13 @@ def claims_of(config: MachineConfig) -> Claims:
 
 
 def claims_of_machine(config: MachineConfig, memory: Iterable[str | None], outputs: Iterable[str]) -> Claims:
-    """The files of a machine that exists: also those of its ``memory`` that was plugged, and those that its guest's
-    output goes to, none of which is anything else.
+    """The files of a machine that exists: also those of its ``memory``, plugged later or never, and those that its
+    guest's output goes to, none of which is anything else.
     """
     claims = claims_of(config)
     for name in memory:
         if name is not None:
-            claims.reads(name, "the file of memory that is plugged", memory=True)
+            claims.reads(name, "the file of memory", memory=True)
     for name in outputs:
         claims.changes(name, "the guest's output")
     return claims
