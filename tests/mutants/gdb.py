@@ -85,4 +85,20 @@ MUTANTS = (
         "            part.view[0]\n        if self.travel",
         (f"{_POWER}::test_a_second_cut_falls_back_to_what_the_first_one_left",),
     ),
+    Mutant(
+        "block-of-old-code",
+        "how long a block is that was debugged before is asked anew when its code has changed",
+        _DEBUGGER,
+        "        now.sum != known->sum || now.mode",
+        "        now.mode",
+        (f"{_STOPS}::test_random_programs_run_alike_without_a_debugger_and_with_one_whole_and_step_by_step",),
+    ),
+    Mutant(
+        "jump-into-a-block",
+        "a jump into the middle of the block that it ends begins a block",
+        _DEBUGGER,
+        "(again ? address != e->block_start : address == e->last_block + e->length)",
+        "address != e->block_start",
+        (f"{_STOPS}::test_random_programs_run_alike_without_a_debugger_and_with_one_whole_and_step_by_step",),
+    ),
 )
