@@ -64,7 +64,8 @@ def run(
             prepared.format(machine)
         if not options.quiet and not options.json:
             announce(machine)
-        offer(stack, machine, qmp=options.qmp, outputs=run.files, quiet=options.quiet or options.json)
+        machine.output_files = run.files
+        offer(stack, machine, qmp=options.qmp, quiet=options.quiet or options.json)
         debugger.offer(stack, machine, options, gate, quiet=options.quiet or options.json)
         run.take_input(stack, machine, stdin)
         stack.callback(signals.put_away)

@@ -174,4 +174,15 @@ MUTANTS = (
         "                if expected >= 0:\n",
         (f"{_PHASES}::test_a_guest_that_dirties_faster_than_the_line_is_not_stopped_for_longer_than_allowed",),
     ),
+    Mutant(
+        "lander-of-all",
+        "what a stranger sends to the door of the lanes touches no connection but its own",
+        "emu/migration/reception.py",
+        "            lander = new_lander()  #",
+        "            lander = next(iter(landers.values()), None) or new_lander()  #",
+        (
+            f"{_LANES}::test_strangers_at_the_door_of_the_lanes_are_sent_away",
+            f"{_LANES}::test_what_the_guest_has_arrives_whatever_it_stores_meanwhile",
+        ),
+    ),
 )
