@@ -130,9 +130,10 @@ class Outcome:
 class Answer:
     """All that an investigation found; ``distinct`` is None when counting would have taken too long.
 
-    It owns ``initial``, what the NVDIMMs held before the workload: a context manager. ``unexplained`` says why failing
-    states were left without a cause; empty when each has one. ``states`` are those of ``--check states``;
-    ``captures`` the stacks at the events that failures name, where the workload was run again for them.
+    It owns ``initial``, what the NVDIMMs held before the workload, and ``scene``, what a Linux machine was made ready
+    with: a context manager. ``unexplained`` says why failing states were left without a cause; empty when each has one.
+    ``states`` are those of ``--check states``; ``captures`` the stacks at the events that failures name, where the
+    workload was run again for them.
     """
 
     question: Question
@@ -151,9 +152,11 @@ class Answer:
     interrupted: bool = False
     states: States | None = None
     captures: Mapping[int, Capture] = field(default_factory=dict)
+    scene: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
         self.initial.close()
+        self.scene.close()
 
     def __enter__(self) -> Answer:
         return self
@@ -235,23 +238,25 @@ def investigate(
     kept: KeptRuns | None = None,
 ) -> Answer:
     """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
-    A ``workload`` is one that was recorded before, of the same question but for its rules. ``on_cause`` is told of
-    causes with the run that they are in, while the exploration goes on. Runs that are ``kept`` are not done again.
+    A ``workload`` is one that was recorded before, of the question of an open answer but for its rules. ``on_cause`` is
+    told of causes with the run that they are in, while the exploration goes on. Runs that are ``kept`` are not done
+    again.
 
     UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
     ``interruption``: what was found until then. Close the answer.
     """
     interruption = interruption or Interruption()
     search = question.limits.deadline.leaving(*_FOR_THE_REST)
-    with ExitStack() as scratch:
+    with ExitStack() as of_answer, ExitStack() as scratch:
         searching = scratch.enter_context(interruption.until(replace(search, at=search.at + _GRACE_S)))
         scene = None
-        if question.linux is not None:
-            question, scene = _scene(question, question.linux, scratch)
+        if question.linux is not None and workload is None:
+            question, scene = _scene(question, question.linux, of_answer)
         if executor is None and question.jobs > 1:
             # They start while the workload is recorded.
             executor = scratch.enter_context(_processes(question.jobs, at_once=workload is None))
-        return _answer(question, scene, workload, executor, progress, interruption, searching, on_cause, kept)
+        answer = _answer(question, scene, workload, executor, progress, interruption, searching, on_cause, kept)
+        return replace(answer, scene=of_answer.pop_all())
 
 
 @contextmanager
@@ -312,7 +317,7 @@ def _answer(
                 question.workload_timeout, question.limits.depth > 1, part.first, workload.booted,
                 question.feed_printed, () if STATES in question.checks else None,
                 # Robustness is about all reads; what Linux's recovery has read spares the analysis its slow runs.
-                all_reads=ROBUST in question.checks or scene is not None)  # fmt: skip
+                all_reads=ROBUST in question.checks or question.linux is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, searching)
     states = live = unsynced = None
@@ -362,7 +367,7 @@ def _answer(
         captures: Mapping[int, Capture] = {}
         waste = tuple(find_waste(workload.events, timeline))
         wanted = named(failures, waste if question.warnings else (), len(workload.events))
-        can_be_run_again = scene is None or workload.again is not None
+        can_be_run_again = question.linux is None or workload.again is not None
         if recorded and wanted and can_be_run_again and explaining.left and not interruption.asked:
             captures = capture(question.workload, workload, wanted, interruption=interruption,
                                timeout=min(question.workload_timeout, explaining.left))  # fmt: skip

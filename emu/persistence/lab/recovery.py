@@ -35,7 +35,7 @@ from emu.persistence.lab.beginnings import DISTANCE, Beginnings, Moment, Place
 from emu.persistence.lab.booted import Booted
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.explore import Answer, Interrupted, Nondeterministic, Run, Settled, Verdict
-from emu.persistence.lab.input import Input
+from emu.persistence.lab.input import FramedInput, Input, Taken
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.linux import Talk
 from emu.persistence.lab.spinning import SpinWatch
@@ -105,8 +105,8 @@ class MachineRecovery:
     real time, for those that wait rather than run; ``record`` keeps its trace. ``linux``: a run is what comes from
     that moment on, when file systems are about to be mounted; where the boot ended before, all recoveries do so.
 
-    ``printed``: what recovery can read on its standard input (COM1), as far as the words of the model say that it is
-    out. ``keep_shown``: ``shown`` is asked for.
+    ``printed``: what recovery can read on its standard input (COM1; of Linux, that of the command), as far as the words
+    of the model say that it is out. ``keep_shown``: ``shown`` is asked for.
 
     ``budget`` may be changed between runs; ``blocks`` is what the last one took. An ``interruption`` ends a run with
     ``Interrupted``. Close it: it holds a machine.
@@ -125,7 +125,9 @@ class MachineRecovery:
         keep_shown: bool = False,
     ) -> None:
         self._shown = Output(_SHOWN_KEPT) if keep_shown else None
-        self._input = None if printed is None else Input(printed, self._ask_told)
+        self._input: Input | None = None
+        if printed is not None:
+            self._input = (Input if linux is None else FramedInput)(printed, self._ask_told)
         self._config = private(config)
         self._linux = linux
         self.budget = budget
@@ -324,9 +326,7 @@ class MachineRecovery:
             raise
         recording.on_label_read = recording.on_label_write = lambda *place: recording.tracer.note_access()
         if self._input is not None:
-            uart = machine.devices["com1"]
-            assert isinstance(uart, Uart16550)
-            uart.supply(partial(self._feed, recording.tracer))
+            _com1(machine).supply(partial(self._feed, recording.tracer))
         return machine, recording
 
     def _watch(self, machine: Machine, recording: recorder.Recording) -> None:
@@ -404,11 +404,12 @@ class MachineRecovery:
             bytes(self._output.data),
             b"" if self._shown is None else self.shown,
             b"" if self._talk is None else self._talk.line,
+            self._taken(),
         )
 
     def _begin_anew(self, tracked: frozenset[int]) -> None:
         """Forget where runs were that were watched for other units. None begin there unless all depends on reads."""
-        if self._linux is None or self._record or self._input is not None:
+        if self._linux is None or self._record:
             return
         if self._beginnings is not None and self._beginnings.tracked != tracked:
             self._beginnings.close()
@@ -464,6 +465,8 @@ class MachineRecovery:
         )
         self._recording = recorder.Recording(machine)
         self._watch(machine, self._recording)
+        if self._input is not None:
+            talk.input_wanted = partial(self._send, _com1(machine))
         self._block = 0
         return True
 
@@ -526,7 +529,7 @@ class MachineRecovery:
         self._spins.start(self.budget - (moment.block - self._block))
         self._labels_known.clear()
         if self._input is not None:
-            self._input.rewind()
+            self._input.taken = moment.taken
 
     def _forget_code(self, moment: Moment) -> None:
         """What was translated from pages that are put back is of another run: a kernel changes code, loads programs.
@@ -578,9 +581,14 @@ class MachineRecovery:
             return b""
         return self._input.read()
 
-    def _taken(self) -> int:
+    def _send(self, uart: Uart16550) -> None:
+        """Init of a Linux machine asks for the next frame of its command's input."""
+        assert self._input is not None
+        uart.receive(self._input.read())
+
+    def _taken(self) -> Taken:
         """How much of its input the guest has read."""
-        return 0 if self._input is None else self._input.taken
+        return Taken() if self._input is None else self._input.taken
 
     def _ask_told(self, unit: int, mask: int) -> int:
         if self._tracked is None or unit not in self._tracked:
@@ -616,6 +624,12 @@ class MachineRecovery:
             while reads < len(positions) and positions[reads] <= entry:
                 reads += 1
             yield reads, event
+
+
+def _com1(machine: Machine) -> Uart16550:
+    uart = machine.devices["com1"]
+    assert isinstance(uart, Uart16550), "the board puts it there"
+    return uart
 
 
 def _contents(reads: Iterable[Read]) -> dict[int, tuple[int, int]]:
