@@ -51,7 +51,9 @@ def test_what_was_never_printed_need_not_be_asked_for() -> None:
 def test_frames_hold_all_that_is_out_whoever_reads_on(pieces: list[bytes], data: st.DataObject) -> None:
     count = data.draw(st.integers(0, len(pieces)))
     out = Out(count)
-    stdin, got, moments = FramedInput(pieces, out), [], []
+    stdin = FramedInput(pieces, out)
+    got: list[bytes] = []
+    moments: list[Taken] = []
     while not got or got[-1] != END_OF_INPUT:
         moments.append(stdin.taken)
         got.append(stdin.read())

@@ -190,7 +190,9 @@ def test_losing_a_store_loses_what_must_not_persist_before_it() -> None:
 
 
 def wasted(events: list[Event], rules: Rules = Rules()) -> list[tuple[str, int, int]]:  # noqa: B008 - frozen
-    return [(item.kind, item.count, item.first_event) for item in find_waste(events, build(events, rules))]
+    found = find_waste(events, build(events, rules))
+    assert found is not None
+    return [(item.kind, item.count, item.first_event) for item in found]
 
 
 def test_waste() -> None:
