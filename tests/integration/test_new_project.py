@@ -43,7 +43,7 @@ def test_a_project_fails_on_its_bug_and_passes_with_the_fix(tmp_path: Path, kind
 @pytest.mark.parametrize("kind", ["--c", "--linux"])
 def test_make_test_says_that_it_needs_pytest(tmp_path: Path, kind: str) -> None:
     made = emu("new", tmp_path / "log", kind)
-    assert "&& make crash" in made.stdout, "what comes first needs nothing but emu"
+    assert "&& make crash" in made.out, "what comes first needs nothing but emu"
     python = tmp_path / "bin" / "python3"
     python.parent.mkdir()
     python.write_text("#!/bin/sh\nexit 1\n")
