@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 
 import pytest
-from fuzzing import FACTOR
 from hypothesis import HealthCheck, is_hypothesis_test, settings
+
+from tests.fuzzing import FACTOR
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("emu", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -32,5 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if FACTOR != 1 and function not in seen:
             seen.add(function)
             # A test can be decorated with settings but once, and says its number there: only this attribute is left.
+            assert function is not None
             said = function._hypothesis_internal_use_settings
             function._hypothesis_internal_use_settings = settings(said, max_examples=said.max_examples * FACTOR)

@@ -28,7 +28,9 @@ _START = (
 _HALT = b"\xf4"
 
 
-def _plain(prefix: str, opcode: str, reg: int | None = None, imm: int = 0, align: int = 1) -> tuple[object, ...]:
+def _plain(
+    prefix: str, opcode: str, reg: int | None = None, imm: int = 0, align: int = 1
+) -> tuple[bytes, bytes, int | None, int, int]:
     return bytes.fromhex(prefix), bytes.fromhex(opcode), reg, imm, align
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from random_stores import BASE, SIZE, TABLES, Programs, scattered
-
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.persistence.lab.workload import Workload, record
 from emu.persistence.model.events import Event, Store
 from emu.units import MIB
+from tests.random_stores import BASE, SIZE, TABLES, Programs, scattered
 
 
 def configured(image: Path, content: Path | None = None, cmdline: str = "") -> MachineConfig:

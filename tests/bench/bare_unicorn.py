@@ -18,6 +18,7 @@ from unicorn import UC_ARCH_X86, UC_HOOK_INSN, UC_MODE_32, UC_PROT_ALL, Uc, x86_
 from emu import board
 from emu.cli import run as run_verb
 from emu.cli.parser import build_parser
+from emu.entry import Protected32
 
 _RAM = 128 << 20
 _NVDIMM = 0x1_0000_0000
@@ -29,6 +30,7 @@ def main() -> None:
     config = run_verb.configuration(build_parser("run").parse_args(words))
     with board.build(config, board.Outputs()) as machine:
         entry = machine.firmware.start()
+        assert isinstance(entry, Protected32)
         memory = mmap.mmap(-1, _RAM)
         memory.write(machine.memory.read(0, _RAM))
     with Path(nvdimm).open("r+b") as file:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,7 +65,7 @@ def repaired(structure: str, folder: Path) -> bool:
     report, run = judged(build(structure, folder))
     complete = "yes" if report["complete"] else "**no**"
     _row(structure, report["verdict"], complete, report["crash_points"], report["executed"], f"{run.cpu:.2f}")
-    return report["verdict"] == "ok"
+    return bool(report["verdict"] == "ok")
 
 
 def _row(*cells: object) -> None:
@@ -97,7 +98,7 @@ def tools() -> None:
         else:
             print("pmemcheck: not installed (it is a fork of Valgrind)")
         for engine in ENGINES if pmreorder_installed() else ():
-            judge(f"pmreorder {engine}", lambda binary, engine=engine: pmreorder(binary, engine), folder)
+            judge(f"pmreorder {engine}", partial(pmreorder, engine=engine), folder)
         if not pmreorder_installed():
             print("pmreorder: not installed (it is in PMDK's source, src/tools/pmreorder, and needs pmemcheck)")
 

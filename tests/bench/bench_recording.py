@@ -10,6 +10,7 @@ import struct
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -134,9 +135,9 @@ def main() -> None:
         for loop in LOOPS:
             figures = interleaved(
                 {
-                    "plain": lambda loop=loop: per_round(loop, folder, recorded=False),
-                    "recorded": lambda loop=loop: per_round(loop, folder, recorded=True),
-                    "hooks": lambda loop=loop: per_round(loop, folder, recorded=True, by_hooks=True),
+                    "plain": partial(per_round, loop, folder, recorded=False),
+                    "recorded": partial(per_round, loop, folder, recorded=True),
+                    "hooks": partial(per_round, loop, folder, recorded=True, by_hooks=True),
                 },
                 PAIRS,
             )  # fmt: skip

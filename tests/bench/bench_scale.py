@@ -59,7 +59,7 @@ class _Clocked:
             finally:
                 self.seconds += time.thread_time() - began
 
-        Engine.run = run  # type: ignore[method-assign] # for as long as this lasts
+        Engine.run = run  # type: ignore[assignment, method-assign] # for as long as this lasts
         return self
 
     def __exit__(self, *error: object) -> None:

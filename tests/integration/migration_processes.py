@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from run_emu import PATIENCE_S
-
 from emu.testing.commands import EMU
+from tests.integration.run_emu import PATIENCE_S
 
 SIZE = "8M"
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import documents
-import forked_emu
-
 from emu.testing.commands import EMU
+from tests import documents, forked_emu
 
 PATIENCE_S = 60
 
@@ -32,9 +29,7 @@ class Result:
         return documents.check(read) if "schema" in read else read
 
 
-def emu(
-    *words: str | Path, stdin: bytes | None = None, timeout: float = PATIENCE_S, under: tuple[str, ...] = ()
-) -> Result:
+def emu(*words: object, stdin: bytes | None = None, timeout: float = PATIENCE_S, under: tuple[str, ...] = ()) -> Result:
     """``emu WORDS``, behind the command ``under`` if there is one. Never a traceback, never a bug of ours."""
     if under:
         ran = subprocess.run(
@@ -52,7 +47,7 @@ def emu(
     return Result(done.status, done.out.decode(errors="replace"), tuple(errors))
 
 
-def refused(status: int, *words: str | Path, under: tuple[str, ...] = ()) -> str:
+def refused(status: int, *words: object, under: tuple[str, ...] = ()) -> str:
     """The message of a run that must fail with ``status`` in one or two lines, before the guest has run."""
     result = emu("run", *words, "--quiet", "--timeout", str(PATIENCE_S), under=under)
     assert result.status == status, result

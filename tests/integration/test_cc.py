@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from integration.run_emu import emu
+
+from tests.integration.run_emu import emu
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc (on Debian: apt-get install gcc)")

@@ -6,10 +6,10 @@ import struct
 from pathlib import Path
 
 import pytest
-from run_emu import Result, emu
 
 from emu.board import map as at
 from emu.units import GIB
+from tests.integration.run_emu import Result, emu
 
 POINT_RDI = b"\x48\xbf" + struct.pack("<Q", 4 * GIB)  # mov rdi, base
 FENCE, HALT = b"\x0f\xae\xf8", b"\xf4"

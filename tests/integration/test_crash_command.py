@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
-from run_emu import emu
 
 from emu import guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -20,12 +19,13 @@ from emu.persistence.model.rules import Media, Rules
 from emu.persistence.report.document import document
 from emu.persistence.report.symbols import Symbols
 from emu.units import GIB, MIB
+from tests.integration.run_emu import emu
 
 BASE = 4 * GIB
 CRASH_GUESTS = [image for image in guest.images() if image.group == "crash"]
 
 
-def crash(*words: str | Path) -> tuple[int, dict]:
+def crash(*words: object) -> tuple[int, dict[str, Any]]:
     done = emu("crash", *words, "--json", timeout=120)
     assert not done.errors
     return done.status, done.document

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import capstone
 import pytest
-from fuzzing import times
-from random_stores import BASE, LARGE, PRESENT, SIZE, TABLES, Programs, scattered
 
 from emu.cli.main import main
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -20,7 +18,7 @@ from emu.cpu.instructions import NON_TEMPORAL
 from emu.cpu.sites import PAGING, SPECIALS, SiteKind
 from emu.errors import Status
 from emu.machine import Exit, Machine
-from emu.persistence.lab import recorder
+from emu.persistence.lab import log_events, recorder
 from emu.persistence.lab.explained import UnexplainedMemory
 from emu.persistence.lab.investigation import Question, investigate
 from emu.persistence.lab.recovery import MachineRecovery
@@ -28,6 +26,8 @@ from emu.persistence.lab.workload import Workload, record
 from emu.persistence.model.columns import Events, Writer
 from emu.persistence.model.events import Event, Fence, LabelWrite, Store, WriteBack, WriteBackKind
 from emu.units import MIB, PAGE
+from tests.fuzzing import times
+from tests.random_stores import BASE, LARGE, PRESENT, SIZE, TABLES, Programs, scattered
 
 CODE = 0x100000
 HALT = b"\xf4"
@@ -66,7 +66,7 @@ def instructions(code: bytes) -> dict[int, tuple[list[str], str]]:
     return found
 
 
-def check_events(events: tuple[Event, ...], code: bytes) -> None:
+def check_events(events: Sequence[Event], code: bytes) -> None:
     """Each store names the instruction that made it, in program order, and is what that instruction makes."""
     known, last = instructions(code), 0
     for event in events:
@@ -277,12 +277,14 @@ PROGRAM = mov(3, BASE) + b"\x48\x89\x03\x48\x89\x43\x40" + HALT  # mov rbx, NVDI
 
 def spoil(change: Callable[[Store], list[Store]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the recorder report ``change(store)`` for the store at offset 64."""
-    honest, in_columns = recorder.numbered_events, recorder.columns
+    honest, in_columns = log_events.numbered_events, log_events.columns
 
     def spoilt(numbered: Iterable[tuple[int, Event]]) -> Iterator[tuple[int, Event]]:
         for number, event in numbered:
-            wrong = isinstance(event, Store) and event.address == BASE + 64
-            yield from ((number, other) for other in (change(event) if wrong else [event]))
+            if isinstance(event, Store) and event.address == BASE + 64:
+                yield from ((number, other) for other in change(event))
+            else:
+                yield number, event
 
     def spoilt_columns(log: bytes, label_writes: Sequence[LabelWrite] = ()) -> tuple[Events, array[int]]:
         events, entries = in_columns(log, label_writes)

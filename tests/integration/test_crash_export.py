@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from run_emu import emu
 
 from emu.cli import options
 from emu.config import MachineConfig
 from emu.persistence.report.export import command
+from tests.integration.run_emu import emu
 
 MACHINES = {
     "plain": "--nvdimm file={},size=2M",

@@ -84,6 +84,7 @@ def test_a_label_write_is_an_event(tmp_path: Path) -> None:
     assert workload.ended.reason == "halt"
     (number,) = [number for number, event in enumerate(workload.events) if isinstance(event, LabelWrite)]
     written = workload.events[number]
+    assert isinstance(written, LabelWrite)
     assert (number, written[:2]) == (6, (label_address(0, AT), b"\x07"))
     assert workload.label(written.address) == (workload.dimms[0], AT)
     assert workload.label(BASE) is None

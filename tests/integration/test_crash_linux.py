@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from linux_kernel import needs_kernel
-from run_emu import Result, emu
+
+from tests.integration.run_emu import Result, emu
+from tests.linux_kernel import needs_kernel
 
 # Appends records to a file on DAX; with LACKS_FLUSH a record may come behind the count that tells of it.
 LOG = r"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, 
 from emu.guest.litmus import SIZE, Litmus, assemble, catalogue, digits
 from emu.persistence.lab.workload import record
 from emu.persistence.model.crashstate import FULL, CrashState, possible_values
+from emu.persistence.model.events import Event
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.model.timeline import build
 from emu.units import GIB, MIB
@@ -25,7 +27,7 @@ MODES = {
 BASE = 4 * GIB
 
 
-def found(test: Litmus, rules: Rules, events: tuple) -> set[str]:
+def found(test: Litmus, rules: Rules, events: Sequence[Event]) -> set[str]:
     """What the observed places can hold over all crash points."""
     timeline = build(events, rules)
     units = sorted({unit for at, size in test.observed for unit in range((BASE + at) & -8, BASE + at + size, 8)})

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_emu import emu
 
 import emu as api
-from emu.persistence.lab import investigation
+from emu.persistence.lab import investigation, workload
 from emu.persistence.model.rules import FailedCas, Rules
 from emu.persistence.report.matrix import combinations
+from tests.integration.run_emu import emu
 
 SAID = ("verdict", "crash_points", "eager", "distinct", "executed", "complete")
 
@@ -38,7 +38,7 @@ def test_each_row_is_what_a_run_of_its_own_says(guest: str, asked: list[str], tm
 
 def test_the_guest_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
-    record = investigation.record
+    record = workload.record
     monkeypatch.setattr(investigation, "record", lambda *args, **named: runs.append(args) or record(*args, **named))
     dimm = api.Nvdimm(tmp_path / "p.img", size="2M")
     with api.crash("commit-noflush", nvdimms=[dimm], matrix=True, domain="eadr") as answer:

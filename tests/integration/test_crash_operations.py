@@ -6,10 +6,10 @@ import struct
 from pathlib import Path
 
 import pytest
-from run_emu import Result, emu
 
 from emu.board import map as at
 from emu.units import GIB
+from tests.integration.run_emu import Result, emu
 
 POINT_RDI = b"\x48\xbf" + struct.pack("<Q", 4 * GIB)  # mov rdi, base
 FLUSH, FENCE = b"\x66\x0f\xae\x77\x00", b"\x0f\xae\xf8"  # clwb [rdi + 0]; sfence
@@ -51,7 +51,7 @@ def program(tmp_path: Path, *code: bytes, name: str = "guest.bin") -> Path:
     return path
 
 
-def crash(*words: str | Path) -> Result:
+def crash(*words: object) -> Result:
     done = emu("crash", *words, "--nvdimm", "file=none.img,size=2M", "--json")
     assert not done.errors
     return done

@@ -10,7 +10,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from run_emu import Result, emu
+
+from tests.integration.run_emu import Result, emu
 
 # The second operation changes `value`, which a crash shows without the `valid` that belongs to it.
 PROGRAM = """

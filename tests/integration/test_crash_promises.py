@@ -6,9 +6,9 @@ import struct
 from pathlib import Path
 
 import pytest
-from run_emu import Result, emu
 
 from emu.units import GIB
+from tests.integration.run_emu import Result, emu
 
 POINT_RDI = b"\x48\xbf" + struct.pack("<Q", 4 * GIB)  # mov rdi, base
 STORE = b"\x48\xc7\x07\x01\x00\x00\x00"  # mov qword [rdi], 1

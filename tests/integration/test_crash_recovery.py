@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from run_emu import emu
 
 from emu import guest
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -19,6 +18,7 @@ from emu.persistence.model.crashstate import CrashState
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import Timeline, build
 from emu.units import MIB
+from tests.integration.run_emu import emu
 
 
 def config(name: str, cmdline: str = "") -> MachineConfig:

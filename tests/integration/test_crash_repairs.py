@@ -12,11 +12,12 @@ import pytest
 from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig, PersistenceDomain
 from emu.persistence.lab import findings
-from emu.persistence.lab.explore import Exploration, LocalWorker, explore
+from emu.persistence.lab.explore import Exploration, LocalWorker, Result, explore
 from emu.persistence.lab.findings import Failure
 from emu.persistence.lab.investigation import Answer, Question, investigate
 from emu.persistence.lab.recovery import MachineRecovery
 from emu.persistence.lab.told import pieces
+from emu.persistence.model.crashstate import Read
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
 from emu.persistence.model.rules import Media, Rules
 from emu.persistence.model.timeline import build
@@ -30,7 +31,10 @@ def investigated(image: guest.GuestImage, domain: PersistenceDomain, tmp_path: P
     backend = BackendConfig(id="m", path=str(tmp_path / "none.img"), size=2 * MIB, share=True)
     dimms = (NvdimmConfig(backend=backend),)
     machine = MachineConfig(image=str(image.path), slots=1, nvdimms=dimms, ram_size=32 * MIB)
-    media = Media(image.media) if domain is PersistenceDomain.ADR else Media.DAX_SYNC
+    media = Media.DAX_SYNC
+    if domain is PersistenceDomain.ADR:
+        assert image.media is not None
+        media = Media(image.media)
     return investigate(Question(machine, machine, Rules(domain, media=media), feed_printed=image.feed_printed))
 
 
@@ -45,9 +49,14 @@ def explored(answer: Answer, events: Sequence[Event], rules: Rules) -> Explorati
         recovery.close()
 
 
-def failing(exploration: Exploration) -> set[tuple]:
+def ok(found: Result) -> bool:
+    assert found.leaf.verdict is not None
+    return found.leaf.verdict.ok
+
+
+def failing(exploration: Exploration) -> set[tuple[Read, ...]]:
     assert not exploration.incomplete_because
-    return {found.leaf.path() for found in exploration.results if not found.leaf.verdict.ok}
+    return {found.leaf.path() for found in exploration.results if not ok(found)}
 
 
 def lines(store: Event) -> list[int]:
@@ -111,6 +120,7 @@ def test_the_repair_of_the_planted_bug_repairs_it(
             for failure in answer.failures:
                 (number,) = failure.lost
                 whole = answer.workload.events[number]
+                assert isinstance(whole, Store)
                 assert len(list(split(whole.address, whole.data))) > 1
                 # Made at once, so that power fails either before it or after it: neither fails in a new way.
                 ends = [events[:number], [*events[: number + 1], *flushed(whole)]]
@@ -118,4 +128,4 @@ def test_the_repair_of_the_planted_bug_repairs_it(
                     timeline = build(end, rules)
                     exploration = explored(answer, end, rules)
                     last = timeline.points[-1].number
-                    assert all(found.leaf.verdict.ok for found in exploration.results if found.points == {last})
+                    assert all(ok(found) for found in exploration.results if found.points == {last})

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_emu import Result, emu
+
+from tests.integration.run_emu import Result, emu
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +19,7 @@ def pool(tmp_path: Path) -> list[str]:
     return ["--nvdimm", f"file={tmp_path}/none.img,size=2M"]
 
 
-def saved(tmp_path: Path, guest: str, pool: list[str], *words: str | Path) -> Path:
+def saved(tmp_path: Path, guest: str, pool: list[str], *words: object) -> Path:
     path = tmp_path / f"{guest}.json"
     path.write_text(emu("crash", guest, *pool, "--json", *words).out)
     return path

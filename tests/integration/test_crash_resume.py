@@ -9,9 +9,9 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from run_emu import Result, emu
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.guest.litmus import Step, assemble
@@ -19,15 +19,16 @@ from emu.persistence.lab import findings, recovery
 from emu.persistence.lab.explore import Limits
 from emu.persistence.lab.investigation import Answer, Question, investigate
 from emu.persistence.lab.resume import KeptRuns
+from tests.integration.run_emu import Result, emu
 
 POOL = ("--nvdimm", "file=none.img,size=2M")
 
 
-def crash(*words: str | Path) -> Result:
+def crash(*words: object) -> Result:
     return emu("crash", *words, *POOL)
 
 
-def found(*words: str | Path) -> dict:
+def found(*words: object) -> dict[str, Any]:
     document = crash(*words, "--json").document
     del document["about"]
     return document
@@ -169,8 +170,9 @@ def test_workers_get_what_is_kept_and_bring_home_what_they_run(tmp_path: Path, m
     analysed = findings.Analyst.explain
     monkeypatch.setattr(recovery.MachineRecovery, "run", lambda *words: runs.append(1) or run(*words))
     # What the analysis runs itself is not kept.
+    counted = list[int]()
     monkeypatch.setattr(findings.Analyst, "explain", lambda analyst: counted.append(len(runs)) or analysed(analyst))
-    state, asked, counted = tmp_path / "state", wide(tmp_path, 8), list[int]()
+    state, asked = tmp_path / "state", wide(tmp_path, 8)
 
     def explored(question: Question, kept: KeptRuns | None) -> tuple[object, ...]:
         runs.clear()

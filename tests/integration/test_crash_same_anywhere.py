@@ -66,5 +66,7 @@ def test_the_search_for_causes_gives_up_at_the_same_place_and_says_so(monkeypatc
 
 
 def test_counting_memories_gives_up_by_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(distinct.count_distinct.__kwdefaults__, "steps", 100)
+    options = distinct.count_distinct.__kwdefaults__
+    assert options is not None
+    monkeypatch.setitem(options, "steps", 100)
     assert document()["distinct"] is None

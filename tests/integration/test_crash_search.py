@@ -8,16 +8,17 @@ import re
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-from run_emu import EMU, emu
 
 from emu.units import GIB
+from tests.integration.run_emu import EMU, emu
 
 POOL = ("--nvdimm", "file=none.img,size=2M")
 
 
-def crash(*words: str | Path) -> tuple[int, dict]:
+def crash(*words: object) -> tuple[int, dict[str, Any]]:
     done = emu("crash", *words, *POOL, "--json")
     assert not done.errors
     return done.status, done.document

@@ -9,11 +9,11 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from run_emu import emu
 
 from emu.persistence.lab.stacks import Capture
 from emu.persistence.report.stacks import unwind
 from emu.persistence.report.symbols import Symbols
+from tests.integration.run_emu import emu
 
 # `put` stores and flushes where it is told to; what `careless` stores is lost, and `last` says that it is there.
 PROGRAM = """

@@ -6,9 +6,9 @@ import struct
 from pathlib import Path
 
 import pytest
-from run_emu import emu
 
 from emu.units import GIB
+from tests.integration.run_emu import emu
 
 POINT_RDI = b"\x48\xbf" + struct.pack("<Q", 4 * GIB)  # mov rdi, base
 # Operation 1 begins, mov byte [rdi], 1, operation 1 is done.

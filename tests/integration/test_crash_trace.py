@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,12 @@ def run(tmp_path: Path, code: bytes, **options: object) -> Workload:
     return record(config, **options)  # type: ignore[arg-type]
 
 
-def shape(events: tuple[Event, ...]) -> list[tuple]:
+Shape = tuple[object, ...]
+
+
+def shape(events: Sequence[Event]) -> list[Shape]:
     """Events without their program counters."""
-    result: list[tuple] = []
+    result: list[Shape] = []
     for event in events:
         match event:
             case Store():
@@ -80,7 +84,7 @@ def shape(events: tuple[Event, ...]) -> list[tuple]:
         (b"\x0f\xae\x3c\x25\x00\x00\x10\x00", []),  # a flush of RAM does not matter
     ],
 )
-def test_instruction(tmp_path: Path, code: bytes, expected: list[tuple]) -> None:
+def test_instruction(tmp_path: Path, code: bytes, expected: list[Shape]) -> None:
     workload = run(tmp_path, code + HALT)
     assert workload.ended.reason == "halt"
     assert shape(workload.events) == expected

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from run_emu import emu
 
 from emu.errors import UsageError
 from emu.persistence.report.types import load_types
+from tests.integration.run_emu import emu
 
 # Recovery fails for the first record that the last store counts and that is not there.
 PROGRAM = """

@@ -13,9 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import documents
 import pytest
-from run_emu import EMU, Result, emu
 
 from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
@@ -27,6 +25,8 @@ from emu.persistence.report.page import report_html
 from emu.persistence.report.symbols import Symbols
 from emu.persistence.report.terminal import report_lines
 from emu.units import GIB, MIB
+from tests import documents
+from tests.integration.run_emu import EMU, Result, emu
 
 BASE = 4 * GIB
 POINT_RDI = b"\x48\xbf" + struct.pack("<Q", BASE)  # mov rdi, base
@@ -45,7 +45,7 @@ def image(tmp_path: Path, *code: bytes, name: str = "guest.bin") -> Path:
     return path
 
 
-def crash(*words: str | Path) -> Result:
+def crash(*words: object) -> Result:
     return emu("crash", *words, "--nvdimm", "file=none.img,size=2M")
 
 
@@ -198,7 +198,7 @@ TAKES_CTRL_C = ["env", "--default-signal=INT"]
 
 
 @contextmanager
-def started(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
+def started(*words: object) -> Iterator[subprocess.Popen[str]]:
     """``emu crash`` in a session of its own, which is gone afterwards."""
     command = [*TAKES_CTRL_C, *EMU, "crash", *map(str, words)]
     process = subprocess.Popen(

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gdb_client import PATIENCE_S, Client
-from run_emu import EMU, emu
+
+from tests.gdb_client import PATIENCE_S, Client
+from tests.integration.run_emu import EMU, emu
 
 GUEST = "commit-noflush"
 COMMITTED, VALUE = 0x1_0000_0040, 0x1_0000_0080

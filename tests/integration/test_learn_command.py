@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from integration.run_emu import EMU, emu
+
+from tests.integration.run_emu import EMU, emu
 
 ROOT = Path(__file__).parents[2]
 TINY = """\

@@ -59,7 +59,7 @@ class Student(io.StringIO):
         right = str(part.answer) if isinstance(part.answer, int) else part.answer[0].upper()
         return ["0 no such thing", "hint", right]
 
-    def readline(self, size: int | None = -1, /) -> str:
+    def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]  # typeshed: StringIO has bytes
         if not self._lines:
             return ""
         line = self._lines.pop(0)
@@ -81,7 +81,8 @@ def test_a_lesson_from_wrong_to_right_and_its_page(
     for key, value in PAGES["SURROUNDINGS"].items():
         monkeypatch.setenv(key, value)
     asked = [part for part in lesson.parts if isinstance(part, Question | Task)]
-    with Noting(lesson.folder, tmp_path / "work") as workplace:
+    workplace = Noting(lesson.folder, tmp_path / "work")
+    with workplace:
         monkeypatch.setattr("sys.stdin", Student(workplace, asked))
         assert Talk(workplace, answers=False).teach(lesson)
     said = capsys.readouterr().out

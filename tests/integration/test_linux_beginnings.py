@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from linux_kernel import needs_kernel
 
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
 from emu.linux.prepare import Request, prepare
 from emu.linux.protocol import Role
 from emu.persistence.lab.beginnings import DISTANCE, Moment
-from emu.persistence.lab.explore import Limits, LocalWorker, explore
+from emu.persistence.lab.explore import Limits, LocalWorker, Verdict, explore
 from emu.persistence.lab.linux import Scene
 from emu.persistence.lab.recovery import MachineRecovery
 from emu.persistence.lab.workload import Contents, Workload, record
@@ -24,6 +23,7 @@ from emu.persistence.model.crashstate import Read
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import Timeline, build
 from emu.units import MIB
+from tests.linux_kernel import needs_kernel
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,13 +49,16 @@ class FromTheMount(Counting):
         pass
 
 
+End = tuple[tuple[Read, ...], Verdict | None, list[int]]
+
+
 @dataclass
 class Scenario:
     workload: Workload
     timeline: Timeline
     initial: Contents
 
-    def explore(self, recovery: MachineRecovery) -> tuple[int, list[tuple[object, ...]]]:
+    def explore(self, recovery: MachineRecovery) -> tuple[int, list[End]]:
         """Recoveries made, and for each end what was read, the verdict with the output, and its crash points."""
         try:
             worker = LocalWorker(recovery, self.timeline, self.initial)

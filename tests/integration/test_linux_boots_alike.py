@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from linux_kernel import needs_kernel
 
 from emu import board
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, RunOptions
@@ -20,6 +19,7 @@ from emu.machine import Machine
 from emu.persistence.lab.booted import keep
 from emu.persistence.lab.linux import Talk, with_contents
 from emu.units import MIB
+from tests.linux_kernel import needs_kernel
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,6 +49,7 @@ def state(machine: Machine) -> dict[str, object]:
     memory = hashlib.sha256()
     for region in machine.memory.regions:
         if region.kind == "ram":
+            assert region.mapping is not None
             memory.update(region.mapping.view)
     return {"time": machine.cpu.now(), "registers": machine.cpu.registers(), "memory": memory.hexdigest()}
 

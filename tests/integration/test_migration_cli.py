@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import documents
 import pytest
-from migration_processes import EMU, Emu, verify, wait_until
-from run_emu import PATIENCE_S
 
 from emu.memory import incomplete
+from tests import documents
+from tests.integration.migration_processes import EMU, Emu, verify, wait_until
+from tests.integration.run_emu import PATIENCE_S
 
 
 @pytest.fixture

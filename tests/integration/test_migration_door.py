@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from migration_processes import EMU, Emu, wait_until
-from run_emu import PATIENCE_S
+
+from tests.integration.migration_processes import EMU, Emu, wait_until
+from tests.integration.run_emu import PATIENCE_S
 
 
 @pytest.fixture

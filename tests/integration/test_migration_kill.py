@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from migration_processes import EMU, Emu, verify, wait_until
 
 from emu.memory import incomplete
+from tests.integration.migration_processes import EMU, Emu, verify, wait_until
 
 
 @pytest.fixture

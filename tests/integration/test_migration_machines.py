@@ -129,7 +129,7 @@ def test_a_counting_guest_moves_and_goes_on_without_a_gap(start: Start, tmp_path
     destination.machine.pause()
     assert len(source.serial) == moved
     assert gapless(bytes(source.serial), bytes(destination.serial))
-    assert destination.machine.backends[-1].mapping.view[PMEM - 9 :] == b"label end"
+    assert destination.machine.backends[-1].mapping.view[PMEM - 9 :].tobytes() == b"label end"
     assert incomplete.reason(tmp_path / "b.img") is None
     with pytest.raises(UsageError, match="handed over"):
         source.control.take_back(force=True)

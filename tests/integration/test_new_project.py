@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from integration.run_emu import emu
+
+from tests.integration.run_emu import emu
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc (on Debian: apt-get install gcc)")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peers.catalogue import BUGS, STRUCTURES, Bug, build
 
 import emu
+from tests.peers.catalogue import BUGS, STRUCTURES, Bug, build
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc (on Debian: apt-get install gcc)")
 

@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from run_emu import emu
 
 from emu.guest.toolchain import find_compiler
+from tests.integration.run_emu import emu
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc (on Debian: apt-get install gcc)")

@@ -10,8 +10,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from fuzzing import times
-from qmp_machine import Client, Emu
+
+from tests.fuzzing import times
+from tests.integration.qmp_machine import Client, Emu
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -271,7 +272,7 @@ def test_a_migration_over_two_monitors(tmp_path: Path) -> None:
             "migrate-set-capabilities", capabilities=[{"capability": "xbzrle", "state": True}]
         )
         here.ask("migrate", uri=f"unix:{tmp_path}/stream")
-        statuses = []
+        statuses: list[str] = []
         while not statuses or statuses[-1] not in ("completed", "failed"):
             statuses.append(here.wait_for("MIGRATION")["data"]["status"])
         assert statuses[0] == "setup"

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from run_emu import EMU, PATIENCE_S, emu
+
+from tests.integration.run_emu import EMU, PATIENCE_S, emu
 
 HALT = b"\xf4"
 SPIN = b"\xeb\xfe"

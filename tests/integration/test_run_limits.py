@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_emu import emu
+
+from tests.integration.run_emu import emu
 
 
 @pytest.mark.parametrize("megabytes", [30, 100, 200, 400, 1000, 1100, 1300, 2000])

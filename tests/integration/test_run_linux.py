@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_emu import emu, refused
 
 from emu.linux import kernel
+from tests.integration.run_emu import emu, refused
 
 EXEC = ("--exec", "cat /pmem/a")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_emu import EMU, PATIENCE_S, Result, emu, refused
 
 from emu import board, guest
 from emu.config import MachineConfig
 from emu.errors import EmuError
+from tests.integration.run_emu import EMU, PATIENCE_S, Result, emu, refused
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -7,7 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from run_emu import emu
+
+from tests.integration.run_emu import emu
 
 ODD = ["/proc/cpuinfo", "/proc/self/mem", "/proc/self/pagemap", "/proc/self/environ", "/sys/kernel/profiling",
        "fifo", "socket", "folder", "/", "empty", ""]  # fmt: skip

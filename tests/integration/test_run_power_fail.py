@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_emu import emu
 
 from emu.testing import EmuRefused, RunResult
+from tests.integration.run_emu import emu
 
 # In the bundled guest the value of the first record is stored and never flushed; event 15 lies behind its commit word.
 EVENT = "15"

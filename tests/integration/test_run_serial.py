@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from run_emu import EMU, PATIENCE_S, emu
+
+from tests.integration.run_emu import EMU, PATIENCE_S, emu
 
 
 @contextmanager

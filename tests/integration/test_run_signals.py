@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fuzzing import times
-from run_emu import EMU, PATIENCE_S
+
+from tests.fuzzing import times
+from tests.integration.run_emu import EMU, PATIENCE_S
 
 SEED = 7
 ATTEMPTS = times(6)

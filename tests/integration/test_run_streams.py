@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_emu import EMU, PATIENCE_S, emu
+
+from tests.integration.run_emu import EMU, PATIENCE_S, emu
 
 ODD_NAME = b"odd\xff\x1b[31m.img"
 COMMANDS: dict[str, tuple[str | bytes, ...]] = {

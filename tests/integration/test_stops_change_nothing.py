@@ -6,14 +6,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from fuzzing import times
-from qmp_machine import Client, Emu, QmpFailure
 
 from emu import board
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
@@ -21,6 +20,9 @@ from emu.errors import EmuError
 from emu.guest import images
 from emu.machine import Machine
 from emu.persistence.lab.workload import record
+from emu.persistence.model.events import Store
+from tests.fuzzing import times
+from tests.integration.qmp_machine import Client, Emu, QmpFailure
 
 MIB, GIB = 1 << 20, 1 << 30
 WAIT_S = 60
@@ -155,7 +157,7 @@ def test_random_guests_do_not_notice_that_they_are_watched(tmp_path: Path) -> No
         plain = outcome(config, lambda machine: None)
         assert plain[0].reason == "halt", seed
         for _ in range(times(4)):
-            assert outcome(config, lambda machine, random=random: bother(machine, random)) == plain, f"guest {seed}"
+            assert outcome(config, partial(bother, random=random)) == plain, f"guest {seed}"
 
 
 def test_a_stop_in_every_block_changes_nothing(guest: MachineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +188,7 @@ def test_the_traced_guest_is_the_guest_that_runs_alone(guest: MachineConfig) -> 
     events = record(guest).events
     assert len(events) == 605 + 600 + 600
     plain = outcome(guest, lambda machine: None)
-    last = [event for event in events if hasattr(event, "data")][-1]
+    last = [event for event in events if isinstance(event, Store)][-1]
     assert last.data == plain[-1][-1][0x1020:0x1028]  # its last time stamp
 
 

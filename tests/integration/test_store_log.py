@@ -6,9 +6,6 @@ import struct
 from pathlib import Path
 
 import pytest
-from fuzzing import times
-from random_stores import BASE
-from store_logs import compare, compare_random, configured
 
 from emu import board, guest
 from emu.cpu import store_log
@@ -17,6 +14,9 @@ from emu.persistence.lab import recorder
 from emu.persistence.lab.workload import record
 from emu.persistence.model.events import Flush, Store
 from emu.units import MIB
+from tests.fuzzing import times
+from tests.random_stores import BASE
+from tests.store_logs import compare, compare_random, configured
 
 CODE = 0x100000
 HALT = b"\xf4"

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_emu import emu
+
+from tests.integration.run_emu import emu
 
 MIB = 1 << 20
 GPA = 0x1_0000_0000

@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from qmp_machine import Emu
-from run_emu import EMU, PATIENCE_S, emu
 
 from emu.memory import incomplete
+from tests.integration.qmp_machine import Emu
+from tests.integration.run_emu import EMU, PATIENCE_S, emu
 
 HALT = b"\xf4"
 SAY_A = bytes.fromhex("66baf803b041eef4")  # 'A' to COM1; hlt
@@ -127,12 +127,12 @@ def test_the_outputs_of_label_and_acpi_are_no_input(pool: Path) -> None:
         assert len(result.errors) == 2
         assert pool.read_bytes() == before
     onto_it = ("sh", "-c", f'exec "$0" "$@" 1<>"{pool}"')
-    for words in (
+    for reading in (
         ("label", "read", pool),
         ("acpi", "show", "--nvdimm", f"file={pool}"),
         ("crash", "commit-fixed", "--nvdimm", f"file={pool}"),
     ):
-        assert emu(*words, under=onto_it).status == 2
+        assert emu(*reading, under=onto_it).status == 2
         assert pool.read_bytes() == before
     from_it = ("sh", "-c", f'exec "$0" "$@" < "{pool}"')
     assert emu("label", "write", pool, "-s", "128K", under=from_it).status == 2
@@ -147,13 +147,13 @@ def test_a_running_machines_nvdimm_is_nobodys_output(image: Path, pool: Path) ->
     words = (str(spin), "--nvdimm", f"file={pool}", "-serial", f"file:{log}", "-m", "64M,slots=4,maxmem=1G")
     with Emu(pool.parent, *words) as running:
         client = running.client()
-        for words in (
+        for writing in (
             ("run", image, "-serial", f"file:{pool}"),
             ("acpi", "dump", "--table", "DSDT", "-o", pool),
             ("crash", "commit-fixed", "--nvdimm", f"file={pool.parent}/x,size=2M", "--html", pool),
         ):
-            result = emu(*words)
-            assert (result.status, result.out) == (4, ""), words
+            result = emu(*writing)
+            assert (result.status, result.out) == (4, ""), writing
             assert "in use" in result.errors[0]
         (pool.parent / "link").symlink_to(pool)
         (pool.parent / "hard").hardlink_to(pool)

@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cpu_machine import ARENA, Case
+from tests.oracle.cpu_machine import ARENA, Case
 
 CF, PF, AF, ZF, SF, DF, OF, AC = 1, 4, 0x10, 0x40, 0x80, 0x400, 0x800, 0x40000
 STATUS = CF | PF | AF | ZF | SF | OF

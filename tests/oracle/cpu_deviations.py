@@ -9,8 +9,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cpu_cases import NAMES64, Question
-from cpu_machine import ARENA, Case, Result
+from tests.oracle.cpu_cases import NAMES64, Question
+from tests.oracle.cpu_machine import ARENA, Case, Result
 
 X87_MASKS = 0x3F
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from cpu_cases import (
+from tests.oracle.cpu_cases import (
     AF,
     CF,
     DF,
@@ -27,7 +27,7 @@ from cpu_cases import (
     Form,
     integer,
 )  # fmt: skip
-from cpu_machine import ARENA
+from tests.oracle.cpu_machine import ARENA
 
 _WIDTHS = ("8", "16", "32", "64")
 

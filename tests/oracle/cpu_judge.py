@@ -6,8 +6,8 @@ import math
 import struct
 from collections.abc import Iterator
 
-from cpu_cases import AC, DF, NAMES64, STATUS, Question
-from cpu_machine import Result
+from tests.oracle.cpu_cases import AC, DF, NAMES64, STATUS, Question
+from tests.oracle.cpu_machine import Result
 
 _FLAGS = {1: "CF", 4: "PF", 0x10: "AF", 0x40: "ZF", 0x80: "SF", 0x400: "DF", 0x800: "OF", AC: "AC"}
 _STATUS_WORD = {

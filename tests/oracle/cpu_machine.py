@@ -17,11 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from requirements import require
-
 from emu.cpu import Cpu, StopKind
 from emu.entry import Protected32
 from emu.memory import GuestMemory, Region
+from tests.oracle.requirements import require
 
 HERE = Path(__file__).parent / "cpu"
 BASE, TABLE, ARENA, SPAN = 0x10000000, 0x11000000, 0x12000000, 0x2010000

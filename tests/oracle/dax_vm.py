@@ -20,7 +20,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from requirements import missing, require
+from tests.oracle.requirements import missing, require
 
 # In load order: each needs the ones before it.
 _MODULES = (

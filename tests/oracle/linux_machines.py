@@ -10,8 +10,6 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from requirements import missing, require
-
 from emu import board
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig, OnOffAuto
 from emu.errors import HostError
@@ -21,6 +19,7 @@ from emu.linux.namespaces import FileSystem
 from emu.linux.prepare import Prepared, Request, prepare
 from emu.linux.protocol import Role
 from emu.units import KIB, MIB
+from tests.oracle.requirements import missing, require
 
 PROGRAMS = Path(__file__).with_name("programs")
 SIZE = 64 * MIB

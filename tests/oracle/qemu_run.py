@@ -7,9 +7,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from requirements import require
-
 from emu.testing.commands import EMU
+from tests.oracle.requirements import require
 
 TIMEOUT_S = 60
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from requirements import require
+from tests.oracle.requirements import require
 
 QEMU = "qemu-system-x86_64"
 _DEADLINE_S = 60.0

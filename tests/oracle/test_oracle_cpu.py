@@ -12,12 +12,23 @@ import re
 import struct
 from pathlib import Path
 
-import cpu_forms
 import pytest
-from cpu_cases import AC, Question, States, draft
-from cpu_deviations import LISTED, case, fx, is_listed
-from cpu_judge import differences
-from cpu_machine import ARENA, MOST_CASES, Case, Result, assemble, build_native, run_emu, run_native, run_qemu
+
+from tests.oracle import cpu_forms
+from tests.oracle.cpu_cases import AC, Question, States, draft
+from tests.oracle.cpu_deviations import LISTED, case, fx, is_listed
+from tests.oracle.cpu_judge import differences
+from tests.oracle.cpu_machine import (
+    ARENA,
+    MOST_CASES,
+    Case,
+    Result,
+    assemble,
+    build_native,
+    run_emu,
+    run_native,
+    run_qemu,
+)
 
 SEEDS = 13
 """Batches of 8192 cases: more than 100,000 in all."""

@@ -9,12 +9,11 @@ import re
 import subprocess
 from pathlib import Path
 
-from qemu_run import Nvdimm, machine_options, run_emu, run_qemu
-from requirements import require
-
 from emu import guest
 from emu.guest.toolchain import Compiler
 from emu.testing.commands import EMU
+from tests.oracle.qemu_run import Nvdimm, machine_options, run_emu, run_qemu
+from tests.oracle.requirements import require
 
 SOURCES = Path(__file__).parent / "cpu_state"
 LIBRARY = Path(guest.__file__).parent / "lib"

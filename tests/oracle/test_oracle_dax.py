@@ -9,11 +9,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import dax_vm
 import pytest
-from requirements import require
 
 from emu.testing.commands import EMU
+from tests.oracle import dax_vm
+from tests.oracle.requirements import require
 
 ROOT = Path(__file__).parents[2]
 LABELS = "2M"

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from requirements import require
 
 from emu.board import map as at
 from emu.devices.bus import PortBus
@@ -22,6 +21,7 @@ from emu.devices.pit import Pit
 from emu.devices.power import Power
 from emu.devices.rtc import Rtc
 from emu.devices.uart16550 import Uart16550
+from tests.oracle.requirements import require
 
 QEMU = "qemu-system-x86_64"
 _EPOCH = 1_709_164_798  # 2024-02-28 23:59:58 UTC

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import wheel
-from pages import PATIENCE_S, Command, File, Shell, absent, environment, steps
-from requirements import missing
 
 from emu.errors import Status
+from tests.oracle import wheel
+from tests.oracle.pages import PATIENCE_S, Command, File, Shell, absent, environment, steps
+from tests.oracle.requirements import missing
 
 ROOT = Path(__file__).parents[2]
 LESSONS = ROOT / "docs" / "tutorial" / "lessons"

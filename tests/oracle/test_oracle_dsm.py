@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from requirements import require
 
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig, PersistenceDomain
 from emu.devices.nvdimm.device import NvdimmDevice
 from emu.devices.nvdimm.dsm import DsmPort
 from emu.devices.nvdimm.placement import DeviceMemory
 from emu.units import GIB, KIB, MIB
+from tests.oracle.requirements import require
 
 PAGE = 0x10000
 RAM = 1 * MIB

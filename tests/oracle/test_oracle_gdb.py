@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from requirements import require
 
 from emu.testing.commands import EMU
+from tests.oracle.requirements import require
 
 ROOT = Path(__file__).parents[2]
 GUEST = ROOT / "guest/images/commit-noflush.elf"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from qemu_run import Nvdimm, Outcome, run_emu, run_qemu
 
 from emu import guest
+from tests.oracle.qemu_run import Nvdimm, Outcome, run_emu, run_qemu
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from requirements import require
 
 from emu.acpi import parse
 from emu.acpi.srat import MemoryAffinity
@@ -16,6 +15,7 @@ from emu.board import map as at
 from emu.board.tables import tables_spec
 from emu.config import MachineConfig
 from emu.devices.nvdimm.ssdt import ssdt
+from tests.oracle.requirements import require
 
 _COMPLAINT = re.compile(r"error|warning|remark|invalid|incorrect", re.IGNORECASE)
 # The summary line counts what was not found.

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.run_emu import emu
-from linux_kernel import needs_kernel
-from requirements import missing
+
+from tests.integration.run_emu import emu
+from tests.linux_kernel import needs_kernel
+from tests.oracle.requirements import missing
 
 LOG = Path(__file__).parents[1] / "programs" / "log.c"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), needs_kernel]
@@ -23,7 +24,7 @@ def for_linux(folder: Path, *flags: str) -> Path:
     return program
 
 
-def judged(*words: str | Path) -> tuple[int, dict[str, Any]]:
+def judged(*words: object) -> tuple[int, dict[str, Any]]:
     found = emu("crash", *words, "--json", timeout=1500)
     assert found.document["complete"] is True, found
     return found.status, found.document

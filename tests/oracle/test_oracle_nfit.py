@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from qemu_tables import qemu_tables, running_qemu, table_of
-from requirements import require
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig, OnOffAuto, PersistenceDomain
 from emu.devices.nvdimm.nfit import NfitEntry, nfit_table
 from emu.devices.nvdimm.options import pmem_size
 from emu.devices.nvdimm.placement import DeviceMemory
 from emu.units import GIB, KIB, MIB
+from tests.oracle.qemu_tables import qemu_tables, running_qemu, table_of
+from tests.oracle.requirements import require
 
 RAM_ALIGNMENT = 2 * MIB
 PAGE = 4096

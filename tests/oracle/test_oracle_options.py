@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from requirements import require
 
 from emu.cli import keyval
 from emu.cli.options import DEVICE_KEYS, MACHINE_KEYS, OBJECT_KEYS
 from emu.errors import UsageError
+from tests.oracle.requirements import require
 
 WORDS = ["on", "off", "yes", "no", "true", "false", "y", "n", "On", "YES", "True", "N", "1", "0", "", "auto", "onn"]
 MACHINE = "q35,nvdimm=on"

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.run_emu import emu
-from linux_machines import PROGRAMS, require_kernel
-from requirements import missing, require
+
+from tests.integration.run_emu import emu
+from tests.oracle.linux_machines import PROGRAMS, require_kernel
+from tests.oracle.requirements import missing, require
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 TIMEOUT_S = 7000

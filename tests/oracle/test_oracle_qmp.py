@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from requirements import missing, require
 
 from emu import guest
 from emu.monitor.commands import COMMANDS, introspection
 from emu.testing.commands import EMU
+from tests.oracle.requirements import missing, require
 
 TIMEOUT_S = 60
 MIB, GIB = 1 << 20, 1 << 30

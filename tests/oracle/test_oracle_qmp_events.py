@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from requirements import require
 
 from emu import guest
 from emu.testing.commands import EMU
+from tests.oracle.requirements import require
 
 TIMEOUT_S = 60
 # Until the commands that follow are sent; long enough for a guest that ends at once to have ended.

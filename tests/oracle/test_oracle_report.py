@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from requirements import require
+
+from tests.oracle.requirements import require
 
 PROGRAM = Path(sys.executable).with_name("emu")
 FLAGS = [
@@ -67,7 +68,7 @@ class Seen:
         with dead_end() as (port, asked):
             command = [require("chromium", "chromium"), *FLAGS, f"--user-data-dir={profile}",
                        f"--proxy-server=127.0.0.1:{port}", *flags, page.as_uri()]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         self.document = done.stdout
         self.console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -99,7 +100,7 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(guest)
     page = folder / "report.html"
     command = [PROGRAM, "crash", guest, "--nvdimm", f"file={folder / 'p.img'},size=2M", "--html", page, "--warnings"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert done.returncode == GUESTS[guest], done.stderr
     return guest, page
 
@@ -139,7 +140,7 @@ def test_browser_draws_the_page(report: tuple[str, Path], scheme: str, tmp_path:
 def test_browser_prints_the_page_in_less_than_a_megabyte(guest: str, tmp_path: Path) -> None:
     page, pdf = tmp_path / "report.html", tmp_path / "report.pdf"
     words = ["--nvdimm", f"file={tmp_path}/p.img,size=2M", "--html", page, "--warnings", "--matrix"]
-    assert subprocess.run([PROGRAM, "crash", guest, *words], capture_output=True, timeout=120).returncode == 3
+    assert subprocess.run([PROGRAM, "crash", guest, *map(str, words)], capture_output=True, timeout=120).returncode == 3
     Seen(page, tmp_path, f"--print-to-pdf={pdf}")
     assert pdf.read_bytes().startswith(b"%PDF-")
     assert 50_000 < pdf.stat().st_size < 1_000_000
@@ -167,7 +168,7 @@ def test_browser_shows_what_the_file_held_before(tmp_path: Path) -> None:
     recovery.write_bytes(rdi + judge)
     pool.write_bytes((b"\xab" * 8).ljust(2 << 20, b"\x11"))
     command = [PROGRAM, "crash", image, "--recover", recovery, "--nvdimm", f"file={pool}", "--html", page]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert done.returncode == 3, done.stderr
     seen = Seen(page, tmp_path, "--dump-dom")
     table = seen.document.partition("The memory it wakes up with</h4>")[2].partition("</table>")[0]

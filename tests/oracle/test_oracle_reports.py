@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from requirements import missing
 
 from emu.persistence.report.sarif import SCHEMA
+from tests.oracle.requirements import missing
 
 PROGRAM = Path(sys.executable).with_name("emu")
 RUNS = {
@@ -51,10 +51,10 @@ def test_reports_are_what_services_read(name: str, tmp_path: Path, monkeypatch: 
     Path("known.txt").write_text("kind=missing flush\n")
     pool = ["--nvdimm", "file=none.img,size=2M"]
     before = [PROGRAM, "crash", "commit-noflush", *pool, "--json"]
-    Path("old.json").write_bytes(subprocess.run(before, capture_output=True, timeout=120).stdout)
+    Path("old.json").write_bytes(subprocess.run(list(map(str, before)), capture_output=True, timeout=120).stdout)
     status, words = RUNS[name]
     command = [PROGRAM, "crash", *words, *pool, "--warnings", "--sarif", "a.sarif", "--junit", "a.xml"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert done.returncode == status, done.stdout + done.stderr
     log = json.loads(Path("a.sarif").read_text())
     assert sarif_problems(log) == []
@@ -74,5 +74,6 @@ def test_the_judge_sees_what_is_wrong() -> None:
     run = {"tool": {"driver": {"name": "emu"}}, "results": [{"message": {"text": "x"}}]}
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
     assert sarif_problems(log) == []
-    for wrong in ({"version": "2.0.0"}, {"runs": [{"tool": {}}]}, {"surprise": 1}):
+    changes: list[dict[str, Any]] = [{"version": "2.0.0"}, {"runs": [{"tool": {}}]}, {"surprise": 1}]
+    for wrong in changes:
         assert sarif_problems({**log, **wrong})

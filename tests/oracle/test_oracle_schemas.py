@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import documents
 import pytest
-from requirements import missing
 
 import emu
+from tests import documents
+from tests.oracle.requirements import missing
 
 if not documents.INSTALLED:
     missing("jsonschema", "pip install jsonschema")
@@ -23,8 +23,10 @@ PROGRAM = Path(sys.executable).with_name("emu")
 LABELS = ["--label-size", "128K", "--json"]
 
 
-def said(*words: str | Path, status: int = 0) -> dict[str, Any]:
-    done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+def said(*words: object, status: int = 0) -> dict[str, Any]:
+    done = subprocess.run(
+        [PROGRAM, *map(str, words)], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == status, done.stderr
     read: dict[str, Any] = json.loads(done.stdout)
     return read

@@ -6,11 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from qemu_tables import qemu_tables, table_of
-from requirements import require
 
 from emu.board import map as at
 from emu.devices.nvdimm.ssdt import ssdt
+from tests.oracle.qemu_tables import qemu_tables, table_of
+from tests.oracle.requirements import require
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8, 17, 256])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from store_logs import compare_random
+
+from tests.store_logs import compare_random
 
 PROGRAMS, PARTS = 2000, 20
 

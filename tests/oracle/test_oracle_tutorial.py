@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from linux_machines import require_kernel
-from requirements import missing, require
+
+from tests.oracle.linux_machines import require_kernel
+from tests.oracle.requirements import missing, require
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial" / "pmdk-program.md"
 _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.M | re.S)

@@ -14,10 +14,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import wheel
-from pages import Shell, environment
-from requirements import missing, require
-from wheel import ROOT
+
+from tests.oracle import wheel
+from tests.oracle.pages import Shell, environment
+from tests.oracle.requirements import missing, require
+from tests.oracle.wheel import ROOT
 
 MODULES = [
     module["sources"][0]
@@ -61,7 +62,7 @@ def test_one_wheel_serves_this_python_and_newer_ones(python: str, built: Path, t
     (made,) = built.glob("*.whl")
     subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
     pip = [tmp_path / "venv/bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    got = subprocess.run([*pip, "--only-binary", ":all:", made], capture_output=True, text=True)
+    got = subprocess.run([*map(str, pip), "--only-binary", ":all:", made], capture_output=True, text=True)
     if got.returncode:  # what emu needs has no wheel for it, or there is no index
         pytest.skip(got.stderr.splitlines()[-1])
     shell = Shell(tmp_path, environment(tmp_path / "venv/bin"))
@@ -91,6 +92,6 @@ def test_c_compiles_for_aarch64(source: str, headers: Path, tmp_path: Path) -> N
     compiler = require("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
     kind = [] if source.startswith("launcher") else ["-shared", "-fPIC", "-DPy_LIMITED_API=0x030b0000"]
     words = [compiler, "-O2", "-std=gnu11", "-Wall", "-Wextra", *kind, f"-I{headers}", "-o", tmp_path / "made", source]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "made").read_bytes()[18:20] == _AARCH64

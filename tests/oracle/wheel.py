@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from requirements import missing
+
+from tests.oracle.requirements import missing
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +63,7 @@ def installed(factory: pytest.TempPathFactory, extra: str = "", *others: str) ->
     wanted = [f"emu[{extra}] @ {wheel.as_uri()}", *others]
     pip = [sys.executable, "-m", "pip", "--python", environment / "bin/python", "--disable-pip-version-check"]
     done = subprocess.run(
-        [*pip, "install", "--no-index", "--find-links", wheels, *wanted], capture_output=True, text=True
+        [*map(str, pip), "install", "--no-index", "--find-links", wheels, *wanted], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "WARNING" not in done.stderr, done.stderr

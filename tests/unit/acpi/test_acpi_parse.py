@@ -15,6 +15,7 @@ from emu.acpi.srat import MemoryAffinity
 from emu.acpi.tables import build
 from emu.board.tables import tables_spec
 from emu.errors import EmuError, GuestError, UsageError
+from emu.structure import Structure
 
 PMEM = uuid.UUID("66f0d379-b4f3-4074-ac43-0d3318b78cdb").bytes_le
 
@@ -69,7 +70,7 @@ def test_every_declared_structure_can_be_shown_and_says_its_own_length() -> None
     from emu.acpi.structures import BODIES, TABLES, Facs, Header, Rsdp
 
     parts = [kind for body in BODIES.values() for kind in body.structures.values()]
-    kinds = [Facs, Header, Rsdp, *TABLES.values(), *parts]
+    kinds: list[type[Structure]] = [Facs, Header, Rsdp, *TABLES.values(), *parts]
     assert len(kinds) > 20
     for kind in kinds:
         assert kind.TITLE, kind

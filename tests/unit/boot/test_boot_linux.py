@@ -9,13 +9,13 @@ import struct
 from typing import Any
 
 import pytest
-from boot_images import HIGHEST, MAP, RSDP, bzimage, elf, flat_multiboot
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.boot import Kind, LoadPlan, LoadSegment, Module, linux, load, unpacked
 from emu.entry import Long64, Protected32
 from emu.errors import UsageError
+from tests.unit.boot.boot_images import HIGHEST, MAP, RSDP, bzimage, elf, flat_multiboot
 
 CODE = b"\xfa\xf4"
 DISK = bytes(range(256)) * 17

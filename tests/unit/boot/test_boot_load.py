@@ -7,13 +7,13 @@ import struct
 from typing import Any
 
 import pytest
-from boot_images import HIGHEST, MAP, RSDP, elf, flat_multiboot, multiboot_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu.boot import Kind, LoadPlan, MemoryRange, load
 from emu.entry import Long64, Protected32
 from emu.errors import UsageError
+from tests.unit.boot.boot_images import HIGHEST, MAP, RSDP, elf, flat_multiboot, multiboot_header
 
 CODE = b"\xfa\xf4"
 
@@ -27,6 +27,16 @@ def plan(image: bytes, **changes: Any) -> LoadPlan:
         "highest_address": HIGHEST,
     }
     return load(image, **arguments | changes)
+
+
+def protected(made: LoadPlan) -> Protected32:
+    assert isinstance(made.entry, Protected32)
+    return made.entry
+
+
+def long(made: LoadPlan) -> Long64:
+    assert isinstance(made.entry, Long64)
+    return made.entry
 
 
 def memory_of(made: LoadPlan, size: int = 1 << 21) -> bytearray:
@@ -65,18 +75,18 @@ def test_multiboot_in_elf(bits: int) -> None:
     image = elf([(0x100000, CODE, 0x3000), (0x200000, b"data", 4)], bits=bits, head=multiboot_header(3))
     made = plan(image)
     assert made.kind is Kind.MULTIBOOT
-    assert made.entry.eip == 0x100000
+    assert protected(made).eip == 0x100000
     assert [(s.gpa, s.size) for s in made.segments[:2]] == [(0x100000, 0x3000), (0x200000, 4)]
 
 
 def test_multiboot_elf_linked_high_is_entered_at_its_load_address() -> None:
     made = plan(elf([(0x100000, CODE, 2)], bits=64, virtual=0xFFFFFFFF80000000, head=multiboot_header(0)))
-    assert made.entry.eip == 0x100000
+    assert protected(made).eip == 0x100000
 
 
 def test_multiboot_information() -> None:
     made = plan(flat_multiboot(CODE))
-    memory, info = memory_of(made), made.entry.ebx
+    memory, info = memory_of(made), protected(made).ebx
     assert info == 0x9000
     flags, lower, upper, _boot, text = struct.unpack_from("<5I", memory, info)
     assert flags & 0x245 == 0x245
@@ -92,7 +102,7 @@ def test_loader_structures_avoid_an_image_in_low_memory() -> None:
     made = plan(flat_multiboot(CODE * 8000, load=0x8000, entry=0x8020))
     spans = sorted((segment.gpa, segment.end) for segment in made.segments)
     assert all(first[1] <= second[0] for first, second in itertools.pairwise(spans))
-    assert made.entry.ebx >= 0x8000 + 32 + 16000
+    assert protected(made).ebx >= 0x8000 + 32 + 16000
 
 
 def test_image_with_both_headers_boots_as_multiboot() -> None:
@@ -116,8 +126,8 @@ def test_pvh_note(bits: int) -> None:
     made = plan(elf([(0x100000, b"\x90" + CODE, 0x1000)], bits=bits, note=0x100001))
     assert made.kind is Kind.PVH
     memory = memory_of(made)
-    assert made.entry.eip == 0x100001
-    start_info_is_right(memory, made.entry.ebx)
+    assert protected(made).eip == 0x100001
+    start_info_is_right(memory, protected(made).ebx)
 
 
 def start_info_is_right(memory: bytearray, at: int) -> None:
@@ -153,10 +163,10 @@ def test_flat_image_alone_is_executable(size: int) -> None:
     assert made.entry.rip == 0x100000
     memory, end = memory_of(made, 0x700000), 0x100000 + size
     for address in (0x100000, end - 1):
-        assert walk(memory, made.entry.cr3, address) == (address, True)
+        assert walk(memory, long(made).cr3, address) == (address, True)
     border = -(-end // 4096) * 4096
     for address in (0, 0x9000, 0xFFFFF, border, 0x1FFFFFF, 1 << 32, HIGHEST - 1):
-        assert walk(memory, made.entry.cr3, address) == (address, False)
+        assert walk(memory, long(made).cr3, address) == (address, False)
 
 
 def test_flat_entry_has_a_stack_a_gdt_and_the_start_info() -> None:
@@ -180,21 +190,21 @@ def test_flat_leaves_the_first_mebibyte_behind_the_image_alone() -> None:
 def test_flat_tables_stay_small_for_a_distant_device_window() -> None:
     made = plan(b"\xf4", highest_address=1 << 43)
     assert sum(segment.size for segment in made.segments) < 512 * 1024
-    assert walk(memory_of(made), made.entry.cr3, (1 << 43) - 1)[1] is False
+    assert walk(memory_of(made), long(made).cr3, (1 << 43) - 1)[1] is False
 
 
 def test_static_elf_is_entered_as_a_flat_image_at_its_own_entry() -> None:
     made = plan(elf([(0x100000, b"\x90" + CODE, 3), (0x203000, b"x" * 50, 0x2000)], entry=0x100001))
     assert made.kind is Kind.FLAT
     assert isinstance(made.entry, Long64)
-    assert (made.entry.rip, made.entry.rsp) == (0x100001, plan(CODE).entry.rsp)
+    assert (long(made).rip, long(made).rsp) == (0x100001, long(plan(CODE)).rsp)
     memory = memory_of(made, 0x700000)
     assert memory[0x100000:0x100003] == b"\x90" + CODE
     assert memory[0x203000:0x205000] == (b"x" * 50).ljust(0x2000, b"\0")
     start_info_is_right(memory, made.entry.rdi)
     executable = (0x100000, 0x203000, 0x204FFF)
     for address in (0, 0xFFFFF, *executable, 0x101000, 0x202FFF, 0x205000, 1 << 32):
-        assert walk(memory, made.entry.cr3, address) == (address, address in executable)
+        assert walk(memory, long(made).cr3, address) == (address, address in executable)
 
 
 def test_data_of_a_static_elf_is_not_executable() -> None:
@@ -203,8 +213,8 @@ def test_data_of_a_static_elf_is_not_executable() -> None:
     image[64 + 56 + 4] = 6
     made = plan(bytes(image))
     memory = memory_of(made, 0x700000)
-    assert walk(memory, made.entry.cr3, 0x100000) == (0x100000, True)
-    assert walk(memory, made.entry.cr3, 0x101000) == (0x101000, False)
+    assert walk(memory, long(made).cr3, 0x100000) == (0x100000, True)
+    assert walk(memory, long(made).cr3, 0x101000) == (0x101000, False)
 
 
 # Refusals

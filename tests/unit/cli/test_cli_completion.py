@@ -11,6 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ FISH = """
 source ./emu
 complete -C "$argv[1]" | string replace -r '\\t.*' '' | string replace -r '^.*[,=](?=.)' ''
 """
-SHELLS: dict[str, tuple[Callable[[list], str], list[str]]] = {
+SHELLS: dict[str, tuple[Callable[[list[Any]], str], list[str]]] = {
     "bash": (completion.bash, ["bash", "-c", BASH, "bash"]),
     "zsh": (completion.zsh, ["zsh", "-f", "-c", ZSH, "zsh"]),
     "fish": (completion.fish, ["fish", "-N", "-c", FISH]),

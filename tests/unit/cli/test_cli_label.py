@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import documents
 import pytest
 
 from emu.cli.main import main
 from emu.devices.nvdimm.device import MappedLabels
 from emu.errors import Status
 from emu.units import KIB, MIB
+from tests import documents
 
 SIZE = 20 * MIB
 LABEL_SIZE = 128 * KIB
@@ -365,7 +365,7 @@ def killed_in(write: int, *words: object) -> bool:
 
         status = 255
         try:
-            MappedLabels.write = torn  # type: ignore[method-assign]
+            MappedLabels.write = torn  # type: ignore[assignment, method-assign]
             status = main(["label", *map(str, words)])
         finally:
             os._exit(status)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from terminals import Terminal
 
 from emu.cli import output
+from tests.terminals import Terminal
 
 
 @pytest.fixture

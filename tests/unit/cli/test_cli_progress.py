@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from terminals import Terminal
 
 from emu.cli import progress
 from emu.cli.progress import ProgressLine
+from tests.terminals import Terminal
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from fuzzing import times
 
 import emu.api.crashes
 import emu.board
@@ -21,6 +20,7 @@ from emu.cli.main import main
 from emu.cli.options import HELP_TABLES
 from emu.cli.parser import build_parser, verb_parser
 from emu.errors import EmuError, Status
+from tests.fuzzing import times
 
 PYTHONS = re.compile(
     r"Traceback|internal error|could not convert|invalid literal|float\(|int\(|<\w+[.:] |<\w+ object|NoneType|codec"

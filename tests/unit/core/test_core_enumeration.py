@@ -19,7 +19,7 @@ from emu.errors import Status
 def kinds(of: Any) -> SimpleNamespace:
     """The same declarations, made with the module ``of``."""
 
-    class Kind(of.Enum):  # type: ignore[misc, name-defined]
+    class Kind(of.Enum):  # type: ignore[misc]
         """Kinds."""
 
         FIRST = of.auto()
@@ -30,19 +30,19 @@ def kinds(of: Any) -> SimpleNamespace:
         def low(self) -> str:
             return self.name.lower()  # type: ignore[no-any-return]
 
-    class Number(of.IntEnum):  # type: ignore[misc, name-defined]
+    class Number(of.IntEnum):  # type: ignore[misc]
         ONE = 1
         TWO = 2
         UNO = 1
 
-    class Word(of.StrEnum):  # type: ignore[misc, name-defined]
+    class Word(of.StrEnum):  # type: ignore[misc]
         YES = "yes"
         NO = "no"
 
         def twice(self) -> str:
-            return self * 2  # type: ignore[no-any-return]
+            return str(self) * 2
 
-    class Bit(of.IntFlag):  # type: ignore[misc, name-defined]
+    class Bit(of.IntFlag):  # type: ignore[misc]
         A = 1
         B = 4
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from cpu_harness import Guest
+
+from tests.unit.cpu.cpu_harness import Guest
 
 
 @pytest.fixture

@@ -32,12 +32,12 @@ def host_region(gpa: int, size: int, address: int, *, readonly: bool = False) ->
 class Guest:
     """``out`` is the log of port writes as (port, value); reads of port p give ``inputs[p]`` or 0."""
 
-    def __init__(self, **options: bool) -> None:
+    def __init__(self, *, real_time: bool = False, native_delivery: bool = True) -> None:
         self.memory = mmap.mmap(-1, RAM)
         self._anchor = ctypes.c_char.from_buffer(self.memory)
         self.address = ctypes.addressof(self._anchor)
         self.regions = GuestMemory()
-        self.cpu = Cpu(self.regions, **options)
+        self.cpu = Cpu(self.regions, real_time=real_time, native_delivery=native_delivery)
         self.map(0, RAM, self.address)
         self.out: list[tuple[int, int]] = []
         self.inputs: dict[int, int] = {}

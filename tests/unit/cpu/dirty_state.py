@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from cpu_harness import LTR, USER_DATA
-
 from emu.cpu import registers as r
 from emu.cpu.saved import MSR_LISTS, MSRS
+from tests.unit.cpu.cpu_harness import LTR, USER_DATA
 
 SCRATCH, DUMP, OTHER_TABLES = 0x120000, 0x140000, 0x20000
 _U64 = (1 << 64) - 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from cpu_harness import HANDLERS, HLT, TABLES, Guest
-from dirty_state import load
+
+from tests.unit.cpu.cpu_harness import HANDLERS, HLT, TABLES, Guest
+from tests.unit.cpu.dirty_state import load
 
 FUNCTION, SECOND = 0x150000, 0x150080
 ALIAS = 0x80000000

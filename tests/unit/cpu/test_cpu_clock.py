@@ -6,10 +6,10 @@ import struct
 import time
 
 import pytest
-from cpu_harness import CODE, HANDLERS, HLT, IDT, STACK, Guest
 
 from emu.cpu import StopKind
 from emu.errors import EmuError
+from tests.unit.cpu.cpu_harness import CODE, HANDLERS, HLT, IDT, STACK, Guest
 
 START = CODE + 8
 SPIN = b"\xff\xc3\xeb\xfc"  # inc ebx; jmp back: 4 bytes, 4 ns a turn

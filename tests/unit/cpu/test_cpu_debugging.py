@@ -6,13 +6,13 @@ import struct
 from random import Random
 
 import pytest
-from cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
-from fuzzing import times
-from test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
-from test_cpu_stops import ENTRY, system_calls
 
 from emu.cpu import Stop, StopKind
 from emu.cpu.debugging import BLOCK, READ, WRITE, Debugging, Watch
+from tests.fuzzing import times
+from tests.unit.cpu.cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
+from tests.unit.cpu.test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
+from tests.unit.cpu.test_cpu_stops import ENTRY, system_calls
 
 START = CODE + 8
 DATA = 0x200000
@@ -35,7 +35,7 @@ def run(guest: Guest) -> Stop:
 
 def places(guest: Guest, debugging: Debugging, most: int = 10_000) -> list[tuple[str, int]]:
     """Where and why the guest stops, until it halts for good."""
-    found = []
+    found: list[tuple[str, int]] = []
     while len(found) < most and (stop := run(guest)).kind in (StopKind.BREAKPOINT, StopKind.STEP, StopKind.WATCH):
         found.append((str(stop.kind), stop.rip))
         debugging.go_on(stop)

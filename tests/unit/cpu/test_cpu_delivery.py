@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import struct
 from random import Random
+from typing import Any
 
 import pytest
-from cpu_harness import (
+
+from emu.cpu import StopKind
+from emu.cpu.engine import hooks, in_place
+from emu.cpu.engine.layout import SEGMENT_SIZE, layout
+from tests.fuzzing import times
+from tests.unit.cpu.cpu_harness import (
     CODE,
     GDT,
     HANDLERS,
@@ -23,12 +29,7 @@ from cpu_harness import (
     USER_STACK,
     Guest,
 )
-from dirty_state import load, write_msr
-
-from emu.cpu import StopKind
-from emu.cpu.engine import hooks, in_place
-from emu.cpu.engine.layout import SEGMENT_SIZE, layout
-from tests.fuzzing import times
+from tests.unit.cpu.dirty_state import load, write_msr
 
 WINDOW, TABLE, PAGES = 0x400000, 0x1F000, 0x200000
 """Eight pages with random rights; where their table, and their memory, are."""
@@ -132,12 +133,12 @@ def test_random_tables_and_programs(monkeypatch: pytest.MonkeyPatch) -> None:
             calls = 0
             deliver = guest.cpu._delivery.deliver
 
-            def counted(*arguments: object) -> None:
+            def counted(*arguments: Any) -> None:
                 nonlocal calls
                 calls += 1
                 deliver(*arguments)  # noqa: B023 - called before the next round
 
-            guest.cpu._delivery.deliver = counted
+            guest.cpu._delivery.deliver = counted  # type: ignore[assignment, method-assign]
             prepare(guest, Random(seed))
             seen.append(outcome(guest, Random(seed)))
             guest.close()

@@ -6,7 +6,9 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from cpu_harness import (
+
+from emu.cpu import StopKind
+from tests.unit.cpu.cpu_harness import (
     CODE,
     CODE32,
     HANDLERS,
@@ -22,8 +24,6 @@ from cpu_harness import (
     USER_STACK,
     Guest,
 )
-
-from emu.cpu import StopKind
 
 
 @pytest.fixture(params=[True, False], ids=["in C", "in Python"])
@@ -44,6 +44,7 @@ def test_five_divide_errors_in_a_row_all_arrive_as_vector_0(guest: Guest) -> Non
     stop = guest.run_long(b"\x31\xdb\x31\xc9" + b"\xf7\xf1" * 5 + HLT)
     assert stop.kind is StopKind.HALT
     assert guest.cpu.registers()["rbx"] == 5
+    assert guest.cpu.last_exception is not None
     assert guest.cpu.last_exception.vector == 0
 
 
@@ -99,6 +100,7 @@ def test_the_stack_beyond_canonical_addresses_is_a_stack_fault(
     guest.cpu.set_register(register, 1 << 62)
     guest.cpu.run()
     last = guest.cpu.last_exception
+    assert last is not None
     assert (last.vector, last.error_code, last.rip) == (vector, 0, START + len(LTR))
     assert guest.cpu.registers()["rip"] == HANDLERS + 0x40 * vector + 1
 
@@ -202,6 +204,7 @@ def test_nothing_to_deliver_to_is_a_triple_fault_that_says_why(guest: Guest) -> 
     stop = guest.run_long(b"\x31\xc9\xf7\xf1")
     assert stop.kind is StopKind.TRIPLE_FAULT
     assert "#DE divide error" in stop.detail
+    assert stop.exception is not None
     assert stop.exception.rip == START + 2
     assert guest.cpu.run() == stop
 

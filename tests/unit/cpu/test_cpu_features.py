@@ -5,12 +5,23 @@ from __future__ import annotations
 import struct
 
 import pytest
-from cpu_harness import CODE, HANDLERS, HLT, KERNEL_CODE, LTR, TABLES, USER_CODE, USER_DATA, USER_STACK, Guest
-from dirty_state import load
-from feature_programs import ABSENT, WORKS
 
 from emu.cpu import StopKind
 from emu.cpu.features import FEATURES, WORDS, offered
+from tests.unit.cpu.cpu_harness import (
+    CODE,
+    HANDLERS,
+    HLT,
+    KERNEL_CODE,
+    LTR,
+    TABLES,
+    USER_CODE,
+    USER_DATA,
+    USER_STACK,
+    Guest,
+)
+from tests.unit.cpu.dirty_state import load
+from tests.unit.cpu.feature_programs import ABSENT, WORKS
 
 RESULT, VECTOR = 0x90, 0x91
 DATA, FUNCTION, TABLE = 0x150000, 0x210000, 0x40000

@@ -7,10 +7,10 @@ import threading
 from random import Random
 
 import pytest
-from cpu_harness import HANDLERS, HLT, LTR, TSS, Guest
-from fuzzing import times
 
 from emu.cpu import StopKind
+from tests.fuzzing import times
+from tests.unit.cpu.cpu_harness import HANDLERS, HLT, LTR, TSS, Guest
 
 # Privileged, system, x87, SSE and string instructions, and returns without a call.
 PIECES = """

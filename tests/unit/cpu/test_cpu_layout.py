@@ -6,12 +6,12 @@ import struct
 from random import Random
 
 import pytest
-from fuzzing import times
 
 from emu.cpu.engine import hooks, library
 from emu.cpu.engine.layout import layout
 from emu.cpu.registers import ICELAKE_SERVER
 from emu.cpu.state import CpuState
+from tests.fuzzing import times
 
 
 class NoPorts:

@@ -6,7 +6,6 @@ import struct
 from random import Random
 
 import pytest
-from cpu_harness import CODE, CODE32, GDT, HANDLERS, HLT, TABLES, Guest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from emu.cpu import StopKind
 from emu.cpu import registers as r
 from emu.cpu.paging import PageFault, Paging
 from emu.entry import Long64
+from tests.unit.cpu.cpu_harness import CODE, CODE32, GDT, HANDLERS, HLT, TABLES, Guest
 
 PRESENT_ALL = 7
 LONG = Paging(r.CR0_PG | r.CR0_PE | r.CR0_WP, 0x1000, r.CR4_PAE, True)
@@ -42,7 +42,7 @@ def long_tables(leaf: int, level: int = 1) -> Sparse:
     """Linear 0x8080604567 (indices 1, 2, 3, 4): ``leaf`` at level 1 (4 KiB), 2 (2 MiB) or 3 (1 GiB)."""
     entries = {0x1008: 0x2007, 0x2010: 0x3007, 0x3018: 0x4007, 0x4020: 0x5007}
     at = {1: 0x4020, 2: 0x3018, 3: 0x2010}[level]
-    return Sparse({**entries, at: leaf})  # type: ignore[arg-type]
+    return Sparse({**entries, at: leaf})
 
 
 LINEAR = 1 << 39 | 2 << 30 | 3 << 21 | 4 << 12 | 0x567

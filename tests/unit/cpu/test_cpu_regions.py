@@ -7,11 +7,11 @@ import mmap
 import struct
 
 import pytest
-from cpu_harness import HLT, Guest, host_region
 
 from emu.cpu import StopKind
 from emu.errors import EmuError
 from emu.memory import Region
+from tests.unit.cpu.cpu_harness import HLT, Guest, host_region
 
 RAM_END = 0x400000
 

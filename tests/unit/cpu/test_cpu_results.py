@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from cpu_harness import CODE, HANDLERS, HLT, Guest
+
+from tests.unit.cpu.cpu_harness import CODE, HANDLERS, HLT, Guest
 
 DATA = 0x120000
 U64 = (1 << 64) - 1
@@ -186,7 +187,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 folder = PathFinder.find_spec("unicorn").submodule_search_locations[0]
 ctypes.CDLL(str(next(Path(folder, "lib").glob("libunicorn.so*"))))
-from cpu_harness import HLT, Guest
+from tests.unit.cpu.cpu_harness import HLT, Guest
 guest = Guest()
 guest.run_long(bytes.fromhex("dbe3d9eed9eedef9dfe0") + HLT)
 print(hex(guest.cpu.registers()["rax"] & 0xFFFF))

@@ -8,14 +8,14 @@ import struct
 import threading
 
 import pytest
-from cpu_harness import CODE, CODE32, HANDLERS, HLT, IDT, KERNEL_CODE, RAM, STACK, TABLES, Guest
 
 from emu.cpu import Cpu, StopKind
 from emu.cpu import registers as r
-from emu.cpu.engine import layout, library
+from emu.cpu.engine import hooks, layout, library
 from emu.entry import Long64, Protected32
 from emu.errors import EmuError, HostError, UsageError
 from emu.memory import GuestMemory
+from tests.unit.cpu.cpu_harness import CODE, CODE32, HANDLERS, HLT, IDT, KERNEL_CODE, RAM, STACK, TABLES, Guest
 
 HOLE = 0x2000000
 LIBC = ctypes.CDLL(None)
@@ -144,6 +144,7 @@ def test_fault_in_the_block_of_a_failing_port_access_is_not_lost(guest: Guest) -
     with pytest.raises(ValueError, match=r"^$"):
         guest.cpu.run()
     assert guest.cpu.run().kind is StopKind.HALT
+    assert guest.cpu.last_exception is not None
     assert guest.cpu.last_exception.vector == 6
 
 
@@ -346,6 +347,7 @@ def test_native_hooks_can_be_added_and_removed(guest: Guest) -> None:
     callback = kind(lambda uc, address, size, user: seen.append(address))
     guest.run_long(b"\x90\x90" + HLT)
     address = ctypes.cast(callback, ctypes.c_void_p).value
+    assert address is not None
     handle = guest.cpu.add_native_hook(4, address, 0, CODE + 9, CODE + 9)
     guest.run_long(b"\x90\x90" + HLT)
     assert seen == [CODE + 9]
@@ -377,7 +379,7 @@ def test_missing_function_is_a_clear_error() -> None:
 
 def test_unknown_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     layout.layout.cache_clear()
-    monkeypatch.setattr(layout.hooks, "peek", lambda address, size: b"")
+    monkeypatch.setattr(hooks, "peek", lambda address, size: b"")
     try:
         with pytest.raises(HostError, match="does not know"):
             Cpu(GuestMemory())

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from cpu_harness import CODE, CODE32, HANDLERS, HLT, LTR, STACK, USER_CODE, USER_DATA, USER_STACK, Guest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from emu.cpu import Cpu, StopKind
 from emu.errors import StateError
 from emu.memory import GuestMemory
 from emu.state import SavedState
+from tests.unit.cpu.cpu_harness import CODE, CODE32, HANDLERS, HLT, LTR, STACK, USER_CODE, USER_DATA, USER_STACK, Guest
 
 
 def moved(guest: Guest) -> Guest:

@@ -11,13 +11,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
-from fuzzing import times
-from test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
 
 from emu.cpu import StopKind
 from emu.cpu.engine import library
 from emu.cpu.registers import RIP
+from tests.fuzzing import times
+from tests.unit.cpu.cpu_harness import CODE, HANDLERS, HLT, STACK, Guest
+from tests.unit.cpu.test_cpu_hostile import HANDLERS_OF_ALL_KINDS, program
 
 BLOCK_HOOK, INSTRUCTION_HOOK = 8, 4  # UC_HOOK_BLOCK and UC_HOOK_CODE
 START = CODE + 8
@@ -250,13 +250,19 @@ def test_a_stop_request_does_not_halt_a_guest_that_has_halted_before(guest: Gues
     guest.cpu.raise_interrupt(0x20)
     for _ in range(20):
         engine = guest.cpu._engine
-        taken = engine.take_stop
+
         # The request comes where it used to do harm: after the last look at it, before the engine is entered.
-        engine.take_stop = lambda taken=taken: bool(taken()) or guest.cpu.request_stop() or False  # type: ignore[method-assign]
+        def asked_behind_the_look(look: Callable[[], bool] = engine.take_stop) -> bool:
+            taken = look()
+            if not taken:
+                guest.cpu.request_stop()
+            return taken
+
+        engine.take_stop = asked_behind_the_look  # type: ignore[method-assign]
         guest.cpu.set_deadline(guest.cpu.now() + 100)
         assert guest.cpu.run().kind in (StopKind.REQUESTED, StopKind.TIMER)
         assert not guest.cpu.halted
-        del engine.take_stop  # type: ignore[method-assign]
+        del engine.take_stop
         guest.cpu.run()
     assert not guest.cpu.halted
 

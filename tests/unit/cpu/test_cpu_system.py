@@ -7,12 +7,26 @@ import subprocess
 import sys
 
 import pytest
-from cpu_harness import CODE, GDT, HANDLERS, HLT, LIDT64, LTR, RAM, STACK, TASK, TSS, USER_CODE, USER_DATA, USER_STACK
-from cpu_harness import Guest as Machine
-from dirty_state import load
 
 from emu.cpu import StopKind
 from emu.cpu.snapshot import Snapshot
+from tests.unit.cpu.cpu_harness import (
+    CODE,
+    GDT,
+    HANDLERS,
+    HLT,
+    LIDT64,
+    LTR,
+    RAM,
+    STACK,
+    TASK,
+    TSS,
+    USER_CODE,
+    USER_DATA,
+    USER_STACK,
+)
+from tests.unit.cpu.cpu_harness import Guest as Machine
+from tests.unit.cpu.dirty_state import load
 
 START = CODE + len(LIDT64)
 DATA, OTHER = 0x150000, 0x151000

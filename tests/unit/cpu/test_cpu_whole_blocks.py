@@ -7,11 +7,11 @@ import mmap
 import threading
 
 import pytest
-from cpu_harness import host_region
 
 from emu.cpu import Cpu, StopKind
 from emu.entry import Protected32
 from emu.memory import GuestMemory
+from tests.unit.cpu.cpu_harness import host_region
 
 CODE, DATA, STACK = 0x1000, 0x9000, 0x8000
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from cpu_harness import CODE, HLT, RAM, Guest
-from dirty_state import DUMP, SCRATCH, change_everything, show_everything
 
 from emu.cpu import Cpu, StopKind
 from emu.cpu import registers as r
@@ -19,6 +17,8 @@ from emu.cpu.engine.layout import layout
 from emu.cpu.snapshot import Snapshot
 from emu.memory import GuestMemory
 from emu.migration.codec import decode_states, encode_states
+from tests.unit.cpu.cpu_harness import CODE, HLT, RAM, Guest
+from tests.unit.cpu.dirty_state import DUMP, SCRATCH, change_everything, show_everything
 
 _DUMP_SIZE = 0x1000
 

@@ -42,7 +42,7 @@ def test_what_is_due_is_the_same_as_without_a_memory(kind: str, seed: int) -> No
         offset, value = random.randrange(4 if kind == "pit" else 2), random.randrange(256)
         index = random.choice((0, 1, 3, 5, 10, 11, 12, 11, 10))
         action = random.randrange(5)
-        seen = []
+        seen: list[object] = []
         for twin in (remembers, forgets):
             twin.now += step
             if twin is forgets:

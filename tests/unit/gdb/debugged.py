@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gdb_client import PATIENCE_S, Client
-
 from emu import board
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig, RunOptions
 from emu.devices.contract import ExitRequest
@@ -17,6 +15,7 @@ from emu.gdb.gate import Gate
 from emu.gdb.server import Server
 from emu.host.sockets import UnixAddress
 from emu.machine import Exit, Machine
+from tests.gdb_client import PATIENCE_S, Client
 
 MIB = 1 << 20
 

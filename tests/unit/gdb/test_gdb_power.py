@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from debugged import Debugged, debugged
-from gdb_client import CODE, PMEM, Client
 
 from emu.config import BackendConfig, BackendKind, NvdimmConfig
 from emu.errors import EmuError
 from emu.gdb import power, travel
 from emu.memory import open_backend
+from tests.gdb_client import CODE, PMEM, Client
+from tests.unit.gdb.debugged import Debugged, debugged
 
 # mov rbx, PMEM; mov eax, 7; mov [rbx], rax; clwb [rbx]; sfence; mov [rbx+64], rax; clwb [rbx+64];
 # movnti [rbx+128], rax; mov [rbx+192], rax; hlt

@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from debugged import Debugged, debugged
-from gdb_client import CODE, PATIENCE_S, PMEM, RIP, Client
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +18,8 @@ from emu.gdb.registers import REGISTERS, description
 from emu.gdb.server import address
 from emu.host.sockets import TcpAddress, UnixAddress
 from emu.machine import RunState
+from tests.gdb_client import CODE, PATIENCE_S, PMEM, RIP, Client
+from tests.unit.gdb.debugged import Debugged, debugged
 
 HLT = b"\xf4"
 # mov rbx, PMEM; mov eax, 7; mov [rbx], rax; inc rax; mov [rbx+64], rax; hlt
@@ -34,7 +34,7 @@ Start = Callable[..., tuple[Debugged, Client]]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
+def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def begin(code: bytes, *, paused: bool = True) -> tuple[Debugged, Client]:

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from debugged import Debugged, debugged
-from gdb_client import CODE, PMEM, Client
 
 from emu.cpu.debugging import BLOCK
 from emu.gdb import travel
 from emu.gdb.registers import REGISTERS
+from tests.gdb_client import CODE, PMEM, Client
+from tests.unit.gdb.debugged import Debugged, debugged
 
 # mov rbx, PMEM; mov ecx, 6; loop: mov [rbx+rcx*8], rcx; mov al, 'A'-1; add al, cl; mov dx, 0x3f8; out dx, al;
 # dec ecx; jnz loop; hlt
@@ -77,7 +77,7 @@ def test_each_step_back_is_where_the_guest_was(start: Start) -> None:
 def test_breakpoints_are_met_again_in_reverse(start: Start) -> None:
     _, gdb = start(LOOP)
     gdb.ask(b"Z0,%x,1" % STORE)
-    was = {}
+    was: dict[int, object] = {}
     for left in (6, 5, 4, 3):
         assert gdb.ask(b"c") == b"T05swbreak:;thread:01;"
         assert turn(gdb) == left

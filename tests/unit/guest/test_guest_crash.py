@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from bare_guest import NVDIMM_SIZE, BareGuest, Fence, Flush, Store, adr_states, eadr_states
 
 from emu import guest
+from tests.unit.guest.bare_guest import NVDIMM_SIZE, BareGuest, Fence, Flush, Store, adr_states, eadr_states
 
 CRASH = [image for image in guest.images() if image.group == "crash"]
 EMPTY = bytes(NVDIMM_SIZE)

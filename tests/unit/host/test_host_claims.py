@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,15 +49,15 @@ def test_an_output_is_not_an_input_by_any_name(exists: bool, tmp_path: Path) -> 
     for name in other_names(tmp_path, "pool.img"):
         claims = Claims()
         claims.reads(str(path), "the image")
-        refused(lambda claims=claims, name=name: claims.writes(name, "--html"), "--html", name, "the image", str(path))
+        refused(partial(claims.writes, name, "--html"), "--html", name, "the image", str(path))
         # In the other order, and for what is changed in place.
         claims = Claims()
         claims.changes(name, "the file")
-        refused(lambda claims=claims: claims.reads(str(path), "-i"), "-i", "the file")
+        refused(partial(claims.reads, str(path), "-i"), "-i", "the file")
         # Another output.
         claims = Claims()
         claims.writes(str(path), "-o")
-        refused(lambda claims=claims, name=name: claims.writes(name, "--html"), "-o", "--html")
+        refused(partial(claims.writes, name, "--html"), "-o", "--html")
     assert path.exists() == exists
     assert not exists or path.read_bytes() == b"precious"
 
@@ -77,10 +78,10 @@ def test_names_by_descriptor_are_the_open_file(tmp_path: Path) -> None:
     for name in (f"/proc/self/fd/{descriptor}", f"/dev/fd/{descriptor}", f"/proc/{os.getpid()}/fd/{descriptor}"):
         claims = Claims()
         claims.reads(str(path), "the NVDIMM's file", memory=True)
-        refused(lambda claims=claims, name=name: claims.writes(name, "-o"), "-o", name)
+        refused(partial(claims.writes, name, "-o"), "-o", name)
         claims = Claims()
         claims.reads(name, "the NVDIMM's file", memory=True)
-        refused(lambda claims=claims: claims.writes(str(path), "-o"), "-o", str(path))
+        refused(partial(claims.writes, str(path), "-o"), "-o", str(path))
     claims = Claims()
     claims.reads(str(path), "the image")
     refused(lambda: claims.writes_descriptor(descriptor, "the standard output"), "the standard output is the same file")

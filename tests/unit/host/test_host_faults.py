@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ PAGE = 4096
 
 
 @pytest.fixture
-def memory():
+def memory() -> Iterator[tuple[int, memoryview]]:
     size = 64 * PAGE
     address = kernel.map_memory(size, what="test memory")
     view = kernel.memory_view(address, size)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from emu.errors import HostError
 from emu.host import kernel
+from emu.host._kernel import lib
 from emu.host.kernel import Advice, Lock, NumaMode
 
 MIB = 1 << 20
 
 
 @pytest.fixture
-def anonymous():
+def anonymous() -> Iterator[tuple[int, memoryview]]:
     address = kernel.map_memory(MIB, what="test memory")
     view = kernel.memory_view(address, MIB)
     yield address, view
@@ -235,7 +237,7 @@ def test_touch_populates_on_kernels_without_populate_write(
         def __getattr__(self, name: str) -> object:
             return (lambda *_: -errno.EINVAL) if name == "emu_madvise" else getattr(real, name)
 
-    real = kernel.lib
+    real = lib
     monkeypatch.setattr(kernel, "lib", OldKernel())
     kernel.populate(address, MIB, 4096, what="memory")
     assert view[4096] == 5

@@ -21,7 +21,7 @@ from emu.errors import HostError
 from emu.host import kernel, pages
 from emu.host._pages import ffi
 from emu.host.faults import Guard
-from emu.host.pages import PAGE
+from emu.units import PAGE
 
 STRIPE = 1360
 

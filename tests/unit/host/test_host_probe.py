@@ -170,7 +170,7 @@ def test_what_cannot_be_probed_gets_a_clear_error(path: str, kind: type[Exceptio
 
 
 def test_volatile_device_dax_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe.dax, "read_device", lambda *_, **__: dax.DaxDevice(1 << 30, 2 << 20, False))
+    monkeypatch.setattr(dax, "read_device", lambda *_, **__: dax.DaxDevice(1 << 30, 2 << 20, False))
     monkeypatch.setattr(probe, "_map_sync", lambda *_: True)
     answer = probe_path("/dev/null")
     assert (answer.kind, answer.alignment, answer.map_sync) == ("device-dax", 2 << 20, True)

@@ -86,7 +86,7 @@ def test_conversation_remembers_and_switches_the_console() -> None:
     talk.said(Message.TERMINAL, 0)
     talk.write_serial(b"$ ")
     talk.said(Message.ENDED, 7)
-    assert (kernel, terminal, asked) == (b"boot", b"$ ", [1])
+    assert (bytes(kernel), bytes(terminal), asked) == (b"boot", b"$ ", [1])
     assert talk.ended == Ended(7, None)
     assert talk.failure is None
     assert talk.role() == Role.EXEC

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
-import linux_kernel
 import pytest
 
 from emu.errors import HostError, UsageError
 from emu.linux import kernel
 from emu.linux.kernel import Kernel, Modules
+from tests import linux_kernel
 
 RELEASE = "6.1.0-test"
 
@@ -73,7 +74,7 @@ def test_no_kernel_says_which_package_brings_one(places: Path) -> None:
 
 def test_unreadable_kernel(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (places / "boot/vmlinuz-6.1").write_bytes(bzimage("6.1"))
-    monkeypatch.setattr(kernel.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(HostError, match="cannot be read by this user") as caught:
         kernel.find(None)
     assert "chmod" in caught.value.remedy

@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +56,7 @@ def executable(name: str, data: bytes) -> None:
     Path(name).chmod(0o755)
 
 
-def nvdimm(path: str = "p.img", size: int | None = 64 * MIB, **more: bool) -> NvdimmConfig:
+def nvdimm(path: str = "p.img", size: int | None = 64 * MIB, **more: Any) -> NvdimmConfig:
     return NvdimmConfig(backend=BackendConfig(id="m", path=path, size=size, share=True, sync=OnOffAuto.OFF, **more))
 
 
@@ -229,7 +231,7 @@ def test_scripts_that_run_scripts_without_an_end(count: int) -> None:
 def test_programs_that_are_run_by_others_are_examined_as_well() -> None:
     executable("arm", elf(AARCH64))
     for line in ("env ./arm x", "timeout 5 ./arm", "sh -c ./arm", "cat x | xargs ./arm"):
-        assert "another architecture: AArch64" in refusal(lambda line=line: prepared(line))
+        assert "another architecture: AArch64" in refusal(partial(prepared, line))
 
 
 def test_files_that_are_only_read_need_not_be_programs() -> None:
@@ -379,7 +381,7 @@ def test_damaged_superblocks(formatted: Path) -> None:
         at = BLOCK + start + place
         before = formatted.read_bytes()[at]
         dimm = changed(formatted, at, bytes([before ^ 0x10]))
-        message = refusal(lambda dimm=dimm: prepared(dimm=dimm))
+        message = refusal(partial(prepared, dimm=dimm))
         assert message == f"f.img: the superblock of its {kind} is damaged: the checksum is wrong"
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from memory_backends import SIZE, config
 
 from emu.memory import Backend, open_backend
+from tests.unit.memory.memory_backends import SIZE, config
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_backends import SIZE, FakeMmap, config, refused
 
 from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
 from emu.errors import EmuError, HostError, MapSyncUnavailable
@@ -16,6 +15,7 @@ from emu.host import pages
 from emu.host.kernel import Lock
 from emu.memory import open_backend
 from emu.units import GIB, MIB
+from tests.unit.memory.memory_backends import SIZE, FakeMmap, config, refused
 
 # -- checks ---------------------------------------------
 
@@ -54,7 +54,7 @@ def test_the_order_of_the_checks_is_qemus(tmp_path: Path, image: Path) -> None:
     wrong: dict[str, Any] = {
         "path": None, "size": 0, "rom": OnOffAuto.ON, "align": 5000, "offset": 100,
     }  # fmt: skip
-    steps = [
+    steps: list[tuple[str, dict[str, Any]]] = [
         ("'size' .* doesn't take value '0'", {"size": 2 * SIZE + 1}),
         ("mem-path", {"path": str(tmp_path / "no" / "file")}),
         ("rom=on", {"rom": OnOffAuto.AUTO}),

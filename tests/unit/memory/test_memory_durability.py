@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from emu.config import OnOffAuto
@@ -32,7 +34,7 @@ NONE = Survives(False, False, False)
         ({"device_dax": True, "synced": True}, True, "cache-line", NO_POWER, "volatile"),
     ],
 )  # fmt: skip
-def test_truth_table(facts: dict, effective: bool, granularity: str, survives: Survives, word: str) -> None:
+def test_truth_table(facts: dict[str, Any], effective: bool, granularity: str, survives: Survives, word: str) -> None:
     given = {"file_system": "ext4", "shared": True, "readonly": False, "no_sync": "sync=off", **facts}
     result = judge(OnOffAuto.AUTO, MappingFacts(**given))
     assert result.requested is OnOffAuto.AUTO

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_backends import config, refused
 
 from emu.errors import FileInUse
 from emu.host import kernel
 from emu.host.kernel import Lock
 from emu.memory import open_backend
+from tests.unit.memory.memory_backends import config, refused
 
 WRITER: dict[str, Any] = {}
 SHARING: dict[str, Any] = {"share_lock": True}

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from memory_backends import SIZE, config
 
 from emu.config import OnOffAuto
 from emu.errors import EmuError, HostError
 from emu.memory import Backend, incomplete, open_backend
+from tests.unit.memory.memory_backends import SIZE, config
 
 # -- the mapping ---------------------------------------------
 
@@ -30,7 +31,8 @@ def test_a_file_cut_short_under_the_mapping(image: Path, backend: Backend) -> No
     os.truncate(image, 8192)
     assert backend.mapping.view[8192] == 0
     assert backend.mapping.lost() == 8192
-    for call in (backend.mapping.check, lambda: backend.mapping.persist(8192, 1)):
+    calls: list[Callable[[], None]] = [backend.mapping.check, lambda: backend.mapping.persist(8192, 1)]
+    for call in calls:
         with pytest.raises(HostError, match="at offset 0x2000") as caught:
             call()
         assert str(image) in caught.value.what

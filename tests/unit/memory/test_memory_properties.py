@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from memory_backends import SIZE, config, refused
 
 from emu.config import BackendConfig, BackendKind, Policy
 from emu.errors import EmuError, FileInUse, HostError, UsageError
@@ -17,6 +16,7 @@ from emu.host import kernel
 from emu.host.kernel import Lock
 from emu.memory import Backend, open_backend
 from emu.units import MIB
+from tests.unit.memory.memory_backends import SIZE, config, refused
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_backends import SIZE, FakeMmap, config, refused
 
 from emu.config import OnOffAuto, Policy
 from emu.errors import EmuError, HostError, MapSyncUnavailable, UsageError
 from emu.host import dax, kernel
 from emu.memory import open_backend, source
 from emu.units import MIB
+from tests.unit.memory.memory_backends import SIZE, FakeMmap, config, refused
 
 # -- the file ---------------------------------------------
 

@@ -240,7 +240,7 @@ def when_sent(kind: FrameType, do: Callable[[], None], times: int = 1) -> Callab
             if frame is kind and left:
                 left.pop()()
 
-        side._channel.send = sent  # type: ignore[method-assign]
+        side._channel.send = sent  # type: ignore[assignment, method-assign]
 
     return hook
 

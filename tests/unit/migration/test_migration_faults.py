@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fuzzing import times
-from migration_doubles import FakeGuest, Result, fill, make_guest, migrate
 
 from emu.errors import EmuError
 from emu.memory import incomplete
 from emu.migration.errors import OutcomeUnknown
 from emu.migration.parameters import Parameters
+from tests.fuzzing import times
+from tests.unit.migration.migration_doubles import FakeGuest, Result, fill, make_guest, migrate
 
 
 @dataclass

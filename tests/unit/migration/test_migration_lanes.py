@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import socket
 import struct
 import threading
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from migration_doubles import FakeGuest, connected, migrate, tcp_pair, two_guests, when_sent
 
 from emu.errors import UsageError
 from emu.memory import incomplete
@@ -26,6 +26,7 @@ from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.source import Source
 from emu.migration.stream import Encoder, Frame, FrameType, PageRuns, Run, encode_packed, encode_runs
 from emu.units import PAGE
+from tests.unit.migration.migration_doubles import FakeGuest, connected, migrate, tcp_pair, two_guests, when_sent
 
 MULTIFD = Capabilities(multifd=True)
 Pair = tuple[FakeGuest, FakeGuest]
@@ -110,7 +111,8 @@ def test_a_round_is_over_when_its_last_page_has_landed(
     source, destination = pair
     answer = FrameType.DURABLE if last else FrameType.ROUND_DURABLE
     end = FrameType.STATE if last else FrameType.ROUND_END
-    ended, answered, durable, late = threading.Event(), threading.Event(), threading.Event(), []
+    ended, answered, durable = threading.Event(), threading.Event(), threading.Event()
+    late: list[object] = []
     landed: list[bool] = []
 
     def on_source(side: Source, _: Interrupt) -> None:
@@ -265,7 +267,7 @@ def hello(path: Path, meta: bytes, kind: FrameType = FrameType.LANE, data: bytes
 
 def test_strangers_at_the_door_of_the_lanes_are_sent_away(pair: Pair, tmp_path: Path) -> None:
     source, destination = pair
-    door, strangers = tmp_path / "d", []
+    door, strangers = tmp_path / "d", list[socket.socket]()
 
     def dial(number: int) -> socket.socket:
         if number == 1:
@@ -331,7 +333,7 @@ def without_zstandard(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(compression.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
 
 
 def test_a_missing_package_is_named_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

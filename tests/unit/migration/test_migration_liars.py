@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from migration_doubles import make_guest
 
 from emu.errors import EmuError
 from emu.migration.channel import Interrupt, SocketChannel
@@ -25,6 +24,7 @@ from emu.migration.report import decode_report, entry
 from emu.migration.source import Source
 from emu.migration.stream import FROM_SOURCE, Decoder, Frame, FrameType
 from emu.words import printable
+from tests.unit.migration.migration_doubles import make_guest
 
 STALL_S = 1
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from emu.errors import HostError, IncompleteFile, UsageError
 from emu.host import kernel
 from emu.host.files import examine
-from emu.host.sockets import Listener
+from emu.host.sockets import Listener, TcpAddress, UnixAddress
 from emu.memory import incomplete
 from emu.memory.lock import FileLock
 from emu.migration import uri
@@ -25,6 +25,7 @@ from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Progress, Status
 from emu.migration.proof import BackingFileLock
 from emu.migration.stream import FROM_SOURCE, Decoder, Frame, FrameType, Run, decode_runs
+from emu.migration.uri import DescriptorAddress
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_exec_says_why_and_a_pipe_is_no_peer() -> None:
     reading, writing = os.pipe()
     interrupt = Interrupt()
     with pytest.raises(UsageError, match="must be able to answer"):
-        uri.connect(uri.parse(f"fd:{writing}"), interrupt, 1)
+        uri.connect(DescriptorAddress(writing), interrupt, 1)
     for descriptor in (reading, writing):
         os.close(descriptor)
     interrupt.close()
@@ -73,7 +74,9 @@ def test_exec_says_why_and_a_pipe_is_no_peer() -> None:
 def test_listen_and_connect_over_tcp_and_unix(tmp_path: Path) -> None:
     interrupt = Interrupt()
     for text in ("tcp::0", f"unix:{tmp_path}/s"):
-        listener = Listener(uri.parse(text), option="test")
+        address = uri.parse(text)
+        assert isinstance(address, UnixAddress | TcpAddress)
+        listener = Listener(address, option="test")
         with uri.connect(listener.address, interrupt, 5) as client, listener.socket.accept()[0] as server:
             client.send(b"x")
             server.setblocking(True)
@@ -81,7 +84,7 @@ def test_listen_and_connect_over_tcp_and_unix(tmp_path: Path) -> None:
         listener.close()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConnectionLost, match="start the destination first"):
-        uri.connect(uri.parse(f"unix:{tmp_path}/s"), interrupt, 1)
+        uri.connect(UnixAddress(f"{tmp_path}/s"), interrupt, 1)
     interrupt.close()
 
 
@@ -136,7 +139,7 @@ class Frames:
                     self.pages[page] = None if kind is FrameType.COPY else bytes(4096)
         assert not body
 
-    def receive(self, **_: object) -> None: ...  # type: ignore[empty-body]
+    def receive(self, **_: object) -> None: ...
 
     def readable(self) -> bool:
         return False
@@ -146,11 +149,15 @@ class Frames:
     def close(self) -> None: ...
 
 
+def nothing_copied() -> Frame:
+    raise AssertionError("no reference was sent")
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=700))
 def test_every_page_goes_once_and_zero_pages_go_without_data(filled: list[bool]) -> None:
     content = memoryview(b"".join((b"\0\1" * 2048) if full else bytes(4096) for full in filled))
     frames, interrupt = Frames(), Interrupt()
-    sender = PageSender(frames, Progress(), Pacer(interrupt), lambda: 0, lambda: None)  # type: ignore[arg-type]
+    sender = PageSender(frames, Progress(), Pacer(interrupt), lambda: 0, nothing_copied)  # type: ignore[arg-type]
     runs = [Run(first, min(5, len(filled) - first)) for first in range(0, len(filled), 5)]
     sender.send(0, Block("b", content, True, True, True, "page", None), runs)  # type: ignore[arg-type]
     assert sorted(frames.pages) == list(range(len(filled)))
@@ -181,7 +188,7 @@ def test_every_page_is_referred_to_once_and_few_frames_wait_for_an_answer(counts
             return range(span.start // 4096, span.stop // 4096)
 
     block = Block("b", Content(), True, True, True, "page", None)  # type: ignore[arg-type]
-    sender = PageSender(frames, Progress(), Pacer(interrupt), lambda: limit, copied)
+    sender = PageSender(frames, Progress(), Pacer(interrupt), lambda: limit, copied)  # type: ignore[arg-type]
     sender._pacer.spend = lambda count, limit: None  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("emu.migration.pages.sums_of", sums_of)

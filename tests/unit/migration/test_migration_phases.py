@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from migration_doubles import FakeGuest, Memory, fill, make_guest, migrate, tcp_pair
 
 from emu.errors import HostError
 from emu.host.faults import DirtyLog
@@ -17,6 +16,7 @@ from emu.memory import incomplete
 from emu.migration.errors import Cancelled, DestinationFailed, Refused
 from emu.migration.parameters import Capabilities, Parameters
 from emu.migration.progress import Status
+from tests.unit.migration.migration_doubles import FakeGuest, Memory, fill, make_guest, migrate, tcp_pair
 
 Pair = Callable[..., tuple[FakeGuest, FakeGuest]]
 
@@ -366,7 +366,9 @@ def test_a_guest_that_dirties_faster_than_the_line_is_not_stopped_for_longer_tha
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, destination = pair()
-    monkeypatch.setattr(source, "tracker", lambda block: Restless(source.pmem if block.persistent else source.ram))
+    assert source.pmem is not None
+    memories = {False: source.ram, True: source.pmem}
+    monkeypatch.setattr(source, "tracker", lambda block: Restless(memories[block.persistent]))
     watcher: list[threading.Thread] = []
 
     def give_up_later(side: Any, interrupt: Any) -> None:

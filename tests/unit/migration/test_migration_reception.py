@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from migration_doubles import fill, make_guest
 
 from emu.errors import EmuError
 from emu.host.pages import crc32c
@@ -24,6 +23,7 @@ from emu.migration.progress import Progress
 from emu.migration.reception import MOST_CALLERS, wait_for_source
 from emu.migration.source import Source
 from emu.migration.stream import FROM_DESTINATION, FROM_SOURCE, Decoder, Encoder, FrameType
+from tests.unit.migration.migration_doubles import fill, make_guest
 
 
 class Door:

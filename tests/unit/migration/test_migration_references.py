@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from migration_doubles import PMEM, FakeGuest, fill, make_guest, migrate, tcp_pair
 
 from emu.config import BackendConfig
 from emu.host import pages
@@ -21,6 +20,7 @@ from emu.migration.guest import Block
 from emu.migration.pagecache import PageCacheFile, Populator
 from emu.migration.stream import Run
 from emu.units import MIB, PAGE
+from tests.unit.migration.migration_doubles import PMEM, FakeGuest, fill, make_guest, migrate, tcp_pair
 
 Pair = tuple[FakeGuest, FakeGuest]
 TMPFS = Path("/dev/shm")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from migration_doubles import PMEM, FakeGuest, migrate, tcp_pair, two_guests, when_sent
 
 from emu.host.claims import Claims
 from emu.memory import incomplete
@@ -18,6 +17,7 @@ from emu.migration.progress import Progress
 from emu.migration.source import Source
 from emu.migration.stream import FrameType
 from emu.units import PAGE
+from tests.unit.migration.migration_doubles import PMEM, FakeGuest, migrate, tcp_pair, two_guests, when_sent
 
 Pair = tuple[FakeGuest, FakeGuest]
 

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import times
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from migration_doubles import PMEM, RAM, FakeGuest, Memory, fill, make_guest
 
 from emu.errors import EmuError
 from emu.host import kernel
@@ -45,6 +43,8 @@ from emu.migration.stream import (
 )
 from emu.state import SavedState
 from emu.units import PAGE
+from tests.fuzzing import times
+from tests.unit.migration.migration_doubles import PMEM, RAM, FakeGuest, Memory, fill, make_guest
 
 
 def feed(decoder: Decoder, data: bytes, pieces: Iterator[int] | None = None) -> list[Frame]:
@@ -242,7 +242,8 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 @pytest.mark.parametrize("place", list(places(sent(FACTS))), ids=str)
 def test_a_fact_of_another_type_is_refused_and_named(place: tuple[Any, ...]) -> None:
     name = next(part for part in reversed(place) if isinstance(part, str))
-    for wrong in (None, -1, 1 << 64, 0.5, {}, [None], "x" * 5000):
+    values: list[object] = [None, -1, 1 << 64, 0.5, {}, [None], "x" * 5000]
+    for wrong in values:
         document = sent(FACTS)
         holder = document
         for part in place[:-1]:
@@ -357,7 +358,7 @@ class Recorder:
             self._to_copy.append(meta)
 
     def receive(self, **_: object) -> Frame:
-        kind, meta, _ = self.frames[-1]
+        kind, meta, _body = self.frames[-1]
         if self._to_copy:
             runs = decode_runs(self._to_copy.popleft(), [1 << 20, 1 << 20]).runs
             assert self._guest.pmem is not None
@@ -455,14 +456,14 @@ def mutate(frames: list[tuple[FrameType, bytes, bytes]], rng: random.Random) -> 
     frames = list(frames)
     way = rng.randrange(10)
     if way < 3:
-        data = bytearray(stream(*frames))
+        changed = bytearray(stream(*frames))
         for _ in range(rng.randint(1, 4)):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-        return bytes(data)
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        return bytes(changed)
     if way == 3:
-        data = bytearray(stream(*frames))
-        at = rng.randrange(len(data))
-        return bytes(data[:at] + rng.randbytes(rng.randrange(40)) + data[at + rng.randrange(40) :])
+        whole = bytes(stream(*frames))
+        at = rng.randrange(len(whole))
+        return whole[:at] + rng.randbytes(rng.randrange(40)) + whole[at + rng.randrange(40) :]
     if way == 4:
         return bytes(stream(*frames))[: rng.randrange(20_000)]
     index = rng.randrange(len(frames))
@@ -518,7 +519,7 @@ def test_mutated_references_reach_no_further_than_the_block_and_its_file(tmp_pat
         interrupt = Interrupt()
         side = Destination(guest, capabilities=Capabilities(), progress=Progress(), interrupt=interrupt)
         # Not always the file that the frames speak of: shorter ones, and what is no regular file.
-        passed = os.open(rng.choice(["/dev/zero", *[tmp_path / "source.img"] * 8]), os.O_RDONLY)
+        passed = os.open(rng.choice(["/dev/zero", *[str(tmp_path / "source.img")] * 8]), os.O_RDONLY)
         tape = Tape(mutate(good, rng), Decoder(FROM_SOURCE, side.place), [passed])
         try:
             side.run(tape)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from emu.config import BackendConfig, BackendKind, NvdimmConfig, OnOffAuto
@@ -34,51 +36,51 @@ class FakeMachine:
         self.calls: list[object] = []
         self.quit_seen = threading.Event()
 
-    def status(self):
+    def status(self) -> str:
         return self.state
 
-    def stop(self):
+    def stop(self) -> None:
         if self.state == "running":
             self.state = "paused"
             self.events.emit("STOP")
 
-    def cont(self):
+    def cont(self) -> None:
         self.state = "running"
         self.events.emit("RESUME")
 
-    def reset(self):
+    def reset(self) -> None:
         self.events.emit("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
 
-    def press_power_button(self):
+    def press_power_button(self) -> None:
         self.events.emit("POWERDOWN")
 
-    def quit(self):
+    def quit(self) -> None:
         self.events.emit("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
         self.quit_seen.set()
 
-    def thread_id(self):
+    def thread_id(self) -> int:
         return 4711
 
-    def properties(self):
+    def properties(self) -> dict[str, Any]:
         return {"ram-size": MIB, "nvdimm": True}
 
-    def devices(self):
+    def devices(self) -> dict[str, dict[str, object]]:
         return {"com1": {"divisor": 1, "fifo": b"\x01\x02", "levels": (1, 2)}}
 
-    def claims(self):
+    def claims(self) -> Claims:
         claims = Claims()
         for view in self.views:
             if view.config.path is not None:
                 claims.reads(view.config.path, "memory", memory=True)
         return claims
 
-    def backends(self):
+    def backends(self) -> list[BackendView]:
         return self.views
 
-    def nvdimms(self):
+    def nvdimms(self) -> list[NvdimmView]:
         return self.dimms
 
-    def persistence(self):
+    def persistence(self) -> list[dict[str, Any]]:
         return [
             {"id": "nv1", "file": FILE.path, "size": NV1.size, "label_size": NV1.label_size, "gpa": NV1.addr,
              "slot": 0, "unarmed": False, "sync": {"requested": "auto", "effective": False, "why": "no DAX"},
@@ -89,7 +91,7 @@ class FakeMachine:
              "survives": {"guest_crash": True, "emulator_kill": False, "host_power_loss": False}},
         ]  # fmt: skip
 
-    def set_backend_property(self, backend_id, name, value):
+    def set_backend_property(self, backend_id: str, name: str, value: Any) -> None:
         index = next(n for n, view in enumerate(self.views) if view.config.id == backend_id)
         config = self.views[index].config
         if name in FROZEN[config.kind]:
@@ -97,15 +99,17 @@ class FakeMachine:
         field, checked = check_value(config.kind, name, value)
         self.views[index] = replace(self.views[index], config=replace(config, **{field: checked}))
 
-    def add_backend(self, config):
+    def add_backend(self, config: BackendConfig) -> None:
+        assert config.size is not None
         if config.size > 1 << 40:
             raise EmuError("no space", "take less")
         self.views.append(BackendView(config, config.size, False))
 
-    def remove_backend(self, backend_id):
+    def remove_backend(self, backend_id: str) -> None:
         self.views = [view for view in self.views if view.config.id != backend_id]
 
-    def plug(self, config: NvdimmConfig):
+    def plug(self, config: NvdimmConfig) -> None:
+        assert config.backend.size is not None
         if config.slot is not None and config.slot > 3:
             raise UsageError(f"invalid slot number {config.slot}")
         self.views = [replace(v, busy=True) if v.config.id == config.backend.id else v for v in self.views]
@@ -116,7 +120,7 @@ class FakeMachine:
                        config.label_size, uuid, config.unarmed is OnOffAuto.ON, True),
         ]  # fmt: skip
 
-    def with_memory(self, address, size, use, *, virtual):
+    def with_memory(self, address: int, size: int, use: Callable[[Iterator[bytes]], None], *, virtual: bool) -> None:
         start = address - 0x1000 if virtual else address
         if size < 0 or start < 0 or start + size > len(self.memory):
             raise EmuError("there is no memory")
@@ -133,40 +137,40 @@ class FakeMigration:
         self.numbers = {"max-bandwidth": 0, "downtime-limit": 300}
         self.lost = False
 
-    def start(self, uri):
+    def start(self, uri: str) -> None:
         if uri == "unix:/nowhere":
             raise EmuError("cannot connect to unix:/nowhere: no such file", "start the destination first")
         self.calls.append(("start", uri))
         self.answer = {"status": "active"}
 
-    def incoming(self, uri):
+    def incoming(self, uri: str) -> None:
         self.calls.append(("incoming", uri))
 
-    def cancel(self):
+    def cancel(self) -> None:
         self.calls.append("cancel")
         self.answer = {"status": "cancelled"}
 
-    def continue_(self):
+    def continue_(self) -> None:
         self.calls.append("continue")
 
-    def query(self):
+    def query(self) -> dict[str, Any]:
         return dict(self.answer)
 
-    def capabilities(self):
+    def capabilities(self) -> list[dict[str, Any]]:
         return [{"capability": name, "state": state} for name, state in self.flags.items()]
 
-    def set_capabilities(self, states):
+    def set_capabilities(self, states: Mapping[str, bool]) -> None:
         if states.keys() - self.flags.keys():
             raise UsageError("there is no such capability")
         self.flags |= states
 
-    def parameters(self):
+    def parameters(self) -> dict[str, Any]:
         return dict(self.numbers)
 
-    def set_parameters(self, values):
+    def set_parameters(self, values: Mapping[str, Any]) -> None:
         self.numbers |= values
 
-    def take_back(self, *, force):
+    def take_back(self, *, force: bool) -> None:
         self.calls.append(("take_back", force))
         if self.lost and not force:
             raise EmuError("the machine may run at the destination", "look there")
@@ -178,14 +182,14 @@ class Shell:
     def __init__(self, *, migration: bool = True) -> None:
         self.events = EventQueue()
         self.machine = FakeMachine(self.events)
-        self.migration = FakeMigration() if migration else None
-        self.control = Control(self.machine, self.migration)
+        self.migration = FakeMigration()
+        self.control = Control(self.machine, self.migration if migration else None)
 
-    def run(self, command, arguments=None, /, **more):
+    def run(self, command: str, arguments: dict[str, Any] | None = None, /, **more: Any) -> Any:
         words = {name.replace("_", "-"): value for name, value in more.items()}
         return execute(self.control, Request(command, (arguments or {}) | words))
 
-    def refusal(self, command, arguments=None, /, **more):
+    def refusal(self, command: str, arguments: dict[str, Any] | None = None, /, **more: Any) -> tuple[str, str]:
         try:
             answer = self.run(command, arguments, **more)
         except QmpError as error:

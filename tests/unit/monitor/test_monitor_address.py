@@ -23,7 +23,7 @@ from emu.monitor.address import ListenAddress, Listener, parse
         ("tcp::1,server=on,x-emu-allow-remote=on", ListenAddress(TcpAddress("", 1), allow_remote=True)),
     ],
 )
-def test_grammar(text, address):
+def test_grammar(text: str, address: ListenAddress) -> None:
     assert parse(text) == address
 
 
@@ -36,14 +36,14 @@ def test_grammar(text, address):
         "pty:,server=on",
     ],
 )  # fmt: skip
-def test_what_is_no_address(text):
+def test_what_is_no_address(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse(text)
     assert refused.value.remedy
 
 
 @given(st.text(max_size=40) | st.text("unixtcp:,=servonwaf/[]0123456789", max_size=40).map(lambda text: f"unix:{text}"))
-def test_any_text_is_an_address_or_a_usage_error(text):
+def test_any_text_is_an_address_or_a_usage_error(text: str) -> None:
     try:
         address = parse(text)
     except UsageError:
@@ -52,13 +52,13 @@ def test_any_text_is_an_address_or_a_usage_error(text):
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])
-def test_the_world_is_kept_out_unless_it_is_let_in(host):
+def test_the_world_is_kept_out_unless_it_is_let_in(host: str) -> None:
     with pytest.raises(UsageError, match="asks for no password"):
         Listener(ListenAddress(TcpAddress(host, 0)))
     Listener(ListenAddress(TcpAddress(host, 0), allow_remote=True)).close()
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 300, "\udc80", "-"])
-def test_a_host_that_nobody_knows(host):
+def test_a_host_that_nobody_knows(host: str) -> None:
     with pytest.raises(EmuError):
         Listener(ListenAddress(TcpAddress(host, 0)))

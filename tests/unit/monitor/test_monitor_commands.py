@@ -1,23 +1,25 @@
 """Every command on a machine of plain values: what it answers, what it does, what it refuses and with which words."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
-from monitor_fakes import FILE, Shell
 
 from emu.monitor import qom
 from emu.monitor.commands import COMMANDS
 from emu.monitor.errors import QmpError
 from emu.monitor.events import EVENTS
 from emu.units import GIB, MIB
+from tests.unit.monitor.monitor_fakes import FILE, Shell
 
 
 @pytest.fixture
-def shell():
+def shell() -> Shell:
     return Shell()
 
 
-def names(shell):
+def names(shell: Shell) -> list[str]:
     events = shell.events.take()
     for event in events:
         EVENTS[event.name].check(event.data)
@@ -35,13 +37,13 @@ QUERIES = {
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name.startswith("query-")] + list(QUERIES))
-def test_answers_are_of_the_type_that_the_schema_says(shell, name):
+def test_answers_are_of_the_type_that_the_schema_says(shell: Shell, name: str) -> None:
     shell.migration.answer = {"status": "failed", "error-desc": "x"}
     COMMANDS[name].returns.check(shell.run(name, QUERIES.get(name, {})), "answer")
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_an_unknown_argument_is_an_error_before_anything_happens(shell, name):
+def test_an_unknown_argument_is_an_error_before_anything_happens(shell: Shell, name: str) -> None:
     before = (shell.machine.state, list(shell.machine.views), list(shell.migration.calls))
     kind, says = shell.refusal(name, {"surprise": 1, "driver": "nvdimm", "memdev": "m1"})
     assert kind == "GenericError"
@@ -50,18 +52,18 @@ def test_an_unknown_argument_is_an_error_before_anything_happens(shell, name):
     assert names(shell) == []
 
 
-def test_unknown_command(shell):
+def test_unknown_command(shell: Shell) -> None:
     assert shell.refusal("nosuch") == ("CommandNotFound", "The command nosuch has not been found")
 
 
-def test_query_commands_names_all(shell):
+def test_query_commands_names_all(shell: Shell) -> None:
     assert {item["name"] for item in shell.run("query-commands")} == {*COMMANDS, "qmp_capabilities"}
 
 
 # -- status -----------------------------------------------------------------------------------------------------------
 
 
-def test_stop_and_cont(shell):
+def test_stop_and_cont(shell: Shell) -> None:
     assert shell.run("query-status") == {"status": "running", "singlestep": False, "running": True}
     assert shell.run("stop") == {}
     assert shell.run("query-status")["status"] == "paused"
@@ -72,20 +74,20 @@ def test_stop_and_cont(shell):
 
 
 @pytest.mark.parametrize("state", ["shutdown", "guest-panicked"])
-def test_a_dead_guest_cannot_go_on(shell, state):
+def test_a_dead_guest_cannot_go_on(shell: Shell, state: str) -> None:
     shell.machine.state = state
     assert shell.refusal("cont")[1] == "Resetting the Virtual Machine is required"
 
 
 @pytest.mark.parametrize("command", ["cont", "stop", "migrate"])
-def test_a_waiting_destination_is_left_alone(shell, command):
+def test_a_waiting_destination_is_left_alone(shell: Shell, command: str) -> None:
     shell.machine.state = "inmigrate"
     arguments = {"uri": "tcp::1"} if command == "migrate" else {}
     assert shell.refusal(command, arguments)[1] == "Guest is waiting for an incoming migration"
     assert shell.refusal("system_reset")[1].endswith("'inmigrate'")
 
 
-def test_a_machine_that_may_live_elsewhere_goes_on_only_by_force(shell):
+def test_a_machine_that_may_live_elsewhere_goes_on_only_by_force(shell: Shell) -> None:
     shell.machine.state = "postmigrate"
     shell.migration.lost = True
     kind, says = shell.refusal("cont")
@@ -95,14 +97,14 @@ def test_a_machine_that_may_live_elsewhere_goes_on_only_by_force(shell):
     assert shell.machine.state == "running"
 
 
-def test_reset_power_button_and_quit(shell):
+def test_reset_power_button_and_quit(shell: Shell) -> None:
     for command in ("system_reset", "system_powerdown", "quit"):
         assert shell.run(command) == {}
     assert names(shell) == ["RESET", "POWERDOWN", "SHUTDOWN"]
     assert shell.machine.quit_seen.is_set()
 
 
-def test_cpus(shell):
+def test_cpus(shell: Shell) -> None:
     (cpu,) = shell.run("query-cpus-fast")
     assert (cpu["thread-id"], cpu["cpu-index"]) == (4711, 0)
     assert shell.run("qom-get", path=cpu["qom-path"], property="type").endswith("cpu")
@@ -111,7 +113,7 @@ def test_cpus(shell):
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_memory_devices(shell):
+def test_memory_devices(shell: Shell) -> None:
     (device,) = shell.run("query-memory-devices")
     assert device == {
         "type": "nvdimm",
@@ -120,21 +122,21 @@ def test_memory_devices(shell):
     }  # fmt: skip
 
 
-def test_memdev(shell):
+def test_memdev(shell: Shell) -> None:
     ram, file = shell.run("query-memdev")
     assert (ram["id"], ram["size"], file["id"], file["size"]) == ("pc.ram", MIB, "m1", 64 * MIB)
     assert file["share"] is True
     assert file["policy"] == "default"
 
 
-def test_persistence_is_the_same_as_in_the_document_of_run(shell):
+def test_persistence_is_the_same_as_in_the_document_of_run(shell: Shell) -> None:
     assert shell.run("x-emu-query-persistence") == shell.machine.persistence()
 
 
 @pytest.mark.parametrize(
     ("command", "address", "size"), [("pmemsave", 3, 1000), ("memsave", 0x1003, 1000), ("pmemsave", 0, 0)]
 )
-def test_memory_goes_into_a_file(shell, tmp_path, command, address, size):
+def test_memory_goes_into_a_file(shell: Shell, tmp_path: Path, command: str, address: int, size: int) -> None:
     path = tmp_path / "memory.bin"
     path.write_bytes(b"old" * 1000)
     assert shell.run(command, val=address, size=size, filename=str(path)) == {}
@@ -142,7 +144,9 @@ def test_memory_goes_into_a_file(shell, tmp_path, command, address, size):
 
 
 @pytest.mark.parametrize(("address", "size"), [(MIB - 1, 2), (-1, 1), (0, -1), (0, (1 << 63) - 1), (1 << 62, 16)])
-def test_memory_that_does_not_exist_leaves_the_file_alone(shell, tmp_path, address, size):
+def test_memory_that_does_not_exist_leaves_the_file_alone(
+    shell: Shell, tmp_path: Path, address: int, size: int
+) -> None:
     path = tmp_path / "memory.bin"
     path.write_bytes(b"old")
     says = shell.refusal("pmemsave", val=address, size=size, filename=str(path))[1]
@@ -150,7 +154,7 @@ def test_memory_that_does_not_exist_leaves_the_file_alone(shell, tmp_path, addre
     assert path.read_bytes() == b"old"
 
 
-def test_special_files_and_our_own_memory_are_never_written(shell, tmp_path):
+def test_special_files_and_our_own_memory_are_never_written(shell: Shell, tmp_path: Path) -> None:
     fifo, own = tmp_path / "fifo", tmp_path / "pmem.img"
     os.mkfifo(fifo)
     own.write_bytes(b"precious")
@@ -175,7 +179,7 @@ def test_special_files_and_our_own_memory_are_never_written(shell, tmp_path):
     )
 
 
-def test_a_full_disk_is_told(shell):
+def test_a_full_disk_is_told(shell: Shell) -> None:
     if not os.path.exists("/dev/full"):  # noqa: PTH110 - one device
         pytest.skip("no /dev/full here")
     assert "not a regular file" in shell.refusal("pmemsave", val=0, size=4, filename="/dev/full")[1]
@@ -205,12 +209,12 @@ def test_a_full_disk_is_told(shell):
         ("/objects", "m1", ""),
     ],
 )
-def test_qom_get(shell, path, name, value):
+def test_qom_get(shell: Shell, path: str, name: str, value: object) -> None:
     assert shell.run("qom-get", path=path, property=name) == value
 
 
-def test_qom_list(shell):
-    def listed(path):
+def test_qom_list(shell: Shell) -> None:
+    def listed(path: str) -> dict[str, str]:
         return {item["name"]: item["type"] for item in shell.run("qom-list", path=path)}
 
     assert listed("/") == {"type": "string", "objects": "child<container>", "machine": "child<pc-q35-machine>"}
@@ -225,13 +229,13 @@ def test_qom_list(shell):
 @pytest.mark.parametrize(
     "path", ["/nosuch", "nosuch", "", "//objects/x", "/objects/m1/size", "objects/../m1", "/" * 9999 + "x"]
 )
-def test_paths_that_lead_nowhere(shell, path):
+def test_paths_that_lead_nowhere(shell: Shell, path: str) -> None:
     kind, says = shell.refusal("qom-list", path=path)
     assert kind == "DeviceNotFound"
     assert says == f"Device '{path[:64]}' not found"
 
 
-def test_an_ambiguous_path(shell):
+def test_an_ambiguous_path(shell: Shell) -> None:
     shell.run("object-add", qom_type="memory-backend-ram", id="nv1", size=MIB)
     assert shell.refusal("qom-list", path="nv1")[1] == "Path 'nv1' does not uniquely identify an object"
 
@@ -257,16 +261,16 @@ def test_an_ambiguous_path(shell):
         ("com1", "divisor", 5, "Property 'com1.divisor' is not writable"),
     ],
 )  # fmt: skip
-def test_frozen_properties_refuse_in_qemus_words(shell, path, name, value, says):
+def test_frozen_properties_refuse_in_qemus_words(shell: Shell, path: str, name: str, value: object, says: str) -> None:
     assert shell.refusal("qom-set", path=path, property=name, value=value) == ("GenericError", says)
 
 
-def test_an_open_property_changes(shell):
+def test_an_open_property_changes(shell: Shell) -> None:
     shell.run("qom-set", path="/objects/m1", property="merge", value=True)
     assert shell.run("qom-get", path="/objects/m1", property="merge") is True
 
 
-def test_an_nvdimm_without_an_id_is_listed_among_the_anonymous(shell):
+def test_an_nvdimm_without_an_id_is_listed_among_the_anonymous(shell: Shell) -> None:
     shell.run("object-add", qom_type="memory-backend-ram", id="m2", size=MIB)
     shell.run("device_add", driver="nvdimm", memdev="m2")
     assert shell.run("qom-get", path="/machine/peripheral-anon/device[0]", property="memdev") == "/objects/m2"
@@ -274,8 +278,8 @@ def test_an_nvdimm_without_an_id_is_listed_among_the_anonymous(shell):
     assert says == "Attempt to set property 'slot' on anonymous device (type 'nvdimm') after it was realized"
 
 
-def test_what_devices_show_becomes_json(shell):
-    shell.machine.devices = lambda: {"odd": {"map": {1: {2, 3}}, "none": None, "object": object}}
+def test_what_devices_show_becomes_json(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell.machine, "devices", lambda: {"odd": {"map": {1: {2, 3}}, "none": None, "object": object}})
     odd = qom.resolve(qom.build(shell.machine), "odd")
     assert odd.get("map").value == {"1": [2, 3]}
     assert odd.get("none").value is None
@@ -285,7 +289,7 @@ def test_what_devices_show_becomes_json(shell):
 # -- hot plug ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_backend_and_an_nvdimm_are_added_while_running(shell):
+def test_a_backend_and_an_nvdimm_are_added_while_running(shell: Shell) -> None:
     assert shell.run(
         "object-add",
         {"qom-type": "memory-backend-file", "id": "m2", "size": MIB, "mem-path": "f", "share": True, "sync": "off",
@@ -310,7 +314,7 @@ def test_a_backend_and_an_nvdimm_are_added_while_running(shell):
     assert shell.refusal("object-del", id="m2")[1] == "object 'm2' is in use, can not be deleted"
 
 
-def test_an_unused_backend_goes_away(shell):
+def test_an_unused_backend_goes_away(shell: Shell) -> None:
     shell.run("object-add", qom_type="memory-backend-ram", id="m2", size=MIB)
     shell.run("object-del", id="m2")
     assert shell.refusal("object-del", id="m2")[1] == "object 'm2' not found"
@@ -338,7 +342,7 @@ def test_an_unused_backend_goes_away(shell):
         ({"qom-type": "memory-backend-ram", "id": "m3", "size": 1 << 50}, "no space; take less"),
     ],
 )  # fmt: skip
-def test_backends_that_cannot_be(shell, arguments, says):
+def test_backends_that_cannot_be(shell: Shell, arguments: dict[str, Any] | None, says: str) -> None:
     assert shell.refusal("object-add", arguments)[1] == says
     assert len(shell.machine.views) == 2
 
@@ -362,7 +366,7 @@ def test_backends_that_cannot_be(shell, arguments, says):
         ({"driver": "nvdimm", "memdev": "m2", "bus": "b"}, "GenericError", "Device 'nvdimm' can't go on any bus"),
     ],
 )  # fmt: skip
-def test_devices_that_cannot_be_added(shell, arguments, kind, says):
+def test_devices_that_cannot_be_added(shell: Shell, arguments: dict[str, Any] | None, kind: str, says: str) -> None:
     shell.run("object-add", qom_type="memory-backend-ram", id="m2", size=MIB)
     assert shell.refusal("device_add", arguments) == (kind, says)
     assert len(shell.machine.dimms) == 1
@@ -372,7 +376,7 @@ def test_devices_that_cannot_be_added(shell, arguments, kind, says):
 @pytest.mark.parametrize(
     ("status", "state"), [("active", "running"), ("completed", "postmigrate"), ("none", "inmigrate")]
 )
-def test_the_machine_keeps_its_shape_while_it_migrates(shell, command, status, state):
+def test_the_machine_keeps_its_shape_while_it_migrates(shell: Shell, command: str, status: str, state: str) -> None:
     shell.migration.answer, shell.machine.state = {"status": status}, state
     arguments = {"qom-type": "memory-backend-ram", "id": "m2", "size": MIB}
     if command == "device_add":
@@ -380,7 +384,7 @@ def test_the_machine_keeps_its_shape_while_it_migrates(shell, command, status, s
     assert shell.refusal(command, arguments)[1] == f"{command} not allowed while migrating"
 
 
-def test_unplugging_is_refused_as_in_qemu(shell):
+def test_unplugging_is_refused_as_in_qemu(shell: Shell) -> None:
     assert shell.refusal("device_del", id="nv1")[1] == "nvdimm device hot unplug is not supported yet."
     assert (
         shell.refusal("device_del", id="/machine/peripheral/nv1")[1] == "nvdimm device hot unplug is not supported yet."
@@ -392,7 +396,7 @@ def test_unplugging_is_refused_as_in_qemu(shell):
 # -- migration --------------------------------------------------------------------------------------------------------
 
 
-def test_migration_is_started_watched_and_cancelled(shell):
+def test_migration_is_started_watched_and_cancelled(shell: Shell) -> None:
     assert shell.run("query-migrate") == {}
     shell.run("migrate", uri="unix:/x", detach=True)
     assert shell.run("query-migrate") == {"status": "active"}
@@ -402,7 +406,7 @@ def test_migration_is_started_watched_and_cancelled(shell):
     assert shell.migration.calls == [("start", "unix:/x"), "cancel"]
 
 
-def test_migrations_that_cannot_start(shell):
+def test_migrations_that_cannot_start(shell: Shell) -> None:
     assert "no such file; start the destination first" in shell.refusal("migrate", uri="unix:/nowhere")[1]
     assert shell.refusal("migrate", uri="unix:/x", blk=True)[1] == "This machine has no disks to migrate"
     assert "no paused migration" in shell.refusal("migrate", uri="unix:/x", resume=True)[1]
@@ -412,21 +416,21 @@ def test_migrations_that_cannot_start(shell):
     assert shell.migration.calls == []
 
 
-def test_incoming_only_where_it_was_announced(shell):
+def test_incoming_only_where_it_was_announced(shell: Shell) -> None:
     assert shell.refusal("migrate-incoming", uri="unix:/x")[1] == "'-incoming' was not specified on the command line"
     shell.machine.state = "inmigrate"
     shell.run("migrate-incoming", uri="unix:/x")
     assert shell.migration.calls == [("incoming", "unix:/x")]
 
 
-def test_the_pause_before_the_switchover(shell):
+def test_the_pause_before_the_switchover(shell: Shell) -> None:
     assert shell.refusal("migrate-continue", state="pre-switchover")[1] == "Migration not in expected state: none"
     shell.migration.answer = {"status": "pre-switchover"}
     shell.run("migrate-continue", state="pre-switchover")
     assert shell.migration.calls == ["continue"]
 
 
-def test_capabilities_and_parameters(shell):
+def test_capabilities_and_parameters(shell: Shell) -> None:
     shell.run("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
     assert {"capability": "events", "state": True} in shell.run("query-migrate-capabilities")
     assert shell.refusal("migrate-set-capabilities", capabilities=[{"capability": "events", "state": "on"}])[1] == (
@@ -439,7 +443,7 @@ def test_capabilities_and_parameters(shell):
     assert shell.refusal("migrate-set-capabilities", capabilities=[])[1] == "There's a migration process in progress"
 
 
-def test_a_machine_without_migration_says_so():
+def test_a_machine_without_migration_says_so() -> None:
     shell = Shell(migration=False)
     assert shell.run("query-migrate") == {}
     assert shell.run("migrate_cancel") == {}
@@ -464,19 +468,19 @@ def test_a_machine_without_migration_says_so():
         ("", "unknown command: ''\r\n"),
     ],
 )
-def test_words_for_people(shell, line, has):
+def test_words_for_people(shell: Shell, line: str, has: str) -> None:
     shell.migration.answer = {"status": "active", "ram": {"total": 5}}
     assert has in shell.run("human-monitor-command", command_line=line)
 
 
-def test_words_for_people_without_migration():
+def test_words_for_people_without_migration() -> None:
     shell = Shell(migration=False)
     assert shell.run("human-monitor-command", command_line="info migrate") == ""
     shell.machine.state = "paused"
     assert shell.run("human-monitor-command", command_line="info status") == "VM status: paused\r\n"
 
 
-def test_refusals_are_one_line():
+def test_refusals_are_one_line() -> None:
     with pytest.raises(QmpError) as refused:
         Shell().run("object-add", qom_type="memory-backend-ram", id="x", size=1 << 50)
     assert "\n" not in refused.value.description

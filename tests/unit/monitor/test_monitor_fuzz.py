@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from monitor_fakes import Shell
 
 from emu.monitor.commands import COMMANDS
 from emu.monitor.errors import QmpError
+from tests.unit.monitor.monitor_fakes import Shell
 
 # Words that lead somewhere, so that the search gets behind the first check; file names stay in the test's own folder.
 TEXTS = st.sampled_from(
@@ -36,7 +37,7 @@ NAMES = {
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -46,7 +47,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     deadline=None,
 )
-def test_any_arguments(data):
+def test_any_arguments(data: st.DataObject) -> None:
     shell = Shell()
     for _ in range(3):
         name = data.draw(st.sampled_from(sorted(COMMANDS)))

@@ -4,16 +4,17 @@ import itertools
 import json
 import tracemalloc
 from random import Random
+from typing import Any
 
 import pytest
-from fuzzing import times
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emu.monitor.jsonstream import MAX_DEPTH, MAX_TEXT, Decoded, JsonDecoder, Malformed, encode_line
+from tests.fuzzing import times
 
 
-def items(*pieces: bytes):
+def items(*pieces: bytes) -> list[Decoded | Malformed]:
     decoder, found = JsonDecoder(), []
     for piece in pieces:
         decoder.feed(piece)
@@ -42,14 +43,18 @@ CUTS = st.lists(st.integers(0, 1 << 16), max_size=8)
 
 
 @given(st.lists(OBJECTS, min_size=1, max_size=4), CUTS, st.booleans(), st.sampled_from([b"", b"\n", b" \r\n\t"]))
-def test_values_arrive_whole_however_the_bytes_are_cut(values, cuts, ascii_only, between):
+def test_values_arrive_whole_however_the_bytes_are_cut(
+    values: list[dict[str, Any]], cuts: list[int], ascii_only: bool, between: bytes
+) -> None:
     data = between.join(json.dumps(value, ensure_ascii=ascii_only).encode() for value in values)
     assert items(*in_pieces(data, cuts)) == [Decoded(value) for value in values]
 
 
 @given(st.lists(st.binary(max_size=64), max_size=8), OBJECTS, CUTS)
 @settings(max_examples=400)
-def test_arbitrary_bytes_never_raise_and_a_reset_byte_always_helps(garbage, value, cuts):
+def test_arbitrary_bytes_never_raise_and_a_reset_byte_always_helps(
+    garbage: list[bytes], value: object, cuts: list[int]
+) -> None:
     data = b"".join(garbage) + b"\xff"
     found = items(*in_pieces(data, cuts), json.dumps(value).encode())
     assert found[-1] == Decoded(value)
@@ -57,7 +62,7 @@ def test_arbitrary_bytes_never_raise_and_a_reset_byte_always_helps(garbage, valu
 
 
 @pytest.mark.fuzz
-def test_many_random_streams_never_raise_and_a_reset_byte_always_helps():
+def test_many_random_streams_never_raise_and_a_reset_byte_always_helps() -> None:
     random = Random(1)
     alphabet = b"{}[]:,\"'\\\x00\n\t 0123.-eEtrufalsn\xff\xfe\xc3\xa9\xed\xa0%@"
     for _ in range(times(20_000)):
@@ -81,13 +86,13 @@ JSONISH = st.lists(
 @settings(max_examples=400)
 @example(b'{"a\\\xff{', [4])
 @example(b'{"a\\\x01}', [4])
-def test_near_json_is_judged_the_same_in_any_pieces(data, cuts):
+def test_near_json_is_judged_the_same_in_any_pieces(data: bytes, cuts: list[int]) -> None:
     assert items(*in_pieces(data, cuts)) == items(data)
 
 
 @given(JSONISH)
 @settings(max_examples=400)
-def test_what_is_accepted_is_what_python_accepts(data):
+def test_what_is_accepted_is_what_python_accepts(data: bytes) -> None:
     """Single quotes are ours (and QEMU's); apart from them Python's parser agrees on every decoded value."""
     if b"'" in data:
         return
@@ -115,7 +120,7 @@ def test_what_is_accepted_is_what_python_accepts(data):
         (b'"\xf0\x9f\x98\x80\\u0000"', ["\U0001f600\0"]),
     ],
 )
-def test_values(data, answers):
+def test_values(data: bytes, answers: list[object]) -> None:
     assert items(data) == [Decoded(value) for value in answers]
 
 
@@ -143,26 +148,27 @@ def test_values(data, answers):
         (b"[1}", "JSON parse error, expecting value"),
     ],
 )
-def test_errors_are_told_once_and_the_next_command_works(data, why):
+def test_errors_are_told_once_and_the_next_command_works(data: bytes, why: str) -> None:
     assert items(data, b'\xff{"execute":"x"}')[0] == Malformed(why)
     assert items(data, b'\xff{"execute":"x"}')[-1] == Decoded({"execute": "x"})
 
 
 @pytest.mark.parametrize("data", [b'{"a" 1}', b'{"a":1,"a":2}', b"}", b"01 ", b'{"a":[1}', b'"x\n', b'{"id":truex}'])
-def test_these_errors_need_no_reset(data):
+def test_these_errors_need_no_reset(data: bytes) -> None:
     found = items(data, b'{"execute":"x"}')
     assert len(found) == 2
     assert found[1] == Decoded({"execute": "x"})
 
 
-def test_deepest_accepted_nesting():
+def test_deepest_accepted_nesting() -> None:
     data = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
     (item,) = items(data)
+    assert isinstance(item, Decoded)
     assert json.dumps(item.value).encode() == data
 
 
 @pytest.mark.parametrize(("start", "more"), [(b'{"a":"', b"x"), (b'{"a":1', b"1"), (b'["\\', b"\\"), (b"{'e", b'"')])
-def test_an_endless_token_is_cut_off_and_forgotten(start, more):
+def test_an_endless_token_is_cut_off_and_forgotten(start: bytes, more: bytes) -> None:
     decoder, errors = JsonDecoder(), 0
     decoder.feed(start)
     tracemalloc.start()
@@ -178,7 +184,7 @@ def test_an_endless_token_is_cut_off_and_forgotten(start, more):
     assert list(iter(decoder.next_item, None))[-1] == Decoded({"ok": 1})
 
 
-def test_an_endless_list_is_cut_off():
+def test_an_endless_list_is_cut_off() -> None:
     decoder = JsonDecoder()
     decoder.feed(b"[")
     for _ in range(MAX_TEXT // 65536 + 1):
@@ -188,18 +194,18 @@ def test_an_endless_list_is_cut_off():
     assert item == Malformed("JSON token size limit exceeded")
 
 
-def test_space_between_values_counts_for_nothing():
+def test_space_between_values_counts_for_nothing() -> None:
     assert items(*[b" " * 65536] * 40, b"{}") == [Decoded({})]
 
 
-def test_a_large_value_within_the_limit_is_taken():
+def test_a_large_value_within_the_limit_is_taken() -> None:
     text = "x" * (MAX_TEXT - 100)
     data = json.dumps({"a": text}).encode()
     assert items(*[data[at : at + 1000] for at in range(0, len(data), 1000)]) == [Decoded({"a": text})]
 
 
 @given(VALUES)
-def test_lines_are_ascii_and_end_in_crlf(value):
+def test_lines_are_ascii_and_end_in_crlf(value: object) -> None:
     line = encode_line(value)
     assert line.endswith(b"\r\n")
     assert line.isascii()

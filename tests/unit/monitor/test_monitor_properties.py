@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from monitor_fakes import Shell
 
 from emu.cli import keyval
 from emu.cli.options import DRIVER_KEYS, NVDIMM_KEYS, OBJECT_KEYS, backend_keys
@@ -29,6 +28,7 @@ from emu.memory.properties import check_value
 from emu.monitor.commands import introspection
 from emu.monitor.errors import QmpError
 from emu.units import MIB, U64_MAX
+from tests.unit.monitor.monitor_fakes import Shell
 
 OPTIONS = Path(__file__).parents[3] / "docs" / "reference" / "options.md"
 # Where a value is a number, and where it is a list of them.
@@ -95,8 +95,8 @@ def by_option(row: Property, value: int) -> bool:
 
 def by_qmp(row: Property, value: int) -> str:
     """What QMP says of it; "" when it takes it."""
-    given = {"qom-type": "memory-backend-file", "id": "new", "size": MIB, "mem-path": "f"}
-    given[row.name] = [value] if row.kind is Kind.HOST_NODES else value  # type: ignore[assignment]  # a list among texts
+    given: dict[str, object] = {"qom-type": "memory-backend-file", "id": "new", "size": MIB, "mem-path": "f"}
+    given[row.name] = [value] if row.kind is Kind.HOST_NODES else value
     try:
         Shell().run("object-add", given)
     except QmpError as error:
@@ -132,7 +132,7 @@ def test_the_bounds_are_the_same_at_every_door(row: Property) -> None:
     ],
 )
 def test_numbers_out_of_bounds_in_qemus_words(arguments: dict[str, Any], says: str) -> None:
-    given = {"qom-type": "memory-backend-ram", "id": "new", "size": MIB}
+    given: dict[str, object] = {"qom-type": "memory-backend-ram", "id": "new", "size": MIB}
     assert Shell().refusal("object-add", given | arguments) == ("GenericError", says)
     name, value = next(iter(arguments.items()))
     with pytest.raises(UsageError) as caught:

@@ -1,6 +1,7 @@
 """The session: greeting, negotiation, ids, errors, events - by bytes, without sockets."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,14 +13,14 @@ from emu.monitor.protocol import Event, Session
 LIMIT = 1 << 20
 
 
-def sent(session):
+def sent(session: Session) -> list[Any]:
     data = bytes(session.data_to_send())
     session.data_to_send().clear()
     assert data == b"" or data.endswith(b"\r\n")
     return [json.loads(line) for line in data.split(b"\r\n")[:-1]]
 
 
-def serve(session, data):
+def serve(session: Session, data: bytes) -> list[Any]:
     """Feed ``data``; answer each request with its own name. Gives what was sent."""
     session.receive(data)
     while (request := session.next_request(output_limit=LIMIT)) is not None:
@@ -28,24 +29,24 @@ def serve(session, data):
 
 
 @pytest.fixture
-def ready():
+def ready() -> Session:
     session = Session()
     serve(session, b'{"execute":"qmp_capabilities"}')
     return session
 
 
-def error(answer):
+def error(answer: Any) -> tuple[str, str]:
     return answer["error"]["class"], answer["error"]["desc"]
 
 
-def test_the_server_speaks_first():
+def test_the_server_speaks_first() -> None:
     (greeting,) = sent(Session())
     assert greeting["QMP"]["capabilities"] == []
     assert set(greeting["QMP"]["version"]["qemu"]) == {"major", "minor", "micro"}
     assert greeting["QMP"]["version"]["package"].startswith("emu ")
 
 
-def test_nothing_works_before_the_negotiation():
+def test_nothing_works_before_the_negotiation() -> None:
     session = Session()
     sent(session)
     session.event(Event("STOP", {}, 0))
@@ -55,7 +56,7 @@ def test_nothing_works_before_the_negotiation():
     assert serve(session, b'{"execute":"qmp_capabilities","arguments":{"enable":[]}}') == [{"return": {}}]
 
 
-def test_negotiation_happens_once(ready):
+def test_negotiation_happens_once(ready: Session) -> None:
     (answer,) = serve(ready, b'{"execute":"qmp_capabilities"}')
     assert error(answer) == (
         "CommandNotFound",
@@ -73,7 +74,7 @@ def test_negotiation_happens_once(ready):
         ('{"other":1}', "Parameter 'other' is unexpected"),
     ],
 )
-def test_a_refused_negotiation_changes_nothing(arguments, says):
+def test_a_refused_negotiation_changes_nothing(arguments: dict[str, Any] | None, says: str) -> None:
     session = Session()
     sent(session)
     (answer,) = serve(session, f'{{"execute":"qmp_capabilities","arguments":{arguments}}}'.encode())
@@ -98,7 +99,7 @@ def test_a_refused_negotiation_changes_nothing(arguments, says):
         (b'{"exec-oob":"query-status"}', "QMP input member 'exec-oob' is unexpected"),
     ],
 )
-def test_what_is_no_command_is_an_error_and_the_session_goes_on(ready, data, says):
+def test_what_is_no_command_is_an_error_and_the_session_goes_on(ready: Session, data: bytes, says: str) -> None:
     (answer,) = serve(ready, data)
     assert error(answer) == ("GenericError", says)
     assert serve(ready, b'{"execute":"x"}') == [{"return": {"did": "x", "with": {}}}]
@@ -108,26 +109,27 @@ IDS = st.recursive(st.none() | st.booleans() | st.integers(-5, 1 << 63) | st.tex
 
 
 @given(IDS, st.sampled_from(['"execute":"x"', '"execute":1', '"what":1']))
-def test_every_answer_carries_the_id_it_was_asked_with(tag, rest):
+def test_every_answer_carries_the_id_it_was_asked_with(tag: Any, rest: str) -> None:
     session = Session()
     serve(session, b'{"execute":"qmp_capabilities"}')
     (answer,) = serve(session, f'{{{rest},"id":{json.dumps(tag)}}}'.encode())
     assert answer["id"] == tag
 
 
-def test_answers_keep_the_order_of_the_questions(ready):
+def test_answers_keep_the_order_of_the_questions(ready: Session) -> None:
     answers = serve(ready, b'{"execute":"a","id":1}]{"execute":"b","id":2}{"execute":"c","id":3}')
     assert [answer.get("id") for answer in answers] == [1, None, 2, 3]
 
 
-def test_failure_has_its_class(ready):
+def test_failure_has_its_class(ready: Session) -> None:
     ready.receive(b'{"execute":"a"}')
     request = ready.next_request(output_limit=LIMIT)
+    assert request is not None
     ready.fail(request, QmpError("Device 'x' not found", DEVICE_NOT_FOUND))
     assert sent(ready) == [{"error": {"class": "DeviceNotFound", "desc": "Device 'x' not found"}}]
 
 
-def test_events_have_a_time_and_data_only_when_there_is_some(ready):
+def test_events_have_a_time_and_data_only_when_there_is_some(ready: Session) -> None:
     ready.event(Event("STOP", {}, 1_500_000_123_456))
     ready.event(Event("RESET", {"guest": True}, 7_000))
     assert sent(ready) == [
@@ -136,15 +138,17 @@ def test_events_have_a_time_and_data_only_when_there_is_some(ready):
     ]
 
 
-def test_answers_are_ascii(ready):
+def test_answers_are_ascii(ready: Session) -> None:
     ready.receive('{"execute":"a","id":"\xe9\U0001f600"}'.encode())
-    ready.succeed(ready.next_request(output_limit=LIMIT), "\xe9\udc80")
+    request = ready.next_request(output_limit=LIMIT)
+    assert request is not None
+    ready.succeed(request, "\xe9\udc80")
     line = bytes(ready.data_to_send())
     assert line.isascii()
     assert json.loads(line)["id"] == "\xe9\U0001f600"
 
 
-def test_a_client_that_does_not_read_is_not_served(ready):
+def test_a_client_that_does_not_read_is_not_served(ready: Session) -> None:
     ready.receive(b"]" * 60_000)
     while ready.next_request(output_limit=LIMIT) is not None:
         pass
@@ -158,7 +162,7 @@ def test_a_client_that_does_not_read_is_not_served(ready):
 
 
 @pytest.mark.parametrize("data", [b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HTTP/1.0\r\n", b"@"])
-def test_a_browser_cannot_talk_to_a_strict_session(data):
+def test_a_browser_cannot_talk_to_a_strict_session(data: bytes) -> None:
     session = Session(strict=True)
     sent(session)
     assert len(serve(session, data + b'{"execute":"qmp_capabilities"}{"execute":"quit"}')) == 1
@@ -166,7 +170,7 @@ def test_a_browser_cannot_talk_to_a_strict_session(data):
     assert not session.negotiated
 
 
-def test_a_strict_session_forgives_after_the_negotiation():
+def test_a_strict_session_forgives_after_the_negotiation() -> None:
     session = Session(strict=True)
     serve(session, b'{"execute":"qmp_capabilities"}')
     assert len(serve(session, b'@\n{"execute":"x"}')) == 2
@@ -179,7 +183,7 @@ def test_a_strict_session_forgives_after_the_negotiation():
     )
 )
 @settings(max_examples=400)
-def test_every_answer_to_arbitrary_bytes_is_qmp(pieces):
+def test_every_answer_to_arbitrary_bytes_is_qmp(pieces: list[bytes]) -> None:
     session = Session()
     for piece in pieces:
         for answer in serve(session, piece):

@@ -19,6 +19,7 @@ from emu.monitor.schema import (
     Array,
     Enum,
     Struct,
+    Type,
     optional,
     required,
 )
@@ -40,7 +41,7 @@ SHAPE = Struct(
         {"kind": "b", "list": [{"flag": True}], "n": 65535},
     ],
 )
-def test_accepts(value):
+def test_accepts(value: object) -> None:
     SHAPE.check(value)
 
 
@@ -62,7 +63,7 @@ def test_accepts(value):
         ({"kind": "b", "n": 1.0}, "Parameter 'n' expects uint64"),
     ],
 )
-def test_refuses(value, says):
+def test_refuses(value: object, says: str) -> None:
     with pytest.raises(QmpError) as refused:
         SHAPE.check(value)
     assert refused.value.description == says
@@ -78,7 +79,7 @@ def test_refuses(value, says):
         (ANY, [None, 1, {}, []], []),
     ],
 )
-def test_builtin_types(kind, good, bad):
+def test_builtin_types(kind: Type, good: list[object], bad: list[object]) -> None:
     for value in good:
         kind.check(value, "v")
     for value in bad:
@@ -93,7 +94,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_any_value_is_accepted_or_refused(value):
+def test_any_value_is_accepted_or_refused(value: object) -> None:
     for kind in (SHAPE, ANY, INT, STR, Array(SHAPE)):
         try:
             kind.check(value, "v")
@@ -101,7 +102,7 @@ def test_any_value_is_accepted_or_refused(value):
             assert refused.description
 
 
-def test_introspection_is_closed_and_unambiguous():
+def test_introspection_is_closed_and_unambiguous() -> None:
     entries = introspection()
     named = {entry["name"]: entry for entry in entries}
     assert len(named) == len(entries)
@@ -129,7 +130,7 @@ def test_introspection_is_closed_and_unambiguous():
                 assert entry["json-type"]
 
 
-def test_types_of_one_name_are_one_type():
+def test_types_of_one_name_are_one_type() -> None:
     """Two different types under one name would hide each other in the introspection."""
     seen: dict[str, object] = {}
     waiting = [kind for command in COMMANDS.values() for kind in (command.arguments, command.returns)]
@@ -141,7 +142,7 @@ def test_types_of_one_name_are_one_type():
         waiting += kind.parts()
 
 
-def test_introspection_lists_every_command_and_event():
+def test_introspection_lists_every_command_and_event() -> None:
     entries = introspection()
     commands = {entry["name"] for entry in entries if entry["meta-type"] == "command"}
     events = {entry["name"] for entry in entries if entry["meta-type"] == "event"}

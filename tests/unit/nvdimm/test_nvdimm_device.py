@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from nvdimm_doubles import BACKEND, LABEL_SIZE, FakeBacking, device, dimm_config
 
 from emu.config import OnOffAuto
 from emu.devices.nvdimm.device import NvdimmDevice
 from emu.errors import StateError, UsageError
 from emu.state import SavedState
 from emu.units import GIB, MIB
+from tests.unit.nvdimm.nvdimm_doubles import BACKEND, LABEL_SIZE, FakeBacking, device, dimm_config
 
 
 def test_labels_are_the_end_of_the_backing() -> None:

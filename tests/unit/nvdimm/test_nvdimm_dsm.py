@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nvdimm_doubles import BACKEND, LABEL_SIZE, FakeBacking, FakeMemory, device
 
 from emu.config import OnOffAuto
 from emu.devices.nvdimm.dsm import MAX_TRANSFER, DsmPort
 from emu.errors import StateError
 from emu.state import SavedState, Value
 from emu.units import KIB
+from tests.unit.nvdimm.nvdimm_doubles import BACKEND, LABEL_SIZE, FakeBacking, FakeMemory, device
 
 PAGE = 0x3000
 SIZE = 256 * KIB

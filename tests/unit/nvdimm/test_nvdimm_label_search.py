@@ -58,7 +58,7 @@ def test_an_area_that_does_not_end_with_the_file() -> None:
 def test_an_area_in_the_second_half_of_another() -> None:
     outer = area(256 * KIB, Version.V1_2)
     outer[128 * KIB :] = area(128 * KIB, Version.V1_1)
-    assert find(outer) == [
+    assert find(bytes(outer)) == [
         Found(0, 256 * KIB, True, Version.V1_2),
         Found(128 * KIB, 128 * KIB, True, Version.V1_1),
     ]

@@ -10,8 +10,6 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from fuzzing import times
-from nvdimm_doubles import LABEL_SIZE, PowerCut, ShuffledLabels, TornLabels
 
 from emu.devices.nvdimm import labels
 from emu.devices.nvdimm.fletcher import fletcher64
@@ -29,6 +27,8 @@ from emu.devices.nvdimm.label_layouts import Guids, IndexHeader, LabelFlags, Lab
 from emu.devices.nvdimm.labels import BytesLabels, LabelArea, initialise
 from emu.devices.nvdimm.namespace import Mode, Namespace, make_label, mode_of, name_of, seal, set_cookie
 from emu.units import KIB, MIB
+from tests.fuzzing import times
+from tests.unit.nvdimm.nvdimm_doubles import LABEL_SIZE, PowerCut, ShuffledLabels, TornLabels
 
 IDENTITY = UUID("00112233-4455-6677-8899-aabbccddeeff")
 OTHER = UUID("ffeeddcc-bbaa-9988-7766-554433221100")

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nvdimm_doubles import LABEL_SIZE
 
 from emu.devices.nvdimm.index import Index, LabelError, Version, geometry, initial_index, pack_index
 from emu.devices.nvdimm.labels import BytesLabels, LabelArea, check, initialise, is_blank
 from emu.devices.nvdimm.namespace import Namespace, make_label, mode_of, name_of
+from tests.unit.nvdimm.nvdimm_doubles import LABEL_SIZE
 
 SIZE = 4096
 SMALL = 1280

@@ -110,7 +110,7 @@ def test_fields_are_frozen_and_need_values() -> None:
     with pytest.raises(TypeError, match="third"):
         pair.replace(third=3)
     with pytest.raises(TypeError):
-        Pair()  # type: ignore[call-arg]  # what the test is about
+        Pair()
 
 
 def test_equality_is_by_type_and_fields() -> None:

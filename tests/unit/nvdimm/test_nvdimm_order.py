@@ -9,9 +9,9 @@ import string
 from collections.abc import Callable
 
 import pytest
-from fuzzing import times
 
 from emu.devices.nvdimm.order import nfit_order, string_hash, table_order
+from tests.fuzzing import times
 
 _LETTERS = string.ascii_letters + "0123456789-_."
 

@@ -8,13 +8,13 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nvdimm_doubles import BACKEND, MACHINE, dimm_config
 
 from emu.config import MachineConfig, OnOffAuto
 from emu.devices.nvdimm.options import pmem_size
 from emu.devices.nvdimm.placement import DeviceMemory, split_ram
 from emu.errors import UsageError
 from emu.units import GIB, KIB, MIB
+from tests.unit.nvdimm.nvdimm_doubles import BACKEND, MACHINE, dimm_config
 
 PAGE = 4096
 

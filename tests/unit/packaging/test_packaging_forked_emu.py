@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import forked_emu
 import pytest
 
 from emu.testing.commands import EMU
+from tests import forked_emu
 
 
 def test_a_forked_command_is_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def test_half_an_installation_is_said(folder: Path, tmp_path: Path, script: str 
 def test_a_worker_that_reads_the_script_does_not_start_the_command_again(folder: Path) -> None:
     """As ``multiprocessing`` does in each process that ``--jobs`` starts."""
     code = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__mp_main__')"
-    command = [sys.executable, "-c", code, folder / "emu-python"]
+    command = [sys.executable, "-c", code, str(folder / "emu-python")]
     done = subprocess.run(command, capture_output=True, env=environment(), timeout=PATIENCE_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 

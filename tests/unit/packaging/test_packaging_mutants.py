@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutants.__main__ import MUTANTS, misplaced
-from mutants.mutant import Mutant
+
+from tests.mutants.__main__ import MUTANTS, misplaced
+from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[3]
 

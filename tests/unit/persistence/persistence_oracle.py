@@ -11,11 +11,21 @@ device, whose one byte is the last of the memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+Op = tuple[Any, ...]
+"""A step of a program; behind the decoder a store has its ``Part``s instead of address and bytes."""
+Part = tuple[int, bytes]
+Persist = tuple[str, tuple[Part, ...]]
+State = tuple[int, tuple[Op, ...], tuple[Persist, ...], bytes]
+"""Next step, store buffer, persist buffer, memory."""
+
 SIZE = 81
 LABEL = SIZE - 1
 
 
-def pieces(address, data):
+def pieces(address: int, data: bytes) -> tuple[Part, ...]:
     """(address, bytes) of each part that does not cross an 8-byte boundary."""
     result, start = [], address
     for at in range(address, address + len(data)):
@@ -25,11 +35,11 @@ def pieces(address, data):
     return tuple(result)
 
 
-def same_unit(one, other):
+def same_unit(one: Sequence[Part], other: Sequence[Part]) -> bool:
     return any(a // 8 == b // 8 for a, _ in one for b, _ in other)
 
 
-def may_pass(later, earlier):
+def may_pass(later: Op, earlier: Op) -> bool:
     """Whether ``later`` may leave the store buffer before ``earlier``, which is ahead of it in program order."""
     kinds = (earlier[0], later[0])
     if "sf" in kinds:
@@ -48,20 +58,20 @@ def may_pass(later, earlier):
         return not any(at // 64 == later[1] // 64 for at, _ in earlier[1])
     if kinds == ("fo", "fo"):
         return True
-    return earlier[1] // 64 != later[1] // 64  # clflush and clflushopt
+    return bool(earlier[1] // 64 != later[1] // 64)  # clflush and clflushopt
 
 
 class Machine:
     """One choice of domain and order; ``run`` gives the set of all memories (``SIZE`` bytes) of a program."""
 
-    def __init__(self, domain="adr", order="line"):
+    def __init__(self, domain: str = "adr", order: str = "line") -> None:
         self.eadr = domain == "eadr"
         self.granule = 64 if order == "line" else 8
 
-    def run(self, program, initial=bytes(SIZE)):
+    def run(self, program: Sequence[Op], initial: bytes = bytes(SIZE)) -> set[bytes]:
         program = [step for op in program for step in self.decode(op)]
-        start = (0, (), (), initial)
-        seen, todo, memories = {start}, [start], set()
+        start: State = (0, (), (), initial)
+        seen, todo, memories = {start}, [start], set[bytes]()
         while todo:
             state = todo.pop()
             memories.add(state[3])
@@ -71,7 +81,7 @@ class Machine:
                     todo.append(after)
         return memories
 
-    def decode(self, op):
+    def decode(self, op: Op) -> list[Op]:
         """What enters the store buffer: the parts of a store together, those of a non-temporal one each for itself."""
         if op[0] == "nt":
             return [("nt", (part,)) for part in pieces(op[1], op[2])]
@@ -79,7 +89,7 @@ class Machine:
             return [(op[0], pieces(op[1], op[2]))]
         return [] if op[0] == "fo" and self.eadr else [op]
 
-    def steps(self, program, state):
+    def steps(self, program: Sequence[Op], state: State) -> Iterator[State]:
         at, buffer, waiting, memory = state
         if at < len(program):
             op = program[at]
@@ -124,14 +134,14 @@ class Machine:
                     address, data = part
                     yield at, buffer, rest, memory[:address] + data + memory[address + len(data) :]
 
-    def touches(self, parts, address):
+    def touches(self, parts: Sequence[Part], address: int) -> bool:
         return any(at // 64 == address // 64 for at, _ in parts)
 
-    def unfenced(self, waiting):
+    def unfenced(self, waiting: Sequence[Persist]) -> bool:
         """Whether a fence must wait: for non-temporal stores, and under eADR for a store that is half visible."""
         return bool(waiting) if self.eadr else any(kind == "nt" for kind, _ in waiting)
 
-    def blocked(self, kind, part, ahead):
+    def blocked(self, kind: str, part: Part, ahead: Sequence[Persist]) -> bool:
         """Whether something ahead in the persist buffer must reach the memory before ``part``."""
         for other, parts in ahead:
             for address, _ in parts:

@@ -6,8 +6,6 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from fuzzing import times
-from test_persistence_explore import Toy, found, random_body, random_content, random_events
 
 from emu.persistence.lab import beginnings
 from emu.persistence.lab.beginnings import Beginnings, Moment, Place
@@ -16,6 +14,8 @@ from emu.persistence.lab.tree import Reads
 from emu.persistence.model.crashstate import Read
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import build
+from tests.fuzzing import times
+from tests.unit.persistence.test_persistence_explore import Toy, found, random_body, random_content, random_events
 
 TRACKED = frozenset({0, 8, 16, 64, 72, 4096, 4104})
 _READ = 24

@@ -9,13 +9,13 @@ import math
 import random
 import resource
 import struct
+import subprocess
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fuzzing import times
 
 from emu.boot import elf
 from emu.errors import EmuError
@@ -25,6 +25,7 @@ from emu.persistence.report import debug_info, readers
 from emu.persistence.report.stacks import unwind
 from emu.persistence.report.symbols import Symbols, load_symbols
 from emu.units import MIB
+from tests.fuzzing import times
 
 IMAGE = Path(__file__).parents[3] / "guest" / "images" / "commit-noflush.elf"
 SECONDS = 0.5
@@ -51,10 +52,11 @@ class Bomb:
         form = "<I" if field == "type" else "<Q"
         return int(struct.unpack_from(form, self.data, self._table + 64 * number + _FIELDS[field])[0])
 
-    def set(self, section: str, **fields: int) -> None:
+    def set(self, section: str, **fields: int) -> Bomb:
         for name, value in fields.items():
             form = "<I" if name == "type" else "<Q"
             struct.pack_into(form, self.data, self._table + 64 * self._numbers[section] + _FIELDS[name], value)
+        return self
 
     def replace(self, section: str, data: bytes, **fields: int) -> Bomb:
         """Give ``section`` other contents, at the end of the file."""
@@ -109,7 +111,7 @@ def compressed(claimed: int, real: int) -> bytes:
 BOMBS: dict[str, Callable[[], Bomb]] = {
     "symbols of one byte": lambda: Bomb().replace(".symtab", bytes(8 << 20), entsize=1),
     "symbols of no bytes": lambda: Bomb().replace(".symtab", bytes(8 << 20), entsize=0),
-    "symbols beyond the file": lambda: (bomb := Bomb(), bomb.set(".symtab", size=1 << 62))[0],
+    "symbols beyond the file": lambda: Bomb().set(".symtab", size=1 << 62),
     "a file table of 2^40 files": lambda: Bomb().patch(".debug_line", line_header_5(1 << 40)),
     "a line program of four million rows": lambda: Bomb().replace(
         ".debug_line", line_program(b"\1" * (4 << 20) + b"\0\1\1")
@@ -132,7 +134,7 @@ BOMBS: dict[str, Callable[[], Bomb]] = {
     "a section that unpacks to more than it says": lambda: Bomb().replace(
         ".debug_line", compressed(100, 1 << 30), flags=0x800
     ),
-    "a section of 2^60 bytes": lambda: (bomb := Bomb(), bomb.set(".debug_str", size=1 << 60))[0],
+    "a section of 2^60 bytes": lambda: Bomb().set(".debug_str", size=1 << 60),
 }
 # pyelftools makes all sections or none.
 NO_SECTIONS = ("symbols of no bytes", "symbols beyond the file")
@@ -239,7 +241,7 @@ def test_after_the_deadline_nothing_is_read_and_it_is_read_when_there_is_time_ag
     path = tmp_path / "image.elf"
     path.write_bytes(IMAGE.read_bytes())
     with monkeypatch.context() as without_processes:
-        without_processes.setattr(readers.subprocess, "Popen", None)
+        without_processes.setattr(subprocess, "Popen", None)
         found = debug_info.read(str(path), deadline=Deadline.after(0))
         assert found.functions == ()
         assert "the image's symbols cannot be read: the time limit of 0 s was reached" in found.note

@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
-from fuzzing import times
-from test_persistence_explore import RULES, Memory, Toy, clean
 
 from emu.config import PersistenceDomain
 from emu.persistence.lab import findings
@@ -22,8 +20,11 @@ from emu.persistence.model.crashstate import CrashState, Read, memories
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store, line_of, split
 from emu.persistence.model.rules import Media, Rules
 from emu.persistence.model.timeline import build
+from tests.fuzzing import times
+from tests.unit.persistence.test_persistence_explore import RULES, Memory, Toy, clean
 
 Step = tuple[int, Event]
+Reads = tuple[Read, ...]
 SFENCE = Fence(FenceKind.SFENCE)
 EADR = Rules(PersistenceDomain.EADR)
 FLUSHED = Rules(), EADR
@@ -40,7 +41,7 @@ def with_places(events: Sequence[Event]) -> list[Event]:
 
 def explained(
     events: Sequence[Event], rules: Rules, body: Callable[[Memory], int], limits: Limits | None = None
-) -> tuple[list[Failure], set]:
+) -> tuple[list[Failure], set[Reads]]:
     """The causes, and the paths of the failing recoveries."""
     timeline, toy = build(events, rules), Toy(body)
     exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean), limits=limits)
@@ -51,9 +52,9 @@ def explained(
     return failures, {path for path, verdict in verdicts if verdict is not None and not verdict.ok}
 
 
-def ending(body: Callable[[Memory], int], contents: dict[int, int], tracked: frozenset) -> tuple[int, tuple[Read, ...]]:
+def ending(body: Callable[[Memory], int], contents: dict[int, int], tracked: frozenset[int]) -> tuple[int, Reads]:
     run = Toy(body).run(tracked, lambda unit, mask: contents.get(unit, 0) & mask)
-    return run.verdict.status, run.reads
+    return run.verdict.status, tuple(run.reads)
 
 
 def units_stored(events: Sequence[Event]) -> frozenset[int]:
@@ -68,10 +69,10 @@ class Judge:
         self.events, self.rules, self.body = events, rules, body
         self.tracked = units_stored(events)
 
-    def ending(self, contents: dict[int, int]) -> tuple[int, tuple[Read, ...]]:
+    def ending(self, contents: dict[int, int]) -> tuple[int, Reads]:
         return ending(self.body, contents, self.tracked)
 
-    def failing(self, steps: Sequence[Step], crash: int, rules: Rules | None = None) -> set:
+    def failing(self, steps: Sequence[Step], crash: int, rules: Rules | None = None) -> set[tuple[int, Reads]]:
         """(power fails before this original event, what recovery reads) of all failing recoveries of a trace."""
         timeline = build([event for _, event in steps], rules or self.rules)
         tags = [tag for tag, _ in steps] + [crash]
@@ -83,7 +84,7 @@ class Judge:
                     found.add((tags[point.event], path))
         return found
 
-    def begin(self, crash: int, path: tuple[Read, ...]) -> int:
+    def begin(self, crash: int, path: Reads) -> int:
         """The last crash point before ``crash`` at which recovery cannot fail in this way; -1 if it always can."""
         allowed = {event for event, found in self.failing(numbered(self.events), len(self.events)) if found == path}
         points = [point.event for point in build(self.events, self.rules).points if point.event < crash]
@@ -100,6 +101,12 @@ def numbered(events: Sequence[Event], first: int = 0) -> list[Step]:
     return [(first + number, event) for number, event in enumerate(events)]
 
 
+def stored(events: Sequence[Event], number: int) -> Store:
+    store = events[number]
+    assert isinstance(store, Store)
+    return store
+
+
 def lines(event: Store) -> list[int]:
     return list(dict.fromkeys(line_of(unit) for unit, _, _ in split(event.address, event.data)))
 
@@ -109,15 +116,15 @@ def repaired(events: Sequence[Event], failure: Failure, rules: Rules, kind: str)
     steps: list[Step] = []
     wanted: dict[int, list[Event]] = {}
     for number in failure.lost:
-        lost = events[number]
+        lost = stored(events, number)
         if kind == findings.MISSING_FLUSH:
-            wanted[number] = [Flush(line, FlushKind.CLWB) for line in lines(lost)] + [SFENCE]
+            wanted[number] = [*(Flush(line, FlushKind.CLWB) for line in lines(lost)), SFENCE]
         elif lost.nt or rules.domain is PersistenceDomain.EADR:
             wanted[number] = [SFENCE]
         else:
             for line in lines(lost):
-                flushes = (n for n in range(number, failure.event) if isinstance(events[n], Flush)
-                           and events[n].line == line)  # fmt: skip
+                flushes = (n for n, event in numbered(events[number : failure.event], number)
+                           if isinstance(event, Flush) and event.line == line)  # fmt: skip
                 for first in list(flushes)[:1]:
                     wanted[first] = [SFENCE]
     for number, event in numbered(events[: failure.event]):
@@ -185,7 +192,7 @@ def test_the_repair_that_is_named_repairs(rules: Rules) -> None:
                 assert not judge.fails_still(numbered(events[: failure.event]), failure, synced)
             elif made and rules.flushes_count and not failure.lost_pages:
                 kinds = [findings.MISSING_FENCE, findings.MISSING_FLUSH]
-                if rules.domain is PersistenceDomain.EADR or all(events[number].nt for number in failure.lost):
+                if rules.domain is PersistenceDomain.EADR or all(stored(events, number).nt for number in failure.lost):
                     kinds = kinds[:1]
                 steps = {kind: repaired(events, failure, rules, kind) for kind in kinds}
                 helps = [kind for kind in kinds if not judge.fails_still(steps[kind], failure)]
@@ -313,7 +320,7 @@ def test_an_old_flag_is_not_blamed_for_a_new_generation() -> None:
     def body(memory: Memory) -> int:
         return int(memory.load(64) != 0 and memory.load(8) + 0x0101010101010101 != memory.load(16))
 
-    steps = [store(0, 7), store(8, 1), store(16, 2), FLUSH_0, SFENCE, store(64, 1), FLUSH_64, SFENCE]
+    steps: list[Event] = [store(0, 7), store(8, 1), store(16, 2), FLUSH_0, SFENCE, store(64, 1), FLUSH_64, SFENCE]
     steps += [store(0, 7), store(8, 2), store(16, 3), FLUSH_0, SFENCE]
     failures, _ = explained(with_places(steps), Rules(), body)
     assert [(f.kind, f.lost, f.persisted) for f in failures] == [(findings.ATOMICITY, (10,), 9)]

@@ -7,7 +7,6 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from fuzzing import times
 
 from emu.config import PersistenceDomain
 from emu.cpu.engine import trace
@@ -18,6 +17,7 @@ from emu.persistence.model.columns import Events, Writer
 from emu.persistence.model.events import Event, LabelWrite, Store, label_address
 from emu.persistence.model.rules import Media, Order, Rules
 from emu.persistence.model.timeline import build
+from tests.fuzzing import times
 
 RULES = [Rules(domain, order, media) for domain in PersistenceDomain for order in Order for media in Media]
 LABELS = [LabelWrite(label_address(0, 8 * number), bytes([number])) for number in range(3)]
@@ -77,7 +77,8 @@ def test_columns_are_a_sequence() -> None:
     packed, plain = some_events(random.Random("sequence"), 200)
     assert any(isinstance(event, Store) for event in plain)
     assert any(isinstance(event, LabelWrite) for event in plain)
-    assert (len(packed), packed[7], packed[-1], packed) == (len(plain), plain[7], plain[-1], plain)
+    assert (len(packed), packed[7], packed[-1]) == (len(plain), plain[7], plain[-1])
+    assert packed == plain
     assert [packed[number] for number in range(len(plain))] == plain
     assert packed[20:150] == plain[20:150]
     assert packed[20:150][3:9] == plain[23:29]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from fuzzing import times
 
 from emu.config import PersistenceDomain
 from emu.persistence.lab.chunks import Chunks
@@ -33,6 +32,7 @@ from emu.persistence.model.crashstate import FULL, CrashState, Read, memories
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Media, Order, Rules
 from emu.persistence.model.timeline import Timeline, build
+from tests.fuzzing import times
 
 UNITS = (0, 8, 64, 4096)
 RULES = [Rules(domain, order, media) for domain in PersistenceDomain for order in Order for media in Media]
@@ -106,7 +106,8 @@ def random_body(seed: int, *, stores: bool) -> Callable[[Memory], int]:
             if stores and action < 0.3:
                 memory.store(unit, bytes([rng.randint(1, 3)]) * rng.choice([8, 4]))
             elif stores and action < 0.4:
-                memory.event(rng.choice([Flush(unit, FlushKind.CLFLUSH), Fence(FenceKind.SFENCE)]))
+                events: list[Event] = [Flush(unit, FlushKind.CLFLUSH), Fence(FenceKind.SFENCE)]
+                memory.event(rng.choice(events))
             elif action < 0.9:
                 state = state * 31 + memory.load(unit)
             state = state * 31 + 7
@@ -131,12 +132,16 @@ def lookup(memory: dict[int, int]) -> Callable[[int], int]:
     return lambda unit: memory.get(unit, 0)
 
 
+def answers(memory: dict[int, int]) -> Answer:
+    return lambda unit, mask: memory[unit] & mask
+
+
 def brute_force(timeline: Timeline, toy: Toy, depth: int, initial: Callable[[int], int]) -> Iterator[tuple[int, int]]:
     """(crash point, status) of every memory, and of every memory after a second crash."""
     for point in timeline.points:
         for memory in memories(CrashState.at(timeline, point.number, initial)):
             content = {**{unit: initial(unit) for unit in (*UNITS, 16, 72, 4104)}, **memory}
-            run = toy.run(frozenset(content), lambda unit, mask, content=content: content[unit] & mask)
+            run = toy.run(frozenset(content), answers(content))
             yield point.number, run.verdict.status
             if depth > 1:
                 again = build([event for _, event in run.trace], timeline.rules)
@@ -149,9 +154,14 @@ def random_content(rng: random.Random) -> Callable[[int], int]:
     return lookup({unit: rng.choice((0, 0x0101010101010101, 0xA5A5A5A5A5A5A5A5)) for unit in (*UNITS, 16, 72, 4104)})
 
 
+def verdict(result: Result) -> Verdict:
+    assert result.leaf.verdict is not None
+    return result.leaf.verdict
+
+
 def found(exploration: Exploration) -> set[tuple[int, int]]:
     assert not exploration.incomplete_because
-    return {(point, result.leaf.verdict.status) for result in exploration.results for point in result.points}
+    return {(point, verdict(result).status) for result in exploration.results for point in result.points}
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
@@ -210,7 +220,7 @@ def test_executions_grow_with_what_recovery_reads(lines: int, records: int, eage
     exploration = explore(timeline, clean, LocalWorker(Toy(read_log(lines)), timeline, clean))
     assert sum(point.eager for point in timeline.points) == eager + 1  # and the end, where all is durable
     assert exploration.executed == records + 1
-    assert all(result.leaf.verdict.ok for result in exploration.results)
+    assert all(verdict(result).ok for result in exploration.results)
 
 
 def test_a_limit_of_executions_is_said_and_keeps_what_was_found() -> None:
@@ -238,7 +248,7 @@ def test_observed_bytes_split_the_outcomes_before_recovery() -> None:
     toy = Toy(lambda memory: memory.load(0) != 0 and memory.load(64) == 0)
     observe = [(0, 0xFF), (64, 0xFF)]
     exploration = explore(timeline, clean, LocalWorker(toy, timeline, clean), observe=observe)
-    verdicts = {result.observed: result.leaf.verdict.ok for result in exploration.results}
+    verdicts = {result.observed: verdict(result).ok for result in exploration.results}
     assert verdicts == {(0, 0): True, (0, 1): True, (1, 0): False, (1, 1): True}
     assert exploration.executed == 3
 
@@ -314,9 +324,9 @@ def test_failures_are_told_when_they_are_found() -> None:
         timeline,
         clean,
         LocalWorker(toy, timeline, clean),
-        on_failure=lambda result: told.append((toy.runs, result.leaf.verdict.status)),
+        on_failure=lambda result: told.append((toy.runs, verdict(result).status)),
     )
-    failing = [result.leaf.verdict.status for result in exploration.results if not result.leaf.verdict.ok]
+    failing = [verdict(result).status for result in exploration.results if not verdict(result).ok]
     assert sorted(status for _, status in told) == sorted(failing)
     assert told[0] == (2, 1)  # the first loss of all, as soon as it was run
     assert [runs for runs, _ in told] == sorted(runs for runs, _ in told)
@@ -376,9 +386,9 @@ class Elsewhere(LocalWorker):
             yield
 
 
-def everything(exploration: Exploration) -> tuple[object, ...]:
+def everything(exploration: Exploration) -> tuple[list[tuple[object, ...]], int, list[str], int | None]:
     """All that an exploration says, but for the tree and what walkers know."""
-    results = [
+    results: list[tuple[object, ...]] = [
         (result.observed, result.leaf.path(), result.leaf.verdict, result.points, result.direct,
          *(part for walker in (result.latest, result.shortest)
            for part in (walker.key, walker.given, dict(walker.state.known), walker.lost, walker.kept)))
@@ -444,7 +454,7 @@ def test_a_wide_tree_grows_the_same_elsewhere(executions: int) -> None:
         told.append([])
         answers.append(everything(explore(
             timeline, clean, kind(Toy(count_lost(9)), timeline, clean), limits=Limits(executions),
-            on_failure=lambda result: told[-1].append(result.leaf.verdict.status),
+            on_failure=lambda result: told[-1].append(verdict(result).status),
         )))  # fmt: skip
     assert answers[0] == answers[1]
     assert sorted(told[0]) == sorted(told[1])

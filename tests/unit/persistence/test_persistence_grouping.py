@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
-from test_persistence_causes import explained, store, with_places
-from test_persistence_explore import Memory
 
 from emu.persistence.lab import findings
 from emu.persistence.lab.grouping import Found, joined
-from emu.persistence.model.crashstate import Read
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind
 from emu.persistence.model.rules import Rules
+from tests.unit.persistence.test_persistence_causes import explained, store, with_places
+from tests.unit.persistence.test_persistence_explore import Memory
 
 SFENCE = Fence(FenceKind.SFENCE)
 
@@ -91,7 +90,7 @@ class _Rules:
 
     paths: frozenset[str]
 
-    def rules_out(self, path: tuple[Read, ...], after: int, until: int) -> bool:
+    def rules_out(self, path: str, after: int, until: int) -> bool:
         return path in self.paths
 
 

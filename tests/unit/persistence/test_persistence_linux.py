@@ -17,7 +17,7 @@ from emu.linux.cpio import Tree, files
 from emu.linux.protocol import KILLED, Message, Role, Stage
 from emu.machine import Exit
 from emu.persistence.lab.linux import CodePages, Talk, begin
-from emu.persistence.model.events import Fence, FenceKind, Flush, FlushKind, Store
+from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import build
 from emu.persistence.report.programs import ProgramSymbols, _segments, build_id
@@ -128,14 +128,14 @@ def one(pc: int, at: int, value: int) -> Store:
     return Store(LINE + at, bytes([value]) * 8, False, False, pc)
 
 
-def eager(events: list[Store | Flush | Fence], rules: Rules) -> list[int]:
+def eager(events: list[Event], rules: Rules) -> list[int]:
     return [point.eager for point in build(events, rules).points]
 
 
 def test_with_scope_program_the_kernels_stores_are_never_lost() -> None:
     fence = Fence(FenceKind.SFENCE, False, PROGRAM)
     flushes = [Flush(LINE, FlushKind.CLWB, PROGRAM), Flush(LINE + 64, FlushKind.CLWB, KERNEL)]
-    events = [one(PROGRAM, 0, 1), one(KERNEL, 64, 2), *flushes, fence]
+    events: list[Event] = [one(PROGRAM, 0, 1), one(KERNEL, 64, 2), *flushes, fence]
     assert eager(events, Rules())[0] == 4
     assert eager(events, Rules(trusted_from=1 << 47))[0] == 2
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import persistence_oracle
 import pytest
-from persistence_oracle import Machine
 
 from emu.guest.litmus import Litmus, Step, assemble, catalogue, digits, parse_step
+from tests.unit.persistence import persistence_oracle
+from tests.unit.persistence.persistence_oracle import Machine, Op
 
 ORACLE_MODES = {"adr": ("adr", "line"), "location": ("adr", "location"), "eadr": ("eadr", "line")}
 SMALL = 208
 
 
-def oracle_program(steps: tuple[Step, ...], *, failed_cas_is_load: bool) -> list[tuple]:
+def oracle_program(steps: tuple[Step, ...], *, failed_cas_is_load: bool) -> list[Op]:
     names = {"store": "st", "rep": "st", "movs": "st", "nt": "nt", "X": "rmw", "ADD": "rmw"}
-    program: list[tuple] = []
+    program: list[Op] = []
     for step in steps:
         if step.op in names:
             program.append((names[step.op], step.address, step.data))

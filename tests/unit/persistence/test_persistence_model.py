@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from fuzzing import times
 
 from emu.config import PersistenceDomain
 from emu.persistence.model.crashstate import CrashState, memories
@@ -26,6 +25,7 @@ from emu.persistence.model.image import Image, PartId, candidates, example
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.persistence.model.timeline import Timeline, build
 from emu.persistence.model.waste import find_waste
+from tests.fuzzing import times
 
 ONE, TWO = (1).to_bytes(8, "little"), (2).to_bytes(8, "little")
 SF, CAS = Fence(FenceKind.SFENCE), Fence(FenceKind.LOCKED, failed=True)
@@ -65,20 +65,20 @@ def test_split_at_units() -> None:
 
 
 def test_failed_compare_and_swap_is_a_barrier_or_a_load() -> None:
-    events = [store(0), clwb(0), CAS, store(64)]
+    events: list[Event] = [store(0), clwb(0), CAS, store(64)]
     assert last(events, Rules()) == {(1, 0), (1, 1)}
     assert last(events, Rules(failed_cas=FailedCas.LOAD)) == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
 def test_page_cache_holds_a_prefix_of_each_page() -> None:
-    events = [store(0), Flush(0, FlushKind.CLFLUSH), SF, store(64), store(4096)]
+    events: list[Event] = [store(0), Flush(0, FlushKind.CLFLUSH), SF, store(64), store(4096)]
     assert last(events, Rules(media=Media.PAGE_CACHE)) == {
         (first, second, other) for first, second in ((0, 0), (1, 0), (1, 1)) for other in (0, 1)
     }
 
 
 def test_dax_loses_whole_pages_of_what_is_durable_too() -> None:
-    events = [store(0), store(64), clwb(0), clwb(64), SF, store(4096)]
+    events: list[Event] = [store(0), store(64), clwb(0), clwb(64), SF, store(4096)]
     assert last(events, Rules(media=Media.DAX)) == {(*first, other) for first in ((0, 0), (1, 1)) for other in (0, 1)}
     assert last(events, Rules()) == {(1, 1, 0), (1, 1, 1)}
 
@@ -133,7 +133,7 @@ def test_distinct_gives_up_where_it_would_take_too_long() -> None:
 
 def test_distinct_counts_one_large_store_unit_by_unit() -> None:
     """Its lines can hold 256 things each, or one more; its units two."""
-    events = [Store(0, bytes(range(1, 9)) * 4096), SF, store(0, ONE)]
+    events: list[Event] = [Store(0, bytes(range(1, 9)) * 4096), SF, store(0, ONE)]
     assert count_distinct(build(events, Rules()), clean) == (2**8 + 1) * 2**4088
 
 
@@ -170,7 +170,9 @@ def wasted(events: list[Event], rules: Rules = Rules()) -> list[tuple[str, int, 
 
 
 def test_waste() -> None:
-    events = [store(0), clwb(0), clwb(0), SF, SF, store(8), store(8), clwb(64), SF, Fence(FenceKind.LOCKED)]
+    events: list[Event] = [
+        store(0), clwb(0), clwb(0), SF, SF, store(8), store(8), clwb(64), SF, Fence(FenceKind.LOCKED)
+    ]  # fmt: skip
     assert wasted(events) == [
         ("store not flushed at the end", 2, 5),
         ("overwrite before persist", 1, 6),

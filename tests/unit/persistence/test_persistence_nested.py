@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-from test_persistence_causes import store, with_places
-from test_persistence_explore import Memory, Toy, clean
 
 from emu.persistence.lab import findings
 from emu.persistence.lab.explore import Limits, LocalWorker, explore
@@ -15,6 +13,8 @@ from emu.persistence.lab.memories import Patience
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import build
+from tests.unit.persistence.test_persistence_causes import store, with_places
+from tests.unit.persistence.test_persistence_explore import Memory, Toy, clean
 
 SFENCE = Fence(FenceKind.SFENCE)
 ONE = b"\1" + bytes(7)

@@ -6,7 +6,6 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from test_persistence_explore import RULES, UNITS, Toy, random_body, random_content, random_events
 
 from emu.config import PersistenceDomain
 from emu.errors import UsageError
@@ -18,7 +17,15 @@ from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKi
 from emu.persistence.model.operations import Mark, Operation, Window, in_flight, operations, window
 from emu.persistence.model.promises import broken_promises
 from emu.persistence.model.rules import Media, Rules
-from emu.persistence.model.timeline import build
+from emu.persistence.model.timeline import Timeline, build
+from tests.unit.persistence.test_persistence_explore import (
+    RULES,
+    UNITS,
+    Toy,
+    random_body,
+    random_content,
+    random_events,
+)
 
 SFENCE = Fence(FenceKind.SFENCE)
 MARKS = [Mark(2, "begin", 7), Mark(5, "done", 7), Mark(5, "begin", 8), Mark(9, "done", 8), Mark(9, "begin", 7)]
@@ -112,7 +119,7 @@ def test_a_window_shows_what_the_whole_run_shows_there(rules: Rules) -> None:
         whole, upto = build(events, rules), build(events[:last], rules)
         pending_at_the_border += bool(first and part.pending(0))
 
-        def seen(timeline: object, toy: Toy) -> set[tuple[int, int, tuple[tuple[int, int, int], ...]]]:
+        def seen(timeline: Timeline, toy: Toy) -> set[tuple[int, int, tuple[tuple[int, int, int], ...]]]:
             found = explore(timeline, initial, LocalWorker(toy, timeline, initial))  # noqa: B023
             return by_event(found, [point.event for point in timeline.points])
 
@@ -171,11 +178,14 @@ def test_broken_promises_are_those_that_some_memory_breaks(rules: Rules) -> None
         assert bool(found) == undone(events, operation, without_pages, initial)
         for one in found:
             assert one.done == {operation.done}
+            assert operation.done is not None
             assert all(operation.begin <= number < operation.done for number in one.stores)
             repaired = [*events[: operation.done]]
             if one.needs_flush:
-                repaired += [Flush(line_of(unit), FlushKind.CLWB) for number in one.stores
-                             for unit, _, _ in split(events[number].address, events[number].data)]  # fmt: skip
+                lost = [event for event in map(events.__getitem__, one.stores) if isinstance(event, Store)]
+                assert len(lost) == len(one.stores)
+                repaired += [Flush(line_of(unit), FlushKind.CLWB) for store in lost
+                             for unit, _, _ in split(store.address, store.data)]  # fmt: skip
             repaired += [SFENCE]
             after = broken_promises(repaired, [operation._replace(done=len(repaired))], rules, initial)
             assert not {number for left in after for number in left.stores} & set(one.stores)
@@ -193,7 +203,9 @@ def last_of(events: Sequence[Event], rules: Rules, initial: Initial) -> CrashSta
 
 
 def test_a_store_that_changes_nothing_breaks_no_promise() -> None:
-    events = [Store(0, b"\0" * 8), Store(8, b"\1" * 8), Flush(0, FlushKind.CLWB), SFENCE, Store(8, b"\1" * 8)]
+    events: list[Event] = [
+        Store(0, b"\0" * 8), Store(8, b"\1" * 8), Flush(0, FlushKind.CLWB), SFENCE, Store(8, b"\1" * 8)
+    ]  # fmt: skip
     assert not broken_promises(events, [Operation(1, 0, 5)], ADR, clean)
 
 
@@ -224,7 +236,7 @@ def test_causes_that_turn_out_to_be_one_are_joined() -> None:
 
 
 def test_without_map_sync_the_page_of_a_finished_operation_can_be_lost() -> None:
-    events = [Store(4096, b"\1" * 8), Flush(4096, FlushKind.CLWB), SFENCE]
+    events: list[Event] = [Store(4096, b"\1" * 8), Flush(4096, FlushKind.CLWB), SFENCE]
     rules = Rules(media=Media.DAX)
     (failure,) = unkept(events, [Operation(3, 0, 3)], Window(0, 3), rules, clean)
     assert (failure.kind, failure.lost_pages, failure.promise) == (MISSING_MAP_SYNC, (4096,), 3)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from fuzzing import PROGRAMS, times
-from persistence_oracle import LABEL, SIZE, Machine
 
 from emu.config import PersistenceDomain
 from emu.persistence.model.crashstate import CrashState, memories
@@ -22,15 +20,18 @@ from emu.persistence.model.events import (
     WriteBackKind,
     label_address,
 )
+from emu.persistence.model.pending import Component
 from emu.persistence.model.rules import Order, Rules
 from emu.persistence.model.timeline import PersistState, Timeline, TimelineBuilder, build
+from tests.fuzzing import PROGRAMS, times
+from tests.unit.persistence.persistence_oracle import LABEL, SIZE, Machine, Op
 
 MODES = [(domain, order) for domain in PersistenceDomain for order in Order]
 STORES = [(0, 8), (0, 8), (8, 8), (16, 8), (64, 8), (64, 8), (72, 8), (0, 4), (4, 4), (64, 1), (4, 8), (0, 16), (60, 8)]
 
 
-def random_program(rng: random.Random, length: int) -> list[tuple]:
-    program: list[tuple] = []
+def random_program(rng: random.Random, length: int) -> list[Op]:
+    program: list[Op] = []
     for number in range(1, length + 1):
         kind = rng.choices(["st", "nt", "fl", "fo", "sf", "mf", "rmw", "wb", "label"], [8, 3, 2, 3, 3, 1, 1, 1, 1])[0]
         if kind in ("st", "nt", "rmw"):
@@ -45,7 +46,7 @@ def random_program(rng: random.Random, length: int) -> list[tuple]:
     return program
 
 
-def to_events(program: list[tuple]) -> list[Event]:
+def to_events(program: list[Op]) -> list[Event]:
     events: list[Event] = []
     for op in program:
         match op:
@@ -132,12 +133,12 @@ def test_eager_counts_the_sets_of_persisted_parts(domain: PersistenceDomain, ord
         for event in to_events(program):
             state.apply(event)
         for component in state.components.values():
-            assert component.freeze().possible == brute_count(component.units, order, domain)
+            assert component.freeze().possible == brute_count(component, order, domain)
 
 
-def brute_count(units: dict, order: Order, domain: PersistenceDomain) -> int:
+def brute_count(component: Component, order: Order, domain: PersistenceDomain) -> int:
     """Count, one by one, the sets of parts that contain all that must persist before each part."""
-    parts = [(part.event, unit, part.nt) for unit, entry in units.items() for part in entry.parts]
+    parts = [(part.event, unit, part.nt) for unit, entry in component.units.items() for part in entry.parts]
     count = 0
     for chosen in range(1 << len(parts)):
         inside = {part for number, part in enumerate(parts) if chosen >> number & 1}

@@ -6,20 +6,21 @@ import random
 from pathlib import Path
 
 import pytest
-from fuzzing import PROGRAMS
-from test_persistence_oracle import random_program, to_events
 
 from emu.config import BackendConfig, BackendKind, MachineConfig, NvdimmConfig
 from emu.guest.litmus import Step, assemble
 from emu.persistence.lab.workload import record
-from emu.persistence.model.events import Event, Store
+from emu.persistence.model.events import Event, Fence, Store, WriteBack
 from emu.units import GIB, MIB
+from tests.fuzzing import PROGRAMS
+from tests.unit.persistence.persistence_oracle import Op
+from tests.unit.persistence.test_persistence_oracle import random_program, to_events
 
 BASE = 4 * GIB
 CHUNKS = 4
 
 
-def on_the_machine(rng: random.Random) -> list[tuple]:
+def on_the_machine(rng: random.Random) -> list[Op]:
     """A program of what a flat guest can do: no label, and no non-temporal store of one byte."""
     return [
         ("st", *op[1:]) if op[0] == "nt" and len(op[2]) == 1 else op
@@ -28,7 +29,7 @@ def on_the_machine(rng: random.Random) -> list[tuple]:
     ]
 
 
-def to_step(op: tuple) -> Step:
+def to_step(op: Op) -> Step:
     match op:
         case ("st" | "nt" | "rmw", address, data):
             return Step({"st": "store", "nt": "nt", "rmw": "X"}[op[0]], address, data)
@@ -42,7 +43,7 @@ def to_step(op: tuple) -> Step:
 
 def moved(event: Event) -> Event:
     """An event of the oracle's as the guest makes it; nobody has said which instruction does."""
-    return event._replace(address=event.address + BASE) if hasattr(event, "address") else event
+    return event if isinstance(event, Fence | WriteBack) else event._replace(address=event.address + BASE)
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from paged_guest import (
+
+from emu.config import BackendConfig, BackendKind
+from emu.guest.litmus import Step, assemble
+from emu.persistence.lab.explore import Limits, Run
+from emu.persistence.lab.investigation import Question, investigate
+from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.model.events import Fence, Store
+from emu.units import PAGE
+from tests.unit.persistence.paged_guest import (
     AT,
     BASE,
     BEHIND,
@@ -24,14 +32,6 @@ from paged_guest import (
     machine,
     set_registers,
 )
-
-from emu.config import BackendConfig, BackendKind
-from emu.guest.litmus import Step, assemble
-from emu.persistence.lab.explore import Limits, Run
-from emu.persistence.lab.investigation import Question, investigate
-from emu.persistence.lab.recovery import MachineRecovery
-from emu.persistence.model.events import Fence, Store
-from emu.units import PAGE
 
 # Name: how many bytes are read, how many of them before the border, by what instruction from [rdi], and how these bytes
 # get to [rsi].
@@ -128,7 +128,7 @@ def test_both_pages_of_a_load_are_asked_for(tmp_path: Path, record: bool) -> Non
         code += bytes.fromhex("66baf803 8a06ee 8a4601ee")  # what was loaded around the border goes to the serial port
     with recovery(tmp_path / "guest.bin", image(code, window), record=record) as made:
         for choice in range(4):
-            memory, shown = {}, b""
+            memory, shown = dict[int, int](), b""
             for number, (start, second, _) in enumerate(places.values()):
                 last, first = (number + choice) & 1, (number + choice) >> 1 & 1
                 memory |= {start & -PAGE | PAGE - 1: last, second: first}
@@ -166,7 +166,7 @@ def test_what_page_walks_read_is_asked_for(tmp_path: Path, level: int, record: b
     for table, below in zip(own, path[1:], strict=False):
         code += set_registers(rdi=table, rax=below | PRESENT) + bytes.fromhex("488907")
     code += set_registers(rdi=linear + 5) + bytes.fromhex("8a07") + SHOW
-    entries = {}
+    entries: dict[int, int] = {}
     for table, below in zip(tables, path[level + 1 :], strict=True):
         entries |= little(table, below | PRESENT)
     with recovery(tmp_path / "guest.bin", image(code, []), record=record) as made:
@@ -194,7 +194,7 @@ def test_a_page_that_is_mapped_anew_is_read_where_it_is(tmp_path: Path) -> None:
     with recovery(tmp_path / "guest.bin", image(code, [0] * number + [DATA])) as made:
         ran, found = run(made, memory)
         assert ran.verdict.ok
-        assert found[DATA], found[other + 8] == (1, 2)
+        assert (found[DATA], found[other + 8]) == (1, 2)
         (last,) = set(found) - {DATA, other + 8}
         assert made.shown == bytes((1, 2, memory[last]))
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import documents
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +32,7 @@ from emu.persistence.report.symbols import load_symbols
 from emu.persistence.report.terminal import report_lines, wrapped
 from emu.persistence.report.terminal_timeline import timeline_lines
 from emu.units import CACHE_LINE, MIB
+from tests import documents
 
 IMAGES = Path(__file__).parents[3] / "guest" / "images"
 BASE = 1 << 32
@@ -171,8 +171,8 @@ def test_contents_of_a_long_trace_lead_to_the_failing_points() -> None:
     short = page_of(answer)
     assert 'href="#cause-1"' in short
     assert '-figure">power fails' not in short, "a short trace is seen at once"
-    filler = tuple(Store(BASE + 4096 + 64 * (number % 5000), b"\x01" * 8) for number in range(1000))
-    long = replace(answer, workload=replace(answer.workload, events=answer.workload.events + filler))
+    filler = [Store(BASE + 4096 + 64 * (number % 5000), b"\x01" * 8) for number in range(1000)]
+    long = replace(answer, workload=replace(answer.workload, events=[*answer.workload.events, *filler]))
     reader = Reader(page_of(long))
     check_safe(reader)
     assert (
@@ -261,9 +261,9 @@ def test_hostile_text_stays_text() -> None:
         assert result.leaf.verdict
     hostile = replace(answer, workload=workload, failures=(replace(failure, verdict=nasty, explanation=NASTY),))
     symbols = load_symbols(answer.question.workload.image)
-    result = document(hostile, symbols, warnings=True)
-    result["recover"] = result["image"] = NASTY
-    page = report_html(result, hostile, symbols)
+    said = document(hostile, symbols, warnings=True)
+    said["recover"] = said["image"] = NASTY
+    page = report_html(said, hostile, symbols)
     page.encode("utf-8")
     reader = Reader(page)
     check_safe(reader)
@@ -347,7 +347,7 @@ def test_lanes_agree_with_the_model(events: list[Event], rules: Rules) -> None:
 
 
 def test_marks_are_the_stores_and_flushes_of_a_line() -> None:
-    events = [Store(BASE + 60, b"12345678"), Flush(BASE, FlushKind.CLWB), Fence(FenceKind.SFENCE)]
+    events: list[Event] = [Store(BASE + 60, b"12345678"), Flush(BASE, FlushKind.CLWB), Fence(FenceKind.SFENCE)]
     picture = draw(events, Rules(), [])
     assert [(lane.line, lane.marks) for lane in picture.lanes] == [(BASE, [0, 1]), (BASE + 64, [0])]
     assert [picture.lanes[0].after(number) for number in (-1, 0, 1, 2)] == [
@@ -381,8 +381,8 @@ def test_lines_that_are_only_flushed_do_not_hide_the_others() -> None:
 
 def test_page_of_a_long_trace_is_bounded() -> None:
     answer = investigated("commit-noflush")
-    filler = tuple(Store(BASE + 4096 + 64 * (number % 5000), b"\x01" * 8) for number in range(30_000))
-    answer = replace(answer, workload=replace(answer.workload, events=answer.workload.events + filler))
+    filler = [Store(BASE + 4096 + 64 * (number % 5000), b"\x01" * 8) for number in range(30_000)]
+    answer = replace(answer, workload=replace(answer.workload, events=[*answer.workload.events, *filler]))
     page = page_of(answer)
     text = Reader(page).text
     assert "The trace is long" in text

@@ -9,11 +9,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from paged_guest import BASE, BEHIND, LARGE, PRESENT, SCRATCH, STACK, TABLES, WINDOW, assembled, image, machine
 
 from emu.persistence.lab.workload import record
 from emu.persistence.model.events import Store
 from emu.units import PAGE
+from tests.unit.persistence.paged_guest import (
+    BASE,
+    BEHIND,
+    LARGE,
+    PRESENT,
+    SCRATCH,
+    STACK,
+    TABLES,
+    WINDOW,
+    assembled,
+    image,
+    machine,
+)
 
 # Where guests put their tables, in RAM.
 USER = PRESENT | 4

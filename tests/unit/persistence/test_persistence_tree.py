@@ -59,9 +59,9 @@ def test_every_memory_is_found_where_its_run_ended_and_no_other_one_is() -> None
     for seed in range(30):
         tree, known = Tree(), dict[tuple[Read, ...], Verdict]()
         for _ in range(60):
-            content = [rng.choice((0, 0, 0, 1)) for _ in range(64)]
-            reads, ends = run(seed, lambda unit, content=content: content[unit // 8], 40)
-            found = tree.find(lambda unit, content=content: content[unit // 8])
+            memory = holding([rng.choice((0, 0, 0, 1)) for _ in range(64)])
+            reads, ends = run(seed, memory, 40)
+            found = tree.find(memory)
             assert (found is not None) == (tuple(reads) in known)
             if found is not None:
                 assert (found.path(), found.verdict) == (tuple(reads), ends)
@@ -70,11 +70,16 @@ def test_every_memory_is_found_where_its_run_ended_and_no_other_one_is() -> None
         assert leaves(tree.root) == known
 
 
+def holding(content: list[int]) -> Callable[[int], int]:
+    return lambda unit: content[unit // 8]
+
+
 def leaves(node: Node) -> dict[tuple[Read, ...], Verdict]:
     """Every way through the tree, and how it ends; depths and parents must fit."""
     found = {node.path(): node.verdict} if node.verdict is not None else {}
     for value, child in node.children.items():
         assert child.parent is node
+        assert node.read is not None
         assert child.came_by == (*node.read, value)
         assert child.depth == len(node.path()) + 1
         found |= leaves(child)

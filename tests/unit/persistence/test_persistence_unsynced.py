@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from test_persistence_explore import Memory, Toy, clean
 
 from emu.persistence.lab.explore import LocalWorker, explore
 from emu.persistence.lab.findings import (
@@ -22,6 +21,7 @@ from emu.persistence.model.crashstate import Read
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import build
+from tests.unit.persistence.test_persistence_explore import Memory, Toy, clean
 
 SFENCE = Fence(FenceKind.SFENCE, pc=0x400)
 PROGRAM, KERNEL = 0x401000, 0xFFFF_FFFF_8100_0000
