@@ -10,6 +10,7 @@ import struct
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from emu import board
@@ -92,7 +93,7 @@ def main() -> None:
             figures = interleaved(
                 {
                     "plain": lambda: alone(b""),
-                    **{name: lambda asked=asked: each(asked) for name, asked in ASKED.items()},
+                    **{name: partial(each, asked) for name, asked in ASKED.items()},
                     "a data breakpoint of its own there": lambda: alone(OWN),
                 },
                 PAIRS,
