@@ -19,11 +19,11 @@ from emu.words import printable
 
 EPILOG = """\
 examples:
-  emu run count --nvdimm file=a.img,size=64M -qmp unix:q.sock,server=on,wait=off
+  emu run count --nvdimm file=a.img,size=2M -qmp unix:q.sock,server=on,wait=off
   emu migrate --qmp q.sock file:machine.emu                                    a snapshot; the guest goes on
   emu migrate --qmp q.sock --status
   emu migrate --qmp q.sock --cancel                                            what is under way
-  emu run --nvdimm file=b.img,size=64M --incoming unix:m.sock                  the destination of a move
+  emu run --nvdimm file=b.img,size=2M --incoming unix:m.sock                  the destination of a move
   emu migrate --qmp q.sock unix:m.sock                                         moves it there
 
 exit status: 0 completed; 2 usage; 4 refused, failed, cancelled or of unknown outcome (stderr says which, and what to
@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--status", action="store_true", help="only say how far a migration is")
     parser.add_argument("--cancel", action="store_true", help="cancel a migration; the guest goes on at the source")
     parser.add_argument("--max-bandwidth", metavar="SIZE", help="bytes per second; default: as fast as it goes")
-    parser.add_argument("--downtime-limit", metavar="MS", type=int, help="milliseconds the guest may stand still (300)")
+    parser.add_argument("--downtime-limit", metavar="MS", type=int,
+                        help="milliseconds the guest may stand still (default 300)")  # fmt: skip
     parser.add_argument(
         "--auto-converge", action="store_true", help="slow the guest down if it dirties too much memory"
     )

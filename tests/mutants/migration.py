@@ -240,4 +240,15 @@ MUTANTS = (
         "        return stream_and_sum(to, (const unsigned char *)from), emu_crc32c(0, from, PAGE, hardware);\n",
         ("tests/unit/host/test_host_pages.py::test_the_sums_of_a_torn_read_are_those_of_what_is_there",),
     ),
+    Mutant(
+        "lander-of-all",
+        "what a stranger sends to the door of the lanes touches no connection but its own",
+        "emu/migration/reception.py",
+        "            lander = new_lander()  #",
+        "            lander = next(iter(landers.values()), None) or new_lander()  #",
+        (
+            f"{_LANES}::test_strangers_at_the_door_of_the_lanes_are_sent_away",
+            f"{_LANES}::test_what_the_guest_has_arrives_whatever_it_stores_meanwhile",
+        ),
+    ),
 )
