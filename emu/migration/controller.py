@@ -30,7 +30,6 @@ from emu.words import printable
 _SWITCH_S = 0.0001
 _PUTTING_AWAY_S = 1.0
 """What the thread of a migration that is over may still take to close its channel."""
-"""How often who waits looks for signals: Python handles them in the main thread, which the kernel need not wake up."""
 
 
 class MigrationControl:
