@@ -29,12 +29,19 @@ class PassedFile:
         self._address = 0
         if kernel.file_system(descriptor).is_memory:
             with contextlib.suppress(HostError):  # it may have pages of 2 MiB and begin in the middle of one
-                self._address = kernel.map_memory(
-                    size, what=_WHAT, fd=descriptor, offset=start, shared=True, write=False, reserve=False
-                )
-        if self._address:
-            self._guard = Guard(self._address, size)
-            self._view = kernel.memory_view(self._address, size, readonly=True)
+                self._map()
+
+    def _map(self) -> None:
+        address = kernel.map_memory(
+            self._size, what=_WHAT, fd=self._descriptor, offset=self._start, shared=True, write=False, reserve=False
+        )
+        try:
+            self._guard = Guard(address, self._size)
+        except HostError:
+            kernel.unmap_memory(address, self._size)
+            raise
+        self._address = address
+        self._view = kernel.memory_view(address, self._size, readonly=True)
 
     def read(self, offset: int, target: memoryview) -> bytes:
         """Fill ``target``, memory that is there already, from ``offset``; the sums of its pages as they arrived.

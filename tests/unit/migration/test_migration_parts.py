@@ -222,8 +222,9 @@ def test_a_file_that_has_all_its_blocks_is_not_searched_for_holes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "full"
-    path.write_bytes(b"x" * 4096 * 17)
-    os.sync()  # where blocks are given late
+    with path.open("wb") as file:
+        file.write(b"x" * 4096 * 17)
+        os.fsync(file.fileno())  # where blocks are given late
     view = memoryview(bytearray(16 * 4096))
     block = Block("b", view, True, True, True, "page", None, holes=FileHoles(str(path), 4096))  # type: ignore[arg-type]
     lseek, asked = os.lseek, []

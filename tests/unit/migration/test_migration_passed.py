@@ -28,8 +28,9 @@ def descriptor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def mappings() -> int:
-    return len(Path("/proc/self/maps").read_text().splitlines())
+def is_mapped(descriptor: int) -> bool:
+    inode = str(os.fstat(descriptor).st_ino)
+    return any(line.split()[4] == inode for line in Path("/proc/self/maps").read_text().splitlines())
 
 
 def read(file: PassedFile, first: int, count: int) -> bytes:
@@ -56,21 +57,25 @@ def test_a_file_that_is_cut_short_ends_early(descriptor: int, left: int) -> None
     file.close()
 
 
-def test_nothing_of_it_stays_mapped(descriptor: int) -> None:
-    before = mappings()
+def test_one_in_memory_is_mapped_until_it_is_closed(descriptor: int) -> None:
     file = PassedFile(descriptor, PAGE, 40 * PAGE)
     read(file, 0, 40)
+    assert is_mapped(descriptor) is kernel.file_system(descriptor).is_memory
     file.close()
     file.close()
-    assert mappings() == before
+    assert not is_mapped(descriptor)
 
 
-def test_what_cannot_be_mapped_is_read(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object, **__: object) -> int:
-        raise HostError("no mapping")
+@pytest.mark.parametrize("refusing", ["emu.host.kernel.map_memory", "emu.migration.passed.Guard"])
+def test_what_cannot_be_mapped_and_guarded_is_read(
+    descriptor: int, monkeypatch: pytest.MonkeyPatch, refusing: str
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise HostError("no more of them")
 
-    monkeypatch.setattr(kernel, "map_memory", refused)
+    monkeypatch.setattr(refusing, refuse)
     file = PassedFile(descriptor, PAGE, 40 * PAGE)
     monkeypatch.undo()
+    assert not is_mapped(descriptor)
     assert read(file, 0, 40) == CONTENT
     file.close()
