@@ -27,8 +27,9 @@ class PassedFile:
         self._start = start
         self._size = size
         self._address = 0
-        if kernel.file_system(descriptor).is_memory:
-            with contextlib.suppress(HostError):  # it may have pages of 2 MiB and begin in the middle of one
+        system = kernel.file_system(descriptor)
+        if system.is_memory and not system.is_hugetlbfs:  # a guard of huge pages would have to know their size
+            with contextlib.suppress(HostError):
                 self._map()
 
     def _map(self) -> None:

@@ -66,6 +66,19 @@ def test_one_in_memory_is_mapped_until_it_is_closed(descriptor: int) -> None:
     assert not is_mapped(descriptor)
 
 
+def test_huge_pages_are_read() -> None:
+    try:
+        descriptor = os.memfd_create("emu-test", os.MFD_HUGETLB)  # its holes take no page from the pool
+    except OSError as error:
+        pytest.skip(f"this kernel has no huge pages: {error}")
+    os.truncate(descriptor, 16 << 20)
+    file = PassedFile(descriptor, 0, 40 * PAGE)
+    assert not is_mapped(descriptor)
+    assert read(file, 0, 40) == bytes(40 * PAGE)
+    file.close()
+    os.close(descriptor)
+
+
 @pytest.mark.parametrize("refusing", ["emu.host.kernel.map_memory", "emu.migration.passed.Guard"])
 def test_what_cannot_be_mapped_and_guarded_is_read(
     descriptor: int, monkeypatch: pytest.MonkeyPatch, refusing: str
