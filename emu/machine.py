@@ -204,7 +204,7 @@ class Machine:
         """
         from emu.host.claims import claims_of_machine
 
-        memory = (backend.config.path for backend in (*self.backends, *self.spares.values()))
+        memory = (backend.config for backend in (*self.backends, *self.spares.values()))
         return claims_of_machine(self.config, memory, self.output_files)
 
     # -- what other threads may use ---------------------------------------------------------------------------------

@@ -30,9 +30,11 @@ EPILOG = """\
 examples:
   emu run hello --nvdimm file=pmem.img,size=64M,label-size=128K          makes the file
   emu label init pmem.img --label-size 128K -V 1.2
-  emu label create-namespace pmem.img --label-size 128K -m fsdax -n data -u 3f2504e0-4f89-41d3-9a0c-0305e82c3301
+  emu label create-namespace pmem.img --label-size 128K -m fsdax -n data \\
+      -u 3f2504e0-4f89-41d3-9a0c-0305e82c3301
   emu label read pmem.img --label-size 128K --json
-  emu label read pmem.img --label-size 128K -o labels.bin && emu label check labels.bin
+  emu label read pmem.img --label-size 128K -o labels.bin
+  emu label check labels.bin
   emu label write pmem.img --label-size 128K -i labels.bin
   emu label destroy-namespace pmem.img 3f2504e0-4f89-41d3-9a0c-0305e82c3301
 

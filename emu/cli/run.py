@@ -109,7 +109,8 @@ def run(options: argparse.Namespace) -> int:
     config, how = configuration(options), run_options(options)
     targets = ("stdio" if options.serial is None else options.serial, options.debugcon)
     into = [target.removeprefix(characters.FILE) for target in targets if target.startswith(characters.FILE)]
-    claims = _claims(config, how, into, options.defaults)
+    typed = options.serial is None or options.serial in characters.STANDARD_STREAMS
+    claims = _claims(config, how, into, options.defaults, typed=typed)
     cut = _power_cut(options, config, how)
     began = time.monotonic()
     serial = _capture() if options.json else None
@@ -159,7 +160,7 @@ def run(options: argparse.Namespace) -> int:
 
                 assert isinstance(line, SerialLine)
                 line.attach(stack, machine)
-            elif options.serial is None or options.serial in characters.STANDARD_STREAMS:
+            elif typed:
                 from emu.cli.standard_input import type_standard_input
 
                 type_standard_input(stack, machine, escapes=options.serial != "stdio")
@@ -200,18 +201,20 @@ def _capture() -> Capture:
     return Capture()
 
 
-def _claims(config: MachineConfig, how: RunOptions, into: list[str], defaults: str) -> Claims | None:
-    """The files of this run; None when nothing is written that could be one of its inputs.
+def _claims(config: MachineConfig, how: RunOptions, into: list[str], defaults: str, *, typed: bool) -> Claims | None:
+    """The files of this run; None when nothing but the NVDIMMs is written that could be one of its inputs.
 
     ``into`` are the files that the guest's output goes to, ``defaults`` is the one that options came from, if any.
+    ``typed``: COM1 receives the standard input.
     """
-    if not into and not any(stat.S_ISREG(os.fstat(stream).st_mode) for stream in (1, 2)):
+    streams = (0, 1, 2) if typed else (1, 2)
+    if not into and not any(stat.S_ISREG(os.fstat(stream).st_mode) for stream in streams):
         return None
     from emu.host.claims import claims_of
 
-    claims = claims_of(config)
-    if how.incoming is not None and how.incoming.startswith(characters.FILE):
-        claims.reads(how.incoming.removeprefix(characters.FILE), "the snapshot")
+    claims = claims_of(config, how)
+    if typed:
+        claims.reads_descriptor(0, "the standard input")
     if defaults:
         claims.reads(defaults, "the defaults in")
     claims.writes_standard_streams()

@@ -14,7 +14,7 @@ from emu.config import BackendConfig, NvdimmConfig
 from emu.devices.contract import ExitRequest
 from emu.devices.power import Power
 from emu.errors import EmuError, Status, UsageError
-from emu.host.claims import Claims
+from emu.host.claims import Claims, claim_memory
 from emu.machine import Machine, RunState
 from emu.memory import open_backend
 from emu.memory.incomplete import check_not_incomplete
@@ -170,7 +170,7 @@ class MachineAdapter:
     def add_backend(self, config: BackendConfig) -> None:
         if config.path is not None:
             check_not_incomplete(config.path)
-            self.claims().reads(config.path, "memory", memory=True)
+            claim_memory(self.claims(), config, "memory")
         self._machine.spares[config.id] = open_backend(config)
 
     def claims(self) -> Claims:

@@ -154,8 +154,8 @@ MUTANTS = (
         "chains-put-together-wrongly",
         "the three chains of the checksum give what one would",
         "emu/host/_pages.csrc.c",
-        "        first = move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)second) ^ third;\n",
-        "        first = move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)third) ^ second;\n",
+        "    return move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)second) ^ (uint32_t)third;\n",
+        "    return move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)third) ^ (uint32_t)second;\n",
         ("tests/unit/host/test_host_pages.py::test_crc32c_table_hardware_and_running_value_agree",),
     ),
     Mutant(
