@@ -401,7 +401,7 @@ def claims_of_question(asked: Question, read: Mapping[str, str | None], outputs:
     """The files that an investigation reads, none of which may be written. ``read`` are more of them, by the options
     that name them. The sources that reports quote are among them if one of ``outputs`` may be a source.
     """
-    claims = claims_of(asked.workload)
+    claims = claims_of(asked.workload, runs=False)
     if asked.recovery.image is not None:
         claims.reads(asked.recovery.image, "the image of recovery")
     if asked.linux is not None:

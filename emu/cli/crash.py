@@ -33,11 +33,12 @@ EPILOG = """\
 examples:
   emu crash commit-noflush --nvdimm size=2M                        find the missing flush, on an empty NVDIMM
   emu crash commit-noflush --nvdimm file=pool.img,size=2M          the same on what a file holds
-  emu crash ./guest.bin --nvdimm file=p.img,size=2M --observe 0:8 --observe 64:8 --json
+  emu crash ./guest.bin --nvdimm size=2M --observe 0:8 --observe 64:8 --json
   emu crash level-broken --nvdimm file=p.img,size=2M --export out  and boot what failed: emu run ... (it says how)
   emu crash mapsync-broken --nvdimm file=p.img,size=2M --media dax
-  emu crash linux --nvdimm file=p.img,size=64M --scope program --setup './log create /pmem/log' \\
-      --exec './log append /pmem/log' --recover './log check /pmem/log'   your own program on your own kernel
+  emu crash linux --nvdimm file=p.img,size=64M --scope program \\
+      --setup './log create /pmem/log' --exec './log append /pmem/log' \\
+      --recover './log check /pmem/log'      your own program on your own kernel
 
 exit status, the first that is true: 14 the recorded run itself failed (its last words are said first); 3 some crash
 states do not recover; 12 no store reached an NVDIMM, so there was nothing to judge; 10 no failure was found, but not

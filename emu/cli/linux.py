@@ -71,7 +71,8 @@ def run(
             prepared.format(machine)
         if not options.quiet and not options.json:
             announce(machine)
-        offer(stack, machine, qmp=options.qmp, outputs=run.files, quiet=options.quiet or options.json)
+        machine.output_files = run.files
+        offer(stack, machine, qmp=options.qmp, quiet=options.quiet or options.json)
         debugger.offer(stack, machine, options, gate, quiet=options.quiet or options.json)
         run.take_input(stack, machine, stdin)
         stack.callback(signals.put_away)
@@ -133,6 +134,8 @@ class _Run:
         self.files: list[str] = []
         claims = claims_of(config)
         request.claim(claims)
+        if request.input is Input.FRAMED:
+            claims.reads_descriptor(0, "the standard input")
         claims.writes_standard_streams()
         standard = self._standard(1, "stdout", stack)
         self._errors = self._standard(2, "stderr", stack)

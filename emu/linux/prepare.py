@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -61,15 +61,18 @@ class Request(NamedTuple):
     def claim(self, claims: Claims) -> None:
         """Say in ``claims`` which files are read: kernel, programs of the commands, what is added."""
         # What cannot be found is refused by `prepare`, in better words.
-        if self.kernel is not None:
-            claims.reads(self.kernel, "the kernel")
-        else:
+        name = self.kernel
+        if name is None:
             with contextlib.suppress(EmuError):
-                claims.reads(kernel.find(None).path, "the kernel")
+                name = kernel.find(None).path
+        if name is not None:
+            claims.reads(name, "the kernel")
         for role, text in self.commands.items():
+            programs: Collection[str] = ()
             with contextlib.suppress(EmuError):
-                for program in command(text, _OPTIONS[role]).programs:
-                    claims.reads(program, f"the program of {_OPTIONS[role]}")
+                programs = command(text, _OPTIONS[role]).programs
+            for program in programs:
+                claims.reads(program, f"the program of {_OPTIONS[role]}")
         for text in self.added:
             source, _ = initramfs.added(text)
             if os.path.isdir(source):

@@ -195,14 +195,10 @@ def test_the_page_shows_the_bytes_that_the_file_held(tmp_path: Path) -> None:
         answer.initial(BASE)
 
 
-# A shell's background job, as these tests may be, ignores Ctrl-C, and so would emu.
-TAKES_CTRL_C = ["env", "--default-signal=INT"]
-
-
 @contextmanager
 def started(*words: object) -> Iterator[subprocess.Popen[str]]:
     """``emu crash`` in a session of its own, which is gone afterwards."""
-    command = [*TAKES_CTRL_C, *EMU, "crash", *map(str, words)]
+    command = [*EMU, "crash", *map(str, words)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -338,7 +334,7 @@ def work(interruption):
 
 _interruptible(work)
 """
-    command = [*TAKES_CTRL_C, EMU[0], "-c", deaf]
+    command = [EMU[0], "-c", deaf]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
