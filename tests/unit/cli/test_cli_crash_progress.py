@@ -8,10 +8,10 @@ from contextlib import closing
 from unittest.mock import Mock
 
 import pytest
-from terminals import Terminal
 
 from emu.cli.crash_progress import CrashProgress, progress_line
 from emu.persistence.lab.deadline import NEVER
+from tests.terminals import Terminal
 
 
 @pytest.mark.parametrize(
