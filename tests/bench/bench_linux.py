@@ -80,13 +80,15 @@ def _recoveries(folder: Path, name: str, commands: dict[Role, str], target: str)
     with contextlib.ExitStack() as stack:
         made = prepare(Request(commands=commands), config, stack)
         workload = record(made.config, timeout=300, scene=Scene(made, True, folder / name))
-        assert workload.began_with is not None
+        assert workload.begun is not None
         timeline = build(workload.events, Rules())
-        initial = Contents(workload.began_with, workload.dimms)
+        initial = Contents(workload.begun.config, workload.dimms)
         stack.callback(initial.close)
         tracked = frozenset(timeline.units)
         for kind, what, least in ((_FromTheMount, "from the mount on", ""), (MachineRecovery, name, target)):
-            with contextlib.closing(kind(workload.began_with, budget=300_000_000, linux=workload.booted)) as recovery:
+            with contextlib.closing(
+                kind(workload.begun.config, budget=300_000_000, linux=workload.begun.booted)
+            ) as recovery:
                 rates = []
                 for number in range(_ROUNDS):
                     began = time.process_time()

@@ -74,8 +74,8 @@ def scenario(folder: Path, stack: ExitStack, commands: dict[Role, str]) -> Scena
     config = MachineConfig(ram_size=256 * MIB, slots=1, max_memory=1024 * MIB, nvdimms=(dimm,))
     made = prepare(Request(commands=commands), config, stack)
     workload = record(made.config, timeout=300, scene=Scene(made, True, folder))
-    assert workload.began_with is not None
-    initial = Contents(workload.began_with, workload.dimms)
+    assert workload.begun is not None
+    initial = Contents(workload.begun.config, workload.dimms)
     stack.callback(initial.close)
     return Scenario(workload, build(workload.events, Rules()), initial)
 
@@ -133,11 +133,9 @@ def test_recoveries_end_as_from_the_mount(tmp_path: Path) -> None:
     commands = {role: f"{program} {role.name.lower()}" for role in (Role.SETUP, Role.EXEC, Role.RECOVERY)}
     with ExitStack() as stack:
         made = scenario(tmp_path, stack, commands)
-        began_with = made.workload.began_with
-        assert began_with is not None
-        quick, plain = (
-            kind(began_with, budget=300_000_000, linux=made.workload.booted) for kind in (Counting, FromTheMount)
-        )
+        begun = made.workload.begun
+        assert begun is not None
+        quick, plain = (kind(begun.config, budget=300_000_000, linux=begun.booted) for kind in (Counting, FromTheMount))
         executed, ends = made.explore(quick)
         assert made.explore(plain) == (executed, ends)
         assert executed >= 2**4

@@ -306,8 +306,9 @@ def _answer(
             hear_prints=question.feed_printed or STATES in question.checks,
         )
         workload = tell(workload, prints=question.feed_printed, boundaries=STATES in question.checks)
-    if workload.began_with is not None:
-        question = replace(question, workload=workload.began_with, recovery=workload.began_with)
+    begun = workload.begun
+    if begun is not None:
+        question = replace(question, workload=begun.config, recovery=begun.config)
     if question.tears is not None:
         blocks = find_blocks(workload.events, KERNEL_CODE, question.tears)
         question = replace(question, rules=replace(question.rules, blocks=blocks))
@@ -316,15 +317,16 @@ def _answer(
     happened = workload.events[: part.last]
     timeline = build(happened, question.rules, part.first, is_late=lambda: searching.asked)
     task = Task(question.recovery, workload.dimms, happened, question.rules, question.budget,
-                question.workload_timeout, question.limits.depth > 1, part.first, workload.booted,
-                question.feed_printed, () if STATES in question.checks else None,
+                question.workload_timeout, question.limits.depth > 1, part.first,
+                None if begun is None else begun.booted, question.feed_printed,
+                () if STATES in question.checks else None,
                 # Robustness is about all reads; what Linux's recovery has read spares the analysis its slow runs.
                 all_reads=ROBUST in question.checks or question.linux is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, searching)
     states = live = unsynced = None
-    if workload.again is not None:
-        unsynced = Unsynced(workload, workload.again, question.budget, question.workload_timeout, searching)
+    if begun is not None and begun.again is not None:
+        unsynced = Unsynced(workload, begun.again, question.budget, question.workload_timeout, searching)
     if on_cause is not None:
         found_one = partial(on_cause, workload)
         live = LiveCauses(timeline, workload.events, initial, session.recovery, found_one, first=part.first,
@@ -382,7 +384,7 @@ def _answer(
         if late.said and question.warnings:
             because.append(late.said)
         wanted = named(failures, (waste or ()) if question.warnings else (), len(workload.events))
-        can_be_run_again = question.linux is None or workload.again is not None
+        can_be_run_again = begun is None or begun.again is not None
         if recorded and wanted and can_be_run_again and explaining.left and not interruption.asked:
             captures = capture(question.workload, workload, wanted, interruption=interruption,
                                timeout=min(question.workload_timeout, explaining.left))  # fmt: skip

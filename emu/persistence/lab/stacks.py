@@ -114,8 +114,8 @@ def capture(
 
 def _machine(config: MachineConfig, workload: Workload, interruption: Interruption, watchdog: Watchdog) -> Machine:
     """A machine that stands where the recording of ``workload`` began."""
-    if workload.again is not None:
-        return workload.again.machine(Talk(_nowhere, Role.WORKLOAD), partial(drive, interruption, watchdog))
+    if workload.begun is not None and workload.begun.again is not None:
+        return workload.begun.again.machine(Talk(_nowhere, Role.WORKLOAD), partial(drive, interruption, watchdog))
     return board.build(private(config), board.Outputs(), RunOptions(no_reboot=True))
 
 

@@ -262,9 +262,9 @@ class _Rerun:
             if isinstance(event, Store) and is_user(event.pc)
             for unit, _, _ in split(event.address, event.data)
         }
-        began = self._workload.began_with
-        assert began is not None
-        with closing(Contents(began, self._workload.dimms)) as contents:
+        begun = self._workload.begun
+        assert begun is not None
+        with closing(Contents(begun.config, self._workload.dimms)) as contents:
             held = {unit: contents(unit) for unit in gone}
         for event in made[:number]:
             if isinstance(event, Store):

@@ -18,11 +18,10 @@ from emu.linux.protocol import Role
 from emu.machine import Exit, Machine
 from emu.memory import Backend, open_backend
 from emu.persistence.lab import recorder
-from emu.persistence.lab.booted import Booted
 from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
-from emu.persistence.lab.linux import Again, Begun, CodePages, Scene, Talk, begin, is_user
+from emu.persistence.lab.linux import Begun, CodePages, Scene, Talk, begin, is_user
 from emu.persistence.lab.private import private
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import Output
@@ -66,8 +65,7 @@ class Workload:
     it did that the trace cannot show. ``pc`` is where the CPU stood at the end. ``said`` is what it printed (to its
     standard output, of a Linux program) and what it said about its operations. ``entries`` are
     the numbers of log entries before each event. Of a Linux program, ``pages`` are the contents of the pages of code
-    that were executed, by address, ``began_with`` has files with what the NVDIMMs held when its command began,
-    ``booted`` is the moment before the mount, or how the run ended that did not come to it, ``again`` runs it again.
+    that were executed, by address, and ``begun`` is how its command began.
     """
 
     events: Sequence[Event]
@@ -81,9 +79,7 @@ class Workload:
     said: tuple[Mark | Print, ...] = ()
     entries: Sequence[int] = ()
     pages: Mapping[int, frozenset[bytes]] = field(default_factory=dict)
-    began_with: MachineConfig | None = None
-    booted: Booted | Exit | None = None
-    again: Again | None = None
+    begun: Begun | None = None
 
     @property
     def marks(self) -> list[Mark]:
@@ -191,9 +187,7 @@ def record(
                 tuple(one for one in said if one.event <= len(events)),
                 entries[: len(events)],
                 {page: frozenset(contents) for page, contents in pages.pages.items()},
-                None if begun is None else begun.config,
-                None if begun is None else begun.booted,
-                None if begun is None else begun.again,
+                begun,
             )
         finally:
             if check is not None:
