@@ -11,7 +11,8 @@ from emu.errors import UsageError
 EPILOG = """\
 examples:
   emu acpi show --nvdimm file=pmem.img,size=64M
-  emu acpi dump --table NFIT -o nfit.bin --nvdimm file=pmem.img,size=64M && iasl -d nfit.bin
+  emu acpi dump --table NFIT -o nfit.bin --nvdimm file=pmem.img,size=64M
+  iasl -d nfit.bin
 """
 
 

@@ -38,7 +38,7 @@ _PRINTED = ("--cflags", "--cxxflags", "--libs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "emu cc FILE... -o GUEST [compiler's options] | --cflags | --cxxflags | --libs"
+    parser.usage = "emu cc FILE... -o GUEST [compiler's options]\n       emu cc --cflags | --cxxflags | --libs"
     # Every word but these few belongs to the compiler, in the order given: argparse has no way to say that.
     parser.parse_known_args = functools.partial(_take, parser)  # type: ignore[assignment]  # of this one parser
 

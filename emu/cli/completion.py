@@ -47,28 +47,34 @@ _emu() {
         if [[ $found == *= ]]; then
             local last=${word##*,}
             local front=${word%"$last"}
+            compopt -o nospace 2> /dev/null
             if [[ $last == *=* ]]; then
                 front+=${last%%=*}=
                 found=${_emu_values[$command $before ${last%%=*}]-}
                 last=${last#*=}
-            else
-                compopt -o nospace 2> /dev/null
             fi
             mapfile -t COMPREPLY < <(compgen -P "$front" -W "$found" -- "$last")
-            [[ $found == FILE ]] && mapfile -t COMPREPLY < <(compgen -P "$front" -f -- "$last")
+            if [[ $found == FILE ]]; then
+                compopt -o filenames 2> /dev/null
+                mapfile -t COMPREPLY < <(compgen -P "$front" -f -- "$last")
+            fi
         else
             mapfile -t COMPREPLY < <(compgen -W "$found" -- "$word")
         fi
     else
         found=${_emu_words[${command:--}]}
         mapfile -t COMPREPLY < <(compgen -W "${found% FILE}" -- "$word")
-        [[ $found == *FILE && $word != -* ]] && mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -- "$word")
+        if [[ $found == *FILE && $word != -* ]]; then
+            compopt -o filenames 2> /dev/null
+            mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -- "$word")
+        fi
     fi
     # Readline takes what stands behind a = for a word of its own.
     [[ $COMP_WORDBREAKS == *=* && $word == *=* ]] && cut=${word%"${word##*=}"}
     COMPREPLY=("${COMPREPLY[@]#"$cut"}")
 }
-complete -o filenames -F _emu emu
+# Not "-o filenames": readline would put a \\ before the = and the comma of a word that is no name of a file.
+complete -F _emu emu
 """
 
 _ZSH = r"""#compdef emu
@@ -94,7 +100,7 @@ _emu() {
             found=${_emu_values[$asked]}
             compset -P '*,'
             compset -P '*='
-            if [[ $found == FILE ]]; then _files; else compadd -- ${=found}; fi
+            if [[ $found == FILE ]]; then _files -S ' ' -r ','; else compadd -S ' ' -r ',' -- ${=found}; fi
         else
             compset -P '*,'
             compadd -S '' -- ${=found}

@@ -33,11 +33,12 @@ EPILOG = """\
 examples:
   emu crash commit-noflush --nvdimm size=2M                        find the missing flush, on an empty NVDIMM
   emu crash commit-noflush --nvdimm file=pool.img,size=2M          the same on what a file holds
-  emu crash ./guest.bin --nvdimm file=p.img,size=2M --observe 0:8 --observe 64:8 --json
+  emu crash ./guest.bin --nvdimm size=2M --observe 0:8 --observe 64:8 --json
   emu crash level-broken --nvdimm file=p.img,size=2M --export out  and boot what failed: emu run ... (it says how)
   emu crash mapsync-broken --nvdimm file=p.img,size=2M --media dax
-  emu crash linux --nvdimm file=p.img,size=64M --scope program --setup './log create /pmem/log' \\
-      --exec './log append /pmem/log' --recover './log check /pmem/log'   your own program on your own kernel
+  emu crash linux --nvdimm file=p.img,size=64M --scope program \\
+      --setup './log create /pmem/log' --exec './log append /pmem/log' \\
+      --recover './log check /pmem/log'      your own program on your own kernel
 
 exit status, the first that is true: 14 the recorded run itself failed (its last words are said first); 3 some crash
 states do not recover; 12 no store reached an NVDIMM, so there was nothing to judge; 10 no failure was found, but not
@@ -94,7 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sarif", metavar="FILE", help="write the causes as SARIF 2.1.0, for code-scanning services")
     add("--junit", metavar="FILE", help="write the causes as JUnit XML, for continuous integration")
     add("--timeline", action="store_true", help="also draw stores, flushes and fences for each cache line")
-    add("--export", metavar="DIR", help="write the memory of each failure, and say how to boot it")
+    add(
+        "--export",
+        metavar="DIR",
+        help="write the memory of each failure, and say how to boot it; of Linux, all that this needs",
+    )
     add("--warnings", action="store_true",
         help="also list stores that are not durable at the end, redundant flushes and fences and the like")  # fmt: skip
     add("--matrix", action="store_true", help="also judge the recording under every domain, medium and order")
@@ -246,6 +251,7 @@ def _question(options: argparse.Namespace) -> Question:
         granularity=options.granularity,
         tears=options.tears,
         seed=options.seed,
+        matrix=options.matrix,
     )
 
 
@@ -263,9 +269,8 @@ def _image(options: argparse.Namespace) -> str:
 def _linux(options: argparse.Namespace) -> Request:
     from emu.api.crashes import linux_request
 
-    for given, option in ((options.export, "--export"), (options.matrix, "--matrix"), (options.initrd, "-initrd")):
-        if given:
-            raise UsageError(f"{option} does not go with the image 'linux'", f"leave {option} away")
+    if options.initrd:
+        raise UsageError("-initrd does not go with the image 'linux'", "--add puts files into the guest")
     return linux_request(
         execute=options.exec,
         recover=options.recover,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from emu.cli import output
 from emu.cli.progress import ProgressLine, fitted
 from emu.units import counted
 
@@ -25,6 +26,7 @@ class CrashProgress:
     """
 
     def __init__(self, out: TextIO, deadline: Deadline) -> None:
+        self._out = out
         self._line = ProgressLine(out, bar=_BAR)
         self._deadline = deadline
         self._started = time.monotonic()
@@ -37,11 +39,12 @@ class CrashProgress:
     def cause(self, failure: Failure, workload: Workload, image: str | None) -> None:
         """A cause of failing crash states has been found."""
         from emu.persistence.report.symbols import load_symbols
-        from emu.persistence.report.terminal import found_line
+        from emu.persistence.report.terminal import found_line, wrapped
 
         if self._symbols is None:
             self._symbols = load_symbols(image, self._deadline)
-        self._line.print_above(found_line(failure, workload, self._symbols))
+        found = found_line(failure, workload, self._symbols)
+        self._line.print_above("\n".join(wrapped(found, output.columns(self._out))))
 
     def clear(self) -> None:
         """Take the line away."""
@@ -55,7 +58,7 @@ def progress_line(done: int, waiting: int, share: float, elapsed: float, columns
 
 def _words(done: int, waiting: int, share: float, elapsed: float) -> str:
     left = f", about {_duration(elapsed * (1 - share) / share)} left" if share >= _SURE_FROM else ""
-    return f"{share:4.0%} of the crash points, {counted(done, 'recovery', 'recoveries')}, {waiting} waiting{left}"
+    return f"{share:4.0%} of the crash points{left}, {counted(done, 'recovery', 'recoveries')}, {waiting} waiting"
 
 
 def _duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ examples:
   emu debug guest.elf --nvdimm file=failures/failure-01-nvdimm0.img
       the recovery on a memory that 'emu crash --export failures' wrote
   emu debug guest.elf --nvdimm file=pmem.img,size=2M --power-fail-at 10
-      the recovery after a power failure before event 10 that left only what was durable
+      the recovery after a power failure before event 10
   emu debug guest.elf --nvdimm file=pmem.img,size=2M --event 6
       the workload, just before event 6: the store that the report calls lost
   gdb guest.elf -ex 'target remote localhost:1234'
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from emu.gdb.scene import put_memory, stand_before
     from emu.gdb.server import address
     from emu.persistence.lab.powerfail import memory_after, parse_power_cut
-    from emu.persistence.lab.recovery import private
+    from emu.persistence.lab.private import private
     from emu.units import counted, parse_number
 
     where = address(options.gdb)

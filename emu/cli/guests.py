@@ -42,5 +42,5 @@ def run(options: argparse.Namespace) -> int:
         if image.group != group:
             group = image.group
             output.say(f"{group}:")
-        output.say(f"  {image.name:<{width}}  {image.summary}")
+        output.row(f"  {image.name:<{width}}  {image.summary}")
     return 0

@@ -30,9 +30,11 @@ EPILOG = """\
 examples:
   emu run hello --nvdimm file=pmem.img,size=64M,label-size=128K          makes the file
   emu label init pmem.img --label-size 128K -V 1.2
-  emu label create-namespace pmem.img --label-size 128K -m fsdax -n data -u 3f2504e0-4f89-41d3-9a0c-0305e82c3301
+  emu label create-namespace pmem.img --label-size 128K -m fsdax -n data \\
+      -u 3f2504e0-4f89-41d3-9a0c-0305e82c3301
   emu label read pmem.img --label-size 128K --json
-  emu label read pmem.img --label-size 128K -o labels.bin && emu label check labels.bin
+  emu label read pmem.img --label-size 128K -o labels.bin
+  emu label check labels.bin
   emu label write pmem.img --label-size 128K -i labels.bin
   emu label destroy-namespace pmem.img 3f2504e0-4f89-41d3-9a0c-0305e82c3301
 
@@ -118,8 +120,8 @@ def run(options: argparse.Namespace) -> int:
         options.slot = parse_number(options.slot, what="--slot", high=255)
     if getattr(options, "uuid", None) is not None:
         options.uuid = _uuid(options.uuid)
-    if options.action not in ("read", "write"):  # they have other files, too
-        _claims(options).writes_standard_streams()
+    if options.action != "read":  # which claims its output, too
+        _claims(options)
     return actions[options.action](options)
 
 
@@ -165,7 +167,6 @@ def _read(options: argparse.Namespace) -> int:
     if options.index and (options.size or options.offset):
         raise UsageError("-I and -s or -O exclude each other", "give one of them")
     claims = _claims(options)
-    claims.writes_standard_streams()
     target = None if options.output is None else claims.writes(options.output, "-o")
     with _open(options, write=False) as (storage, _, _):
         if options.json or options.human:
@@ -203,16 +204,19 @@ def _output(target: Target | None, *, binary: bool) -> Iterator[Any]:
 
 
 def _claims(options: argparse.Namespace) -> Claims:
-    """The inputs of the command: FILE, or for ``write``, which changes FILE, where the dump comes from."""
+    """FILE, and for ``write``, which changes it, where the dump comes from; and the standard streams."""
     from emu.host.claims import Claims
 
     claims = Claims()
     if options.action != "write":
         claims.reads(options.file, "the backing file", memory=True)
-    elif options.input is not None:
-        claims.reads(options.input, "-i")
     else:
-        claims.reads_descriptor(0, "the standard input")
+        if options.input is not None:
+            claims.reads(options.input, "-i")
+        else:
+            claims.reads_descriptor(0, "the standard input")
+        claims.changes(options.file, "the backing file")
+    claims.writes_standard_streams()
     return claims
 
 
@@ -246,9 +250,6 @@ def _check(options: argparse.Namespace) -> int:
 def _write(options: argparse.Namespace) -> int:
     from emu.devices.nvdimm.labels import check, replace_content
 
-    claims = _claims(options)
-    claims.changes(options.file, "the backing file")
-    claims.writes_standard_streams()
     with _open(options, write=True) as (storage, _, _):
         offset, length = _span(options, storage.size)
         data = _input(options.input, length + 1)

@@ -78,10 +78,11 @@ def _list(options: argparse.Namespace) -> int:
         output.document({"schema": "emu.lessons/1", "lessons": rows})
         return Status.OK
     width = max(len(name) for name in found)
+    title = width + len("  10 min  ")
     for lesson in found.values():
-        output.say(f"{lesson.name:<{width}}  {lesson.minutes:>2} min  {lesson.title}")
+        output.row(f"{lesson.name:<{width}}  {lesson.minutes:>2} min  {lesson.title}")
         for lack in missing(lesson):
-            output.say(f"{'':<{width}}          {lack.what}: {lack.remedy}")
+            output.row(f"{'':<{title}}{lack.what}: {lack.remedy}")
     output.say("")
     output.say("begin one with: emu learn NAME")
     return Status.OK

@@ -123,7 +123,8 @@ def _help_asked(options: Any) -> bool:
 
     text = answer(options)
     if text is not None:
-        print(text)
+        for row in text.splitlines():
+            output.row(row)
     return text is not None
 
 

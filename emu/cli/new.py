@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise HostError(f"cannot make {folder}: {error.strerror}", "choose a folder that you may write to") from None
     output.say(f"{folder}: a program with a planted bug, and its crash test")
-    output.say(f"next: cd {folder} && make test, and see README.md")
+    output.say(f"next: cd {folder} && make crash, then read README.md")
     return 0
 
 

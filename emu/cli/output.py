@@ -105,9 +105,18 @@ def say(text: str) -> None:
     print(line(text))
 
 
+def row(text: str) -> None:
+    """One line of a list; at a terminal, what has no room goes on below, at a word, where the last column begins."""
+    shown, width = line(text), columns(sys.stdout)
+    if width is not None and len(shown) > width:
+        last = shown.rfind("  ") + 2
+        shown = "\n".join(_wrapped(shown, width, " " * (last if 1 < last <= width // 2 else 4)))
+    print(shown)
+
+
 def note(text: str) -> None:
     """One line to the person at the terminal, beside the answer; too long a line goes on below, at a word."""
-    print("\n".join(_wrapped(line(text), columns(sys.stderr))), file=sys.stderr)
+    print("\n".join(_wrapped(line(text), columns(sys.stderr), _BESIDE)), file=sys.stderr)
 
 
 def columns(stream: TextIO) -> int | None:
@@ -117,13 +126,13 @@ def columns(stream: TextIO) -> int | None:
     return max(os.get_terminal_size(stream.fileno()).columns or _USUAL, _NARROW)
 
 
-def _wrapped(text: str, width: int | None) -> list[str]:
-    """``text`` in lines of at most ``width`` columns; all but the first begin where a note's text does."""
+def _wrapped(text: str, width: int | None, indent: str) -> list[str]:
+    """``text`` in lines of at most ``width`` columns; all but the first begin with ``indent``."""
     if width is None or len(text) <= width:
         return [text]
     import textwrap
 
-    return textwrap.wrap(text, width, subsequent_indent=_BESIDE, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def document(content: dict[str, Any]) -> None:

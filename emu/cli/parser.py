@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 from collections.abc import Mapping
+from itertools import chain, groupby
 
 from emu import __version__
 from emu.cli import defaults
@@ -16,6 +17,8 @@ from emu.hints import Any, NoReturn
 
 _NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # argparse takes such words for values
 _SHOWN = 64
+_REMARK = re.compile(r"( +\S.*?) {2,}(\S.*)")  # of an example in help
+_BELOW = " " * 6
 
 _EPILOG = """\
 examples:
@@ -35,6 +38,35 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         return help_text(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Descriptions and what stands below the options: prose is filled, examples, which are indented, stay lines."""
+        import textwrap
+
+        lines: list[str] = []
+        for is_prose, block in groupby(text.rstrip().splitlines(), lambda line: bool(line) and line[0] != " "):
+            rows = list(block)
+            lines += (
+                textwrap.wrap(" ".join(rows), width) if is_prose else chain(*(_example(row, width) for row in rows))
+            )
+        return "\n".join(indent + line for line in lines)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """An option's spellings, and its value once: ``-m, --memory SIZE``."""
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
+def _example(line: str, width: int) -> list[str]:
+    """A command, which stays whole, to be copied, and the remark beside it, which goes below where there is no room."""
+    found = _REMARK.match(line)
+    if len(line) <= width or not found:
+        return [line]
+    import textwrap
+
+    return [found[1], *textwrap.wrap(found[2], width, initial_indent=_BELOW, subsequent_indent=_BELOW)]
 
 
 def help_text(action: argparse.Action) -> str:

@@ -33,5 +33,5 @@ def run(options: argparse.Namespace) -> int:
         if key != "schema":
             text = ", ".join(value) or "none" if isinstance(value, list) else value
             text = {True: "yes", False: "no"}.get(text, text) if isinstance(text, bool) else text
-            output.say(f"{key.replace('_', ' ') + ':':<22}{text}")
+            output.row(f"{key.replace('_', ' ') + ':':<22}{text}")
     return 0

@@ -61,8 +61,12 @@ class ProgressLine:
 
 
 def fitted(share: float, words: str, bar: int, columns: int) -> str:
-    """A bar of ``bar`` characters and words. A line that wraps could not be written over; nor could one that fills the
-    last column of some terminals.
+    """A bar of ``bar`` characters and words, of which only the first clauses may have room. A line that wraps could not
+    be written over; nor could one that fills the last column of some terminals.
     """
     filled = int(bar * min(max(share, 0.0), 1.0))
-    return f"[{'#' * filled}{'.' * (bar - filled)}] {words}"[: max(columns - 1, 0)]
+    line, room = f"[{'#' * filled}{'.' * (bar - filled)}] {words}", max(columns - 1, 0)
+    if len(line) <= room:
+        return line
+    clause = line.rfind(", ", 0, room + len(", "))
+    return line[: clause if clause > 0 else room]

@@ -128,6 +128,7 @@ def run(options: argparse.Namespace) -> int:
         paths = [dimm.backend.path for dimm in config.nvdimms if cut is not None and dimm.backend.path]
         made = [path for path in paths if not os.path.exists(path)]
         machine = stack.enter_context(board.build(config, outputs, how))
+        machine.output_files = into
         for writer in writers:
             writer.ended = lambda: machine.exit is not None or (cut is not None and _is_over(began, options.timeout))
         if how.incoming is None:
@@ -149,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
                 raise
             ended = power.ended
         else:
-            offer(stack, machine, qmp=options.qmp, outputs=into, quiet=options.quiet or options.json)
+            offer(stack, machine, qmp=options.qmp, quiet=options.quiet or options.json)
             debugger.offer(stack, machine, options, gate, quiet=options.quiet or options.json)
             _accept_marked(config, how)
             for writer in writers if how.incoming is None else ():

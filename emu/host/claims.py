@@ -197,12 +197,12 @@ def claim_memory(claims: Claims, backend: BackendConfig, what: str, *, runs: boo
 
 
 def claims_of_machine(config: MachineConfig, memory: Iterable[BackendConfig], outputs: Iterable[str]) -> Claims:
-    """The files of a machine that exists: also those of its ``memory`` that was plugged, and those that its guest's
-    output goes to, none of which is anything else.
+    """The files of a machine that exists: also those of its ``memory``, plugged later or never, and those that its
+    guest's output goes to, none of which is anything else.
     """
     claims = claims_of(config)
     for backend in memory:
-        claim_memory(claims, backend, "the file of memory that is plugged")
+        claim_memory(claims, backend, "the file of memory")
     for name in outputs:
         claims.changes(name, "the guest's output")
     return claims

@@ -1,6 +1,7 @@
 """emu's commands as plain functions, for tests without fixtures: Hypothesis, unittest, scripts.
 
-Each runs in a process of its own, which is ended, with all that it started, when its time is up.
+Each runs in a process of its own, which is ended, with all that it started, when its time is up. What a test is shown
+when one refuses is its own line and emu's words, not the lines in here (pytest's ``__tracebackhide__``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ TIMEOUT_S = 120.0
 
 def run(image: str | Path, *options: str | Path, timeout: float = TIMEOUT_S) -> RunResult:
     """``emu run IMAGE OPTIONS``. EmuRefused with emu's own words when there is no result within ``timeout`` seconds."""
+    __tracebackhide__ = True
     words = ("run", str(image), *map(str, options))
     return RunResult(*_document(words, timeout), words)
 
@@ -31,6 +33,7 @@ def crash(image: str | Path, *options: str | Path, timeout: float = TIMEOUT_S, k
 
     EmuRefused with emu's own words when there is no result within ``timeout`` seconds.
     """
+    __tracebackhide__ = True
     words = ("crash", str(image), *map(str, options))
     more: list[str] = []
     page: Path | None = None
@@ -45,6 +48,7 @@ def crash(image: str | Path, *options: str | Path, timeout: float = TIMEOUT_S, k
 
 def cc(*words: str | Path, output: Path) -> Path:
     """``emu cc WORDS -o OUTPUT``; EmuRefused with the compiler's words when it does not compile."""
+    __tracebackhide__ = True
     command = [*EMU, "cc", *map(str, words), "-o", str(output)]
     ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if ran.returncode:
@@ -54,6 +58,7 @@ def cc(*words: str | Path, output: Path) -> Path:
 
 def _document(words: Sequence[str], timeout: float, more: Sequence[str] = ()) -> tuple[int, dict[str, Any], str]:
     """(status, document, stderr) of ``emu WORDS MORE --json``."""
+    __tracebackhide__ = True
     ran = subprocess.Popen(
         [*EMU, *words, *more, "--json"],
         stdin=subprocess.DEVNULL,

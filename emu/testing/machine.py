@@ -36,6 +36,7 @@ class RunningMachine:
     """
 
     def __init__(self, *words: str | Path, qmp: bool = False) -> None:
+        __tracebackhide__ = True
         self.words = ("run", *map(str, words))
         self._folder = Path(tempfile.mkdtemp(prefix="emu-"))  # a socket's path must be short
         self._monitor: QmpClient | None = None
@@ -66,6 +67,7 @@ class RunningMachine:
     @property
     def qmp(self) -> QmpClient:
         """The monitor: ``machine.qmp.execute("query-status")``."""
+        __tracebackhide__ = True
         if self._monitor is None:
             raise EmuRefused("this machine has no monitor: start it with emu_qmp, or qmp=True")
         return self._monitor
@@ -80,6 +82,7 @@ class RunningMachine:
 
     def type(self, text: str) -> None:
         """Type ``text`` at COM1; the guest gets it when it reads. EmuRefused when the machine has ended."""
+        __tracebackhide__ = True
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(text.encode())
@@ -181,6 +184,7 @@ class RunningMachine:
         from emu.errors import HostError
         from emu.monitor.client import QmpClient
 
+        __tracebackhide__ = True
         until = time.monotonic() + TIMEOUT_S
         while True:
             try:
@@ -196,6 +200,7 @@ def migrate(source: RunningMachine, *words: str | Path, timeout: float = TIMEOUT
 
     EmuRefused with emu's words when the move fails; then the new machine is closed, and ``source`` runs on.
     """
+    __tracebackhide__ = True
     with _rendezvous() as address:
         destination = RunningMachine("--incoming", address, *words, qmp=True)
         try:

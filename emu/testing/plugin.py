@@ -88,7 +88,8 @@ def pytest_configure(config: pytest.Config) -> None:
         try:
             Path(kept).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise pytest.UsageError(f"--emu-artifacts {kept}: {error.strerror}") from None
+            problem = "not a folder" if os.path.lexists(kept) else error.strerror
+            raise pytest.UsageError(f"--emu-artifacts {kept}: {problem}") from None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -153,6 +154,7 @@ def emu_run(_emu_place: _Place) -> Callable[..., RunResult]:
     from emu.testing import commands
 
     def run(image: str | Path, *options: str | Path, timeout: float = _TIMEOUT) -> RunResult:
+        __tracebackhide__ = True
         result = commands.run(image, *options, timeout=timeout)
         _emu_place.results.append(result)
         return result
@@ -170,6 +172,7 @@ def emu_crash(_emu_place: _Place) -> Callable[..., CrashResult]:
     from emu.testing import commands
 
     def crash(image: str | Path, *options: str | Path, timeout: float = _TIMEOUT) -> CrashResult:
+        __tracebackhide__ = True
         result = commands.crash(image, *options, timeout=timeout, keep=_emu_place.keep())
         _emu_place.results.append(result)
         return result
@@ -200,6 +203,7 @@ def emu_machine(_emu_machines: Callable[[RunningMachine], RunningMachine]) -> Ca
     from emu.testing.machine import RunningMachine
 
     def start(image: str | Path, *options: str | Path, qmp: bool = False) -> RunningMachine:
+        __tracebackhide__ = True
         return _emu_machines(RunningMachine(image, *options, qmp=qmp))
 
     return start
@@ -210,6 +214,7 @@ def emu_qmp(emu_machine: Callable[..., RunningMachine]) -> Callable[..., Running
     """As ``emu_machine``, with a monitor: ``emu_qmp(image, *options).qmp.execute("query-status")``."""
 
     def start(image: str | Path, *options: str | Path) -> RunningMachine:
+        __tracebackhide__ = True
         return emu_machine(image, *options, qmp=True)
 
     return start
@@ -224,6 +229,7 @@ def emu_migrate(_emu_machines: Callable[[RunningMachine], RunningMachine]) -> Ca
     from emu.testing.machine import migrate
 
     def move(source: RunningMachine, *options: str | Path, timeout: float = _TIMEOUT) -> RunningMachine:
+        __tracebackhide__ = True
         return _emu_machines(migrate(source, *options, timeout=timeout))
 
     return move
@@ -240,6 +246,7 @@ def emu_cc(_emu_place: _Place) -> Callable[..., Path]:
     made: list[Path] = []
 
     def build(*words: str | Path) -> Path:
+        __tracebackhide__ = True
         _emu_place.folder.mkdir(parents=True, exist_ok=True)
         made.append(commands.cc(*words, output=_emu_place.folder / f"guest-{len(made)}.elf"))
         return made[-1]

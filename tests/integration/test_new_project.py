@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -38,6 +39,19 @@ def test_a_project_fails_on_its_bug_and_passes_with_the_fix(tmp_path: Path, kind
     mended = run_pytest(folder)
     assert mended.returncode == 0, mended.stdout
     assert "2 passed" in mended.stdout
+
+
+@pytest.mark.parametrize("kind", ["--c", "--linux"])
+def test_make_test_says_that_it_needs_pytest(tmp_path: Path, kind: str) -> None:
+    made = emu("new", tmp_path / "log", kind)
+    assert "&& make crash" in made.out, "what comes first needs nothing but emu"
+    python = tmp_path / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    path = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}
+    tried = subprocess.run(["make", "-s", "test"], cwd=tmp_path / "log", capture_output=True, text=True, env=path)
+    assert (tried.returncode, tried.stdout) == (2, "make test needs pytest: pip install pytest\n")
 
 
 def test_a_bad_name_makes_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import re
+import select
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +50,61 @@ SHELLS: dict[str, tuple[Callable[[list[Any]], str], list[str]]] = {
     "zsh": (completion.zsh, ["zsh", "-f", "-c", ZSH, "zsh"]),
     "fish": (completion.fish, ["fish", "-N", "-c", FISH]),
 }
+
+
+# Each defines an `emu` that says what it was given, between two words that are not in what is typed.
+SET_UP = {
+    "bash": """emu() { printf '<%s>' "$@" e''nd; }; source ./emu; printf '<%s>' re''ady\n""",
+    "zsh": """emu() { printf '<%s>' "$@" e''nd; }; fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -D; """
+           """printf '<%s>' re''ady\n""",
+    "fish": """function emu; printf '<%s>' $argv e''nd; end; source ./emu; printf '<%s>' re''ady\n""",
+}  # fmt: skip
+INTERACTIVE = {"bash": ["bash", "--norc", "-i"], "zsh": ["zsh", "-f", "-i"], "fish": ["fish", "-N", "-i"]}
+PATIENCE_S = 60
+
+
+def typed(shell: str, keys: str, folder: Path) -> str:
+    """What an `emu` that prints its arguments says when ``keys`` are typed into the shell at a terminal."""
+    place = {**os.environ, "HOME": str(folder), "TERM": "xterm", "LANG": "C.UTF-8"}
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(folder)
+        os.execvpe(INTERACTIVE[shell][0], INTERACTIVE[shell], place)
+    shown = b""
+
+    def until(word: bytes) -> None:
+        nonlocal shown
+        while word not in shown:
+            assert select.select([terminal], [], [], PATIENCE_S)[0], shown
+            shown += os.read(terminal, 1 << 16)
+
+    try:
+        os.write(terminal, SET_UP[shell].encode())
+        until(b"<ready>")
+        os.write(terminal, keys.encode() + b"\n")
+        until(b"<end>")
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+    said: list[str] = re.findall(r"<run>.*?<end>|<crash>.*?<end>", shown.decode(), re.DOTALL)
+    assert len(said) == 1
+    return said[0]
+
+
+@pytest.mark.parametrize("shell", INTERACTIVE)
+def test_tab_at_a_terminal_makes_words_that_emu_understands(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell} (on Debian: apt-get install {shell})")
+    name = "_emu" if shell == "zsh" else "emu"
+    (tmp_path / name).write_text(SHELLS[shell][0](KNOWN))
+    (tmp_path / "ledger.elf").touch()
+    (tmp_path / "my pool.img").touch()
+    crash = typed(shell, "emu cra\tcommit-nof\tl\t--nvdi\tsize=2M,fi\tmy\t", tmp_path)
+    assert crash == "<crash><commit-noflush><--nvdimm><size=2M,file=my pool.img><end>"
+    more = "" if shell == "fish" else ",sy\ton"  # fish puts a blank behind a whole value
+    run = typed(shell, f"emu run hello --nvdimm fi\tledg\t{more}", tmp_path)
+    assert run == f"<run><hello><--nvdimm><file=ledger.elf{',sync=on' if more else ''}><end>"
 
 
 @pytest.fixture(params=SHELLS)

@@ -1,4 +1,4 @@
-"""``help`` in the options of a machine: one rule, wherever the word stands."""
+"""``help``: pages that fit their terminal, and one rule for the word in the options of a machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from emu.cli.main import main
 from emu.cli.options import DEVICE_KEYS, DRIVER_KEYS, HELP_TABLES, NVDIMM_KEYS
+from emu.cli.verbs import VERBS
 
 
 @pytest.mark.parametrize("text", ["help", "?", "file=help,size=4M", "p.img,help,size=4M", "size=?", "nonsense,help"])
@@ -52,3 +53,19 @@ def test_help_on_a_kind_that_there_is_not(capsys: pytest.CaptureFixture[str]) ->
 
 def test_each_key_of_device_belongs_to_a_driver() -> None:
     assert {*DEVICE_KEYS} == {"driver", *(name for keys in DRIVER_KEYS.values() for name in keys)}
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_a_page_fits_its_terminal(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["help", *([verb] if verb else [])]) == 0
+    page = capsys.readouterr().out.splitlines()
+    assert [line for line in page if len(line) > 80] == []
+    monkeypatch.setenv("COLUMNS", "44")
+    assert main(["help", *([verb] if verb else [])]) == 0
+    narrow = capsys.readouterr().out.splitlines()
+    wide, commands = ([line for line in shown if line.startswith("  emu ")] for shown in (page, narrow))
+    assert len(wide) == len(commands)
+    assert all(line.startswith(command) for line, command in zip(wide, commands, strict=True))

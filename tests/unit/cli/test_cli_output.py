@@ -33,3 +33,20 @@ def test_only_a_terminal_has_columns(terminal: Terminal) -> None:
     assert output.columns(terminal) == 50
     with Path(os.devnull).open() as pipe:
         assert output.columns(pipe) is None
+
+
+def test_a_row_goes_on_under_its_last_column(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal)
+    output.row("  torn-fixed  a 16-byte record written beside the old one")
+    output.row("  a name that is so long  and a summary that comes behind it")
+    assert terminal.sent().splitlines() == [
+        "  torn-fixed  a 16-byte record written beside the",
+        "              old one",
+        "  a name that is so long  and a summary that comes",
+        "    behind it",
+    ]
+
+
+def test_a_row_for_a_program_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    output.row("  torn-fixed  " + "a record " * 20)
+    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -173,7 +173,35 @@ def test_a_folder_that_is_none_is_said_once_before_any_test(pytester: pytest.Pyt
     pytester.makepyfile("def test_one(): pass")
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.stderr.str().count(f"ERROR: {option.replace('=', ' ')}: ") == 1
+    assert result.stderr.str().count(f"ERROR: {option.replace('=', ' ')}: not a ") == 1
+
+
+def test_a_refusal_shows_the_test_and_emus_words(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        def test_option(emu_run):
+            emu_run("hello", "--nvdim", "size=2M")
+
+        def test_crash(emu_crash):
+            emu_crash("nothere", "--nvdimm", "size=2M")
+
+        def test_source(emu_cc):
+            emu_cc("absent.c")
+
+        def test_monitor(emu_machine):
+            emu_machine("echo").qmp
+
+        def test_image(emu_qmp):
+            emu_qmp("nothere")
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(failed=5)
+    shown = result.stdout.str()
+    assert "did you mean '--nvdimm'?" in shown
+    assert shown.count("no image 'nothere'") >= 2
+    assert "this machine has no monitor" in shown
+    assert "emu/testing" not in shown
 
 
 def test_a_machine_is_talked_to_while_it_runs(pytester: pytest.Pytester) -> None:
