@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from emu.persistence.report.elf_library import elf_file
 from emu.units import MIB, U64_MAX
 from emu.words import printable
 
@@ -129,7 +130,7 @@ def _over(number: int, frame: object) -> None:
 
 
 def _part(name: str, part: Callable[[Any], Iterator[tuple[Any, ...]]], path: str, seconds: float) -> str:
-    from elftools.elf.elffile import ELFFile
+    ELFFile = elf_file()  # noqa: N806 - a class
 
     try:
         signal.setitimer(signal.ITIMER_PROF, seconds)
