@@ -26,7 +26,7 @@ from emu.devices.nvdimm.index import (
     pack_index,
     read_index,
 )
-from emu.devices.nvdimm.label_layouts import LabelFlags
+from emu.devices.nvdimm.label_layouts import IndexHeader, LabelFlags
 from emu.devices.nvdimm.namespace import Label, Namespace, make_label, read_label, set_cookie
 from emu.units import PAGE, align_down, counted, human_size
 
@@ -183,6 +183,10 @@ class LabelArea:
         self.index, self.number = index, number
         self.blocks = (index, self.blocks[1]) if number == 0 else (self.blocks[0], index)
 
+    def clear(self) -> None:
+        """Free all slots. Durable when it returns."""
+        self._commit((1 << self.where.slots) - 1)
+
     def free_extents(self, size: int) -> list[tuple[int, int]]:
         """(start, end) of what no label uses of an NVDIMM of ``size`` bytes, rounded inwards to pages."""
         free: list[tuple[int, int]] = []
@@ -215,8 +219,8 @@ def initialise(storage: LabelStorage, version: Version, *, force: bool = False, 
     """Write two index blocks that say "no labels"; LabelError when the area is valid already and ``force`` is not set.
 
     The bytes are those of ``ndctl init-labels``, or with ``linux`` those of the kernel's own first use. Slots are not
-    touched. Durable when it returns; the block that does not count is written first, so that (as long as the two
-    versions' index blocks have one size, as up to 128 KiB) a crash leaves the area as it was or empty.
+    touched. Durable when it returns, and a crash leaves the area as it was or empty, of the old version or the new one:
+    an old block that counts stays until a new one does.
     """
     where = geometry(version, storage.size)
     order = (0, 1)
@@ -231,10 +235,20 @@ def initialise(storage: LabelStorage, version: Version, *, force: bool = False, 
                 f" {counted(len(area.labels()), 'label')})",
                 "use --force to destroy all labels in it",
             )
-        order = (1 - area.number, area.number)
+        old, new = area.where.index_size, where.index_size
+        stays = area.number
+        if old != new:
+            # Larger blocks lie on labels, which must not count then; and the first one must not lie on the old block
+            # that counts.
+            stays = int(new < old)
+            area.clear()
+            if area.number != stays:
+                area.clear()
+        order = (1 - stays, stays)
     for number in order:
         block = pack_index(initial_index(number, where, set_tail=not linux), where)
         storage.write(number * where.index_size, block)
+    _forget_others(storage, where)
     return LabelArea(storage)
 
 
@@ -261,7 +275,8 @@ def replace_content(storage: LabelStorage, data: bytes) -> None:
     """Make ``data`` (as long as the area) the area's content: a dump of ``ndctl read-labels``. Durable when it returns.
 
     Index blocks are cleared first and written last, the one that will count before the other: a crash leaves the old
-    area, one that does not validate, or the new one, but never a mixture that does.
+    area, one that does not validate, or the new one, but never a mixture that does. (Unless ``data`` is one: index
+    blocks of both versions in it are both written.)
     """
     if len(data) != storage.size:
         raise LabelError(
@@ -274,8 +289,10 @@ def replace_content(storage: LabelStorage, data: bytes) -> None:
         places = [(0, head)]
     else:
         size = area.where.index_size
-        places = [(number * size, number * size + size) for number in (area.number, 1 - area.number)] + [
-            (2 * size, head)
+        # Behind smaller blocks than those of the other version there are labels.
+        places = [
+            (2 * size, head),
+            *((number * size, number * size + size) for number in (area.number, 1 - area.number)),
         ]
     _invalidate(storage)
     for start in range(head, len(data), _CHUNK):
@@ -296,5 +313,16 @@ def _invalidate(storage: LabelStorage) -> None:
     except LabelError:
         storage.write(0, bytes(_head(storage)))
         return
+    _forget_others(storage, area.where)
     for number in (1 - area.number, area.number):
         storage.write(number * area.where.index_size, bytes(area.where.index_size))
+
+
+def _forget_others(storage: LabelStorage, where: Geometry) -> None:
+    """Clear valid index blocks of versions other than that of ``where``: blocks of another size can survive between
+    labels, and would count again some day. No label in use lies on one that is valid.
+    """
+    for probe in (_probe(storage, version) for version in Version if version is not where.version):
+        for number, block in enumerate(probe.blocks):
+            if block is not None:
+                storage.write(number * probe.where.index_size, bytes(IndexHeader.SIZE))

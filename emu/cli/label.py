@@ -48,6 +48,7 @@ _NAMESPACE_ALIGNMENT = 16 * MIB
 _CHUNK = 1 << 20
 _SHOWN = 20
 _ATOMIC = "This is atomic: whatever ends the command, the area is the old one or the new one."
+_EMPTIED = "This is atomic: whatever ends the command, the area is the old one or has no labels, and is valid."
 _NOT_ATOMIC = """\
 This is not atomic: where the command is killed or the power fails meanwhile, the area is the old one, the new one, or
 not valid (then do it again), but never a mixture that counts as valid."""
@@ -78,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("-s", "--size", default="0", metavar="N", help="only N bytes (0: all)")
         sub.add_argument("-O", "--offset", default="0", metavar="N", help="begin at this offset in the area")
 
-    init = action("init", "write empty index blocks", _ATOMIC)
+    init = action("init", "write empty index blocks", _EMPTIED)
     init.add_argument("-f", "--force", action="store_true", help="destroy the labels of a valid area")
     init.add_argument("-V", "--label-version", choices=("1.1", "1.2"), default="1.1", help="default 1.1, as ndctl")
     read = action("read", "dump the area as it is, or its labels with -j or -u")

@@ -163,6 +163,7 @@ def test_a_running_machines_nvdimm_is_nobodys_output(image: Path, pool: Path) ->
             assert "is the same file as" in client.refusal("pmemsave", val=0, size=4096, filename=path)
         memory = {"id": "m", "qom_type": "memory-backend-file", "mem_path": str(log), "size": MIB, "share": True}
         assert "is the same file as the guest's output" in client.refusal("object-add", **memory)
+        assert "is the same file as the image" in client.refusal("object-add", **memory | {"mem_path": str(spin)})
         spare = str(pool.parent / "spare.img")
         client.ask("object-add", **memory | {"mem_path": spare})
         for way in ({"uri": f"file:{spare}"}, {"val": 0, "size": 4096, "filename": spare}):

@@ -113,7 +113,7 @@ def test_a_pyproject_that_is_odd() -> None:
 
 def test_bytes_that_are_no_text() -> None:
     Path("emu.toml").write_bytes(b"\xff")
-    with pytest.raises(UsageError, match=r"emu\.toml: 'utf-8'"):
+    with pytest.raises(UsageError, match=r"emu\.toml is not a text in UTF-8"):
         defaults.applied("run", ["run"])
 
 
