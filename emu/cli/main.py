@@ -54,8 +54,7 @@ def _run(words: list[str]) -> int:
     except MemoryError:
         return _report(HostError("the host gives emu no more memory", "raise its limit ('ulimit -v')"), traceback)
     except ImportError as error:
-        what = f"a part of emu cannot be loaded: {error}"
-        return _report(HostError(what, "raise the limit on memory ('ulimit -v'), or install emu again"), traceback)
+        return _report(_cannot_load(error), traceback)
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # raised while a class was made (__set_name__)
             raise KeyboardInterrupt from error
@@ -113,6 +112,13 @@ def _folder_is_gone() -> bool:
     except FileNotFoundError:
         return True
     return False
+
+
+def _cannot_load(error: ImportError) -> HostError:
+    remedy = "raise the limit on memory ('ulimit -v'), or install emu again"
+    if "GLIBC_" in str(error):
+        remedy = "this wheel was built for a newer system: install emu's source archive instead (docs: Install)"
+    return HostError(f"a part of emu cannot be loaded: {error}", remedy)
 
 
 def _help_asked(options: Any) -> bool:

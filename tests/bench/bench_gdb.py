@@ -10,7 +10,7 @@ import struct
 import tempfile
 import threading
 import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 from emu import board
@@ -22,8 +22,8 @@ from tests.bench.bench_recording import LOOPS, Loop
 from tests.bench.measure import interleaved, ratio, row
 from tests.gdb_client import Client
 
-PAIRS = 5
-PARTS = 20  # a debugged run has so many times fewer rounds
+PAIRS = 3
+PARTS = 40  # a debugged run has so many times fewer rounds
 STOPS = 200
 NEAR = BASE + 0x800  # in the page that the first loop stores to; no loop touches it
 FAR = BASE + 0x7FF000  # in a page that no loop touches
@@ -86,6 +86,9 @@ def main() -> None:
             def each(asked: list[bytes], loop: Loop = loop, few: int = few) -> float:
                 return (debugged(loop, folder, few + 1, asked) - debugged(loop, folder, 1, asked)) / few
 
+            def asking(asked: list[bytes]) -> Callable[[], float]:
+                return lambda: each(asked)
+
             def alone(prefix: bytes, loop: Loop = loop) -> float:
                 rounds = loop.plain_rounds
                 return (plain(loop, folder, rounds + 1, prefix) - plain(loop, folder, 1, prefix)) / rounds
@@ -93,7 +96,7 @@ def main() -> None:
             figures = interleaved(
                 {
                     "plain": lambda: alone(b""),
-                    **{name: partial(each, asked) for name, asked in ASKED.items()},
+                    **{name: asking(asked) for name, asked in ASKED.items()},
                     "a data breakpoint of its own there": lambda: alone(OWN),
                 },
                 PAIRS,

@@ -114,3 +114,23 @@ def test_a_value_may_look_like_a_verb(tmp_path: Path) -> None:
     assert options.append == "run"
     with pytest.raises(UsageError):
         build_parser("run").parse_args(["run", "--append"])
+
+
+@pytest.mark.parametrize(
+    ("why", "remedy"),
+    [
+        ("/lib/libc.so.6: version `GLIBC_2.34' not found (required by _kernel.abi3.so)", "source archive"),
+        ("_kernel.abi3.so: failed to map segment from shared object", "ulimit -v"),
+    ],
+)
+def test_a_part_that_cannot_be_loaded_says_what_helps(
+    why: str, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: object) -> int:
+        raise ImportError(why)
+
+    monkeypatch.setattr("emu.cli.guests.run", run)
+    assert main(["guests"]) == 4
+    said = capsys.readouterr().err
+    assert why in said
+    assert remedy in said
