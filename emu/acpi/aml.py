@@ -17,7 +17,6 @@ Operand = bytes | int | str
 
 ZERO = b"\x00"
 ONE = b"\x01"
-ONES = b"\xff"
 BREAK = b"\xa5"
 CONTINUE = b"\x9f"
 NO_TARGET = b"\x00"
@@ -269,18 +268,6 @@ def shift_left(value: Operand, count: Operand, target: Operand = NO_TARGET) -> b
     return b"\x79" + _terms((value, count, target))
 
 
-def shift_right(value: Operand, count: Operand, target: Operand = NO_TARGET) -> bytes:
-    return b"\x7a" + _terms((value, count, target))
-
-
-def and_(left: Operand, right: Operand, target: Operand = NO_TARGET) -> bytes:
-    return b"\x7b" + _terms((left, right, target))
-
-
-def or_(left: Operand, right: Operand, target: Operand = NO_TARGET) -> bytes:
-    return b"\x7d" + _terms((left, right, target))
-
-
 def deref_of(reference: Operand) -> bytes:
     return b"\x83" + term(reference)
 
@@ -313,10 +300,6 @@ def equal(left: Operand, right: Operand) -> bytes:
     return b"\x93" + _terms((left, right))
 
 
-def greater(left: Operand, right: Operand) -> bytes:
-    return b"\x94" + _terms((left, right))
-
-
 def less(left: Operand, right: Operand) -> bytes:
     return b"\x95" + _terms((left, right))
 
@@ -343,8 +326,3 @@ def irq(line: int) -> bytes:
     if not 0 <= line <= 15:
         raise ValueError("ISA interrupts are 0 to 15")
     return struct.pack("<BH", 0x22, 1 << line)
-
-
-def memory32_fixed(base: int, length: int, *, writable: bool = True) -> bytes:
-    """Fixed 32-bit memory range descriptor (section 6.4.3.4)."""
-    return struct.pack("<BHBII", 0x86, 9, writable, base, length)

@@ -71,11 +71,6 @@ class Debugging:
         return self._engine.place_before
 
     @property
-    def looks_at_each(self) -> bool:
-        """The block that is executed now is executed instruction by instruction."""
-        return self._engine.single
-
-    @property
     def standing(self) -> Standing:
         return Standing(self._engine.place, self._engine.block)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
 from emu.errors import EmuError, HostError, MapSyncUnavailable, UsageError
 from emu.host import kernel
-from emu.host.kernel import Advice, Lock, NumaMode
+from emu.host.kernel import Advice, NumaMode
 from emu.memory.durability import MAP_SYNC_MEANS, MappingFacts, judge
 from emu.memory.lock import FileLock
 from emu.memory.mapping import Mapping
@@ -217,13 +217,8 @@ class Backend:
         return -1 if self._source is None else self._source.fd
 
     @property
-    def lock_kind(self) -> Lock:
-        """How the backing file is locked: WRITE by one user alone, READ with others."""
-        return Lock.NONE if self._source is None else self._source.lock.kind
-
-    @property
     def lock(self) -> FileLock | None:
-        """The lock of the backing file; None for anonymous memory."""
+        """The lock of the backing file: WRITE by one user alone, READ with others; None for anonymous memory."""
         return None if self._source is None else self._source.lock
 
     def acquire_lock(self) -> None:

@@ -215,11 +215,6 @@ class Decoder:
         """Where the next bytes go, never empty; a receiver may fill any leading part of them."""
         return self._targets
 
-    @property
-    def between_frames(self) -> bool:
-        """Whether the stream could end here without cutting a frame."""
-        return self._next == self._header and len(self._targets[0]) == _FRAME.size
-
     def advance(self, count: int, digest: int | None = None) -> Frame | None:
         """Take note that ``count`` bytes were put into ``buffers()``; the frame that is now complete, or None.
 

@@ -105,14 +105,13 @@ DefinitionBlock ("", "SSDT", 2, "BOCHS ", "AMLTEST ", 0x00000001)
             Name (_CRS, ResourceTemplate () {
                 IO (Decode16, 0x03F8, 0x03F8, 0x00, 0x08)
                 IRQNoFlags () {4}
-                Memory32Fixed (ReadWrite, 0xFED00000, 0x00000400)
             })
             OperationRegion (REGA, SystemIO, 0x0A18, 0x04)
             Field (REGA, DWordAcc, Lock, WriteAsZeros) { FLDA, 16, , 8, FLDB, 8 }
             Method (TEST, 2, Serialized)
             {
                 Store (ToUUID ("4309ac30-0d11-11e4-9191-0800200c9a66"), Local0)
-                If (LAnd (LEqual (Arg0, Zero), LOr (LNot (Arg1), LGreater (Arg1, 0x10))))
+                If (LAnd (LEqual (Arg0, Zero), LOr (LNot (Arg1), LLess (0x10, Arg1))))
                 {
                     Return (Buffer (One) { 0x05 })
                 }
@@ -133,9 +132,6 @@ DefinitionBlock ("", "SSDT", 2, "BOCHS ", "AMLTEST ", 0x00000001)
                 Add (Local1, 0x02, Local3)
                 Subtract (Local3, One, Local3)
                 ShiftLeft (Local3, 0x03, Local4)
-                ShiftRight (Local4, 0x02, Local4)
-                And (Local4, 0xFF, Local4)
-                Or (Local4, Ones, Local4)
                 Concatenate (Local0, Local0, Local5)
                 If (LEqual (ObjectType (Arg0), 0x04)) { Store (TEST (Local4, ^LIST), Local6) }
                 Return (Local5)
@@ -153,7 +149,7 @@ def built() -> bytes:
         2,
         aml.store(aml.to_uuid("4309ac30-0d11-11e4-9191-0800200c9a66"), local(0)),
         aml.if_(
-            aml.logical_and(aml.equal(arg(0), 0), aml.logical_or(aml.logical_not(arg(1)), aml.greater(arg(1), 0x10))),
+            aml.logical_and(aml.equal(arg(0), 0), aml.logical_or(aml.logical_not(arg(1)), aml.less(0x10, arg(1)))),
             aml.return_(aml.buffer(b"\x05")),
         ),
         aml.else_(aml.notify("TST0", 0x80)),
@@ -170,9 +166,6 @@ def built() -> bytes:
         aml.add(local(1), 2, local(3)),
         aml.subtract(local(3), 1, local(3)),
         aml.shift_left(local(3), 3, local(4)),
-        aml.shift_right(local(4), 2, local(4)),
-        aml.and_(local(4), 0xFF, local(4)),
-        aml.or_(local(4), aml.ONES, local(4)),
         aml.concatenate(local(0), local(0), local(5)),
         aml.if_(aml.equal(aml.object_type(arg(0)), 4), aml.store(aml.call("TEST", local(4), "^LIST"), local(6))),
         aml.return_(local(5)),
@@ -184,7 +177,7 @@ def built() -> bytes:
         aml.name("LIST", aml.package(0, 1, 0x12, aml.string("text"), 0x1234567890)),
         aml.name(
             "_CRS",
-            aml.resource_template(aml.io(0x3F8, 0x3F8, 0, 8), aml.irq(4), aml.memory32_fixed(0xFED00000, 0x400)),
+            aml.resource_template(aml.io(0x3F8, 0x3F8, 0, 8), aml.irq(4)),
         ),
         aml.operation_region("REGA", aml.Space.SYSTEM_IO, 0xA18, 4),
         aml.field(

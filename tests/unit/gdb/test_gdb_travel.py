@@ -184,7 +184,7 @@ def test_the_guest_runs_in_whole_blocks_while_it_is_debugged(tmp_path: Path) -> 
             before, turns = looked()
             while (now := looked())[1] < turns + 1000:
                 time.sleep(0.01)
-            return abs((now[0] - before) - (now[1] - turns)) <= 1 and not machine.call(lambda: debugging.looks_at_each)
+            return abs((now[0] - before) - (now[1] - turns)) <= 1 and not machine.call(lambda: debugging._engine.single)
 
         assert whole()
         gdb = running.connect()

@@ -12,7 +12,6 @@ import pytest
 from emu.config import BackendConfig, BackendKind, OnOffAuto, Policy
 from emu.errors import EmuError, HostError, MapSyncUnavailable
 from emu.host import pages
-from emu.host.kernel import Lock
 from emu.memory import open_backend
 from emu.units import GIB, MIB
 from tests.unit.memory.memory_backends import SIZE, FakeMmap, config, refused
@@ -93,7 +92,7 @@ def test_ram_is_aligned_to_2_mib_and_rounded_to_pages() -> None:
         assert pages.is_zero(mapping.view)
         mapping.view[5] = 5
         mapping.persist()
-        assert (backend.fd, backend.lock_kind) == (-1, Lock.NONE)
+        assert (backend.fd, backend.lock) == (-1, None)
         backend.release_lock()
         backend.acquire_lock()
 

@@ -49,7 +49,8 @@ def test_who_may_use_a_file_together(
 
 def test_hand_over_of_the_lock(image: Path) -> None:
     with open_backend(config(image)) as first:
-        assert first.lock_kind is Lock.WRITE
+        assert first.lock is not None
+        assert first.lock.kind is Lock.WRITE
         first.acquire_lock()
         first.release_lock()
         with open_backend(config(image)) as second:
