@@ -208,6 +208,11 @@ class BackendConfig(_Described):
         """Whether guest stores are dropped: ``rom=on``, or ``auto`` with ``readonly=on``."""
         return self.readonly if self.rom is OnOffAuto.AUTO else self.rom is OnOffAuto.ON
 
+    @property
+    def changes_file(self) -> bool:
+        """Whether guest stores reach the file."""
+        return self.path is not None and self.share and not self.readonly and not self.is_rom
+
 
 class NvdimmConfig(_Described):
     """One NVDIMM on its backend. ``slot`` and ``addr`` None mean automatic placement; ``uuid`` None is all zero."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from emu.config import Clock, MachineConfig, NvdimmConfig, RunOptions
 from emu.cpu import DEBUG_STOPS, Stop, StopKind
@@ -35,6 +35,7 @@ from emu.state import Saveable, SavedState, parse_all
 
 if TYPE_CHECKING:
     from emu.cpu.debugging import Debugging
+    from emu.host.claims import Claims
 
 T = TypeVar("T")
 _FOREVER = None
@@ -173,6 +174,8 @@ class Machine:
         self.devices = parts.devices
         self.nvdimms = parts.nvdimms
         self.backends = parts.backends
+        self.spares = parts.spares
+        self.output_files: Sequence[str] = ()
         self.firmware = firmware
         self.slots = slots
         self.observers: list[Observer] = []
@@ -194,6 +197,15 @@ class Machine:
         self.cpu.shows_self_test = True
         self.cpu.on_port_read = self.bus.read
         self.cpu.on_port_write = self._port_write
+
+    def claims(self) -> Claims:
+        """The files in use: image, memory, plugged or spare, and ``output_files``, which the guest's output goes to.
+        None of them may become an output of anything else.
+        """
+        from emu.host.claims import claims_of_machine
+
+        memory = (backend.config for backend in (*self.backends, *self.spares.values()))
+        return claims_of_machine(self.config, memory, self.output_files)
 
     # -- what other threads may use ---------------------------------------------------------------------------------
 

@@ -48,7 +48,8 @@ class PluggedNvdimm(NamedTuple):
 
 
 class Parts:
-    """CPU, memory, port bus, interrupt controller and devices; ``backends`` hold the memory's bytes.
+    """CPU, memory, port bus, interrupt controller and devices; ``backends`` hold the memory's bytes, ``spares``, by
+    their id, those of memory that is not plugged yet.
 
     ``devices`` are those that take part in reset and saved state, by name. ``timed`` take part in time, and a guest
     programs them through ``clock_ports``.
@@ -64,6 +65,7 @@ class Parts:
         self.clock_ports: set[int] = set()
         self.nvdimms: list[PluggedNvdimm] = []
         self.backends: list[Backend] = []
+        self.spares: dict[str, Backend] = {}
         self._group = faults.new_group()
 
     def _interrupt_line(self, level: bool) -> None:
@@ -93,6 +95,8 @@ class Parts:
     def close(self, *, discard: bool) -> None:
         """Free the CPU and unmap every backend. ``discard``: remove the files that they made."""
         self.cpu.close()
+        for spare in self.spares.values():
+            spare.close()
         for backend in self.backends:
             if discard:
                 backend.discard()

@@ -72,7 +72,9 @@ class Compiler:
         cplusplus = any(word.endswith(_CPLUSPLUS) for word in words) or "c++" in words
         flags = self.cplusplus_flags() if cplusplus else self.c_flags()
         link = [] if any(word in _NOT_LINKED for word in words) else self.link_flags()
-        return [self.command, *flags, *words, *link]
+        # The library is no source, whatever language the user's -x says that files are in.
+        ended = ["-x", "none"] if link and any(word.startswith("-x") for word in words) else []
+        return [self.command, *flags, *words, *ended, *link]
 
     def header_flags(self) -> list[str]:
         """Which headers there are: the guest library's and the compiler's own."""

@@ -168,7 +168,7 @@ def _become(words: list[str], environment: dict[str, str], folder: Path, streams
     sys.argv = ["emu", *words]
     sys.modules["__main__"] = ModuleType("__main__")  # what a worker of --jobs would read again
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as long as the process
-    signal.signal(signal.SIGINT, signal.SIG_DFL if _takes_ctrl_c else signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     entry()
 
 
@@ -188,7 +188,6 @@ def _import_all() -> None:
 
 
 if __name__ == "__main__":
-    _takes_ctrl_c = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the commands' business, and that of pytest
     sys.path.remove(str(Path(__file__).parent))
     import gc

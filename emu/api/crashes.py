@@ -16,6 +16,7 @@ from emu.config import MachineConfig
 from emu.errors import UsageError
 from emu.host.claims import Claims, claims_of
 from emu.host.files import Target
+from emu.linux.initramfs import Input
 from emu.linux.namespaces import FileSystem
 from emu.linux.prepare import NAME, Request
 from emu.linux.protocol import Role
@@ -156,6 +157,7 @@ def crash(
         granularity=granularity,
         tears=tears,
         seed=seed,
+        matrix=matrix,
     )
     known = _known(suppress, baseline)
     read = {"--suppress": _name(suppress), "--baseline": _name(baseline)}
@@ -297,6 +299,7 @@ def question(
     granularity: str = "exact",
     tears: int = TEARS,
     seed: int = 0,
+    matrix: bool = False,
 ) -> Question:
     """The Question that the options of ``emu crash`` mean for the machine ``config``; UsageError for a wrong one."""
     if time_limit is None:
@@ -334,6 +337,11 @@ def question(
     if granularity != "exact":
         if linux is None:
             raise UsageError("--granularity is for a Linux guest", "write emu crash linux ...")
+        if matrix:
+            raise UsageError(
+                "--granularity block goes with one --domain, --order and --media, and --matrix judges under all",
+                "leave one of them out",
+            )
         if replace(rules, failed_cas=FailedCas.BARRIER) != Rules() or depth > 1:
             raise UsageError(
                 "--granularity block goes with power failures of the workload, and with the default --domain, --order, "
@@ -351,7 +359,7 @@ def question(
                 f"--check {name}: there is no such check", f"give one of {', '.join(investigation.CHECKS)}"
             )
     if linux is not None and feed_printed:
-        raise UsageError("--feed-printed does not go with the image 'linux'", "leave --feed-printed away")
+        linux = linux._replace(input=Input.RECOVERY)
     if durable_when_done and not rules.flushes_count:
         raise UsageError(
             "--durable-when-done: in a page cache no flush or fence makes anything durable, only msync, which the run "
@@ -393,7 +401,7 @@ def claims_of_question(asked: Question, read: Mapping[str, str | None], outputs:
     """The files that an investigation reads, none of which may be written. ``read`` are more of them, by the options
     that name them. The sources that reports quote are among them if one of ``outputs`` may be a source.
     """
-    claims = claims_of(asked.workload)
+    claims = claims_of(asked.workload, runs=False)
     if asked.recovery.image is not None:
         claims.reads(asked.recovery.image, "the image of recovery")
     if asked.linux is not None:

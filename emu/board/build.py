@@ -7,6 +7,7 @@ NVDIMMs at the next GiB above.
 
 from __future__ import annotations
 
+import os
 import time
 
 from emu import boot
@@ -72,6 +73,7 @@ def build(
     The file ``ram`` has what a private mapping of it is to hold as RAM: of a machine that does not boot, but takes the
     state of one that has. UsageError or HostError say what does not fit or cannot be had.
     """
+    _check_files(config, options)
     image = None if config.image is None else read_image(config.image)
     modules = read_modules(config.initrd, image) if ram is None else ()
     if config.image is not None and image is not None and ram is None:
@@ -100,6 +102,27 @@ def build(
     except BaseException:
         parts.close(discard=True)
         raise
+
+
+def _check_files(config: MachineConfig, options: RunOptions) -> None:
+    """UsageError when the guest would store to a file that its machine is made of.
+
+    Files are told apart by Claims. A plain run, whose files are different ones at a first glance, does not import it.
+    """
+    names = [config.image or "", *(dimm.backend.path or "" for dimm in config.nvdimms if dimm.backend.changes_file)]
+    found = [(status.st_dev, status.st_ino, status.st_rdev) for status in map(_status, names) if status is not None]
+    devices = any(device for _, _, device in found)
+    if devices or len(found) > len(set(found)) or config.initrd is not None or options.incoming is not None:
+        from emu.host.claims import claims_of
+
+        claims_of(config, options)
+
+
+def _status(name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name)  # noqa: PTH116 - any bytes a path may hold, and no pathlib in a plain run
+    except (OSError, ValueError):
+        return None
 
 
 def _add_ram(parts: Parts, config: MachineConfig, content: str | None) -> None:

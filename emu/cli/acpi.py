@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from emu.host.claims import claims_of
 
     config = machine_options.machine_config(options, None)
-    claims = claims_of(config)
+    claims = claims_of(config, runs=False)
     claims.writes_standard_streams()
     to_file = options.action == "dump" and options.output is not None
     output = claims.writes(options.output, "-o") if to_file else None

@@ -10,6 +10,7 @@ import argparse
 import functools
 import os
 import shlex
+import stat
 import subprocess
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -66,9 +67,11 @@ def run(options: argparse.Namespace) -> int:
         output.say(_flags(compiler, words))
         return 0
     _claim(words)
+    for word in words:
+        _refuse_stream(word.removeprefix("@"))
     command = compiler.build(words)
     try:
-        done = subprocess.run(command, check=False)
+        done = subprocess.run(command, check=False, close_fds=False)  # a shell's <(...) is the compiler's to read
     except OSError as error:
         raise HostError(
             f"cannot run {compiler.command}: {error.strerror}", "name another compiler with CC=..."
@@ -99,6 +102,23 @@ def _claim(words: list[str]) -> None:
             claims.reads(word, "what is compiled,")
     if guest is not None:
         claims.changes(guest, "-o")
+
+
+def _refuse_stream(name: str) -> None:
+    """UsageError where the compiler would wait for ever, or read without an end: a FIFO, a terminal, /dev/zero.
+
+    Not for what a shell has opened: <(...) is /dev/fd/N.
+    """
+    from emu.host.files import resolve
+
+    try:
+        found = os.stat(name)  # noqa: PTH116 - any bytes a path may hold
+    except (OSError, ValueError):
+        return  # a flag, or the compiler says that no such file is there
+    kind, null = found.st_mode, os.makedev(1, 3)
+    ends = stat.S_ISREG(kind) or stat.S_ISDIR(kind) or (stat.S_ISCHR(kind) and found.st_rdev == null)
+    if not ends and resolve(name).descriptor is None:
+        raise UsageError(f"{name} is neither a file nor a folder", "give the source in a file, or behind '-x c -'")
 
 
 def _flags(compiler: Compiler, words: list[str]) -> str:

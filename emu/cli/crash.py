@@ -95,7 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sarif", metavar="FILE", help="write the causes as SARIF 2.1.0, for code-scanning services")
     add("--junit", metavar="FILE", help="write the causes as JUnit XML, for continuous integration")
     add("--timeline", action="store_true", help="also draw stores, flushes and fences for each cache line")
-    add("--export", metavar="DIR", help="write the memory of each failure, and say how to boot it")
+    add(
+        "--export",
+        metavar="DIR",
+        help="write the memory of each failure, and say how to boot it; of Linux, all that this needs",
+    )
     add("--warnings", action="store_true",
         help="also list stores that are not durable at the end, redundant flushes and fences and the like")  # fmt: skip
     add("--matrix", action="store_true", help="also judge the recording under every domain, medium and order")
@@ -247,6 +251,7 @@ def _question(options: argparse.Namespace) -> Question:
         granularity=options.granularity,
         tears=options.tears,
         seed=options.seed,
+        matrix=options.matrix,
     )
 
 
@@ -264,9 +269,8 @@ def _image(options: argparse.Namespace) -> str:
 def _linux(options: argparse.Namespace) -> Request:
     from emu.api.crashes import linux_request
 
-    for given, option in ((options.export, "--export"), (options.matrix, "--matrix"), (options.initrd, "-initrd")):
-        if given:
-            raise UsageError(f"{option} does not go with the image 'linux'", f"leave {option} away")
+    if options.initrd:
+        raise UsageError("-initrd does not go with the image 'linux'", "--add puts files into the guest")
     return linux_request(
         execute=options.exec,
         recover=options.recover,

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from emu.gdb.scene import put_memory, stand_before
     from emu.gdb.server import address
     from emu.persistence.lab.powerfail import memory_after, parse_power_cut
-    from emu.persistence.lab.recovery import private
+    from emu.persistence.lab.private import private
     from emu.units import counted, parse_number
 
     where = address(options.gdb)

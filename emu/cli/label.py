@@ -119,8 +119,8 @@ def run(options: argparse.Namespace) -> int:
         options.slot = parse_number(options.slot, what="--slot", high=255)
     if getattr(options, "uuid", None) is not None:
         options.uuid = _uuid(options.uuid)
-    if options.action not in ("read", "write"):  # they have other files, too
-        _claims(options).writes_standard_streams()
+    if options.action != "read":  # which claims its output, too
+        _claims(options)
     return actions[options.action](options)
 
 
@@ -166,7 +166,6 @@ def _read(options: argparse.Namespace) -> int:
     if options.index and (options.size or options.offset):
         raise UsageError("-I and -s or -O exclude each other", "give one of them")
     claims = _claims(options)
-    claims.writes_standard_streams()
     target = None if options.output is None else claims.writes(options.output, "-o")
     with _open(options, write=False) as (storage, _, _):
         if options.json or options.human:
@@ -204,16 +203,19 @@ def _output(target: Target | None, *, binary: bool) -> Iterator[Any]:
 
 
 def _claims(options: argparse.Namespace) -> Claims:
-    """The inputs of the command: FILE, or for ``write``, which changes FILE, where the dump comes from."""
+    """FILE, and for ``write``, which changes it, where the dump comes from; and the standard streams."""
     from emu.host.claims import Claims
 
     claims = Claims()
     if options.action != "write":
         claims.reads(options.file, "the backing file", memory=True)
-    elif options.input is not None:
-        claims.reads(options.input, "-i")
     else:
-        claims.reads_descriptor(0, "the standard input")
+        if options.input is not None:
+            claims.reads(options.input, "-i")
+        else:
+            claims.reads_descriptor(0, "the standard input")
+        claims.changes(options.file, "the backing file")
+    claims.writes_standard_streams()
     return claims
 
 
@@ -247,9 +249,6 @@ def _check(options: argparse.Namespace) -> int:
 def _write(options: argparse.Namespace) -> int:
     from emu.devices.nvdimm.labels import check, replace_content
 
-    claims = _claims(options)
-    claims.changes(options.file, "the backing file")
-    claims.writes_standard_streams()
     with _open(options, write=True) as (storage, _, _):
         offset, length = _span(options, storage.size)
         data = _input(options.input, length + 1)

@@ -42,7 +42,13 @@ def run(
     from emu import board
 
     _refuse(options)
-    at_terminal = options.exec is None and not options.json and sys.stdin is not None and sys.stdin.isatty()
+    at_terminal = (
+        options.exec is None
+        and options.initrd is None
+        and not options.json
+        and sys.stdin is not None
+        and sys.stdin.isatty()
+    )
     config = machine_options.machine_config(options, None)
     if at_terminal and "clock" not in "".join(options.machine):
         config = replace(config, clock=Clock.REAL)  # with virtual time a shell that waits is a busy one
@@ -55,6 +61,7 @@ def run(
         with contextlib.ExitStack() as scratch:
             run = _Run(options, request, config, stack)
             prepared = prepare(request, config, scratch)
+            run.plays(prepared.role)
             outputs, gate = debugger.gate(options, run.outputs)
             how = RunOptions(
                 no_reboot=True, start_paused=options.start_paused, accept_incomplete=options.accept_incomplete
@@ -64,7 +71,8 @@ def run(
             prepared.format(machine)
         if not options.quiet and not options.json:
             announce(machine)
-        offer(stack, machine, qmp=options.qmp, outputs=run.files, quiet=options.quiet or options.json)
+        machine.output_files = run.files
+        offer(stack, machine, qmp=options.qmp, quiet=options.quiet or options.json)
         debugger.offer(stack, machine, options, gate, quiet=options.quiet or options.json)
         run.take_input(stack, machine, stdin)
         stack.callback(signals.put_away)
@@ -85,9 +93,9 @@ def _refuse(options: argparse.Namespace) -> None:
     """UsageError for options of ``emu run`` that mean nothing here."""
     for given, option, remedy in (
         (
-            options.initrd,
-            "-initrd",
-            "--add puts files into the guest; with an initrd of your own give the kernel as IMAGE",
+            options.initrd and (options.exec or options.add or options.fs),
+            "-initrd with --exec, --add or --fs",
+            "an initial RAM disk that emu has made has its command; with one of your own give the kernel as IMAGE",
         ),
         (options.incoming, "-incoming", "a Linux guest is started here, or its machine migrated as any other"),
         (options.power_fail_at, "--power-fail-at", "'emu crash linux' cuts the power at every point"),
@@ -126,6 +134,8 @@ class _Run:
         self.files: list[str] = []
         claims = claims_of(config)
         request.claim(claims)
+        if request.input is Input.FRAMED:
+            claims.reads_descriptor(0, "the standard input")
         claims.writes_standard_streams()
         standard = self._standard(1, "stdout", stack)
         self._errors = self._standard(2, "stderr", stack)
@@ -142,6 +152,10 @@ class _Run:
         self.outputs = board.Outputs(
             serial=self._talk.write_serial, debugcon=standard, errors=self._errors, init=self._talk
         )
+
+    def plays(self, role: Role) -> None:
+        """What init is to do when it asks."""
+        self._talk.plays = role
 
     def _standard(self, descriptor: int, name: str, stack: contextlib.ExitStack) -> Callable[[bytes], None]:
         if self._json:

@@ -31,6 +31,7 @@ do); 130 interrupted (the migration is cancelled).
 """
 
 _POLL_S = 0.1
+_KNOWN_SHARE = ("active", "pre-switchover", "device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,8 +119,13 @@ def _poll(machine: QmpClient, show: Callable[[dict[str, Any]], None] | None) -> 
 
 
 def _show(line: ProgressLine, answer: dict[str, Any]) -> None:
+    share, words = _how_far(answer)
+    line.show(share, words, at_once=answer.get("status") not in UNDER_WAY)
+
+
+def _how_far(answer: dict[str, Any]) -> tuple[float, str]:
+    """The share of the round that is done, and words for it."""
     ram = answer.get("ram", {})
-    over = answer.get("status") not in UNDER_WAY
     total = ram.get("total") or 1
     share = 1.0 if answer.get("status") == "completed" else max(0.0, 1 - ram.get("remaining", total) / total)
     speed = ram.get("mbps", 0) / 8 / 1.048576
@@ -127,14 +133,22 @@ def _show(line: ProgressLine, answer: dict[str, Any]) -> None:
         f"{share:4.0%} of {human_size(total)}"
         f"  {speed:.0f} MiB/s  round {ram.get('dirty-sync-count', 0)}  {answer.get('status', '')}{_left(answer)}"
     )
-    line.show(share, words, at_once=over)
+    return share, words
 
 
 def _left(answer: dict[str, Any]) -> str:
-    """When the round is over at the speed it has now; a guest that stores meanwhile makes for another round."""
+    """When the round is over at the speed it has now, and what keeps the guest from being stopped then: the pages that
+    it stores to meanwhile take longer than it may stand still."""
     ram = answer.get("ram", {})
     bits, speed = ram.get("remaining", 0) * 8, ram.get("mbps", 0) * 1e6
-    return f"  {bits / speed:.0f} s left" if answer.get("status") == "active" and speed else ""
+    if answer.get("status") != "active" or not speed:
+        return ""
+    words = f"  {bits / speed:.0f} s left"
+    if answer.get("expected-downtime"):
+        words += f"  {answer['expected-downtime']} ms of downtime expected"
+    if answer.get("cpu-throttle-percentage"):
+        words += f"  guest held back {answer['cpu-throttle-percentage']}%"
+    return words
 
 
 def _report(answer: dict[str, Any], options: argparse.Namespace, *, wait: bool) -> int:
@@ -153,7 +167,7 @@ def _report(answer: dict[str, Any], options: argparse.Namespace, *, wait: bool) 
         for item in answer.get("x-emu-persistence", []):
             print(printable(f"{item['block']}: {human_size(item['bytes'])} made durable by {item['means']}"))
     else:
-        print(f"migration: {state}")
+        print(f"migration: {_how_far(answer)[1].strip() if state in _KNOWN_SHARE else state}")
     if not wait or state == "completed":
         return Status.OK
     if not options.json:

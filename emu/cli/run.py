@@ -109,7 +109,8 @@ def run(options: argparse.Namespace) -> int:
     config, how = configuration(options), run_options(options)
     targets = ("stdio" if options.serial is None else options.serial, options.debugcon)
     into = [target.removeprefix(characters.FILE) for target in targets if target.startswith(characters.FILE)]
-    claims = _claims(config, how, into, options.defaults)
+    typed = options.serial is None or options.serial in characters.STANDARD_STREAMS
+    claims = _claims(config, how, into, options.defaults, typed=typed)
     cut = _power_cut(options, config, how)
     began = time.monotonic()
     serial = _capture() if options.json else None
@@ -127,6 +128,7 @@ def run(options: argparse.Namespace) -> int:
         paths = [dimm.backend.path for dimm in config.nvdimms if cut is not None and dimm.backend.path]
         made = [path for path in paths if not os.path.exists(path)]
         machine = stack.enter_context(board.build(config, outputs, how))
+        machine.output_files = into
         for writer in writers:
             writer.ended = lambda: machine.exit is not None or (cut is not None and _is_over(began, options.timeout))
         if how.incoming is None:
@@ -148,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
                 raise
             ended = power.ended
         else:
-            offer(stack, machine, qmp=options.qmp, outputs=into, quiet=options.quiet or options.json)
+            offer(stack, machine, qmp=options.qmp, quiet=options.quiet or options.json)
             debugger.offer(stack, machine, options, gate, quiet=options.quiet or options.json)
             _accept_marked(config, how)
             for writer in writers if how.incoming is None else ():
@@ -158,7 +160,7 @@ def run(options: argparse.Namespace) -> int:
 
                 assert isinstance(line, SerialLine)
                 line.attach(stack, machine)
-            elif options.serial is None or options.serial in characters.STANDARD_STREAMS:
+            elif typed:
                 from emu.cli.standard_input import type_standard_input
 
                 type_standard_input(stack, machine, escapes=options.serial != "stdio")
@@ -199,18 +201,20 @@ def _capture() -> Capture:
     return Capture()
 
 
-def _claims(config: MachineConfig, how: RunOptions, into: list[str], defaults: str) -> Claims | None:
-    """The files of this run; None when nothing is written that could be one of its inputs.
+def _claims(config: MachineConfig, how: RunOptions, into: list[str], defaults: str, *, typed: bool) -> Claims | None:
+    """The files of this run; None when nothing but the NVDIMMs is written that could be one of its inputs.
 
     ``into`` are the files that the guest's output goes to, ``defaults`` is the one that options came from, if any.
+    ``typed``: COM1 receives the standard input.
     """
-    if not into and not any(stat.S_ISREG(os.fstat(stream).st_mode) for stream in (1, 2)):
+    streams = (0, 1, 2) if typed else (1, 2)
+    if not into and not any(stat.S_ISREG(os.fstat(stream).st_mode) for stream in streams):
         return None
     from emu.host.claims import claims_of
 
-    claims = claims_of(config)
-    if how.incoming is not None and how.incoming.startswith(characters.FILE):
-        claims.reads(how.incoming.removeprefix(characters.FILE), "the snapshot")
+    claims = claims_of(config, how)
+    if typed:
+        claims.reads_descriptor(0, "the standard input")
     if defaults:
         claims.reads(defaults, "the defaults in")
     claims.writes_standard_streams()

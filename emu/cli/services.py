@@ -12,12 +12,10 @@ if TYPE_CHECKING:
     from emu.machine import Machine
 
 
-def offer(
-    stack: contextlib.ExitStack, machine: Machine, *, qmp: Sequence[str], outputs: Sequence[str], quiet: bool
-) -> None:
+def offer(stack: contextlib.ExitStack, machine: Machine, *, qmp: Sequence[str], quiet: bool) -> None:
     """Open the sockets ``qmp`` and begin to wait for the machine's incoming migration.
 
-    ``stack`` ends both before the machine is closed. ``outputs`` are the files that the guest's output goes to.
+    ``stack`` ends both before the machine is closed.
     """
     incoming = machine.options.incoming
     if not qmp and incoming is None:
@@ -30,7 +28,7 @@ def offer(
     from emu.monitor.server import start
 
     events = EventQueue()
-    migration = MigrationControl(machine, events.emit, outputs=outputs)
+    migration = MigrationControl(machine, events.emit)
     if incoming == "defer":
         machine.pause(RunState.INMIGRATE)
     elif incoming is not None:
@@ -39,8 +37,7 @@ def offer(
         if not quiet:
             output.note(f"emu: waiting for a migration at {migration.waits_at}")
     if qmp:
-        adapter = MachineAdapter(machine, events, outputs)
-        stack.callback(adapter.close)
-        stack.callback(start(qmp, Control(adapter, migration), events).finish)
+        control = Control(MachineAdapter(machine, events), migration)
+        stack.callback(start(qmp, control, events).finish)
     # Last in, first out: what a migration says when it is ended here still reaches the monitor's clients.
     stack.callback(migration.finish)

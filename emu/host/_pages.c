@@ -641,8 +641,8 @@ static int emu_has_crc32c(void) {
 #if X86
 /* The instruction takes three cycles and one can start in each, so three chains run side by side. A chain's CRC is moved
  * past the bytes of the next one by what so many zero bytes make of it, which is linear: four tables of its bytes.
- * Three stripes are a page less two words. */
-enum { STRIPE = 1360 };
+ * Three stripes are a page less a line. */
+enum { STRIPE = 1344, ROUND = 3 * STRIPE };
 static uint32_t past_stripe[4][256];
 static pthread_once_t past_stripe_once = PTHREAD_ONCE_INIT;
 
@@ -668,34 +668,52 @@ static uint32_t move_past_stripe(uint32_t crc) {
            past_stripe[3][crc >> 24];
 }
 
-static uint64_t word_at(const unsigned char *at) {
+#define INLINE __attribute__((always_inline, target(CRC_TARGET))) static inline
+
+/* The word at from[n], read once. Unless `to` is NULL it is stored there too, past the caches. */
+INLINE uint64_t word_at(const unsigned char *from, char *to, size_t n) {
     uint64_t word;
-    memcpy(&word, at, 8);
+    if (!to)
+        return memcpy(&word, from + n, 8), word;
+    word = *(const volatile uint64_t *)(from + n);
+    _mm_stream_si64((long long *)(to + n), (long long)word);
     return word;
 }
 
-__attribute__((target(CRC_TARGET))) static uint32_t crc_hardware(uint32_t crc, const unsigned char *at, size_t size) {
-    uint64_t first = crc;
-    pthread_once(&past_stripe_once, past_stripe_fill);
-    for (; size >= 3 * STRIPE; at += 3 * STRIPE, size -= 3 * STRIPE) {
-        uint64_t second = 0, third = 0;
+/* Go on from `crc` with the ROUND bytes at `from`. Those that are copied to `to` on the way begin where lines do, and what
+ * is summed is what is stored, whoever else stores to them meanwhile. */
+INLINE uint32_t sum_round(uint32_t crc, const unsigned char *from, char *to) {
+    uint64_t first = crc, second = 0, third = 0;
+    for (size_t n = 0; n < STRIPE; n += 8) {
         /* The processor's own look-ahead is lost among three places; without this, memory is waited for half of the
          * time. It may reach behind the data: that is no access. */
-        for (uintptr_t line = (uintptr_t)at + 3 * STRIPE; line < (uintptr_t)at + 6 * STRIPE; line += LINE)
-            _mm_prefetch((const char *)line, _MM_HINT_T0);
-        for (size_t n = 0; n < STRIPE; n += 8) {
-            first = _mm_crc32_u64(first, word_at(at + n));
-            second = _mm_crc32_u64(second, word_at(at + STRIPE + n));
-            third = _mm_crc32_u64(third, word_at(at + 2 * STRIPE + n));
-        }
-        first = move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)second) ^ third;
+        if (n % LINE == 0)
+            for (size_t line = 0; line < 3 * LINE; line += LINE)
+                _mm_prefetch((const char *)((uintptr_t)from + ROUND + 3 * n + line), _MM_HINT_T0);
+        first = _mm_crc32_u64(first, word_at(from, to, n));
+        second = _mm_crc32_u64(second, word_at(from, to, n + STRIPE));
+        third = _mm_crc32_u64(third, word_at(from, to, n + 2 * STRIPE));
     }
+    return move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)second) ^ (uint32_t)third;
+}
+
+__attribute__((target(CRC_TARGET))) static uint32_t crc_hardware(uint32_t crc, const unsigned char *at, size_t size) {
+    pthread_once(&past_stripe_once, past_stripe_fill);
+    for (; size >= ROUND; at += ROUND, size -= ROUND)
+        crc = sum_round(crc, at, NULL);
     for (; size >= 8; at += 8, size -= 8)
-        first = _mm_crc32_u64(first, word_at(at));
-    crc = (uint32_t)first;
+        crc = (uint32_t)_mm_crc32_u64(crc, word_at(at, NULL, 0));
     for (; size; at++, size--)
         crc = _mm_crc32_u8(crc, *at);
     return crc;
+}
+
+__attribute__((target(CRC_TARGET))) static uint32_t stream_and_sum(char *to, const unsigned char *from) {
+    pthread_once(&past_stripe_once, past_stripe_fill);
+    uint32_t crc = sum_round(~0u, from, to);
+    for (size_t n = ROUND; n < PAGE; n += 8)
+        crc = (uint32_t)_mm_crc32_u64(crc, word_at(from, to, n));
+    return ~crc;
 }
 #endif
 
@@ -787,30 +805,30 @@ static ssize_t emu_pages_receive(int fd, char *to, size_t size, uint32_t *crc, i
     return done;
 }
 
-/* Copy a page past the caches: its old content is not fetched, and what is in the caches stays there. */
-static void stream_page(char *to, const char *from) {
+/* Copy a page past the caches, and sum what was stored: its old content is not fetched, and what is in the caches stays. */
+static uint32_t copy_page(char *to, const char *from, int hardware) {
 #if X86
-    for (size_t n = 0; n < PAGE; n += LINE)
-        for (size_t part = n; part < n + LINE; part += sizeof(__m128i))
-            _mm_stream_si128((__m128i *)(to + part), _mm_load_si128((const __m128i *)(from + part)));
-#else
-    memcpy(to, from, PAGE);
+    if (hardware)
+        return stream_and_sum(to, (const unsigned char *)from);
 #endif
+    memcpy(to, from, PAGE);
+    return emu_crc32c(0, to, PAGE, hardware);
 }
 
-/* Read pages of a file to the memory `to`, and sum them on the way: what is summed is what is stored. */
-static int read_pages(int fd, int64_t offset, char *to, size_t pages, uint32_t *sums, int hardware) {
-    char *buffer = aligned_alloc(PAGE, PIECE);
-    int error = buffer ? 0 : -ENOMEM;
+/* Read pages of the file `fd`, or of `memory` that is mapped from one, to the memory `to`, and sum what is stored there. */
+static int read_pages(int fd, int64_t offset, const char *memory, char *to, size_t pages, uint32_t *sums, int hardware) {
+    char *buffer = memory ? NULL : aligned_alloc(PAGE, PIECE);
+    int error = memory || buffer ? 0 : -ENOMEM;
     for (size_t at = 0; at < pages && !error; at += PIECE / PAGE) {
         size_t count = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;
-        error = read_all(fd, buffer, count * PAGE, offset + at * PAGE);
-        if (error)
-            break;
-        for (size_t n = 0; n < count; n++) { /* a page is summed while its copy is on the way to memory */
-            stream_page(to + (at + n) * PAGE, buffer + n * PAGE);
-            emu_pages_sum(buffer + n * PAGE, 1, sums + at + n, hardware);
-        }
+        if (buffer)
+            error = read_all(fd, buffer, count * PAGE, offset + at * PAGE);
+        const char *from = memory ? memory + at * PAGE : buffer;
+        /* The kernel maps sixteen pages at a fault. Before the copy, because no look-ahead reaches what is not mapped. */
+        for (size_t n = 0; memory && n < count; n += 16)
+            (void)*(const volatile char *)(from + n * PAGE);
+        for (size_t n = 0; n < count && !error; n++)
+            sums[at + n] = htole32(copy_page(to + (at + n) * PAGE, from + n * PAGE, hardware));
     }
 #if X86
     _mm_sfence();
@@ -822,6 +840,7 @@ static int read_pages(int fd, int64_t offset, char *to, size_t pages, uint32_t *
 typedef struct {
     int fd, hardware, error;
     int64_t offset;
+    const char *memory;
     char *to;
     size_t pages;
     uint32_t *sums;
@@ -829,18 +848,21 @@ typedef struct {
 
 static void *read_part(void *part) {
     reading *r = part;
-    r->error = read_pages(r->fd, r->offset, r->to, r->pages, r->sums, r->hardware);
+    r->error = read_pages(r->fd, r->offset, r->memory, r->to, r->pages, r->sums, r->hardware);
     return NULL;
 }
 
 /* As above, in `threads` of about equal parts (1 or 2): one thread does not use up the memory's speed. */
-static int emu_pages_read(int fd, int64_t offset, char *to, size_t pages, uint32_t *sums, int threads, int hardware) {
-    size_t half = threads > 1 && pages * PAGE >= 2 * PIECE ? pages / 2 : 0;
-    reading second = {fd, hardware, 0, offset + half * PAGE, to + half * PAGE, pages - half, sums + half};
+static int emu_pages_read(int fd, int64_t offset, const void *memory, void *to, size_t pages, uint32_t *sums, int threads,
+                          int hardware) {
+    size_t half = threads > 1 && pages * PAGE >= 2 * PIECE ? pages / 2 : 0, bytes = half * PAGE;
+    const char *from = memory;
+    reading second = {fd, hardware, 0, offset + bytes, from ? from + bytes : NULL, (char *)to + bytes, pages - half,
+                      sums + half};
     pthread_t thread;
     if (!half || pthread_create(&thread, NULL, read_part, &second))
-        return read_pages(fd, offset, to, pages, sums, hardware);
-    int error = read_pages(fd, offset, to, half, sums, hardware);
+        return read_pages(fd, offset, from, to, pages, sums, hardware);
+    int error = read_pages(fd, offset, from, to, half, sums, hardware);
     pthread_join(thread, NULL);
     return error ? error : second.error;
 }
@@ -889,58 +911,59 @@ static void *_cffi_types[] = {
 /*  3 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /*  4 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 44), // uint32_t *
-/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 56), // uint8_t *
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 45), // uint32_t *
+/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 57), // uint8_t *
 /*  8 */ _CFFI_OP(_CFFI_OP_POINTER, 1), // int *
 /*  9 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void *, size_t, uint32_t *, int, int)
+/* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void const *, size_t, void *, uint8_t *, uint32_t *, int)
 /* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
 /* 13 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 14 */ _CFFI_OP(_CFFI_OP_POINTER, 57), // void *
+/* 14 */ _CFFI_OP(_CFFI_OP_POINTER, 58), // void const *
 /* 15 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 16 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 17 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 18 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 19 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void const *, size_t, void *, uint8_t *, uint32_t *, int)
-/* 21 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
-/* 23 */ _CFFI_OP(_CFFI_OP_POINTER, 57), // void const *
-/* 24 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
-/* 26 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 16 */ _CFFI_OP(_CFFI_OP_POINTER, 58), // void *
+/* 17 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
+/* 18 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 19 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 20 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 21 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(int, int64_t, void const *, void *, size_t, uint32_t *, int, int)
+/* 22 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 23 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 23),
+/* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
+/* 25 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
+/* 26 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 27 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
 /* 28 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 29 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 30 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
-/* 31 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
-/* 32 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 33 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
-/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION, 55), // ssize_t()(int, void *, size_t, uint32_t *, int)
-/* 37 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 38 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
-/* 39 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 40 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 41 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 42 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION, 44), // uint32_t()(uint32_t, void const *, size_t, int)
-/* 44 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
-/* 45 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
-/* 46 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 48 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION, 57), // void()(void const *, size_t, uint32_t *, int)
-/* 50 */ _CFFI_OP(_CFFI_OP_NOOP, 23),
-/* 51 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 52 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
-/* 53 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 54 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 55 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 29), // ssize_t
-/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 29 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 30 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 31 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void const *, size_t)
+/* 32 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
+/* 33 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(void)
+/* 36 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 37 */ _CFFI_OP(_CFFI_OP_FUNCTION, 56), // ssize_t()(int, void *, size_t, uint32_t *, int)
+/* 38 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 39 */ _CFFI_OP(_CFFI_OP_NOOP, 16),
+/* 40 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 41 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 42 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 43 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 44 */ _CFFI_OP(_CFFI_OP_FUNCTION, 45), // uint32_t()(uint32_t, void const *, size_t, int)
+/* 45 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22), // uint32_t
+/* 46 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
+/* 47 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 48 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 49 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 50 */ _CFFI_OP(_CFFI_OP_FUNCTION, 58), // void()(void const *, size_t, uint32_t *, int)
+/* 51 */ _CFFI_OP(_CFFI_OP_NOOP, 14),
+/* 52 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 53 */ _CFFI_OP(_CFFI_OP_NOOP, 6),
+/* 54 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 55 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 56 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 29), // ssize_t
+/* 57 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 58 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static uint32_t _cffi_d_emu_crc32c(uint32_t x0, void const * x1, size_t x2, int x3)
@@ -972,10 +995,10 @@ _cffi_f_emu_crc32c(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(23), arg1, (char **)&x1);
+      _cffi_type(14), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(23), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(14), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1050,10 +1073,10 @@ _cffi_f_emu_is_zero(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(23), arg0, (char **)&x0);
+      _cffi_type(14), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(23), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(14), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1177,9 +1200,9 @@ _cffi_f_emu_pages_copy(PyObject *self, PyObject *args)
 #  define _cffi_f_emu_pages_copy _cffi_d_emu_pages_copy
 #endif
 
-static int _cffi_d_emu_pages_read(int x0, int64_t x1, void * x2, size_t x3, uint32_t * x4, int x5, int x6)
+static int _cffi_d_emu_pages_read(int x0, int64_t x1, void const * x2, void * x3, size_t x4, uint32_t * x5, int x6, int x7)
 {
-  return emu_pages_read(x0, x1, x2, x3, x4, x5, x6);
+  return emu_pages_read(x0, x1, x2, x3, x4, x5, x6, x7);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -1187,11 +1210,12 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
 {
   int x0;
   int64_t x1;
-  void * x2;
-  size_t x3;
-  uint32_t * x4;
-  int x5;
+  void const * x2;
+  void * x3;
+  size_t x4;
+  uint32_t * x5;
   int x6;
+  int x7;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   int result;
@@ -1203,8 +1227,9 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
   PyObject *arg4;
   PyObject *arg5;
   PyObject *arg6;
+  PyObject *arg7;
 
-  if (!PyArg_UnpackTuple(args, "emu_pages_read", 7, 7, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5, &arg6))
+  if (!PyArg_UnpackTuple(args, "emu_pages_read", 8, 8, &arg0, &arg1, &arg2, &arg3, &arg4, &arg5, &arg6, &arg7))
     return NULL;
 
   x0 = _cffi_to_c_int(arg0, int);
@@ -1218,36 +1243,45 @@ _cffi_f_emu_pages_read(PyObject *self, PyObject *args)
   datasize = _cffi_prepare_pointer_call_argument(
       _cffi_type(14), arg2, (char **)&x2);
   if (datasize != 0) {
-    x2 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
     if (_cffi_convert_array_argument(_cffi_type(14), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
-  x3 = _cffi_to_c_int(arg3, size_t);
-  if (x3 == (size_t)-1 && PyErr_Occurred())
-    return NULL;
-
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(6), arg4, (char **)&x4);
+      _cffi_type(16), arg3, (char **)&x3);
   if (datasize != 0) {
-    x4 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(6), arg4, (char **)&x4,
+    x3 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(16), arg3, (char **)&x3,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
-  x5 = _cffi_to_c_int(arg5, int);
-  if (x5 == (int)-1 && PyErr_Occurred())
+  x4 = _cffi_to_c_int(arg4, size_t);
+  if (x4 == (size_t)-1 && PyErr_Occurred())
     return NULL;
+
+  datasize = _cffi_prepare_pointer_call_argument(
+      _cffi_type(6), arg5, (char **)&x5);
+  if (datasize != 0) {
+    x5 = ((size_t)datasize) <= 640 ? (uint32_t *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(6), arg5, (char **)&x5,
+            datasize, &large_args_free) < 0)
+      return NULL;
+  }
 
   x6 = _cffi_to_c_int(arg6, int);
   if (x6 == (int)-1 && PyErr_Occurred())
     return NULL;
 
+  x7 = _cffi_to_c_int(arg7, int);
+  if (x7 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = emu_pages_read(x0, x1, x2, x3, x4, x5, x6); }
+  { result = emu_pages_read(x0, x1, x2, x3, x4, x5, x6, x7); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -1291,10 +1325,10 @@ _cffi_f_emu_pages_receive(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(14), arg1, (char **)&x1);
+      _cffi_type(16), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(14), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1354,10 +1388,10 @@ _cffi_f_emu_pages_sum(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(23), arg0, (char **)&x0);
+      _cffi_type(14), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(23), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(14), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1435,10 +1469,10 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(23), arg2, (char **)&x2);
+      _cffi_type(14), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (void const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(23), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(14), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1448,10 +1482,10 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(14), arg4, (char **)&x4);
+      _cffi_type(16), arg4, (char **)&x4);
   if (datasize != 0) {
     x4 = ((size_t)datasize) <= 640 ? (void *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(14), arg4, (char **)&x4,
+    if (_cffi_convert_array_argument(_cffi_type(16), arg4, (char **)&x4,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -1494,14 +1528,14 @@ _cffi_f_emu_pages_take(PyObject *self, PyObject *args)
 #endif
 
 static const struct _cffi_global_s _cffi_globals[] = {
-  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_emu_crc32c },
-  { "emu_has_crc32c", (void *)_cffi_f_emu_has_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 34), (void *)_cffi_d_emu_has_crc32c },
-  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 30), (void *)_cffi_d_emu_is_zero },
+  { "emu_crc32c", (void *)_cffi_f_emu_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 44), (void *)_cffi_d_emu_crc32c },
+  { "emu_has_crc32c", (void *)_cffi_f_emu_has_crc32c, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 35), (void *)_cffi_d_emu_has_crc32c },
+  { "emu_is_zero", (void *)_cffi_f_emu_is_zero, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 31), (void *)_cffi_d_emu_is_zero },
   { "emu_pages_copy", (void *)_cffi_f_emu_pages_copy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 0), (void *)_cffi_d_emu_pages_copy },
-  { "emu_pages_read", (void *)_cffi_f_emu_pages_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_pages_read },
-  { "emu_pages_receive", (void *)_cffi_f_emu_pages_receive, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_pages_receive },
-  { "emu_pages_sum", (void *)_cffi_f_emu_pages_sum, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 49), (void *)_cffi_d_emu_pages_sum },
-  { "emu_pages_take", (void *)_cffi_f_emu_pages_take, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 20), (void *)_cffi_d_emu_pages_take },
+  { "emu_pages_read", (void *)_cffi_f_emu_pages_read, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 21), (void *)_cffi_d_emu_pages_read },
+  { "emu_pages_receive", (void *)_cffi_f_emu_pages_receive, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 37), (void *)_cffi_d_emu_pages_receive },
+  { "emu_pages_sum", (void *)_cffi_f_emu_pages_sum, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_emu_pages_sum },
+  { "emu_pages_take", (void *)_cffi_f_emu_pages_take, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 11), (void *)_cffi_d_emu_pages_take },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -1516,7 +1550,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   0,  /* num_enums */
   0,  /* num_typenames */
   NULL,  /* no includes */
-  58,  /* num_types */
+  59,  /* num_types */
   0,  /* flags */
 };
 

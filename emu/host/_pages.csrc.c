@@ -61,8 +61,8 @@ static int emu_has_crc32c(void) {
 #if X86
 /* The instruction takes three cycles and one can start in each, so three chains run side by side. A chain's CRC is moved
  * past the bytes of the next one by what so many zero bytes make of it, which is linear: four tables of its bytes.
- * Three stripes are a page less two words. */
-enum { STRIPE = 1360 };
+ * Three stripes are a page less a line. */
+enum { STRIPE = 1344, ROUND = 3 * STRIPE };
 static uint32_t past_stripe[4][256];
 static pthread_once_t past_stripe_once = PTHREAD_ONCE_INIT;
 
@@ -88,34 +88,52 @@ static uint32_t move_past_stripe(uint32_t crc) {
            past_stripe[3][crc >> 24];
 }
 
-static uint64_t word_at(const unsigned char *at) {
+#define INLINE __attribute__((always_inline, target(CRC_TARGET))) static inline
+
+/* The word at from[n], read once. Unless `to` is NULL it is stored there too, past the caches. */
+INLINE uint64_t word_at(const unsigned char *from, char *to, size_t n) {
     uint64_t word;
-    memcpy(&word, at, 8);
+    if (!to)
+        return memcpy(&word, from + n, 8), word;
+    word = *(const volatile uint64_t *)(from + n);
+    _mm_stream_si64((long long *)(to + n), (long long)word);
     return word;
 }
 
-__attribute__((target(CRC_TARGET))) static uint32_t crc_hardware(uint32_t crc, const unsigned char *at, size_t size) {
-    uint64_t first = crc;
-    pthread_once(&past_stripe_once, past_stripe_fill);
-    for (; size >= 3 * STRIPE; at += 3 * STRIPE, size -= 3 * STRIPE) {
-        uint64_t second = 0, third = 0;
+/* Go on from `crc` with the ROUND bytes at `from`. Those that are copied to `to` on the way begin where lines do, and what
+ * is summed is what is stored, whoever else stores to them meanwhile. */
+INLINE uint32_t sum_round(uint32_t crc, const unsigned char *from, char *to) {
+    uint64_t first = crc, second = 0, third = 0;
+    for (size_t n = 0; n < STRIPE; n += 8) {
         /* The processor's own look-ahead is lost among three places; without this, memory is waited for half of the
          * time. It may reach behind the data: that is no access. */
-        for (uintptr_t line = (uintptr_t)at + 3 * STRIPE; line < (uintptr_t)at + 6 * STRIPE; line += LINE)
-            _mm_prefetch((const char *)line, _MM_HINT_T0);
-        for (size_t n = 0; n < STRIPE; n += 8) {
-            first = _mm_crc32_u64(first, word_at(at + n));
-            second = _mm_crc32_u64(second, word_at(at + STRIPE + n));
-            third = _mm_crc32_u64(third, word_at(at + 2 * STRIPE + n));
-        }
-        first = move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)second) ^ third;
+        if (n % LINE == 0)
+            for (size_t line = 0; line < 3 * LINE; line += LINE)
+                _mm_prefetch((const char *)((uintptr_t)from + ROUND + 3 * n + line), _MM_HINT_T0);
+        first = _mm_crc32_u64(first, word_at(from, to, n));
+        second = _mm_crc32_u64(second, word_at(from, to, n + STRIPE));
+        third = _mm_crc32_u64(third, word_at(from, to, n + 2 * STRIPE));
     }
+    return move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)second) ^ (uint32_t)third;
+}
+
+__attribute__((target(CRC_TARGET))) static uint32_t crc_hardware(uint32_t crc, const unsigned char *at, size_t size) {
+    pthread_once(&past_stripe_once, past_stripe_fill);
+    for (; size >= ROUND; at += ROUND, size -= ROUND)
+        crc = sum_round(crc, at, NULL);
     for (; size >= 8; at += 8, size -= 8)
-        first = _mm_crc32_u64(first, word_at(at));
-    crc = (uint32_t)first;
+        crc = (uint32_t)_mm_crc32_u64(crc, word_at(at, NULL, 0));
     for (; size; at++, size--)
         crc = _mm_crc32_u8(crc, *at);
     return crc;
+}
+
+__attribute__((target(CRC_TARGET))) static uint32_t stream_and_sum(char *to, const unsigned char *from) {
+    pthread_once(&past_stripe_once, past_stripe_fill);
+    uint32_t crc = sum_round(~0u, from, to);
+    for (size_t n = ROUND; n < PAGE; n += 8)
+        crc = (uint32_t)_mm_crc32_u64(crc, word_at(from, to, n));
+    return ~crc;
 }
 #endif
 
@@ -207,30 +225,30 @@ static ssize_t emu_pages_receive(int fd, char *to, size_t size, uint32_t *crc, i
     return done;
 }
 
-/* Copy a page past the caches: its old content is not fetched, and what is in the caches stays there. */
-static void stream_page(char *to, const char *from) {
+/* Copy a page past the caches, and sum what was stored: its old content is not fetched, and what is in the caches stays. */
+static uint32_t copy_page(char *to, const char *from, int hardware) {
 #if X86
-    for (size_t n = 0; n < PAGE; n += LINE)
-        for (size_t part = n; part < n + LINE; part += sizeof(__m128i))
-            _mm_stream_si128((__m128i *)(to + part), _mm_load_si128((const __m128i *)(from + part)));
-#else
-    memcpy(to, from, PAGE);
+    if (hardware)
+        return stream_and_sum(to, (const unsigned char *)from);
 #endif
+    memcpy(to, from, PAGE);
+    return emu_crc32c(0, to, PAGE, hardware);
 }
 
-/* Read pages of a file to the memory `to`, and sum them on the way: what is summed is what is stored. */
-static int read_pages(int fd, int64_t offset, char *to, size_t pages, uint32_t *sums, int hardware) {
-    char *buffer = aligned_alloc(PAGE, PIECE);
-    int error = buffer ? 0 : -ENOMEM;
+/* Read pages of the file `fd`, or of `memory` that is mapped from one, to the memory `to`, and sum what is stored there. */
+static int read_pages(int fd, int64_t offset, const char *memory, char *to, size_t pages, uint32_t *sums, int hardware) {
+    char *buffer = memory ? NULL : aligned_alloc(PAGE, PIECE);
+    int error = memory || buffer ? 0 : -ENOMEM;
     for (size_t at = 0; at < pages && !error; at += PIECE / PAGE) {
         size_t count = pages - at < PIECE / PAGE ? pages - at : PIECE / PAGE;
-        error = read_all(fd, buffer, count * PAGE, offset + at * PAGE);
-        if (error)
-            break;
-        for (size_t n = 0; n < count; n++) { /* a page is summed while its copy is on the way to memory */
-            stream_page(to + (at + n) * PAGE, buffer + n * PAGE);
-            emu_pages_sum(buffer + n * PAGE, 1, sums + at + n, hardware);
-        }
+        if (buffer)
+            error = read_all(fd, buffer, count * PAGE, offset + at * PAGE);
+        const char *from = memory ? memory + at * PAGE : buffer;
+        /* The kernel maps sixteen pages at a fault. Before the copy, because no look-ahead reaches what is not mapped. */
+        for (size_t n = 0; memory && n < count; n += 16)
+            (void)*(const volatile char *)(from + n * PAGE);
+        for (size_t n = 0; n < count && !error; n++)
+            sums[at + n] = htole32(copy_page(to + (at + n) * PAGE, from + n * PAGE, hardware));
     }
 #if X86
     _mm_sfence();
@@ -242,6 +260,7 @@ static int read_pages(int fd, int64_t offset, char *to, size_t pages, uint32_t *
 typedef struct {
     int fd, hardware, error;
     int64_t offset;
+    const char *memory;
     char *to;
     size_t pages;
     uint32_t *sums;
@@ -249,18 +268,21 @@ typedef struct {
 
 static void *read_part(void *part) {
     reading *r = part;
-    r->error = read_pages(r->fd, r->offset, r->to, r->pages, r->sums, r->hardware);
+    r->error = read_pages(r->fd, r->offset, r->memory, r->to, r->pages, r->sums, r->hardware);
     return NULL;
 }
 
 /* As above, in `threads` of about equal parts (1 or 2): one thread does not use up the memory's speed. */
-static int emu_pages_read(int fd, int64_t offset, char *to, size_t pages, uint32_t *sums, int threads, int hardware) {
-    size_t half = threads > 1 && pages * PAGE >= 2 * PIECE ? pages / 2 : 0;
-    reading second = {fd, hardware, 0, offset + half * PAGE, to + half * PAGE, pages - half, sums + half};
+static int emu_pages_read(int fd, int64_t offset, const void *memory, void *to, size_t pages, uint32_t *sums, int threads,
+                          int hardware) {
+    size_t half = threads > 1 && pages * PAGE >= 2 * PIECE ? pages / 2 : 0, bytes = half * PAGE;
+    const char *from = memory;
+    reading second = {fd, hardware, 0, offset + bytes, from ? from + bytes : NULL, (char *)to + bytes, pages - half,
+                      sums + half};
     pthread_t thread;
     if (!half || pthread_create(&thread, NULL, read_part, &second))
-        return read_pages(fd, offset, to, pages, sums, hardware);
-    int error = read_pages(fd, offset, to, half, sums, hardware);
+        return read_pages(fd, offset, from, to, pages, sums, hardware);
+    int error = read_pages(fd, offset, from, to, half, sums, hardware);
     pthread_join(thread, NULL);
     return error ? error : second.error;
 }

@@ -13,7 +13,15 @@ class _Lib:
     def emu_is_zero(data: Pointer, size: int, /) -> int: ...
     @staticmethod
     def emu_pages_read(
-        fd: int, offset: int, to: Pointer, pages: int, sums: Pointer, threads: int, hardware: int, /
+        fd: int,
+        offset: int,
+        memory: Pointer,
+        to: Pointer,
+        pages: int,
+        sums: Pointer,
+        threads: int,
+        hardware: int,
+        /,
     ) -> int: ...
     @staticmethod
     def emu_pages_take(

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Iterable
 
-from emu.config import MachineConfig, module_texts
+from emu.config import BackendConfig, MachineConfig, RunOptions, module_texts
 from emu.errors import HostError, UsageError
 from emu.hints import TypeAlias
 from emu.host import files
@@ -19,6 +19,9 @@ from emu.host.files import Place, Target
 from emu.record import NamedTuple
 
 Identity: TypeAlias = tuple[object, ...]
+
+_NOTHING_MORE = RunOptions()
+_SNAPSHOT = "file:"
 
 
 class _Claim(NamedTuple):
@@ -65,7 +68,7 @@ class _Tree(NamedTuple):
             for folder, _, names in os.walk(self.real)
             for name in names
         ):
-            raise UsageError(f"{output} is in {self.what} {self.folder}", "an output needs a file of its own")
+            raise UsageError(f"{output} is in {self.what} {self.folder}", "what is written needs a file of its own")
 
 
 class Claims:
@@ -77,6 +80,7 @@ class Claims:
     def __init__(self) -> None:
         self._inputs: list[_Claim] = []
         self._outputs: list[_Claim] = []
+        self._memory: list[_Claim] = []
         self._families: list[_Family] = []
         self._trees: list[_Tree] = []
 
@@ -84,10 +88,19 @@ class Claims:
         """``name`` is read, as ``what`` ("the image"); or, with ``memory``, mapped, whatever kind of file it is."""
         self._input(_claim(name, what, memory=memory))
 
+    def maps(self, name: str, what: str) -> None:
+        """``name`` is memory of a guest, which reads and changes it. Several memories in one file are the business of
+        its locks.
+        """
+        claim = _claim(name, what, memory=True)
+        _refuse_same(claim, self._inputs)
+        self._refuse_output(claim)
+        self._memory.append(claim)
+
     def reads_below(self, folder: str, what: str) -> None:
         """All files in ``folder`` and in its folders are read; a new one may be made there."""
         tree = _Tree(what, folder, os.path.realpath(folder))
-        for claim in self._outputs:
+        for claim in (*self._outputs, *self._memory):
             tree.refuse(claim)
         self._trees.append(tree)
 
@@ -118,7 +131,7 @@ class Claims:
         HostError when they cannot be written.
         """
         family = _Family(what, folder, os.path.realpath(folder), re.compile(names))
-        for claim in (*self._inputs, *self._outputs):
+        for claim in (*self._inputs, *self._outputs, *self._memory):
             _refuse_member(claim, [family])
         existing = family.real
         while not os.path.lexists(existing):
@@ -131,17 +144,21 @@ class Claims:
         self._families.append(family)
 
     def _input(self, claim: _Claim) -> None:
-        _refuse_same(claim, self._outputs)
+        _refuse_same(claim, [*self._outputs, *self._memory])
         _refuse_member(claim, self._families)
         self._inputs.append(claim)
 
     def _output(self, claim: _Claim) -> None:
-        _refuse_same(claim, self._inputs)
+        _refuse_same(claim, [*self._inputs, *self._memory])
+        self._refuse_output(claim)
+        self._outputs.append(claim)
+
+    def _refuse_output(self, claim: _Claim) -> None:
+        """UsageError when ``claim``, which is written, is another output or what is read as a folder."""
         _refuse_same(claim, [other for other in self._outputs if not (claim.descriptor and other.descriptor)])
         _refuse_member(claim, self._families)
         for tree in self._trees:
             tree.refuse(claim)
-        self._outputs.append(claim)
 
 
 def is_regular(descriptor: int) -> bool:
@@ -152,8 +169,9 @@ def is_regular(descriptor: int) -> bool:
         return False
 
 
-def claims_of(config: MachineConfig) -> Claims:
-    """The inputs of a machine: its image and the files of its NVDIMMs."""
+def claims_of(config: MachineConfig, options: RunOptions = _NOTHING_MORE, *, runs: bool = True) -> Claims:
+    """The files of a machine: its image, its initial RAM disk, its snapshot, and its NVDIMMs, which change if it
+    ``runs`` on them."""
     claims = Claims()
     if config.image is not None:
         claims.reads(config.image, "the image")
@@ -162,20 +180,29 @@ def claims_of(config: MachineConfig) -> Claims:
         names = {config.initrd, *(text.split(" ")[0] for text in module_texts(config.initrd))}
         for name in sorted(filter(os.path.exists, names)):
             claims.reads(name, "the initial RAM disk")
+    if options.incoming is not None and options.incoming.startswith(_SNAPSHOT):
+        claims.reads(options.incoming.removeprefix(_SNAPSHOT), "the snapshot")
     for dimm in config.nvdimms:
-        if dimm.backend.path is not None:
-            claims.reads(dimm.backend.path, "the NVDIMM's file", memory=True)
+        claim_memory(claims, dimm.backend, "the NVDIMM's file", runs=runs)
     return claims
 
 
-def claims_of_machine(config: MachineConfig, memory: Iterable[str | None], outputs: Iterable[str]) -> Claims:
-    """The files of a machine that exists: also those of its ``memory`` that was plugged, and those that its guest's
-    output goes to, none of which is anything else.
+def claim_memory(claims: Claims, backend: BackendConfig, what: str, *, runs: bool = True) -> None:
+    """The file of ``backend``, if it has one; the memory of a machine that ``runs``."""
+    if backend.path is not None:
+        if runs and backend.changes_file:
+            claims.maps(backend.path, what)
+        else:
+            claims.reads(backend.path, what, memory=True)
+
+
+def claims_of_machine(config: MachineConfig, memory: Iterable[BackendConfig], outputs: Iterable[str]) -> Claims:
+    """The files of a machine that exists: also those of its ``memory``, plugged later or never, and those that its
+    guest's output goes to, none of which is anything else.
     """
     claims = claims_of(config)
-    for name in memory:
-        if name is not None:
-            claims.reads(name, "the file of memory that is plugged", memory=True)
+    for backend in memory:
+        claim_memory(claims, backend, "the file of memory")
     for name in outputs:
         claims.changes(name, "the guest's output")
     return claims
@@ -184,14 +211,14 @@ def claims_of_machine(config: MachineConfig, memory: Iterable[str | None], outpu
 def _refuse_same(claim: _Claim, others: Iterable[_Claim]) -> None:
     for other in others:
         if claim.identity == other.identity and (claim.content or other.content):
-            raise UsageError(f"{claim} is the same file as {other}", "an output needs a file of its own")
+            raise UsageError(f"{claim} is the same file as {other}", "what is written needs a file of its own")
 
 
 def _refuse_member(claim: _Claim, families: Iterable[_Family]) -> None:
     for family in families:
         if family.has(claim.path):
             raise UsageError(
-                f"{claim} is what {family.what} {family.folder} may write", "an output needs a file of its own"
+                f"{claim} is what {family.what} {family.folder} may write", "what is written needs a file of its own"
             )
 
 

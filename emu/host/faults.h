@@ -12,8 +12,9 @@
  * no store is lost.
  */
 
-/* 256 NVDIMMs and RAM, each guarded and tracked, twice over: a process may hold both sides of a migration. */
-enum { RANGES = 1040, FREE = 0, GUARD = 1, DIRTY = 2 };
+/* 256 NVDIMMs and RAM, each guarded and tracked, twice over: a process may hold both sides of a migration; and 253 files of
+ * the source's at the destination. */
+enum { RANGES = 1300, FREE = 0, GUARD = 1, DIRTY = 2 };
 
 typedef struct {
     _Atomic int kind; /* written last when a slot is filled, first when it is emptied */

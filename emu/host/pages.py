@@ -82,16 +82,25 @@ def sums_of(data: Buffer) -> bytes:
     return bytes(ffi.buffer(sums))
 
 
-def read(fd: int, offset: int, target: Buffer, *, what: str) -> bytes:
-    """Fill ``target``, which begins where a page does, from the file ``fd``; the sums of what was stored there.
+def read(source: int | Buffer, offset: int, target: Buffer, *, what: str) -> bytes:
+    """Fill ``target``, which begins where a page does, from ``offset`` of ``source``, a file or memory mapped from one;
+    the sums of what was stored there.
 
-    Two threads share what is large, where there are processors for them. HostError when the file cannot be read. A
-    ``target`` whose own file may lose its storage has a Guard.
+    Two threads share what is large, where there are processors for them. HostError when a file cannot be read. Memory
+    whose own file may lose its storage has a Guard.
     """
     there = ffi.from_buffer(target, require_writable=True)
     sums = ffi.new("uint32_t[]", len(there) // PAGE)
-    _check_read(lib.emu_pages_read(fd, offset, there, len(sums), sums, _threads(), _hardware()), what)
+    fd, at, memory = _from(source, offset, len(there))
+    _check_read(lib.emu_pages_read(fd, at, memory, there, len(sums), sums, _threads(), _hardware()), what)
     return bytes(ffi.buffer(sums))
+
+
+def _from(source: int | Buffer, offset: int, size: int) -> tuple[int, int, Any]:
+    """What the library takes: a file and an offset in it, or memory."""
+    if isinstance(source, int):
+        return source, offset, ffi.NULL
+    return -1, 0, ffi.from_buffer(source[offset : offset + size])
 
 
 def take(source: int | Buffer, offset: int, target: Buffer, running: int, *, what: str) -> Taken:
@@ -103,11 +112,8 @@ def take(source: int | Buffer, offset: int, target: Buffer, running: int, *, wha
     to = ffi.from_buffer(target, require_writable=True)
     count = len(to) // PAGE
     zero, crc = ffi.new("uint8_t[]", count), ffi.new("uint32_t *", running)
-    if isinstance(source, int):
-        fd, memory = source, ffi.NULL
-    else:
-        fd, memory = -1, ffi.from_buffer(source[offset : offset + count * PAGE])
-    _check_read(lib.emu_pages_take(fd, offset, memory, count, to, zero, crc, _hardware()), what)
+    fd, at, memory = _from(source, offset, count * PAGE)
+    _check_read(lib.emu_pages_take(fd, at, memory, count, to, zero, crc, _hardware()), what)
     return Taken(_runs_of_ones(zero), crc[0])
 
 

@@ -31,7 +31,7 @@ class Log:
 
 
 class Conversation:
-    """``emu.devices.initport.InitHost`` for one run of ``Role.EXEC``.
+    """``emu.devices.initport.InitHost`` for one run, of ``Role.EXEC`` unless ``plays`` is another.
 
     ``kernel`` gets COM1 until the command has it as its terminal, then ``terminal`` does. ``input_wanted`` is called
     for each frame of standard input that init asks for. ``ended`` and ``failure`` are what init said last, else None.
@@ -41,6 +41,7 @@ class Conversation:
         self.serial = kernel
         self.ended: Ended | None = None
         self.failure: Failure | None = None
+        self.plays = Role.EXEC
         self._terminal = terminal
         self._input_wanted = input_wanted
 
@@ -62,4 +63,4 @@ class Conversation:
                 pass
 
     def role(self) -> int:
-        return Role.EXEC
+        return self.plays

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from emu import guest
 from emu.errors import HostError, UsageError
 from emu.linux import programs
-from emu.linux.cpio import Tree
+from emu.linux.cpio import Tree, files
 from emu.linux.kernel import Modules, name_of
 from emu.linux.namespaces import FileSystem
 from emu.linux.programs import Command
@@ -22,6 +22,7 @@ from emu.units import KIB
 
 _INIT = Path(guest.__file__).resolve().with_name("images") / "linux-init"
 _FOLDER = "/emu"
+_PLAN = f"{_FOLDER}/plan"
 _BASIC_MODULES = ("nfit", "nd_pmem")
 _USE_MODULES = {
     FileSystem.EXT4: ("ext4",),
@@ -43,6 +44,7 @@ class Input(enum.StrEnum):
 
     NONE = "n"
     FRAMED = "f"
+    RECOVERY = "r"  # framed for the command of Role.RECOVERY, none for the others
     TERMINAL = "t"
 
 
@@ -101,8 +103,18 @@ def build(plan: Plan, modules: Modules) -> bytes:
     written = b"".join(os.fsencode(record) + b"\0" for record in records)
     if len(written) > _LARGEST_PLAN:
         raise UsageError(f"the commands have {len(written)} bytes, and {_LARGEST_PLAN} go", "put them into scripts")
-    tree.file(f"{_FOLDER}/plan", written)
+    tree.file(_PLAN, written)
     return tree.archive()
+
+
+def roles(archive: bytes) -> set[Role]:
+    """The roles that the archive has a command for; none of an archive that ``build`` did not make."""
+    try:
+        plan = dict(files(archive)).get(_PLAN, b"")
+    except ValueError:
+        return set()
+    commands = (Role.EXEC, Role.SETUP, Role.RECOVERY)
+    return {role for role in commands if any(record.startswith(bytes((role,))) for record in plan.split(b"\0"))}
 
 
 def _init() -> bytes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.config import MachineConfig
@@ -41,6 +42,7 @@ _RAM_PER_DISK = 8
 """For each byte of the initial RAM disk: Linux gives what it unpacks there half of what is left."""
 
 
+_OWN_DISK = "with an initial RAM disk of your own give the kernel as IMAGE; --add puts files into the guest"
 _OPTIONS = {Role.EXEC: "--exec", Role.SETUP: "--setup", Role.RECOVERY: "--recover"}
 
 
@@ -59,15 +61,18 @@ class Request(NamedTuple):
     def claim(self, claims: Claims) -> None:
         """Say in ``claims`` which files are read: kernel, programs of the commands, what is added."""
         # What cannot be found is refused by `prepare`, in better words.
-        if self.kernel is not None:
-            claims.reads(self.kernel, "the kernel")
-        else:
+        name = self.kernel
+        if name is None:
             with contextlib.suppress(EmuError):
-                claims.reads(kernel.find(None).path, "the kernel")
+                name = kernel.find(None).path
+        if name is not None:
+            claims.reads(name, "the kernel")
         for role, text in self.commands.items():
+            programs: Collection[str] = ()
             with contextlib.suppress(EmuError):
-                for program in command(text, _OPTIONS[role]).programs:
-                    claims.reads(program, f"the program of {_OPTIONS[role]}")
+                programs = command(text, _OPTIONS[role]).programs
+            for program in programs:
+                claims.reads(program, f"the program of {_OPTIONS[role]}")
         for text in self.added:
             source, _ = initramfs.added(text)
             if os.path.isdir(source):
@@ -77,11 +82,13 @@ class Request(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """``config`` boots the kernel; ``steps`` are what is still missing on its NVDIMMs, in their order."""
+    """``config`` boots the kernel; ``steps`` are what is still missing on its NVDIMMs, in their order. ``role`` is what
+    init is to do."""
 
     config: MachineConfig
     kernel: kernel.Kernel
     steps: tuple[Step, ...]
+    role: Role = Role.EXEC
 
     def format(self, machine: Machine) -> None:
         """Write what is missing to the NVDIMMs of ``machine``, which was built and has not run.
@@ -91,7 +98,7 @@ class Prepared(NamedTuple):
         places = [dimm.device.gpa for dimm in machine.nvdimms]
         if places != sorted(places):
             raise UsageError("the NVDIMMs do not lie in the order that they are given in", "order them by addr=")
-        for step, dimm in zip(self.steps, machine.nvdimms, strict=True):
+        for step, dimm in zip(self.steps, machine.nvdimms, strict=bool(self.steps)):
             if step.writes:
                 device = dimm.device
                 step.carry_out(dimm.backend.mapping, device.label_size, device.gpa, device.slot)
@@ -109,6 +116,8 @@ def prepare(
     UsageError or HostError, one for each thing that can be missing; no file of the user's is written.
     """
     found = kernel.find(request.kernel)
+    if isinstance(config.initrd, str):
+        return _prepared_before(found, config, config.initrd, default_memory=request.default_memory)
     commands = {role: command(text, _OPTIONS[role]) for role, text in request.commands.items()}
     if Role.EXEC not in commands:
         commands[Role.EXEC] = shell()
@@ -116,6 +125,31 @@ def prepare(
     steps = tuple(planner.examine(dimm) for dimm in config.nvdimms)
     plan = Plan([step.use for step in steps], commands, request.added, request.input)
     disk = initramfs.build(plan, kernel.Modules(found))
+    return Prepared(_booting(found, disk, config, default_memory=request.default_memory), found, steps)
+
+
+def _prepared_before(found: kernel.Kernel, config: MachineConfig, path: str, *, default_memory: bool) -> Prepared:
+    """A machine with the initial RAM disk in the file ``path``, which another one of ours had; its NVDIMMs stay as they
+    are. It recovers, where that is what the disk is for.
+    """
+    try:
+        disk = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the initial RAM disk: {error.strerror}", _OWN_DISK) from None
+    roles = initramfs.roles(disk)
+    if not roles:
+        raise UsageError(f"{path} is not an initial RAM disk that emu made", _OWN_DISK)
+    role = Role.RECOVERY if Role.RECOVERY in roles else Role.EXEC
+    return Prepared(_booting(found, disk, config, default_memory=default_memory), found, (), role)
+
+
+def own_words(cmdline: str) -> str:
+    """What is the user's of the command line of a machine that was prepared."""
+    return cmdline.removeprefix(COMMAND_LINE).lstrip()
+
+
+def _booting(found: kernel.Kernel, disk: bytes, config: MachineConfig, *, default_memory: bool) -> MachineConfig:
+    """``config`` with the kernel, and as much memory as that needs."""
     cmdline = f"{COMMAND_LINE} {config.cmdline}".rstrip()
     length = len(cmdline.encode("utf-8", "surrogateescape"))
     if length > _LONGEST_COMMAND_LINE:
@@ -123,6 +157,6 @@ def prepare(
             f"the kernel's command line has {length} bytes with what emu adds, and Linux takes {_LONGEST_COMMAND_LINE}",
             f"shorten --append to {_LONGEST_COMMAND_LINE - len(COMMAND_LINE) - 1}",
         )
-    if request.default_memory:
+    if default_memory:
         config = replace(config, ram_size=max(_LEAST_RAM, align_up(_RAM_PER_DISK * len(disk), MIB)))
-    return Prepared(replace(config, image=found.path, initrd=disk, cmdline=cmdline), found, steps)
+    return replace(config, image=found.path, initrd=disk, cmdline=cmdline)

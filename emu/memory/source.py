@@ -69,9 +69,7 @@ def open_source(config: BackendConfig, *, lock_later: bool = False) -> Source:
     """
     path = str(config.path)
     fd, created = _open(config, path)
-    lock = FileLock(
-        fd, write=config.share and not config.readonly and not config.is_rom, share=config.share_lock, name=path
-    )
+    lock = FileLock(fd, write=config.changes_file, share=config.share_lock, name=path)
     try:
         status = os.fstat(fd)
         _refuse_kind(path, status.st_mode)

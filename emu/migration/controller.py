@@ -7,12 +7,11 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from emu.devices.contract import ExitRequest
 from emu.errors import EmuError, UsageError
-from emu.host.claims import Claims, claims_of_machine
 from emu.host.sockets import Listener, SocketAddress
 from emu.host.waiting import wait_for
 from emu.machine import Machine, RunState
@@ -43,14 +42,9 @@ class MigrationControl:
         emit: Emit | None = None,
         *,
         allow_weaker_persistence: bool = False,
-        outputs: Sequence[str] = (),
     ) -> None:
-        """``emit(event, data)`` is told MIGRATION and MIGRATION_PASS, from the migration's thread.
-
-        ``outputs`` are the paths of files that the guest's output goes to: none of them may become a snapshot.
-        """
+        """``emit(event, data)`` is told MIGRATION and MIGRATION_PASS, from the migration's thread."""
         self._emit = emit
-        self._outputs = outputs
         self._machine = machine
         self._guest = MachineGuest(machine)
         self._capabilities = Capabilities(allow_weaker_persistence=allow_weaker_persistence)
@@ -253,18 +247,13 @@ class MigrationControl:
 
     def _open_source(self, address: addresses.Address, interrupt: Interrupt) -> Channel:
         if isinstance(address, addresses.FileAddress):
-            return FileWriter(self._claims().writes(address.path, "the snapshot"), interrupt)
+            return FileWriter(self._machine.claims().writes(address.path, "the snapshot"), interrupt)
         return self._dial(address, interrupt)
 
     def _dial(self, address: addresses.Address, interrupt: Interrupt) -> SocketChannel:
         assert not isinstance(address, addresses.FileAddress)
         sock = addresses.connect(address, interrupt, self._stall())
         return SocketChannel(sock, Decoder(FROM_DESTINATION), interrupt, stall_timeout=self._stall())
-
-    def _claims(self) -> Claims:
-        """The files of the machine: none of them may become a snapshot of it."""
-        memory = (backend.config.path for backend in self._machine.backends)
-        return claims_of_machine(self._machine.config, memory, self._outputs)
 
     def _gone_to(self) -> str:
         """Where the machine was handed over to, or nothing; true from the moment at which a client can learn of it."""

@@ -29,6 +29,7 @@ from emu.migration.landing import Lander, Ledger
 from emu.migration.lanes import Offer, ReceivingLanes
 from emu.migration.pagecache import Populator
 from emu.migration.parameters import Capabilities
+from emu.migration.passed import PassedFile
 from emu.migration.persister import Persister
 from emu.migration.policy import Terms, compare
 from emu.migration.progress import Progress, Status
@@ -69,7 +70,7 @@ class Destination:
         self._lander = Lander(self._ledger)
         self._lanes: ReceivingLanes | None = None
         self._marked: list[str] = []
-        self._references: dict[str, tuple[int, int]] = {}
+        self._references: dict[str, PassedFile] = {}
         self._rounds = 0
         self._runs_on = False
         self._persister: Persister | None = None
@@ -95,7 +96,7 @@ class Destination:
             self._give_up(channel, error)
             raise
         finally:
-            self.close()
+            self._end_threads()
         self._progress.enter(Status.COMPLETED)
         return self._runs_on
 
@@ -108,7 +109,15 @@ class Destination:
             raise
 
     def close(self) -> None:
-        """End the threads that work on the memory; harmless when they have ended."""
+        """End the threads that work on the memory, and let go of the source's files; harmless when that was done.
+
+        Letting go takes some time, which the guest need not wait for.
+        """
+        self._end_threads()
+        for file in self._references.values():
+            file.close()
+
+    def _end_threads(self) -> None:
         if self._lanes is not None:
             self._lanes.close()
         self._populator.stop()
@@ -192,7 +201,7 @@ class Destination:
                 continue
             status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode) and status.st_size >= start + block.size:
-                self._references[block.name] = (descriptor, start)
+                self._references[block.name] = PassedFile(descriptor, start, block.size)
 
     def _compare(self, source: MachineFacts, facts: MachineFacts, terms: Terms) -> None:
         mismatches = compare(source, facts, terms)
@@ -268,11 +277,9 @@ class Destination:
             raise StreamError(f"migration stream: no file was passed for block '{block.name}'")
         if runs.pages > MAX_COPY:
             raise StreamError(f"migration stream: {runs.pages} pages to copy at once, {MAX_COPY} are allowed")
-        descriptor, start = reference
         sums = []
         for run in runs.runs:
-            at = run.first * PAGE
-            copied = block.file.copy_from(descriptor, start + at, at, run.count)
+            copied = block.file.copy_from(reference, run.first * PAGE, run.count)
             self._ledger.clear(block, [Run(run.first + first, count) for first, count in copied.zero])
             sums.append(copied.sums)
         self._ledger.landed(runs, zeros=False)

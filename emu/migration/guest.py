@@ -12,6 +12,7 @@ from typing import Protocol
 from emu.host import pages
 from emu.host.pages import Copied, Taken
 from emu.migration.facts import MachineFacts
+from emu.migration.passed import PassedFile
 from emu.state import SavedState
 from emu.units import PAGE
 
@@ -90,8 +91,8 @@ class BackingFile(Protocol):
     def open_readonly(self) -> int:
         """A descriptor for a peer on this host that may read the file; the caller closes it."""
 
-    def copy_from(self, descriptor: int, start: int, offset: int, count: int) -> Copied:
-        """Copy ``count`` pages of another file from ``start`` on to ``offset`` of the block, except zero pages."""
+    def copy_from(self, source: PassedFile, offset: int, count: int) -> Copied:
+        """Copy ``count`` pages at ``offset`` of the source's block to there in this one, except zero pages."""
 
     def populate(self, offset: int, length: int) -> None:
         """Give the pages of a range which has data their place in this process's page tables, where that can be done

@@ -16,9 +16,9 @@ from emu.host import kernel, pages
 from emu.host.pages import Copied, Taken
 from emu.memory import Backend
 from emu.migration.guest import Block
+from emu.migration.passed import PassedFile
 from emu.units import MIB, PAGE
 
-_SOURCE = "the source's file"
 _STEP = 16 * MIB
 
 
@@ -52,13 +52,11 @@ class PageCacheFile:
         except OSError as error:
             raise kernel.host_error(f"cannot open {self._path} again", error.errno or 0) from None
 
-    def copy_from(self, descriptor: int, start: int, offset: int, count: int) -> Copied:
+    def copy_from(self, source: PassedFile, offset: int, count: int) -> Copied:
         if self.is_populated(offset, count * PAGE):
             # No page is left out: they all have their memory already.
-            target = self._backend.mapping.view[offset : offset + count * PAGE]
-            return Copied(pages.read(descriptor, start, target, what=_SOURCE), [])
-        to, at = self._backend.fd, self.offset + offset
-        return pages.copy(descriptor, start, to, at, count, what=_SOURCE, to_what=self._path)
+            return Copied(source.read(offset, self._backend.mapping.view[offset : offset + count * PAGE]), [])
+        return source.copy(offset, self._backend.fd, self.offset + offset, count, to_what=self._path)
 
     def populate(self, offset: int, length: int) -> None:
         # On other file systems a page that is mapped for writing counts as written to, and goes to the disk.

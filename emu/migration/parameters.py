@@ -12,7 +12,7 @@ from emu.migration.compression import METHODS
 
 _POSTCOPY = (
     "postcopy would run the guest before its pages have arrived, so what it flushed could be lost with either host",
-    "leave postcopy off; precopy with auto-converge ends in bounded time",
+    "leave postcopy off; auto-converge holds a busy guest back, and downtime-limit says what it may cost at the end",
 )
 # QEMU's capabilities that this machine does not have. They can be set to off, so that scripts which do so work.
 _ABSENT = (

@@ -14,9 +14,9 @@ from emu.config import BackendConfig, NvdimmConfig
 from emu.devices.contract import ExitRequest
 from emu.devices.power import Power
 from emu.errors import EmuError, Status, UsageError
-from emu.host.claims import Claims, claims_of_machine
+from emu.host.claims import Claims, claim_memory
 from emu.machine import Machine, RunState
-from emu.memory import Backend, open_backend
+from emu.memory import open_backend
 from emu.memory.incomplete import check_not_incomplete
 from emu.monitor.control import BackendView, NvdimmView
 from emu.monitor.events import EventQueue
@@ -45,26 +45,14 @@ _CAUSES = {
 
 
 class MachineAdapter:
-    """The MachineControl of ``machine``; it also puts the machine's events into ``events``. ``outputs`` are the files
-    that the guest's output goes to.
+    """The MachineControl of ``machine``; it also puts the machine's events into ``events``."""
 
-    ``close`` it before the machine: it owns backends that were added and never plugged.
-    """
-
-    def __init__(self, machine: Machine, events: EventQueue, outputs: Sequence[str] = ()) -> None:
+    def __init__(self, machine: Machine, events: EventQueue) -> None:
         self._machine = machine
-        self._outputs = outputs
         self._events = events
-        self._spare: dict[str, Backend] = {}
         self._ended = threading.Event()
         self._reset_done = threading.Event()
         machine.observers.append(self)
-
-    def close(self) -> None:
-        """Give up the backends that no NVDIMM uses."""
-        for backend in self._spare.values():
-            backend.close()
-        self._spare.clear()
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -163,7 +151,7 @@ class MachineAdapter:
 
     def backends(self) -> Sequence[BackendView]:
         used = [BackendView(backend.config, backend.mapping.size, True) for backend in self._machine.backends]
-        return used + [BackendView(spare.config, spare.mapping.size, False) for spare in self._spare.values()]
+        return used + [BackendView(spare.config, spare.mapping.size, False) for spare in self._machine.spares.values()]
 
     def nvdimms(self) -> Sequence[NvdimmView]:
         return [_view(nvdimm) for nvdimm in sorted(self._machine.nvdimms, key=lambda item: item.device.gpa)]
@@ -174,7 +162,7 @@ class MachineAdapter:
     # -- changes ----------------------------------------------------------------------------------------------------
 
     def set_backend_property(self, backend_id: str, name: str, value: Any) -> None:
-        backend = self._spare.get(backend_id) or next(
+        backend = self._machine.spares.get(backend_id) or next(
             item for item in self._machine.backends if item.config.id == backend_id
         )
         self._machine.call(lambda: backend.set_property(name, value))
@@ -182,24 +170,23 @@ class MachineAdapter:
     def add_backend(self, config: BackendConfig) -> None:
         if config.path is not None:
             check_not_incomplete(config.path)
-            self.claims().reads(config.path, "memory", memory=True)
-        self._spare[config.id] = open_backend(config)
+            claim_memory(self.claims(), config, "memory")
+        self._machine.spares[config.id] = open_backend(config)
 
     def claims(self) -> Claims:
-        backends = (*self._machine.backends, *self._spare.values())
-        return claims_of_machine(self._machine.config, (backend.config.path for backend in backends), self._outputs)
+        return self._machine.claims()
 
     def remove_backend(self, backend_id: str) -> None:
-        self._spare.pop(backend_id).close()
+        self._machine.spares.pop(backend_id).close()
 
     def plug(self, config: NvdimmConfig) -> None:
-        backend = self._spare[config.backend.id]
+        backend = self._machine.spares[config.backend.id]
 
         def plug() -> None:
             self._machine.slots.plug_backend(replace(config, backend=backend.config), backend, hot=True)
 
         self._machine.call(plug)
-        del self._spare[config.backend.id]
+        del self._machine.spares[config.backend.id]
 
     # -- memory -----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ enum record {
     MODULE = 'm', DEVICE = 'd', FILE_SYSTEM = 'f', DIRECTORY = 'w', ENVIRONMENT = 'e', STANDARD_INPUT = 'i',
     /* arguments of the commands have their role as letter */
 };
-enum input { NO_INPUT = 'n', FRAMED = 'f', AT_TERMINAL = 't' };
+enum input { NO_INPUT = 'n', FRAMED = 'f', FRAMED_FOR_RECOVERY = 'r', AT_TERMINAL = 't' };
 
 static char plan[PLAN_SIZE];
 static size_t plan_size;
@@ -335,6 +335,13 @@ static int child_ends(void)
     return (int)CALL4(SIGNALFD4, -1, &signals, sizeof signals, O_NONBLOCK | O_CLOEXEC);
 }
 
+/* What the command writes is out before it goes on: whoever waits for its pipes in real time comes first. */
+static void forward_at_once(void)
+{
+    static const int priority = 1; /* struct sched_param */
+    CALL3(SCHED_SETSCHEDULER, 0, SCHED_FIFO | SCHED_RESET_ON_FORK, &priority);
+}
+
 /* Run the command on pipes and pass its streams on; its wait status. */
 static int run_on_pipes(enum role letter, int framed)
 {
@@ -416,9 +423,12 @@ __attribute__((noreturn, used)) void init(void)
     uint32_t role = in32(PORT_CONTROL);
     mount_file_systems();
     enum role letter = role == ROLE_SETUP ? ROLE_SETUP : role == ROLE_RECOVERY ? ROLE_RECOVERY : ROLE_EXEC;
-    const char *input = find(STANDARD_INPUT);
-    int status = report(input && *input == AT_TERMINAL ? run_at_terminal(letter)
-                                                       : run_on_pipes(letter, input && *input == FRAMED));
+    const char *record = find(STANDARD_INPUT);
+    char input = record ? *record : NO_INPUT;
+    int framed = input == FRAMED || (input == FRAMED_FOR_RECOVERY && letter == ROLE_RECOVERY);
+    if (role == ROLE_WORKLOAD)
+        forward_at_once();
+    int status = report(input == AT_TERMINAL ? run_at_terminal(letter) : run_on_pipes(letter, framed));
     /* Of a recorded run and of a recovery only what they did counts, not what comes after. */
     if (role != ROLE_WORKLOAD && role != ROLE_RECOVERY)
         unmount_file_systems();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -236,3 +237,28 @@ def test_each_compiler_builds_a_guest_that_marks_its_operations(
     failure = result.document["failures"][0]
     assert failure["lost"][0]["source"].rpartition("/")[2] == f"{name}:10"  # clang tells the path that it was given
     assert 7 in failure["operations"], failure
+
+
+@pytest.mark.timeout(60)
+def test_what_never_ends_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler would wait for ever, and leave its half of a guest when it is ended."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    Path("main.c").write_text("int main(void) { return 0; }\n")
+    before = sorted(tmp_path.iterdir())
+    for words in (
+        ["fifo"],
+        ["@fifo"],
+        ["main.c", "-include", "fifo"],
+        ["-x", "c", "/dev/zero"],
+        ["main.c", "/dev/tty"],
+    ):
+        result = emu("cc", *words, "-o", "guest.elf", timeout=30)
+        assert result.status == 2, words
+        assert len(result.errors) == 2
+        assert words[-1].removeprefix("@") in result.errors[0]
+    assert sorted(tmp_path.iterdir()) == before
+    # What a shell has opened has somebody at its other end; /dev/null has an end.
+    shell = ("bash", "-c", 'exec "$0" "$@" -x c <(cat main.c) -o guest.elf')
+    assert emu("cc", "-include", "/dev/null", under=shell).status == 0
+    assert emu("run", "guest.elf", "--quiet").status == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -99,6 +100,86 @@ def test_a_missing_flush_is_found_in_its_function_and_line(tmp_path: Path, lacki
     assert (own["function"], own["source"]) == ("append", f"log.c:{line}")
     assert [frame["function"] for frame in callers] == ["main"]
     assert any(frame["library"] and frame["function"].startswith(("__libc_start", "libc")) for frame in lost["stack"])
+
+
+# Says what it has kept: a long line for each of two values. With EARLY it does so before that is durable.
+PROMISES = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+static void persist(void *at) { __asm__ volatile("clwb (%0); sfence" : : "r"(at) : "memory"); }
+int main(int argc, char **argv)
+{
+    int file = open("/pmem/kept", O_RDWR | O_CREAT, 0666);
+    if (file < 0 || (argv[1][0] == 'c' && ftruncate(file, 4096)))
+        return 2;
+    uint64_t *kept = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (argv[1][0] == 'c')
+        kept[0] = kept[8] = 0;
+    for (int n = 0; argv[1][0] == 'w' && n < 2; n++) {
+        kept[8 * n] = 1; /* the value */
+#ifndef EARLY
+        persist(&kept[8 * n]);
+#endif
+        printf("%4000d kept\n", n);
+        fflush(stdout);
+        persist(&kept[8 * n]);
+    }
+    for (int n; argv[1][0] == 'r' && scanf("%d kept", &n) == 1;)
+        if (!kept[8 * n]) {
+            fprintf(stderr, "value %d is gone\n", n);
+            return 5;
+        }
+    return argc != 2;
+}
+"""
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["too early", "in time"])
+def test_recovery_reads_what_was_printed_and_what_fails_is_kept_with_all_that_it_needs(
+    tmp_path: Path, early: bool
+) -> None:
+    source, program, out = tmp_path / "promises.c", tmp_path / "promises", tmp_path / "out"
+    source.write_text(PROMISES)
+    subprocess.run(["gcc", "-g", "-O1", *(["-DEARLY"] if early else []), "-o", program, source], check=True)
+    commands = ["--setup", f"{program} create", "--exec", f"{program} write", "--recover", f"{program} read"]
+    words = ["--scope", "program", "--feed-printed", "--export", str(out), *(["--matrix"] if early else [])]
+    done = crash(*commands, *words, dimm="size=32M,label-size=128K")
+    found = done.document
+    assert found["complete"]
+    if not early:
+        assert (done.status, found["failures"]) == (0, [])
+        assert not out.exists()
+        return
+    assert done.status == 3
+    (failure,) = found["failures"]
+    assert failure["kind"] == "missing flush"
+    line = 1 + PROMISES.splitlines().index("        kept[8 * n] = 1; /* the value */")
+    assert failure["lost"][0]["source"] == f"promises.c:{line}"
+    assert len(failure["crash_points"]) == 2
+    number = failure["crash_points"].index(failure["crash_point"])
+    assert failure["persisted"]["text"] == f"{number:4000} kept\n"
+    assert f"value {number} is gone" in failure["verdict"]["output"]
+    memory, printed, *machine = map(Path, failure["reproduce"]["files"])
+    assert printed.read_text() == "".join(f"{n:4000} kept\n" for n in range(number + 1))
+    assert sorted(file.name for file in machine) == ["initrd.img", "vmlinuz"]
+    assert memory.stat().st_size == 32 << 20
+    program.unlink()  # the folder has what is needed
+    command, _, _ = failure["reproduce"]["command"].rpartition(" < ")
+    again = emu(*shlex.split(command)[1:], stdin=printed.read_bytes(), timeout=TIMEOUT_S)
+    assert again.status == failure["verdict"]["status"]
+    assert f"value {number} is gone" in again.errors
+    # All from the one recording, and each row judged to its end.
+    assert [(row["media"], row["domain"], row["order"], row["verdict"]) for row in found["matrix"]] == [
+        ("dax-sync", "adr", "line", "failed"), ("dax-sync", "adr", "location", "failed"),
+        ("dax-sync", "eadr", None, "ok"),
+        ("dax", "adr", "line", "failed"), ("dax", "adr", "location", "failed"), ("dax", "eadr", None, "failed"),
+        ("page-cache", None, None, "failed"),
+    ]  # fmt: skip
+    assert all(row["complete"] for row in found["matrix"])
 
 
 # A flag in an old file, made durable after data in a new one.

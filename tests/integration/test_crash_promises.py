@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import struct
 from pathlib import Path
 
@@ -101,7 +102,14 @@ def test_recovery_that_reads_the_same_again_and_again_is_not_taken_for_an_endles
     assert done.document["failures"][0]["verdict"]["reason"] == "endless-loop"
 
 
-def test_a_linux_guest_has_no_such_input_yet() -> None:
-    done = emu("crash", "linux", "--exec", "true", "--recover", "true", "--nvdimm", "file=x,size=2M", "--feed-printed")
-    assert done.status == 2
-    assert "--feed-printed" in " ".join(done.errors)
+def test_an_exported_memory_is_booted_with_what_was_printed_by_then(tmp_path: Path) -> None:
+    done = emu("crash", "promise-broken", *POOL, "--feed-printed", "--export", tmp_path / "out")
+    (failure,) = done.document["failures"]
+    memory, printed = failure["reproduce"]["files"]
+    kept = failure["crash_points"].index(failure["crash_point"]) + 1
+    assert Path(printed).read_bytes() == b"".join(b"kept %d\n" % n for n in range(kept)) + b"\4"
+    words, _, source = failure["reproduce"]["command"].rpartition(" < ")
+    assert (source, memory in words) == (printed, True)
+    again = emu(*shlex.split(words)[1:], stdin=Path(printed).read_bytes())
+    assert again.status == failure["verdict"]["status"] == 3
+    assert failure["verdict"]["output"].strip() in again.out

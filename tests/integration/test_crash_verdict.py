@@ -17,7 +17,9 @@ import pytest
 
 from emu import guest
 from emu.config import BackendConfig, MachineConfig, NvdimmConfig
-from emu.persistence.lab import jobs
+from emu.persistence.lab import investigation, jobs
+from emu.persistence.lab.deadline import Deadline
+from emu.persistence.lab.explore import Limits
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.investigation import Question, investigate
 from emu.persistence.report.document import document
@@ -193,14 +195,10 @@ def test_the_page_shows_the_bytes_that_the_file_held(tmp_path: Path) -> None:
         answer.initial(BASE)
 
 
-# A shell's background job, as these tests may be, ignores Ctrl-C, and so would emu.
-TAKES_CTRL_C = ["env", "--default-signal=INT"]
-
-
 @contextmanager
 def started(*words: object) -> Iterator[subprocess.Popen[str]]:
     """``emu crash`` in a session of its own, which is gone afterwards."""
-    command = [*TAKES_CTRL_C, *EMU, "crash", *map(str, words)]
+    command = [*EMU, "crash", *map(str, words)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -336,7 +334,7 @@ def work(interruption):
 
 _interruptible(work)
 """
-    command = [*TAKES_CTRL_C, EMU[0], "-c", deaf]
+    command = [EMU[0], "-c", deaf]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -360,6 +358,52 @@ def test_ctrl_c_while_the_workload_is_recorded(tmp_path: Path) -> None:
     found = documents.check(json.loads(out))
     assert (process.returncode, found["verdict"], found["complete"]) == (130, "interrupted", False)
     assert (found["workload"]["reason"], found["workload"]["ok"]) == ("interrupted", True)
+
+
+STEPS = ("unkept", "violations", "find_waste", "count_distinct", "capture")
+
+
+@pytest.mark.parametrize(
+    ("step", "how"), [("build", "interrupted"), *((step, how) for step in STEPS for how in ("interrupted", "late"))]
+)
+def test_each_step_ends_when_it_is_interrupted_or_late(
+    tmp_path: Path, step: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was judged by then is told, and that it is not all."""
+    # mov edx, 64; operation 1 begins; again: inc qword [rdi]; add rdi, 64; dec edx; jnz again; operation 1 is done
+    begin, done = (b"\x66\xba" + struct.pack("<H", port) + b"\xb8\1\0\0\0\xef" for port in (0xE10, 0xE14))
+    stores = begin + b"\xba\x40\0\0\0" + b"\x48\xff\x07\x48\x83\xc7\x40\xff\xca\x75\xf5" + done
+    recovery = machine(image(tmp_path, READ_0, HALT, name="recover.bin"), tmp_path / "none.img")
+    question = Question(
+        machine(image(tmp_path, stores, HALT), tmp_path / "none.img"),
+        recovery,
+        limits=Limits(deadline=Deadline.after(1000)),
+        durable_when_done=True,
+        checks=frozenset({investigation.ROBUST}),
+        warnings=True,
+    )
+    interruption, real = Interruption(), getattr(investigation, step)
+
+    def begin_late(*words: object, **options: object) -> object:
+        if how == "interrupted":
+            interruption.ask()
+        else:
+            monkeypatch.setattr(Deadline, "left", 0.0)
+        return real(*words, **options)
+
+    monkeypatch.setattr(investigation, step, begin_late)
+    monkeypatch.setattr(investigation, "_GRACE_S", 0)
+    with investigate(question, interruption=interruption) as answer:
+        found = documents.check(json.loads(json.dumps(document(answer, Symbols()))))
+        assert report_html(document(answer, Symbols()), answer, Symbols())
+    if step in ("count_distinct", "capture"):  # there is nothing that they could have found to fail
+        assert (found["complete"], found["verdict"]) == (True, "interrupted" if how == "interrupted" else "failed")
+        assert found["failures"]
+        return
+    why = "interrupted" if how == "interrupted" else "the time limit of 1000 s was reached"
+    assert found["incomplete_because"] == [why]
+    assert found["distinct"] is None
+    assert (answer.timeline.points[-1].event < len(answer.workload.events)) == (step == "build")
 
 
 def test_what_failed_before_the_interruption_is_shown_and_explained(tmp_path: Path) -> None:

@@ -113,15 +113,10 @@ def test_signals_end_a_busy_guest_cleanly(tmp_path: Path, number: signal.Signals
     nvdimm = tmp_path / "pmem.img"
     command = [*EMU, "run", "count", "--json", "--timeout", "60", "--nvdimm", f"file={nvdimm},size=1M"]
 
-    def not_ignored() -> None:
-        """These tests may have been started under nohup, and what is ignored then stays ignored."""
-        signal.signal(number, signal.SIG_DFL)
-
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=not_ignored,  # noqa: PLW1509 - no other thread forks here
     )
     end = time.monotonic() + PATIENCE_S
     while not (nvdimm.exists() and nvdimm.stat().st_size and nvdimm.read_bytes()[4096:4104] != bytes(8)):

@@ -29,12 +29,6 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def not_ignored() -> None:
-    """These tests may have been started under nohup, and what is ignored then stays ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def wait_for_handlers(process: subprocess.Popen[bytes]) -> None:
     """Until the command's first statement has run: before it, signals belong to the Python interpreter."""
     mask = 1 << signal.SIGTERM - 1
@@ -56,7 +50,7 @@ def test_signals_at_any_moment(name: str, tmp_path: Path) -> None:
         number = chance.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
         process = subprocess.Popen(
             [*EMU, *COMMANDS[name]], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            cwd=tmp_path, preexec_fn=not_ignored,  # noqa: PLW1509 - no other thread forks here
+            cwd=tmp_path,
         )  # fmt: skip
         wait_for_handlers(process)
         time.sleep(chance.uniform(0, 0.3))
@@ -92,5 +86,26 @@ with signals.interruptible():
     except KeyboardInterrupt:
         print("interrupted")
 """
-    done = subprocess.run([EMU[0], "-c", code], capture_output=True, timeout=PATIENCE_S, preexec_fn=not_ignored)
+    done = subprocess.run([EMU[0], "-c", code], capture_output=True, timeout=PATIENCE_S)
     assert (done.stdout, done.stderr) == (b"interrupted\n", b"")
+
+
+def test_a_second_signal_does_not_interrupt_what_puts_things_away() -> None:
+    code = """
+import os, signal, time
+from emu.cli import signals
+
+signals.take_over()
+with signals.interruptible():
+    try:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(30)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            print("put away")
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    done = subprocess.run([EMU[0], "-c", code], capture_output=True, timeout=PATIENCE_S)
+    assert (done.stdout, done.stderr) == (b"put away\ninterrupted\n", b"")

@@ -163,6 +163,11 @@ def test_a_running_machines_nvdimm_is_nobodys_output(image: Path, pool: Path) ->
             assert "is the same file as" in client.refusal("pmemsave", val=0, size=4096, filename=path)
         memory = {"id": "m", "qom_type": "memory-backend-file", "mem_path": str(log), "size": MIB, "share": True}
         assert "is the same file as the guest's output" in client.refusal("object-add", **memory)
+        spare = str(pool.parent / "spare.img")
+        client.ask("object-add", **memory | {"mem_path": spare})
+        for way in ({"uri": f"file:{spare}"}, {"val": 0, "size": 4096, "filename": spare}):
+            command = "migrate" if "uri" in way else "pmemsave"
+            assert "is the same file as the file of memory" in client.refusal(command, **way)
         assert client.ask("query-status")["status"] == "running"
     assert pool.read_bytes() == before
     assert spin.read_bytes() == SPIN

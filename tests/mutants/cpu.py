@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .mutant import Mutant
 
-_HOOKS = "emu/cpu/engine/_hooks.csrc.c"
+_EXCEPTIONS = "emu/cpu/engine/exceptions.h"
+_LEAVING = "emu/cpu/engine/leaving.h"
 _STOPS = "tests/unit/cpu/test_cpu_stops.py"
 _CLOCK = "tests/unit/cpu/test_cpu_clock.py"
 
@@ -12,7 +13,7 @@ MUTANTS = (
     Mutant(
         "system-call-behind-a-stop",
         "a SYSCALL in the block that a stop was asked for in is carried out",
-        _HOOKS,
+        _EXCEPTIONS,
         "    e->reason |= EMU_SYSCALL;\n",
         "    if (!e->attention.leaving)\n        e->reason |= EMU_SYSCALL;\n",
         (f"{_STOPS}::test_a_system_call_behind_a_stop_request_is_carried_out",),
@@ -20,7 +21,7 @@ MUTANTS = (
     Mutant(
         "request-while-entering",
         "a stop asked for while the engine is entered is not lost",
-        _HOOKS,
+        _LEAVING,
         "    if (atomic_load(&current->leave))\n        current->cpu_exit(cpu);\n",
         "",
         (f"{_STOPS}::test_a_request_that_comes_while_the_engine_is_entered_is_not_lost",),

@@ -99,4 +99,28 @@ MUTANTS = (
         "",
         (f"{_BOMBS}::test_what_is_missing_and_why_is_said",),
     ),
+    Mutant(
+        "spare-memory-as-an-output",
+        "the file of memory that is not plugged yet becomes no output",
+        "emu/machine.py",
+        "(*self.backends, *self.spares.values())",
+        "self.backends",
+        ("tests/integration/test_user_files.py::test_a_running_machines_nvdimm_is_nobodys_output",),
+    ),
+    Mutant(
+        "ctrl-c-lost-in-a-finaliser",
+        "Ctrl-C that comes where Python can raise nothing ends the command a moment later",
+        "emu/cli/signals.py",
+        "        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)\n",
+        "",
+        ("tests/integration/test_run_signals.py::test_an_interruption_where_python_cannot_raise_comes_again",),
+    ),
+    Mutant(
+        "ctrl-c-while-putting-away",
+        "what puts things away is not interrupted in turn",
+        "emu/cli/signals.py",
+        "    if not _interrupted:\n        _interrupted = True\n        raise",
+        "    if True:\n        _interrupted = True\n        raise",
+        ("tests/integration/test_run_signals.py::test_a_second_signal_does_not_interrupt_what_puts_things_away",),
+    ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutant import Mutant
 
-_HOOKS = "emu/cpu/engine/_hooks.csrc.c"
+_EXCEPTIONS = "emu/cpu/engine/exceptions.h"
 _DEBUGGER = "emu/cpu/engine/debugger.h"
 _TRAVEL = "emu/gdb/travel.py"
 _STOPS = "tests/unit/cpu/test_cpu_debugging.py"
@@ -15,7 +15,7 @@ MUTANTS = (
     Mutant(
         "watched-by-a-fault",
         "an instruction that faults has not met what is watched",
-        _HOOKS,
+        _EXCEPTIONS,
         "    if (vector != VECTOR_DB)\n        e->reason",
         "    if (vector == VECTOR_UD)\n        e->reason",
         (f"{_STOPS}::test_a_store_that_faults_behind_a_watched_load_is_reported_once_when_it_is_done",),
@@ -84,5 +84,21 @@ MUTANTS = (
         "            part.power_on()\n        if self.travel",
         "            part.view[0]\n        if self.travel",
         (f"{_POWER}::test_a_second_cut_falls_back_to_what_the_first_one_left",),
+    ),
+    Mutant(
+        "block-of-old-code",
+        "how long a block is that was debugged before is asked anew when its code has changed",
+        _DEBUGGER,
+        "        now.sum != known->sum || now.mode",
+        "        now.mode",
+        (f"{_STOPS}::test_random_programs_run_alike_without_a_debugger_and_with_one_whole_and_step_by_step",),
+    ),
+    Mutant(
+        "jump-into-a-block",
+        "a jump into the middle of the block that it ends begins a block",
+        _DEBUGGER,
+        "(again ? address != e->block_start : address == e->last_block + e->length)",
+        "address != e->block_start",
+        (f"{_STOPS}::test_random_programs_run_alike_without_a_debugger_and_with_one_whole_and_step_by_step",),
     ),
 )

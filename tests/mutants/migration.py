@@ -154,8 +154,8 @@ MUTANTS = (
         "chains-put-together-wrongly",
         "the three chains of the checksum give what one would",
         "emu/host/_pages.csrc.c",
-        "        first = move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)second) ^ third;\n",
-        "        first = move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)third) ^ second;\n",
+        "    return move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)second) ^ (uint32_t)third;\n",
+        "    return move_past_stripe(move_past_stripe((uint32_t)first) ^ (uint32_t)third) ^ (uint32_t)second;\n",
         ("tests/unit/host/test_host_pages.py::test_crc32c_table_hardware_and_running_value_agree",),
     ),
     Mutant(
@@ -173,5 +173,16 @@ MUTANTS = (
         "                if expected <= self._parameters().downtime_limit:\n",
         "                if expected >= 0:\n",
         (f"{_PHASES}::test_a_guest_that_dirties_faster_than_the_line_is_not_stopped_for_longer_than_allowed",),
+    ),
+    Mutant(
+        "lander-of-all",
+        "what a stranger sends to the door of the lanes touches no connection but its own",
+        "emu/migration/reception.py",
+        "            lander = new_lander()  #",
+        "            lander = next(iter(landers.values()), None) or new_lander()  #",
+        (
+            f"{_LANES}::test_strangers_at_the_door_of_the_lanes_are_sent_away",
+            f"{_LANES}::test_what_the_guest_has_arrives_whatever_it_stores_meanwhile",
+        ),
     ),
 )

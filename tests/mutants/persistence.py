@@ -20,6 +20,8 @@ _DURABLE = "tests/integration/test_crash_instructions.py::test_what_makes_a_valu
 _ORACLE = "tests/unit/persistence/test_persistence_oracle.py"
 _PLUGIN = "tests/unit/testing/test_testing_plugin.py"
 _KNOWN_PORTS = "tests/unit/persistence/test_persistence_known_ports.py"
+_DEADLINE = "tests/unit/persistence/test_persistence_deadline.py"
+_INTERRUPTION = "emu/persistence/lab/interruption.py"
 _WAKES = "tests/unit/persistence/test_persistence_report.py::test_the_memory_it_wakes_up_with_holds_what_the_crash_left"
 
 MUTANTS = (
@@ -224,5 +226,29 @@ MUTANTS = (
         "        if not can_be_known or engine.clock_started or (ends and not self._has_ended()):\n",
         "        if not can_be_known or (ends and not self._has_ended()):\n",
         (f"{_KNOWN_PORTS}::test_a_run_whose_accesses_are_known_is_the_run_of_a_new_machine[looks at the clock]",),
+    ),
+    Mutant(
+        "time-for-nothing-after",
+        "what must be over early leaves time for what comes after",
+        "emu/persistence/lab/deadline.py",
+        "self.at - min(share * self.seconds, most)",
+        "self.at",
+        (f"{_DEADLINE}::test_an_earlier_one_leaves_a_share_and_at_most_so_many_seconds",),
+    ),
+    Mutant(
+        "deadline-unheard",
+        "a part of an investigation is interrupted at its deadline",
+        _INTERRUPTION,
+        "            timer.start()\n",
+        "            timer = None\n",
+        (f"{_DEADLINE}::test_a_part_is_interrupted_at_its_deadline_and_the_whole_is_not",),
+    ),
+    Mutant(
+        "late-part-unasked",
+        "what begins behind Ctrl-C is interrupted at once",
+        _INTERRUPTION,
+        "            if self.asked:\n                part.ask(self.why)\n",
+        "",
+        (f"{_DEADLINE}::test_a_part_is_interrupted_with_the_whole_before_and_after_it_began",),
     ),
 )

@@ -67,4 +67,28 @@ MUTANTS = (
         "    (void)owner, (void)linear, (void)size;\n",
         (_CODE,),
     ),
+    Mutant(
+        "watched-until-the-first",
+        "after the first read, too, the pages that have unknown bytes are watched",
+        _WATCHED,
+        "is_tracked(t, page) && (!t->first_access || has_unknown(t, page))",
+        "is_tracked(t, page) && !t->first_access",
+        (f"{_READS}::test_both_pages_of_a_load_are_asked_for",),
+    ),
+    Mutant(
+        "stored-in-doubt",
+        "what a run stored is known, whoever reads it",
+        "emu/cpu/engine/unknown_bytes.h",
+        "        if (stores)\n            learn(t, unit, bytes);\n",
+        "        if (stores)\n            continue;\n",
+        (f"{_READS}::test_what_the_delivery_of_an_exception_reads_is_asked_for_and_what_it_stores_is_known",),
+    ),
+    Mutant(
+        "known-of-another-run",
+        "what one run has read is unknown to the next",
+        "emu/cpu/engine/unknown_bytes.h",
+        "        t->unknown[at] = t->initial[at];\n        t->given[at] = 0;\n",
+        "        t->given[at] = 0;\n",
+        (f"{_READS}::test_both_pages_of_a_load_are_asked_for",),
+    ),
 )

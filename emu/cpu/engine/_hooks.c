@@ -786,52 +786,7 @@ uint64_t emu_engine_now(emu_engine *e)
     return e->time;
 }
 
-static _Thread_local emu_engine *current;
-
-/* Leave the engine at the next place between blocks. On its own thread, or under the lock. */
-static void leave(emu_engine *e)
-{
-    atomic_store(&e->leave, 1);
-    e->cpu_exit(e->cpu);
-}
-
-/* Inside a callback: leave the engine when the block has been executed. */
-static void leave_behind_block(emu_engine *e, uint32_t reason)
-{
-    e->reason |= reason;
-    if (e->hooked)
-        e->attention.leaving = 1;
-    else
-        leave(e);
-}
-
-/* While a block is announced, by us, to those who come behind us in Unicorn's list, too: leave without executing it. */
-static void leave_before_block(emu_engine *e, uint32_t reason)
-{
-    e->reason |= reason;
-    e->attention.again = 1;
-    atomic_store(&e->leave, 1);
-    library.stop(e->uc);
-}
-
-/* Unicorn begins, or goes on, to execute: a request that came before it was ready must not be lost. */
-static void on_exec_enter(void *cpu)
-{
-    current->exec_enter(cpu);
-    if (atomic_load(&current->leave))
-        current->cpu_exit(cpu);
-}
-
-/* No block is being executed. Whoever wrote RIP from a block's announcement has that block announced again. */
-static void on_exec_exit(void *cpu)
-{
-    emu_engine *e = current;
-    e->exec_exit(cpu);
-    if (atomic_load(&e->leave))
-        library.stop(e->uc);
-    else if (e->hooked && *(uint64_t *)(e->env + RIP_OFFSET) == e->last_block)
-        e->attention.again = 1;
-}
+#include "leaving.h"
 
 /* The guest can go on behind a callback; nobody wants the engine left, or would when it is asked again. */
 static bool goes_on(emu_engine *e, uint64_t later)
@@ -843,150 +798,7 @@ static bool goes_on(emu_engine *e, uint64_t later)
 
 #include "debugger.h"
 
-static uint32_t flags_of(emu_engine *e)
-{
-    uint64_t flags = 0;
-    library.read_register(e->uc, REG_RFLAGS, &flags);
-    return ((uint32_t)flags & EFLAGS_BITS) | EFLAGS_ALWAYS;
-}
-
-static void set_flags(emu_engine *e, uint32_t value)
-{
-    uint64_t flags = value | EFLAGS_ALWAYS;
-    library.write_register(e->uc, REG_RFLAGS, &flags);
-}
-
-/* Deliver what the guest raised, here and now; false when that is for others to do. */
-static bool deliver_here(emu_engine *e, unsigned vector, bool known_to_engine)
-{
-    const uint64_t pushes_code = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21;
-    uint64_t rip = FIELD64(e->env, RIP_OFFSET), code = NO_ERROR_CODE, time;
-    interrupted here = where_it_is(e, linear_rip(e));
-    bool software;
-    uint32_t flags;
-    if (!goes_on(e, EMU_DELIVERY_NS))
-        return false;
-    software = known_to_engine && FIELD32(e->env, delivery_at.is_software);
-    if (!software && e->delivery.watched && !e->delivery.on_fault)
-        return false;
-    if (!software && vector < 64 && pushes_code >> vector & 1)
-        code = known_to_engine ? FIELD32(e->env, delivery_at.error_code) : 0;
-    if (vector == VECTOR_GP && !code && in_code64(e->env)) /* it may be #SS: emu.cpu.stack_fault */
-        return false;
-    if (vector == VECTOR_UD && !software && at_int1(&e->delivery, e->env))
-        return false;
-    if (vector == VECTOR_PF && e->attention.debugging && is_breakpoint(e, here.address)) /* which may not be fetched */
-        return false;
-    flags = flags_of(e);
-    if (!deliver(&e->delivery, e->env, vector, code, software ? FROM_SOFTWARE : FROM_EXCEPTION, &flags))
-        return false;
-    set_flags(e, flags);
-    FIELD32(e->env, delivery_at.latch) = UINT32_MAX;
-    if (!software) {
-        if (e->attention.debugging && vector != VECTOR_DB)
-            remember(e, here);
-        e->last_exception = (emu_delivery_record){.vector = (int32_t)vector, .rip = rip, .has_code = code != NO_ERROR_CODE,
-                                                  .code = code, .has_address = vector == VECTOR_PF,
-                                                  .address = CONTROL(e->env, 2)};
-        if (e->delivery.on_fault)
-            e->delivery.on_fault(e->delivery.on_fault_argument, rip);
-    }
-    time = emu_engine_now(e) + EMU_DELIVERY_NS;
-    if (e->counting)
-        e->time = time;
-    return true;
-}
-
-/* An interrupt from outside, while the engine stands still; false when it is not delivered. */
-int emu_engine_deliver_interrupt(emu_engine *e, unsigned vector)
-{
-    uint32_t flags = flags_of(e);
-    if (!delivery_works || !e->fine ||
-        !deliver(&e->delivery, e->env, vector, NO_ERROR_CODE, FROM_OUTSIDE, &flags))
-        return 0;
-    set_flags(e, flags);
-    return 1;
-}
-
-/* An instruction that faults has done nothing: it will meet what is watched again. */
-static void forget_watch(emu_engine *e, uint32_t vector)
-{
-    if (vector != VECTOR_DB)
-        e->reason &= ~(uint32_t)EMU_WATCH;
-}
-
-static void on_interrupt(void *uc, uint32_t vector, void *user)
-{
-    emu_engine *e = user;
-    (void)uc;
-    forget_watch(e, vector);
-    leave_block(e, linear_rip(e));
-    if (deliver_here(e, vector, true))
-        return;
-    e->vector = vector;
-    e->reason |= EMU_EXCEPTION;
-    leave(e);
-}
-
-static bool on_invalid(void *uc, void *user)
-{
-    emu_engine *e = user;
-    (void)uc;
-    forget_watch(e, VECTOR_UD);
-    leave_block(e, linear_rip(e));
-    if (deliver_here(e, VECTOR_UD, false))
-        return true;
-    e->vector = VECTOR_UD;
-    e->reason |= EMU_INVALID_OPCODE;
-    leave(e);
-    return true;
-}
-
-static uint64_t model_specific(emu_engine *e, uint32_t number)
-{
-    struct { uint32_t number; uint64_t value; } question = {number, 0};
-    library.read_register(e->uc, REG_MSR, &question);
-    return question.value;
-}
-
-/* The library adds the length of the instruction to RIP when the callback has returned. */
-static bool syscall_here(emu_engine *e)
-{
-    uint32_t flags;
-    if (!goes_on(e, 0) || !in_code64(e->env) || !(model_specific(e, MSR_EFER) & EFER_SCE) ||
-        !plain_syscall(&e->delivery, e->env) || (flags = flags_of(e)) & FLAG_TF)
-        return false;
-    enter_by_syscall(e->env, (uint32_t)(model_specific(e, MSR_STAR) >> 32), flags);
-    FIELD64(e->env, RIP_OFFSET) = model_specific(e, MSR_LSTAR) - 2;
-    set_flags(e, flags & ~(uint32_t)model_specific(e, MSR_FMASK));
-    return true;
-}
-
-/* SYSCALL and SYSENTER end their block, and what Unicorn takes for the next one must not be announced. */
-static void on_syscall(void *uc, void *user)
-{
-    emu_engine *e = user;
-    uint32_t *flags = (uint32_t *)(e->env + e->eflags_offset);
-    (void)uc;
-    e->block_size = 0;
-    if (syscall_here(e))
-        return;
-    /* Unicorn would single-step by these flags; those that SYSCALL leaves decide. */
-    e->trap_flag = *flags & FLAG_TF;
-    *flags &= ~FLAG_TF;
-    e->reason |= EMU_SYSCALL;
-    leave(e);
-}
-
-static void on_sysenter(void *uc, void *user)
-{
-    emu_engine *e = user;
-    (void)uc;
-    e->block_size = 0;
-    e->reason |= EMU_SYSENTER;
-    leave(e);
-}
-
+#include "exceptions.h"
 #include "ports.h"
 #include "clock.h"
 #include "announcements.h"
@@ -1139,92 +951,6 @@ int emu_engine_run(emu_engine *e, uint64_t pc)
     return error;
 }
 
-/* Where the library keeps what delivery needs, and whether it was seen to work. */
-void emu_delivery_know(const emu_delivery_layout *layout, int works)
-{
-    delivery_at = *layout;
-    delivery_works = works;
-}
-
-/* Plain RAM, in which delivery may work. What is in too many pieces is left to others. */
-void emu_engine_add_ram(emu_engine *e, uint64_t gpa, uint64_t size, void *host)
-{
-    emu_delivery *d = &e->delivery;
-    if (d->ram_count == DELIVERY_REGIONS)
-        return;
-    d->ram[d->ram_count].gpa = gpa;
-    d->ram[d->ram_count].size = size;
-    d->ram[d->ram_count++].host = host;
-}
-
-void emu_engine_forget_ram(emu_engine *e)
-{
-    e->delivery.ram_count = 0;
-}
-
-void emu_engine_set_code_check(emu_engine *e, uintptr_t function, void *argument)
-{
-    e->delivery.has_code = (int (*)(void *, void *, size_t))function;
-    e->delivery.has_code_argument = argument;
-}
-
-/* Who hears of exceptions; without a function, all of them are left to others, who tell. */
-void emu_engine_watch_faults(emu_engine *e, uintptr_t function, uintptr_t argument)
-{
-    e->delivery.watched = 1;
-    e->delivery.on_fault = (void (*)(void *, uint64_t))function;
-    e->delivery.on_fault_argument = (void *)argument;
-}
-
-/*
- * Without the block hook, Unicorn's own flags are set from outside. It clears the one that ends a chain of blocks and
- * then reads the one that says why, without a barrier between, so the first flag is set again when the engine's thread
- * is known to have passed one: by the kernel's word, or since time enough has gone by.
- */
-static void leave_from_outside(emu_engine *e)
-{
-    const struct timespec pause = {0, 50000};
-    leave(e);
-    if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) &&
-        (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) ||
-         syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0)))
-        nanosleep(&pause, NULL);
-    leave(e);
-}
-
-/* Takes no lock on the engine's own thread, where it may be called by a signal handler. */
-void emu_engine_request_stop(emu_engine *e)
-{
-    if (atomic_load(&e->running) && pthread_equal(e->runner, pthread_self())) {
-        atomic_store(&e->stop_requested, 1);
-        leave_behind_block(e, 0);
-        return;
-    }
-    pthread_mutex_lock(&e->lock);
-    atomic_store(&e->stop_requested, 1);
-    if (atomic_load(&e->running)) {
-        if (e->hooked)
-            e->attention.asked = 1;
-        else
-            leave_from_outside(e);
-    }
-    pthread_mutex_unlock(&e->lock);
-}
-
-/* From a block callback behind ours: as a stop request, but the block that is announced is not executed. */
-void emu_engine_stop_before_block(emu_engine *e)
-{
-    atomic_store(&e->stop_requested, 1);
-    leave_before_block(e, 0);
-}
-
-/* From a callback: leave the engine so that the caller can do what needs it stopped, then go on. */
-void emu_engine_service(emu_engine *e)
-{
-    if (atomic_load(&e->running))
-        leave_behind_block(e, EMU_SERVICE);
-}
-
 /* Have the block hook from now on, clock or not: with callbacks of others behind it, or to test stops in every block. */
 void emu_engine_watch_blocks(emu_engine *e, int testing)
 {
@@ -1244,16 +970,6 @@ void emu_engine_count_blocks(emu_engine *e, uintptr_t count, uintptr_t limit, ui
 void emu_engine_set_interrupt_pending(emu_engine *e, int pending)
 {
     e->attention.interrupt_pending = (uint8_t)pending;
-}
-
-int emu_engine_take_stop(emu_engine *e)
-{
-    return atomic_exchange(&e->stop_requested, 0);
-}
-
-int emu_engine_stop_asked(emu_engine *e)
-{
-    return atomic_load(&e->stop_requested);
 }
 
 int emu_engine_running(emu_engine *e)
@@ -1319,15 +1035,15 @@ static void *_cffi_types[] = {
 /*  1 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7), // int
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 208), // void *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 207), // void *
 /*  5 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  6 */ _CFFI_OP(_CFFI_OP_FUNCTION, 9), // char const *()(void)
 /*  7 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(char const *)
-/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 195), // char const *
+/*  9 */ _CFFI_OP(_CFFI_OP_POINTER, 193), // char const *
 /* 10 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 11 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *)
-/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 199), // emu_engine *
+/* 12 */ _CFFI_OP(_CFFI_OP_POINTER, 197), // emu_engine *
 /* 13 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 14 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int)
 /* 15 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1341,7 +1057,7 @@ static void *_cffi_types[] = {
 /* 23 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, int, void const *)
 /* 24 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 25 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 208), // void const *
+/* 26 */ _CFFI_OP(_CFFI_OP_POINTER, 207), // void const *
 /* 27 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 28 */ _CFFI_OP(_CFFI_OP_FUNCTION, 1), // int()(emu_engine *, uint32_t, int, int, uint32_t, int)
 /* 29 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
@@ -1402,128 +1118,127 @@ static void *_cffi_types[] = {
 /* 84 */ _CFFI_OP(_CFFI_OP_FUNCTION, 73), // size_t()(void *)
 /* 85 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 86 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(emu_engine *)
+/* 87 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(emu_engine *, uint64_t *)
 /* 88 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 89 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(emu_engine *, uint64_t *)
-/* 91 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 92 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t *
-/* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(void *, uint32_t, int)
-/* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 96 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 97 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 89 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t *
+/* 90 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 91 */ _CFFI_OP(_CFFI_OP_FUNCTION, 30), // uint32_t()(void *, uint32_t, int)
+/* 92 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 93 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 94 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 95 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 96 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(emu_engine *)
+/* 97 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(emu_engine *)
-/* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(void *, uint64_t, int)
-/* 103 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 104 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 99 */ _CFFI_OP(_CFFI_OP_FUNCTION, 38), // uint64_t()(void *, uint64_t, int)
+/* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 102 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
+/* 105 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
 /* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(char const *)
-/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
-/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
-/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
-/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_delivery_layout const *, int)
-/* 115 */ _CFFI_OP(_CFFI_OP_POINTER, 197), // emu_delivery_layout const *
-/* 116 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // void *()(void *, char const *)
+/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 109 */ _CFFI_OP(_CFFI_OP_NOOP, 9),
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_delivery_layout const *, int)
+/* 112 */ _CFFI_OP(_CFFI_OP_POINTER, 195), // emu_delivery_layout const *
+/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *)
+/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
 /* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *)
+/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *, int)
 /* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, int)
-/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 123 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, int, uint64_t, int, uint64_t)
-/* 126 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 130 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uint64_t const *, size_t)
-/* 133 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 134 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t const *
-/* 135 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uint64_t)
-/* 138 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 140 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 141 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uint64_t, int)
-/* 142 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 143 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 145 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 146 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uint64_t, uint64_t, void *)
-/* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 150 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 151 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 152 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uintptr_t, uintptr_t)
-/* 153 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 154 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 155 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 156 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 157 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
-/* 158 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *, int, uint64_t, int, uint64_t)
+/* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 125 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 127 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *, uint64_t const *, size_t)
+/* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 131 */ _CFFI_OP(_CFFI_OP_POINTER, 38), // uint64_t const *
+/* 132 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 133 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *, uint64_t)
+/* 135 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *, uint64_t, int)
+/* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 143 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *, uint64_t, uint64_t, void *)
+/* 144 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 145 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 146 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 147 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 148 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 149 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *, uintptr_t, uintptr_t)
+/* 150 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 151 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 153 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 154 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *, uintptr_t, uintptr_t, uintptr_t, uintptr_t)
+/* 155 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 158 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
 /* 159 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 161 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 162 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 163 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 164 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, uintptr_t, void *)
-/* 165 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 166 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
-/* 167 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 168 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 169 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(emu_engine *, void *, void *, void *)
-/* 170 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
-/* 171 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 172 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 160 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 161 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *, uintptr_t, void *)
+/* 162 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 163 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 26),
+/* 164 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 165 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 166 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(emu_engine *, void *, void *, void *)
+/* 167 */ _CFFI_OP(_CFFI_OP_NOOP, 12),
+/* 168 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 169 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 170 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 171 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 172 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(void *)
 /* 173 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 174 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 175 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(void *)
+/* 175 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(void *, code_span *, code_span *)
 /* 176 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 177 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 178 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(void *, code_span *, code_span *)
-/* 179 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 180 */ _CFFI_OP(_CFFI_OP_POINTER, 196), // code_span *
-/* 181 */ _CFFI_OP(_CFFI_OP_NOOP, 180),
-/* 182 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 183 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(void *, uint32_t, int, uint32_t)
-/* 184 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 185 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 186 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 187 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 188 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 189 */ _CFFI_OP(_CFFI_OP_FUNCTION, 208), // void()(void *, uint64_t, int, uint64_t)
-/* 190 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 191 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 192 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
-/* 193 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
-/* 194 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 195 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 196 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // code_span
-/* 197 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_layout
-/* 198 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_delivery_record
-/* 199 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_engine
-/* 200 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
-/* 201 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
-/* 202 */ _CFFI_OP(_CFFI_OP_POINTER, 94), // uint32_t(*)(void *, uint32_t, int)
-/* 203 */ _CFFI_OP(_CFFI_OP_POINTER, 102), // uint64_t(*)(void *, uint64_t, int)
-/* 204 */ _CFFI_OP(_CFFI_OP_POINTER, 205), // uint8_t *
-/* 205 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
-/* 206 */ _CFFI_OP(_CFFI_OP_POINTER, 183), // void(*)(void *, uint32_t, int, uint32_t)
-/* 207 */ _CFFI_OP(_CFFI_OP_POINTER, 189), // void(*)(void *, uint64_t, int, uint64_t)
-/* 208 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 177 */ _CFFI_OP(_CFFI_OP_POINTER, 194), // code_span *
+/* 178 */ _CFFI_OP(_CFFI_OP_NOOP, 177),
+/* 179 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 180 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(void *, uint32_t, int, uint32_t)
+/* 181 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 182 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 183 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 184 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 185 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 186 */ _CFFI_OP(_CFFI_OP_FUNCTION, 207), // void()(void *, uint64_t, int, uint64_t)
+/* 187 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 188 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 189 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 190 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24),
+/* 191 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 192 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 1), // _Bool
+/* 193 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 194 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // code_span
+/* 195 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // emu_delivery_layout
+/* 196 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // emu_delivery_record
+/* 197 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // emu_engine
+/* 198 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 21), // int32_t
+/* 199 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // known_ports
+/* 200 */ _CFFI_OP(_CFFI_OP_POINTER, 30), // uint32_t volatile const *
+/* 201 */ _CFFI_OP(_CFFI_OP_POINTER, 91), // uint32_t(*)(void *, uint32_t, int)
+/* 202 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // uint64_t(*)(void *, uint64_t, int)
+/* 203 */ _CFFI_OP(_CFFI_OP_POINTER, 204), // uint8_t *
+/* 204 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 18), // uint8_t
+/* 205 */ _CFFI_OP(_CFFI_OP_POINTER, 180), // void(*)(void *, uint32_t, int, uint32_t)
+/* 206 */ _CFFI_OP(_CFFI_OP_POINTER, 186), // void(*)(void *, uint64_t, int, uint64_t)
+/* 207 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 _CFFI_UNUSED_FN
@@ -1583,8 +1298,22 @@ static void _cffi_checkfld_typedef_emu_engine(emu_engine *p)
   (void)((p->trap_flag) | 0);  /* check that 'emu_engine.trap_flag' is an integer */
   { void * *tmp = &p->cpu; (void)tmp; }
   { emu_delivery_record *tmp = &p->last_exception; (void)tmp; }
+  { known_ports *tmp = &p->known; (void)tmp; }
+  (void)((p->place) | 0);  /* check that 'emu_engine.place' is an integer */
+  (void)((p->before) | 0);  /* check that 'emu_engine.before' is an integer */
+  (void)((p->single) | 0);  /* check that 'emu_engine.single' is an integer */
+  (void)((p->held) | 0);  /* check that 'emu_engine.held' is an integer */
 }
 struct _cffi_align_typedef_emu_engine { char x; emu_engine y; };
+
+_CFFI_UNUSED_FN
+static void _cffi_checkfld_typedef_known_ports(known_ports *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+  (void)((p->at) | 0);  /* check that 'known_ports.at' is an integer */
+}
+struct _cffi_align_typedef_known_ports { char x; known_ports y; };
 
 static struct _cffi_externpy_s _cffi_externpy__emu_port_read =
   { "emu.cpu.engine._hooks.emu_port_read", (int)sizeof(uint32_t), 0, 0 };
@@ -1699,10 +1428,10 @@ _cffi_f_emu_delivery_know(PyObject *self, PyObject *args)
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(115), arg0, (char **)&x0);
+      _cffi_type(112), arg0, (char **)&x0);
   if (datasize != 0) {
     x0 = ((size_t)datasize) <= 640 ? (emu_delivery_layout const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(115), arg0, (char **)&x0,
+    if (_cffi_convert_array_argument(_cffi_type(112), arg0, (char **)&x0,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2127,10 +1856,10 @@ _cffi_f_emu_engine_block(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(92), arg1, (char **)&x1);
+      _cffi_type(89), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(92), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(89), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2510,44 +2239,6 @@ _cffi_f_emu_engine_forget_ram(PyObject *self, PyObject *arg0)
 #  define _cffi_f_emu_engine_forget_ram _cffi_d_emu_engine_forget_ram
 #endif
 
-static int _cffi_d_emu_engine_held(emu_engine * x0)
-{
-  return emu_engine_held(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_engine_held(PyObject *self, PyObject *arg0)
-{
-  emu_engine * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_engine_held(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_engine_held _cffi_d_emu_engine_held
-#endif
-
 static void _cffi_d_emu_engine_hold(emu_engine * x0, int x1)
 {
   emu_engine_hold(x0, x1);
@@ -2644,82 +2335,6 @@ _cffi_f_emu_engine_interrupts(PyObject *self, PyObject *args)
 }
 #else
 #  define _cffi_f_emu_engine_interrupts _cffi_d_emu_engine_interrupts
-#endif
-
-static int _cffi_d_emu_engine_is_single(emu_engine * x0)
-{
-  return emu_engine_is_single(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_engine_is_single(PyObject *self, PyObject *arg0)
-{
-  emu_engine * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  int result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_engine_is_single(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, int);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_engine_is_single _cffi_d_emu_engine_is_single
-#endif
-
-static uint32_t _cffi_d_emu_engine_known_at(emu_engine * x0)
-{
-  return emu_engine_known_at(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_engine_known_at(PyObject *self, PyObject *arg0)
-{
-  emu_engine * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  uint32_t result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_engine_known_at(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, uint32_t);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_engine_known_at _cffi_d_emu_engine_known_at
 #endif
 
 static int _cffi_d_emu_engine_learn_access(emu_engine * x0, uint32_t x1, int x2, int x3, uint32_t x4, int x5)
@@ -3280,10 +2895,10 @@ _cffi_f_emu_engine_passed(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(92), arg1, (char **)&x1);
+      _cffi_type(89), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(92), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(89), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3339,82 +2954,6 @@ _cffi_f_emu_engine_place(PyObject *self, PyObject *arg0)
 }
 #else
 #  define _cffi_f_emu_engine_place _cffi_d_emu_engine_place
-#endif
-
-static uint64_t _cffi_d_emu_engine_place_announced(emu_engine * x0)
-{
-  return emu_engine_place_announced(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_engine_place_announced(PyObject *self, PyObject *arg0)
-{
-  emu_engine * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  uint64_t result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_engine_place_announced(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, uint64_t);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_engine_place_announced _cffi_d_emu_engine_place_announced
-#endif
-
-static uint64_t _cffi_d_emu_engine_place_before(emu_engine * x0)
-{
-  return emu_engine_place_before(x0);
-}
-#ifndef PYPY_VERSION
-static PyObject *
-_cffi_f_emu_engine_place_before(PyObject *self, PyObject *arg0)
-{
-  emu_engine * x0;
-  Py_ssize_t datasize;
-  struct _cffi_freeme_s *large_args_free = NULL;
-  uint64_t result;
-  PyObject *pyresult;
-
-  datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(12), arg0, (char **)&x0);
-  if (datasize != 0) {
-    x0 = ((size_t)datasize) <= 640 ? (emu_engine *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(12), arg0, (char **)&x0,
-            datasize, &large_args_free) < 0)
-      return NULL;
-  }
-
-  Py_BEGIN_ALLOW_THREADS
-  _cffi_restore_errno();
-  { result = emu_engine_place_before(x0); }
-  _cffi_save_errno();
-  Py_END_ALLOW_THREADS
-
-  (void)self; /* unused */
-  pyresult = _cffi_from_c_int(result, uint64_t);
-  if (large_args_free != NULL) _cffi_free_array_arguments(large_args_free);
-  return pyresult;
-}
-#else
-#  define _cffi_f_emu_engine_place_before _cffi_d_emu_engine_place_before
 #endif
 
 static int _cffi_d_emu_engine_prepare(emu_engine * x0)
@@ -3776,10 +3315,10 @@ _cffi_f_emu_engine_set_breakpoints(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(134), arg1, (char **)&x1);
+      _cffi_type(131), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (uint64_t const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(134), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(131), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -4036,19 +3575,19 @@ _cffi_f_emu_engine_spans(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(180), arg1, (char **)&x1);
+      _cffi_type(177), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (code_span *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(180), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(177), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(180), arg2, (char **)&x2);
+      _cffi_type(177), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (code_span *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(180), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(177), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -4906,77 +4445,72 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "EMU_WATCH", (void *)_cffi_const_EMU_WATCH, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "EMU_WINDOW", (void *)_cffi_const_EMU_WINDOW, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "emu_allocation_size", (void *)_cffi_f_emu_allocation_size, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 84), (void *)_cffi_d_emu_allocation_size },
-  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 114), (void *)_cffi_d_emu_delivery_know },
+  { "emu_delivery_know", (void *)_cffi_f_emu_delivery_know, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 111), (void *)_cffi_d_emu_delivery_know },
   { "emu_describe", (void *)_cffi_f_emu_describe, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_emu_describe },
   { "emu_engine_add_hook", (void *)_cffi_f_emu_engine_add_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 57), (void *)_cffi_d_emu_engine_add_hook },
-  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 146), (void *)_cffi_d_emu_engine_add_ram },
+  { "emu_engine_add_ram", (void *)_cffi_f_emu_engine_add_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 143), (void *)_cffi_d_emu_engine_add_ram },
   { "emu_engine_announced", (void *)_cffi_f_emu_engine_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_announced },
-  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 169), (void *)_cffi_d_emu_engine_attach },
-  { "emu_engine_be_fine", (void *)_cffi_f_emu_engine_be_fine, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 137), (void *)_cffi_d_emu_engine_be_fine },
+  { "emu_engine_attach", (void *)_cffi_f_emu_engine_attach, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 166), (void *)_cffi_d_emu_engine_attach },
+  { "emu_engine_be_fine", (void *)_cffi_f_emu_engine_be_fine, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 134), (void *)_cffi_d_emu_engine_be_fine },
   { "emu_engine_begin_known", (void *)_cffi_f_emu_engine_begin_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_begin_known },
-  { "emu_engine_block", (void *)_cffi_f_emu_engine_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_block },
-  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_close },
-  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 157), (void *)_cffi_d_emu_engine_count_blocks },
+  { "emu_engine_block", (void *)_cffi_f_emu_engine_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 87), (void *)_cffi_d_emu_engine_block },
+  { "emu_engine_close", (void *)_cffi_f_emu_engine_close, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 115), (void *)_cffi_d_emu_engine_close },
+  { "emu_engine_count_blocks", (void *)_cffi_f_emu_engine_count_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 154), (void *)_cffi_d_emu_engine_count_blocks },
   { "emu_engine_debug", (void *)_cffi_f_emu_engine_debug, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 70), (void *)_cffi_d_emu_engine_debug },
   { "emu_engine_delete_hook", (void *)_cffi_f_emu_engine_delete_hook, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_emu_engine_delete_hook },
   { "emu_engine_deliver_interrupt", (void *)_cffi_f_emu_engine_deliver_interrupt, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_emu_engine_deliver_interrupt },
-  { "emu_engine_end_known", (void *)_cffi_f_emu_engine_end_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_end_known },
+  { "emu_engine_end_known", (void *)_cffi_f_emu_engine_end_known, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 115), (void *)_cffi_d_emu_engine_end_known },
   { "emu_engine_flush", (void *)_cffi_f_emu_engine_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_flush },
-  { "emu_engine_forget_ram", (void *)_cffi_f_emu_engine_forget_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_forget_ram },
-  { "emu_engine_held", (void *)_cffi_f_emu_engine_held, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_held },
-  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_hold },
-  { "emu_engine_interrupts", (void *)_cffi_f_emu_engine_interrupts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 141), (void *)_cffi_d_emu_engine_interrupts },
-  { "emu_engine_is_single", (void *)_cffi_f_emu_engine_is_single, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_is_single },
-  { "emu_engine_known_at", (void *)_cffi_f_emu_engine_known_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 87), (void *)_cffi_d_emu_engine_known_at },
+  { "emu_engine_forget_ram", (void *)_cffi_f_emu_engine_forget_ram, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 115), (void *)_cffi_d_emu_engine_forget_ram },
+  { "emu_engine_hold", (void *)_cffi_f_emu_engine_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 118), (void *)_cffi_d_emu_engine_hold },
+  { "emu_engine_interrupts", (void *)_cffi_f_emu_engine_interrupts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 138), (void *)_cffi_d_emu_engine_interrupts },
   { "emu_engine_learn_access", (void *)_cffi_f_emu_engine_learn_access, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 28), (void *)_cffi_d_emu_engine_learn_access },
-  { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_engine_look_at_clock },
+  { "emu_engine_look_at_clock", (void *)_cffi_f_emu_engine_look_at_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_look_at_clock },
   { "emu_engine_map", (void *)_cffi_f_emu_engine_map, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_engine_map },
   { "emu_engine_map_nothing", (void *)_cffi_f_emu_engine_map_nothing, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 40), (void *)_cffi_d_emu_engine_map_nothing },
   { "emu_engine_map_registers", (void *)_cffi_f_emu_engine_map_registers, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 40), (void *)_cffi_d_emu_engine_map_registers },
   { "emu_engine_map_rom", (void *)_cffi_f_emu_engine_map_rom, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 51), (void *)_cffi_d_emu_engine_map_rom },
   { "emu_engine_meets_breakpoint", (void *)_cffi_f_emu_engine_meets_breakpoint, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_engine_meets_breakpoint },
-  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_engine_now },
+  { "emu_engine_now", (void *)_cffi_f_emu_engine_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_now },
   { "emu_engine_open", (void *)_cffi_f_emu_engine_open, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 14), (void *)_cffi_d_emu_engine_open },
-  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_pass },
-  { "emu_engine_passed", (void *)_cffi_f_emu_engine_passed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 90), (void *)_cffi_d_emu_engine_passed },
-  { "emu_engine_place", (void *)_cffi_f_emu_engine_place, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_engine_place },
-  { "emu_engine_place_announced", (void *)_cffi_f_emu_engine_place_announced, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_engine_place_announced },
-  { "emu_engine_place_before", (void *)_cffi_f_emu_engine_place_before, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 99), (void *)_cffi_d_emu_engine_place_before },
+  { "emu_engine_pass", (void *)_cffi_f_emu_engine_pass, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 118), (void *)_cffi_d_emu_engine_pass },
+  { "emu_engine_passed", (void *)_cffi_f_emu_engine_passed, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 87), (void *)_cffi_d_emu_engine_passed },
+  { "emu_engine_place", (void *)_cffi_f_emu_engine_place, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 96), (void *)_cffi_d_emu_engine_place },
   { "emu_engine_prepare", (void *)_cffi_f_emu_engine_prepare, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_prepare },
   { "emu_engine_read_register", (void *)_cffi_f_emu_engine_read_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 18), (void *)_cffi_d_emu_engine_read_register },
   { "emu_engine_reopen", (void *)_cffi_f_emu_engine_reopen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_reopen },
-  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_request_stop },
-  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 175), (void *)_cffi_d_emu_engine_restarts },
+  { "emu_engine_request_stop", (void *)_cffi_f_emu_engine_request_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 115), (void *)_cffi_d_emu_engine_request_stop },
+  { "emu_engine_restarts", (void *)_cffi_f_emu_engine_restarts, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 172), (void *)_cffi_d_emu_engine_restarts },
   { "emu_engine_run", (void *)_cffi_f_emu_engine_run, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 36), (void *)_cffi_d_emu_engine_run },
   { "emu_engine_running", (void *)_cffi_f_emu_engine_running, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_running },
-  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_service },
-  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 132), (void *)_cffi_d_emu_engine_set_breakpoints },
-  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 125), (void *)_cffi_d_emu_engine_set_clock },
-  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 164), (void *)_cffi_d_emu_engine_set_code_check },
-  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_set_interrupt_pending },
-  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_set_real_time },
-  { "emu_engine_spans", (void *)_cffi_f_emu_engine_spans, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 178), (void *)_cffi_d_emu_engine_spans },
+  { "emu_engine_service", (void *)_cffi_f_emu_engine_service, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 115), (void *)_cffi_d_emu_engine_service },
+  { "emu_engine_set_breakpoints", (void *)_cffi_f_emu_engine_set_breakpoints, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 129), (void *)_cffi_d_emu_engine_set_breakpoints },
+  { "emu_engine_set_clock", (void *)_cffi_f_emu_engine_set_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 122), (void *)_cffi_d_emu_engine_set_clock },
+  { "emu_engine_set_code_check", (void *)_cffi_f_emu_engine_set_code_check, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 161), (void *)_cffi_d_emu_engine_set_code_check },
+  { "emu_engine_set_interrupt_pending", (void *)_cffi_f_emu_engine_set_interrupt_pending, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 118), (void *)_cffi_d_emu_engine_set_interrupt_pending },
+  { "emu_engine_set_real_time", (void *)_cffi_f_emu_engine_set_real_time, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 115), (void *)_cffi_d_emu_engine_set_real_time },
+  { "emu_engine_spans", (void *)_cffi_f_emu_engine_spans, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 175), (void *)_cffi_d_emu_engine_spans },
   { "emu_engine_stand", (void *)_cffi_f_emu_engine_stand, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 45), (void *)_cffi_d_emu_engine_stand },
-  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_start_clock },
+  { "emu_engine_start_clock", (void *)_cffi_f_emu_engine_start_clock, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 115), (void *)_cffi_d_emu_engine_start_clock },
   { "emu_engine_stop_asked", (void *)_cffi_f_emu_engine_stop_asked, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_stop_asked },
-  { "emu_engine_stop_at", (void *)_cffi_f_emu_engine_stop_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 137), (void *)_cffi_d_emu_engine_stop_at },
-  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 118), (void *)_cffi_d_emu_engine_stop_before_block },
+  { "emu_engine_stop_at", (void *)_cffi_f_emu_engine_stop_at, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 134), (void *)_cffi_d_emu_engine_stop_at },
+  { "emu_engine_stop_before_block", (void *)_cffi_f_emu_engine_stop_before_block, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 115), (void *)_cffi_d_emu_engine_stop_before_block },
   { "emu_engine_take_stop", (void *)_cffi_f_emu_engine_take_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 11), (void *)_cffi_d_emu_engine_take_stop },
-  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_emu_engine_watch_blocks },
-  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 152), (void *)_cffi_d_emu_engine_watch_faults },
-  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 175), (void *)_cffi_d_emu_engine_watch_met },
+  { "emu_engine_watch_blocks", (void *)_cffi_f_emu_engine_watch_blocks, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 118), (void *)_cffi_d_emu_engine_watch_blocks },
+  { "emu_engine_watch_faults", (void *)_cffi_f_emu_engine_watch_faults, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 149), (void *)_cffi_d_emu_engine_watch_faults },
+  { "emu_engine_watch_met", (void *)_cffi_f_emu_engine_watch_met, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 172), (void *)_cffi_d_emu_engine_watch_met },
   { "emu_engine_write_register", (void *)_cffi_f_emu_engine_write_register, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 23), (void *)_cffi_d_emu_engine_write_register },
   { "emu_hooks_bind", (void *)_cffi_f_emu_hooks_bind, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 3), (void *)_cffi_d_emu_hooks_bind },
   { "emu_library_is_loaded", (void *)_cffi_f_emu_library_is_loaded, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 8), (void *)_cffi_d_emu_library_is_loaded },
   { "emu_load_error", (void *)_cffi_f_emu_load_error, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 6), (void *)_cffi_d_emu_load_error },
-  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_load_library },
+  { "emu_load_library", (void *)_cffi_f_emu_load_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 104), (void *)_cffi_d_emu_load_library },
   { "emu_peek", (void *)_cffi_f_emu_peek, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_emu_peek },
-  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 202), (void *)emu_port_read },
-  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 206), (void *)emu_port_write },
-  { "emu_register_read", (void *)&_cffi_externpy__emu_register_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 203), (void *)emu_register_read },
-  { "emu_register_write", (void *)&_cffi_externpy__emu_register_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 207), (void *)emu_register_write },
-  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_emu_show_library },
-  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_emu_symbol },
+  { "emu_port_read", (void *)&_cffi_externpy__emu_port_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 201), (void *)emu_port_read },
+  { "emu_port_write", (void *)&_cffi_externpy__emu_port_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 205), (void *)emu_port_write },
+  { "emu_register_read", (void *)&_cffi_externpy__emu_register_read, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 202), (void *)emu_register_read },
+  { "emu_register_write", (void *)&_cffi_externpy__emu_register_write, _CFFI_OP(_CFFI_OP_EXTERN_PYTHON, 206), (void *)emu_register_write },
+  { "emu_show_library", (void *)_cffi_f_emu_show_library, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 104), (void *)_cffi_d_emu_show_library },
+  { "emu_symbol", (void *)_cffi_f_emu_symbol, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 107), (void *)_cffi_d_emu_symbol },
 };
 
 static const struct _cffi_field_s _cffi_fields[] = {
@@ -5003,7 +4537,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                    _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "vector", offsetof(emu_delivery_record, vector),
               sizeof(((emu_delivery_record *)0)->vector),
-              _CFFI_OP(_CFFI_OP_NOOP, 200) },
+              _CFFI_OP(_CFFI_OP_NOOP, 198) },
   { "has_code", offsetof(emu_delivery_record, has_code),
                 sizeof(((emu_delivery_record *)0)->has_code),
                 _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -5033,7 +4567,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "env", offsetof(emu_engine, env),
            sizeof(((emu_engine *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 204) },
+           _CFFI_OP(_CFFI_OP_NOOP, 203) },
   { "eflags_offset", offsetof(emu_engine, eflags_offset),
                      sizeof(((emu_engine *)0)->eflags_offset),
                      _CFFI_OP(_CFFI_OP_NOOP, 30) },
@@ -5042,7 +4576,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
                      _CFFI_OP(_CFFI_OP_NOOP, 30) },
   { "halted", offsetof(emu_engine, halted),
               sizeof(((emu_engine *)0)->halted),
-              _CFFI_OP(_CFFI_OP_NOOP, 201) },
+              _CFFI_OP(_CFFI_OP_NOOP, 200) },
   { "time", offsetof(emu_engine, time),
             sizeof(((emu_engine *)0)->time),
             _CFFI_OP(_CFFI_OP_NOOP, 38) },
@@ -5063,25 +4597,46 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "last_exception", offsetof(emu_engine, last_exception),
                       sizeof(((emu_engine *)0)->last_exception),
-                      _CFFI_OP(_CFFI_OP_NOOP, 198) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 196) },
+  { "known", offsetof(emu_engine, known),
+             sizeof(((emu_engine *)0)->known),
+             _CFFI_OP(_CFFI_OP_NOOP, 199) },
+  { "place", offsetof(emu_engine, place),
+             sizeof(((emu_engine *)0)->place),
+             _CFFI_OP(_CFFI_OP_NOOP, 38) },
+  { "before", offsetof(emu_engine, before),
+              sizeof(((emu_engine *)0)->before),
+              _CFFI_OP(_CFFI_OP_NOOP, 38) },
+  { "single", offsetof(emu_engine, single),
+              sizeof(((emu_engine *)0)->single),
+              _CFFI_OP(_CFFI_OP_NOOP, 192) },
+  { "held", offsetof(emu_engine, held),
+            sizeof(((emu_engine *)0)->held),
+            _CFFI_OP(_CFFI_OP_NOOP, 192) },
+  { "at", offsetof(known_ports, at),
+          sizeof(((known_ports *)0)->at),
+          _CFFI_OP(_CFFI_OP_NOOP, 30) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "$code_span", 196, 0,
+  { "$code_span", 194, 0,
     sizeof(code_span), offsetof(struct _cffi_align_typedef_code_span, y), 0, 0 },
-  { "$emu_delivery_layout", 197, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_layout", 195, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_layout), offsetof(struct _cffi_align_typedef_emu_delivery_layout, y), 0, 7 },
-  { "$emu_delivery_record", 198, _CFFI_F_CHECK_FIELDS,
+  { "$emu_delivery_record", 196, _CFFI_F_CHECK_FIELDS,
     sizeof(emu_delivery_record), offsetof(struct _cffi_align_typedef_emu_delivery_record, y), 7, 6 },
-  { "$emu_engine", 199, 0,
-    sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 15 },
+  { "$emu_engine", 197, 0,
+    sizeof(emu_engine), offsetof(struct _cffi_align_typedef_emu_engine, y), 13, 20 },
+  { "$known_ports", 199, 0,
+    sizeof(known_ports), offsetof(struct _cffi_align_typedef_known_ports, y), 33, 1 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "code_span", 196 },
-  { "emu_delivery_layout", 197 },
-  { "emu_delivery_record", 198 },
-  { "emu_engine", 199 },
+  { "code_span", 194 },
+  { "emu_delivery_layout", 195 },
+  { "emu_delivery_record", 196 },
+  { "emu_engine", 197 },
+  { "known_ports", 199 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -5091,12 +4646,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  85,  /* num_globals */
-  4,  /* num_struct_unions */
+  80,  /* num_globals */
+  5,  /* num_struct_unions */
   0,  /* num_enums */
-  4,  /* num_typenames */
+  5,  /* num_typenames */
   NULL,  /* no includes */
-  209,  /* num_types */
+  208,  /* num_types */
   1,  /* flags */
 };
 

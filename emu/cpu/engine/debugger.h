@@ -63,20 +63,30 @@ static bool is_inside(const emu_engine *e, uint64_t address, bool again)
            (again ? address != e->block_start : address == e->last_block + e->length);
 }
 
+/* Where code lies, as far as that is in RAM. */
+static code_span span_of(emu_engine *e, uint64_t address, uint32_t size)
+{
+    attempt a = {.d = &e->delivery, .env = e->env};
+    uint32_t left = 4096 - (uint32_t)(address & 4095), first = size < left ? size : left;
+    code_span span = {{linear_ram(&a, address, first, false, false), NULL}, {first, size - first}};
+    if (size > first)
+        span.host[1] = linear_ram(&a, address + first, size - first, false, false);
+    for (unsigned n = 0; n < 2; n++)
+        if (!span.host[n])
+            span.size[n] = 0;
+    return span;
+}
+
 /* Its code, and what else decides where the block ends; false for code elsewhere than in RAM. */
 static bool describe_block(emu_engine *e, uint64_t address, uint32_t size, known_block *b)
 {
-    attempt a = {.d = &e->delivery, .env = e->env};
+    code_span code = span_of(e, address, size);
     uint64_t sum = 0xcbf29ce484222325u; /* FNV-1a */
-    for (uint32_t done = 0; done < size;) {
-        uint32_t left = 4096 - (uint32_t)((address + done) & 4095), part = size - done < left ? size - done : left;
-        const uint8_t *code = linear_ram(&a, address + done, part, false, false);
-        if (!code)
-            return false;
-        for (uint32_t n = 0; n < part; n++)
-            sum = (sum ^ code[n]) * 0x100000001b3u;
-        done += part;
-    }
+    if (code.size[0] + code.size[1] < size)
+        return false;
+    for (unsigned part = 0; part < 2; part++)
+        for (uint32_t n = 0; n < code.size[part]; n++)
+            sum = (sum ^ code.host[part][n]) * 0x100000001b3u;
     *b = (known_block){.address = address, .sum = sum, .size = size,
                        .mode = FIELD32(e->env, e->hflags_offset) |
                                (uint64_t)(FIELD32(e->env, e->eflags_offset) & HOW_TRANSLATED) << 32};
@@ -346,19 +356,6 @@ void emu_engine_restarts(void *engine)
     e->restarted = true;
 }
 
-static code_span span_of(emu_engine *e, uint64_t address, uint32_t size)
-{
-    attempt a = {.d = &e->delivery, .env = e->env};
-    uint32_t left = 4096 - (uint32_t)(address & 4095), first = size < left ? size : left;
-    code_span span = {{linear_ram(&a, address, first, false, false), NULL}, {first, size - first}};
-    if (size > first)
-        span.host[1] = linear_ram(&a, address + first, size - first, false, false);
-    for (unsigned n = 0; n < 2; n++)
-        if (!span.host[n])
-            span.size[n] = 0;
-    return span;
-}
-
 /* From within an instruction: where the code lies of its block, unless that is given up already, and its own. */
 void emu_engine_spans(void *engine, code_span *block, code_span *instruction)
 {
@@ -445,22 +442,6 @@ uint64_t emu_engine_place(emu_engine *e)
     return is_announced(e) ? e->place : next_block(e);
 }
 
-/* The place of the instruction that was announced last: while the guest runs, of the one that is executed, or its block. */
-uint64_t emu_engine_place_announced(emu_engine *e)
-{
-    return e->place;
-}
-
-uint64_t emu_engine_place_before(emu_engine *e)
-{
-    return e->before;
-}
-
-int emu_engine_is_single(emu_engine *e)
-{
-    return e->single;
-}
-
 /* The whole block in which the guest stands at an instruction that is not its first one; its size, or 0. */
 uint32_t emu_engine_block(emu_engine *e, uint64_t *start)
 {
@@ -482,11 +463,6 @@ int emu_engine_stand(emu_engine *e, uint64_t place, uint64_t start, uint32_t siz
 void emu_engine_hold(emu_engine *e, int held)
 {
     e->held = held;
-}
-
-int emu_engine_held(emu_engine *e)
-{
-    return e->held;
 }
 
 /* Begin, or end, to pass by what would stop; then emu_engine_passed says what was the last, 0 for nothing. */

@@ -241,7 +241,7 @@ class Engine:
     @property
     def known_at(self) -> int | None:
         """The number of the run's last access, 0 for none; they count up from there. None after ``end_known``."""
-        at = lib.emu_engine_known_at(self._e)
+        at = self._e.known.at
         return None if at == lib.EMU_KNOWN_NOWHERE else at
 
     def service(self) -> None:
@@ -306,17 +306,17 @@ class Engine:
     @property
     def place_announced(self) -> int:
         """Of the instruction that was announced last: while the guest runs, that is executed, or its whole block's."""
-        return lib.emu_engine_place_announced(self._e)
+        return self._e.place
 
     @property
     def place_before(self) -> int:
         """The place of the instruction before the one announced last, as far as instructions were announced."""
-        return lib.emu_engine_place_before(self._e)
+        return self._e.before
 
     @property
     def single(self) -> bool:
         """Instructions are blocks now."""
-        return bool(lib.emu_engine_is_single(self._e))
+        return bool(self._e.single)
 
     @property
     def block(self) -> tuple[int, int]:
@@ -354,7 +354,7 @@ class Engine:
 
     @property
     def held(self) -> bool:
-        return bool(lib.emu_engine_held(self._e))
+        return bool(self._e.held)
 
     def pass_by(self, passing: bool) -> None:
         """Begin, or end, to go on where BREAKPOINT or WATCH would stop; not so for STEP."""

@@ -46,9 +46,3 @@ void emu_engine_end_known(emu_engine *e)
 {
     e->known.at = KNOWN_NOWHERE;
 }
-
-/* The number of the last access of this run, 0 for none; EMU_KNOWN_NOWHERE where devices are asked. */
-uint32_t emu_engine_known_at(emu_engine *e)
-{
-    return e->known.at;
-}

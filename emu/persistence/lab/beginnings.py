@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.persistence.lab.chunks import Chunks
+from emu.persistence.lab.input import Taken
 from emu.persistence.lab.tree import Reads
 from emu.units import MIB
 
@@ -39,7 +40,8 @@ class Moment(NamedTuple):
     """A machine that stands before basic block ``block`` of a recovery, which has made ``reads``. ``close`` it.
 
     ``memory`` is what differs from the first moment (None for that one), ``devices`` puts these back, ``known`` is what
-    the tracer knows, ``unknown`` the same by units; ``printed``, ``shown`` and ``line`` have come out of the machine.
+    the tracer knows, ``unknown`` the same by units; ``printed``, ``shown`` and ``line`` have come out of the machine,
+    ``taken`` of its input has gone into it.
     """
 
     cpu: Snapshot
@@ -52,6 +54,7 @@ class Moment(NamedTuple):
     printed: bytes = b""
     shown: bytes = b""
     line: bytes = b""
+    taken: Taken = Taken()
 
     def close(self) -> None:
         self.cpu.close()

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -18,6 +19,7 @@ from emu.linux.prepare import Request, prepare
 from emu.linux.programs import command
 from emu.linux.protocol import Role
 from emu.persistence.lab import resume
+from emu.persistence.lab.deadline import Deadline
 from emu.persistence.lab.explore import (
     FIRST_FAILURE,
     Exploration,
@@ -130,9 +132,10 @@ class Outcome:
 class Answer:
     """All that an investigation found; ``distinct`` is None when counting would have taken too long.
 
-    It owns ``initial``, what the NVDIMMs held before the workload: a context manager. ``unexplained`` says why failing
-    states were left without a cause; empty when each has one. ``states`` are those of ``--check states``;
-    ``captures`` the stacks at the events that failures name, where the workload was run again for them.
+    It owns ``initial``, what the NVDIMMs held before the workload, and ``scene``, what a Linux machine was made ready
+    with: a context manager. ``unexplained`` says why failing states were left without a cause; empty when each has one.
+    ``states`` are those of ``--check states``; ``captures`` the stacks at the events that failures name, where the
+    workload was run again for them.
     """
 
     question: Question
@@ -151,9 +154,11 @@ class Answer:
     interrupted: bool = False
     states: States | None = None
     captures: Mapping[int, Capture] = field(default_factory=dict)
+    scene: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
         self.initial.close()
+        self.scene.close()
 
     def __enter__(self) -> Answer:
         return self
@@ -235,23 +240,25 @@ def investigate(
     kept: KeptRuns | None = None,
 ) -> Answer:
     """Answer ``question``. With an ``executor`` its workers run the recoveries (``question.jobs`` of them at a time).
-    A ``workload`` is one that was recorded before, of the same question but for its rules. ``on_cause`` is told of
-    causes with the run that they are in, while the exploration goes on. Runs that are ``kept`` are not done again.
+    A ``workload`` is one that was recorded before, of the question of an open answer but for its rules. ``on_cause`` is
+    told of causes with the run that they are in, while the exploration goes on. Runs that are ``kept`` are not done
+    again.
 
     UsageError or HostError when a machine cannot be built. Whatever the guests do ends in an ``Answer``, and so does an
     ``interruption``: what was found until then. Close the answer.
     """
     interruption = interruption or Interruption()
     search = question.limits.deadline.leaving(*_FOR_THE_REST)
-    with ExitStack() as scratch:
+    with ExitStack() as of_answer, ExitStack() as scratch:
         searching = scratch.enter_context(interruption.until(replace(search, at=search.at + _GRACE_S)))
         scene = None
-        if question.linux is not None:
-            question, scene = _scene(question, question.linux, scratch)
+        if question.linux is not None and workload is None:
+            question, scene = _scene(question, question.linux, of_answer)
         if executor is None and question.jobs > 1:
             # They start while the workload is recorded.
             executor = scratch.enter_context(_processes(question.jobs, at_once=workload is None))
-        return _answer(question, scene, workload, executor, progress, interruption, searching, on_cause, kept)
+        answer = _answer(question, scene, workload, executor, progress, interruption, searching, on_cause, kept)
+        return replace(answer, scene=of_answer.pop_all())
 
 
 @contextmanager
@@ -307,12 +314,12 @@ def _answer(
     observe = _observed_units(question, workload)
     part = window(question.start, question.stop, workload.marks, len(workload.events))
     happened = workload.events[: part.last]
-    timeline = build(happened, question.rules, part.first)
+    timeline = build(happened, question.rules, part.first, is_late=lambda: searching.asked)
     task = Task(question.recovery, workload.dimms, happened, question.rules, question.budget,
                 question.workload_timeout, question.limits.depth > 1, part.first, workload.booted,
                 question.feed_printed, () if STATES in question.checks else None,
                 # Robustness is about all reads; what Linux's recovery has read spares the analysis its slow runs.
-                all_reads=ROBUST in question.checks or scene is not None)  # fmt: skip
+                all_reads=ROBUST in question.checks or question.linux is not None)  # fmt: skip
     initial = Contents(question.workload, workload.dimms)
     session = Session(task, timeline, initial, searching)
     states = live = unsynced = None
@@ -325,7 +332,9 @@ def _answer(
     try:
         if STATES in question.checks:
             # Of all of the run: what a crash inside of an operation may show is known only when that has ended.
-            with suppress(Interrupted):  # then nothing is explored, either
+            with suppress(
+                Interrupted, *((UsageError,) if workload.cut_short else ())
+            ):  # then nothing is explored, either
                 states = states_of(workload.events, initial, session.machine)
                 task = replace(task, legal=states.legal)
                 session.judge(states.legal)
@@ -351,22 +360,32 @@ def _answer(
             analyst = Analyst(found, timeline, workload.events, initial, session.recovery, patience,
                               first=part.first, machine=session.machine, unsynced=unsynced)  # fmt: skip
             failures = analyst.explain()
-        if question.durable_when_done and question.rules.flushes_count:
-            broken = list(unkept(workload.events, operations(workload.marks), part, question.rules, initial))
+        late = _Late(interruption, explaining)
+        because = list(found.incomplete_because)
+        # A run that was cut short need not have come to the end of an operation.
+        has_promises = not workload.cut_short or any(one.done is not None for one in operations(workload.marks))
+        if question.durable_when_done and question.rules.flushes_count and has_promises:
+            promises = unkept(workload.events, operations(workload.marks), part, question.rules, initial)
+            broken = list(takewhile(lambda _: not late(), promises))
             failures = with_promises(failures, broken, workload.events)
         if ROBUST in question.checks and not (failures and question.limits.first_failure):
-            failures += violations(found, timeline, happened, initial, failures)
+            failures += violations(found, timeline, happened, initial, failures, is_late=late)
+        if late.said and (question.durable_when_done or ROBUST in question.checks):
+            because.append(late.said)
         left_out = question.limits.first_failure and len(failures) > 1
         if left_out:
             failures = failures[:1]
         captures: Mapping[int, Capture] = {}
-        waste = tuple(find_waste(workload.events, timeline))
-        wanted = named(failures, waste if question.warnings else (), len(workload.events))
-        can_be_run_again = scene is None or workload.again is not None
+        waste = None
+        if timeline.points[-1].event == len(happened):  # there was time for all of it
+            waste = find_waste(workload.events, timeline, is_late=late)
+        if late.said and question.warnings:
+            because.append(late.said)
+        wanted = named(failures, (waste or ()) if question.warnings else (), len(workload.events))
+        can_be_run_again = question.linux is None or workload.again is not None
         if recorded and wanted and can_be_run_again and explaining.left and not interruption.asked:
             captures = capture(question.workload, workload, wanted, interruption=interruption,
                                timeout=min(question.workload_timeout, explaining.left))  # fmt: skip
-        because = list(found.incomplete_because)
         if workload.cut_short and workload.ended.reason != INTERRUPTED:
             because.insert(0, f"the workload was cut short: {workload.cut_short}")
         if left_out:
@@ -381,11 +400,11 @@ def _answer(
             timeline,
             found,
             sum(point.eager for point in timeline.points),
-            None if interruption.asked else count_distinct(timeline, initial, is_late=lambda: not explaining.left),
+            None if interruption.asked else count_distinct(timeline, initial, is_late=late),
             tuple(_outcomes(question, workload, timeline, found)),
             tuple(failures),
             analyst.unexplained,
-            waste,
+            waste or (),
             tuple(dict.fromkeys(because)),
             interruption.asked,
             states,
@@ -396,6 +415,25 @@ def _answer(
         raise
     finally:
         session.close()
+
+
+class _Late:
+    """Whether it is late for what comes after the exploration: at ``deadline``, and soon after an interruption, since
+    somebody waits for a prompt. ``said`` is why, once somebody was told that it is.
+    """
+
+    def __init__(self, interruption: Interruption, deadline: Deadline) -> None:
+        self._interruption = interruption
+        self._deadline = deadline
+        self.said = ""
+
+    def __call__(self) -> bool:
+        if self._interruption.asked:
+            soon = Deadline.after(_GRACE_S)
+            self._deadline = min(self._deadline, soon, key=lambda one: one.at)
+        if not self._deadline.left:
+            self.said = self._interruption.why or str(self._deadline)
+        return bool(self.said)
 
 
 def _inexact(question: Question) -> list[str]:

@@ -49,6 +49,7 @@ class Talk:
     """emu's side of the talk with init: ends the machine as the command ends, and stops it at a message.
 
     All that the guest prints, the kernel included, goes to ``sink``. Give it its ``machine`` before that runs.
+    ``input_wanted`` is called for each frame of standard input that init asks for.
     """
 
     def __init__(self, sink: Sink, role: Role) -> None:
@@ -58,6 +59,7 @@ class Talk:
         self._line = bytearray()
         self._wanted: Message | None = None
         self.reached: list[int] = []
+        self.input_wanted: Callable[[], None] = lambda: None
         self.outputs = board.Outputs(serial=self._write_serial, debugcon=sink, errors=sink, init=self)
 
     def await_message(self, message: Message, role: Role) -> list[int]:
@@ -99,6 +101,8 @@ class Talk:
         if message == self._wanted:
             self.reached.append(argument)
             self.machine.cpu.request_stop()
+        elif message == Message.INPUT:
+            self.input_wanted()
         elif message == Message.FAILED:
             stage, error = failure(argument)
             what = f"init ended with error {error} at stage {stage.name.lower()}"
@@ -234,7 +238,15 @@ def with_contents(machine: Machine, folder: Path, name: str) -> MachineConfig:
     for number, (dimm, plugged) in enumerate(zip(machine.config.nvdimms, machine.nvdimms, strict=True)):
         path, view = folder / f"{name}{number}", plugged.backend.mapping.view
         write_content(view, path)
-        backend = replace(dimm.backend, kind=BackendKind.FILE, path=str(path), size=len(view), offset=0, share=False)
+        backend = replace(
+            dimm.backend,
+            kind=BackendKind.FILE,
+            path=str(path),
+            size=len(view),
+            offset=0,
+            share=False,
+            align=plugged.backend.mapping.alignment,  # of which the size that the guest sees is a multiple
+        )
         dimms.append(replace(dimm, backend=backend))
     return replace(machine.config, nvdimms=tuple(dimms))
 

@@ -17,12 +17,11 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu import board
 from emu.board.map import DSM
-from emu.config import BackendConfig, BackendKind, Clock, MachineConfig, NvdimmConfig, OnOffAuto, RunOptions
+from emu.config import MachineConfig, RunOptions
 from emu.cpu import StopKind, read_watch
 from emu.cpu.engine import trace
 from emu.cpu.known_ports import KnownPorts
@@ -30,14 +29,16 @@ from emu.cpu.snapshot import Snapshot
 from emu.devices.uart16550 import Uart16550
 from emu.errors import HostError
 from emu.linux.protocol import Role
-from emu.persistence.lab import recorder
+from emu.persistence.lab import first_access, recorder
 from emu.persistence.lab.beginnings import DISTANCE, Beginnings, Moment, Place
 from emu.persistence.lab.booted import Booted
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.explore import Answer, Interrupted, Nondeterministic, Run, Settled, Verdict
-from emu.persistence.lab.input import Input
+from emu.persistence.lab.input import FramedInput, Input, Taken
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.linux import Talk
+from emu.persistence.lab.places import Places
+from emu.persistence.lab.private import private
 from emu.persistence.lab.spinning import SpinWatch
 from emu.persistence.lab.tree import Reads
 from emu.persistence.lab.undo import Undo
@@ -58,26 +59,8 @@ _OPTIONS = RunOptions(no_reboot=True, patience=10_000)
 # For each set of bytes of a unit, as bits, the bytes themselves.
 _MASKS = [sum(0xFF << 8 * byte for byte in range(UNIT) if bits >> byte & 1) for bits in range(1 << UNIT)]
 _BITS = {mask: bits for bits, mask in enumerate(_MASKS)}
-_WHOLE, _KNOWN = struct.Struct("<Q"), struct.Struct("=QQ")
+_KNOWN = struct.Struct("=QQ")
 _ENDED_BY_DEVICES = ("power-off", "exit-port", "panic")
-
-
-def private(config: MachineConfig) -> MachineConfig:
-    """``config`` with every NVDIMM on a private mapping: no store reaches a file, and a missing file is not made."""
-    dimms = tuple(replace(dimm, backend=_private_backend(dimm)) for dimm in config.nvdimms)
-    return replace(config, nvdimms=dimms, clock=Clock.VIRTUAL)
-
-
-def _private_backend(dimm: NvdimmConfig) -> BackendConfig:
-    backend = dimm.backend
-    if backend.kind is BackendKind.RAM or (backend.size and backend.path is not None and _is_blank(Path(backend.path))):
-        return BackendConfig(id=backend.id, kind=BackendKind.RAM, size=backend.size)
-    return replace(backend, share=False, sync=OnOffAuto.OFF, pmem=False, prealloc=False, discard_data=False)
-
-
-def _is_blank(path: Path) -> bool:
-    """Whether an NVDIMM on the file would make it, or give it its size."""
-    return not path.exists() or (path.is_file() and path.stat().st_size == 0)
 
 
 def judge(ended: Exit, output: bytes) -> Verdict:
@@ -105,8 +88,8 @@ class MachineRecovery:
     real time, for those that wait rather than run; ``record`` keeps its trace. ``linux``: a run is what comes from
     that moment on, when file systems are about to be mounted; where the boot ended before, all recoveries do so.
 
-    ``printed``: what recovery can read on its standard input (COM1), as far as the words of the model say that it is
-    out. ``keep_shown``: ``shown`` is asked for.
+    ``printed``: what recovery can read on its standard input (COM1; of Linux, that of the command), as far as the words
+    of the model say that it is out. ``keep_shown``: ``shown`` is asked for.
 
     ``budget`` may be changed between runs; ``blocks`` is what the last one took. An ``interruption`` ends a run with
     ``Interrupted``. Close it: it holds a machine.
@@ -125,7 +108,9 @@ class MachineRecovery:
         keep_shown: bool = False,
     ) -> None:
         self._shown = Output(_SHOWN_KEPT) if keep_shown else None
-        self._input = None if printed is None else Input(printed, self._ask_told)
+        self._input: Input | None = None
+        if printed is not None:
+            self._input = (Input if linux is None else FramedInput)(printed, self._ask_told)
         self._config = private(config)
         self._linux = linux
         self.budget = budget
@@ -142,7 +127,7 @@ class MachineRecovery:
         self._beginnings: Beginnings | None = None
         self._pause: list[int] | None = None
         self._undo: Undo | None = None
-        self._areas: list[tuple[int, int, int, Backend]] = []
+        self._places = Places(())
         self._check: MemoryCheck | None = None
         self._spins: SpinWatch | None = None
         self._ports: KnownPorts | None = None
@@ -177,7 +162,7 @@ class MachineRecovery:
                 self._first.close()
             if self._undo is not None:
                 self._undo.close()
-            self._areas.clear()
+            self._places = Places(())
             self._machine.close()
             self._recording.tracer.close()
             self._machine = None
@@ -225,7 +210,7 @@ class MachineRecovery:
         self._pause = reached
         tracer.set_budget(place.block)
         try:
-            self._drive(machine, self._recording, until=reached)
+            self._drive(machine, self._recording, reached)
         finally:
             self._pause = None
         read += tracer.reads()
@@ -304,7 +289,7 @@ class MachineRecovery:
             self._noted = noted
         if settled is not None and (anew or settled != self._settled):
             for unit, value in settled.since(self._settled):
-                place = self._place(unit)
+                place = self._places.find(unit)
                 if place is not None:
                     tracer.ask(unit, value is None)
                     if value is not None:
@@ -324,9 +309,7 @@ class MachineRecovery:
             raise
         recording.on_label_read = recording.on_label_write = lambda *place: recording.tracer.note_access()
         if self._input is not None:
-            uart = machine.devices["com1"]
-            assert isinstance(uart, Uart16550)
-            uart.supply(partial(self._feed, recording.tracer))
+            _com1(machine).supply(partial(self._feed, recording.tracer))
         return machine, recording
 
     def _watch(self, machine: Machine, recording: recorder.Recording) -> None:
@@ -341,7 +324,7 @@ class MachineRecovery:
             machine.cpu.count_blocks(recording.tracer.counter)
 
     def _drive(
-        self, machine: Machine | None, recording: recorder.Recording, *, until: list[int] | None = None
+        self, machine: Machine | None, recording: recorder.Recording, until: list[int] | None = None
     ) -> Exit | None:
         """Run the machine to its end, or until something is put in ``until``."""
         assert machine is not None
@@ -368,15 +351,7 @@ class MachineRecovery:
         tracer.on_unknown_read = self._unknown_read
         self._recording.on_label_read = self._read_labels
         self._recording.on_label_write = self._know_labels
-        self._areas = [
-            (start, size, offset, dimm.backend)
-            for number, dimm in enumerate(machine.nvdimms)
-            for mapping, labels in ((dimm.backend.mapping, dimm.device.label_size),)
-            for start, offset, size in (
-                (dimm.device.gpa, 0, dimm.device.size),
-                (label_address(number, 0), mapping.size - labels, labels),
-            )
-        ]
+        self._places = Places(machine.nvdimms)
         self._undo = Undo(machine)
         if self._record:
             self._check = MemoryCheck(machine, self._config, tracer, self._undo)
@@ -404,11 +379,12 @@ class MachineRecovery:
             bytes(self._output.data),
             b"" if self._shown is None else self.shown,
             b"" if self._talk is None else self._talk.line,
+            self._taken(),
         )
 
     def _begin_anew(self, tracked: frozenset[int]) -> None:
         """Forget where runs were that were watched for other units. None begin there unless all depends on reads."""
-        if self._linux is None or self._record or self._input is not None:
+        if self._linux is None or self._record:
             return
         if self._beginnings is not None and self._beginnings.tracked != tracked:
             self._beginnings.close()
@@ -420,7 +396,7 @@ class MachineRecovery:
     def _unknown(self, unknown: Mapping[int, int]) -> Iterator[tuple[Backend, int, int]]:
         """The tracked bytes that a run has neither read nor stored to: backend, offset and mask of each unit's."""
         for unit in self._tracked or ():
-            place, mask = self._place(unit), _MASKS[unknown.get(unit, 0xFF)]
+            place, mask = self._places.find(unit), _MASKS[unknown.get(unit, 0xFF)]
             if place is not None and mask:
                 yield *place, mask
 
@@ -434,22 +410,9 @@ class MachineRecovery:
         self._output.data.clear()
         if self._shown is not None:
             self._shown.data.clear()
-        machine, self._recording = self._open()
-        self._machine, tracer = machine, self._recording.tracer
-        reached: list[int] = []
-        default = tracer.on_stop
-
-        def stop(why: int) -> None:
-            if why == trace.BLOCK:
-                reached.append(why)
-                machine.cpu.stop_before_block()
-
-        tracer.on_stop = stop
-        tracer.stop_at_block(block)
-        machine.boot()
-        self._drive(machine, self._recording, until=reached)
-        tracer.stop_at_block(0)
-        tracer.on_stop = default
+        self._machine, self._recording = self._open()
+        tracer = self._recording.tracer
+        first_access.stand_before(self._machine, tracer, partial(self._drive, self._machine, self._recording), block)
         self._block = tracer.blocks - 1
         return True
 
@@ -464,32 +427,18 @@ class MachineRecovery:
         )
         self._recording = recorder.Recording(machine)
         self._watch(machine, self._recording)
+        if self._input is not None:
+            talk.input_wanted = partial(self._send, _com1(machine))
         self._block = 0
         return True
 
     def _first_access(self) -> tuple[int, Exit | None]:
         machine, recording = self._open()
-        tracer = recording.tracer
         try:
-            accessed: list[int] = []
-            default = tracer.on_stop
-
-            def stop(why: int) -> None:
-                if why == trace.ACCESS:
-                    accessed.append(tracer.first_access)
-                    machine.cpu.request_stop()
-                else:
-                    default(why)
-
-            tracer.on_stop = stop
-            tracer.set_budget(self.budget)
-            machine.boot()
-            ended = self._drive(machine, recording, until=accessed)
-            # The block that reads first may also be the one that ends the run.
-            return tracer.first_access, None if accessed else ended
+            return first_access.find(machine, recording.tracer, partial(self._drive, machine, recording), self.budget)
         finally:
             machine.close()
-            tracer.close()
+            recording.tracer.close()
 
     def _go_back(self, moment: Moment, given: Sequence[Read]) -> None:
         """Begin a run at ``moment``, with what is ``given`` in memory."""
@@ -516,7 +465,7 @@ class MachineRecovery:
         for unit, mask, value in given:
             unknown = _BITS[mask] & moment.unknown.get(unit, 0xFF)
             if unknown:
-                self._poke(unit, _MASKS[unknown], value & _MASKS[unknown])
+                self._places.put(unit, _MASKS[unknown], value & _MASKS[unknown])
                 tracer.give(unit, unknown)
 
     def _continue(self, moment: Moment) -> None:
@@ -526,7 +475,7 @@ class MachineRecovery:
         self._spins.start(self.budget - (moment.block - self._block))
         self._labels_known.clear()
         if self._input is not None:
-            self._input.rewind()
+            self._input.taken = moment.taken
 
     def _forget_code(self, moment: Moment) -> None:
         """What was translated from pages that are put back is of another run: a kernel changes code, loads programs.
@@ -559,14 +508,14 @@ class MachineRecovery:
             self._spins.note_read(unit, bytes_of_unit)
         else:
             mask = _MASKS[bytes_of_unit]
-            self._poke(unit, mask, self._answer(unit, mask))
+            self._places.put(unit, mask, self._answer(unit, mask))
 
     def _read_labels(self, dimm: int, offset: int, length: int) -> None:
         for unit, mask in units_of(label_address(dimm, offset), length):
             unknown = mask & ~self._labels_known.get(unit, 0)
             if unknown and self._tracked is not None and unit in self._tracked:
                 value = self._answer(unit, unknown)
-                self._poke(unit, unknown, value)
+                self._places.put(unit, unknown, value)
                 self._recording.tracer.note_read(unit, unknown, value)
         self._know_labels(dimm, offset, length)
 
@@ -578,9 +527,14 @@ class MachineRecovery:
             return b""
         return self._input.read()
 
-    def _taken(self) -> int:
+    def _send(self, uart: Uart16550) -> None:
+        """Init of a Linux machine asks for the next frame of its command's input."""
+        assert self._input is not None
+        uart.receive(self._input.read())
+
+    def _taken(self) -> Taken:
         """How much of its input the guest has read."""
-        return 0 if self._input is None else self._input.taken
+        return Taken() if self._input is None else self._input.taken
 
     def _ask_told(self, unit: int, mask: int) -> int:
         if self._tracked is None or unit not in self._tracked:
@@ -593,22 +547,6 @@ class MachineRecovery:
         for unit, mask in units_of(label_address(dimm, offset), length):
             self._labels_known[unit] = self._labels_known.get(unit, 0) | mask
 
-    def _place(self, unit: int) -> tuple[Backend, int] | None:
-        """The backend that holds ``unit``, and the offset in it."""
-        for start, size, offset, backend in self._areas:
-            if 0 <= unit - start < size:
-                return backend, offset + unit - start
-        return None
-
-    def _poke(self, unit: int, mask: int, value: int) -> None:
-        """Put the bytes of ``unit`` under ``mask`` into memory."""
-        place = self._place(unit)
-        if place is not None:
-            backend, at = place
-            view = backend.mapping.view
-            (before,) = _WHOLE.unpack_from(view, at)
-            _WHOLE.pack_into(view, at, before & ~mask | value)
-
     def _events(self, positions: Sequence[int]) -> Iterable[tuple[int, Event]]:
         """The run's events, each with the number of reads before it. ``positions``: log entries before each read."""
         reads = 0
@@ -616,6 +554,12 @@ class MachineRecovery:
             while reads < len(positions) and positions[reads] <= entry:
                 reads += 1
             yield reads, event
+
+
+def _com1(machine: Machine) -> Uart16550:
+    uart = machine.devices["com1"]
+    assert isinstance(uart, Uart16550), "the board puts it there"
+    return uart
 
 
 def _contents(reads: Iterable[Read]) -> dict[int, tuple[int, int]]:

@@ -8,7 +8,7 @@ other one shows to be missing, though the program made that one before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from emu.persistence.lab.explore import Exploration, Result
 from emu.persistence.lab.findings import ROBUSTNESS, Failure
@@ -22,9 +22,17 @@ _Spans = list[tuple[int, int]]
 
 
 def violations(
-    found: Exploration, timeline: Timeline, events: Sequence[Event], initial: Initial, failures: Sequence[Failure]
+    found: Exploration,
+    timeline: Timeline,
+    events: Sequence[Event],
+    initial: Initial,
+    failures: Sequence[Failure],
+    *,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> list[Failure]:
-    """One failure for each pair of instructions that made such stores; none for lost stores that ``failures`` name."""
+    """One failure for each pair of instructions that made such stores; none for lost stores that ``failures`` name.
+    Only those that are found before it ``is_late``.
+    """
 
     def place(number: int) -> int:
         return events[number].pc or -1 - number
@@ -33,6 +41,8 @@ def violations(
     known = {place(number) for failure in failures for number in (*failure.lost, *failure.also)}
     named: dict[tuple[int, int], Failure] = {}
     for result in found.results:
+        if is_late():
+            break
         verdict = result.leaf.verdict
         pair = prefixes.contradiction(result.leaf.path()) if verdict is not None and result.direct else None
         if verdict is None or pair is None or place(pair[0]) in known:

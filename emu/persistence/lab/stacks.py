@@ -20,8 +20,8 @@ from emu.linux.protocol import Role
 from emu.persistence.lab.before import Before
 from emu.persistence.lab.interruption import Interruption
 from emu.persistence.lab.linux import Talk, is_user
+from emu.persistence.lab.private import private
 from emu.persistence.lab.recorder import Recording
-from emu.persistence.lab.recovery import private
 from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.lab.workload import Workload, drive
 from emu.persistence.model.events import Told

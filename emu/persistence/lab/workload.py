@@ -23,8 +23,9 @@ from emu.persistence.lab.code import instruction_at
 from emu.persistence.lab.explained import MemoryCheck
 from emu.persistence.lab.interruption import INTERRUPTED, Interruption
 from emu.persistence.lab.linux import Again, Begun, CodePages, Scene, Talk, begin, is_user
+from emu.persistence.lab.private import private
 from emu.persistence.lab.recorder import Recording
-from emu.persistence.lab.recovery import Output, private
+from emu.persistence.lab.recovery import Output
 from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.model.events import Event, label_address
 from emu.persistence.model.operations import Mark, Print

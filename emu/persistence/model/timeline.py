@@ -29,8 +29,9 @@ Intel SDM volume 1 section 11.4.4.1, volume 3 section 9.2):
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from emu.config import PersistenceDomain
 from emu.persistence.model.columns import Events
@@ -54,6 +55,7 @@ from emu.persistence.model.rules import Order, Rules
 from emu.units import CACHE_LINE, PAGE
 
 _EVERYTHING = 1 << 62
+_PIECE = 4096  # events between two looks at the clock
 
 
 class PersistState:
@@ -125,16 +127,16 @@ class PersistState:
     def _is_plain_load(self, fence: Fence) -> bool:
         return fence.failed and self.rules.failed_cas == "load"
 
-    def store_parts(self, parts: Iterator[StorePart | None]) -> None:
-        """The next events are stores to one unit each, not locked, up to the first None; stores are alike (see
-        ``Rules``).
+    def store_parts(self, parts: Iterable[StorePart | None]) -> bool:
+        """The next events are stores to one unit each, not locked, up to the first None; whether there was one. Stores
+        are alike (see ``Rules``).
         """
         # As _add_part does it: most stores of a long run come by here.
         mask_of_key, durable, components = self._component_mask, self.durable, self.components
         for number, part in enumerate(parts, self.events):
             if part is None:
                 self.events = number
-                return
+                return True
             unit, mask, value, nt = part
             key = unit & mask_of_key
             if nt or (component := components.get(key)) is None or unit & -PAGE not in self.pages:
@@ -143,6 +145,7 @@ class PersistState:
                 component.add_store(number, unit, mask, value, durable)
                 self.changed_components.add(key)
             self.events = number + 1
+        return False
 
     def _add_part(
         self, key: int, number: int, unit: int, mask: int, value: int, nt: bool, *, whole: bool = False
@@ -394,22 +397,27 @@ class TimelineBuilder:
         return len(self.state.pages) if self.state.rules.pages_can_be_lost else 0
 
 
-def build(events: Iterable[Event], rules: Rules, first: int = 0) -> Timeline:
+def build(
+    events: Sequence[Event], rules: Rules, first: int = 0, *, is_late: Callable[[], bool] = lambda: False
+) -> Timeline:
     """The timeline of a whole trace, the end included as its last crash point; without crashes before event ``first``.
 
-    What is pending there stays pending: the crash points that are left are those of the whole timeline.
+    What is pending there stays pending: the crash points that are left are those of the whole timeline. Once it
+    ``is_late`` the last crash point is where it has come to by then.
     """
     builder = TimelineBuilder(rules)
+    state = builder.state
     if isinstance(events, Events) and rules.stores_are_alike:
         parts = events.parts()
-        while True:
-            builder.state.store_parts(parts)  # none that power must fail before
-            number = builder.state.events
-            if number == len(events):
-                break
-            builder.add(events[number], crashes=number >= first)
+        while state.events < len(events) and not is_late():
+            for _ in range(_PIECE):
+                if not state.store_parts(islice(parts, _PIECE)):  # none that power must fail before
+                    break
+                builder.add(events[state.events], crashes=state.events >= first)
     else:
-        for number, event in enumerate(events):
-            builder.add(event, crashes=number >= first)
+        rest = iter(events)
+        while state.events < len(events) and not is_late():
+            for event in islice(rest, _PIECE):
+                builder.add(event, crashes=state.events >= first)
     builder.crash_point()
     return builder.timeline

@@ -6,8 +6,9 @@ Flushes are judged as on a platform without eADR, where a portable program needs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, Store, WriteBack, line_of, split
 from emu.persistence.model.rules import Rules
@@ -26,6 +27,9 @@ KINDS = (NOT_FLUSHED, NOT_FENCED, NOT_WRITTEN_BACK, OVERWRITTEN, REDUNDANT_FLUSH
 """Every kind; those that can lose data come before those that only cost time."""
 
 
+_PIECE = 1024  # findings between two looks at the clock
+
+
 @dataclass(frozen=True, slots=True)
 class Waste:
     """Something that costs time or hides a bug, though no crash state fails: ``count`` times at ``pc``."""
@@ -36,17 +40,22 @@ class Waste:
     first_event: int
 
 
-def find_waste(events: Sequence[Event], timeline: Timeline) -> list[Waste]:
+def find_waste(
+    events: Sequence[Event], timeline: Timeline, *, is_late: Callable[[], bool] = lambda: False
+) -> tuple[Waste, ...] | None:
     """Stores that are not durable when the run ends, redundant flushes and fences, flushes of clean lines, bytes that
-    are overwritten while pending; by kind and instruction. ``timeline`` is that of ``events``, its end included.
+    are overwritten while pending; by kind and instruction. ``timeline`` is that of ``events``, its end included. None
+    once it ``is_late``.
     """
     found: dict[tuple[str, int], list[int]] = {}
-    for kind, number in (*_left_behind(events, timeline), *_useless(events, timeline.rules)):
+    for place, (kind, number) in enumerate(chain(_left_behind(events, timeline), _useless(events, timeline.rules))):
+        if place % _PIECE == 0 and is_late():
+            return None
         found.setdefault((kind, events[number].pc), []).append(number)
-    return [
+    return tuple(
         Waste(kind, pc, len(numbers), numbers[0])
         for (kind, pc), numbers in sorted(found.items(), key=lambda item: (KINDS.index(item[0][0]), item[1][0]))
-    ]
+    )
 
 
 def _left_behind(events: Sequence[Event], timeline: Timeline) -> Iterator[tuple[str, int]]:
@@ -58,6 +67,8 @@ def _left_behind(events: Sequence[Event], timeline: Timeline) -> Iterator[tuple[
         for entry in component.units.values()
         for part in entry.parts[: entry.length]
     }
+    if not pending:
+        return
     flushed: dict[int, int] = {}  # line -> its last flush
     for number, event in enumerate(events):
         if isinstance(event, Flush):

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emu.config import MachineConfig, NvdimmConfig, OnOffAuto
+from emu.config import BackendKind, MachineConfig, NvdimmConfig, OnOffAuto
 from emu.errors import HostError
 from emu.host.files import examine
+from emu.linux.prepare import NAME, own_words
+from emu.memory.backend import RAM_ALIGNMENT
+from emu.persistence.lab.input import END
 from emu.persistence.lab.investigation import Answer
+from emu.persistence.lab.told import pieces
 from emu.units import KIB, PAGE
 
-FILES = r"failure-\d+-.*\.img"
+_KERNEL, _DISK = "vmlinuz", "initrd.img"
+FILES = rf"failure-\d+-.*\.img|failure-\d+-printed\.txt|{re.escape(_KERNEL)}|{re.escape(_DISK)}"
 """Pattern of the names that ``export`` gives."""
 
 
 def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
     """One file for each failure and NVDIMM in ``folder``; by the failure's number: the files and the command.
 
-    HostError when the folder cannot be written.
+    What recovery may read of what the workload had printed is a file, too. For a Linux machine so are its kernel and
+    the initial RAM disk with the programs, so that the folder is all that the command needs. HostError when the folder
+    cannot be written.
     """
     written: dict[int, dict[str, Any]] = {}
     question = answer.question
@@ -28,6 +37,7 @@ def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
         return written
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
+        machine = question.recovery if question.linux is None else _write_linux(question.recovery, Path(folder))
         for number, failure in enumerate(answer.failures):
             files = []
             for index, dimm in enumerate(answer.workload.dimms):
@@ -41,18 +51,38 @@ def export(answer: Answer, folder: str) -> dict[int, dict[str, Any]]:
                 }
                 write_memory(path, base, inside)
                 files.append(str(path))
-            written[number] = {"files": files, "command": shlex.join(command(question.recovery, files))}
+            line = shlex.join(command(machine, files, is_linux=question.linux is not None))
+            if question.feed_printed:
+                path = Path(folder, f"failure-{number + 1:02}-printed.txt")
+                printed = b"".join(pieces(answer.workload.events[: failure.event]))
+                examine(str(path)).write(printed if question.linux is not None else printed + END)
+                line += f" < {shlex.quote(str(path))}"
+                files.append(str(path))
+            if question.linux is not None:
+                files += [str(machine.image), str(machine.initrd)]
+            written[number] = {"files": files, "command": line}
     except OSError as error:
         raise HostError(f"{folder}: cannot write the memories: {error.strerror}", "choose another folder") from None
     return written
 
 
-def command(config: MachineConfig, files: Sequence[str]) -> list[str]:
+def _write_linux(config: MachineConfig, folder: Path) -> MachineConfig:
+    """Write kernel and initial RAM disk of a Linux machine; the machine with these files."""
+    kernel, disk = folder / _KERNEL, folder / _DISK
+    assert config.image is not None, "the laboratory has found it"
+    assert isinstance(config.initrd, bytes), "the laboratory has built it"
+    examine(str(kernel)).write(Path(config.image).read_bytes())
+    examine(str(disk)).write(config.initrd)
+    return replace(config, image=str(kernel), initrd=str(disk), cmdline=own_words(config.cmdline))
+
+
+def command(config: MachineConfig, files: Sequence[str], *, is_linux: bool = False) -> list[str]:
     """The words that boot the machine of ``config`` on copies of its NVDIMMs' backends: all that its guest can see, and
-    nothing of how the backends were mapped on the host.
+    nothing of how the backends were mapped on the host. ``is_linux``: a machine of ``emu.linux``.
     """
     plain = MachineConfig()
-    words = ["emu", "run", config.image or ""]
+    image = config.image or ""
+    words = ["emu", "run", *([NAME, "--kernel", image] if is_linux else [image])]
     if config.persistence is not None:
         words += ["-machine", f"nvdimm-persistence={config.persistence}"]
     # Both sizes are in pages; a bare number after -m would be MiB.
@@ -92,8 +122,12 @@ def _keys(dimm: NvdimmConfig, file: str) -> Iterator[tuple[str, str | int]]:
         yield "addr", f"{dimm.addr:#x}"
     if dimm.node:
         yield "node", dimm.node
-    if backend.align:  # which decides where it is placed
-        yield "align", backend.align
+    # It decides where the NVDIMM is placed, and how much of it the guest sees.
+    align = backend.align
+    if backend.kind is BackendKind.RAM and ((backend.size or 0) - dimm.label_size) % RAM_ALIGNMENT:
+        align = align or RAM_ALIGNMENT
+    if align > PAGE:
+        yield "align", align
     if backend.readonly:
         yield "readonly", "on"
     if backend.rom is not OnOffAuto.AUTO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -89,7 +88,7 @@ def _circumstances(item: Mapping[str, Any]) -> Html | None:
 
 def _state(item: Mapping[str, Any]) -> Html:
     """What recovery shows and may not show."""
-    begin, end = (json.dumps(name) for name in item["between"])
+    begin, end = (words.quoted(name) for name in item["between"])
     lines = [tag("li", f"{name}: {text}") for name, text in words.state(item)]
     return tag("div", tag("p", f"Between {begin} and {end} it may show the state before or the one after:"),
                tag("ul", lines), class_="state")  # fmt: skip
@@ -109,7 +108,7 @@ def _store(page: Page, item: Mapping[str, Any], role: str) -> Html:
         ("field", item["field"] or ""),
         ("line", page.name(line_of(item["address"]))),
         ("bytes", f"{item['data']}{'...' if item['size'] > 64 else ''} ({item['size']})"),
-        ("text", json.dumps(item["text"]) if item.get("text") else ""),
+        ("text", words.quoted(item["text"]) if item.get("text") else ""),
         ("symbol", item["symbol"] or f"{item['pc']:#x}"),
         ("source", item["source"] or "not known"),
         ("instruction", item["instruction"] or "not known"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -152,7 +151,7 @@ def failure_lines(number: int, failure: Mapping[str, Any]) -> Iterator[str]:
     if verdict["reason"] != NOT_DURABLE:
         yield f"   recovery   ends with {verdict['reason']}, status {verdict['status']}{': ' if last else ''}{last}"
     if failure.get("state"):
-        yield f"   state      between {' and '.join(json.dumps(name) for name in failure['state']['between'])}"
+        yield f"   state      between {' and '.join(words.quoted(name) for name in failure['state']['between'])}"
         yield from (f"   {name.ljust(10)} {text}" for name, text in words.state(failure["state"]))
     if failure.get("promise") is not None:
         yield f"   promised   operation {failure['promise']} was done, yet what it stored can be lost"

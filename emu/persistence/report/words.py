@@ -12,6 +12,7 @@ from emu.persistence.model import waste
 from emu.persistence.model.rules import FailedCas, Media, Order, Rules
 from emu.units import counted
 
+_LONGEST_TEXT = 96
 _DOMAIN = {
     PersistenceDomain.ADR: "On this platform (ADR) whatever reached the memory controller survives, and CPU caches do "
     "not: a store is safe once its line was flushed and a fence has waited for the flush",
@@ -151,10 +152,15 @@ def size(item: Mapping[str, Any]) -> str:
     return f"{item['size']} byte{'s' if item['size'] != 1 else ''}"
 
 
+def quoted(text: str) -> str:
+    """``text`` in quotation marks; the middle of a long one is left out."""
+    return json.dumps(text if len(text) <= _LONGEST_TEXT else f"{text[:48]}...{text[-24:]}")
+
+
 def value(item: Mapping[str, Any]) -> str:
     """What an event stored: as text where it is text, else the first bytes in memory order."""
     if item.get("text"):
-        return json.dumps(item["text"])
+        return quoted(item["text"])
     data: str = item["data"]
     return data if item["size"] <= 16 else data[:32] + "..."
 
@@ -162,7 +168,7 @@ def value(item: Mapping[str, Any]) -> str:
 def event(item: Mapping[str, Any]) -> str:
     """An event's description (``document.Describer.event``) in one line."""
     if item["kind"] == "print":
-        return f"event {item['event']}: printed {json.dumps(item['text'])}"
+        return f"event {item['event']}: printed {quoted(item['text'])}"
     if item["kind"] == "operation":
         return f"event {item['event']}: {item['text'].strip()}"
     what = str(item["kind"]).upper() if "size" not in item else str(item["kind"])

@@ -106,7 +106,7 @@ def test_a_machine_behind_qmp(source: emu.Machine, tmp_path: Path) -> None:
     engine = source.engine
     source.migration_control()
     with source, contextlib.ExitStack() as stack:
-        offer(stack, engine, qmp=[f"unix:{tmp_path}/q,server=on,wait=off"], outputs=[], quiet=True)
+        offer(stack, engine, qmp=[f"unix:{tmp_path}/q,server=on,wait=off"], quiet=True)
         runner = threading.Thread(target=source.run)
         runner.start()
         stack.callback(runner.join)

@@ -82,7 +82,7 @@ LINES = {
     "run": Line("run", "image --nvdimm file=nvdimm -initrd initrd --config config.toml",
                 ("image", "nvdimm", "initrd", "config.toml"), ("-serial file:", "-debugcon file:")),
     "run, QEMU's words": Line(
-        "run", "-kernel image -initrd initrd,initrd2 -object memory-backend-file,id=m,size=2M,mem-path=nvdimm "
+        "run", "-kernel image -initrd initrd,initrd2 -object memory-backend-file,id=m,size=2M,share=on,mem-path=nvdimm "
         "-device nvdimm,memdev=m -machine q35,nvdimm=on -m 64M,slots=2,maxmem=1G",
         ("image", "nvdimm", "initrd", "initrd2"), ("-serial file:", "-debugcon file:")),
     "run --incoming": Line("run", "--nvdimm file=nvdimm --incoming file:snapshot", ("nvdimm", "snapshot"),
@@ -226,6 +226,59 @@ def test_an_output_is_no_input(folder: Path, name: str, output: str, capfd: pyte
         if (folder / "out").exists():
             (folder / "out" / "failure-1-x.img").unlink()
             (folder / "out").rmdir()
+    assert contents(folder) == before
+
+
+# Option values that name an NVDIMM's file, in the lines of commands whose guest stores to it.
+STORED_TO = {name: word for name in LINES if name.startswith("run")
+             for word in LINES[name].words.split(" ") if word.endswith("=nvdimm")}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STORED_TO)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_the_guest_stores_to_is_no_input(
+    folder: Path, name: str, way: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A guest that is its own NVDIMM would be gone with its first store."""
+    line, word = LINES[name], STORED_TO[name]
+    for read in set(line.inputs) - {"nvdimm", "config.toml"}:
+        (folder / read).write_bytes((folder / read).read_bytes().ljust(2 * MIB, b"\0"))
+    before = contents(folder)
+    for read in before.keys() & set(line.inputs) - {"nvdimm"}:
+        with opened(folder / read) as number:
+            words = line.words.replace(word, word.removesuffix("nvdimm") + WAYS[way](folder / read, number))
+            said = refused([line.verb, *words.split(), "-serial", "none"], capfd)
+        assert "the NVDIMM's file" in said, said
+        for made in ("symbolic", "hard", "second"):
+            (folder / made).unlink(missing_ok=True)
+    assert contents(folder) == before
+
+
+def test_what_is_only_read_may_be_several_things(folder: Path) -> None:
+    """A private or a read-only mapping, and the laboratory, change no file."""
+    (folder / "image").write_bytes(b"\xf4".ljust(2 * MIB, b"\0"))
+    before = contents(folder)
+    for option in ("share=off", "readonly=on,unarmed=on"):
+        assert main(["run", "image", "--quiet", "-serial", "none", "--nvdimm", f"file=image,{option}"]) == 0
+    assert main(["crash", "image", "--nvdimm", "file=image"]) == 12
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("output", ["--nvdimm file=", "-debugcon file:"])
+def test_the_standard_input_is_no_output(folder: Path, output: str, capfd: pytest.CaptureFixture[str]) -> None:
+    before = contents(folder)
+    kept = os.dup(0)
+    with opened(folder / "nvdimm") as number:
+        os.dup2(number, 0)
+    try:
+        said = refused(["run", "recovery", *f"{output}nvdimm".split(" ")], capfd)
+        assert "the standard input" in said
+        # What COM1 does not receive is not read.
+        said = "" if main(["run", "recovery", "-serial", "none", "--nvdimm", "file=nvdimm"]) == 0 else "refused"
+        assert not said
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
     assert contents(folder) == before
 
 

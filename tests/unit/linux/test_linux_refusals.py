@@ -18,7 +18,7 @@ from emu.config import BackendConfig, MachineConfig, NvdimmConfig, OnOffAuto
 from emu.errors import EmuError, HostError, UsageError
 from emu.linux import kernel, namespaces
 from emu.linux.namespaces import FileSystem, Planner
-from emu.linux.prepare import Prepared, Request, prepare
+from emu.linux.prepare import Prepared, Request, own_words, prepare
 from emu.linux.protocol import Role
 from emu.memory import open_backend
 from emu.units import KIB, MIB
@@ -417,3 +417,30 @@ def test_without_mkfs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(namespaces, "_MKFS_FOLDERS", ())
     assert "mkfs.ext4" in refusal(prepared, HostError)
+
+
+def test_an_initial_ram_disk_of_a_machine_before_is_taken_as_it_is() -> None:
+    """What `emu crash linux --export` writes; what the NVDIMMs hold is left alone."""
+    both = prepared(commands={Role.EXEC: "./program one", Role.RECOVERY: "./program two"}, cmdline="a=b").config
+    assert isinstance(both.initrd, bytes)
+    Path("recovers").write_bytes(both.initrd)
+    alone = prepared().config.initrd
+    assert isinstance(alone, bytes)
+    Path("runs").write_bytes(alone)
+    Path("program").unlink()
+
+    def again(disk: str) -> Prepared:
+        config = MachineConfig(initrd=disk, nvdimms=(nvdimm("odd.img"),), cmdline=own_words(both.cmdline))
+        return prepare(Request(default_memory=True), config, contextlib.ExitStack())
+
+    made = again("recovers")
+    assert (made.config.initrd, made.config.cmdline, made.role) == (both.initrd, both.cmdline, Role.RECOVERY)
+    assert (made.steps, made.config.ram_size) == ((), 256 * MIB)
+    assert again("runs").role is Role.EXEC
+    Path("other").write_bytes(b"070701" + 200 * b"0")
+    for name, says in (
+        ("kernel", "is not an initial RAM disk that emu made"),
+        ("other", "is not an initial RAM disk that emu made"),
+        ("absent", "cannot read the initial RAM disk: No such file"),
+    ):
+        assert says in refusal(lambda name=name: again(name))  # type: ignore[misc]

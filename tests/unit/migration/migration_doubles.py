@@ -23,6 +23,7 @@ from emu.migration.destination import Destination
 from emu.migration.facts import BlockFacts, FileFacts, MachineFacts, NvdimmFacts
 from emu.migration.guest import Block
 from emu.migration.parameters import Capabilities, Parameters
+from emu.migration.passed import PassedFile
 from emu.migration.progress import Progress
 from emu.migration.proof import BackingFileLock
 from emu.migration.reception import Door
@@ -72,11 +73,11 @@ class Memory:
     def open_readonly(self) -> int:
         return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY)
 
-    def copy_from(self, descriptor: int, start: int, offset: int, count: int) -> Copied:
+    def copy_from(self, source: PassedFile, offset: int, count: int) -> Copied:
         self.copied += count * 4096
         if self.populated:
-            return Copied(pages.read(descriptor, start, self.view[offset : offset + count * 4096], what="source"), [])
-        return pages.copy(descriptor, start, self.fd, offset, count, what="the source's file", to_what="test")
+            return Copied(source.read(offset, self.view[offset : offset + count * 4096]), [])
+        return source.copy(offset, self.fd, offset, count, to_what="test")
 
     def take(self, offset: int, target: memoryview, running: int) -> Taken:
         return pages.take(self.fd, offset, target, running, what="test")
@@ -313,6 +314,7 @@ def migrate(
         except BaseException as error:
             result.destination = error
         finally:
+            side.close()
             channel.close()
 
     threads = [threading.Thread(target=side, daemon=True) for side in (source_side, destination_side)]

@@ -218,6 +218,25 @@ def test_holes_are_found_and_everything_else_may_be_data(tmp_path: Path) -> None
     assert 63 not in found
 
 
+def test_a_file_that_has_all_its_blocks_is_not_searched_for_holes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "full"
+    path.write_bytes(b"x" * 4096 * 17)
+    os.sync()  # where blocks are given late
+    view = memoryview(bytearray(16 * 4096))
+    block = Block("b", view, True, True, True, "page", None, holes=FileHoles(str(path), 4096))  # type: ignore[arg-type]
+    lseek, asked = os.lseek, []
+
+    def noted(fd: int, offset: int, whence: int) -> int:
+        asked.append(whence)
+        return lseek(fd, offset, whence)
+
+    monkeypatch.setattr(os, "lseek", noted)
+    assert split_holes(block) == ([Run(0, 16)], [])
+    assert os.SEEK_HOLE not in asked
+
+
 def test_the_mark_outlives_everything_but_its_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "p.img"
     path.touch()

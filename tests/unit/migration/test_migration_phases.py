@@ -15,6 +15,7 @@ from emu.host.faults import DirtyLog
 from emu.memory import incomplete
 from emu.migration.errors import Cancelled, DestinationFailed, Refused
 from emu.migration.parameters import Capabilities, Parameters
+from emu.migration.passed import PassedFile
 from emu.migration.progress import Status
 from tests.unit.migration.migration_doubles import FakeGuest, Memory, fill, make_guest, migrate, tcp_pair
 
@@ -263,7 +264,7 @@ def test_a_full_disk_at_the_destination_is_an_error_and_not_a_crash(
     source, destination = pair()
     written = []
 
-    def full(descriptor: int, start: int, offset: int, count: int) -> None:
+    def full(file: PassedFile, offset: int, count: int) -> None:
         written.append(offset)
         raise HostError("No space left on device", "make room")
 

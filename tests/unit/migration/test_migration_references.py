@@ -18,6 +18,7 @@ from emu.migration.doubts import Doubts
 from emu.migration.errors import DestinationFailed, MigrationError
 from emu.migration.guest import Block
 from emu.migration.pagecache import PageCacheFile, Populator
+from emu.migration.passed import PassedFile
 from emu.migration.stream import Run
 from emu.units import MIB, PAGE
 from tests.unit.migration.migration_doubles import PMEM, FakeGuest, fill, make_guest, migrate, tcp_pair
@@ -44,8 +45,8 @@ def after_each_copy(guest: FakeGuest, monkeypatch: pytest.MonkeyPatch, do: Calla
     assert guest.pmem is not None
     copy, seen = guest.pmem.copy_from, []
 
-    def copied(descriptor: int, start: int, offset: int, count: int) -> Copied:
-        result = copy(descriptor, start, offset, count)
+    def copied(file: PassedFile, offset: int, count: int) -> Copied:
+        result = copy(file, offset, count)
         seen.append(offset)
         do(offset, count)
         return result
@@ -85,8 +86,8 @@ def test_a_page_that_is_damaged_on_its_way_is_found(pair: Pair, monkeypatch: pyt
     assert destination.pmem is not None
     copy = destination.pmem.copy_from
 
-    def damaged(descriptor: int, start: int, offset: int, count: int) -> Copied:
-        result = copy(descriptor, start, offset, count)
+    def damaged(file: PassedFile, offset: int, count: int) -> Copied:
+        result = copy(file, offset, count)
         assert destination.pmem is not None
         destination.pmem.view[9 * PAGE + 1] ^= 4
         return result._replace(sums=pages.sums_of(destination.pmem.view[offset : offset + count * PAGE]))
@@ -279,9 +280,9 @@ def test_a_copy_is_the_same_into_populated_memory(backend: Backend, tmp_path: Pa
     if populated:
         block.file.populate(1 * MIB, 1 * MIB)
     content = os.urandom(PAGE) + bytes(PAGE) + os.urandom(254 * PAGE)
-    (tmp_path / "source").write_bytes(b"-" * PAGE + content)
+    (tmp_path / "source").write_bytes(b"-" * (PAGE + 1 * MIB) + content)
     fd = os.open(tmp_path / "source", os.O_RDONLY)
-    copied = block.file.copy_from(fd, PAGE, 1 * MIB, 256)
+    copied = block.file.copy_from(PassedFile(fd, PAGE, 2 * MIB), 1 * MIB, 256)
     os.close(fd)
     assert copied.zero == ([] if populated else [(1, 1)])
     assert copied.sums == pages.sums_of(content)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from emu.config import PersistenceDomain
+from emu.persistence.model import timeline as timeline_module
+from emu.persistence.model.columns import Writer
 from emu.persistence.model.crashstate import CrashState, memories
 from emu.persistence.model.distinct import count_distinct
 from emu.persistence.model.events import (
@@ -158,6 +161,27 @@ def test_images_are_possible_memories_and_examples_find_their_roots(rules: Rules
             assert tuple(sorted(found.contents().items())) in possible
 
 
+@pytest.mark.parametrize("rules", RULES, ids=lambda rules: f"{rules.domain}-{rules.order}-{rules.media}")
+@pytest.mark.parametrize("in_columns", [True, False])
+def test_a_timeline_that_is_late_ends_where_it_has_come_to(
+    rules: Rules, in_columns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeline_module, "_PIECE", 7)
+    rng = random.Random(1)
+    events: Sequence[Event] = [rng.choice((store(64 * n), clwb(64 * n), SF)) for n in range(100)]
+    if in_columns:
+        written = Writer()
+        for event in events:
+            written.append(event)
+        events = written.events()
+    looks = iter((False, False, True))
+    timeline = build(events, rules, is_late=lambda: next(looks))
+    came_to = timeline.points[-1].event
+    assert 0 < came_to < len(events)
+    assert timeline == build(events[:came_to], rules)
+    assert find_waste(events, build(events, rules), is_late=lambda: True) is None
+
+
 def test_losing_a_store_loses_what_must_not_persist_before_it() -> None:
     timeline = build([store(0), store(8), store(64)], Rules())
     image = Image(timeline, clean, 0, frozenset([PartId(0, 0, 0)]))
@@ -166,7 +190,9 @@ def test_losing_a_store_loses_what_must_not_persist_before_it() -> None:
 
 
 def wasted(events: list[Event], rules: Rules = Rules()) -> list[tuple[str, int, int]]:  # noqa: B008 - frozen
-    return [(item.kind, item.count, item.first_event) for item in find_waste(events, build(events, rules))]
+    found = find_waste(events, build(events, rules))
+    assert found is not None
+    return [(item.kind, item.count, item.first_event) for item in found]
 
 
 def test_waste() -> None:

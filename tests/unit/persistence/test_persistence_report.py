@@ -269,7 +269,7 @@ def test_hostile_text_stays_text() -> None:
     check_safe(reader)
     assert "alert(1)" in reader.text, "the text is shown"
     assert not re.search("[\x00-\x08\x1b\u202e]", page), "nothing that hides or steers a terminal"
-    assert json.loads(reader.embedded) == result
+    assert json.loads(reader.embedded) == said
     assert len([name for name, _ in reader.elements if name == "script"]) == 1
 
 
