@@ -103,6 +103,6 @@ def test_c_compiles_with_clang(source: str, tmp_path: Path) -> None:
         missing("Python.h", "on Debian: apt-get install python3-dev")
     include = f"-I{sysconfig.get_path('include')}"
     flags = ["-O0", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fPIC", "-DPy_LIMITED_API=0x030b0000", include]
-    words = [require("clang", "clang"), *flags, "-c", "-o", tmp_path / "made", source]
+    words: list[str | Path] = [require("clang", "clang"), *flags, "-c", "-o", tmp_path / "made", source]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
