@@ -39,8 +39,8 @@ def vmlinux(image: bytes, name: str) -> bytes | None:
         if payload[: len(magic)] == magic:
             try:
                 kernel = decompressor().decompress(payload, _LARGEST)
-            except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
-                raise UsageError(f"{name}: the kernel inside is damaged: {error}", "copy the file again") from None
+            except (lzma.LZMAError, zlib.error, OSError, EOFError):
+                raise UsageError(f"{name}: the kernel inside is damaged", "copy the file again") from None
             if kernel.startswith(elf.MAGIC) and elf.parse(kernel, name).pvh_entry is not None:
                 return kernel
     return None

@@ -22,6 +22,7 @@ _MACHINE = "machine"
 _FILES = ("emu.toml", "pyproject.toml")
 _MARK = b"[tool.emu"
 _LARGEST = 1 << 20
+_REMEDY = "see https://toml.io, or pass it over with --config none"
 _TELLING = 3
 """A part of a value that is longer than this is hardly in a message by chance."""
 
@@ -87,8 +88,12 @@ def _tables(name: str) -> Mapping[str, Mapping[str, Any]]:
 
     try:
         content: dict[str, Any] = tomllib.loads(_read(name).decode())
-    except ValueError as error:  # of TOML, or of UTF-8
-        raise UsageError(f"{name}: {error}", "see https://toml.io, or pass it over with --config none") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is not a text in UTF-8", _REMEDY) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{name}: {error}", _REMEDY) from None
+    except (ValueError, RecursionError):  # more than 4300 digits; hundreds of brackets
+        raise UsageError(f"{name}: a number is too long, or a value nested too deeply", _REMEDY) from None
     if os.path.basename(name) == "pyproject.toml":  # noqa: PTH119 - as above
         tools = content.get("tool")
         content = tools.get("emu", {}) if isinstance(tools, dict) else {}

@@ -155,8 +155,12 @@ def _from_json(text: str, option: str) -> dict[str, str]:
 
     try:
         raw = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise UsageError(f"{option}: not valid JSON: {exc}", "check the quotes; a JSON option is one object") from None
+    except json.JSONDecodeError as exc:
+        what = f"{option}: not valid JSON: {exc.msg} at character {exc.pos + 1}"
+        raise UsageError(what, "check the quotes; a JSON option is one object") from None
+    except (ValueError, RecursionError):  # more than 4300 digits; hundreds of brackets
+        what = f"{option}: a number is too long, or a value nested too deeply"
+        raise UsageError(what, "a JSON option is one object of texts and numbers") from None
     if not isinstance(raw, dict):
         raise UsageError(f"{option}: the JSON value is not an object", 'write {"key": "value", ...}')
     found: dict[str, str] = {}

@@ -27,7 +27,7 @@ from emu.cpu.system_calls import enter_syscall, enter_sysenter
 from emu.entry import Entry, Protected32
 from emu.errors import EmuError, UsageError
 from emu.hints import TYPE_CHECKING
-from emu.memory import GuestMemory, Region, Registers
+from emu.memory import GuestMemory, Region
 from emu.state import Apply, Fields, SavedState
 from emu.units import PAGE, U64_MAX
 
@@ -75,7 +75,6 @@ class Cpu:
         self._engine = library.open_engine(MODELS[model], _Ports(self))
         library.require_mended()
         self._state = CpuState(self._engine, layout())
-        self._engine.registers = _Registers(memory)
         self._regions = memory
         self._memory = PhysicalMemory(self._engine, memory, self._state.system.host_wrote)
         self._delivery = Delivery(self._state, self._memory)
@@ -592,24 +591,3 @@ class _Ports:
 
     def port_write(self, port: int, size: int, value: int) -> None:
         self._cpu.on_port_write(port, size, value)
-
-
-class _Registers:
-    """Forwards to the devices whose registers are in guest memory."""
-
-    def __init__(self, memory: GuestMemory) -> None:
-        self._memory = memory
-
-    def register_read(self, gpa: int, size: int) -> int:
-        registers, offset = self._find(gpa)
-        return registers.read(offset, size)
-
-    def register_write(self, gpa: int, size: int, value: int) -> None:
-        registers, offset = self._find(gpa)
-        registers.write(offset, size, value)
-
-    def _find(self, gpa: int) -> tuple[Registers, int]:
-        region = self._memory.find(gpa)
-        assert region is not None
-        assert region.registers is not None
-        return region.registers, gpa - region.gpa

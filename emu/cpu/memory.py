@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from emu.cpu.engine import hooks
 from emu.errors import UsageError
-from emu.memory import GuestMemory, Region
+from emu.memory import GuestMemory, Region, Registers
 from emu.units import PAGE
 
 PHYSICAL_BITS = 52
@@ -18,11 +18,12 @@ class PhysicalMemory:
 
     Holes read as 0 and drop writes. They are mapped too, as regions without memory, so that no memory hook is needed: a
     memory hook, wherever it is, makes every load and store of the guest slow. ``wrote(host address, size)`` hears of
-    each ``write``.
+    each ``write``. Accesses to registers that lie in guest memory go to the devices that they are of.
     """
 
     def __init__(self, engine: hooks.Engine, memory: GuestMemory, wrote: Callable[[int, int], None]) -> None:
         self._engine = engine
+        engine.registers = self
         self._memory = memory
         self._wrote = wrote
         self.holes_filled = False
@@ -72,6 +73,20 @@ class PhysicalMemory:
         if last is None or not 0 <= gpa - last.gpa < last.size:
             self._last = last = self._memory.find(gpa)
         return last
+
+    def register_read(self, gpa: int, size: int) -> int:
+        registers, offset = self._registers_at(gpa)
+        return registers.read(offset, size)
+
+    def register_write(self, gpa: int, size: int, value: int) -> None:
+        registers, offset = self._registers_at(gpa)
+        registers.write(offset, size, value)
+
+    def _registers_at(self, gpa: int) -> tuple[Registers, int]:
+        region = self._find(gpa)
+        assert region is not None
+        assert region.registers is not None
+        return region.registers, gpa - region.gpa
 
     def read(self, gpa: int, size: int) -> bytes:
         """``size`` bytes within one page, as the processor reads them; ``on_read`` hears of it before."""

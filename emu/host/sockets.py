@@ -102,7 +102,8 @@ def resolve(address: TcpAddress, *, passive: bool = False) -> tuple[socket.Addre
     try:
         found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError) as error:
-        raise HostError(f"{str(address)[:80]}: {error}", "give a host name or address that resolves") from None
+        why = getattr(error, "strerror", None) or "is no host name"
+        raise HostError(f"{str(address)[:80]}: {why}", "give a host name or address that resolves") from None
     return found[0][0], found[0][4]
 
 

@@ -143,7 +143,8 @@ def read(folder: Path) -> Lesson:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read: {error}", "a lesson is a text in UTF-8") from None
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise UsageError(f"{file} cannot be read: {why}", "a lesson is a text in UTF-8") from None
     head = _HEAD.match(text)
     if head is None:
         raise _wrong(file, 1, "it does not begin with +++, title and minutes, +++")
@@ -286,6 +287,8 @@ def _toml(file: Path, line: int, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _wrong(file, line, f"not TOML: {error}") from None
+    except (ValueError, RecursionError):  # more than 4300 digits; hundreds of brackets
+        raise _wrong(file, line, "a number is too long, or a value nested too deeply") from None
 
 
 def _wrong(file: Path, line: int, what: str) -> UsageError:

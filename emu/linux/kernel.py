@@ -201,16 +201,16 @@ def decompress(data: bytes, name: str) -> bytes:
 
         try:
             return lzma.decompress(data)
-        except lzma.LZMAError as error:
-            raise UsageError(f"{name}: the kernel module is damaged: {error}", "install the kernel again") from None
+        except lzma.LZMAError:
+            raise UsageError(f"{name}: the kernel module is damaged", "install the kernel again") from None
     if name.endswith(".gz"):
         import gzip
         import zlib
 
         try:
             return gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UsageError(f"{name}: the kernel module is damaged: {error}", "install the kernel again") from None
+        except (OSError, EOFError, zlib.error):
+            raise UsageError(f"{name}: the kernel module is damaged", "install the kernel again") from None
     if name.endswith(".zst"):
         try:
             done = subprocess.run(["zstd", "-dcq"], input=data, capture_output=True, check=True)

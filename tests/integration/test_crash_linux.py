@@ -251,11 +251,16 @@ int main(int argc, char **argv)
 def test_a_file_that_was_written_before_a_flag_lacks_fsync(tmp_path: Path) -> None:
     source, program = tmp_path / "written.c", tmp_path / "written"
     source.write_text(WRITTEN)
-    subprocess.run(["gcc", "-O1", "-w", "-o", program, source], check=True)
+    subprocess.run(["gcc", "-g", "-O1", "-w", "-o", program, source], check=True)
     commands = ["--setup", f"{program} create", "--exec", f"{program} work", "--recover", f"{program} read"]
     found = crash(*commands, "--granularity", "block", "--tears", "0", "--first-failure").document
     (failure,) = found["failures"]
     assert failure["kind"] == "missing fsync"
+    # The kernel made the store, for this line of the program.
+    (lost,) = failure["lost"]
+    own = [frame for frame in lost["stack"] if not frame["library"]]
+    line = 1 + WRITTEN.splitlines().index("    if (argv[1][0] == 'w')") + 1
+    assert [(frame["function"], frame["source"]) for frame in own] == [("main", f"written.c:{line}")]
 
 
 def test_a_file_system_is_judged_by_whole_blocks(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ MUTANTS = (
         _DEBUGGER,
         "        now.sum != known->sum || now.mode",
         "        now.mode",
-        (f"{_STOPS}::test_random_programs_run_alike_without_a_debugger_and_with_one_whole_and_step_by_step",),
+        (f"{_STOPS}::test_a_block_whose_code_has_changed_is_as_long_as_it_is_now",),
     ),
     Mutant(
         "jump-into-a-block",

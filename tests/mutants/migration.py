@@ -12,6 +12,7 @@ _REFERENCES = "tests/unit/migration/test_migration_references.py"
 _STRANGERS = "tests/unit/migration/test_migration_strangers.py"
 _LANES = "tests/unit/migration/test_migration_lanes.py"
 _MACHINES = "tests/integration/test_migration_machines.py"
+_RECEPTION = "tests/unit/migration/test_migration_reception.py"
 _DRAIN = "        self._drain(channel)\n"
 _REPORT = """        assert self._persister is not None
         self._progress.persistence = self._persister.report()
@@ -173,6 +174,71 @@ MUTANTS = (
         "                if expected <= self._parameters().downtime_limit:\n",
         "                if expected >= 0:\n",
         (f"{_PHASES}::test_a_guest_that_dirties_faster_than_the_line_is_not_stopped_for_longer_than_allowed",),
+    ),
+    Mutant(
+        "a-limit-for-nobody",
+        "a migration takes no more of the line than max-bandwidth",
+        "emu/migration/channel.py",
+        "        if not limit:\n            return\n",
+        "        return\n",
+        (f"{_PHASES}::test_the_bandwidth_limit_holds",),
+    ),
+    Mutant(
+        "untouched-memory-read",
+        "memory that nobody has touched is neither read nor brought into being",
+        "emu/migration/adapter.py",
+        "            holes = Untouched(mapping.address, mapping.size)\n",
+        "            holes = None\n",
+        (f"{_MACHINES}::test_what_nobody_uses_costs_nothing",),
+    ),
+    Mutant(
+        "garbage-ends-the-wait",
+        "who sends no preamble ends nobody's wait",
+        "emu/migration/reception.py",
+        "            caller.dismiss(error)\n            continue\n",
+        "            raise\n",
+        (f"{_RECEPTION}::test_a_stranger_that_comes_and_goes",),
+    ),
+    Mutant(
+        "silence-for-ever",
+        "who says nothing is sent away in time",
+        "emu/migration/reception.py",
+        "        if frame is None and time.monotonic() >= self.deadline:\n",
+        "        if frame is None and self.deadline == math.inf:\n",
+        (f"{_RECEPTION}::test_silence_is_heard_for_a_bounded_time",),
+        hangs=True,
+    ),
+    Mutant(
+        "socket-taken-over",
+        "an address at which a destination waits is refused to a second one",
+        "emu/host/sockets.py",
+        "                self._clear_stale(address)\n",
+        "                Path(address.path).unlink(missing_ok=True)\n",
+        ("tests/integration/test_migration_door.py::test_a_second_destination_is_refused_and_the_first_waits_on",),
+    ),
+    Mutant(
+        "report-believed",
+        "the destination's report is examined before the guest is given away",
+        _SOURCE,
+        "            self._progress.persistence = decode_report(answer.data, sent)\n",
+        "            self._progress.persistence = codec.decode_json(answer.data, str(sent))['nvdimms']\n",
+        (f"{_LIARS}::test_a_lie_before_the_commit_leaves_the_guest_running",),
+    ),
+    Mutant(
+        "a-file-cut-short",
+        "a source's file that is cut short while it is mapped ends the migration",
+        "emu/migration/passed.py",
+        "        if self._guard.lost() is not None:\n",
+        "        if not self._address:\n",
+        ("tests/unit/migration/test_migration_passed.py::test_a_file_that_is_cut_short_ends_early",),
+    ),
+    Mutant(
+        "pages-read-twice",
+        "what is summed on its way past the caches is what is stored, though others store to it meanwhile",
+        "emu/host/_pages.csrc.c",
+        "        return stream_and_sum(to, (const unsigned char *)from);\n",
+        "        return stream_and_sum(to, (const unsigned char *)from), emu_crc32c(0, from, PAGE, hardware);\n",
+        ("tests/unit/host/test_host_pages.py::test_the_sums_of_a_torn_read_are_those_of_what_is_there",),
     ),
     Mutant(
         "lander-of-all",

@@ -149,6 +149,26 @@ static bool is_called_for(const emu_trace_site *s)
     return s->site & (EMU_SITE_FLUSH | EMU_SITE_CAS | EMU_SITE_CAS_PAIR);
 }
 
+/* Where the page of code lies; its walk is one of what the guest reads. */
+static void find_code(store_log *log)
+{
+    emu_trace *t = log->trace;
+    const region *r = translate(t, log->code_page, &log->code_gpa) ? region_of(t, log->code_gpa) : NULL;
+    log->code = r ? r->host + (log->code_gpa - r->gpa) : NULL;
+}
+
+/*
+ * Where reads are watched: more than the instruction may have, as a processor fetches more. `here` of it is on its own
+ * page, whose place is known.
+ */
+static void note_fetch(store_log *log, unsigned here)
+{
+    if (log->code)
+        note_coming_read(log->trace, 0, log->code_gpa + log->pc % PAGE, here);
+    for (unsigned n = here; n < LONGEST; n += 8)
+        read_linear(log->trace, 0, log->pc + n, LONGEST - n < 8 ? LONGEST - n : 8);
+}
+
 /* Addresses below are those of programs. */
 #define LOWER_HALF (1ull << 47)
 
@@ -168,16 +188,15 @@ static void on_instruction(emu_observer *observer, context *s, uint64_t pc, bool
     }
     if (log->code_page != (pc & -(uint64_t)PAGE)) {
         log->code_page = pc & -(uint64_t)PAGE;
-        log->code = host_of(t, log->code_page);
+        find_code(log);
         if (t->sees_pages && pc < LOWER_HALF)
             emu_trace_new_page(t->owner, pc);
     }
     log->pc = pc;
     log->piece = 0;
     log->site = NULL;
-    /* Where reads are watched: more than the instruction may have, as a processor fetches more. */
-    for (unsigned n = 0; t->watch && n < LONGEST; n += 8)
-        read_linear(t, 0, pc + n, LONGEST - n < 8 ? LONGEST - n : 8);
+    if (t->watch)
+        note_fetch(log, left < LONGEST ? left : LONGEST);
     if (!log->code || may_matter(log->code + pc % PAGE, left < LONGEST ? left : LONGEST))
         log->site = emu_trace_new_instruction(t->owner, pc);
     if (!log->site || (log->site->site & EMU_SITE_SPECIAL && log->site->detail == EMU_SPECIAL_PAGING))

@@ -54,7 +54,7 @@ typedef struct store_log {
     ptrdiff_t displacement; /* from the CPU state, where translated code can reach the log from there; or 0 */
     uint32_t most, here; /* entries that a block appends: of all blocks the most; of the one being translated */
     /* The instruction being translated. */
-    uint64_t pc, code_page;
+    uint64_t pc, code_page, code_gpa; /* the page that is being translated from, linear and physical */
     const uint8_t *code;
     emu_trace_site *site;
     uint8_t piece;
@@ -67,8 +67,6 @@ typedef struct store_log {
     uint32_t buckets[1 << 14];
     window windows[WINDOWS];
 } store_log;
-
-static const uint8_t *host_of(emu_trace *t, uint64_t linear);
 
 #include "log_entries.h"
 

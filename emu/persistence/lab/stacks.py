@@ -25,7 +25,7 @@ from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.lab.workload import Workload, drive
 from emu.persistence.model.events import Told
-from emu.units import PAGE
+from emu.units import KIB, PAGE
 
 if TYPE_CHECKING:
     from emu.machine import Machine
@@ -35,11 +35,21 @@ _KEPT = 16 * 1024
 _BEFORE = 8
 _SEEN = "stacks-seen"
 _WORD = struct.Struct("<Q")
+# Linux on x86-64: the size of a thread's kernel stack (THREAD_SIZE, asm/page_64_types.h), and what the way into the
+# kernel keeps at its end (struct pt_regs, asm/ptrace.h).
+_KERNEL_STACK = 16 * KIB
+_NAMES_OF_KEPT = ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
+                  "entered as", "rip", "cs", "rflags", "rsp", "ss")  # fmt: skip
+_KEPT_REGISTERS = struct.Struct(f"<{len(_NAMES_OF_KEPT)}Q")
+_PRIVILEGE = 3
+SYSCALL = b"\x0f\x05"
+"""The instruction."""
 
 
 class Capture(NamedTuple):
     """The CPU before an instruction at ``pc``: its general ``registers`` by name, and the ``stack`` from RSP up. Of a
     Linux program also the ``pages`` of code that the stack may lead to, by address: where its files lie, nobody says.
+    For what the kernel did on behalf of a program it is the program that is shown, where it entered the kernel.
     """
 
     pc: int
@@ -150,6 +160,8 @@ class _Watch:
     def _look(self, pc: int) -> Capture:
         cpu = self._machine.cpu
         registers = cpu.registers()
+        if not is_user(pc) and (program := self._program_behind(registers["rsp"])) is not None:
+            registers, pc = program, program["rip"]
         stack, at = b"", registers["rsp"]
         while len(stack) < _KEPT:
             try:
@@ -158,6 +170,23 @@ class _Watch:
                 break
         pages = self._pages_of_code(pc, stack) if is_user(pc) and self._pages else None
         return Capture(pc, registers, stack, pages)
+
+    def _program_behind(self, kernel_stack: int) -> dict[str, int] | None:
+        """The registers of the program that entered the kernel, which it has kept at the end of that stack; RIP at the
+        system call. None where no program did, or it is not known.
+        """
+        cpu, end = self._machine.cpu, (kernel_stack | _KERNEL_STACK - 1) + 1
+        try:
+            kept = _KEPT_REGISTERS.unpack(cpu.read_linear(end - _KEPT_REGISTERS.size, _KEPT_REGISTERS.size))
+            registers = dict(zip(_NAMES_OF_KEPT, kept, strict=True))
+            at = registers["rip"]
+            if at & -PAGE not in self._pages or registers["cs"] & _PRIVILEGE != _PRIVILEGE:
+                return None
+            if cpu.read_linear(at - len(SYSCALL), len(SYSCALL)) == SYSCALL:
+                registers["rip"] -= len(SYSCALL)
+        except UsageError:
+            return None
+        return registers
 
     def _pages_of_code(self, pc: int, stack: bytes) -> dict[int, bytes]:
         words = (word for (word,) in _WORD.iter_unpack(stack[: len(stack) // _WORD.size * _WORD.size]))

@@ -9,7 +9,7 @@ mappings, where it has stored through such: where recovery succeeds with that al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import accumulate
@@ -24,6 +24,7 @@ from emu.persistence.lab.linux import Drive, Talk, is_user, with_contents
 from emu.persistence.lab.naming import MISSING_FSYNC, MISSING_MAP_SYNC, Lacking
 from emu.persistence.lab.recorder import Recording
 from emu.persistence.lab.recovery import MachineRecovery
+from emu.persistence.lab.stacks import SYSCALL
 from emu.persistence.lab.watchdog import Watchdog
 from emu.persistence.lab.workload import Contents, Workload, drive
 from emu.persistence.model.crashstate import Read
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from emu.persistence.lab.linux import Again
 
 _MOST_LOOKS = 8
-_SYSCALL = b"\x0f\x05"
+_MOST_STORES = 4
 _MMAP, _SYNC = 9, 162  # of Linux on x86-64
 _WRITABLE, _TYPE_OF_MAPPING, _SHARED, _SHARED_VALIDATE, _WITH_SYNC = 2, 0xF, 1, 3, 0x80000
 _PRIVILEGE = 3
@@ -57,8 +58,8 @@ class Unsynced:
         self._timeout = timeout
         self.interruption = interruption
         self._known: dict[tuple[Read, ...], Lacking | None] = {}
-        mine = [event for event in workload.events if isinstance(event, Store) and is_user(event.pc)]
-        self._units = frozenset(unit for event in mine for unit, _, _ in split(event.address, event.data))
+        stores = (event for event in workload.events if isinstance(event, Store))
+        self._units = frozenset(unit for event in stores for unit, _, _ in split(event.address, event.data))
 
     def __call__(self, crash: int, path: tuple[Read, ...]) -> Lacking | None:
         """What the program lacks where power fails before event ``crash`` and recovery, which reads ``path``, fails;
@@ -79,7 +80,17 @@ class Unsynced:
             mapped = self._recover(self._mapped_with_sync(crash))
             if mapped is not None and mapped.verdict.ok:
                 return Lacking(MISSING_MAP_SYNC, lost)
-        return Lacking(MISSING_FSYNC, lost)
+        return Lacking(MISSING_FSYNC, lost or self._last_stores(unseen, crash))
+
+    def _last_stores(self, units: Collection[int], crash: int) -> tuple[int, ...]:
+        """The last store to each of ``units`` before event ``crash``, whoever made it: the data of a ``write`` is the
+        kernel's store.
+        """
+        last: dict[int, int] = {}
+        for number, event in enumerate(self._workload.events[:crash]):
+            if isinstance(event, Store):
+                last.update((unit, number) for unit, _, _ in split(event.address, event.data) if unit in units)
+        return tuple(sorted(set(last.values())))[:_MOST_STORES]
 
     def _touched(self, number: int) -> frozenset[int]:
         """The units that the program itself stores to with event ``number``."""
@@ -89,7 +100,7 @@ class Unsynced:
         return frozenset(unit for unit, _, _ in split(event.address, event.data))
 
     def _recover(self, left: MachineConfig | None) -> Run | None:
-        """What recovery makes of these NVDIMMs, and which of the units that the program stored to it reads."""
+        """What recovery makes of these NVDIMMs, and which of the units that the workload stored to it reads."""
         if left is None:
             return None
         linux = self._again.booted
@@ -167,7 +178,7 @@ class _Rerun:
             for page, contents in self._workload.pages.items()
             for content in contents
             for at in range(PAGE - 1)
-            if content[at : at + 2] == _SYSCALL
+            if content[at : at + 2] == SYSCALL
         ]
 
     def at(self, places: Iterable[int], do: Callable[[], None]) -> Before:
@@ -210,7 +221,7 @@ class _Rerun:
         if not pc or not self._run_to([pc], lambda: tracer.count in (entry, entry + 1)):
             return False
         if not self._in_program:
-            behind = [at + len(_SYSCALL) for at in self.system_calls]
+            behind = [at + len(SYSCALL) for at in self.system_calls]
             if not self._run_to([*behind, *([pc] if is_user(pc) else [])], lambda: self._in_program):
                 return False
         made = list(self._recording.events())
@@ -268,13 +279,13 @@ class _Rerun:
         cpu = self.machine.cpu
         for place in self.system_calls:
             try:
-                if cpu.read_linear(place, len(_SYSCALL)) != _SYSCALL:
+                if cpu.read_linear(place, len(SYSCALL)) != SYSCALL:
                     continue
             except UsageError:
                 continue
             cpu.set_register("rip", place)
             cpu.set_register("rax", number)
-            return self._run_to([place + len(_SYSCALL)], lambda: self._in_program)
+            return self._run_to([place + len(SYSCALL)], lambda: self._in_program)
         return False
 
     def map_with_sync(self) -> None:

@@ -62,9 +62,8 @@ def _is_elf(path: str) -> bool:
 def _read(path: str, seconds: float, deadline: Deadline) -> DebugInfo:
     said = readers.ask(_READER, path, min(seconds, deadline.left / _PARTS), deadline=deadline)
     # A signal is how the kernel, or we, end a reader of whom too much is asked; anything else is a fault of its own.
-    last = said.errors.decode(errors="replace").strip().rpartition("\n")[2]
     why = str(deadline) if not deadline.left else "they ask for too much"
-    return _decode(said.output, why if said.status <= 0 else f"the reader failed: {last}")
+    return _decode(said.output, why if said.status <= 0 else f"their reader failed (status {said.status})")
 
 
 def _decode(output: bytes, why: str) -> DebugInfo:

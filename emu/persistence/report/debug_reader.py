@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from emu.persistence.report.elf_library import elf_file
 from emu.units import MIB, U64_MAX
 from emu.words import printable
 
@@ -129,7 +130,7 @@ def _over(number: int, frame: object) -> None:
 
 
 def _part(name: str, part: Callable[[Any], Iterator[tuple[Any, ...]]], path: str, seconds: float) -> str:
-    from elftools.elf.elffile import ELFFile
+    ELFFile = elf_file()  # noqa: N806 - a class
 
     try:
         signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -138,8 +139,8 @@ def _part(name: str, part: Callable[[Any], Iterator[tuple[Any, ...]]], path: str
         return json.dumps({"part": name, "entries": entries})
     except MemoryError:
         return _failed(name, "they take too much memory to read")
-    except Exception as error:  # whatever a broken image makes of the reader: it has no names
-        return _failed(name, printable(f"{type(error).__name__}: {error}", _LONGEST_NAME))
+    except Exception:  # whatever a broken image makes of the reader: it has no names
+        return _failed(name, "they are damaged")
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
 

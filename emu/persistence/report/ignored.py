@@ -68,10 +68,11 @@ def load_rules(path: str) -> tuple[Rule, ...]:
         if len(content) > _MOST_RULES:
             raise UsageError(f"{path} is too long for suppressions", f"give at most {_MOST_RULES >> 10} KiB of rules")
         text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: the suppressions are not a text in UTF-8", "give a text file") from None
     except (OSError, ValueError) as error:
-        raise HostError(
-            f"{path}: cannot read the suppressions: {getattr(error, 'strerror', None) or error}", "give a text file"
-        ) from None
+        why = getattr(error, "strerror", None) or "is not a file name"
+        raise HostError(f"{path}: cannot read the suppressions: {why}", "give a text file") from None
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         said = line.strip()
@@ -90,12 +91,12 @@ def _rule(path: str, number: int, said: str) -> Rule:
         key, separator, value = (part.strip() for part in entry.partition("="))
         if not separator or not value or key not in _KEYS or key in values:
             raise UsageError(
-                f"{path}:{number}: '{entry.strip()}' is no condition of a suppression",
+                f"{path}:{number}: '{entry.strip()[:64]}' is no condition of a suppression",
                 "write lines like: kind=missing flush,function=log_*,source=log.c:42",
             )
         if _SECOND.search(value):
             raise UsageError(
-                f"{path}:{number}: '{entry.strip()}' looks like two conditions of a suppression",
+                f"{path}:{number}: '{entry.strip()[:64]}' looks like two conditions of a suppression",
                 "put a comma between them: kind=missing flush,function=log_*,source=log.c:42",
             )
         values[key] = value

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from emu.persistence.report.debug_reader import bound, dwarf_of, rows
+from emu.persistence.report.elf_library import elf_file
 from emu.persistence.report.symbols import Symbols
 from emu.persistence.report.units import UnitFinder
 from emu.words import printable
@@ -65,7 +66,7 @@ class _Lines:
 
 def main() -> None:
     bound(float(sys.argv[2]))
-    from elftools.elf.elffile import ELFFile
+    ELFFile = elf_file()  # noqa: N806 - a class
 
     for path, addresses in json.load(sys.stdin).items():
         try:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from emu.persistence.report.debug_reader import bound, dwarf_of, text_of
+from emu.persistence.report.elf_library import elf_file
 from emu.persistence.report.frame_tables import FrameTables
 from emu.persistence.report.units import UnitFinder
 from emu.units import PAGE
@@ -172,7 +173,7 @@ class Names:
 def main() -> None:
     path, seconds = sys.argv[1], float(sys.argv[2])
     bound(seconds)
-    from elftools.elf.elffile import ELFFile
+    ELFFile = elf_file()  # noqa: N806 - a class
 
     asked = json.load(sys.stdin)
     with ExitStack() as opened:

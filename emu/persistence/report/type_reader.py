@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from emu.persistence.report.debug_reader import bound, dwarf_of, text_of
+from emu.persistence.report.elf_library import elf_file
 from emu.words import printable
 
 _LONGEST_NAME = 200
@@ -99,7 +100,7 @@ def read(elf: Any, wanted: set[str]) -> dict[str, Any]:
 def main() -> None:
     path, seconds, *names = sys.argv[1:]
     bound(float(seconds))
-    from elftools.elf.elffile import ELFFile
+    ELFFile = elf_file()  # noqa: N806 - a class
 
     with Path(path).open("rb") as file:
         sys.stdout.write(json.dumps(read(ELFFile(file), set(names))))

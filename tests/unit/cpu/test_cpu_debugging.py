@@ -160,6 +160,22 @@ def test_an_instruction_that_overwrites_itself_begins_once(guest: Guest) -> None
     assert places(guest, debugging) == [("breakpoint", START)]
 
 
+def test_a_block_whose_code_has_changed_is_as_long_as_it_is_now() -> None:
+    """It ended at a jump, of which the guest makes NOPs. Places are the same with stops everywhere and with none."""
+    code = bytes.fromhex("bf02000000 eb00 ffc3 eb00 ffc1 66c705f3ffffff9090 ffcf 75ed f4")
+    ends = []
+    for stepped in (False, True):
+        machine = Guest()
+        machine.long(code)
+        debugging = debugged(machine)
+        if stepped:
+            assert len(steps(machine, debugging)) == 17
+        assert run(machine).kind is StopKind.HALT
+        ends.append(debugging.place // BLOCK)
+        machine.close()
+    assert ends[0] == ends[1]
+
+
 def test_syscall_is_one_step_to_the_kernel(guest: Guest) -> None:
     guest.put(ENTRY, HLT)
     guest.long(system_calls() + b"\x0f\x05" + NOP)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import resource
 import struct
 import subprocess
@@ -174,6 +175,8 @@ def test_a_bomb_costs_bounded_time_and_only_its_own_names(
     before = spent()
     found = debug_info.read(str(path), seconds=SECONDS)
     assert spent() - before < BOUND_CPU_S
+    for why in re.findall(r"cannot be read: ([^;]*)", found.note):
+        assert re.fullmatch(r"they (are damaged|ask for too much|take more than .* s to read|take too much .*)", why)
     if name in NO_SECTIONS:
         assert found.note.startswith("the image's symbols cannot be read: ")
     elif name.startswith("symbols"):

@@ -17,6 +17,7 @@ from emu.linux.cpio import Tree, files
 from emu.linux.protocol import KILLED, Message, Role, Stage
 from emu.machine import Exit
 from emu.persistence.lab.linux import CodePages, Talk, begin
+from emu.persistence.lab.stacks import _Wanted, _Watch
 from emu.persistence.model.events import Event, Fence, FenceKind, Flush, FlushKind, Store
 from emu.persistence.model.rules import Rules
 from emu.persistence.model.timeline import build
@@ -239,3 +240,42 @@ def test_code_is_kept_as_it_was_and_the_kernels_is_not() -> None:
     assert pages.instruction(PROGRAM + 8) == "nop"
     pages.see(PROGRAM, 1, lambda address, size: b"\xcc" * size)
     assert pages.instruction(PROGRAM + 8) == ""
+
+
+ENTERED, CODE = 0x401234, b"\x90" * 0x232 + b"\x0f\x05"
+KERNEL_STACK = 0xFFFF_C900_0000_8000
+
+
+@pytest.mark.parametrize(
+    ("cs", "rip", "seen_at"),
+    [
+        (0x33, ENTERED, ENTERED - 2),
+        (0x33, ENTERED + 4, ENTERED + 4),
+        (0, 0, None),
+        (0x10, ENTERED, None),
+        (0x33, 0x9000, None),
+    ],
+    ids=["a system call", "a page fault", "a kernel thread", "an interrupt of the kernel", "code that was never seen"],
+)
+def test_what_the_kernel_stores_is_shown_where_the_program_entered_it(cs: int, rip: int, seen_at: int | None) -> None:
+    """Documentation/arch/x86/kernel-stacks.rst: a thread's stack ends with what the entry has kept."""
+    end = KERNEL_STACK + 0x4000
+    kept = struct.pack("<21Q", *range(15), 1, rip, cs, 0x202, 0x7FFE_0000, 0x2B)
+    memory = {end - len(kept): kept, ENTERED & -PAGE: CODE.ljust(PAGE, b"\xcc"), 0x7FFE_0000: bytes(PAGE)}
+
+    def read_linear(address: int, size: int) -> bytes:
+        for start, data in memory.items():
+            if 0 <= address - start <= len(data) - size:
+                return data[address - start : address - start + size]
+        raise UsageError("nothing is there", "look elsewhere")
+
+    registers = {"rsp": KERNEL_STACK + 0x1F00, "rip": KERNEL}
+    cpu = SimpleNamespace(registers=lambda: registers, read_linear=read_linear)
+    watch = _Watch(SimpleNamespace(cpu=cpu), MagicMock(), {KERNEL: [_Wanted(0, 0, False)]}, {ENTERED & -PAGE})  # type: ignore[arg-type]
+    found = watch._look(KERNEL)
+    if seen_at is None:
+        assert (found.pc, found.registers, found.pages) == (KERNEL, registers, None)
+    else:
+        assert (found.pc, found.registers["rsp"], found.registers["rbx"]) == (seen_at, 0x7FFE_0000, 5)
+        assert found.pages == {ENTERED & -PAGE: memory[ENTERED & -PAGE]}
+        assert found.stack == bytes(PAGE)
