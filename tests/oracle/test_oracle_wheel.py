@@ -95,3 +95,14 @@ def test_c_compiles_for_aarch64(source: str, headers: Path, tmp_path: Path) -> N
     done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "made").read_bytes()[18:20] == _AARCH64
+
+
+@pytest.mark.parametrize("source", [*MODULES, "launcher/emu.c"])
+def test_c_compiles_with_clang(source: str, tmp_path: Path) -> None:
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        missing("Python.h", "on Debian: apt-get install python3-dev")
+    include = f"-I{sysconfig.get_path('include')}"
+    flags = ["-O0", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fPIC", "-DPy_LIMITED_API=0x030b0000", include]
+    words: list[str | Path] = [require("clang", "clang"), *flags, "-c", "-o", tmp_path / "made", source]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

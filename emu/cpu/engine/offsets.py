@@ -89,7 +89,7 @@ class Probe:
 def _unknown(what: str) -> HostError:
     return HostError(
         f"this build of Unicorn keeps its CPU state in a way emu does not know ({what})",
-        "install the release of unicorn that emu pins",
+        "install the release of unicorn that emu pins; only on x86-64 hosts does emu run guests",
     )
 
 
