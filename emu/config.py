@@ -126,11 +126,13 @@ class BackendConfig(_Described):
     """One memory backend. Sizes in bytes; ``size`` None means the file's own size. ``align`` 0 means the page size.
 
     ``discard_shared`` is the explicit consent without which ``discard_data`` on a shared file is refused: QEMU zeroes
-    the file there without asking.
+    the file there without asking. ``keep_blank``, which is no property: a file that is missing or empty stays so, and
+    zeros that nobody else sees are mapped in its place.
     """
 
     id: str
     kind: BackendKind = BackendKind.FILE
+    keep_blank: bool = False
     size: int | None = _row(
         Kind.SIZE,
         "bytes of the backend; without it --nvdimm takes the file's own size",

@@ -68,7 +68,11 @@ def open_source(config: BackendConfig, *, lock_later: bool = False) -> Source:
     With ``lock_later`` a lock that another emulator has is no error: ``lock.held`` tells.
     """
     path = str(config.path)
-    fd, created = _open(config, path)
+    if config.keep_blank and not config.readonly and _is_blank(path):
+        created = not os.path.lexists(path)
+        fd = os.memfd_create("blank", os.MFD_CLOEXEC)
+    else:
+        fd, created = _open(config, path)
     lock = FileLock(fd, write=config.changes_file, share=config.share_lock, name=path)
     try:
         status = os.fstat(fd)
@@ -107,6 +111,24 @@ def open_source(config: BackendConfig, *, lock_later: bool = False) -> Source:
     except BaseException:
         os.close(fd)
         raise
+
+
+def _is_blank(path: str) -> bool:
+    """Whether opening ``path`` for memory would make the file, or give it its size. Where neither can be, opening says
+    so.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        return os.path.isdir(os.path.dirname(os.path.realpath(path)))  # noqa: PTH112, PTH120 - any bytes a path may hold
+    except (OSError, ValueError):
+        return False
+    try:
+        found = os.fstat(descriptor)
+        regular = stat.S_ISREG(found.st_mode) and kernel.file_system_name(descriptor) not in kernel.KERNEL_FILE_SYSTEMS
+        return regular and found.st_size == 0
+    finally:
+        os.close(descriptor)
 
 
 def _length(fd: int, path: str) -> int:
