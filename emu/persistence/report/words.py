@@ -213,7 +213,7 @@ def state(item: Mapping[str, Any]) -> list[tuple[str, str]]:
             other = item[name].splitlines()
             at = _same(shown, other)
             has, wants = (json.dumps(text[at]) if at < len(text) else "nothing more" for text in (shown, other))
-            found.append((f"not {name}", f"it shows {has}, that state {wants}"))
+            found.append((name, f"would show {wants}, this shows {has}"))
     return found
 
 
