@@ -188,7 +188,7 @@ def test_reports_say_what_is_shown_and_what_may_be(tmp_path: Path) -> None:
     assert '   state      between "operation 7 begins" and "operation 7 is done"\n' in ran.out
     for name in names:
         text = name.read_text().replace("&quot;", '"').replace("&#34;", '"').replace('\\"', '"')
-        assert f"before: {said}" in text or f"before {said}" in text, name
+        assert f"before: {said}" in text or f"before     {said}" in text, name
 
 
 def test_a_store_that_is_seen_without_an_earlier_one_is_a_robustness_violation(tmp_path: Path) -> None:
