@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from emu.cli import output
-from emu.cli.progress import ProgressLine, fitted
+from emu.cli.progress import ProgressLine
 from emu.units import counted
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emu.persistence.lab.workload import Workload
     from emu.persistence.report.symbols import Symbols
 
-_BAR = 20
+BAR = 20
 _SURE_FROM = 0.02
 """With a smaller share of the crash points done nothing is said about the time left."""
 
@@ -27,14 +27,14 @@ class CrashProgress:
 
     def __init__(self, out: TextIO, deadline: Deadline) -> None:
         self._out = out
-        self._line = ProgressLine(out, bar=_BAR)
+        self._line = ProgressLine(out, bar=BAR)
         self._deadline = deadline
         self._started = time.monotonic()
         self._symbols: Symbols | None = None
 
     def __call__(self, done: int, waiting: int, share: float) -> None:
         """So many recoveries are done, at least ``waiting`` are needed, and ``share`` of the crash points need none."""
-        self._line.show(share, _words(done, waiting, share, time.monotonic() - self._started))
+        self._line.show(share, words(done, waiting, share, time.monotonic() - self._started))
 
     def cause(self, failure: Failure, workload: Workload, image: str | None) -> None:
         """A cause of failing crash states has been found."""
@@ -51,12 +51,8 @@ class CrashProgress:
         self._line.clear()
 
 
-def progress_line(done: int, waiting: int, share: float, elapsed: float, columns: int) -> str:
-    """The line, no longer than a terminal of so many columns lets it be. ``elapsed`` is in seconds."""
-    return fitted(share, _words(done, waiting, share, elapsed), _BAR, columns)
-
-
-def _words(done: int, waiting: int, share: float, elapsed: float) -> str:
+def words(done: int, waiting: int, share: float, elapsed: float) -> str:
+    """What the line says. ``elapsed`` is in seconds."""
     left = f", about {_duration(elapsed * (1 - share) / share)} left" if share >= _SURE_FROM else ""
     return f"{share:4.0%} of the crash points{left}, {counted(done, 'recovery', 'recoveries')}, {waiting} waiting"
 

@@ -9,9 +9,14 @@ from unittest.mock import Mock
 
 import pytest
 
-from emu.cli.crash_progress import CrashProgress, progress_line
+from emu.cli.crash_progress import BAR, CrashProgress, words
+from emu.cli.progress import fitted
 from emu.persistence.lab.deadline import NEVER
 from tests.terminals import Terminal
+
+
+def progress_line(done: int, waiting: int, share: float, elapsed: float, columns: int) -> str:
+    return fitted(share, words(done, waiting, share, elapsed), BAR, columns)
 
 
 @pytest.mark.parametrize(
