@@ -1,4 +1,4 @@
-/* Error numbers and their texts. */
+/* Error numbers and their texts: those that a program prints on Linux, too. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,28 +9,28 @@ char *strerror(int error) {
     static const struct {
         int number;
         const char *text;
-    } texts[] = {{0, "no error"},
-                 {ENOENT, "there is no such thing"},
-                 {EIO, "input/output error"},
-                 {ENXIO, "no such device or address"},
-                 {EBADF, "not an open descriptor"},
-                 {ENOMEM, "out of memory"},
-                 {EACCES, "not permitted"},
-                 {EBUSY, "busy"},
-                 {EEXIST, "exists already"},
-                 {ENODEV, "no such device"},
-                 {EINVAL, "invalid argument"},
-                 {EFBIG, "too large"},
-                 {ENOSPC, "no room left"},
-                 {EROFS, "read-only"},
-                 {EDOM, "argument out of its domain"},
-                 {ERANGE, "result out of range"},
-                 {ENOSYS, "not implemented"},
-                 {ENOTSUP, "not supported"}};
+    } texts[] = {{0, "Success"},
+                 {ENOENT, "No such file or directory"},
+                 {EIO, "Input/output error"},
+                 {ENXIO, "No such device or address"},
+                 {EBADF, "Bad file descriptor"},
+                 {ENOMEM, "Cannot allocate memory"},
+                 {EACCES, "Permission denied"},
+                 {EBUSY, "Device or resource busy"},
+                 {EEXIST, "File exists"},
+                 {ENODEV, "No such device"},
+                 {EINVAL, "Invalid argument"},
+                 {EFBIG, "File too large"},
+                 {ENOSPC, "No space left on device"},
+                 {EROFS, "Read-only file system"},
+                 {EDOM, "Numerical argument out of domain"},
+                 {ERANGE, "Numerical result out of range"},
+                 {ENOSYS, "Function not implemented"},
+                 {ENOTSUP, "Operation not supported"}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (texts[i].number == error)
             return (char *)texts[i].text;
-    return (char *)"unknown error";
+    return (char *)"Unknown error";
 }
 
 void perror(const char *text) {

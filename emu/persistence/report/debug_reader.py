@@ -27,6 +27,7 @@ _MOST_ENTRIES = 1 << 20
 _LONGEST_NAME = 200
 _LONGEST_PATH = 4096
 _LAST_LINE = 0xFFFF_FFFF
+_EXECUTABLE = 4  # SHF_EXECINSTR
 
 
 class _TooLong(BaseException):
@@ -35,11 +36,33 @@ class _TooLong(BaseException):
 
 def functions(elf: Any) -> Iterator[tuple[int, int, str]]:
     """(address, size, name) of each symbol that may be code."""
-    table = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
+    table, rest = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym"), CodeSections(elf)
     for symbol in table.iter_symbols() if table is not None else ():
-        named = symbol["st_info"]["type"] in ("STT_FUNC", "STT_NOTYPE") and symbol["st_shndx"] != "SHN_UNDEF"
-        if named and symbol.name and symbol["st_value"] <= U64_MAX:
-            yield symbol["st_value"], symbol["st_size"], printable(symbol.name, _LONGEST_NAME)
+        address, section = symbol["st_value"], symbol["st_shndx"]
+        named = symbol["st_info"]["type"] in ("STT_FUNC", "STT_NOTYPE") and section != "SHN_UNDEF"
+        if named and symbol.name and address <= U64_MAX:
+            size = symbol["st_size"] or (rest.behind(address, section) if isinstance(section, int) else 0)
+            yield address, size, printable(symbol.name, _LONGEST_NAME)
+
+
+class CodeSections:
+    """How far a symbol without a size reaches, such as a label in assembly: to the next symbol, which the lookup sees
+    to, and at most to the end of its section, if that is code.
+    """
+
+    def __init__(self, elf: Any) -> None:
+        self._elf = elf
+        self._ends: dict[int, int] = {}
+
+    def behind(self, address: int, number: int) -> int:
+        """Bytes from ``address`` to the end of section ``number``; 0 where there is no such section of code."""
+        if number not in self._ends:
+            self._ends[number] = 0
+            if number < self._elf.num_sections():
+                section = self._elf.get_section(number)
+                if section["sh_flags"] & _EXECUTABLE:
+                    self._ends[number] = min(section["sh_addr"] + section["sh_size"], U64_MAX)
+        return max(self._ends[number] - address, 0)
 
 
 def lines(elf: Any) -> Iterator[tuple[int, str]]:

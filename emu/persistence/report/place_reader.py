@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from emu.persistence.report.debug_reader import bound, dwarf_of, rows
+from emu.persistence.report.debug_reader import CodeSections, bound, dwarf_of, rows
 from emu.persistence.report.elf_library import elf_file
 from emu.persistence.report.symbols import Symbols
 from emu.persistence.report.units import UnitFinder
@@ -38,11 +38,11 @@ def _functions(elf: Any) -> Iterator[tuple[int, int, str]]:
     table = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
     if table is None or elf.elfclass != 64:
         return
-    data, names = table.data(), elf.get_section(table["sh_link"]).data()
+    data, names, rest = table.data(), elf.get_section(table["sh_link"]).data(), CodeSections(elf)
     for name, info, _, section, value, size in _SYMBOL.iter_unpack(data[: len(data) // _SYMBOL.size * _SYMBOL.size]):
         if info & 0xF in (_NOTYPE, _FUNCTION) and section != _UNDEFINED and names[name : name + 1] not in (b"", b"\0"):
             text = names[name : names.find(b"\0", name)].decode("utf-8", "replace")
-            yield value, size, printable(text, _LONGEST_NAME)
+            yield value, size or rest.behind(value, section), printable(text, _LONGEST_NAME)
 
 
 class _Lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,34 @@ def test_what_is_nowhere_has_no_name() -> None:
     with IMAGE.open("rb") as file:
         elf: Any = ELFFile(file)
         assert places(elf, [0, (1 << 64) - 1]) == [("", ""), ("", "")]
+
+
+LABELS = """
+        .globl  sized, first, behind, constant
+        constant = 0x100010
+sized:  nop
+        nop
+        .type   sized, @function
+        .size   sized, 2
+first:  nop
+        nop
+behind: nop
+        nop
+        .data
+table:  .quad   1, 2
+"""
+
+
+def test_a_label_without_a_size_reaches_to_the_next_one_and_to_the_end_of_the_code(tmp_path: Path) -> None:
+    """Assembly seldom gives sizes. What is data, or a mere number, names no code."""
+    source, made, image = (tmp_path / name for name in ("labels.S", "labels.o", "labels.elf"))
+    source.write_text(LABELS)
+    subprocess.run(["as", "-o", made, source], check=True)
+    subprocess.run(["ld", "-Ttext=0x100000", "-Tdata=0x100020", "-e", "0x100000", "-o", image, made], check=True)
+    addresses = [*range(0x100000, 0x100008), 0x100010, 0x100011, 0x100028]
+    expected = ["sized", "sized+0x1", "first", "first+0x1", "behind", "behind+0x1", "", "", "constant", "", ""]
+    symbols = load_symbols(str(image))
+    assert [symbols.find(address).symbol for address in addresses] == expected
+    with image.open("rb") as file:
+        elf: Any = ELFFile(file)
+        assert [symbol for symbol, _ in places(elf, addresses)] == expected
