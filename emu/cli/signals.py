@@ -58,27 +58,41 @@ def put_away() -> None:
     _interrupted = True
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
+def _end(_number: int, frame: FrameType | None) -> None:
     global _interrupted  # noqa: PLW0603 - as above
     if not _working:
         os._exit(INTERRUPTED)
     if not _interrupted:
         _interrupted = True
-        raise KeyboardInterrupt
+        _raise_in(frame)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def _interrupt(_number: int, frame: FrameType | None) -> None:
     global _owed  # noqa: PLW0603 - as above
     _owed = False
+    _raise_in(frame)
+
+
+def _raise_in(frame: FrameType | None) -> None:
+    """KeyboardInterrupt in what is running, or soon: one in ``_not_raised`` would be printed and forgotten."""
+    while frame is not None:
+        if frame.f_code is _not_raised.__code__:
+            _owe()
+            return
+        frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _owe() -> None:
+    global _owed  # noqa: PLW0603 - as above
+    _owed = True
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
 
 
 def _not_raised(problem: sys.UnraisableHookArgs) -> None:
     """In a finaliser or a callback of C code nothing can be raised: then the interruption comes a moment later."""
-    global _owed  # noqa: PLW0603 - as above
     if isinstance(problem.exc_value, KeyboardInterrupt):
-        _owed = True
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        _owe()
     else:
         sys.__unraisablehook__(problem)
 

@@ -7,6 +7,7 @@ import pty
 import re
 import struct
 import subprocess
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def test_what_was_covered_is_said(tmp_path: Path) -> None:
 
 def test_causes_are_shown_when_they_are_found(tmp_path: Path) -> None:
     master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 200))
     report = tmp_path / "report"
     with report.open("wb") as out:
         process = subprocess.Popen([*EMU, "crash", "list-broken", *POOL], stdout=out, stderr=slave)

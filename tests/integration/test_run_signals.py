@@ -66,13 +66,25 @@ def test_signals_at_any_moment(name: str, tmp_path: Path) -> None:
         assert not (tmp_path / "socket").exists()
 
 
-def test_an_interruption_where_python_cannot_raise_comes_again() -> None:
-    """In a finaliser an exception is only printed; Ctrl-C is not lost there, and nothing is printed."""
-    code = """
+@pytest.mark.parametrize("delay", [0, 0.02])
+def test_an_interruption_where_python_cannot_raise_comes_again(delay: float) -> None:
+    """In a finaliser an exception is only printed; Ctrl-C is not lost there, and nothing is printed. Also not when it
+    comes again before Python is done with it the first time: then the process has waited for a processor.
+    """
+    code = f"""
 import os, signal, time
+import _signal
 from emu.cli import signals
 
 signals.take_over()
+delays, set_timer = [{delay}], _signal.setitimer
+
+def set_timer_and_wait(*arguments):
+    set_timer(*arguments)
+    if delays:
+        time.sleep(delays.pop())
+
+_signal.setitimer = set_timer_and_wait
 
 class Finalised:
     def __del__(self):
