@@ -45,6 +45,7 @@ STUDENT = (
 NOT_HERE = {
     r"make (demo|test)\b": ".ci/run runs it",
     r"emu run IMAGE ": "the form of a command",
+    r"emu run linux --kernel DIR/": "the form of a command; tests/integration/test_crash_linux.py runs one",
     r".*\./(log|writer) ": "a program of the reader for Linux; tests/oracle/test_oracle_linux.py runs its like",
     r".*\bsmall-kernel\b": "builds a kernel from the distribution's source, for many minutes",
     r".*--lessons my-lessons": "tests/integration/test_learn_command.py makes the folder",

@@ -19,7 +19,7 @@ _SECONDS = 5.0  # of processor time
 # What a program stores, flushes and prints with, and what calls main: the author wrote what lies between.
 _LIBRARY = re.compile(
     r"_*(pmem2?_\w*|w?mem(cpy|set|move)\w*|str(n?cpy|n?cat)\w*|_mm_\w+|clwb|clflush(opt)?|[slm]fence"
-    r"|out[bwl]|v?[dfs]?n?printf|f?puts|f?putc|putchar|fwrite|write|guest_start|__libc_start\w*|_start)"
+    r"|out[bwl]|v?[dfs]?n?printf|f?puts|f?putc|putchar|fwrite|write|guest_start|long_mode|__libc_start\w*|_start)"
     r"|(std|core|alloc)::.+|<.* as (std|core|alloc)::.+"  # Rust's own
 )
 _LIBRARIES = re.compile(
