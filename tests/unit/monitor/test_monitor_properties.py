@@ -42,7 +42,7 @@ PYTHON = {
 
 @pytest.mark.parametrize(
     ("config", "rows", "other"),
-    [(BackendConfig, BACKEND_PROPERTIES, ["id", "kind"]), (NvdimmConfig, NVDIMM_PROPERTIES, ["backend"])],
+    [(BackendConfig, BACKEND_PROPERTIES, ["id", "kind", "keep_blank"]), (NvdimmConfig, NVDIMM_PROPERTIES, ["backend"])],
 )
 def test_every_field_has_a_row_of_its_type(config: Any, rows: tuple[Property, ...], other: list[str]) -> None:
     assert [*other, *(row.field for row in rows)] == [item.name for item in fields(config)]
