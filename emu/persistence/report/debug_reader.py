@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ _LONGEST_NAME = 200
 _LONGEST_PATH = 4096
 _LAST_LINE = 0xFFFF_FFFF
 _EXECUTABLE = 4  # SHF_EXECINSTR
+# Elf32_Sym and Elf64_Sym (System V ABI, "Symbol Table"), and in which order they have name, info, section, value, size.
+_SYMBOL_32, _FIELDS_32 = struct.Struct("<IIIBBH"), itemgetter(0, 3, 5, 1, 2)
+_SYMBOL_64, _FIELDS_64 = struct.Struct("<IBBHQQ"), itemgetter(0, 1, 3, 4, 5)
+_NOTYPE, _FUNCTION, _UNDEFINED = 0, 2, 0
 
 
 class _TooLong(BaseException):
@@ -35,17 +41,31 @@ class _TooLong(BaseException):
 
 
 def functions(elf: Any) -> Iterator[tuple[int, int, str]]:
-    """(address, size, name) of each symbol that may be code."""
-    table, rest = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym"), CodeSections(elf)
-    for symbol in table.iter_symbols() if table is not None else ():
-        address, section = symbol["st_value"], symbol["st_shndx"]
-        named = symbol["st_info"]["type"] in ("STT_FUNC", "STT_NOTYPE") and section != "SHN_UNDEF"
-        if named and symbol.name and address <= U64_MAX:
-            size = symbol["st_size"] or (rest.behind(address, section) if isinstance(section, int) else 0)
-            yield address, size, printable(symbol.name, _LONGEST_NAME)
+    """(address, size, name) of each symbol that may be code.
+
+    Unpacked here: a library has so many that pyelftools, with an object for each, takes too long.
+    """
+    table = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
+    if table is None:
+        return
+    names, sections = _bytes_of(elf, elf.get_section(table["sh_link"])), _CodeSections(elf)
+    layout, fields = (_SYMBOL_64, _FIELDS_64) if elf.elfclass == 64 else (_SYMBOL_32, _FIELDS_32)
+    data = _bytes_of(elf, table)
+    for at in range(0, len(data) - layout.size + 1, table["sh_entsize"]):
+        name, info, section, address, size = fields(layout.unpack_from(data, at))
+        if info & 0xF in (_NOTYPE, _FUNCTION) and section != _UNDEFINED and names[name : name + 1] not in (b"", b"\0"):
+            text = names[name : names.find(b"\0", name)].decode("utf-8", "replace")
+            yield address, size or sections.behind(address, section), printable(text, _LONGEST_NAME)
 
 
-class CodeSections:
+def _bytes_of(elf: Any, section: Any) -> bytes:
+    """As they are in the file: what pyelftools would unpack, or make up for a section that has none, may be endless."""
+    elf.stream.seek(section["sh_offset"])
+    data: bytes = elf.stream.read(section["sh_size"])
+    return data
+
+
+class _CodeSections:
     """How far a symbol without a size reaches, such as a label in assembly: to the next symbol, which the lookup sees
     to, and at most to the end of its section, if that is code.
     """

@@ -9,40 +9,22 @@ As with ``debug_reader``, a file may be anybody's: the kernel bounds memory and 
 from __future__ import annotations
 
 import json
-import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from emu.persistence.report.debug_reader import CodeSections, bound, dwarf_of, rows
+from emu.persistence.report.debug_reader import bound, dwarf_of, functions, rows
 from emu.persistence.report.elf_library import elf_file
 from emu.persistence.report.symbols import Symbols
 from emu.persistence.report.units import UnitFinder
-from emu.words import printable
-
-_LONGEST_NAME = 200
-_SYMBOL = struct.Struct("<IBBHQQ")
-_NOTYPE, _FUNCTION, _UNDEFINED = 0, 2, 0
 
 
 def places(elf: Any, addresses: Sequence[int]) -> list[tuple[str, str]]:
     """Symbol and source of each address."""
-    functions, lines = sorted(_functions(elf)), _Lines(elf)
-    found = (Symbols("", functions, lines.around(address)).find(address) for address in addresses)
+    symbols, lines = sorted(functions(elf)), _Lines(elf)
+    found = (Symbols("", symbols, lines.around(address)).find(address) for address in addresses)
     return [(place.symbol, place.source) for place in found]
-
-
-def _functions(elf: Any) -> Iterator[tuple[int, int, str]]:
-    """(address, size, name) of each symbol that may be code."""
-    table = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
-    if table is None or elf.elfclass != 64:
-        return
-    data, names, rest = table.data(), elf.get_section(table["sh_link"]).data(), CodeSections(elf)
-    for name, info, _, section, value, size in _SYMBOL.iter_unpack(data[: len(data) // _SYMBOL.size * _SYMBOL.size]):
-        if info & 0xF in (_NOTYPE, _FUNCTION) and section != _UNDEFINED and names[name : name + 1] not in (b"", b"\0"):
-            text = names[name : names.find(b"\0", name)].decode("utf-8", "replace")
-            yield value, size or rest.behind(value, section), printable(text, _LONGEST_NAME)
 
 
 class _Lines:
