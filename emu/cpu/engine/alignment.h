@@ -18,6 +18,12 @@ static int with_alignment(int access)
     return block.check_alignment && access & ACCESS_SIZE ? access | ALIGN_NATURAL : access;
 }
 
+static int of_store(int access)
+{
+    access = with_alignment(access);
+    return block.observer ? block.observer->storing(block.observer, access) : access;
+}
+
 void NAME(tcg_gen_qemu_ld_i64)(context *s, value result, value address, intptr_t index, int access)
 {
     library.load64(s, result, address, index, with_alignment(access));
@@ -25,14 +31,10 @@ void NAME(tcg_gen_qemu_ld_i64)(context *s, value result, value address, intptr_t
 
 void NAME(tcg_gen_qemu_st_i64)(context *s, value from, value address, intptr_t index, int access)
 {
-    access = with_alignment(access);
-    if (!block.observer) {
-        library.store64(s, from, address, index, access);
-        return;
-    }
-    access = block.observer->storing(block.observer, access);
+    access = of_store(access);
     library.store64(s, from, address, index, access);
-    block.observer->stored(block.observer, s, from, address, access, false);
+    if (block.observer)
+        block.observer->stored(block.observer, s, from, address, access, false);
 }
 
 void NAME(tcg_gen_qemu_ld_i32)(context *s, value result, value address, intptr_t index, int access)
@@ -42,14 +44,10 @@ void NAME(tcg_gen_qemu_ld_i32)(context *s, value result, value address, intptr_t
 
 void NAME(tcg_gen_qemu_st_i32)(context *s, value from, value address, intptr_t index, int access)
 {
-    access = with_alignment(access);
-    if (!block.observer) {
-        library.store32(s, from, address, index, access);
-        return;
-    }
-    access = block.observer->storing(block.observer, access);
+    access = of_store(access);
     library.store32(s, from, address, index, access);
-    block.observer->stored(block.observer, s, from, address, access, true);
+    if (block.observer)
+        block.observer->stored(block.observer, s, from, address, access, true);
 }
 
 /* The access without its demand; raises #GP or, where CR0.AM says so, #AC when that is not met. */
