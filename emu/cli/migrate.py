@@ -23,7 +23,7 @@ examples:
   emu migrate --qmp q.sock file:machine.emu                                    a snapshot; the guest goes on
   emu migrate --qmp q.sock --status
   emu migrate --qmp q.sock --cancel                                            what is under way
-  emu run --nvdimm file=b.img,size=2M --incoming unix:m.sock                  the destination of a move
+  emu run --nvdimm file=b.img,size=2M --incoming unix:m.sock                   the destination of a move
   emu migrate --qmp q.sock unix:m.sock                                         moves it there
 
 exit status: 0 completed; 2 usage; 4 refused, failed, cancelled or of unknown outcome (stderr says which, and what to

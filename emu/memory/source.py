@@ -69,7 +69,7 @@ def open_source(config: BackendConfig, *, lock_later: bool = False) -> Source:
     """
     path = str(config.path)
     if config.keep_blank and not config.readonly and _is_blank(path):
-        created = not os.path.lexists(path)
+        created = not os.path.lexists(path)  # what messages call it; there is nothing to take away
         fd = os.memfd_create("blank", os.MFD_CLOEXEC)
     else:
         fd, created = _open(config, path)

@@ -334,9 +334,8 @@ def _answer(
     try:
         if STATES in question.checks:
             # Of all of the run: what a crash inside of an operation may show is known only when that has ended.
-            with suppress(
-                Interrupted, *((UsageError,) if workload.cut_short else ())
-            ):  # then nothing is explored, either
+            excused = (Interrupted, UsageError) if workload.cut_short else (Interrupted,)
+            with suppress(*excused):  # then nothing is explored, either
                 states = states_of(workload.events, initial, session.machine)
                 task = replace(task, legal=states.legal)
                 session.judge(states.legal)
